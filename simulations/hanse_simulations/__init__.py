@@ -1,0 +1,1 @@
+"""Federations on one machine: recipes, real shops, engines, reports and benchmarks."""
