@@ -1,1 +1,1 @@
-"""A store's node: it reads the store's own data, trains on it privately and answers the coordinator."""
+"""A store's node: reads the store's own data, trains on it privately, answers the coordinator."""
