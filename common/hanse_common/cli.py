@@ -63,6 +63,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    # A pretty traceback would print local variables: customer frames and keys among them.
+    pretty_exceptions_enable=False,
     help="Federated, private training of one model of shopper interest across shops.",
 )
 

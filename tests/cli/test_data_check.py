@@ -1,0 +1,135 @@
+"""`hanse data check`, as an operator runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hanse_common.cli import main
+
+SALES = "user_id,item_id,timestamp\n" + "".join(
+    f"card-{n},{n % 3},2017-01-{n:02d}\n" for n in range(1, 21)
+)
+STORE = 'name = "corner"\n[events]\npath = "sales.csv"\n[catalogue]\npath = "items.csv"\n'
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "sales.csv").write_text(SALES + "card-7,404,2017-01-21\n")
+    (tmp_path / "items.csv").write_text("item_id,text,category\n0,milk,D\n1,ale,B\n2,rye,B\n")
+    (tmp_path / "store.toml").write_text(STORE)
+    return tmp_path
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def hanse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["hanse", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        status = end.value.code
+        return Result(status if isinstance(status, int) else 0, printed.out, printed.err)
+
+    return run
+
+
+def test_installed_command_prints_json_and_no_id(shop: Path):
+    script = Path(sys.executable).with_name("hanse")
+    done = subprocess.run(
+        [script, "data", "check", shop / "store.toml", "--format", "json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {
+        "store": "corner",
+        "rows_read": 21,
+        "kept": 20,
+        "rejects": {"unknown item_id": 1},
+        "customers": 20,
+        "items": 3,
+        "baskets": 20,
+        "first_day": "2017-01-01",
+        "last_day": "2017-01-20",
+        "event_types": {"purchase": 20},
+        "catalogue": {"rows_read": 3, "kept": 3, "rejects": {}, "categories": 2},
+    }
+    assert "card-" not in done.stdout
+
+
+def test_table_names_counts_and_reasons(shop: Path, hanse):
+    result = hanse("data", "check", shop / "store.toml")
+    assert result.status == 0
+    for line in (r"rows read\D+21", r"customers\D+20", r"unknown item_id\D+1\b", "2017-01-20"):
+        assert re.search(line, result.out), line
+    assert "card-" not in result.out + result.err
+
+
+def test_check_leaves_a_private_key_behind(shop: Path, hanse):
+    hanse("data", "check", shop / "store.toml")
+    key = shop / "customer.key"
+    assert key.stat().st_size == 32
+    assert key.stat().st_mode & 0o077 == 0
+
+
+SQL = 'sql = "SELECT * FROM sales"\nurl_env = "HANSE_TEST_SHOP_DB"'
+
+
+@pytest.mark.parametrize(
+    ("store", "sales", "status", "code"),
+    [
+        (STORE + "colour = 1\n", SALES, 3, "config"),
+        (STORE.replace('path = "sales.csv"', SQL), SALES, 3, "config"),
+        (STORE.replace('path = "s', f'{SQL}\npath = "s'), SALES, 4, "contradicting-options"),
+        (STORE.replace("sales.csv", "none.csv"), SALES, 10, "data"),
+        (STORE, SALES.replace("user_id", "card"), 11, "missing-columns"),
+        (STORE, SALES.replace("2017-", "Jan "), 12, "wrong-types"),
+        (STORE, SALES.replace(",2,", ",404,"), 13, "unknown-ids"),
+        (STORE, SALES.splitlines()[0] + "\n", 14, "empty-store"),
+    ],
+)
+def test_each_bad_input_has_its_own_status_and_one_line(
+    shop: Path, hanse, store: str, sales: str, status: int, code: str
+):
+    (shop / "store.toml").write_text(store)
+    (shop / "sales.csv").write_text(sales)
+    result = hanse("data", "check", shop / "store.toml")
+    assert (result.status, result.out) == (status, "")
+    (line,) = result.err.splitlines()
+    assert line.startswith("hanse: error: ")
+    assert line.endswith(f") [{code}]")  # with a hint
+    assert "card-" not in line
+
+
+def test_password_is_never_printed(shop: Path, hanse, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HANSE_TEST_SHOP_DB", "sqlite:////nowhere/x.db?password=hunter2")
+    (shop / "store.toml").write_text(STORE.replace('path = "sales.csv"', SQL))
+    result = hanse("data", "check", shop / "store.toml")
+    assert result.status == 10
+    assert "hunter2" not in result.out + result.err
+
+
+def test_check_is_a_sub_command_and_help_needs_no_polars():
+    program = (
+        "import sys; import hanse_client.cli; "
+        "sys.exit(any(name in sys.modules for name in ('polars', 'pandera', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_help_lists_check(hanse):
+    result = hanse("data", "--help")
+    assert result.status == 0
+    assert "check" in result.out
