@@ -110,6 +110,8 @@ class PrivacySettings(Settings):
     target_epsilon: float = Field(default=8.0, gt=0)
     target_delta: float = Field(default=1e-6, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    """Noise in units of the clip; solved from the target if unset, refused if too little."""
 
 
 class FederationSettings(Settings):

@@ -1,0 +1,169 @@
+"""The interest model: a Hugging Face model from shopping histories to interests.
+
+- items by text: frozen vectors from outside, a trainable projection inside
+- GPT-2 blocks over visits
+- next basket with a repeat-purchase term, outlook with a Poisson start
+- `save_pretrained` / `from_pretrained` with safetensors; class vectors travel with it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from hanse_common.model.backbone import VisitEncoder
+from hanse_common.model.config import InterestConfig
+from hanse_common.model.heads import BasketHead, Interests, OutlookHead, interest_features
+from hanse_common.model.items import Vectors, principal_components
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """B customers seen from P anchors each; T visits, C classes.
+
+    Targets are absent when the model is only asked.
+    """
+
+    visit_vectors: Tensor
+    """[B, T, vector_size]."""
+    visit_facts: Tensor
+    """[B, T, facts]."""
+    anchor_visit: Tensor
+    """[B, P] index of the last visit before the anchor; 0 if there is none."""
+    past: Interests
+    next_basket: Tensor | None = None
+    """[B, P, C] 1 for each class in the next visit, all 0 where there is none to predict."""
+    outlook: Tensor | None = None
+    """[B, P, C] 0 fall, 1 stay, 2 rise, -1 where there is nothing to predict."""
+
+    def __len__(self) -> int:
+        return len(self.anchor_visit)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The customers of a slice."""
+
+        def cut(part: Tensor | None) -> Any:
+            return None if part is None else part[start:stop]
+
+        past = {f.name: cut(getattr(self.past, f.name)) for f in fields(Interests)}
+        rest = {f.name: cut(getattr(self, f.name)) for f in fields(Batch) if f.name != "past"}
+        return Batch(past=Interests(**past), **rest)
+
+
+@dataclass
+class InterestOutput(ModelOutput):
+    """What the model says of each customer at each anchor."""
+
+    basket_scores: Tensor = None  # type: ignore[assignment]
+    """[B, P, C] unnormalised log-probability of each class in the next visit."""
+    outlook_logits: Tensor = None  # type: ignore[assignment]
+    """[B, P, C, 3] unnormalised log-probability of fall, stay, rise."""
+
+
+class InterestModel(PreTrainedModel):
+    """Short-term interest of shoppers, from their own histories.
+
+    Example:
+        >>> config = InterestConfig(classes=["milk", "bread", "wine"], n_embd=8, vector_size=4)
+        >>> model = InterestModel(config)
+        >>> sorted({name.split(".")[0] for name, _ in model.named_parameters()})
+        ['basket', 'outlook', 'visits']
+    """
+
+    config_class = InterestConfig
+    base_model_prefix = "hanse"
+    class_vectors: Tensor
+
+    def __init__(self, config: InterestConfig) -> None:
+        super().__init__(config)
+        self.visits = VisitEncoder(config)
+        self.basket = BasketHead(config)
+        self.outlook = OutlookHead(config)
+        size = (len(config.classes), config.class_vector_size)
+        self.register_buffer("class_vectors", torch.zeros(size))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def fresh(
+        cls, config: InterestConfig, *, class_texts: Vectors, item_texts: Vectors, seed: int
+    ) -> InterestModel:
+        """An untrained model whose projections are fitted to public texts alone.
+
+        Args:
+            config: Its shape and vocabulary.
+            class_texts: [C, vector_size] text vectors of `config.classes`.
+            item_texts: [N, vector_size] text vectors of a public catalogue.
+            seed: Of the transformer's random weights.
+        """
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        model = cls(config)
+        torch.set_rng_state(generator_state)
+        mean, directions = principal_components(class_texts, config.class_vector_size)
+        width = min(config.n_embd, *item_texts.shape)
+        item_mean, item_directions = principal_components(item_texts, width)
+        with torch.no_grad():
+            model.class_vectors.copy_(torch.from_numpy((class_texts - mean) @ directions))
+            text = model.visits.text
+            nn.init.zeros_(text.weight)
+            text.weight[:width] = torch.from_numpy(item_directions.T) / 2
+            nn.init.zeros_(text.bias)
+            text.bias[:width] = torch.from_numpy(-(item_mean @ item_directions)) / 2
+        model.basket.start_from_own_frequency()
+        model.outlook.start_from_own_rate()
+        return model
+
+    def forward(self, batch: Batch) -> InterestOutput:
+        """Predict from every anchor of every customer."""
+        states = self.visits(batch.visit_vectors, batch.visit_facts)  # [B, T, D]
+        index = batch.anchor_visit.unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        state = states.gather(1, index)  # [B, P, D]
+        classes = self.class_vectors.expand(len(batch), -1, -1)  # [B, C, K]
+        features = interest_features(batch.past)
+        return InterestOutput(
+            basket_scores=self.basket(batch.past, features, state, classes),
+            outlook_logits=self.outlook(batch.past, features, state, classes),
+        )
+
+    def train_only(self, part: Literal["all", "heads"]) -> Sequence[str]:
+        """Freeze the rest; returns the names of the trained parameters, sorted."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(part == "all" or not name.startswith("visits."))
+        return sorted(name for name, p in self.named_parameters() if p.requires_grad)
+
+
+def customer_losses(
+    output: InterestOutput, batch: Batch, *, outlook_weight: float
+) -> tuple[Tensor, Tensor]:
+    """Each customer's own loss, a function of nobody else's data.
+
+    Args:
+        output: The model's answer to `batch`.
+        batch: With both targets.
+        outlook_weight: Of the outlook loss beside the basket loss.
+
+    Returns:
+        (basket [B], weighted outlook [B]): cross-entropy of the next basket's classes under
+        a softmax over all classes, and of the outlook over classes with an interest, each
+        a mean over the customer's anchors; 0 for a customer with nothing to predict.
+
+    Raises:
+        ValueError: The batch carries no targets.
+    """
+    if batch.next_basket is None or batch.outlook is None:
+        raise ValueError("a loss needs a batch with targets")
+    log_p = torch.log_softmax(output.basket_scores, dim=-1)  # [B, P, C]
+    bought = batch.next_basket.sum(-1)  # [B, P]
+    per_anchor = -(log_p * batch.next_basket).sum(-1) / bought.clamp(min=1)
+    basket = per_anchor.sum(1) / (bought > 0).sum(1).clamp(min=1)
+    valid = batch.outlook >= 0
+    log_q = torch.log_softmax(output.outlook_logits, dim=-1)
+    chosen = log_q.gather(-1, batch.outlook.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    outlook = -(chosen * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+    return basket, outlook_weight * outlook
