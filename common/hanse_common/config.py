@@ -66,13 +66,26 @@ class DataSettings(Settings):
     path: Path | None = None
     """`stores` only: a folder with one `store.toml` per sub-folder."""
     level: Level = "category"
+    min_items: int = Field(default=1, ge=1)
+    """A class is ranked if the public catalogue lists this many items of it."""
     min_customers: int = Field(default=10, ge=2)
     """A store with fewer customers is refused (`stores`) or left out (the others)."""
+    split: Split | None = None
+    """`stores` only: where training, validation and test end; the others know their own."""
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:
         if (self.source == "stores") != (self.path is not None):
             raise ValueError("data.path goes with data.source = 'stores', and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _split_goes_with_stores(self) -> Self:
+        if self.source == "stores" and self.split is None:
+            raise ValueError(
+                "data.source = 'stores' needs a split in time: write [data.split] with "
+                "train_until, validate_until and test_until, e.g. train_until = 2024-10-14T00:00:00"
+            )
         return self
 
 
@@ -98,6 +111,8 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(default=0.1, gt=0)
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant that sums of gradients are divided by: never a store's true size."""
+    alone_learning_rate: float = Field(default=2e-3, gt=0)
+    """Adam's, where a store trains by itself for comparison."""
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
@@ -142,6 +157,8 @@ class RunSettings(Settings):
     privacy: PrivacySettings = PrivacySettings()
     federation: FederationSettings = FederationSettings()
     compute: ComputeSettings = ComputeSettings()
+    open_training: TrainingSettings | None = None
+    """Used where training is not private; `training` if unset."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
 

@@ -76,6 +76,7 @@ class InterestModel(PreTrainedModel):
         ['basket', 'outlook', 'visits']
     """
 
+    config: InterestConfig
     config_class = InterestConfig
     base_model_prefix = "hanse"
     class_vectors: Tensor

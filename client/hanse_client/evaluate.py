@@ -1,0 +1,151 @@
+"""A store measures the global model on its own customers; the figures stay at the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hanse_client.batches import Anchors, collate, evaluation_anchors
+from hanse_client.histories import Histories, days
+from hanse_client.node import Node
+from hanse_client.train import load_arrays, node_split
+from hanse_common.config import RunSettings
+from hanse_common.metrics import TOP, auc, ranking_metrics
+from hanse_common.model import Batch, InterestModel
+
+ROWS = 64
+FALL, STAY, RISE = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What an evaluation found, one entry per judged basket or interest."""
+
+    hr: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    ndcg: npt.NDArray[np.float64]
+    explore_hr: npt.NDArray[np.float64]
+    """`explore_…`: only what is new to the customer ranks and counts."""
+    explore_recall: npt.NDArray[np.float64]
+    explore_ndcg: npt.NDArray[np.float64]
+    rise_scores: npt.NDArray[np.float32]
+    """[interests] log-probability of a rise."""
+    fall_scores: npt.NDArray[np.float32]
+    outcomes: npt.NDArray[np.int8]
+    """[interests] FALL, STAY or RISE."""
+
+    def metrics(self) -> dict[str, float]:
+        """Means and areas under curves; NaN where there is nothing to judge."""
+        means = {
+            f"{name}@{TOP}": float(values.mean()) if len(values) else float("nan")
+            for name in ("hr", "recall", "ndcg", "explore_hr", "explore_recall", "explore_ndcg")
+            for values in [getattr(self, name)]
+        }
+        rise = auc(self.rise_scores, self.outcomes == RISE)
+        fall = auc(self.fall_scores, self.outcomes == FALL)
+        return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
+
+    def save(self, path: Path) -> None:
+        """Write to one `.npz` file, atomically."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Figures:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+
+    @classmethod
+    def pooled(cls, parts: list[Figures]) -> Figures:
+        """The figures of several stores as if they were one."""
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
+
+
+def judge(
+    batch: Batch, basket_scores: npt.NDArray[Any], rise: npt.NDArray[Any], fall: npt.NDArray[Any]
+) -> Figures:
+    """Judge any forecaster's scores, the model's or a baseline's, on the same targets.
+
+    Args:
+        batch: With targets, from `evaluation_anchors`.
+        basket_scores: [R, P, C], higher is likelier in the next basket.
+        rise: [R, P, C], higher is likelier to rise.
+        fall: [R, P, C], higher is likelier to fall.
+
+    Raises:
+        ValueError: The batch carries no targets.
+    """
+    if batch.next_basket is None or batch.outlook is None:
+        raise ValueError("judging needs a batch with targets")
+    targets = batch.next_basket.numpy() > 0
+    asked = targets.any(axis=-1)
+    seen = batch.past.counts.numpy().max(axis=-1) > 0
+    overall = ranking_metrics(basket_scores[asked], targets[asked])
+    explore = ranking_metrics(basket_scores[asked], targets[asked], allowed=~seen[asked])
+    outcomes = batch.outlook.numpy()
+    judged = outcomes >= 0
+    return Figures(
+        hr=overall[f"hr@{TOP}"],
+        recall=overall[f"recall@{TOP}"],
+        ndcg=overall[f"ndcg@{TOP}"],
+        explore_hr=explore[f"hr@{TOP}"],
+        explore_recall=explore[f"recall@{TOP}"],
+        explore_ndcg=explore[f"ndcg@{TOP}"],
+        rise_scores=rise[judged].astype(np.float32),
+        fall_scores=fall[judged].astype(np.float32),
+        outcomes=outcomes[judged].astype(np.int8),
+    )
+
+
+def split_anchors(histories: Histories, settings: RunSettings, split: str) -> Anchors:
+    """What a split asks for: every visit in it, and each customer's outlook at its start."""
+    ends = node_split(settings)
+    start, stop = (
+        (ends.train_until, ends.validate_until)
+        if split == "validate"
+        else (ends.validate_until, ends.test_until)
+    )
+    return evaluation_anchors(histories, start=days(start), stop=days(stop))
+
+
+def evaluate_histories(
+    histories: Histories, model: InterestModel, settings: RunSettings, split: str
+) -> Figures:
+    """Judge the model on a split of a store's customers."""
+    anchors = split_anchors(histories, settings, split)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, max(len(anchors), 1), ROWS):
+            batch = collate(histories, anchors.rows(start, start + ROWS), model.config)
+            output = model(batch)
+            outlook = torch.log_softmax(output.outlook_logits, dim=-1).numpy()
+            scores = output.basket_scores.numpy()
+            parts.append(judge(batch, scores, outlook[..., RISE], outlook[..., FALL]))
+    return Figures.pooled(parts)
+
+
+def evaluate_round(
+    node: Node,
+    model: InterestModel,
+    settings: RunSettings,
+    arrays: dict[str, Any],
+    *,
+    split: str,
+    number: int,
+) -> None:
+    """Judge the global model of a round and keep the figures at the store."""
+    load_arrays(model, arrays)
+    evaluate_histories(node.histories, model, settings, split).save(node.evaluation(split, number))

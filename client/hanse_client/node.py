@@ -1,0 +1,169 @@
+"""A store's node on disk: what it is called, where its histories lie, what it has spent.
+
+    <folder>/node.json         name, prepared histories, base model
+    <folder>/accountant.json   every private step ever charged, written before it is taken
+    <folder>/log.jsonl         losses and epsilon by step, for the store's own eyes
+    <folder>/evaluations/      figures of each evaluation, for the store's own eyes
+
+Nothing here is sent. `Context.state` would be gone after a restart, so a budget cannot live
+there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanse_client.histories import Histories
+from hanse_common.config import Settings, parse_settings
+from hanse_common.errors import ConfigError, DataError, PrivacyError
+from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+
+NODE_FILE = "node.json"
+
+
+class NodeSettings(Settings):
+    """`node.json`: what a node must know before it hears from a coordinator."""
+
+    name: str
+    histories: Path
+    base_model: Path
+    """Folder of the frozen start, as `save_pretrained` wrote it; messages carry only what
+    is trained."""
+    seed: int | None = None
+    """Simulations only: makes sampling and noise repeatable, and so predictable. A node at a
+    real store leaves it out and draws from the operating system."""
+
+
+class Node:
+    """One store's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a node.
+
+        Raises:
+            ConfigError: The folder holds no readable `node.json`.
+        """
+        self.folder = folder
+        try:
+            table = json.loads((folder / NODE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{folder} is no store's node: {error}", hint="prepare the store first"
+            ) from error
+        self.settings = parse_settings(NodeSettings, table)
+
+    @property
+    def name(self) -> str:
+        """What the federation calls the store."""
+        return self.settings.name
+
+    @cached_property
+    def histories(self) -> Histories:
+        """The store's prepared histories."""
+        return Histories.load(self.settings.histories)
+
+    def entropy(self, *purpose: int) -> np.random.SeedSequence:
+        """Fresh randomness, or the repeatable kind in a simulation.
+
+        Args:
+            purpose: Numbers that tell this use from every other, e.g. round and step.
+        """
+        if self.settings.seed is None:
+            return np.random.SeedSequence()
+        return np.random.SeedSequence([self.settings.seed, *purpose])
+
+    def spent(self) -> list[SampledGaussianSteps]:
+        """All private steps ever charged at this node, over every round and restart.
+
+        Raises:
+            PrivacyError: The record is damaged; a node that cannot tell what it has spent
+                must not spend more.
+        """
+        path = self.folder / "accountant.json"
+        if not path.exists():
+            return []
+        try:
+            return [SampledGaussianSteps(**row) for row in json.loads(path.read_text("utf-8"))]
+        except (OSError, ValueError, TypeError) as error:
+            raise PrivacyError(
+                f"cannot read what {self.name} has spent from {path}: {error}",
+                hint="restore the file from a backup no older than the last round",
+            ) from error
+
+    def charge(self, steps: SampledGaussianSteps, *, target_delta: float) -> float:
+        """Write steps down as spent, durably, before they are taken.
+
+        A crash after this and before the update leaves over-counts; nothing under-counts.
+
+        Returns:
+            Epsilon of everything spent at this node so far, at `target_delta`.
+        """
+        spent = _merged([*self.spent(), steps])
+        rows = [
+            {"noise_multiplier": s.noise_multiplier, "sample_rate": s.sample_rate, "count": s.count}
+            for s in spent
+        ]
+        write_durably(self.folder / "accountant.json", json.dumps(rows, indent=1))
+        return epsilon(spent, target_delta=target_delta)
+
+    def log(self, **line: Any) -> None:
+        """Append a line to the store's own log."""
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "time": time.time()}) + "\n")
+
+    def evaluation(self, split: str, number: int) -> Path:
+        """Where the figures of an evaluation lie."""
+        return self.folder / "evaluations" / f"{split}-{number:05d}.npz"
+
+
+def _merged(steps: list[SampledGaussianSteps]) -> list[SampledGaussianSteps]:
+    """Join neighbours with the same terms, so that the record does not grow with rounds."""
+    merged: list[SampledGaussianSteps] = []
+    for step in steps:
+        last = merged[-1] if merged else None
+        if last and (last.noise_multiplier, last.sample_rate) == (
+            step.noise_multiplier,
+            step.sample_rate,
+        ):
+            merged[-1] = SampledGaussianSteps(
+                noise_multiplier=last.noise_multiplier,
+                sample_rate=last.sample_rate,
+                count=last.count + step.count,
+            )
+        else:
+            merged.append(step)
+    return merged
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file so that after a crash it holds the old or the new text, never less."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def list_nodes(federation: Path) -> list[Path]:
+    """Folders of a federation's nodes on one machine, in the order of their names.
+
+    Raises:
+        DataError: There are none.
+    """
+    folders = sorted(path.parent for path in federation.glob(f"*/{NODE_FILE}"))
+    if not folders:
+        raise DataError(f"{federation} holds no store's node", hint="prepare the stores first")
+    return folders

@@ -1,0 +1,258 @@
+"""One round of training at a store: sample customers, clip each, add noise, step.
+
+The update is a sum over customers divided by a public constant, never by the store's true
+size or batch, so that neither can be read off it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from opacus.optimizers import DPOptimizer
+from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+from torch import Tensor
+
+from hanse_client.batches import collate, training_anchors
+from hanse_client.clipping import check_exactness, per_customer_gradients
+from hanse_client.histories import Histories, days
+from hanse_client.node import Node, write_durably
+from hanse_common.config import RunSettings
+from hanse_common.errors import EmptyStore, TooFewCustomers
+from hanse_common.model import Batch, InterestModel, customer_losses
+from hanse_common.privacy.plan import PrivacyPlan
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+MICRO_BATCH = 64
+"""Customers whose gradients are held at once: a matter of memory alone."""
+_CHECKED = 4
+
+
+def train_round(
+    node: Node, model: InterestModel, settings: RunSettings, arrays: Mapping[str, Any], number: int
+) -> Arrays:
+    """Train on the store's customers for one round.
+
+    Args:
+        node: The store.
+        model: Anything of the right shape; it is overwritten with `arrays`.
+        settings: The run's.
+        arrays: Trained parameters of the global model, by name.
+        number: The round, from 1.
+
+    Returns:
+        The trained parameters after `training.local_steps` steps.
+
+    Raises:
+        PrivacyError: The plan cannot be kept, or clipping is not exact here.
+        TooFewCustomers: The store is too small to train.
+    """
+    # 1. The global model, and the customers who were here before training ends.
+    load_arrays(model, arrays)
+    model.train_only(settings.model.trainable)
+    data = training_histories(node, settings)
+    plan = PrivacyPlan.from_settings(settings)
+    spent = None
+    if plan is not None:
+        # 2. Clipping is proven exact once, before this store's first private step.
+        _ensure_exact(node, model, data, settings)
+        # 3. The round is charged before anything private is computed.
+        spent = node.charge(plan.round_cost(), target_delta=plan.target_delta)
+    # 4. A few steps, each on a Poisson sample of customers.
+    losses = (
+        _private_steps(node, model, data, settings, plan, number)
+        if plan is not None
+        else _open_steps(node, model, data, settings, number)
+    )
+    for step, loss in enumerate(losses, start=1):
+        steps = settings.training.local_steps
+        node.log(round=number, step=step, steps=steps, loss=loss, epsilon=spent)
+    return trained_arrays(model)
+
+
+def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None:
+    """Train on this store's customers only, without noise, for as many steps as a whole run.
+
+    The model is left trained; what a store could do without the federation.
+    """
+    model.train_only(settings.model.trainable)
+    data = training_histories(node, settings)
+    rounds, steps = settings.federation.rounds, settings.training.local_steps
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=settings.training.alone_learning_rate,
+    )
+    for number in range(1, rounds + 1):
+        loss = 0.0
+        for batch in _batches(node, data, settings, model, number):
+            if not len(batch):
+                continue
+            optimizer.zero_grad()
+            per_customer = _losses(model, batch, settings)
+            per_customer.mean().backward()
+            optimizer.step()
+            loss = float(per_customer.detach().mean())
+        node.log(round=number, step=steps, steps=steps, loss=loss, epsilon=None)
+
+
+def training_histories(node: Node, settings: RunSettings) -> Histories:
+    """What training may look at: visits before the split's `train_until`.
+
+    Raises:
+        EmptyStore: No customer has any visit then.
+        TooFewCustomers: Fewer than `data.min_customers` have.
+    """
+    data = node.histories.until(days(node_split(settings).train_until))
+    count, needed = len(data.active()), settings.data.min_customers
+    if count == 0:
+        raise EmptyStore(
+            f"store {node.name!r} has no visit before {node_split(settings).train_until}",
+            hint="check the dates of the split against the store's data",
+        )
+    if count < needed:
+        raise TooFewCustomers(
+            f"store {node.name!r} has {count} customer{'s' if count > 1 else ''} to train on, "
+            f"and data.min_customers={needed}",
+            hint="join it to a neighbouring store, or lower data.min_customers",
+        )
+    return data
+
+
+def node_split(settings: RunSettings) -> Any:
+    """The split that the run fixed."""
+    if settings.data.split is None:
+        raise EmptyStore("the run's settings fix no split", hint="set data.split")
+    return settings.data.split
+
+
+def load_arrays(model: InterestModel, arrays: Mapping[str, Any]) -> None:
+    """Copy named arrays into the model's parameters."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, array in arrays.items():
+            parameters[name].copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
+
+
+def trained_arrays(model: InterestModel) -> Arrays:
+    """The trained parameters by name, in the order of their names."""
+    named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
+    return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
+
+
+def _private_steps(
+    node: Node,
+    model: InterestModel,
+    data: Histories,
+    settings: RunSettings,
+    plan: PrivacyPlan,
+    number: int,
+) -> Iterator[float]:
+    """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's mean loss."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    noise = torch.Generator().manual_seed(_torch_seed(node.entropy(number, 2)))
+    optimizer = DPOptimizer(
+        torch.optim.SGD(trained, lr=settings.training.learning_rate),
+        noise_multiplier=plan.noise_multiplier,
+        max_grad_norm=plan.max_grad_norm,
+        expected_batch_size=settings.training.expected_batch_size,
+        loss_reduction="mean",
+        generator=noise,
+    )
+    with per_customer_gradients(model) as wrapped:
+        for batch in _batches(node, data, settings, model, number):
+            total = 0.0
+            starts = range(0, len(batch), MICRO_BATCH)
+            for start in starts:
+                part = batch.rows(start, start + MICRO_BATCH)
+                loss = _losses(wrapped, part, settings).sum()
+                loss.backward()
+                total += float(loss.detach())
+                optimizer.signal_skip_step(do_skip=start != starts[-1])
+                optimizer.step()
+                optimizer.zero_grad()
+            if not len(starts):
+                # Nobody was drawn: the step is noise alone, as the accounting assumes.
+                for parameter in trained:
+                    parameter.grad_sample = parameter.new_zeros(  # type: ignore[attr-defined]
+                        (0, *parameter.shape)
+                    )
+                optimizer.step()
+                optimizer.zero_grad()
+            yield total / max(len(batch), 1)
+
+
+def _open_steps(
+    node: Node, model: InterestModel, data: Histories, settings: RunSettings, number: int
+) -> Iterator[float]:
+    """The same steps without clip and noise; yields each step's mean loss."""
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=settings.training.learning_rate
+    )
+    for batch in _batches(node, data, settings, model, number):
+        if not len(batch):
+            yield 0.0
+            continue
+        optimizer.zero_grad()
+        losses = _losses(model, batch, settings)
+        (losses.sum() / settings.training.expected_batch_size).backward()
+        optimizer.step()
+        yield float(losses.detach().mean())
+
+
+def _losses(model: torch.nn.Module, batch: Batch, settings: RunSettings) -> Tensor:
+    basket, outlook = customer_losses(
+        model(batch), batch, outlook_weight=settings.training.outlook_weight
+    )
+    return basket + outlook
+
+
+def _batches(
+    node: Node, data: Histories, settings: RunSettings, model: InterestModel, number: int
+) -> Iterator[Batch]:
+    """Poisson samples of the store's customers, `local_steps` of them."""
+    customers = data.active()
+    rng = np.random.default_rng(node.entropy(number, 0))
+    sampler = UniformWithReplacementSampler(
+        num_samples=len(customers),
+        sample_rate=settings.training.sample_rate,
+        steps=settings.training.local_steps,
+        generator=torch.Generator().manual_seed(_torch_seed(node.entropy(number, 1))),
+    )
+    for drawn in sampler:
+        anchors = training_anchors(
+            data,
+            customers[np.array(drawn, dtype=np.int64)],
+            count=settings.training.anchors,
+            until=days(node_split(settings).train_until),
+            config=model.config,
+            rng=rng,
+        )
+        yield collate(data, anchors, model.config)
+
+
+def _ensure_exact(node: Node, model: InterestModel, data: Histories, settings: RunSettings) -> None:
+    """Check clipping on a few of the store's customers unless this store already has."""
+    record = node.folder / "clipping-check.json"
+    if record.exists():
+        return
+    anchors = training_anchors(
+        data,
+        data.active()[:_CHECKED],
+        count=settings.training.anchors,
+        until=days(node_split(settings).train_until),
+        config=model.config,
+        rng=np.random.default_rng(0),
+    )
+    worst = check_exactness(
+        model,
+        collate(data, anchors, model.config),
+        outlook_weight=settings.training.outlook_weight,
+    )
+    write_durably(record, f'{{"customers": {len(anchors)}, "worst_relative_error": {worst:.3g}}}')
+
+
+def _torch_seed(entropy: np.random.SeedSequence) -> int:
+    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))

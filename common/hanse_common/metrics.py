@@ -1,0 +1,75 @@
+"""How good a ranking or a forecast is: HR@k, recall@k, NDCG@k over all classes, and AUC.
+
+Full ranking, no sampled candidates (Krichene and Rendle 2020 show what samples distort).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Scores = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_]
+TOP = 10
+
+
+def ranking_metrics(
+    scores: Scores, targets: Mask, *, allowed: Mask | None = None, k: int = TOP
+) -> dict[str, Floats]:
+    """Judge rankings, one a row, against what was really bought.
+
+    Args:
+        scores: [R, C], higher is better; ties go to the lower class index.
+        targets: [R, C] the classes bought.
+        allowed: [R, C] classes that may be ranked; the others neither rank nor count.
+        k: Length of the list.
+
+    Returns:
+        `hr@k`, `recall@k` and `ndcg@k`, [R'] each, over the rows with a target left; NDCG's
+        ideal list holds min(k, targets) hits.
+
+    Example:
+        >>> bought = np.array([[False, True, True]])
+        >>> found = ranking_metrics(np.array([[3.0, 2.0, 1.0]]), bought, k=2)
+        >>> {name: round(float(value[0]), 3) for name, value in found.items()}
+        {'hr@2': 1.0, 'recall@2': 0.5, 'ndcg@2': 0.387}
+    """
+    if allowed is not None:
+        targets = targets & allowed
+        scores = np.where(allowed, scores, -np.inf)
+    wanted = targets.any(axis=1)
+    scores, targets = scores[wanted], targets[wanted]
+    size = min(k, scores.shape[1])
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :size]
+    hits = np.take_along_axis(targets, top, axis=1).astype(np.float64)
+    if allowed is not None:
+        hits *= np.take_along_axis(allowed[wanted], top, axis=1)
+    discounts = 1.0 / np.log2(np.arange(2, size + 2))
+    sizes = targets.sum(axis=1)
+    ideal = np.cumsum(discounts)[np.minimum(sizes, size) - 1]
+    return {
+        f"hr@{k}": hits.max(axis=1, initial=0.0),
+        f"recall@{k}": hits.sum(axis=1) / np.maximum(sizes, 1),
+        f"ndcg@{k}": (hits @ discounts) / ideal,
+    }
+
+
+def auc(scores: Scores, positive: Mask) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative, ties half.
+
+    Args:
+        scores: [N].
+        positive: [N].
+
+    Returns:
+        In [0, 1]; NaN if one of the two sides is empty (Mann and Whitney 1947).
+    """
+    positives = int(positive.sum())
+    negatives = len(positive) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle_ranks = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(middle_ranks[inverse][positive].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)

@@ -1,0 +1,200 @@
+"""A run's checkpoints: one folder a round, whole or not there at all.
+
+`<run_dir>/checkpoints/round-0007/` holds `arrays.safetensors` (the global model's trained
+parameters), `strategy.safetensors` (what the strategy remembers) and `state.json` (the
+round, and the settings it was made under). A checkpoint is written beside its place,
+flushed to the disk and renamed, so that a crash leaves the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from hanse_common.config import RunSettings
+from hanse_common.errors import RunDirectoryError, RunNotResumable
+
+NDArray = npt.NDArray[Any]
+
+KEEP = 2
+_FOLDER = "checkpoints"
+_ARRAYS = "arrays.safetensors"
+_STRATEGY = "strategy.safetensors"
+_STATE = "state.json"
+_NAME = re.compile(r"round-(\d{4,})")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A federation after a round: all that the next round needs."""
+
+    round: int
+    arrays: Mapping[str, NDArray]
+    strategy: Mapping[str, NDArray]
+    settings: Mapping[str, Any]
+    """The settings that the results depend on, as `significant_settings` returns them."""
+
+
+def significant_settings(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings that results depend on, as plain JSON: all but `compute`."""
+    return settings.model_dump(mode="json", exclude={"compute"})
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of significant settings in canonical JSON."""
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, atomically, and drop all but the last two.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        RunDirectoryError: The folder cannot be written; earlier checkpoints stay.
+    """
+    parent = run_dir / _FOLDER
+    place = parent / f"round-{checkpoint.round:04d}"
+    state = {
+        "round": checkpoint.round,
+        "settings_digest": settings_digest(checkpoint.settings),
+        "settings": checkpoint.settings,
+    }
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+        write_arrays(temporary / _ARRAYS, checkpoint.arrays)
+        write_arrays(temporary / _STRATEGY, checkpoint.strategy)
+        write_bytes(temporary / _STATE, (json.dumps(state, indent=1) + "\n").encode())
+        sync_folder(temporary)
+        if place.exists():
+            shutil.rmtree(place)
+        temporary.rename(place)
+        sync_folder(parent)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {place}: {error.strerror}") from error
+    for old in _complete(parent)[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
+    """Read the last checkpoint that is whole, or None if there is none."""
+    for place in reversed(_complete(run_dir / _FOLDER)):
+        try:
+            state = json.loads((place / _STATE).read_text(encoding="utf-8"))
+            return Checkpoint(
+                round=int(state["round"]),
+                arrays=read_arrays(place / _ARRAYS),
+                strategy=read_arrays(place / _STRATEGY),
+                settings=state["settings"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            _log.warning("passing over the damaged checkpoint %s: %s", place, error)
+    return None
+
+
+def check_resumable(checkpoint: Checkpoint | None, settings: RunSettings) -> Checkpoint:
+    """Return the checkpoint if a run with these settings may go on from it.
+
+    `compute.*` may have changed: it does not touch results.
+
+    Raises:
+        RunNotResumable: There is no checkpoint, or a setting changed; names the setting.
+    """
+    if checkpoint is None:
+        raise RunNotResumable("the run has no checkpoint", hint="start it without --resume")
+    before, now = _flat(checkpoint.settings), _flat(significant_settings(settings))
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            raise RunNotResumable(
+                f"{name} was {old!r} and is {new!r}",
+                hint="resume with the settings it was started with, or start a new run",
+            )
+    return checkpoint
+
+
+def read_arrays(path: Path) -> dict[str, NDArray]:
+    """Read named arrays from a safetensors file, in the order of their names."""
+    return dict(sorted(load(path.read_bytes()).items()))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write named arrays to a safetensors file and flush it to the disk."""
+    write_bytes(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
+
+
+def replace_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Write named arrays to a safetensors file, atomically."""
+    temporary = path.with_name(f".{path.name}.writing")
+    write_arrays(temporary, arrays)
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _complete(parent: Path) -> list[Path]:
+    """Checkpoint folders in the order of their rounds, whole ones only."""
+    if not parent.is_dir():
+        return []
+    numbered = ((place, _NAME.fullmatch(place.name)) for place in parent.iterdir())
+    whole = [
+        (int(match.group(1)), place)
+        for place, match in numbered
+        if match and all((place / part).is_file() for part in (_ARRAYS, _STRATEGY, _STATE))
+    ]
+    return [place for _, place in sorted(whole)]
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a crash left half-written."""
+    for leftover in parent.glob(".writing-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,309 @@
+"""The coordinator's round loop: send the model out, take updates in, keep what came of it.
+
+Flower's own `Strategy.start` cannot resume, so the loop is ours and the strategies are
+Flower's. A run's folder holds `initial.safetensors` (where it starts), a checkpoint a round,
+`rounds.jsonl` (one line per stage, for people and displays) and, at the end,
+`global.safetensors`.
+
+A run is repeatable bit for bit: stores are listed by name, replies are added up in that
+order, and what a strategy draws at random depends on the seed, the round and the stage only.
+A resumed run therefore equals one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app.exception import AppExitException
+from flwr.serverapp.strategy import FedAvg
+from safetensors import SafetensorError
+
+from hanse_common.config import RunSettings
+from hanse_common.errors import FederationError, RunDirectoryError
+from hanse_server.checkpoint import (
+    Checkpoint,
+    check_resumable,
+    latest_checkpoint,
+    read_arrays,
+    replace_arrays,
+    save_checkpoint,
+    significant_settings,
+)
+from hanse_server.grid import StoreGrid, describe_refusals
+from hanse_server.stages import StageLog
+from hanse_server.strategies import make_strategy, restore_state, strategy_state, to_record
+
+NDArray = npt.NDArray[Any]
+Split = Literal["validate", "test"]
+
+INITIAL = "initial.safetensors"
+GLOBAL = "global.safetensors"
+WEIGHT = 1
+"""What every store must report as its number of examples: a store's size is its own."""
+
+_TRAIN, _VALIDATE, _TEST = 0, 1, 2
+
+
+def run_rounds(
+    grid: StoreGrid,
+    run_dir: Path,
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    timeout: float | None = None,
+) -> dict[str, NDArray]:
+    """Run a federation from its initial model, or from its last checkpoint, to the end.
+
+    Args:
+        grid: Reaches the stores.
+        run_dir: The run's folder, with `initial.safetensors` in it.
+        settings: What to run; the stores get it as JSON.
+        resume: Go on from the last checkpoint.
+        timeout: Seconds to wait for the replies of a stage; without limit if unset.
+
+    Returns:
+        The final global arrays by name, as in `global.safetensors`.
+
+    Raises:
+        ConfigError: The strategy or one of its parameters is unknown.
+        RunDirectoryError: The folder cannot be written, lacks a model, or holds a run.
+        RunNotResumable: There is nothing to go on from, or a setting changed.
+        FederationError: Too few stores replied, or their updates do not fit together; the
+            model and the last checkpoint stay as they were.
+    """
+    strategy = make_strategy(settings.federation)
+    _check_writable(run_dir)
+    _check_enough_stores(grid, strategy)
+    start = _starting_point(run_dir, settings, resume)
+    restore_state(strategy, start.strategy)
+    log = StageLog(run_dir, start.round if resume else -1)
+    stages = _Stages(grid, strategy, settings, log, timeout)
+    arrays = dict(start.arrays)
+    rounds, every = settings.federation.rounds, settings.federation.evaluate_every
+
+    for number in range(start.round, rounds + 1):
+        if number > start.round:
+            # 1. The strategy picks stores; they train on the global model; 2. it adds up
+            # their updates; 3. from here on, a crash loses nothing of this round.
+            arrays = stages.train(number, arrays)
+            save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
+        # 4. Now and then, and at both ends, every store measures the new model at home.
+        if number % every == 0 or number == rounds:
+            stages.evaluate(number, arrays, "validate")
+    # 5. The test weeks are looked at once, when nothing can be tuned to them any more.
+    replace_arrays(run_dir / GLOBAL, arrays)
+    stages.evaluate(rounds, arrays, "test")
+    stages.finish(rounds)
+    return arrays
+
+
+def _checkpoint(
+    number: int, arrays: Mapping[str, NDArray], strategy: FedAvg, settings: RunSettings
+) -> Checkpoint:
+    return Checkpoint(
+        round=number,
+        arrays=arrays,
+        strategy=strategy_state(strategy),
+        settings=significant_settings(settings),
+    )
+
+
+def _check_writable(run_dir: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {run_dir}: {error.strerror}", hint="name another run directory"
+        ) from error
+
+
+def _check_enough_stores(grid: StoreGrid, strategy: FedAvg) -> None:
+    """Refuse at once what Flower's sampling would wait for without end."""
+    needed = strategy_minimum(strategy)
+    if len(grid.stores) < needed:
+        absent = describe_refusals(grid.absent)
+        raise FederationError(
+            f"{type(strategy).__name__} needs at least {needed} stores and "
+            f"{len(grid.stores)} answered" + (f"; {absent}" if absent else ""),
+            hint="add stores, or lower min_train_nodes, min_evaluate_nodes and "
+            "min_available_nodes in federation.strategy_options",
+        )
+
+
+def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> Checkpoint:
+    """Return the last checkpoint, or one of round 0 made from the initial model."""
+    last = latest_checkpoint(run_dir)
+    if resume:
+        return check_resumable(last, settings)
+    if last is not None:
+        raise RunDirectoryError(
+            f"{run_dir} already holds a run that reached round {last.round}",
+            hint="go on with --resume, or name another run directory",
+        )
+    try:
+        arrays = read_arrays(run_dir / INITIAL)
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"cannot read the initial model {run_dir / INITIAL}: {error}"
+        ) from error
+    start = Checkpoint(round=0, arrays=arrays, strategy={}, settings=significant_settings(settings))
+    save_checkpoint(run_dir, start)
+    return start
+
+
+class _Stages:
+    """What happens between the coordinator and the stores within a round."""
+
+    def __init__(
+        self,
+        grid: StoreGrid,
+        strategy: FedAvg,
+        settings: RunSettings,
+        log: StageLog,
+        timeout: float | None,
+    ) -> None:
+        self._grid = grid
+        self._strategy = strategy
+        self._settings = settings
+        self._json = settings.model_dump_json()
+        self._log = log
+        self._timeout = timeout
+
+    def train(self, number: int, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
+        """Let the sampled stores train and return the next global arrays.
+
+        Raises:
+            FederationError: Too few replies, or the strategy could not aggregate them.
+        """
+        started = time.monotonic()
+        self._seed(number, _TRAIN)
+        sent = to_record(arrays)
+        messages = self._strategy.configure_train(number, sent, self._config(), self._grid)
+        replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
+        if len(replies) < self._strategy.min_train_nodes:
+            raise FederationError(
+                f"round {number}: {len(replies)} stores trained and "
+                f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
+                f"{describe_refusals(refusals)}",
+                hint="mend the stores, then go on with --resume",
+            )
+        try:
+            record, _ = self._strategy.aggregate_train(number, replies)
+        except (AppExitException, ValueError) as error:
+            raise FederationError(f"round {number}: cannot aggregate: {error}") from error
+        if record is None:
+            raise FederationError(
+                f"round {number}: {self._settings.federation.strategy} made no model of "
+                f"{len(replies)} updates; {describe_refusals(refusals)}",
+                hint="it may need more stores for its parameters",
+            )
+        # FedAdam's step size is a float64 scalar that would widen the whole model.
+        updated = {
+            name: record[name].numpy().astype(array.dtype, copy=False)
+            for name, array in arrays.items()
+        }
+        self._log.append(number, "train", replies=len(replies), refusals=refusals, started=started)
+        return updated
+
+    def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: Split) -> None:
+        """Let the stores measure the model; the figures stay with them.
+
+        Does nothing if an earlier process of this run got so far already.
+
+        Raises:
+            FederationError: Every store failed.
+        """
+        if self._log.holds(number, "evaluate", split):
+            return
+        started = time.monotonic()
+        self._seed(number, _VALIDATE if split == "validate" else _TEST)
+        messages = self._strategy.configure_evaluate(
+            number, to_record(arrays), self._config(split=split), self._grid
+        )
+        replies, refusals = self._exchange(messages, lambda reply: _wrong_weight(reply))
+        if refusals and not replies:
+            raise FederationError(
+                f"round {number}: no store could evaluate: {describe_refusals(refusals)}",
+                hint="mend the stores, then go on with --resume",
+            )
+        self._log.append(
+            number,
+            "evaluate",
+            split=split,
+            replies=len(replies),
+            refusals=refusals,
+            started=started,
+        )
+
+    def finish(self, number: int) -> None:
+        """Note that nothing is left to do."""
+        if not self._log.holds(number, "done", None):
+            self._log.append(number, "done")
+
+    def _exchange(
+        self, messages: Iterable[Message], fault: Callable[[Message], str]
+    ) -> tuple[list[Message], dict[str, str]]:
+        """Send messages; return the sound replies by store name, and the refusals."""
+        sent = list(messages)
+        replies = list(self._grid.send_and_receive(sent, timeout=self._timeout))
+        refusals = {**self._grid.absent, **self._grid.refusals(sent, replies)}
+        sound = []
+        for reply in replies:
+            if reply.has_error():
+                continue
+            if reason := fault(reply):
+                refusals[self._grid.stores[reply.metadata.src_node_id]] = reason
+            else:
+                sound.append(reply)
+        return sound, refusals
+
+    def _config(self, **extra: str) -> ConfigRecord:
+        return ConfigRecord({"settings": self._json, **extra})
+
+    def _seed(self, number: int, stage: int) -> None:
+        """Fix what strategies draw from the global generators, as Flower's sampling does."""
+        random.seed(f"{self._settings.seed}/{number}/{stage}")
+        np.random.seed([self._settings.seed, number, stage])
+
+
+def strategy_minimum(strategy: FedAvg) -> int:
+    """Return how many stores a strategy needs before it sends anything."""
+    return max(strategy.min_available_nodes, strategy.min_train_nodes, strategy.min_evaluate_nodes)
+
+
+def _mismatch(reply: Message, sent: Mapping[str, NDArray]) -> str:
+    """Say what is wrong with an update; put its arrays in the order of the sent ones.
+
+    Flower's FedAvgM and Bulyan pair arrays by position, and a NaN of one store would
+    become everybody's.
+    """
+    record = reply.content.get("arrays")
+    if not isinstance(record, ArrayRecord) or set(record) != set(sent):
+        return "[federation] the reply does not hold the arrays that were sent"
+    for name, array in sent.items():
+        returned = record[name].numpy()
+        if returned.shape != array.shape or returned.dtype != array.dtype:
+            return (
+                f"[federation] {name} came back as {returned.dtype}{list(returned.shape)} "
+                f"instead of {array.dtype}{list(array.shape)}"
+            )
+        if not np.isfinite(returned).all():
+            return f"[federation] {name} holds values that are not finite"
+    reply.content["arrays"] = ArrayRecord({name: record[name] for name in sent})
+    return _wrong_weight(reply)
+
+
+def _wrong_weight(reply: Message) -> str:
+    metrics = cast(MetricRecord, reply.content.get("metrics", MetricRecord()))
+    if metrics.get("num-examples") != WEIGHT:
+        return f"[federation] num-examples must be {WEIGHT}: a store's size stays with it"
+    return ""

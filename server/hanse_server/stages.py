@@ -1,0 +1,87 @@
+"""`rounds.jsonl`: one line per stage of a run, for people, displays and resumption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+Stage = Literal["train", "evaluate", "done"]
+
+FILE = "rounds.jsonl"
+
+
+class StageLog:
+    """Appends stages, and knows which ones an earlier process of the run has finished.
+
+    Args:
+        run_dir: The run's folder.
+        last_round: The round of the checkpoint that the run goes on from, -1 if it starts.
+            Lines of later rounds, and a half-written one, are dropped: those stages will be
+            run again.
+    """
+
+    def __init__(self, run_dir: Path, last_round: int) -> None:
+        self._path = run_dir / FILE
+        kept = [line for line in read_stages(run_dir) if line["round"] <= last_round]
+        temporary = self._path.with_name(f".{FILE}.writing")
+        temporary.write_text("".join(map(_as_line, kept)), encoding="utf-8")
+        temporary.replace(self._path)
+        self._seen = {(line["round"], line["stage"], line["split"]) for line in kept}
+
+    def holds(self, number: int, stage: Stage, split: str | None) -> bool:
+        """Tell whether a stage is done."""
+        return (number, stage, split) in self._seen
+
+    def append(
+        self,
+        number: int,
+        stage: Stage,
+        *,
+        split: str | None = None,
+        replies: int = 0,
+        refusals: Mapping[str, str] | None = None,
+        started: float | None = None,
+    ) -> None:
+        """Note a finished stage.
+
+        Args:
+            number: The round.
+            stage: What was done.
+            split: Which weeks an evaluation looked at.
+            replies: How many stores took part.
+            refusals: Why the others did not, by store name.
+            started: When the stage began, by `time.monotonic`.
+        """
+        line = {
+            "round": number,
+            "stage": stage,
+            "split": split,
+            "replies": replies,
+            "refusals": dict(refusals or {}),
+            "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
+            "time": round(time.time(), 6),
+        }
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_as_line(line))
+        self._seen.add((number, stage, split))
+
+
+def read_stages(run_dir: Path) -> list[dict[str, Any]]:
+    """Read the stages that a run has finished, in order; a half-written line is left out."""
+    path = run_dir / FILE
+    if not path.is_file():
+        return []
+    stages = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            stages.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return stages
+
+
+def _as_line(stage: Mapping[str, Any]) -> str:
+    return json.dumps(stage, sort_keys=True) + "\n"

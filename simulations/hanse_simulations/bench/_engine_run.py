@@ -1,0 +1,55 @@
+"""One measured run, in a process of its own: ENGINE STORES ROUNDS FOLDER STARTED.
+
+STARTED is the Unix time at which the caller launched the process; the figures go to
+`result.json` in FOLDER.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from hanse_common.config import ComputeSettings, DataSettings, FederationSettings, RunSettings
+from hanse_server.checkpoint import write_arrays
+from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.stages import read_stages
+from hanse_simulations.engines import run_federation
+
+PARAMETERS = (256, 256)
+
+
+def main(engine: str, stores: int, rounds: int, folder: Path, started: float) -> None:
+    """Run a federation of idle stores and write down what it took."""
+    federation_dir, run_dir = folder / "federation", folder / "run"
+    for number in range(stores):
+        (federation_dir / f"store-{number:04d}").mkdir(parents=True)
+    run_dir.mkdir()
+    write_arrays(run_dir / INITIAL, {"weight": np.zeros(PARAMETERS, np.float32)})
+    settings = RunSettings(
+        recipe="bench-engines",
+        data=DataSettings(source="synthetic", stores=stores),
+        federation=FederationSettings(rounds=rounds, evaluate_every=rounds),
+        compute=ComputeSettings.model_validate({"engine": engine}),
+    )
+    run_federation(
+        run_dir,
+        federation_dir,
+        settings,
+        client_app="hanse_simulations.bench._idle_store:app",
+    )
+    trained = [stage for stage in read_stages(run_dir) if stage["stage"] == "train"]
+    figures = {
+        "first_round_seconds": trained[0]["time"] - started,
+        "round_seconds": statistics.median(stage["seconds"] for stage in trained[1:]),
+        "model": hashlib.sha256((run_dir / GLOBAL).read_bytes()).hexdigest(),
+    }
+    (folder / "result.json").write_text(json.dumps(figures), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), float(sys.argv[5]))

@@ -1,0 +1,198 @@
+"""The analyst's commands; everything heavy is imported when a command runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from hanse_common.errors import ContradictingOptions
+from hanse_simulations.runs_cli import app as runs
+
+__all__ = ["bench", "recipes", "runs", "simulate"]
+
+
+class Format(StrEnum):
+    """How a command prints its result."""
+
+    table = "table"
+    json = "json"
+
+
+class Engine(StrEnum):
+    """What runs the stores."""
+
+    in_process = "in-process"
+    ray = "ray"
+
+
+simulate = typer.Typer(add_completion=False, help="Run a federation of shops on this machine.")
+recipes = typer.Typer(add_completion=False, no_args_is_help=True, help="Configurations to run.")
+bench = typer.Typer(add_completion=False, no_args_is_help=True, help="Figures, side by side.")
+
+FormatOption = Annotated[Format, typer.Option("--format", help="What to print on stdout.")]
+
+
+@simulate.command()
+def run(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, or a .toml file."
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
+    customers: Annotated[int | None, typer.Option(help="Keep N customers a store.")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="What the basket head ranks: category, type, product.")
+    ] = None,
+    strategy: Annotated[str | None, typer.Option(help="Any Flower strategy by name.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Target epsilon per customer and store, all rounds.")
+    ] = None,
+    no_privacy: Annotated[
+        bool, typer.Option("--no-privacy", help="Train without clip and noise; recorded.")
+    ] = False,
+    no_compare: Annotated[
+        bool, typer.Option("--no-compare", help="Train the main federation only.")
+    ] = False,
+    engine: Annotated[Engine | None, typer.Option(help="in-process, or Flower's on Ray.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes the run repeatable.")] = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or mlflow; may be repeated.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. training.anchors=4."),
+    ] = None,
+    format_: FormatOption = Format.table,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> None:
+    """Run a federation of shops, compare it with what it must beat, and write a report."""
+    given: dict[str, object] = {
+        "federation.rounds": rounds,
+        "data.stores": stores,
+        "data.customers": customers,
+        "data.level": level,
+        "federation.strategy": strategy,
+        "privacy.target_epsilon": epsilon,
+        "privacy.mode": "none" if no_privacy else None,
+        "compare": False if no_compare else None,
+        "compute.engine": engine.value if engine else None,
+        "compute.workers": workers,
+        "seed": seed,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    changes |= dict(_setting(text) for text in set_ or [])
+    _simulate(recipe, resume, name, changes, tracker or [], format_, quiet)
+
+
+def _simulate(
+    recipe: str | None,
+    resume: str | None,
+    name: str | None,
+    changes: dict[str, object],
+    trackers: list[str],
+    format_: Format,
+    quiet: bool,
+) -> None:
+    from hanse_simulations.recipes import load_recipe
+    from hanse_simulations.runs import RunFolder
+
+    if resume is not None and (recipe or name):
+        given = f"the recipe {recipe!r}" if recipe else f"--name {name}"
+        raise ContradictingOptions(
+            f"--resume {resume} contradicts {given}: a resumed run keeps its own",
+            hint="leave one of the two out",
+        )
+    if resume is None and recipe is None:
+        raise ContradictingOptions(
+            "neither a recipe nor --resume is given", hint="try `hanse simulate smoke`"
+        )
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        settings = folder.read_settings().with_changes(changes)
+    else:
+        settings = load_recipe(str(recipe)).with_changes(changes)
+    from hanse_simulations.run import create_run, simulate
+    from hanse_simulations.table import print_result
+
+    if resume is None:
+        folder = create_run(settings, name=name)
+    result = simulate(
+        folder,
+        settings,
+        resume=resume is not None,
+        quiet=quiet,
+        trackers=trackers,
+        command=shlex.join(["hanse", *sys.argv[1:]]),
+    )
+    if format_ is Format.json:
+        typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
+    else:
+        print_result(result)
+        typer.echo(f"report: {folder.report_file}", err=True)
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Parse KEY=VALUE; the value is TOML where it can be, else text."""
+    import tomllib
+
+    from hanse_common.errors import ConfigError
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text!r} is not KEY=VALUE", hint="e.g. --set federation.rounds=5")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the recipes."""
+    from hanse_simulations.recipes import RECIPES
+
+    for name, make in RECIPES.items():
+        first = (make.__doc__ or "").splitlines()[0]
+        typer.echo(f"{name:16} {first}")
+
+
+@recipes.command("show")
+def show_recipe(name: Annotated[str, typer.Argument(help="The recipe.")]) -> None:
+    """Print a recipe's whole configuration as JSON."""
+    from hanse_simulations.recipes import load_recipe
+
+    typer.echo(load_recipe(name).model_dump_json(indent=1, exclude_none=True))
+
+
+@bench.callback()
+def _bench() -> None:
+    """Figures, each beside a reference measured in the same run."""
+
+
+@bench.command("engines")
+def bench_engines(
+    stores: Annotated[list[int] | None, typer.Option(help="Numbers of shops.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 5,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
+    from hanse_simulations.bench import engines
+
+    rows = engines.engines(stores or [10, 100], rounds)
+    if format_ is Format.json:
+        typer.echo(json.dumps({"rows": rows}, indent=1, default=vars))
+    else:
+        typer.echo(engines.render(rows))

@@ -1,0 +1,14 @@
+"""Engines: ways to run the same ServerApp and ClientApp on machines at hand.
+
+`in-process` (the default) starts at once and uses all cores of this machine; `ray` is Flower's
+own simulation, which spreads over a cluster. Both run the coordinator's and the store's
+production code and give the same arrays bit for bit.
+
+    with start_workers(settings.compute) as pool:     # before threads, polars or a display
+        run_federation(run_dir, federation_dir, settings, pool=pool)
+"""
+
+from hanse_simulations.engines._run import run_federation, start_workers, store_names
+from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
+
+__all__ = ["CLIENT_APP", "WorkerPool", "run_federation", "start_workers", "store_names"]

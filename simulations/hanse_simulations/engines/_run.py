@@ -1,0 +1,157 @@
+"""Start a run on the engine that its settings name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+# Read by Flower and Ray when they are imported.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from hanse_common.config import ComputeSettings, RunSettings
+from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDirectoryError
+from hanse_server.app import SETTINGS
+from hanse_server.checkpoint import check_resumable, latest_checkpoint
+from hanse_simulations.engines.in_process import run_in_process
+from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
+
+
+def start_workers(compute: ComputeSettings, *, client_app: str = CLIENT_APP) -> WorkerPool | None:
+    """Start the worker processes that `compute` asks for; None if its engine has its own.
+
+    Call this before anything starts a thread (a live display, polars, a parallel BLAS):
+    the workers are then forked and ready at once. Later they have to be spawned, and each
+    imports the client's packages anew. One pool can serve many runs, one after another.
+    """
+    if compute.engine != "in-process":
+        return None
+    return WorkerPool(compute.workers, client_app=client_app)
+
+
+def run_federation(
+    run_dir: Path,
+    federation_dir: Path,
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    client_app: str = CLIENT_APP,
+    pool: WorkerPool | None = None,
+) -> None:
+    """Run a federation to its end on this machine, or on a Ray cluster.
+
+    Reads `initial.safetensors` in the run's folder; writes `settings.json`, `rounds.jsonl`,
+    checkpoints and `global.safetensors` there. ClientApps find `HANSE_FEDERATION` (the stores)
+    and `HANSE_RUN` (the run's folder) in their environment.
+
+    Args:
+        run_dir: The run's folder.
+        federation_dir: A folder whose sub-folders, sorted by name, are the stores.
+        settings: What to run, and on which engine.
+        resume: Go on from the last checkpoint.
+        client_app: The ClientApp, as `module:attribute`.
+        pool: Workers started earlier with `start_workers`, for the in-process engine; they
+            stay open. If unset, workers are started for this run alone.
+
+    Raises:
+        Interrupted: Ctrl-C; the run can be resumed.
+        HanseError: As `hanse_server.rounds.run_rounds` does.
+    """
+    stores = store_names(federation_dir)
+    if resume:
+        check_resumable(latest_checkpoint(run_dir), settings)
+    _write_settings(run_dir, settings)
+    environment = {
+        "HANSE_FEDERATION": str(federation_dir.absolute()),
+        "HANSE_RUN": str(run_dir.absolute()),
+        "HANSE_RESUME": "1" if resume else "0",
+        "HANSE_STORES": str(len(stores)),
+    }
+    try:
+        with _environment(environment), _quiet_flower():
+            if settings.compute.engine == "ray":
+                run_on_ray = _import_ray_engine()
+                run_on_ray(
+                    len(stores),
+                    client_app=client_app,
+                    workers=settings.compute.workers,
+                    environment=environment,
+                )
+            elif pool is not None:
+                run_in_process(pool, run_dir, stores, resume=resume, environment=environment)
+            else:
+                with WorkerPool(settings.compute.workers, client_app=client_app) as own:
+                    run_in_process(own, run_dir, stores, resume=resume, environment=environment)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped; {run_dir} holds the run as of its last whole round",
+            hint="go on with --resume",
+        ) from None
+
+
+def store_names(federation_dir: Path) -> list[str]:
+    """Return the names of the stores in a federation's folder: its sub-folders, sorted.
+
+    Raises:
+        DataError: There is no such folder, or it has no sub-folder.
+    """
+    if not federation_dir.is_dir():
+        raise DataError(f"there is no federation folder {federation_dir}")
+    names = sorted(entry.name for entry in federation_dir.iterdir() if entry.is_dir())
+    if not names:
+        raise DataError(f"{federation_dir} holds no store", hint="each store is a sub-folder")
+    return names
+
+
+def _write_settings(run_dir: Path, settings: RunSettings) -> None:
+    path = run_dir / SETTINGS
+    temporary = run_dir / f".{SETTINGS}.writing"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {run_dir}: {error.strerror}", hint="name another run directory"
+        ) from error
+
+
+def _import_ray_engine() -> Callable[..., None]:
+    try:
+        from hanse_simulations.engines.ray import run_on_ray
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"the ray engine needs the package {error.name!r}", hint="pip install 'hanse[simulate]'"
+        ) from error
+    return run_on_ray
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Keep Flower's own log lines out of the way of ours; errors still show."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,75 @@
+"""Writing the files of a run so that a reader never meets half of one.
+
+>>> finite({"value": float("nan")})
+{'value': None}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from hanse_common.errors import RunDirectoryError
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a half.
+
+    Undefined numbers become null: `NaN` is not JSON.
+    """
+    with replacing(path) as file:
+        text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+        file.write(text.encode() + b"\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text so that a reader sees the old file or the new one, never a half."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def finite(value: Any) -> Any:
+    """Return plain values with every undefined number replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def unwritable(path: Path, reason: str) -> RunDirectoryError:
+    """Return the error for a run's folder that cannot be written."""
+    return RunDirectoryError(
+        f"cannot write the run's folder {path}: {reason}",
+        hint="set HANSE_RUNS to a folder that you may write",
+    )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a neighbour of `path` for writing, which takes its place once it is complete.
+
+    Raises:
+        RunDirectoryError: The folder cannot be written.
+    """
+    try:
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        )
+    except OSError as error:
+        raise unwritable(path, error.strerror or str(error)) from error
+    try:
+        with handle:
+            yield handle
+        Path(handle.name).chmod(0o644)
+        Path(handle.name).replace(path)
+    except BaseException:
+        Path(handle.name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,150 @@
+"""From the figures in the stores' folders to one table and one result."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hanse_client.evaluate import Figures
+from hanse_client.node import Node, list_nodes
+from hanse_common.config import RunSettings
+from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.arms import POOLED
+from hanse_simulations.results import EpsilonSpent, MetricRow, Spread
+
+_EVALUATION = re.compile(r"(validate|test)-(\d+)\.npz")
+
+
+def metric_rows(
+    arm: str,
+    figures: Mapping[str, Figures],
+    customers: Mapping[str, int],
+    *,
+    split: str,
+    number: int | None,
+    wanted: Sequence[str] | None = None,
+) -> list[MetricRow]:
+    """One row per store and metric, and one per metric for all customers together.
+
+    Args:
+        arm: Whose figures they are.
+        figures: By store.
+        customers: By store; the weights.
+        split: validate or test.
+        number: The round; None for a baseline.
+        wanted: Metrics that this arm has anything to say about; all if unset.
+    """
+    pooled = {POOLED: Figures.pooled(list(figures.values()))}
+    weights = {**customers, POOLED: sum(customers.values())}
+    return [
+        MetricRow(
+            arm=arm,
+            round=number,
+            split=split,
+            store=store,
+            metric=metric,
+            value=value,
+            weight=weights[store],
+        )
+        for store, found in {**figures, **pooled}.items()
+        for metric, value in found.metrics().items()
+        if wanted is None or metric in wanted
+    ]
+
+
+def arm_rows(arm: str, folder: ArmFolder, customers: Mapping[str, int]) -> list[MetricRow]:
+    """Read what every store found in every evaluation of an arm, and its epsilon by round."""
+    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
+    evaluations = sorted(
+        {path.name for node in nodes for path in (node.folder / "evaluations").glob("*.npz")}
+    )
+    rows: list[MetricRow] = []
+    for name in evaluations:
+        match = _EVALUATION.fullmatch(name)
+        if match is None:
+            continue
+        files = {node.name: node.folder / "evaluations" / name for node in nodes}
+        figures = {store: Figures.load(path) for store, path in files.items() if path.exists()}
+        rows += metric_rows(arm, figures, customers, split=match[1], number=int(match[2]))
+    return rows + list(_log_rows(arm, nodes, customers))
+
+
+def _log_rows(arm: str, nodes: Iterable[Node], customers: Mapping[str, int]) -> Iterable[MetricRow]:
+    """Loss and epsilon by round, from each store's own log."""
+    for node in nodes:
+        path = node.folder / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        by_round: dict[int, list[dict[str, float | None]]] = {}
+        for line in map(json.loads, lines):
+            by_round.setdefault(int(line["round"]), []).append(line)
+        for number, entries in sorted(by_round.items()):
+            losses = [float(entry["loss"] or 0) for entry in entries]
+            for metric, value in (
+                ("loss", sum(losses) / len(losses)),
+                ("epsilon", entries[-1]["epsilon"]),
+            ):
+                if value is not None:
+                    yield MetricRow(
+                        arm=arm,
+                        round=number,
+                        split="train",
+                        store=node.name,
+                        metric=metric,
+                        value=value,
+                        weight=customers[node.name],
+                    )
+
+
+def pooled_figures(rows: Sequence[MetricRow], arm: str) -> dict[str, float | None]:
+    """An arm's test figures over all customers together."""
+    return {
+        row["metric"]: row["value"]
+        for row in rows
+        if row["arm"] == arm and row["split"] == "test" and row["store"] == POOLED
+    }
+
+
+def spreads(rows: Sequence[MetricRow], arm: str) -> dict[str, Spread]:
+    """How an arm's test figures differ from store to store; stores without one are left out."""
+    by_metric: dict[str, list[float]] = {}
+    for row in rows:
+        value = row["value"]
+        if (row["arm"], row["split"]) != (arm, "test") or row["store"] == POOLED:
+            continue
+        if value is not None and np.isfinite(value):
+            by_metric.setdefault(row["metric"], []).append(value)
+    return {
+        metric: Spread(
+            mean=float(np.mean(values)),
+            std=float(np.std(values)),
+            min=min(values),
+            max=max(values),
+        )
+        for metric, values in by_metric.items()
+    }
+
+
+def epsilon_spent(stores_dir: Path, plan: PrivacyPlan, settings: RunSettings) -> EpsilonSpent:
+    """What every store's own accountant says was spent, over all rounds and restarts."""
+    per_store, most = {}, 0
+    for folder in list_nodes(stores_dir):
+        node = Node(folder)
+        spent = node.spent()
+        per_store[node.name] = epsilon(spent, target_delta=plan.target_delta)
+        most = max(most, sum(steps.count for steps in spent))
+    return EpsilonSpent(
+        max=max(per_store.values()),
+        delta=plan.target_delta,
+        mode=settings.privacy.mode,
+        relation=NEIGHBOURS,
+        sample_rate=plan.sample_rate,
+        noise_multiplier=plan.noise_multiplier,
+        steps=most,
+        per_store=per_store,
+    )

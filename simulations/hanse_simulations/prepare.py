@@ -1,0 +1,190 @@
+"""From stores on disk to nodes that can train: vocabulary, histories, base model, folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from hanse_client.histories import Histories, item_class, prepare
+from hanse_client.ingest import Ingested, ingest
+from hanse_client.node import NODE_FILE, NodeSettings
+from hanse_client.store_config import load_store
+from hanse_common.config import RunSettings
+from hanse_common.errors import DataError
+from hanse_common.model import InterestConfig, InterestModel
+from hanse_common.model.items import encode_texts
+from hanse_simulations.arm_folder import ArmFolder, store_folder_name
+from hanse_simulations.files import write_json
+
+_FORMAT = 2
+_MAX_CLASSES = 12_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Stores ready to train."""
+
+    names: tuple[str, ...]
+    histories: tuple[Path, ...]
+    base_model: Path
+    rejects: int
+    """Rows that the stores' doors turned away."""
+
+    def load(self) -> list[Histories]:
+        """Read all histories, in the order of `names`."""
+        return [Histories.load(path) for path in self.histories]
+
+
+def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:
+    """Ingest every store through the production door and prepare its histories.
+
+    Args:
+        folders: One per store, each with a `store.toml`.
+        settings: Model shape, level and encoder.
+        cache: Where prepared histories and text vectors are kept for the next run.
+
+    Raises:
+        DataError: A store's data cannot be used; names the store.
+    """
+    marker = _digest(folders, settings)
+    target = cache / "prepared" / marker
+    index = target / "index.json"
+    if not index.exists():
+        _prepare(folders, settings, cache, target)
+    table = json.loads(index.read_text(encoding="utf-8"))
+    return Prepared(
+        names=tuple(table["names"]),
+        histories=tuple(target / f"{i:04d}.npz" for i in range(len(table["names"]))),
+        base_model=target / "base",
+        rejects=table["rejects"],
+    )
+
+
+def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, salt: str) -> Path:
+    """Lay out one node a store in an arm's folder; nodes that exist keep what they have spent.
+
+    Args:
+        prepared: The stores.
+        arm: The arm's folder.
+        settings: For the seed.
+        salt: Tells the randomness of one arm from another's.
+
+    Returns:
+        The federation's folder.
+    """
+    for name, histories in zip(prepared.names, prepared.histories, strict=True):
+        folder = arm.stores_dir / store_folder_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / NODE_FILE).exists():
+            seed = hashlib.sha256(f"{settings.seed}/{salt}/{name}".encode()).digest()
+            node = NodeSettings(
+                name=name,
+                histories=histories.absolute(),
+                base_model=prepared.base_model.absolute(),
+                seed=int.from_bytes(seed[:7], "big"),
+            )
+            write_json(folder / NODE_FILE, node.model_dump(mode="json"))
+    return arm.stores_dir
+
+
+def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
+    """What the prepared files depend on."""
+    data = settings.data
+    facts: list[object] = [
+        _FORMAT,
+        settings.seed,
+        data.level,
+        data.min_items,
+        settings.model.model_dump_json(),
+    ]
+    for folder in folders:
+        stamps = sorted(
+            (path.name, path.stat().st_mtime_ns, path.stat().st_size)
+            for path in folder.iterdir()
+            if path.is_file()
+        )
+        facts += [str(folder.absolute()), stamps]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:20]
+
+
+def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    stores: list[tuple[str, Ingested]] = []
+    for folder in folders:
+        store = load_store(folder / "store.toml")
+        try:
+            stores.append((store.name, ingest(store)))
+        except DataError as error:
+            raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
+    catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
+    classes = _vocabulary(catalogue, [data for _, data in stores], settings)
+    texts = sorted(catalogue["text"].unique())
+    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
+    by_text = dict(zip(texts, vectors, strict=True))
+    for number, (_, data) in enumerate(stores):
+        histories = prepare(data, classes=classes, level=settings.data.level, text_vectors=by_text)
+        histories.save(target / f"{number:04d}.npz")
+    labels = [_class_text(name, settings.data.level, catalogue) for name in classes]
+    config = InterestConfig(
+        classes=classes,
+        level=settings.data.level,
+        vector_size=vectors.shape[1],
+        n_layer=settings.model.n_layer,
+        n_head=settings.model.n_head,
+        n_embd=settings.model.n_embd,
+        max_steps=settings.model.max_steps,
+    )
+    model = InterestModel.fresh(
+        config,
+        class_texts=encode_texts(labels, encoder=settings.model.encoder, cache=cache / "texts"),
+        item_texts=vectors,
+        seed=settings.seed,
+    )
+    model.save_pretrained(target / "base")
+    names = [name for name, _ in stores]
+    rejects = sum(sum(data.rejects.values()) for _, data in stores)
+    write_json(target / "index.json", {"names": names, "rejects": rejects})
+
+
+def _vocabulary(
+    catalogue: pl.DataFrame, stores: Sequence[Ingested], settings: RunSettings
+) -> list[str]:
+    """Classes listed by at least `data.min_items` items, from the public catalogue alone.
+
+    Raises:
+        DataError: No class is left, or there are too many to rank densely.
+    """
+    rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
+    counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
+    classes = sorted(name for name, count in counts.items() if count >= settings.data.min_items)
+    if not classes:
+        raise DataError(
+            f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
+            hint="lower data.min_items",
+        )
+    if len(classes) > _MAX_CLASSES:
+        raise DataError(
+            f"{len(classes)} classes at level {settings.data.level!r}; at most {_MAX_CLASSES} "
+            "can be ranked",
+            hint="use data.level = 'type' or 'category', or a smaller catalogue",
+        )
+    return classes
+
+
+def _class_text(name: str, level: str, catalogue: pl.DataFrame) -> str:
+    """Readable words for a class: the last step of its path first, or the item's own text."""
+    if level == "product":
+        return str(catalogue.row(by_predicate=pl.col("item_id") == name, named=True)["text"])
+    return ", ".join(part.strip().lower() for part in reversed(name.split("/")))
+
+
+def customers_of(histories: Sequence[Histories]) -> int:
+    """How many customers some stores have with any visit."""
+    return int(np.sum([len(store.active()) for store in histories]))

@@ -1,0 +1,119 @@
+"""Recipes: named functions, each returning the whole configuration of a run.
+
+>>> RECIPES["grocery"]().data.partition
+'regions'
+>>> sorted(RECIPES)
+['grocery', 'grocery-shops', 'grocery-visits', 'smoke', 'synthetic']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hanse_common.config import (
+    DataSettings,
+    FederationSettings,
+    ModelSettings,
+    PrivacySettings,
+    RunSettings,
+    TrainingSettings,
+)
+from hanse_common.errors import ConfigError
+
+
+def grocery() -> RunSettings:
+    """Twelve co-shopping regions of Complete Journey; households disjoint by home region."""
+    return RunSettings(
+        recipe="grocery",
+        data=DataSettings(source="complete-journey", partition="regions", min_items=20),
+        model=ModelSettings(trainable="heads"),
+        training=TrainingSettings(
+            sample_rate=0.1,
+            local_steps=4,
+            learning_rate=1.0,
+            expected_batch_size=16.0,
+        ),
+        privacy=PrivacySettings(mode="local", target_epsilon=8.0, max_grad_norm=0.5),
+        federation=FederationSettings(
+            rounds=40,
+            strategy="FedAdam",
+            strategy_options={"eta": 0.003, "tau": 0.0001},
+            evaluate_every=5,
+        ),
+    )
+
+
+def grocery_shops() -> RunSettings:
+    """The 99 home shops with at least ten households: many small stores."""
+    base = grocery()
+    return base.with_changes(
+        {
+            "recipe": "grocery-shops",
+            "data.partition": "home",
+            "training.expected_batch_size": 4.0,
+        }
+    )
+
+
+def grocery_visits() -> RunSettings:
+    """Shops of purchase: a household is a customer of 4.2 shops, the hard case for privacy."""
+    base = grocery()
+    return base.with_changes(
+        {
+            "recipe": "grocery-visits",
+            "data.partition": "visits",
+            "training.expected_batch_size": 4.0,
+        }
+    )
+
+
+def smoke() -> RunSettings:
+    """Four small real regions and a few rounds: the whole machinery in well under a minute."""
+    return grocery().with_changes(
+        {
+            "recipe": "smoke",
+            "data.stores": 4,
+            "data.customers": 40,
+            "federation.rounds": 4,
+            "federation.evaluate_every": 2,
+            "training.local_steps": 2,
+        }
+    )
+
+
+def synthetic() -> RunSettings:
+    """Seeded synthetic shoppers of any size: for machinery and scale, not for claims."""
+    return grocery().with_changes(
+        {
+            "recipe": "synthetic",
+            "data": DataSettings(source="synthetic", stores=6, customers=40).model_dump(),
+            "federation.rounds": 10,
+        }
+    )
+
+
+RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
+    "grocery": grocery,
+    "grocery-shops": grocery_shops,
+    "grocery-visits": grocery_visits,
+    "smoke": smoke,
+    "synthetic": synthetic,
+}
+
+
+def load_recipe(name: str) -> RunSettings:
+    """Return a recipe by name, or settings from a TOML file by its path.
+
+    Raises:
+        ConfigError: There is no such recipe or file.
+    """
+    if name in RECIPES:
+        return RECIPES[name]()
+    if name.endswith(".toml"):
+        return RunSettings.from_toml(Path(name))
+    raise ConfigError(
+        f"there is no recipe {name!r}",
+        hint=f"one of {', '.join(RECIPES)}, or a .toml file",
+    )

@@ -1,0 +1,130 @@
+"""What a run found: the content of `result.json` and one row of `metrics.csv`.
+
+>>> result = RunResult(recipe="smoke", run="smoke-1", metrics={"ndcg@10": 0.35})
+>>> result.main_arm, list(result.all_arms())
+('federated', ['federated'])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, TypedDict
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+
+class MetricRow(TypedDict):
+    """One figure of one arm; `metrics.csv` and `metrics.json` are lists of these."""
+
+    arm: str
+    round: int | None
+    """None for baselines, which have no rounds."""
+    split: str
+    """train, validate or test."""
+    store: str
+    """A store's name, or `arms.POOLED`."""
+    metric: str
+    value: float | None
+    """None where the figure is undefined, such as an AUC over one class."""
+    weight: float
+    """Customers behind the figure."""
+
+
+METRIC_COLUMNS = ("arm", "round", "split", "store", "metric", "value", "weight")
+
+
+def _undefined_to_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_undefined_to_none)]
+
+
+class Record(BaseModel):
+    """Base of what is stored with a run.
+
+    Unknown keys are kept, unlike in settings: a run of a newer Hanse must stay readable.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=True)
+
+
+class Spread(Record):
+    """How a figure differs from store to store."""
+
+    mean: Figure = None
+    std: Figure = None
+    min: Figure = None
+    max: Figure = None
+
+
+class EpsilonSpent(Record):
+    """What the private arm has cost, and everything needed to read that number."""
+
+    max: float
+    """The largest ε of any store."""
+    delta: float
+    mode: str = "local"
+    unit: str = "customer"
+    relation: str = "add-or-remove-one"
+    sample_rate: float | None = None
+    noise_multiplier: float | None = None
+    steps: int | None = None
+    per_store: dict[str, float] = Field(default_factory=dict)
+
+
+class RunResult(Record):
+    """The outcome of a run, as `hanse simulate --format json` prints it.
+
+    Figures are pooled over all test customers; `metrics` are those of the main arm.
+    """
+
+    recipe: str
+    run: str
+    run_dir: str = ""
+    stores: int = 0
+    customers: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    peak_memory_mb: float | None = None
+    data_note: str = ""
+    metrics: dict[str, Figure] = Field(default_factory=dict)
+    baselines: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    arms: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    spread: dict[str, dict[str, Spread]] = Field(default_factory=dict)
+    epsilon: EpsilonSpent | None = None
+    notes: list[str] = Field(default_factory=list)
+    command: str | None = None
+    """The command line that made this run, if it is known."""
+
+    @property
+    def main_arm(self) -> str:
+        """The arm whose model is kept: the private federation, if there is one."""
+        return "federated" if self.epsilon is None else "federated_private"
+
+    def all_arms(self) -> dict[str, dict[str, float | None]]:
+        """Return every arm's pooled test figures, baselines first, the main arm last."""
+        arms = {**self.baselines, **self.arms}
+        main = {**arms.pop(self.main_arm, {}), **self.metrics}
+        return {**arms, self.main_arm: main} if main else arms
+
+    def best_baseline(self, metric: str) -> tuple[str, float] | None:
+        """Return the strongest simple rule for a metric, and its figure."""
+        known = [
+            (value, name)
+            for name, figures in self.baselines.items()
+            if (value := figures.get(metric)) is not None
+        ]
+        if not known:
+            return None
+        value, name = max(known)
+        return name, value
+
+
+def first_problem(error: Exception) -> str:
+    """Say in a few words what is wrong with a stored record."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,293 @@
+"""The main job: a federation of shops on this machine, compared with what it must beat.
+
+The production ServerApp and ClientApp do the work; only the network and the people are
+simulated. What is printed and stored here is read from the stores' own folders, which an
+analyst who simulates may do and a coordinator cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from platformdirs import user_cache_path
+from transformers.utils.logging import disable_progress_bar
+
+from hanse_client.evaluate import Figures, evaluate_histories
+from hanse_client.histories import Histories
+from hanse_client.node import list_nodes
+from hanse_client.train import load_arrays, trained_arrays
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+from hanse_common.model import InterestModel
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
+from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_simulations.alone import run_alone
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
+from hanse_simulations.engines import WorkerPool, run_federation, start_workers
+from hanse_simulations.outcome import (
+    arm_rows,
+    epsilon_spent,
+    metric_rows,
+    pooled_figures,
+    spreads,
+)
+from hanse_simulations.peak_memory import PeakMemory
+from hanse_simulations.prepare import Prepared, make_nodes, prepare_stores
+from hanse_simulations.progress import Progress
+from hanse_simulations.report.build import write_report
+from hanse_simulations.results import MetricRow, RunResult
+from hanse_simulations.runs import RunFolder
+from hanse_simulations.shops import Stores, make_stores
+from hanse_simulations.trackers import make_trackers
+
+PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
+BASKET_METRICS = tuple(
+    f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
+)
+OUTLOOK_METRICS = ("rise_auc", "fall_auc", "outlook_auc")
+
+
+def cache_folder() -> Path:
+    """Where prepared shops and text vectors are kept: `$HANSE_CACHE`, or the user's cache."""
+    return Path(os.environ.get("HANSE_CACHE") or user_cache_path("hanse"))
+
+
+def create_run(settings: RunSettings, *, name: str | None = None) -> RunFolder:
+    """Make a run's folder.
+
+    Raises:
+        RunDirectoryError: It cannot be written, or the name is taken.
+    """
+    folder = RunFolder.create(settings.recipe, name=name)
+    folder.write_settings(settings)
+    return folder
+
+
+def simulate(
+    folder: RunFolder,
+    settings: RunSettings,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    trackers: Sequence[str] = (),
+    command: str | None = None,
+) -> RunResult:
+    """Run a federation, its comparisons and its baselines; write everything down.
+
+    Args:
+        folder: The run's.
+        settings: What to run.
+        resume: Go on where an earlier process stopped: arms that finished are kept.
+        quiet: Show no progress.
+        trackers: Names of `hanse_simulations.trackers`.
+        command: The command line, for the report.
+
+    Raises:
+        HanseError: Data, privacy or the federation failed; the folder can be resumed.
+    """
+    started = time.monotonic()
+    disable_progress_bar()
+    with ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        # 1. Workers are forked before anything here starts a thread.
+        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
+        stack.enter_context(pool)
+        memory.start()
+        tracker = make_trackers(trackers, folder, settings.model_dump(mode="json"))
+        stack.callback(tracker.close)
+        progress = stack.enter_context(Progress(quiet=quiet))
+        # 2. Shops become stores with prepared histories, by the door that real data takes.
+        progress.note("reading the shops")
+        stores, settings, prepared = _prepare(folder, settings)
+        histories = prepared.load()
+        customers = {
+            name: len(store.active()) for name, store in zip(prepared.names, histories, strict=True)
+        }
+        # 3. The federation, then what it is compared with.
+        rows: list[MetricRow] = []
+        for arm in _arms(folder, settings):
+            progress.arm(arm.name, arm.folder, arm.settings.federation.rounds)
+            arm.run(prepared, pool, resume)
+            found = arm_rows(arm.name, arm.folder, customers)
+            rows += found
+            for number in sorted({row["round"] or 0 for row in found}):
+                tracker.log([row for row in found if row["round"] == number], number)
+        # 4. Simple rules on the same customers, and the model before any training.
+        progress.note("judging the simple rules")
+        rows += _baseline_rows(prepared, histories, settings, customers)
+        tracker.log([row for row in rows if row["round"] is None], 0)
+        # 5. One model, one table, one page.
+        progress.note("writing the report")
+        main = _arms(folder, settings)[0]
+        _save_model(prepared, main)
+        folder.write_metrics(rows)
+        result = _result(folder, settings, rows, main, stores)
+        result = result.model_copy(
+            update={
+                "customers": sum(customers.values()),
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_mb": round(memory.peak_mb),
+                "command": command,
+            }
+        )
+        folder.write_result(result)
+        write_report(folder)
+    return result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to train, in its own folder."""
+
+    name: str
+    folder: ArmFolder
+    settings: RunSettings
+    start: Callable[[Arm, WorkerPool, bool], None] = field(repr=False)
+
+    def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
+        """Lay out the nodes and the initial model, then train unless that is done already."""
+        make_nodes(prepared, self.folder, self.settings, salt=self.name)
+        initial = self.folder.path / INITIAL
+        if not initial.exists():
+            model = InterestModel.from_pretrained(prepared.base_model)
+            model.train_only(self.settings.model.trainable)
+            replace_arrays(initial, trained_arrays(model))
+        self.start(self, pool, resume)
+
+
+def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
+    """The main arm first; the others only if the settings ask to compare."""
+    without = settings.with_changes(
+        {
+            "privacy": {"mode": "none"},
+            "model.trainable": "all",
+            "training": (settings.open_training or settings.training).model_dump(),
+        }
+    )
+    private = settings.privacy.mode != "none"
+    arms = [
+        Arm(
+            name=PRIVATE if private else OPEN,
+            folder=folder,
+            settings=settings,
+            start=_federate,
+        )
+    ]
+    if settings.compare and private:
+        arms.append(Arm(name=OPEN, folder=folder.arm(OPEN), settings=without, start=_federate))
+    if settings.compare:
+        arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=_alone))
+    return arms
+
+
+def _federate(arm: Arm, pool: WorkerPool, resume: bool) -> None:
+    resumable = resume and latest_checkpoint(arm.folder.path) is not None
+    in_process = arm.settings.compute.engine == "in-process"
+    run_federation(
+        arm.folder.path,
+        arm.folder.stores_dir,
+        arm.settings,
+        resume=resumable,
+        pool=pool if in_process else None,
+    )
+
+
+def _alone(arm: Arm, pool: WorkerPool, resume: bool) -> None:
+    run_alone(arm.folder, arm.settings, pool)
+
+
+def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:
+    """Make the stores, fix the split and the noise, and write both into the run's settings."""
+    cache = cache_folder()
+    stores = make_stores(settings.data, seed=settings.seed, cache=cache)
+    if settings.data.split not in (None, stores.split):
+        raise ConfigError(
+            f"data.split contradicts the split of {settings.data.source!r}",
+            hint="leave data.split out: that data set has its own",
+        )
+    own = settings.data.source == "stores"
+    prepared = prepare_stores(stores.folders, settings, folder.path if own else cache)
+    changes: dict[str, object] = {"data.split": stores.split.model_dump()}
+    plan = PrivacyPlan.from_settings(settings)
+    if plan is not None:
+        changes["privacy.noise_multiplier"] = plan.noise_multiplier
+    settings = settings.with_changes(changes)
+    folder.write_settings(settings)
+    return stores, settings, prepared
+
+
+def _baseline_rows(
+    prepared: Prepared,
+    histories: Sequence[Histories],
+    settings: RunSettings,
+    customers: dict[str, int],
+) -> list[MetricRow]:
+    model = InterestModel.from_pretrained(prepared.base_model)
+    rules = Rules.fit(histories, settings, model.config)
+    rows: list[MetricRow] = []
+    for split in ("validate", "test"):
+        by_rule: dict[str, dict[str, Figures]] = {}
+        for name, store in zip(prepared.names, histories, strict=True):
+            found = judge_rules(rules, store, settings, model.config, split)
+            found[UNTRAINED] = evaluate_histories(store, model, settings, split)
+            for rule, figures in found.items():
+                by_rule.setdefault(rule, {})[name] = figures
+        for rule, by_store in by_rule.items():
+            wanted = None
+            if rule != UNTRAINED:
+                wanted = BASKET_METRICS if rule in BASKET_RULES else OUTLOOK_METRICS
+            rows += metric_rows(rule, by_store, customers, split=split, number=None, wanted=wanted)
+    return rows
+
+
+def _save_model(prepared: Prepared, main: Arm) -> None:
+    model = InterestModel.from_pretrained(prepared.base_model)
+    load_arrays(model, read_arrays(main.folder.path / GLOBAL))
+    model.save_pretrained(RunFolder(main.folder.path).model_dir)
+
+
+def _result(
+    folder: RunFolder,
+    settings: RunSettings,
+    rows: Sequence[MetricRow],
+    main: Arm,
+    stores: Stores,
+) -> RunResult:
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    models = [name for name in names if name in (PRIVATE, OPEN, ALONE)]
+    plan = PrivacyPlan.from_settings(settings)
+    return RunResult(
+        recipe=settings.recipe,
+        run=folder.name,
+        run_dir=str(folder.path),
+        stores=len(list_nodes(main.folder.stores_dir)),
+        rounds=settings.federation.rounds,
+        data_note=stores.note,
+        metrics=pooled_figures(rows, main.name),
+        arms={name: pooled_figures(rows, name) for name in models if name != main.name},
+        baselines={name: pooled_figures(rows, name) for name in names if name not in models},
+        spread={name: spreads(rows, name) for name in names},
+        epsilon=epsilon_spent(main.folder.stores_dir, plan, settings) if plan else None,
+        notes=_notes(settings),
+    )
+
+
+def _notes(settings: RunSettings) -> list[str]:
+    notes = [
+        "Updates are not encrypted in this version: the coordinator sees each store's own.",
+        "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
+        "release.",
+    ]
+    if settings.data.partition == "visits":
+        notes.append(
+            "A household is a customer of several shops here: epsilon holds per shop, and a "
+            "person's own is that of all their shops composed."
+        )
+    return notes

@@ -1,0 +1,29 @@
+"""What every source of stores hands over, before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import polars as pl
+
+    from hanse_common.config import Split
+
+Fact = int | float | str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """Stores in memory, or made one after the other as they are written."""
+
+    stores: Iterable[tuple[str, pl.DataFrame]]
+    """Name and events of each; the columns are canonical ones (`hanse_common.events`)."""
+    catalogue: pl.DataFrame
+    """Canonical columns; one for all stores, and public."""
+    split: Split
+    note: str
+    """Licence and origin, for every place that shows results."""
+    facts: Mapping[str, Fact]

@@ -1,0 +1,6 @@
+"""Makes what lies beside the tests (`apps`, fixtures) importable, in worker processes too."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
