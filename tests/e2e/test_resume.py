@@ -122,3 +122,22 @@ def _session(pid):
         return os.getsid(pid)
     except ProcessLookupError:
         return None
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_ray_and_the_other_engine_may_go_on(tmp_path):
+    settings = make_settings(compute={"engine": "ray", "workers": 2})
+    run_dir, federation_dir = make_run(tmp_path, settings)
+    slow_down(federation_dir)
+    process = start(tmp_path)
+    try:
+        wait_for_round(run_dir, 1, process)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == Interrupted.exit_status
+
+    here = make_settings(compute={"workers": 2})
+    run(tmp_path, here, resume=True)
+    assert final_bytes(run_dir) == final_bytes(run(tmp_path / "whole", here))

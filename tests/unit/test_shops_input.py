@@ -95,13 +95,6 @@ def test_split_in_a_toml_file(tmp_path):
     assert settings.with_changes({"seed": 8}).data.split == SPLIT
 
 
-@pytest.mark.parametrize("source", ["complete-journey", "synthetic"])
-def test_other_sources_refuse_a_split(source):
-    data = {"source": source, "split": SPLIT.model_dump()}
-    with pytest.raises(ConfigError, match="leave data.split out"):
-        RunSettings.parse({"recipe": "own", "data": data})
-
-
 @pytest.mark.parametrize(
     "limits", [{"customers": 5}, {"min_customers": 41}, {"customers": 20, "min_customers": 21}]
 )

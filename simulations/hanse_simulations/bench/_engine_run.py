@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from hanse_common.config import ComputeSettings, DataSettings, FederationSettings, RunSettings
+from hanse_server.app import SETTINGS
 from hanse_server.checkpoint import write_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stages import read_stages
-from hanse_simulations.engines import run_federation
+from hanse_simulations.engines import run_environment, run_federation
+from hanse_simulations.engines.ray import simulate
 
+STORE = "hanse_simulations.bench._idle_store:app"
 PARAMETERS = (256, 256)
 
 
@@ -36,12 +40,14 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
         federation=FederationSettings(rounds=rounds, evaluate_every=rounds),
         compute=ComputeSettings.model_validate({"engine": engine}),
     )
-    run_federation(
-        run_dir,
-        federation_dir,
-        settings,
-        client_app="hanse_simulations.bench._idle_store:app",
-    )
+    if engine == "ray":
+        # Without the process that `run_federation` puts around it: it is not Flower's cost.
+        (run_dir / SETTINGS).write_text(settings.model_dump_json(), encoding="utf-8")
+        environment = run_environment(run_dir, federation_dir, stores)
+        os.environ.update(environment)
+        simulate(stores, client_app=STORE, workers=None, environment=environment)
+    else:
+        run_federation(run_dir, federation_dir, settings, client_app=STORE)
     trained = [stage for stage in read_stages(run_dir) if stage["stage"] == "train"]
     figures = {
         "first_round_seconds": trained[0]["time"] - started,

@@ -8,7 +8,19 @@ production code and give the same arrays bit for bit.
         run_federation(run_dir, federation_dir, settings, pool=pool)
 """
 
-from hanse_simulations.engines._run import run_federation, start_workers, store_names
+from hanse_simulations.engines._run import (
+    run_environment,
+    run_federation,
+    start_workers,
+    store_names,
+)
 from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
 
-__all__ = ["CLIENT_APP", "WorkerPool", "run_federation", "start_workers", "store_names"]
+__all__ = [
+    "CLIENT_APP",
+    "WorkerPool",
+    "run_environment",
+    "run_federation",
+    "start_workers",
+    "store_names",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDi
 from hanse_server.app import SETTINGS
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_simulations.engines.in_process import run_in_process
+from hanse_simulations.engines.ray import run_on_ray
 from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
 
 
@@ -66,16 +68,11 @@ def run_federation(
     if resume:
         check_resumable(latest_checkpoint(run_dir), settings)
     _write_settings(run_dir, settings)
-    environment = {
-        "HANSE_FEDERATION": str(federation_dir.absolute()),
-        "HANSE_RUN": str(run_dir.absolute()),
-        "HANSE_RESUME": "1" if resume else "0",
-        "HANSE_STORES": str(len(stores)),
-    }
+    environment = run_environment(run_dir, federation_dir, len(stores), resume=resume)
     try:
         with _environment(environment), _quiet_flower():
             if settings.compute.engine == "ray":
-                run_on_ray = _import_ray_engine()
+                _check_ray_installed()
                 run_on_ray(
                     len(stores),
                     client_app=client_app,
@@ -121,14 +118,24 @@ def _write_settings(run_dir: Path, settings: RunSettings) -> None:
         ) from error
 
 
-def _import_ray_engine() -> Callable[..., None]:
-    try:
-        from hanse_simulations.engines.ray import run_on_ray
-    except ModuleNotFoundError as error:
+def _check_ray_installed() -> None:
+    if importlib.util.find_spec("ray") is None:
         raise MissingDependency(
-            f"the ray engine needs the package {error.name!r}", hint="pip install 'hanse[simulate]'"
-        ) from error
-    return run_on_ray
+            "the ray engine needs the package 'ray', which is not installed",
+            hint="pip install 'hanse[simulate]'",
+        )
+
+
+def run_environment(
+    run_dir: Path, federation_dir: Path, stores: int, *, resume: bool = False
+) -> dict[str, str]:
+    """Return the environment variables by which apps find their run and their stores."""
+    return {
+        "HANSE_FEDERATION": str(federation_dir.absolute()),
+        "HANSE_RUN": str(run_dir.absolute()),
+        "HANSE_RESUME": "1" if resume else "0",
+        "HANSE_STORES": str(stores),
+    }
 
 
 @contextmanager

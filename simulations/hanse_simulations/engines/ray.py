@@ -2,67 +2,30 @@
 
 The apps are those of every other engine. With `RAY_ADDRESS` set the stores are served by that
 cluster, whose machines need Hanse installed and the run's folders at the same paths.
+
+Flower runs the ServerApp and Ray's calls in threads that a Ctrl-C does not reach and that now
+and then keep an interrupted process alive for ever. `run_on_ray` therefore runs `simulate` in a
+process of its own, which it can end.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import pickle
+import signal
+import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 
-import ray
-from flwr.app import Context, Message
-from flwr.serverapp import Grid
-from flwr.simulation import run_simulation
-from flwr.supercore import telemetry
-
-from hanse_common.errors import FederationError, HanseError, Interrupted
-from hanse_server.app import app as server_app
-from hanse_server.grid import ForwardingGrid
+from hanse_common.errors import FederationError, HanseError
 from hanse_simulations.engines.client import AnsweringClientApp, load_client_app
-from hanse_simulations.engines.workers import THREAD_VARIABLES
+from hanse_simulations.engines.workers import THREAD_VARIABLES, die_with
 
-_POLL_SECONDS = 0.1
-
-
-class _StoppableGrid(ForwardingGrid):
-    """Stops waiting for replies when the main thread is interrupted.
-
-    Flower runs the ServerApp in a thread that a Ctrl-C does not reach, and which would keep
-    the process alive.
-    """
-
-    def __init__(self, grid: Grid, stop: threading.Event) -> None:
-        super().__init__(grid)
-        self._stop = stop
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send messages and wait for the replies as often as Flower's own grid does."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        missing = set(self.push_messages(messages))
-        replies: list[Message] = []
-        while missing and (deadline is None or time.monotonic() < deadline):
-            come = list(self.pull_messages(missing))
-            replies.extend(come)
-            missing -= {reply.metadata.reply_to_message_id for reply in come}
-            if missing and self._stop.wait(_POLL_SECONDS):
-                raise Interrupted("stopped")
-        return replies
-
-
-class _StoppableServerApp:
-    """The coordinator's ServerApp over a grid that can be stopped."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-
-    def __call__(self, grid: Grid, context: Context) -> None:
-        server_app(_StoppableGrid(grid, self._stop), context)
+_ERROR = "error.pickle"
+_PARTING_SECONDS = 10.0
 
 
 def run_on_ray(
@@ -79,45 +42,123 @@ def run_on_ray(
         client_app: The ClientApp, as `module:attribute`.
         workers: Stores served at a time on this machine; one per core if unset. A cluster
             serves as many as it has cores.
-        environment: `HANSE_RUN` and the like; this process must have them too.
+        environment: `HANSE_RUN` and the like, for both apps.
 
     Raises:
         HanseError: As `hanse_server.rounds.run_rounds` does.
         FederationError: Ray could not start, or broke down.
     """
     load_client_app(client_app)
+    with tempfile.TemporaryDirectory(prefix="hanse-ray-") as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "hanse_simulations.engines.ray"),
+                    *(folder, str(os.getpid()), client_app, str(stores), str(workers or 0)),
+                ],
+                env={**os.environ, **environment, "PYTHONPATH": _import_path()},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            status = process.wait()
+        finally:
+            _end(process)
+        error = Path(folder) / _ERROR
+        if error.exists():
+            raise pickle.loads(error.read_bytes())
+        if status != 0:
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise FederationError(
+                f"Flower on Ray ended with status {status}: {lines[-1] if lines else 'no output'}"
+            )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(_PARTING_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def simulate(
+    stores: int,
+    *,
+    client_app: str,
+    workers: int | None,
+    environment: Mapping[str, str],
+) -> None:
+    """Do what `run_on_ray` does, in this process; its environment must hold the variables.
+
+    Raises:
+        HanseError: As `run_on_ray` does.
+    """
+    import ray
+    from flwr.simulation import run_simulation
+    from flwr.supercore import telemetry
+
+    from hanse_server.app import app as server_app
+
     # Imported long ago, perhaps, by something that did not set the variable.
     telemetry.FLWR_TELEMETRY_ENABLED = "0"
-    stop = threading.Event()
-    try:
-        _start_ray(workers, environment)
-        run_simulation(
-            server_app=_StoppableServerApp(stop),  # type: ignore[arg-type]  # only called
-            client_app=AnsweringClientApp(client_app),  # type: ignore[arg-type]  # only called
-            num_supernodes=stores,
-            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-        )
-    except (HanseError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise FederationError(f"Flower on Ray failed: {error.__cause__ or error}") from error
-    finally:
-        stop.set()
-        ray.shutdown()
-
-
-def _start_ray(workers: int | None, environment: Mapping[str, str]) -> None:
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     variables = {
         **environment,
         **dict.fromkeys(THREAD_VARIABLES, "1"),
         "FLWR_TELEMETRY_ENABLED": "0",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONPATH": _import_path(),
     }
     cluster = bool(os.environ.get("RAY_ADDRESS"))
-    ray.init(
-        num_cpus=None if cluster else workers,
-        include_dashboard=None if cluster else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": variables},
-    )
+    try:
+        ray.init(
+            num_cpus=None if cluster else workers,
+            include_dashboard=None if cluster else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": variables},
+        )
+        run_simulation(
+            server_app=server_app,
+            client_app=AnsweringClientApp(client_app),  # type: ignore[arg-type]  # only called
+            num_supernodes=stores,
+            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        )
+    except HanseError:
+        raise
+    except Exception as error:
+        raise FederationError(f"Flower on Ray failed: {error.__cause__ or error}") from error
+    finally:
+        ray.shutdown()
+
+
+def _import_path() -> str:
+    return os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
+
+
+def _main(folder: str, parent: str, client_app: str, stores: str, workers: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+    die_with(int(parent))
+    environment = {name: value for name, value in os.environ.items() if name.startswith("HANSE_")}
+    try:
+        simulate(
+            int(stores),
+            client_app=client_app,
+            workers=int(workers) or None,
+            environment=environment,
+        )
+    except HanseError as error:
+        (Path(folder) / _ERROR).write_bytes(pickle.dumps(error))
+    sys.stderr.flush()
+    # Threads of Flower and Ray may be left over; nothing waits for them.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -244,7 +244,7 @@ def _serve(
         end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent is not None:
-        _die_with(parent)
+        die_with(parent)
     pin_threads()
     with suppress(ConfigError):  # each message's reply will say it
         load_client_app(client_app)
@@ -282,7 +282,7 @@ def pin_threads() -> None:
         torch.set_num_threads(1)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let Linux kill this process with its parent, so that no orphan writes on."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -5,6 +5,7 @@ says where the split in time is. What a simulated store holds, and no more than 
 a real one would bring.
 
 >>> import tempfile
+>>> from pathlib import Path
 >>> from hanse_client.ingest import ingest
 >>> from hanse_client.store_config import load_store
 >>> from hanse_common.config import DataSettings
@@ -16,8 +17,6 @@ a real one would bring.
 (['synthetic-01', 'synthetic-02'], 10, {})
 """
 
-from pathlib import Path
-
 from hanse_simulations.shops.folders import Stores, make_stores
 
-__all__ = ["Path", "Stores", "make_stores"]
+__all__ = ["Stores", "make_stores"]

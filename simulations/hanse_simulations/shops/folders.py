@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hanse_common.config import DataSettings
     from hanse_simulations.shops.dataset import Dataset, Fact
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raise it when the same settings make other folders: old ones are then no longer used."""
 
 _SUMMARY = "stores.json"

@@ -124,8 +124,11 @@ def regions(visits: pl.DataFrame, *, count: int = REGIONS) -> Partition:
         count: How many regions.
 
     Returns:
-        `region-01` (most customers) and so on. Shops that share no customer with any other
-        belong to none, nor do customers who shop only there.
+        `region-01` (most customers) and so on. Shops that share no customer with any of the
+        larger shops belong to none, nor do customers who shop only there.
+
+    Raises:
+        TooFewCustomers: Fewer than `count` shops are large enough to form regions.
     """
     shops = visits["shop_id"].unique().sort()
     cluster = _cluster_shops(visits, shops, count)

@@ -53,16 +53,6 @@ _WEEKS_OF_CHANGE: Final = 1.5  # scale of the logistic curve: 10 to 90 % in six 
 _MIGRATING: Final = 0.5  # share of falling tastes that a neighbouring category inherits
 
 
-# The next category of the same department; of the last one, the first.
-_NEIGHBOUR: Final = np.array(
-    [
-        index + 1 if after == department else index - names[:index].count(department)
-        for names in ([department for department, _, _ in SHELVES],)
-        for index, (department, after) in enumerate(zip(names, [*names[1:], None], strict=True))
-    ]
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Store:
     """How a store differs from the others."""
@@ -178,7 +168,7 @@ def _line_rates(store: _Store, rng: np.random.Generator, customers: int) -> Floa
     when = rng.uniform(4, WEEKS + 2, shape)
     passes_on = (change < 0) & (rng.random(shape) < _MIGRATING)
     customer, falling = np.nonzero(passes_on)
-    rising = _NEIGHBOUR[falling]
+    rising = _neighbours()[falling]
     change[customer, rising] = 1
     when[customer, rising] = when[customer, falling]
     taste[customer, rising] = np.maximum(taste[customer, rising], taste[customer, falling])
@@ -191,6 +181,18 @@ def _line_rates(store: _Store, rng: np.random.Generator, customers: int) -> Floa
     peak = np.arange(_CATEGORIES) * 17 % WEEKS  # every category has its season
     season = 1 + 0.2 * np.cos(2 * np.pi * (week - peak[:, None]) / WEEKS)
     return np.asarray(rates[..., None] * level * season)
+
+
+def _neighbours() -> Integers:
+    """Return the next category of the same department, or after the last the first."""
+    departments = [department for department, _, _ in SHELVES]
+    following = [*departments[1:], ""]
+    return np.array(
+        [
+            index + 1 if following[index] == department else departments.index(department)
+            for index, department in enumerate(departments)
+        ]
+    )
 
 
 def _choose_items(
