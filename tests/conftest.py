@@ -1,6 +1,58 @@
-"""Makes what lies beside the tests (`apps`, fixtures) importable, in worker processes too."""
+"""Makes what lies beside the tests importable, in worker processes too, and shares stores."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def store_cache(tmp_path_factory):
+    """One cache of made and prepared stores for a whole test process."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def small_settings():
+    """Two synthetic stores of 24 customers each, two private rounds."""
+    from hanse_simulations.recipes import synthetic
+
+    return synthetic().with_changes(
+        {
+            "data.stores": 2,
+            "data.customers": 24,
+            "federation.rounds": 2,
+            "federation.evaluate_every": 1,
+            "federation.strategy": "FedAvg",
+            "federation.strategy_options": {},
+            "training.local_steps": 2,
+            "training.sample_rate": 0.5,
+            "compute.workers": 1,
+            "privacy.noise_multiplier": 4.0,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def small_stores(small_settings, store_cache):
+    """The prepared stores of `small_settings`, and the settings with their split."""
+    from hanse_simulations.prepare import prepare_stores
+    from hanse_simulations.shops import make_stores
+
+    stores = make_stores(small_settings.data, seed=small_settings.seed, cache=store_cache)
+    settings = small_settings.with_changes({"data.split": stores.split.model_dump()})
+    return settings, prepare_stores(stores.folders, settings, store_cache)
+
+
+@pytest.fixture
+def small_node(small_stores, tmp_path):
+    """A fresh node of the first small store, with the settings."""
+    from hanse_client.node import Node, list_nodes
+    from hanse_simulations.arm_folder import ArmFolder
+    from hanse_simulations.prepare import make_nodes
+
+    settings, prepared = small_stores
+    federation = make_nodes(prepared, ArmFolder(tmp_path), settings, salt="test")
+    return Node(list_nodes(federation)[0]), settings
