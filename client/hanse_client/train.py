@@ -102,23 +102,33 @@ def training_histories(node: Node, settings: RunSettings) -> Histories:
     """What training may look at: visits before the split's `train_until`.
 
     Raises:
-        EmptyStore: No customer has any visit then.
+        EmptyStore, TooFewCustomers: See `check_size`.
+    """
+    check_size(node.name, node.histories, settings)
+    return node.histories.until(days(node_split(settings).train_until))
+
+
+def check_size(name: str, histories: Histories, settings: RunSettings) -> None:
+    """Refuse a store that is too small to train.
+
+    Raises:
+        EmptyStore: No customer has any visit before training ends.
         TooFewCustomers: Fewer than `data.min_customers` have.
     """
-    data = node.histories.until(days(node_split(settings).train_until))
-    count, needed = len(data.active()), settings.data.min_customers
+    first = histories.visit_days[histories.visit_offsets[histories.active()]]
+    count = int((first < days(node_split(settings).train_until)).sum())
+    needed = settings.data.min_customers
     if count == 0:
         raise EmptyStore(
-            f"store {node.name!r} has no visit before {node_split(settings).train_until}",
+            f"store {name!r} has no visit before {node_split(settings).train_until}",
             hint="check the dates of the split against the store's data",
         )
     if count < needed:
         raise TooFewCustomers(
-            f"store {node.name!r} has {count} customer{'s' if count > 1 else ''} to train on, "
+            f"store {name!r} has {count} customer{'s' if count > 1 else ''} to train on, "
             f"and data.min_customers={needed}",
             hint="join it to a neighbouring store, or lower data.min_customers",
         )
-    return data
 
 
 def node_split(settings: RunSettings) -> Any:

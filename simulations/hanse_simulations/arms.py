@@ -83,6 +83,12 @@ ARMS: Final = _by_name(
         about="a linear model of a few simple features",
     ),
     Arm(
+        name="untrained",
+        label="Model before training",
+        kind="baseline",
+        about="own decayed frequency, and a Poisson forecast at the customer's own decayed rate",
+    ),
+    Arm(
         name="alone",
         label="Each store alone",
         kind="model",
@@ -115,7 +121,7 @@ METRICS: Final = {
             name="hr@10",
             label="HR@10",
             task="basket",
-            about="share of customers with at least one right answer in the first ten",
+            about="share of visits with at least one right answer in the first ten",
         ),
         Metric(
             name="recall@10",
@@ -152,6 +158,12 @@ METRICS: Final = {
             label="Fall AUC",
             task="outlook",
             about="telling the categories whose interest will fall from the others; .5 is chance",
+        ),
+        Metric(
+            name="outlook_auc",
+            label="Macro AUC",
+            task="outlook",
+            about="the mean of the two",
         ),
     )
 }

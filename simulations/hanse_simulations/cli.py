@@ -189,10 +189,12 @@ def bench_engines(
     format_: FormatOption = Format.table,
 ) -> None:
     """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
-    from hanse_simulations.bench import engines
+    from rich.console import Console
 
-    rows = engines.engines(stores or [10, 100], rounds)
+    from hanse_simulations.bench.engines import as_json, engines, render
+
+    rows = engines(stores or [10, 100], rounds)
     if format_ is Format.json:
-        typer.echo(json.dumps({"rows": rows}, indent=1, default=vars))
+        typer.echo(json.dumps(as_json(rows), indent=1))
     else:
-        typer.echo(engines.render(rows))
+        Console().print(render(rows))

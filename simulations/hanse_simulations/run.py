@@ -20,13 +20,14 @@ from transformers.utils.logging import disable_progress_bar
 from hanse_client.evaluate import Figures, evaluate_histories
 from hanse_client.histories import Histories
 from hanse_client.node import list_nodes
-from hanse_client.train import load_arrays, trained_arrays
+from hanse_client.train import check_size, load_arrays, trained_arrays
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError
+from hanse_common.errors import ConfigError, Interrupted
 from hanse_common.model import InterestModel
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.strategies import make_strategy
 from hanse_simulations.alone import run_alone
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
@@ -63,8 +64,10 @@ def create_run(settings: RunSettings, *, name: str | None = None) -> RunFolder:
     """Make a run's folder.
 
     Raises:
+        ConfigError: The strategy or one of its parameters is unknown.
         RunDirectoryError: It cannot be written, or the name is taken.
     """
+    make_strategy(settings.federation)
     folder = RunFolder.create(settings.recipe, name=name)
     folder.write_settings(settings)
     return folder
@@ -90,8 +93,26 @@ def simulate(
         command: The command line, for the report.
 
     Raises:
-        HanseError: Data, privacy or the federation failed; the folder can be resumed.
+        Interrupted: Ctrl-C.
+        HanseError: Data, privacy or the federation failed. The folder can be resumed.
     """
+    try:
+        return _simulate(folder, settings, resume, quiet, trackers, command)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted(
+            f"stopped; {folder.path} holds the run as of its last whole round",
+            hint=f"go on with `hanse simulate --resume {folder.name}`",
+        ) from None
+
+
+def _simulate(
+    folder: RunFolder,
+    settings: RunSettings,
+    resume: bool,
+    quiet: bool,
+    trackers: Sequence[str],
+    command: str | None,
+) -> RunResult:
     started = time.monotonic()
     disable_progress_bar()
     with ExitStack() as stack:
@@ -107,12 +128,15 @@ def simulate(
         progress.note("reading the shops")
         stores, settings, prepared = _prepare(folder, settings)
         histories = prepared.load()
+        for name, store in zip(prepared.names, histories, strict=True):
+            check_size(name, store, settings)
         customers = {
             name: len(store.active()) for name, store in zip(prepared.names, histories, strict=True)
         }
         # 3. The federation, then what it is compared with.
         rows: list[MetricRow] = []
-        for arm in _arms(folder, settings):
+        arms = _arms(folder, settings)
+        for arm in arms:
             progress.arm(arm.name, arm.folder, arm.settings.federation.rounds)
             arm.run(prepared, pool, resume)
             found = arm_rows(arm.name, arm.folder, customers)
@@ -125,7 +149,7 @@ def simulate(
         tracker.log([row for row in rows if row["round"] is None], 0)
         # 5. One model, one table, one page.
         progress.note("writing the report")
-        main = _arms(folder, settings)[0]
+        main = arms[0]
         _save_model(prepared, main)
         folder.write_metrics(rows)
         result = _result(folder, settings, rows, main, stores)

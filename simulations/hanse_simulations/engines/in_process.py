@@ -220,8 +220,10 @@ class InProcessGrid(Grid):
         occupied = {job.node for job in self._running.values()}
         ready = [job for job in self._queue if job.node not in occupied]
         own = [job for job in ready if self._home.get(job.node, worker) == worker]
+        idle = set(self._pool.idle)
+        orphaned = [job for job in ready if self._home.get(job.node) not in idle]
         return max(
-            own or ready,
+            own or orphaned,
             key=lambda job: self._last_seconds.get(job.kind, math.inf),
             default=None,
         )

@@ -87,11 +87,8 @@ class WorkerPool:
 
     def __init__(self, workers: int | None = None, *, client_app: str = CLIENT_APP) -> None:
         self.size = workers or _cores()
+        load_client_app(client_app)  # a bad reference fails here, not in every worker
         self.start_method = "fork" if fork_is_safe() else "spawn"
-        if self.start_method == "fork":
-            load_client_app(client_app)
-            if not fork_is_safe():  # importing the app may have started threads
-                self.start_method = "spawn"
         self._processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
         self._busy: set[int] = set()

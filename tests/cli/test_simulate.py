@@ -1,0 +1,253 @@
+"""`hanse simulate` as a person runs it: results, refusals, interruption, resumption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hanse_common import errors
+
+HANSE = str(Path(sys.executable).with_name("hanse"))
+SMALL = ["--stores", "2", "--customers", "24", "--rounds", "2", "--set", "training.local_steps=1"]
+
+
+@pytest.fixture
+def hanse(store_cache, tmp_path):
+    environment = os.environ | {
+        "HANSE_CACHE": str(store_cache),
+        "HANSE_RUNS": str(tmp_path / "runs"),
+        "COLUMNS": "120",
+    }
+
+    def call(*arguments, **options):
+        return subprocess.run(
+            [HANSE, *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **options,
+        )
+
+    call.environment = environment
+    call.runs = tmp_path / "runs"
+    return call
+
+
+def refused(done, error):
+    """The command ended with this error: its status, its code, one line, nothing on stdout."""
+    assert done.returncode == error.exit_status, done.stderr
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("hanse: error: ")
+    assert last.endswith(f"[{error.code}]")
+    assert "Traceback" not in done.stderr
+    return last
+
+
+def test_json_has_what_it_promises(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--format", "json", "--name", "first", "--quiet")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["recipe"] == "synthetic"
+    assert (result["stores"], result["rounds"]) == (2, 2)
+    assert {"ndcg@10", "rise_auc", "fall_auc"} <= set(result["metrics"])
+    assert {"global_popularity", "personal_frequency", "markov", "mean_reversion",
+            "long_run_rate", "logistic_regression"} <= set(result["baselines"])  # fmt: skip
+    assert set(result["arms"]) == {"alone", "federated"}
+    assert 0 < result["epsilon"]["max"] <= 8
+    assert result["epsilon"]["delta"] == 1e-6
+    assert result["seconds"] > 0
+    folder = Path(result["run_dir"])
+    for name in ("settings.json", "metrics.csv", "metrics.json", "report.html"):
+        assert (folder / name).stat().st_size > 100
+    assert (folder / "model" / "model.safetensors").exists()
+    assert "synthetic" in result["data_note"].lower()
+
+
+def test_the_same_seed_gives_the_same_figures_and_another_does_not(hanse):
+    def figures(name, *more):
+        done = hanse("simulate", "synthetic", *SMALL, "--no-compare", "--format", "json",
+                     "--name", name, *more)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        model = hanse.runs / name / "model" / "model.safetensors"
+        return json.loads(done.stdout)["metrics"], model.read_bytes()
+
+    one = figures("one")
+    assert one == figures("two", "--workers", "1")
+    assert one != figures("three", "--seed", "8")
+
+
+def test_a_table_on_stdout_and_people_on_stderr(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--no-compare")
+    assert done.returncode == 0, done.stderr
+    assert "Personal frequency" in done.stdout
+    assert "Federated, private" in done.stdout
+    assert "report.html" in done.stderr
+
+
+def test_without_privacy_is_said_and_recorded(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--no-privacy", "--name", "open", "--no-compare")
+    assert done.returncode == 0, done.stderr
+    assert "no privacy" in done.stdout.lower()
+    settings = json.loads((hanse.runs / "open" / "settings.json").read_text())
+    assert settings["privacy"]["mode"] == "none"
+
+
+def test_unknown_recipe(hanse):
+    assert "one of grocery" in refused(hanse("simulate", "bakery"), errors.ConfigError)
+
+
+def test_neither_recipe_nor_resume(hanse):
+    refused(hanse("simulate"), errors.ContradictingOptions)
+
+
+def test_recipe_with_resume(hanse):
+    done = hanse("simulate", "smoke", "--resume", "x")
+    assert "leave one of the two out" in refused(done, errors.ContradictingOptions)
+
+
+def test_epsilon_without_privacy(hanse):
+    done = hanse("simulate", "smoke", "--epsilon", "3", "--no-privacy")
+    assert "leave one of the two out" in refused(done, errors.ContradictingOptions)
+
+
+def test_unknown_setting_lists_the_known(hanse):
+    done = hanse("simulate", "smoke", "--set", "training.epochs=3")
+    assert "local_steps" in refused(done, errors.ConfigError)
+
+
+def test_setting_out_of_range(hanse):
+    done = hanse("simulate", "smoke", "--set", "training.sample_rate=2")
+    assert "training.sample_rate=2" in refused(done, errors.ConfigError)
+
+
+def test_unknown_strategy_lists_the_known(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--strategy", "FedMagic")
+    assert "FedYogi" in refused(done, errors.ConfigError)
+
+
+def test_resume_of_an_unknown_run(hanse):
+    refused(hanse("simulate", "--resume", "never"), errors.RunNotFound)
+
+
+def test_a_name_that_is_taken(hanse):
+    (hanse.runs / "taken").mkdir(parents=True)
+    done = hanse("simulate", "synthetic", "--name", "taken")
+    refused(done, errors.RunDirectoryError)
+
+
+def test_an_unwritable_run_directory(hanse):
+    hanse.runs.write_text("a file where the folder of runs should be")
+    refused(hanse("simulate", "synthetic"), errors.RunDirectoryError)
+
+
+def write_store(folder, name, rows, catalogue="item_id,text,category\n1,milk,DAIRY/MILK\n"):
+    store = folder / name
+    store.mkdir(parents=True)
+    lines = ["user_id,item_id,timestamp", *rows]
+    (store / "sales.csv").write_text("".join(f"{line}\n" for line in lines))
+    (store / "items.csv").write_text(catalogue)
+    (store / "store.toml").write_text(
+        f'name = "{name}"\n[events]\npath = "sales.csv"\n[catalogue]\npath = "items.csv"\n'
+    )
+
+
+def own_shops(tmp_path, **split):
+    recipe = tmp_path / "mine.toml"
+    dates = {"train_until": "2024-06-01", "validate_until": "2024-07-01",
+             "test_until": "2024-08-01"} | split  # fmt: skip
+    recipe.write_text(
+        "[data]\nsource = 'stores'\nmin_customers = 2\n"
+        f"path = '{tmp_path / 'shops'}'\n[data.split]\n"
+        + "\n".join(f"{key} = {value}T00:00:00" for key, value in dates.items())
+        + "\n[training]\nsample_rate = 0.5\nlocal_steps = 1\n[federation]\nrounds = 1\n"
+    )
+    return str(recipe)
+
+
+def visits(*customers, item="1"):
+    return [
+        f"{customer},{item},2024-{month:02}-{day:02}"
+        for customer in customers
+        for month in range(1, 8)
+        for day in (3, 9, 15, 21, 27)
+    ]
+
+
+def test_any_shops_own_files_run(hanse, tmp_path):
+    for name in ("north", "south"):
+        write_store(tmp_path / "shops", name, visits("ada", "bob", "eve"))
+    done = hanse("simulate", own_shops(tmp_path), "--no-compare", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["customers"] == 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "catalogue", "error"),
+    [
+        ([], None, errors.EmptyStore),
+        (visits("ada"), None, errors.TooFewCustomers),
+        (visits("ada", "bob", item="7"), None, errors.UnknownIds),
+        ([row + " o'clock" for row in visits("ada", "bob")], None, errors.WrongTypes),
+        (visits("ada", "bob"), "sku,text,category\n1,milk,D/M\n", errors.MissingColumns),
+    ],
+)
+def test_a_faulty_shop_is_named_and_ends_the_run(hanse, tmp_path, rows, catalogue, error):
+    write_store(tmp_path / "shops", "good", visits("ada", "bob", "eve"))
+    write_store(
+        tmp_path / "shops", "faulty", rows, **({"catalogue": catalogue} if catalogue else {})
+    )
+    done = hanse("simulate", own_shops(tmp_path), "--no-compare")
+    assert "faulty" in refused(done, error)
+
+
+def test_no_shops_at_all(hanse, tmp_path):
+    (tmp_path / "shops").mkdir()
+    refused(hanse("simulate", own_shops(tmp_path)), errors.DataError)
+
+
+def test_a_split_in_the_wrong_order(hanse, tmp_path):
+    write_store(tmp_path / "shops", "one", visits("ada", "bob"))
+    done = hanse("simulate", own_shops(tmp_path, test_until="2024-01-01"))
+    assert "does not hold" in refused(done, errors.ConfigError)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_model(hanse):
+    options = [*SMALL[:4], "--rounds", "30", "--no-compare", "--format", "json"]
+    whole = hanse("simulate", "synthetic", *options, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    process = subprocess.Popen(
+        [HANSE, "simulate", "synthetic", *options, "--name", "cut"],
+        env=hanse.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    log = hanse.runs / "cut" / "rounds.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("train") > 3):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == errors.Interrupted.exit_status
+    assert "hanse simulate --resume cut" in told.splitlines()[-1]
+    assert not (hanse.runs / "cut" / "result.json").exists()
+
+    resumed = hanse("simulate", "--resume", "cut", "--format", "json")
+    assert resumed.returncode == 0, resumed.stderr
+    models = [hanse.runs / name / "model" / "model.safetensors" for name in ("whole", "cut")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    figures = [json.loads(done.stdout) for done in (whole, resumed)]
+    assert figures[0]["metrics"] == figures[1]["metrics"]
+    # A round that was cut off may have been charged twice, never less than once.
+    assert figures[1]["epsilon"]["max"] >= figures[0]["epsilon"]["max"]
