@@ -26,8 +26,8 @@ demo: $(STAMP) ## A federation of twelve real regions, private, to a table and a
 test: $(STAMP) ## All tests but the slow ones
 	$(BIN)/pytest -n 2 -m "not slow"
 
-test-all: $(STAMP) ## The slow tests too
-	$(BIN)/pytest -n 2
+test-all: test ## The slow tests too: killed runs, Ray, a real browser
+	$(BIN)/pytest -n 2 -m slow
 
 check: $(STAMP) ## Format, lint, types, import directions and doctests
 	$(BIN)/ruff format --check .
