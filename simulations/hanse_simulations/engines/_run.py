@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from hanse_server.app import SETTINGS
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_simulations.engines.in_process import run_in_process
 from hanse_simulations.engines.ray import run_on_ray
-from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
+from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool, environment
 
 
 def start_workers(compute: ComputeSettings, *, client_app: str = CLIENT_APP) -> WorkerPool | None:
@@ -68,22 +68,22 @@ def run_federation(
     if resume:
         check_resumable(latest_checkpoint(run_dir), settings)
     _write_settings(run_dir, settings)
-    environment = run_environment(run_dir, federation_dir, len(stores), resume=resume)
+    variables = run_environment(run_dir, federation_dir, len(stores), resume=resume)
     try:
-        with _environment(environment), _quiet_flower():
+        with environment(variables), _quiet_flower():
             if settings.compute.engine == "ray":
                 _check_ray_installed()
                 run_on_ray(
                     len(stores),
                     client_app=client_app,
                     workers=settings.compute.workers,
-                    environment=environment,
+                    environment=variables,
                 )
             elif pool is not None:
-                run_in_process(pool, run_dir, stores, resume=resume, environment=environment)
+                run_in_process(pool, run_dir, stores, resume=resume, environment=variables)
             else:
                 with WorkerPool(settings.compute.workers, client_app=client_app) as own:
-                    run_in_process(own, run_dir, stores, resume=resume, environment=environment)
+                    run_in_process(own, run_dir, stores, resume=resume, environment=variables)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped; {run_dir} holds the run as of its last whole round",
@@ -136,20 +136,6 @@ def run_environment(
         "HANSE_RESUME": "1" if resume else "0",
         "HANSE_STORES": str(stores),
     }
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class WorkerPool:
             name=f"hanse-worker-{len(self._processes)}",
             daemon=True,
         )
-        with _single_threaded_children():
+        with environment(dict.fromkeys(THREAD_VARIABLES, "1")):
             process.start()
         theirs.close()
         self._processes.append(process)
@@ -301,10 +301,10 @@ def _interrupts_blocked() -> Iterator[None]:
 
 
 @contextmanager
-def _single_threaded_children() -> Iterator[None]:
-    """Let a spawned interpreter find the thread limits before it imports anything."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while; processes started meanwhile inherit them."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
