@@ -13,6 +13,7 @@ import torch
 from hanse_client.batches import Anchors, collate, evaluation_anchors
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node
+from hanse_client.npz import load_npz, save_npz
 from hanse_client.train import load_arrays, node_split
 from hanse_common.config import RunSettings
 from hanse_common.metrics import TOP, auc, ranking_metrics
@@ -51,17 +52,17 @@ class Figures:
         return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
 
     def save(self, path: Path) -> None:
-        """Write to one `.npz` file, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
-        partial.replace(path)
+        """Write to one file."""
+        save_npz(self, path)
 
     @classmethod
     def load(cls, path: Path) -> Figures:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing or holds no figures.
+        """
+        return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Figures]) -> Figures:

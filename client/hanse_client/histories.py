@@ -7,7 +7,7 @@ reading a prepared file needs numpy alone, so that a round starts training at on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_common.errors import DataError, EmptyStore
+from hanse_client.npz import load_npz, save_npz
+from hanse_common.errors import EmptyStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,10 +105,8 @@ class Histories:
         return np.flatnonzero(np.diff(self.visit_offsets))
 
     def save(self, path: Path) -> None:
-        """Write all arrays to one `.npz` file, atomically."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
-        partial.replace(path)
+        """Write all arrays to one file."""
+        save_npz(self, path)
 
     @classmethod
     def load(cls, path: Path) -> Histories:
@@ -116,14 +115,8 @@ class Histories:
         Raises:
             DataError: The file is missing or not a histories file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
-        except (OSError, KeyError, ValueError) as error:
-            raise DataError(
-                f"cannot read prepared histories at {path}", hint="prepare the store again"
-            ) from error
-        return cls(**values | {"observed_from": float(values["observed_from"])})
+        found = load_npz(cls, path, hint="prepare the store again")
+        return replace(found, observed_from=float(found.observed_from))
 
 
 def _offsets(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,38 @@
+"""Dataclasses of arrays on disk, one `.npz` file each, written atomically and never pickled."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from hanse_common.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    RecordT = TypeVar("RecordT", bound=DataclassInstance)
+
+
+def save_npz(record: DataclassInstance, path: Path) -> None:
+    """Write every field of a dataclass; a reader finds the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **{field.name: getattr(record, field.name) for field in fields(record)})
+    partial.replace(path)
+
+
+def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
+    """Read what `save_npz` wrote.
+
+    Raises:
+        DataError: The file is missing, damaged, or of another kind; with the hint.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(kind)}
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}", hint=hint) from error
+    return kind(**values)
