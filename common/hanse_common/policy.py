@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hanse_common.config import Settings, parse_settings
 from hanse_common.errors import ConfigError, PolicyViolation
@@ -40,6 +40,13 @@ class StorePolicy(Settings):
     """Most coordinates of the vector that leaves the store."""
     model_digest: Hex32 | None = None
     fab_digest: Hex32 | None = None
+
+    @field_validator("threshold_fraction")
+    @classmethod
+    def _is_a_fraction(cls, fraction: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= fraction[0] < fraction[1]:
+            raise ValueError("a numerator and a larger denominator are needed, such as [2, 3]")
+        return fraction
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:

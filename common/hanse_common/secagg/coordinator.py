@@ -42,7 +42,7 @@ from hanse_common.secagg.messages import (
 )
 from hanse_common.secagg.outcome import Aggregate, Phase
 from hanse_common.secagg.reconstruct import leftover_masks, recover
-from hanse_common.secagg.roster import Cohort, check_hello, check_roster, check_unique
+from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_roster, check_unique
 from hanse_common.secagg.terms import Attempt
 
 
@@ -112,8 +112,7 @@ class Coordinator:
         if isinstance(message, Refusal):
             self._receive_refusal(message)
             return
-        cohort = self._require_cohort()
-        index = self._index_of(message)
+        index, cohort = self._index_of(message), self._require_cohort()
         if isinstance(message, ShareBundle):
             self._take(Phase.SHARE, index, message, lambda: self._keep_bundle(index, message))
         elif isinstance(message, MaskedVector):
@@ -187,6 +186,7 @@ class Coordinator:
 
     def _receive_hello(self, hello: Hello) -> None:
         name = hello.store_id
+        check_header(hello.header, self.attempt.header, f"hello of {name!r}")
         if self.phase is not Phase.HELLO:
             raise OutOfTurn(f"hello of {name!r} comes after the roster was closed")
         if name in self._excluded:
@@ -234,13 +234,13 @@ class Coordinator:
         self._arrived.add(index)
 
     def _index_of(self, message: StoreMessage) -> int:
-        cohort, name = self._require_cohort(), message.store_id
-        if getattr(message, "header_digest", b"") != cohort.header_digest:
+        name = message.store_id
+        if getattr(message, "header_digest", b"") != self.attempt.header.digest():
             raise WrongHeader(
                 f"{type(message).__name__} of {name!r} belongs to another attempt",
                 culprits=(name,),
             )
-        index = self._indices.get(name)
+        cohort, index = self._require_cohort(), self._indices.get(name)
         if index is None:
             raise BadRoster(f"{name!r} is not in the roster", culprits=(name,))
         if getattr(message, "roster_digest", b"") != cohort.roster_digest:

@@ -23,13 +23,15 @@ def deal(
     threshold: int,
     entropy: Callable[[int], bytes],
 ) -> tuple[list[bytes], list[bytes]]:
-    """Split mask key and seed, and seal a share of each for every other store.
+    """Agree with every other store, split mask key and seed, and seal a share of each.
+
+    The mask key itself is wiped: what it agreed on is all that masking needs.
 
     Returns:
         Sealed shares for the others, and the digests of all shares, in roster order.
 
     Raises:
-        WeakKey: A peer's share key has small order.
+        WeakKey: A peer's key has small order.
     """
     if state.mask_key is None or state.share_key is None or state.seed is None:
         raise OutOfTurn("the keys of this attempt were wiped")
@@ -48,12 +50,17 @@ def deal(
             state.mask_key_shares[own] = Secret(key_share)
             state.seed_shares[own] = Secret(seed_share)
             continue
-        shared = _agree(state.share_key, cohort.peers[index].share_public, names[1])
+        peer = cohort.peers[index]
+        shared = _agree(state.share_key, peer.share_public, peer.store_id)
         state.channels[index] = Secret(shared)
+        state.pairs[index] = Secret(_agree(state.mask_key, peer.mask_public, peer.store_id))
         key = keys.share_key(shared, header, roster, *names)
         nonce = nonces[keys.NONCE_SIZE * index :][: keys.NONCE_SIZE]
         context = keys.sealing_context(header, roster, digests, *names)
         sealed.append(keys.seal(key, nonce, key_share + seed_share, context))
+    state.mask_key.wipe()
+    state.share_key.wipe()
+    state.mask_key = state.share_key = None
     return sealed, all_digests
 
 
@@ -82,11 +89,8 @@ def mask_keys(state: StoreState, cohort: Cohort, own: int) -> tuple[list[bytes],
     Guarantees:
         Of each pair of sharers, the one that comes first in the roster adds the mask that
         the other subtracts; the self mask is added.
-
-    Raises:
-        WeakKey: A peer's mask key has small order.
     """
-    if state.mask_key is None or state.seed is None:
+    if state.seed is None:
         raise OutOfTurn("the keys of this attempt were wiped")
     context = cohort.sharers_digest(state.sharers)
     (name,) = cohort.ids((own,))
@@ -94,9 +98,8 @@ def mask_keys(state: StoreState, cohort: Cohort, own: int) -> tuple[list[bytes],
     minus: list[bytes] = []
     for index in state.sharers:
         if index != own:
-            peer = cohort.peers[index]
-            shared = _agree(state.mask_key, peer.mask_public, peer.store_id)
             sign = plus if own < index else minus
+            shared = state.pairs[index].reveal()
             sign.append(cohort.pair_mask_key(shared, context, own, index))
     return plus, minus
 

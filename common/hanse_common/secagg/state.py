@@ -48,6 +48,8 @@ class StoreState:
     cohort: Cohort | None = None
     channels: dict[int, Secret] = field(default_factory=dict)
     """X25519 secrets of the share keys, by roster index."""
+    pairs: dict[int, Secret] = field(default_factory=dict)
+    """X25519 secrets of the mask keys, by roster index."""
     mask_key_shares: dict[int, Secret] = field(default_factory=dict)
     """Shares of the others' mask keys, and of one's own, by the dealer's roster index."""
     seed_shares: dict[int, Secret] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class StoreState:
                 secret.wipe()
         self.mask_key = self.share_key = self.seed = None
         _wipe(self.channels)
+        _wipe(self.pairs)
 
     def wipe(self) -> None:
         """Overwrite every secret."""
@@ -75,7 +78,7 @@ class StoreState:
             writer.blob(key.secret.reveal() if key else b"")
         writer.blob(self.seed.reveal() if self.seed else b"")
         writer.blob(self.cohort.encode() if self.cohort else b"")
-        for secrets in (self.channels, self.mask_key_shares, self.seed_shares):
+        for secrets in (self.channels, self.pairs, self.mask_key_shares, self.seed_shares):
             writer.u32(len(secrets))
             for index, secret in sorted(secrets.items()):
                 writer.u32(index).raw(secret.reveal())
@@ -104,6 +107,7 @@ class StoreState:
             seed=_read_seed(reader),
             cohort=_read_cohort(reader),
             channels=_read_secrets(reader, KEY_SIZE),
+            pairs=_read_secrets(reader, KEY_SIZE),
             mask_key_shares=_read_secrets(reader, SHARE_SIZE),
             seed_shares=_read_secrets(reader, SHARE_SIZE),
             sharers=read_indices(reader),

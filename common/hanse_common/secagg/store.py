@@ -257,7 +257,6 @@ class Store:
         Raises:
             OutOfTurn: Shares were not accepted, or a vector was masked already.
             BadVector: Shape, type or bounds do not hold.
-            WeakKey: A peer's mask key has small order.
         """
         self._expect(Stage.ACCEPTED)
         with self._abort_on_failure():
