@@ -48,7 +48,7 @@ class SectionTerms(Settings):
 
     name: str
     length: int = Field(ge=1)
-    clip: float = Field(gt=0)
+    clip: float = Field(gt=0, allow_inf_nan=False)
     scale: int = Field(default=DEFAULT_SCALE, ge=1)
     headroom: int = Field(default=0, ge=0)
 
@@ -57,9 +57,9 @@ class PrivacyTerms(Settings):
     """What the federation promises every customer over all rounds."""
 
     mode: Literal["none", "local", "distributed"]
-    target_epsilon: float | None = Field(default=None, gt=0)
+    target_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     target_delta: float | None = Field(default=None, gt=0, lt=1)
-    noise_multiplier: float | None = Field(default=None, gt=0)
+    noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     sample_rate: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")

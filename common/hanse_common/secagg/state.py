@@ -65,6 +65,10 @@ class StoreState:
         _wipe(self.channels)
         _wipe(self.pairs)
 
+    def wipe_channels(self) -> None:
+        """Overwrite what shares were sealed and opened with."""
+        _wipe(self.channels)
+
     def wipe(self) -> None:
         """Overwrite every secret."""
         self.wipe_own()

@@ -245,6 +245,7 @@ class Store:
                     hint="nothing was sent; the round can go on without them",
                     culprits=names,
                 )
+            self._state.wipe_channels()
             self._state.sharers = sharers
             self._state.stage = Stage.ACCEPTED
 
