@@ -160,7 +160,8 @@ class Layout:
         """
         for section, part in zip(self.sections, self.split(total).values(), strict=True):
             largest = int(np.abs(part).max())
-            norm = float(np.linalg.norm(part.astype(np.float64)))
+            # Not np.linalg.norm: its BLAS would start threads for one pass over memory.
+            norm = math.sqrt(float(np.einsum("i,i->", part, part, dtype=np.float64)))
             noise = math.sqrt(section.length) * section.headroom
             if largest > stores * section.bound or norm > stores * (section.l2_bound + noise):
                 raise SumOutOfBounds(

@@ -1,0 +1,1 @@
+"""Benchmarks, each beside its reference and in one run."""
