@@ -27,7 +27,6 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
@@ -262,13 +261,15 @@ class Certificate:
             BadCertificate: The signature is not that authority's.
             ExpiredCertificate: `now` is outside `[valid_from, valid_until)`.
         """
-        if not _is_signed_by(authority, self.payload(), self.signature):
+        try:
+            verify(authority, self.signature, _CERTIFICATE_LABEL, self.payload())
+        except BadSignature:
             raise BadCertificate(
                 f"certificate of {self.store_id!r} is not signed by the enrolment authority "
                 f"{fingerprint(authority)[:9]}…",
                 hint="enrol with this federation's authority, or correct the pinned key",
                 culprits=(self.store_id,),
-            )
+            ) from None
         if now < self.valid_from:
             raise ExpiredCertificate(
                 f"certificate of {self.store_id!r} is valid from {_time(self.valid_from)}, "
@@ -305,16 +306,6 @@ class Certificate:
         if kind != "hanse-certificate-1":
             raise KeyFileError(f"{path} is not a certificate file")
         return cls.decode(data)
-
-
-@lru_cache(maxsize=16_384)
-def _is_signed_by(authority: bytes, payload: bytes, signature: bytes) -> bool:
-    # A certificate is shown again in every round; both outcomes depend on the bytes alone.
-    try:
-        verify(authority, signature, _CERTIFICATE_LABEL, payload)
-    except BadSignature:
-        return False
-    return True
 
 
 def _read_private(path: Path) -> str:

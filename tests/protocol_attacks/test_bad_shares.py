@@ -122,6 +122,28 @@ def test_altered_digests_do_not_open():
         )
 
 
+def test_a_dealer_cannot_vouch_for_another_share_than_it_gives(monkeypatch):
+    """Well sealed, but with digests of something else: the holder would be blamed later."""
+    honest = dealing.keys.share_digests
+
+    def lying(key_share, seed_share, header, dealer, holder):
+        if (dealer, holder) == (CULPRIT, "store-000") and seed_share[-1:] != b"\x07":
+            seed_share = seed_share[:-1] + b"\x07"
+        return honest(key_share, seed_share, header, dealer, holder)
+
+    federation = Federation(7)
+    outgoing = federation.up_to("share")
+    for name, roster in outgoing.items():
+        with monkeypatch.context() as patched:
+            if name == CULPRIT:
+                patched.setattr(dealing.keys, "share_digests", lying)
+            federation.receive(federation.reply(name, roster))
+    delivery = federation.coordinator.advance()["store-000"]
+    with pytest.raises(BadShares) as refusal:
+        federation.stores["store-000"].accept(delivery)
+    assert refusal.value.culprits == (CULPRIT,)
+
+
 @pytest.mark.parametrize("cut", [slice(0, 5), slice(0, 0)])
 def test_short_lists_of_shares(cut):
     federation = Federation(7)

@@ -18,7 +18,7 @@ from hanse_common.secagg.messages import Hello
 from hanse_common.secagg.roster import Cohort
 from hanse_common.secagg.shamir import SHARE_SIZE
 from hanse_common.secagg.terms import LARGEST_COHORT
-from hanse_common.secagg.wire import read_indices, write_indices
+from hanse_common.secagg.wire import check_increasing, read_indices, write_indices
 
 STATE_VERSION = 1
 _MAGIC = b"hnss"
@@ -161,4 +161,6 @@ def _read_secrets(reader: Reader, size: int) -> dict[int, Secret]:
     def entry() -> tuple[int, Secret]:
         return reader.u32(), Secret(reader.raw(size))
 
-    return dict(reader.many(entry, size=4 + size, limit=LARGEST_COHORT))
+    entries = reader.many(entry, size=4 + size, limit=LARGEST_COHORT)
+    check_increasing([index for index, _ in entries])
+    return dict(entries)

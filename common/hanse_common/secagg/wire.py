@@ -7,6 +7,7 @@ its Ed25519 signature over everything before it.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -149,6 +150,15 @@ def read_indices(reader: Reader) -> tuple[int, ...]:
         MalformedMessage: It is not strictly increasing.
     """
     indices = reader.many(reader.u32, size=4, limit=LARGEST_COHORT)
+    check_increasing(indices)
+    return indices
+
+
+def check_increasing(indices: Sequence[int]) -> None:
+    """Check that roster indices are sorted and unique.
+
+    Raises:
+        MalformedMessage: They are not.
+    """
     if any(second <= first for first, second in pairwise(indices)):
         raise MalformedMessage("a list of roster indices is not strictly increasing")
-    return indices
