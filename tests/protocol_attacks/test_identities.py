@@ -219,3 +219,12 @@ def test_the_round_completes_without_the_uncertified_store():
     aggregate = federation.run(to_coordinator=forge)
     federation.assert_exact(aggregate)
     assert "store-003" not in aggregate.survivors
+
+
+def test_a_store_beyond_the_largest_cohort_waits_for_the_next_round():
+    federation = Federation(6, maximum_cohort=5)
+    aggregate = federation.run()
+    federation.assert_exact(aggregate)
+    ((name, error),) = federation.errors
+    assert (name, error.code) == ("store-005", "store-excluded")
+    assert "the roster is full" in error.message

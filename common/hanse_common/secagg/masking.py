@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 KEY_SIZE = 32
 BLOCK_SIZE = 16
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
+"""0.83 ns a word on two cores of a Xeon; 64 KiB takes 0.86, 1 MiB 0.90, 2 MiB 1.04."""
 _STREAMS_AT_ONCE = 256
 
 Words = NDArray[np.uint32]

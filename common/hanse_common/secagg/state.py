@@ -56,6 +56,15 @@ class StoreState:
     sharers: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
 
+    def released_shares(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Return seed shares of the survivors and mask-key shares of the other sharers."""
+        alive = set(self.survivors)
+        dropped = [index for index in self.sharers if index not in alive]
+        return (
+            tuple(self.seed_shares[index].reveal() for index in self.survivors),
+            tuple(self.mask_key_shares[index].reveal() for index in dropped),
+        )
+
     def wipe_own(self) -> None:
         """Overwrite what was needed up to the masked vector: own keys, seed and channels."""
         for secret in (self.mask_key, self.share_key, self.seed):

@@ -324,7 +324,14 @@ class Store:
             for index, signature in zip(request.signers, request.signatures, strict=True):
                 peer = cohort.peers[index]
                 self._confirmation(cohort, peer.store_id, signature).check_signature(peer.identity)
-            reply = self._release(cohort)
+            seed_shares, mask_key_shares = self._state.released_shares()
+            reply = Unmasking(
+                header_digest=cohort.header_digest,
+                roster_digest=cohort.roster_digest,
+                store_id=self.store_id,
+                seed_shares=seed_shares,
+                mask_key_shares=mask_key_shares,
+            ).sign(self._key)
             self.journal = self.journal.close(self.attempt.header)
             self._state.stage = Stage.FINISHED
             self._state.wipe()
@@ -399,16 +406,3 @@ class Store:
             store_id=store_id,
             signature=signature,
         )
-
-    def _release(self, cohort: Cohort) -> Unmasking:
-        state = self._state
-        alive = set(state.survivors)
-        return Unmasking(
-            header_digest=cohort.header_digest,
-            roster_digest=cohort.roster_digest,
-            store_id=self.store_id,
-            seed_shares=tuple(state.seed_shares[i].reveal() for i in state.survivors),
-            mask_key_shares=tuple(
-                state.mask_key_shares[i].reveal() for i in state.sharers if i not in alive
-            ),
-        ).sign(self._key)
