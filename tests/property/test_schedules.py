@@ -25,6 +25,7 @@ class Network:
         self.federation = federation
         self.tape = iter(tape)
         self.late: list[bytes] = []
+        self.late_to_store: dict[str, list[Message | None]] = {}
         self.seen: list[Message] = []
         """Everything that a store ever sent, delivered or not."""
 
@@ -36,12 +37,13 @@ class Network:
         outgoing: dict[str, Message] = {}
         for stage in STAGES:
             names = list(federation.names if stage == "hello" else outgoing)
+            names += [name for name in self.late_to_store if name not in names]
             for place in range(len(names) - 1):
                 if self.choice() == SWAP:
                     names[place], names[place + 1] = names[place + 1], names[place]
             arrived: list[bytes] = []
             for name in names:
-                arrived += self._store_turn(stage, name, outgoing.get(name))
+                arrived += self._store_turn(name, outgoing.get(name), starts=stage == "hello")
             overdue, self.late = self.late, []
             for data in [*arrived, *overdue]:
                 self._to_coordinator(data)
@@ -49,20 +51,29 @@ class Network:
                 outgoing = federation.coordinator.advance()
         return federation.coordinator.finish()
 
-    def _store_turn(self, stage: str, name: str, message: Message | None) -> list[bytes]:
-        """Deliver one message to a store, perhaps twice or not at all; its replies that arrive."""
+    def _store_turn(self, name: str, message: Message | None, *, starts: bool) -> list[bytes]:
+        """Bring a store its message: now, later, twice or never; return replies that arrive."""
+        overdue = self.late_to_store.pop(name, [])
         choice = self.choice()
+        due: list[Message | None] = [message] if starts or message is not None else []
         if choice == DROP:
-            return []
+            due = []
+        elif choice == LATE and message is not None:
+            self.late_to_store[name], due = [message], []
+        return self._bring(name, due * (2 if choice == TWICE else 1) + overdue)
+
+    def _bring(self, name: str, messages: list[Message | None]) -> list[bytes]:
         replies: list[bytes] = []
-        for _ in range(2 if choice == TWICE else 1):
+        for message in messages:
             try:
                 if message is None:
                     reply: Message = self.federation.start(name).hello
+                elif name not in self.federation.stores:
+                    continue  # it has nothing to answer from
                 else:
                     reply = self.federation.reply(name, decode(message.encode()))
             except ProtocolError as error:
-                assert error.code in {"out-of-turn", "attempt-refused"}, error
+                assert error.code in {"out-of-turn", "attempt-refused", "wrong-header"}, error
                 continue
             self.seen.append(reply)
             fate = self.choice()
