@@ -12,7 +12,7 @@ from typing import Self
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
 from hanse_common.errors import BadRoster, CohortTooSmall, StoreExcluded, WrongHeader
-from hanse_common.identity import check_store_id
+from hanse_common.identity import Certificate, check_store_id
 from hanse_common.secagg.keys import KEY_SIZE, pair_mask_key
 from hanse_common.secagg.messages import Hello
 from hanse_common.secagg.terms import LARGEST_COHORT, Attempt, Header
@@ -113,15 +113,26 @@ def check_hello(hello: Hello, attempt: Attempt) -> None:
         BadSignature: It is not signed by its certified key.
     """
     check_header(hello.header, attempt.header, f"hello of {hello.store_id!r}")
-    hello.certificate.check(attempt.authority, now=attempt.now)
-    stores = attempt.terms.stores
-    if stores and hello.store_id not in stores:
-        raise StoreExcluded(
-            f"store {hello.store_id!r} is not in the manifest",
-            hint="the enrolment authority adds it to stores and signs the manifest again",
-            culprits=(hello.store_id,),
-        )
+    check_member(hello.certificate, attempt)
     hello.check_signature(hello.certificate.public_key)
+
+
+def check_member(certificate: Certificate, attempt: Attempt) -> None:
+    """Check that a certificate admits to this attempt.
+
+    Raises:
+        BadCertificate: It is not the authority's.
+        ExpiredCertificate: It is not valid now.
+        StoreExcluded: The manifest does not list the store.
+    """
+    certificate.check(attempt.authority, now=attempt.now)
+    stores = attempt.terms.stores
+    if stores and certificate.store_id not in stores:
+        raise StoreExcluded(
+            f"store {certificate.store_id!r} is not in the manifest",
+            hint="the enrolment authority adds it to stores and signs the manifest again",
+            culprits=(certificate.store_id,),
+        )
 
 
 def check_header(got: Header, expected: Header, what: str) -> None:

@@ -51,7 +51,7 @@ from hanse_common.secagg.messages import (
     Unmasking,
     UnmaskRequest,
 )
-from hanse_common.secagg.roster import Cohort, check_roster
+from hanse_common.secagg.roster import Cohort, check_member, check_roster
 from hanse_common.secagg.state import Stage, StoreState
 from hanse_common.secagg.terms import Attempt
 
@@ -109,13 +109,14 @@ class Store:
             AttemptRefused: The journal does not admit the attempt.
             BadCertificate: The certificate is not for this key, or not the authority's.
             ExpiredCertificate: The certificate is not valid now.
+            StoreExcluded: The manifest does not list this store.
         """
         if certificate.public_key != key.public:
             raise BadCertificate(
                 f"certificate of {certificate.store_id!r} is for another key than this store's",
                 hint="enrol this key, or use the key that was enrolled",
             )
-        certificate.check(attempt.authority, now=attempt.now)
+        check_member(certificate, attempt)
         admitted = journal.admit(attempt.header)
         mask_key, share_key = (ExchangeKey(entropy(keys.KEY_SIZE)) for _ in range(2))
         seed = entropy(keys.KEY_SIZE)
