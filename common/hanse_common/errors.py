@@ -153,3 +153,190 @@ class Interrupted(HanseError):
 
     code = "interrupted"
     exit_status = 130
+
+
+class ProtocolError(HanseError):
+    """A secure aggregation, identity or manifest check failed, and nothing was revealed.
+
+    Args:
+        message: What is wrong, in one line.
+        hint: What to do about it, in one line.
+        culprits: Stores whose messages caused the failure, where that is proven.
+    """
+
+    code = "protocol"
+    exit_status = 50
+
+    def __init__(self, message: str, *, hint: str = "", culprits: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.culprits = culprits
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_protocol, (type(self), self.message, self.hint, self.culprits)
+
+
+def _rebuild_protocol(
+    kind: type[ProtocolError], message: str, hint: str, culprits: tuple[str, ...]
+) -> ProtocolError:
+    return kind(message, hint=hint, culprits=culprits)
+
+
+class MalformedMessage(ProtocolError):
+    """Bytes that are not the canonical encoding of the expected message."""
+
+    code = "malformed-message"
+    exit_status = 51
+
+
+class UnsupportedVersion(ProtocolError):
+    """A message of another protocol version."""
+
+    code = "unsupported-version"
+    exit_status = 52
+
+
+class OutOfTurn(ProtocolError):
+    """A message for another stage, or a second one for the same stage; it changed nothing."""
+
+    code = "out-of-turn"
+    exit_status = 53
+
+
+class WrongHeader(ProtocolError):
+    """A message of another run, round, attempt, manifest or model; it changed nothing."""
+
+    code = "wrong-header"
+    exit_status = 54
+
+
+class BadCertificate(ProtocolError):
+    """A store's certificate is missing, altered, or not the enrolment authority's."""
+
+    code = "bad-certificate"
+    exit_status = 55
+
+
+class ExpiredCertificate(BadCertificate):
+    """A store's certificate is outside its period of validity."""
+
+    code = "expired-certificate"
+    exit_status = 56
+
+
+class BadSignature(ProtocolError):
+    """A signature does not verify under the certified key."""
+
+    code = "bad-signature"
+    exit_status = 57
+
+
+class BadRoster(ProtocolError):
+    """The roster is unsorted, holds a duplicate or an outsider, or alters one's own entry."""
+
+    code = "bad-roster"
+    exit_status = 58
+
+
+class CohortTooSmall(ProtocolError):
+    """Fewer stores than the manifest's minimum or threshold."""
+
+    code = "cohort-too-small"
+    exit_status = 59
+
+
+class WeakKey(ProtocolError):
+    """A public key of small order: its shared secret would be known to everybody."""
+
+    code = "weak-key"
+    exit_status = 60
+
+
+class BadShares(ProtocolError):
+    """An encrypted share does not open, or is not the one its dealer signed for."""
+
+    code = "bad-shares"
+    exit_status = 61
+
+
+class BadSurvivors(ProtocolError):
+    """The list of survivors holds an outsider, lacks its reader, or differs between stores."""
+
+    code = "bad-survivors"
+    exit_status = 62
+
+
+class TooFewConfirmations(ProtocolError):
+    """Fewer stores than the threshold signed the same list of survivors."""
+
+    code = "too-few-confirmations"
+    exit_status = 63
+
+
+class WrongShare(ProtocolError):
+    """A secret does not match its commitment; `culprits` names who dealt or reported it."""
+
+    code = "wrong-share"
+    exit_status = 64
+
+
+class BadVector(ProtocolError):
+    """A vector of another length or type, with NaN or infinity, or beyond its bounds."""
+
+    code = "bad-vector"
+    exit_status = 65
+
+
+class SumOutOfBounds(ProtocolError):
+    """The sum is larger than honest stores can make it: at least one upload was forged."""
+
+    code = "sum-out-of-bounds"
+    exit_status = 66
+
+
+class RoundFailed(ProtocolError):
+    """A round cannot reach its threshold; the message lists who was missing at which stage."""
+
+    code = "round-failed"
+    exit_status = 67
+
+
+class AttemptRefused(ProtocolError):
+    """An attempt that a store has made before, or may not make any more."""
+
+    code = "attempt-refused"
+    exit_status = 68
+
+
+class StoreExcluded(ProtocolError):
+    """A store that this attempt goes on without."""
+
+    code = "store-excluded"
+    exit_status = 69
+
+
+class UnsafeTerms(ProtocolError):
+    """Terms under which the protocol cannot keep its promises."""
+
+    code = "unsafe-terms"
+    exit_status = 70
+
+
+class KeyFileError(ProtocolError):
+    """A key or certificate file is missing, readable by others, or not what it should be."""
+
+    code = "key-file"
+    exit_status = 71
+
+
+class BadManifest(ProtocolError):
+    """A manifest is altered, or not signed by the enrolment authority."""
+
+    code = "bad-manifest"
+    exit_status = 72
+
+
+class PolicyViolation(ProtocolError):
+    """A manifest asks for something that a store's own policy does not allow."""
+
+    code = "policy-violation"
+    exit_status = 73

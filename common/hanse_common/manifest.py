@@ -1,0 +1,241 @@
+"""The manifest: the terms of a federation, signed by the enrolment authority.
+
+Stores and coordinator hold the same file. Its digest is part of every round's header, so
+that two participants with different manifests cannot take part in the same round.
+
+>>> from hanse_common.identity import AuthorityKey
+>>> manifest = Manifest(
+...     federation="baltic",
+...     stores=("bremen", "hamburg", "luebeck", "rostock", "wismar"),
+...     sections=(SectionTerms(name="update", length=1000, clip=1.0),),
+...     model_digest="00" * 32,
+...     rounds=50,
+...     privacy=PrivacyTerms(mode="local", target_epsilon=4.0, target_delta=1e-6),
+... )
+>>> authority = AuthorityKey.generate()
+>>> signed = SignedManifest.sign(manifest, authority)
+>>> SignedManifest.decode(signed.encode()).check(authority.public) == manifest
+True
+>>> manifest.terms().threshold(5)
+4
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from hanse_common.codec import digest
+from hanse_common.config import Settings, parse_settings
+from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
+from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
+from hanse_common.secagg.layout import DEFAULT_SCALE, Layout, Section
+from hanse_common.secagg.terms import LARGEST_COHORT, SMALLEST_COHORT, Terms
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""32 bytes in lower-case hexadecimal."""
+
+_MANIFEST_LABEL = b"hanse/manifest/1"
+
+
+class SectionTerms(Settings):
+    """A section of the masked vector, with the largest norm that one store may give it."""
+
+    name: str
+    length: int = Field(ge=1)
+    clip: float = Field(gt=0, allow_inf_nan=False)
+    scale: int = Field(default=DEFAULT_SCALE, ge=1)
+    headroom: int = Field(default=0, ge=0)
+
+
+class PrivacyTerms(Settings):
+    """What the federation promises every customer over all rounds."""
+
+    mode: Literal["none", "local", "distributed"]
+    target_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    target_delta: float | None = Field(default=None, gt=0, lt=1)
+    noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    sample_rate: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _promise_goes_with_privacy(self) -> Self:
+        promised = self.target_epsilon is not None and self.target_delta is not None
+        if (self.mode != "none") != promised:
+            raise ValueError("target_epsilon and target_delta go with a private mode, and only so")
+        return self
+
+
+class Manifest(Settings):
+    """Run terms that every participant checks; `SignedManifest` is the file."""
+
+    version: Literal[1] = 1
+    federation: str = Field(min_length=1, max_length=128)
+    stores: tuple[str, ...]
+    minimum_cohort: int = Field(default=5, ge=SMALLEST_COHORT)
+    maximum_cohort: int | None = Field(default=None, le=LARGEST_COHORT)
+    """Most stores in a round; all of `stores` if unset."""
+    threshold_fraction: tuple[int, int] = (2, 3)
+    colluders: int = Field(default=1, ge=0)
+    """Stores that may work with the coordinator without exposing the others."""
+    minimum_survivors: int = Field(default=0, ge=0)
+    """Fewest stores in a sum, if more than the threshold: what noise was calibrated for."""
+    modulus: Literal[4294967296] = 4294967296
+    sections: tuple[SectionTerms, ...]
+    model_digest: Hex32
+    """SHA-256 of the model that the first round starts from."""
+    fab_digest: Hex32 | None = None
+    """SHA-256 of the Flower app bundle that stores accept."""
+    rounds: int = Field(ge=1, lt=2**32)
+    privacy: PrivacyTerms
+
+    @field_validator("stores")
+    @classmethod
+    def _stores_sorted(cls, stores: tuple[str, ...]) -> tuple[str, ...]:
+        for store_id in stores:
+            try:
+                check_store_id(store_id)
+            except MalformedMessage as error:
+                raise ValueError(error.message) from None
+        if list(stores) != sorted(set(stores)):
+            raise ValueError("store ids must be sorted and unique")
+        return stores
+
+    @model_validator(mode="after")
+    def _terms_are_safe(self) -> Self:
+        self.terms()
+        return self
+
+    def terms(self) -> Terms:
+        """Return what secure aggregation needs.
+
+        Raises:
+            UnsafeTerms: The terms break one of the protocol's promises.
+        """
+        return Terms(
+            layout=Layout(
+                tuple(
+                    Section(part.name, part.length, part.clip, part.scale, part.headroom)
+                    for part in self.sections
+                )
+            ),
+            minimum_cohort=self.minimum_cohort,
+            maximum_cohort=self.maximum_cohort or len(self.stores),
+            colluders=self.colluders,
+            threshold_fraction=self.threshold_fraction,
+            minimum_survivors=self.minimum_survivors,
+            stores=frozenset(self.stores),
+        )
+
+    def canonical(self) -> bytes:
+        """Return the bytes that are signed: JSON, sorted, ASCII, no spaces."""
+        table = self.model_dump(mode="json")
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+    def digest(self) -> bytes:
+        """Return the 32 bytes that stand for these terms in every header."""
+        return digest(_MANIFEST_LABEL, self.canonical())
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read unsigned terms, for the authority to sign.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds an unknown or malformed term.
+            UnsafeTerms: The terms break one of the protocol's promises.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        return parse_settings(cls, table)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """A manifest with the authority's signature; use `check` to get at the terms."""
+
+    unchecked: Manifest
+    signature: bytes
+
+    @classmethod
+    def sign(cls, manifest: Manifest, authority: AuthorityKey) -> SignedManifest:
+        """Sign a manifest with the offline key."""
+        return cls(manifest, authority.sign(_MANIFEST_LABEL, manifest.canonical()))
+
+    def check(self, authority: bytes) -> Manifest:
+        """Return the manifest if it is signed by the authority.
+
+        Args:
+            authority: The authority's public key, as this participant pins it.
+
+        Raises:
+            BadManifest: It is altered, or signed by somebody else.
+        """
+        try:
+            verify(authority, self.signature, _MANIFEST_LABEL, self.unchecked.canonical())
+        except BadSignature:
+            raise BadManifest(
+                f"manifest of {self.unchecked.federation!r} is not signed by the enrolment "
+                f"authority {fingerprint(authority)[:9]}…, or was altered",
+                hint="ask the authority for the manifest, or correct the pinned key",
+            ) from None
+        return self.unchecked
+
+    def encode(self) -> bytes:
+        """Return the file's bytes: readable JSON."""
+        table = {
+            "manifest": self.unchecked.model_dump(mode="json"),
+            "signature": self.signature.hex(),
+        }
+        return (json.dumps(table, indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> SignedManifest:
+        """Read a manifest file's bytes; the signature is not checked.
+
+        Raises:
+            BadManifest: It is not a manifest file.
+            UnsafeTerms: The terms break one of the protocol's promises.
+        """
+        try:
+            table: Any = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise BadManifest(f"manifest is not JSON: {error}") from None
+        if not isinstance(table, dict) or table.keys() != {"manifest", "signature"}:
+            raise BadManifest("manifest file does not hold exactly 'manifest' and 'signature'")
+        terms, signature = table["manifest"], table["signature"]
+        if not (isinstance(terms, dict) and isinstance(signature, str)):
+            raise BadManifest("manifest file holds values of other types than a table and a text")
+        try:
+            manifest = parse_settings(Manifest, terms)
+            raw = bytes.fromhex(signature)
+        except ConfigError as error:
+            raise BadManifest(f"manifest: {error.message}", hint=error.hint) from None
+        except ValueError:
+            raise BadManifest("manifest signature is not hexadecimal") from None
+        if len(raw) != SIGNATURE_SIZE:
+            raise BadManifest(f"manifest signature has {len(raw)} bytes, not {SIGNATURE_SIZE}")
+        return cls(manifest, raw)
+
+    @classmethod
+    def load(cls, path: Path) -> SignedManifest:
+        """Read a manifest file.
+
+        Raises:
+            BadManifest: It cannot be read, or is not a manifest file.
+        """
+        try:
+            return cls.decode(path.read_bytes())
+        except OSError as error:
+            raise BadManifest(f"cannot read {path}: {error.strerror}") from error
+
+    def save(self, path: Path) -> None:
+        """Write the manifest file."""
+        path.write_bytes(self.encode())

@@ -1,0 +1,134 @@
+"""A store's own limits: floors and ceilings that no manifest can move.
+
+The manifest is the federation's offer. A store compares it with its policy before it does
+anything, and says which field does not fit, with both values.
+
+>>> policy = StorePolicy(authority="00" * 32, minimum_cohort=8)
+>>> policy.minimum_cohort
+8
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator
+
+from hanse_common.config import Settings, parse_settings
+from hanse_common.errors import ConfigError, PolicyViolation
+from hanse_common.manifest import Hex32, Manifest, SignedManifest
+from hanse_common.secagg.terms import SMALLEST_COHORT
+
+
+class StorePolicy(Settings):
+    """What a store accepts; unset limits accept anything that the protocol allows."""
+
+    authority: Hex32
+    """Public key of the enrolment authority that this store trusts."""
+    federation: str | None = None
+    minimum_cohort: int = Field(default=5, ge=SMALLEST_COHORT)
+    colluders: int = Field(default=1, ge=0)
+    threshold_fraction: tuple[int, int] = (2, 3)
+    minimum_survivors: int = Field(default=0, ge=0)
+    modes: tuple[Literal["none", "local", "distributed"], ...] = ("local", "distributed")
+    max_epsilon: float = Field(default=8.0, gt=0)
+    max_delta: float = Field(default=1e-5, gt=0, lt=1)
+    max_rounds: int | None = Field(default=None, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
+    """Most coordinates of the vector that leaves the store."""
+    model_digest: Hex32 | None = None
+    fab_digest: Hex32 | None = None
+
+    @field_validator("threshold_fraction")
+    @classmethod
+    def _is_a_fraction(cls, fraction: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= fraction[0] < fraction[1]:
+            raise ValueError("a numerator and a larger denominator are needed, such as [2, 3]")
+        return fraction
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a policy file.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds an unknown or malformed setting.
+        """
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not TOML: {error}") from error
+        return parse_settings(cls, table)
+
+    def check(self, signed: SignedManifest) -> Manifest:
+        """Return the manifest if it is the pinned authority's and within every limit.
+
+        Raises:
+            BadManifest: The signature is not the pinned authority's.
+            PolicyViolation: Names the first field beyond its limit, both values, and how
+                many others there are.
+        """
+        manifest = signed.check(bytes.fromhex(self.authority))
+        violations = self.violations(manifest)
+        if violations:
+            first = violations[0]
+            others = f"; {len(violations) - 1} more" if violations[1:] else ""
+            raise PolicyViolation(first.message + others, hint=first.hint)
+        return manifest
+
+    def violations(self, manifest: Manifest) -> list[PolicyViolation]:
+        """Return every field of a manifest that this policy does not allow."""
+        found: list[PolicyViolation] = []
+
+        def require(holds: bool, field: str, offered: object, allowed: str) -> None:
+            if not holds:
+                found.append(
+                    PolicyViolation(
+                        f"manifest has {field}={_plain(offered)}, this store's policy "
+                        f"requires {allowed}",
+                        hint="ask the federation for other terms, or change the policy",
+                    )
+                )
+
+        def at_least(field: str, floor: int) -> None:
+            offered = getattr(manifest, field)
+            require(offered >= floor, field, offered, f"at least {floor}")
+
+        def equal(field: str, wanted: str | None) -> None:
+            offered = getattr(manifest, field)
+            require(wanted in (None, offered), field, offered, f"{wanted}")
+
+        equal("federation", self.federation)
+        at_least("minimum_cohort", self.minimum_cohort)
+        at_least("colluders", self.colluders)
+        at_least("minimum_survivors", self.minimum_survivors)
+        (top, bottom), (floor_top, floor_bottom) = (
+            manifest.threshold_fraction,
+            self.threshold_fraction,
+        )
+        require(
+            top * floor_bottom >= floor_top * bottom,
+            "threshold_fraction",
+            f"{top}/{bottom}",
+            f"at least {floor_top}/{floor_bottom}",
+        )
+        privacy = manifest.privacy
+        require(privacy.mode in self.modes, "privacy.mode", privacy.mode, " or ".join(self.modes))
+        for field, offered, ceiling in (
+            ("privacy.target_epsilon", privacy.target_epsilon, self.max_epsilon),
+            ("privacy.target_delta", privacy.target_delta, self.max_delta),
+            ("rounds", manifest.rounds, self.max_rounds),
+            ("sections.length", sum(part.length for part in manifest.sections), self.max_length),
+        ):
+            within = offered is None or ceiling is None or offered <= ceiling
+            require(within, field, offered, f"at most {ceiling}")
+        equal("model_digest", self.model_digest)
+        equal("fab_digest", self.fab_digest)
+        return found
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,383 @@
+"""The coordinator's side of secure aggregation, as a state machine without input or output.
+
+`receive` takes a store's message of the current stage, `advance` closes the stage and says
+what to send to whom, `finish` gives the sum. A message that is refused changes nothing:
+its sender simply counts as missing.
+
+The coordinator is trusted for nothing but its own interest in a correct sum; what keeps
+updates hidden is checked by the stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hanse_common.errors import (
+    BadRoster,
+    BadSurvivors,
+    MalformedMessage,
+    OutOfTurn,
+    RoundFailed,
+    StoreExcluded,
+    WeakKey,
+    WrongHeader,
+)
+from hanse_common.secagg import keys
+from hanse_common.secagg.masking import Words, add_masks
+from hanse_common.secagg.messages import (
+    Confirmation,
+    Delivery,
+    Hello,
+    MaskedVector,
+    Message,
+    Refusal,
+    Roster,
+    ShareBundle,
+    StoreMessage,
+    Survivors,
+    Unmasking,
+    UnmaskRequest,
+)
+from hanse_common.secagg.outcome import Aggregate, Phase
+from hanse_common.secagg.reconstruct import leftover_masks, recover
+from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_roster, check_unique
+from hanse_common.secagg.terms import Attempt
+
+
+class Coordinator:
+    """One attempt, seen from the coordinator.
+
+    Args:
+        attempt: Header, terms, authority and time.
+        excluded: Stores to go on without, such as those blamed in the attempt before.
+
+    Guarantees:
+        - `finish` returns the exact sum of the vectors of `Aggregate.survivors`, or raises.
+        - No message of a store, however malformed, changes another store's standing.
+    """
+
+    def __init__(self, attempt: Attempt, *, excluded: frozenset[str] = frozenset()) -> None:
+        self.attempt = attempt
+        self.phase = Phase.HELLO
+        self.missing: dict[str, tuple[str, ...]] = {}
+        self.reasons: dict[str, str] = {}
+        """Error codes that stores gave when they left."""
+        self._excluded = excluded
+        self._complaints: dict[str, set[str]] = {}
+        self._hellos: dict[str, Hello] = {}
+        self._cohort: Cohort | None = None
+        self._indices: dict[str, int] = {}
+        self._awaited: set[int] = set()
+        self._arrived: set[int] = set()
+        self._bundles: dict[int, ShareBundle] = {}
+        self._share_digests: dict[int, bytes] = {}
+        self._sharers: tuple[int, ...] = ()
+        self._survivors: tuple[int, ...] = ()
+        self._sum: Words = np.zeros(attempt.terms.layout.length, np.uint32)
+        self._signatures: dict[int, bytes] = {}
+        self._reports: dict[int, Unmasking] = {}
+
+    @property
+    def waiting_for(self) -> frozenset[str]:
+        """Stores whose message of this stage is still to come; unknown while in `HELLO`."""
+        if self._cohort is None:
+            return frozenset()
+        left = self._awaited - self._arrived
+        return frozenset(self._cohort.ids(sorted(left))) - self.reasons.keys()
+
+    @property
+    def suspects(self) -> frozenset[str]:
+        """Stores that more peers complained about than are assumed to collude."""
+        limit = self.attempt.terms.colluders
+        return frozenset(who for who, by in self._complaints.items() if len(by) > limit)
+
+    def receive(self, message: StoreMessage) -> None:
+        """Take a store's message of the current stage.
+
+        Raises:
+            OutOfTurn: It belongs to another stage, or the store has sent one already.
+            WrongHeader: It belongs to another attempt, manifest or model.
+            BadRoster: The store is not awaited, or answers another roster, or shows a
+                key that another store shows.
+            WeakKey: A Hello shows a key of small order.
+            BadVector: A masked vector has another length.
+            MalformedMessage: A list has another length than the stage needs.
+            ProtocolError: A certificate or signature does not hold.
+        """
+        if isinstance(message, Hello):
+            self._receive_hello(message)
+            return
+        if isinstance(message, Refusal):
+            self._receive_refusal(message)
+            return
+        index, cohort = self._index_of(message), self._require_cohort()
+        if isinstance(message, ShareBundle):
+            self._take(Phase.SHARE, index, message, lambda: self._keep_bundle(index, message))
+        elif isinstance(message, MaskedVector):
+            self._take(Phase.MASK, index, message, lambda: self._add_vector(message))
+        elif isinstance(message, Confirmation):
+            self._take(
+                Phase.CONFIRM, index, message, lambda: self._keep_signature(cohort, index, message)
+            )
+        elif isinstance(message, Unmasking):
+            self._take(Phase.UNMASK, index, message, lambda: self._keep_report(index, message))
+
+    def advance(self) -> dict[str, Message]:
+        """Close the current stage.
+
+        Returns:
+            The message of the next stage for every store that takes part in it.
+
+        Raises:
+            RoundFailed: Too few stores are left; lists who was missing at which stage.
+            OutOfTurn: The attempt is in its last stage: call `finish`.
+        """
+        step = {
+            Phase.HELLO: self._close_hellos,
+            Phase.SHARE: self._close_shares,
+            Phase.MASK: self._close_vectors,
+            Phase.CONFIRM: self._close_confirmations,
+        }.get(self.phase)
+        if step is None:
+            raise OutOfTurn(f"attempt is at stage {self.phase.name.lower()}, which ends by finish")
+        return step()
+
+    def finish(self) -> Aggregate:
+        """Remove the masks and return the sum.
+
+        Raises:
+            OutOfTurn: The attempt is at another stage.
+            RoundFailed: Fewer stores than the threshold gave their shares.
+            WrongShare: A secret does not match its commitment; names the culprit.
+            SumOutOfBounds: Honest stores cannot have made this sum.
+        """
+        cohort = self._require_cohort()
+        if self.phase is not Phase.UNMASK:
+            raise OutOfTurn(f"attempt is at stage {self.phase.name.lower()}, not unmask")
+        threshold = self.attempt.terms.threshold(len(cohort))
+        self._close(threshold)
+        self.phase = Phase.DONE
+        recovered = recover(
+            cohort,
+            sharers=self._sharers,
+            survivors=self._survivors,
+            threshold=threshold,
+            reports=self._reports,
+            share_digests=self._share_digests,
+        )
+        plus, minus = leftover_masks(cohort, self._sharers, self._survivors, recovered)
+        add_masks(self._sum, plus=plus, minus=minus)
+        total = self._sum.view(np.int32).astype(np.int64)
+        self.attempt.terms.layout.check_sum(total, len(self._survivors))
+        return Aggregate(
+            total=total,
+            survivors=cohort.ids(self._survivors),
+            missing=dict(self.missing),
+            liars=recovered.liars,
+            roster_digest=cohort.roster_digest,
+            survivors_digest=cohort.survivors_digest(self._sharers, self._survivors),
+            confirmations={
+                cohort.peers[index].store_id: signature
+                for index, signature in sorted(self._signatures.items())
+            },
+        )
+
+    def _receive_hello(self, hello: Hello) -> None:
+        name = hello.store_id
+        check_header(hello.header, self.attempt.header, f"hello of {name!r}")
+        if self.phase is not Phase.HELLO:
+            raise OutOfTurn(f"hello of {name!r} comes after the roster was closed")
+        if name in self._excluded:
+            raise StoreExcluded(f"this attempt goes on without {name!r}", culprits=(name,))
+        check_hello(hello, self.attempt)
+        if name in self._hellos:
+            raise OutOfTurn(f"{name!r} has sent its hello already")
+        if len(self._hellos) >= self.attempt.terms.maximum_cohort:
+            raise StoreExcluded(f"the roster is full; {name!r} can join the next round")
+        for key in (hello.mask_public, hello.share_public):
+            try:
+                keys.agree(bytes(keys.KEY_SIZE), key)
+            except WeakKey as error:
+                raise WeakKey(f"{name!r}: {error.message}", culprits=(name,)) from None
+        check_unique([*self._hellos.values(), hello])
+        self._hellos[name] = hello
+
+    def _receive_refusal(self, refusal: Refusal) -> None:
+        name = refusal.store_id
+        if refusal.header_digest != self.attempt.header.digest():
+            raise WrongHeader(f"refusal of {name!r} belongs to another attempt", culprits=(name,))
+        hello = self._hellos.get(name)
+        if hello is None:
+            raise BadRoster(f"refusal of {name!r}, which has sent no hello", culprits=(name,))
+        refusal.check_signature(hello.certificate.public_key)
+        self.reasons.setdefault(name, refusal.code)
+        for culprit in refusal.culprits:
+            if culprit != name:
+                self._complaints.setdefault(culprit, set()).add(name)
+
+    def _take(
+        self, phase: Phase, index: int, message: StoreMessage, keep: Callable[[], None]
+    ) -> None:
+        name = message.store_id
+        if self.phase is not phase:
+            raise OutOfTurn(
+                f"{type(message).__name__} of {name!r} comes at stage {self.phase.name.lower()}"
+            )
+        if index in self._arrived:
+            raise OutOfTurn(f"{name!r} has sent its {type(message).__name__} already")
+        if index not in self._awaited or name in self.reasons:
+            raise OutOfTurn(f"{name!r} was lost at an earlier stage", culprits=(name,))
+        message.check_signature(self._require_cohort().peers[index].identity)
+        keep()
+        self._arrived.add(index)
+
+    def _index_of(self, message: StoreMessage) -> int:
+        name = message.store_id
+        if getattr(message, "header_digest", b"") != self.attempt.header.digest():
+            raise WrongHeader(
+                f"{type(message).__name__} of {name!r} belongs to another attempt",
+                culprits=(name,),
+            )
+        cohort, index = self._require_cohort(), self._indices.get(name)
+        if index is None:
+            raise BadRoster(f"{name!r} is not in the roster", culprits=(name,))
+        if getattr(message, "roster_digest", b"") != cohort.roster_digest:
+            raise BadRoster(f"{name!r} answers another roster", culprits=(name,))
+        return index
+
+    def _keep_bundle(self, index: int, bundle: ShareBundle) -> None:
+        count = len(self._require_cohort())
+        if len(bundle.sealed) != count - 1 or len(bundle.digests) != count:
+            raise MalformedMessage(
+                f"{bundle.store_id!r} sealed {len(bundle.sealed)} shares and vouches for "
+                f"{len(bundle.digests)}, expected {count - 1} and {count}",
+                culprits=(bundle.store_id,),
+            )
+        self._bundles[index] = bundle
+
+    def _add_vector(self, message: MaskedVector) -> None:
+        words = message.words(self._sum.size)
+        np.add(self._sum, words, out=self._sum)
+
+    def _keep_signature(self, cohort: Cohort, index: int, message: Confirmation) -> None:
+        sharers_digest = cohort.sharers_digest(self._sharers)
+        survivors_digest = cohort.survivors_digest(self._sharers, self._survivors)
+        if (message.sharers_digest, message.survivors_digest) != (sharers_digest, survivors_digest):
+            raise BadSurvivors(
+                f"{message.store_id!r} confirms other sharers or survivors",
+                culprits=(message.store_id,),
+            )
+        self._signatures[index] = message.signature
+
+    def _keep_report(self, index: int, report: Unmasking) -> None:
+        seeds, dropped = len(self._survivors), len(self._sharers) - len(self._survivors)
+        if (len(report.seed_shares), len(report.mask_key_shares)) != (seeds, dropped):
+            raise MalformedMessage(
+                f"{report.store_id!r} gives {len(report.seed_shares)} seed shares and "
+                f"{len(report.mask_key_shares)} mask-key shares, expected {seeds} and {dropped}",
+                culprits=(report.store_id,),
+            )
+        self._reports[index] = report
+
+    def _close_hellos(self) -> dict[str, Message]:
+        for name in self.reasons:
+            self._hellos.pop(name, None)
+        hellos = tuple(hello for _, hello in sorted(self._hellos.items()))
+        terms = self.attempt.terms
+        if len(hellos) < terms.minimum_cohort:
+            self.missing["hello"] = tuple(sorted(terms.stores - self._hellos.keys()))
+            raise self._failed(len(hellos), terms.minimum_cohort)
+        self._cohort = cohort = check_roster(hellos, self.attempt)
+        self._indices = {peer.store_id: i for i, peer in enumerate(cohort.peers)}
+        self._awaited = set(range(len(cohort)))
+        self.phase = Phase.SHARE
+        roster = Roster(header_digest=cohort.header_digest, hellos=hellos)
+        return dict.fromkeys(self._indices, roster)
+
+    def _close_shares(self) -> dict[str, Message]:
+        cohort = self._require_cohort()
+        self._sharers = sharers = self._close(self.attempt.terms.survivors(len(cohort)))
+        self.phase = Phase.MASK
+        messages: dict[str, Message] = {}
+        for index in sharers:
+            dealers = [dealer for dealer in sharers if dealer != index]
+            bundles = [self._bundles[dealer] for dealer in dealers]
+            messages[cohort.peers[index].store_id] = Delivery(
+                header_digest=cohort.header_digest,
+                roster_digest=cohort.roster_digest,
+                sharers=sharers,
+                # A bundle's sealed shares skip its dealer.
+                sealed=tuple(
+                    bundle.sealed[index - (dealer < index)]
+                    for dealer, bundle in zip(dealers, bundles, strict=True)
+                ),
+                digests=tuple(bundle.digests[index] for bundle in bundles),
+            )
+        self._share_digests = {i: b"".join(b.digests) for i, b in self._bundles.items()}
+        self._bundles.clear()
+        return messages
+
+    def _close_vectors(self) -> dict[str, Message]:
+        cohort = self._require_cohort()
+        self._survivors = self._close(self.attempt.terms.survivors(len(cohort)))
+        self.phase = Phase.CONFIRM
+        message = Survivors(
+            header_digest=cohort.header_digest,
+            roster_digest=cohort.roster_digest,
+            survivors=self._survivors,
+        )
+        return dict.fromkeys(cohort.ids(self._survivors), message)
+
+    def _close_confirmations(self) -> dict[str, Message]:
+        cohort = self._require_cohort()
+        threshold = self.attempt.terms.threshold(len(cohort))
+        confirmed = self._close(threshold)
+        self.phase = Phase.UNMASK
+        # The threshold is enough for every store, and each signature costs each of them.
+        signers = confirmed[:threshold]
+        message = UnmaskRequest(
+            header_digest=cohort.header_digest,
+            roster_digest=cohort.roster_digest,
+            signers=signers,
+            signatures=tuple(self._signatures[index] for index in signers),
+        )
+        return dict.fromkeys(cohort.ids(confirmed), message)
+
+    def _close(self, needed: int) -> tuple[int, ...]:
+        """End a stage: note who is missing, and go on with those that answered."""
+        cohort = self._require_cohort()
+        arrived = tuple(sorted(self._arrived))
+        lost = cohort.ids(sorted(self._awaited - self._arrived))
+        if lost:
+            self.missing[self.phase.name.lower()] = lost
+        if len(arrived) < needed:
+            raise self._failed(len(arrived), needed)
+        self._awaited, self._arrived = set(arrived), set()
+        return arrived
+
+    def _failed(self, count: int, needed: int) -> RoundFailed:
+        header, stage = self.attempt.header, self.phase.name.lower()
+        self.phase = Phase.DONE
+        lost = "; ".join(
+            f"{name}: " + ", ".join(self._with_reason(store) for store in stores)
+            for name, stores in self.missing.items()
+        )
+        return RoundFailed(
+            f"attempt {header.attempt} of round {header.round} has {count} stores at stage "
+            f"{stage!r}, needed are {needed}; missing: {lost or 'nobody that is known'}",
+            hint="the model is unchanged; check those stores, then go on",
+            culprits=tuple(sorted(self.suspects)),
+        )
+
+    def _with_reason(self, store: str) -> str:
+        return f"{store} ({self.reasons[store]})" if store in self.reasons else store
+
+    def _require_cohort(self) -> Cohort:
+        if self._cohort is None:
+            raise OutOfTurn("the roster is not closed yet")
+        return self._cohort
+
+    def __repr__(self) -> str:
+        return f"Coordinator({self.attempt.header.round}, {self.phase.name})"

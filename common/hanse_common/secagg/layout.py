@@ -1,0 +1,180 @@
+"""What the coordinates of a masked vector mean: named sections with declared bounds.
+
+The protocol sees one vector of integers modulo 2^32. A layout says which of them are the
+model update, which the example count, which the metrics, and how large one store can make
+each. From that it follows, before anything is masked, that no sum overflows.
+
+>>> layout = Layout((Section("update", 1000, clip=1.0), Section("weight", 1, clip=500.0, scale=1)))
+>>> layout.length, layout.largest_cohort()
+(1001, 2047)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanse_common.codec import Writer
+from hanse_common.errors import BadVector, SumOutOfBounds, UnsafeTerms
+
+MODULUS = 2**32
+LARGEST_SUM = 2**31 - 1
+DEFAULT_SCALE = 2**20
+MAX_LENGTH = 2**30
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A run of coordinates that is clipped and scaled as one.
+
+    Args:
+        name: What the section holds.
+        length: Number of coordinates.
+        clip: Largest L2 norm of one store's values.
+        scale: Integer steps per unit.
+        headroom: Integer steps by which one store's coordinate may exceed its clipped
+            value: room for noise that the store adds after quantisation.
+    """
+
+    name: str
+    length: int
+    clip: float
+    scale: int = DEFAULT_SCALE
+    headroom: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise UnsafeTerms(f"section name {self.name!r} is not an identifier")
+        if not 1 <= self.length <= MAX_LENGTH:
+            raise UnsafeTerms(f"{self.name}.length={self.length} is not in 1..{MAX_LENGTH}")
+        if not 0 < self.clip <= LARGEST_SUM:
+            raise UnsafeTerms(f"{self.name}.clip={self.clip} is not in 0..{LARGEST_SUM}")
+        if not 1 <= self.scale <= LARGEST_SUM:
+            raise UnsafeTerms(f"{self.name}.scale={self.scale} is not in 1..{LARGEST_SUM}")
+        if not 0 <= self.headroom <= LARGEST_SUM:
+            raise UnsafeTerms(f"{self.name}.headroom={self.headroom} is not in 0..{LARGEST_SUM}")
+        if self.bound > LARGEST_SUM:
+            raise UnsafeTerms(
+                f"{self.name}: clip={self.clip} x scale={self.scale} + headroom={self.headroom} "
+                f"does not fit in 31 bits",
+                hint="lower the scale or the clip",
+            )
+
+    @property
+    def bound(self) -> int:
+        """Largest absolute value of one store's integer coordinate."""
+        return math.ceil(self.clip * self.scale) + self.headroom
+
+    @property
+    def l2_bound(self) -> float:
+        """Largest L2 norm of one store's integers before any noise: the L2 sensitivity."""
+        return self.clip * self.scale + math.sqrt(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The sections of a vector, in order."""
+
+    sections: tuple[Section, ...]
+
+    def __post_init__(self) -> None:
+        names = [section.name for section in self.sections]
+        if not names or len(set(names)) != len(names):
+            raise UnsafeTerms(f"section names {names} are empty or repeat")
+        if self.length > MAX_LENGTH:
+            raise UnsafeTerms(f"layout has {self.length} coordinates, at most {MAX_LENGTH}")
+
+    @property
+    def length(self) -> int:
+        """Number of coordinates of the whole vector."""
+        return sum(section.length for section in self.sections)
+
+    def largest_cohort(self) -> int:
+        """Return the number of stores up to which no sum can overflow."""
+        return LARGEST_SUM // max(section.bound for section in self.sections)
+
+    def slices(self) -> dict[str, slice]:
+        """Return where each section lies."""
+        places, start = {}, 0
+        for section in self.sections:
+            places[section.name] = slice(start, start + section.length)
+            start += section.length
+        return places
+
+    def join(self, parts: Mapping[str, Integers]) -> Integers:
+        """Put quantised sections into one vector.
+
+        Raises:
+            BadVector: A section is missing, unknown, or of another length.
+        """
+        if parts.keys() != {section.name for section in self.sections}:
+            expected = [section.name for section in self.sections]
+            raise BadVector(f"vector has sections {sorted(parts)}, expected {sorted(expected)}")
+        vector = np.concatenate([parts[section.name] for section in self.sections])
+        self.check(vector)
+        return vector
+
+    def split(self, vector: Integers) -> dict[str, Integers]:
+        """Take a vector, or a sum of vectors, apart into its sections."""
+        return {name: vector[place] for name, place in self.slices().items()}
+
+    def check(self, vector: Integers) -> None:
+        """Check that one store's vector is within the declared bounds.
+
+        Raises:
+            BadVector: It has another shape or type, or a coordinate beyond its bound.
+        """
+        if vector.shape != (self.length,) or not np.issubdtype(vector.dtype, np.signedinteger):
+            raise BadVector(
+                f"vector has shape {vector.shape} and type {vector.dtype}, "
+                f"expected ({self.length},) of signed integers"
+            )
+        for section, part in zip(self.sections, self.split(vector).values(), strict=True):
+            low, high = int(part.min()), int(part.max())
+            if low < -section.bound or high > section.bound:
+                raise BadVector(
+                    f"section {section.name!r} has values in {low}..{high}, "
+                    f"bound is {section.bound}",
+                    hint="quantise with this layout's sections",
+                )
+
+    def check_sum(self, total: Integers, stores: int) -> None:
+        """Check that a sum is one that honest stores can make.
+
+        Args:
+            total: Signed sum of `stores` vectors, shape `(length,)`.
+            stores: Number of vectors in the sum.
+
+        Raises:
+            SumOutOfBounds: A coordinate or a section's norm is too large.
+
+        Edge cases:
+            A store that lies within the honest bounds goes unseen: that is what masking means.
+        """
+        for section, part in zip(self.sections, self.split(total).values(), strict=True):
+            largest = int(np.abs(part).max())
+            # Not np.linalg.norm: its BLAS would start threads for one pass over memory.
+            norm = math.sqrt(float(np.einsum("i,i->", part, part, dtype=np.float64)))
+            noise = math.sqrt(section.length) * section.headroom
+            if largest > stores * section.bound or norm > stores * (section.l2_bound + noise):
+                raise SumOutOfBounds(
+                    f"sum of section {section.name!r} over {stores} stores has a coordinate of "
+                    f"{largest} (bound {stores * section.bound}) and norm {norm:.6g} "
+                    f"(bound {stores * (section.l2_bound + noise):.6g})",
+                    hint="a store forged its update; the model is unchanged",
+                )
+
+    def encode(self) -> bytes:
+        """Return canonical bytes, for digests."""
+        writer = Writer().u32(len(self.sections))
+        for section in self.sections:
+            writer.text(section.name).u32(section.length).text(float(section.clip).hex())
+            writer.u32(section.scale).u32(section.headroom)
+        return writer.finish()

@@ -1,0 +1,377 @@
+"""The messages of secure aggregation, each with one canonical encoding.
+
+Every message starts with `hnse`, a u16 version and a u8 kind; what a store says ends with
+its Ed25519 signature over everything before it. Decoders refuse all other bytes with a
+`ProtocolError`. `docs/protocol.md` has the byte tables; `tests/vectors` the golden bytes.
+
+>>> message = Survivors(header_digest=bytes(32), roster_digest=bytes(32), survivors=(0, 2))
+>>> decode(message.encode()) == message
+True
+>>> decode(b"hnse")
+Traceback (most recent call last):
+    ...
+hanse_common.errors.MalformedMessage: message ends at byte 4, expected 2 bytes at byte 4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import numpy as np
+
+from hanse_common.codec import DIGEST_SIZE, Reader, Writer
+from hanse_common.errors import BadVector, MalformedMessage
+from hanse_common.identity import (
+    MAX_CERTIFICATE_SIZE,
+    SIGNATURE_SIZE,
+    Certificate,
+    check_store_id,
+)
+from hanse_common.secagg.keys import KEY_SIZE, NONCE_SIZE, TAG_SIZE
+from hanse_common.secagg.layout import MAX_LENGTH
+from hanse_common.secagg.masking import Words
+from hanse_common.secagg.shamir import SHARE_SIZE, check_share
+from hanse_common.secagg.terms import HEADER_SIZE, LARGEST_COHORT, Header
+from hanse_common.secagg.wire import (
+    Message,
+    StoreMessage,
+    decode,
+    read_indices,
+    read_many,
+    write_indices,
+    write_many,
+)
+
+__all__ = [
+    "Confirmation",
+    "Delivery",
+    "Hello",
+    "MaskedVector",
+    "Message",
+    "Refusal",
+    "Roster",
+    "ShareBundle",
+    "StoreMessage",
+    "Survivors",
+    "UnmaskRequest",
+    "Unmasking",
+    "decode",
+]
+
+SEALED_SIZE = NONCE_SIZE + 2 * SHARE_SIZE + TAG_SIZE
+DIGESTS_SIZE = 2 * DIGEST_SIZE
+
+_CODE = re.compile(r"[a-z]+(?:-[a-z]+)*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hello(StoreMessage):
+    """Stage 0: a store's fresh keys and the commitment to its seed b."""
+
+    kind: ClassVar[int] = 1
+    header: Header
+    certificate: Certificate
+    mask_public: bytes
+    share_public: bytes
+    commitment: bytes
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    @property
+    def store_id(self) -> str:  # type: ignore[override]
+        """Return the id in the certificate."""
+        return self.certificate.store_id
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header.encode()).blob(self.certificate.encode())
+        writer.raw(self.mask_public).raw(self.share_public).raw(self.commitment)
+        writer.raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header=Header.decode(reader.raw(HEADER_SIZE)),
+            certificate=Certificate.decode(reader.blob(MAX_CERTIFICATE_SIZE)),
+            mask_public=reader.raw(KEY_SIZE),
+            share_public=reader.raw(KEY_SIZE),
+            commitment=reader.raw(DIGEST_SIZE),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roster(Message):
+    """Stage 1, to all stores: every Hello, sorted by store id."""
+
+    kind: ClassVar[int] = 2
+    header_digest: bytes
+    hellos: tuple[Hello, ...]
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).u32(len(self.hellos))
+        for hello in self.hellos:
+            writer.blob(hello.encode())
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        def hello() -> Hello:
+            return Hello.decode(reader.blob(2048))
+
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            hellos=reader.many(hello, size=4, limit=LARGEST_COHORT),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareBundle(StoreMessage):
+    """Stage 1: encrypted shares for every other store, and digests of all shares.
+
+    `sealed` skips the sender; `digests` holds, in roster order and with the sender, the
+    digest of the mask-key share and that of the seed share.
+    """
+
+    kind: ClassVar[int] = 3
+    header_digest: bytes
+    roster_digest: bytes
+    store_id: str
+    sealed: tuple[bytes, ...]
+    digests: tuple[bytes, ...]
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest).text(self.store_id)
+        write_many(writer, self.sealed)
+        write_many(writer, self.digests)
+        writer.raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            store_id=check_store_id(reader.text()),
+            sealed=read_many(reader, SEALED_SIZE),
+            digests=read_many(reader, DIGESTS_SIZE),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery(Message):
+    """Stage 2, to one store: the sharers U2 and what each of the others sealed for it."""
+
+    kind: ClassVar[int] = 4
+    header_digest: bytes
+    roster_digest: bytes
+    sharers: tuple[int, ...]
+    sealed: tuple[bytes, ...]
+    digests: tuple[bytes, ...]
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest)
+        write_indices(writer, self.sharers)
+        write_many(writer, self.sealed)
+        write_many(writer, self.digests)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            sharers=read_indices(reader),
+            sealed=read_many(reader, SEALED_SIZE),
+            digests=read_many(reader, DIGESTS_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskedVector(StoreMessage):
+    """Stage 2: the quantised update plus masks; `body` is little-endian 32-bit words."""
+
+    kind: ClassVar[int] = 5
+    header_digest: bytes
+    roster_digest: bytes
+    store_id: str
+    body: bytes = field(repr=False)
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def words(self, length: int) -> Words:
+        """Return the body as words, read-only.
+
+        Raises:
+            BadVector: It does not hold exactly `length` words.
+        """
+        if len(self.body) != 4 * length:
+            raise BadVector(
+                f"vector of {self.store_id!r} has {len(self.body)} bytes, "
+                f"expected {4 * length} for {length} words of 32 bits",
+                culprits=(self.store_id,),
+            )
+        words: Words = np.frombuffer(self.body, "<u4")
+        return words
+
+    def _signed(self) -> bytes:
+        # Ed25519 reads what it signs twice; a digest keeps that to 32 bytes a vector.
+        short = replace(self, body=hashlib.sha256(self.body).digest())
+        return StoreMessage._signed(short)
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest).text(self.store_id)
+        writer.blob(self.body).raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            store_id=check_store_id(reader.text()),
+            body=reader.blob(4 * MAX_LENGTH),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Survivors(Message):
+    """Stage 3, to all survivors: U3, the stores whose vectors are in the sum."""
+
+    kind: ClassVar[int] = 6
+    header_digest: bytes
+    roster_digest: bytes
+    survivors: tuple[int, ...]
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest)
+        write_indices(writer, self.survivors)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            survivors=read_indices(reader),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confirmation(StoreMessage):
+    """Stage 3: a store's one signature on roster, U2 and U3, as digests."""
+
+    kind: ClassVar[int] = 7
+    header_digest: bytes
+    roster_digest: bytes
+    sharers_digest: bytes
+    survivors_digest: bytes
+    store_id: str
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest)
+        writer.raw(self.sharers_digest).raw(self.survivors_digest)
+        writer.text(self.store_id).raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            sharers_digest=reader.raw(DIGEST_SIZE),
+            survivors_digest=reader.raw(DIGEST_SIZE),
+            store_id=check_store_id(reader.text()),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnmaskRequest(Message):
+    """Stage 4, to all survivors: signatures on U3 by the stores at `signers`."""
+
+    kind: ClassVar[int] = 8
+    header_digest: bytes
+    roster_digest: bytes
+    signers: tuple[int, ...]
+    signatures: tuple[bytes, ...]
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest)
+        write_indices(writer, self.signers)
+        write_many(writer, self.signatures)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            signers=read_indices(reader),
+            signatures=read_many(reader, SIGNATURE_SIZE),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unmasking(StoreMessage):
+    """Stage 4: one share per peer: of its seed if it survived, else of its mask key."""
+
+    kind: ClassVar[int] = 9
+    header_digest: bytes
+    roster_digest: bytes
+    store_id: str
+    seed_shares: tuple[bytes, ...] = field(repr=False)
+    mask_key_shares: tuple[bytes, ...] = field(repr=False)
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).raw(self.roster_digest).text(self.store_id)
+        write_many(writer, self.seed_shares)
+        write_many(writer, self.mask_key_shares)
+        writer.raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        message = cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            roster_digest=reader.raw(DIGEST_SIZE),
+            store_id=check_store_id(reader.text()),
+            seed_shares=read_many(reader, SHARE_SIZE),
+            mask_key_shares=read_many(reader, SHARE_SIZE),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+        for share in (*message.seed_shares, *message.mask_key_shares):
+            check_share(share)
+        return message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal(StoreMessage):
+    """Any stage: a store leaves the attempt and says why, as an error code and culprits."""
+
+    kind: ClassVar[int] = 10
+    header_digest: bytes
+    store_id: str
+    code: str
+    culprits: tuple[str, ...] = ()
+    signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def _write(self, writer: Writer) -> None:
+        writer.raw(self.header_digest).text(self.store_id).text(self.code)
+        writer.u32(len(self.culprits))
+        for culprit in self.culprits:
+            writer.text(culprit)
+        writer.raw(self.signature)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        def store_id() -> str:
+            return check_store_id(reader.text())
+
+        message = cls(
+            header_digest=reader.raw(DIGEST_SIZE),
+            store_id=store_id(),
+            code=reader.text(64),
+            culprits=reader.many(store_id, size=5, limit=LARGEST_COHORT),
+            signature=reader.raw(SIGNATURE_SIZE),
+        )
+        if not _CODE.fullmatch(message.code):
+            raise MalformedMessage(f"error code {message.code!r} is not lower-case words")
+        return message

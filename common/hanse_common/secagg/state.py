@@ -1,0 +1,175 @@
+"""A store's memory between the stages of one attempt.
+
+A store's process may end after every stage. `StoreState.encode` gives what it must find
+again: secret bytes, for a place that only the store can read and that is emptied when the
+attempt ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Self
+
+from hanse_common.codec import Reader, Writer
+from hanse_common.errors import MalformedMessage
+from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, Secret
+from hanse_common.secagg.messages import Hello
+from hanse_common.secagg.roster import Cohort
+from hanse_common.secagg.shamir import SHARE_SIZE
+from hanse_common.secagg.terms import LARGEST_COHORT
+from hanse_common.secagg.wire import check_increasing, read_indices, write_indices
+
+STATE_VERSION = 1
+_MAGIC = b"hnss"
+
+
+class Stage(IntEnum):
+    """What a store has done last."""
+
+    GREETED = 0
+    SHARED = 1
+    ACCEPTED = 2
+    MASKED = 3
+    CONFIRMED = 4
+    FINISHED = 5
+    ABORTED = 6
+
+
+@dataclass(slots=True, repr=False)
+class StoreState:
+    """Everything a store knows in an attempt; secret."""
+
+    stage: Stage
+    hello: Hello
+    mask_key: ExchangeKey | None = None
+    share_key: ExchangeKey | None = None
+    seed: Secret | None = None
+    cohort: Cohort | None = None
+    channels: dict[int, Secret] = field(default_factory=dict)
+    """X25519 secrets of the share keys, by roster index."""
+    pairs: dict[int, Secret] = field(default_factory=dict)
+    """X25519 secrets of the mask keys, by roster index."""
+    mask_key_shares: dict[int, Secret] = field(default_factory=dict)
+    """Shares of the others' mask keys, and of one's own, by the dealer's roster index."""
+    seed_shares: dict[int, Secret] = field(default_factory=dict)
+    sharers: tuple[int, ...] = ()
+    survivors: tuple[int, ...] = ()
+
+    def released_shares(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Return seed shares of the survivors and mask-key shares of the other sharers."""
+        alive = set(self.survivors)
+        dropped = [index for index in self.sharers if index not in alive]
+        return (
+            tuple(self.seed_shares[index].reveal() for index in self.survivors),
+            tuple(self.mask_key_shares[index].reveal() for index in dropped),
+        )
+
+    def wipe_own(self) -> None:
+        """Overwrite what was needed up to the masked vector: own keys, seed and channels."""
+        for secret in (self.mask_key, self.share_key, self.seed):
+            if secret is not None:
+                secret.wipe()
+        self.mask_key = self.share_key = self.seed = None
+        _wipe(self.channels)
+        _wipe(self.pairs)
+
+    def wipe_channels(self) -> None:
+        """Overwrite what shares were sealed and opened with."""
+        _wipe(self.channels)
+
+    def wipe(self) -> None:
+        """Overwrite every secret."""
+        self.wipe_own()
+        _wipe(self.mask_key_shares)
+        _wipe(self.seed_shares)
+
+    def encode(self) -> bytes:
+        """Return the state as bytes; they are as secret as the keys in them."""
+        writer = Writer().raw(_MAGIC).u16(STATE_VERSION).u8(self.stage).blob(self.hello.encode())
+        for key in (self.mask_key, self.share_key):
+            writer.blob(key.secret.reveal() if key else b"")
+        writer.blob(self.seed.reveal() if self.seed else b"")
+        writer.blob(self.cohort.encode() if self.cohort else b"")
+        for secrets in (self.channels, self.pairs, self.mask_key_shares, self.seed_shares):
+            writer.u32(len(secrets))
+            for index, secret in sorted(secrets.items()):
+                writer.u32(index).raw(secret.reveal())
+        write_indices(writer, self.sharers)
+        write_indices(writer, self.survivors)
+        return writer.finish()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read what `encode` wrote.
+
+        Raises:
+            MalformedMessage: It is not a store's state.
+        """
+        reader = Reader(data, "state")
+        if reader.raw(len(_MAGIC)) != _MAGIC or reader.u16() != STATE_VERSION:
+            raise MalformedMessage(f"this is not a store's state of version {STATE_VERSION}")
+        stage = reader.u8()
+        if stage not in set(Stage):
+            raise MalformedMessage(f"state has stage {stage}")
+        state = cls(
+            stage=Stage(stage),
+            hello=Hello.decode(reader.blob()),
+            mask_key=_read_key(reader),
+            share_key=_read_key(reader),
+            seed=_read_seed(reader),
+            cohort=_read_cohort(reader),
+            channels=_read_secrets(reader, KEY_SIZE),
+            pairs=_read_secrets(reader, KEY_SIZE),
+            mask_key_shares=_read_secrets(reader, SHARE_SIZE),
+            seed_shares=_read_secrets(reader, SHARE_SIZE),
+            sharers=read_indices(reader),
+            survivors=read_indices(reader),
+        )
+        reader.end()
+        return state
+
+    def __repr__(self) -> str:
+        return f"StoreState({self.hello.store_id!r}, {self.stage.name}, <secret>)"
+
+
+def _wipe(secrets: dict[int, Secret]) -> None:
+    for secret in secrets.values():
+        secret.wipe()
+    secrets.clear()
+
+
+def _read_key(reader: Reader) -> ExchangeKey | None:
+    data = _read_optional(reader)
+    return ExchangeKey(data) if data else None
+
+
+def _read_seed(reader: Reader) -> Secret | None:
+    data = _read_optional(reader)
+    return Secret(data) if data else None
+
+
+def _read_optional(reader: Reader) -> bytes:
+    data = reader.blob(KEY_SIZE)
+    if len(data) not in (0, KEY_SIZE):
+        raise MalformedMessage(f"state has a key of {len(data)} bytes")
+    return data
+
+
+def _read_cohort(reader: Reader) -> Cohort | None:
+    data = reader.blob()
+    if not data:
+        return None
+    inner = Reader(data, "state")
+    cohort = Cohort.read(inner)
+    inner.end()
+    return cohort
+
+
+def _read_secrets(reader: Reader, size: int) -> dict[int, Secret]:
+    def entry() -> tuple[int, Secret]:
+        return reader.u32(), Secret(reader.raw(size))
+
+    entries = reader.many(entry, size=4 + size, limit=LARGEST_COHORT)
+    check_increasing([index for index, _ in entries])
+    return dict(entries)

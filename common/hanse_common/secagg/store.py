@@ -1,0 +1,409 @@
+"""A store's side of secure aggregation, as a state machine without input or output.
+
+Each method takes the coordinator's message of one stage and returns the store's reply:
+`Store.start` (stage 0), `share` (1), `accept` and `mask` (2), `confirm` (3), `unmask` (4).
+Between two of them `encode` and `Store.resume` carry the state over.
+
+A message out of turn, or of another attempt, is refused and changes nothing. A message
+that fails any other check ends the attempt: secrets are wiped, and nothing more is said.
+
+Bonawitz et al. 2017, figure 4 (complete graph, active adversary), with what DESIGN adds:
+certified identities, a header bound into every derivation, commitments to every secret.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import numpy as np
+
+from hanse_common.errors import (
+    BadCertificate,
+    BadRoster,
+    BadShares,
+    BadSurvivors,
+    CohortTooSmall,
+    MalformedMessage,
+    OutOfTurn,
+    ProtocolError,
+    TooFewConfirmations,
+    WrongHeader,
+)
+from hanse_common.identity import SIGNATURE_SIZE, Certificate, StoreKey
+from hanse_common.secagg import keys
+from hanse_common.secagg.dealing import deal, mask_keys, open_shares
+from hanse_common.secagg.journal import Journal
+from hanse_common.secagg.keys import ExchangeKey, Secret
+from hanse_common.secagg.layout import Integers
+from hanse_common.secagg.masking import add_masks
+from hanse_common.secagg.messages import (
+    Confirmation,
+    Delivery,
+    Hello,
+    MaskedVector,
+    Refusal,
+    Roster,
+    ShareBundle,
+    Survivors,
+    Unmasking,
+    UnmaskRequest,
+)
+from hanse_common.secagg.roster import Cohort, check_member, check_roster
+from hanse_common.secagg.state import Stage, StoreState
+from hanse_common.secagg.terms import Attempt
+
+Entropy = Callable[[int], bytes]
+
+
+class Store:
+    """One store in one attempt.
+
+    Guarantees:
+        - Nothing is said about the update before a certified roster of at least
+          `minimum_cohort` stores, of this very attempt, has exchanged shares.
+        - Per peer at most one share leaves: of its seed or of its mask key, never both.
+        - No share leaves before `threshold` survivors have signed one list of survivors
+          that holds this store and at least `terms.survivors` of the sharers.
+        - After `unmask`, or any failed check, no secret is left, and the journal admits
+          no further attempt on a round whose shares were released.
+    """
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        state: StoreState,
+        *,
+        key: StoreKey,
+        journal: Journal,
+        entropy: Entropy = os.urandom,
+    ) -> None:
+        self.attempt = attempt
+        self.journal = journal
+        self._state = state
+        self._key = key
+        self._entropy = entropy
+
+    @classmethod
+    def start(
+        cls,
+        attempt: Attempt,
+        *,
+        key: StoreKey,
+        certificate: Certificate,
+        journal: Journal,
+        entropy: Entropy = os.urandom,
+    ) -> Self:
+        """Stage 0: begin an attempt with fresh keys; `hello` is the message to send.
+
+        Args:
+            attempt: Header, terms, authority and time, as this store holds them.
+            key: The store's identity.
+            certificate: The authority's certificate of that identity.
+            journal: Of the attempts so far; store `self.journal` before sending.
+            entropy: Cryptographic source of random bytes.
+
+        Raises:
+            AttemptRefused: The journal does not admit the attempt.
+            BadCertificate: The certificate is not for this key, or not the authority's.
+            ExpiredCertificate: The certificate is not valid now.
+            StoreExcluded: The manifest does not list this store.
+        """
+        if certificate.public_key != key.public:
+            raise BadCertificate(
+                f"certificate of {certificate.store_id!r} is for another key than this store's",
+                hint="enrol this key, or use the key that was enrolled",
+            )
+        check_member(certificate, attempt)
+        admitted = journal.admit(attempt.header)
+        mask_key, share_key = (ExchangeKey(entropy(keys.KEY_SIZE)) for _ in range(2))
+        seed = entropy(keys.KEY_SIZE)
+        hello = Hello(
+            header=attempt.header,
+            certificate=certificate,
+            mask_public=mask_key.public,
+            share_public=share_key.public,
+            commitment=keys.seed_commitment(seed, attempt.header.digest(), certificate.store_id),
+        ).sign(key)
+        state = StoreState(Stage.GREETED, hello, mask_key, share_key, Secret(seed))
+        return cls(attempt, state, key=key, journal=admitted, entropy=entropy)
+
+    @classmethod
+    def resume(
+        cls,
+        attempt: Attempt,
+        state: bytes,
+        *,
+        key: StoreKey,
+        journal: Journal,
+        entropy: Entropy = os.urandom,
+    ) -> Self:
+        """Go on from what `encode` gave.
+
+        Raises:
+            WrongHeader: The state belongs to another attempt.
+            AttemptRefused: The journal knows a later attempt, or the round is closed.
+            MalformedMessage: The bytes are not a store's state.
+        """
+        restored = StoreState.decode(state)
+        if restored.hello.header != attempt.header:
+            raise WrongHeader("the stored state belongs to another attempt")
+        if restored.stage < Stage.FINISHED:
+            journal.check_current(attempt.header)
+        return cls(attempt, restored, key=key, journal=journal, entropy=entropy)
+
+    @property
+    def store_id(self) -> str:
+        """The store's id."""
+        return self._state.hello.store_id
+
+    @property
+    def stage(self) -> Stage:
+        """What the store has done last."""
+        return self._state.stage
+
+    @property
+    def hello(self) -> Hello:
+        """The store's message of stage 0."""
+        return self._state.hello
+
+    def encode(self) -> bytes:
+        """Return the state between stages; secret. Store it before sending the reply."""
+        return self._state.encode()
+
+    def share(self, roster: Roster) -> ShareBundle:
+        """Stage 1: check everybody's Hello and deal shares of the mask key and the seed.
+
+        Raises:
+            OutOfTurn: It is not the turn of stage 1.
+            WrongHeader: A Hello is of another attempt, manifest or model.
+            BadRoster: Order, uniqueness or this store's own entry does not hold.
+            CohortTooSmall: There are fewer stores than the manifest allows.
+            WeakKey: A public key has small order.
+            ProtocolError: A certificate or signature does not hold.
+        """
+        self._expect(Stage.GREETED, roster.header_digest)
+        with self._abort_on_failure():
+            cohort = check_roster(roster.hellos, self.attempt)
+            if self._state.hello not in roster.hellos:
+                raise BadRoster(f"roster lacks {self.store_id!r}'s own hello, or alters it")
+            sealed, digests = deal(
+                self._state,
+                cohort,
+                cohort.index(self.store_id),
+                threshold=self.attempt.terms.threshold(len(cohort)),
+                entropy=self._entropy,
+            )
+            self._state.cohort = cohort
+            self._state.stage = Stage.SHARED
+            return ShareBundle(
+                header_digest=cohort.header_digest,
+                roster_digest=cohort.roster_digest,
+                store_id=self.store_id,
+                sealed=tuple(sealed),
+                digests=tuple(digests),
+            ).sign(self._key)
+
+    def accept(self, delivery: Delivery) -> None:
+        """Stage 2, first half: open and check the shares that the others dealt.
+
+        When it returns, the round can be charged to the ledger and `mask` called.
+
+        Raises:
+            OutOfTurn: It is not the turn of stage 2.
+            WrongHeader: The message is of another attempt.
+            BadRoster: The sharers are not of the roster, or lack this store.
+            CohortTooSmall: There are too few sharers.
+            BadShares: Shares do not open or do not match their digests; `culprits` lists
+                their dealers (or the coordinator altered them).
+        """
+        self._expect(Stage.SHARED, delivery.header_digest)
+        with self._abort_on_failure():
+            cohort, own = self._cohort(delivery.roster_digest)
+            sharers = delivery.sharers
+            if own not in sharers or sharers[-1] >= len(cohort):
+                raise BadRoster(f"sharers lack {self.store_id!r} or hold an outsider")
+            self._check_size(len(sharers), "sharers")
+            dealers = [index for index in sharers if index != own]
+            if not len(dealers) == len(delivery.sealed) == len(delivery.digests):
+                raise MalformedMessage(
+                    f"delivery has {len(delivery.sealed)} sealed shares for {len(dealers)} dealers"
+                )
+            wrong = []
+            for dealer, sealed, digests in zip(
+                dealers, delivery.sealed, delivery.digests, strict=True
+            ):
+                try:
+                    open_shares(self._state, cohort, own, dealer, sealed, digests)
+                except BadShares:
+                    wrong.append(dealer)
+            if wrong:
+                names = cohort.ids(wrong)
+                raise BadShares(
+                    f"shares from {', '.join(names)} do not open or do not match",
+                    hint="nothing was sent; the round can go on without them",
+                    culprits=names,
+                )
+            self._state.wipe_channels()
+            self._state.sharers = sharers
+            self._state.stage = Stage.ACCEPTED
+
+    def mask(self, vector: Integers) -> MaskedVector:
+        """Stage 2, second half: the vector plus masks. Charge the ledger first.
+
+        Args:
+            vector: Quantised, shape `(terms.layout.length,)`, within the layout's bounds.
+
+        Raises:
+            OutOfTurn: Shares were not accepted, or a vector was masked already.
+            BadVector: Shape, type or bounds do not hold.
+        """
+        self._expect(Stage.ACCEPTED)
+        with self._abort_on_failure():
+            self.attempt.terms.layout.check(vector)
+            cohort, own = self._cohort()
+            plus, minus = mask_keys(self._state, cohort, own)
+            words = vector.astype(np.uint32)
+            add_masks(words, plus=plus, minus=minus)
+            self._state.wipe_own()
+            self._state.stage = Stage.MASKED
+            return MaskedVector(
+                header_digest=cohort.header_digest,
+                roster_digest=cohort.roster_digest,
+                store_id=self.store_id,
+                body=words.astype("<u4", copy=False).tobytes(),
+            ).sign(self._key)
+
+    def confirm(self, survivors: Survivors) -> Confirmation:
+        """Stage 3: sign one list of survivors, once.
+
+        Raises:
+            OutOfTurn: It is not the turn of stage 3.
+            WrongHeader: The message is of another attempt.
+            BadSurvivors: The list lacks this store or holds one that did not share.
+            CohortTooSmall: There are too few survivors.
+        """
+        self._expect(Stage.MASKED, survivors.header_digest)
+        with self._abort_on_failure():
+            cohort, own = self._cohort(survivors.roster_digest)
+            if own not in survivors.survivors:
+                raise BadSurvivors(f"survivors lack {self.store_id!r}, which sent its vector")
+            outsiders = set(survivors.survivors) - set(self._state.sharers)
+            if outsiders:
+                raise BadSurvivors(f"survivors hold indices {sorted(outsiders)}, not sharers")
+            self._check_size(len(survivors.survivors), "survivors")
+            self._state.survivors = survivors.survivors
+            self._state.stage = Stage.CONFIRMED
+            return self._confirmation(cohort, self.store_id).sign(self._key)
+
+    def unmask(self, request: UnmaskRequest) -> Unmasking:
+        """Stage 4: give one share per sharer, if enough survivors signed the same list.
+
+        Store `self.journal` before sending the reply; `encode` holds no secret any more.
+
+        Raises:
+            OutOfTurn: It is not the turn of stage 4.
+            WrongHeader: The message is of another attempt.
+            TooFewConfirmations: Fewer survivors signed than the threshold.
+            BadSignature: A signature is not over this store's view of roster, U2 and U3.
+        """
+        self._expect(Stage.CONFIRMED, request.header_digest)
+        with self._abort_on_failure():
+            cohort, _ = self._cohort(request.roster_digest)
+            threshold = self.attempt.terms.threshold(len(cohort))
+            signers = set(request.signers) & set(self._state.survivors)
+            if len(signers) < len(request.signers) or len(signers) < threshold:
+                raise TooFewConfirmations(
+                    f"{len(signers)} of {len(request.signers)} confirmations are of survivors, "
+                    f"threshold is {threshold}",
+                    hint="no share was given; the round can be tried once more",
+                )
+            if len(request.signatures) != len(request.signers):
+                raise MalformedMessage("confirmations have another number of signatures")
+            for index, signature in zip(request.signers, request.signatures, strict=True):
+                peer = cohort.peers[index]
+                self._confirmation(cohort, peer.store_id, signature).check_signature(peer.identity)
+            seed_shares, mask_key_shares = self._state.released_shares()
+            reply = Unmasking(
+                header_digest=cohort.header_digest,
+                roster_digest=cohort.roster_digest,
+                store_id=self.store_id,
+                seed_shares=seed_shares,
+                mask_key_shares=mask_key_shares,
+            ).sign(self._key)
+            self.journal = self.journal.close(self.attempt.header)
+            self._state.stage = Stage.FINISHED
+            self._state.wipe()
+            return reply
+
+    def refuse(self, error: ProtocolError) -> Refusal:
+        """Leave the attempt: wipe all secrets and return what to tell the coordinator."""
+        self.abort()
+        return Refusal(
+            header_digest=self.attempt.header.digest(),
+            store_id=self.store_id,
+            code=error.code,
+            culprits=tuple(sorted(set(error.culprits))),
+        ).sign(self._key)
+
+    def abort(self) -> None:
+        """Wipe all secrets and answer nothing more."""
+        self._state.wipe()
+        self._state.stage = Stage.ABORTED
+
+    def __repr__(self) -> str:
+        return f"Store({self.store_id!r}, {self.stage.name})"
+
+    def _expect(self, stage: Stage, header_digest: bytes | None = None) -> None:
+        if header_digest is not None and header_digest != self.attempt.header.digest():
+            raise WrongHeader(
+                f"message is of another run, round, attempt, manifest or model than "
+                f"{self.store_id!r} takes part in"
+            )
+        if self.stage is not stage:
+            raise OutOfTurn(
+                f"{self.store_id!r} has {self.stage.name.lower()}; this message is for one "
+                f"that has {stage.name.lower()}"
+            )
+
+    @contextmanager
+    def _abort_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+
+    def _cohort(self, roster_digest: bytes | None = None) -> tuple[Cohort, int]:
+        cohort = self._state.cohort
+        if cohort is None:
+            raise OutOfTurn(f"{self.store_id!r} has no roster")
+        if roster_digest is not None and roster_digest != cohort.roster_digest:
+            raise BadRoster(
+                "message is for another roster than this store was shown",
+                hint="the coordinator showed different rosters to different stores",
+            )
+        return cohort, cohort.index(self.store_id)
+
+    def _check_size(self, count: int, name: str) -> None:
+        cohort, _ = self._cohort()
+        needed = self.attempt.terms.survivors(len(cohort))
+        if count < needed:
+            raise CohortTooSmall(
+                f"{count} {name} in a roster of {len(cohort)}, needed are {needed}",
+                hint="nothing was revealed; the round can be tried once more",
+            )
+
+    def _confirmation(
+        self, cohort: Cohort, store_id: str, signature: bytes = bytes(SIGNATURE_SIZE)
+    ) -> Confirmation:
+        return Confirmation(
+            header_digest=cohort.header_digest,
+            roster_digest=cohort.roster_digest,
+            sharers_digest=cohort.sharers_digest(self._state.sharers),
+            survivors_digest=cohort.survivors_digest(self._state.sharers, self._state.survivors),
+            store_id=store_id,
+            signature=signature,
+        )

@@ -1,0 +1,173 @@
+"""The terms of an attempt: who may take part, how many there must be, and what they send.
+
+The header names one attempt of one round; it is part of every key derivation and every
+authenticated byte, so that nothing carries over from one attempt to another.
+
+>>> from hanse_common.secagg.layout import Layout, Section
+>>> terms = Terms(layout=Layout((Section("update", 10, clip=1.0),)), maximum_cohort=100)
+>>> terms.threshold(30), terms.survivors(30)
+(21, 21)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
+from hanse_common.errors import MalformedMessage, UnsafeTerms
+from hanse_common.secagg.layout import Layout
+
+VERSION = 1
+"""Protocol version; bound into every header."""
+
+SMALLEST_COHORT = 3
+LARGEST_COHORT = 10_000
+MAX_ATTEMPTS = 2
+HEADER_SIZE = 2 + 8 + 4 + 1 + 2 * DIGEST_SIZE
+
+_HEADER_LABEL = b"hanse/secagg/1/header"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """One attempt of one round, under one manifest, from one model.
+
+    Each store computes it from what it holds itself: a store that was given another model
+    or another manifest has another header.
+    """
+
+    run: int
+    round: int
+    attempt: int
+    manifest_digest: bytes
+    model_digest: bytes
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.run < 2**64 and 0 <= self.round < 2**32):
+            raise MalformedMessage(f"run={self.run} or round={self.round} is out of range")
+        if not 1 <= self.attempt <= MAX_ATTEMPTS:
+            raise MalformedMessage(f"attempt={self.attempt} is not in 1..{MAX_ATTEMPTS}")
+        if len(self.manifest_digest) != DIGEST_SIZE or len(self.model_digest) != DIGEST_SIZE:
+            raise MalformedMessage(f"digests in a header are {DIGEST_SIZE} bytes")
+
+    def encode(self) -> bytes:
+        """Return the canonical encoding."""
+        writer = Writer().u16(VERSION).u64(self.run).u32(self.round).u8(self.attempt)
+        return writer.raw(self.manifest_digest).raw(self.model_digest).finish()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Header:
+        """Read a header.
+
+        Raises:
+            MalformedMessage: It is not a header of this version in canonical form.
+        """
+        reader = Reader(data, "header")
+        version = reader.u16()
+        if version != VERSION:
+            raise MalformedMessage(f"header has version {version}, this is version {VERSION}")
+        header = cls(
+            run=reader.u64(),
+            round=reader.u32(),
+            attempt=reader.u8(),
+            manifest_digest=reader.raw(DIGEST_SIZE),
+            model_digest=reader.raw(DIGEST_SIZE),
+        )
+        reader.end()
+        return header
+
+    def digest(self) -> bytes:
+        """Return the 32 bytes that stand for this attempt in messages and derivations."""
+        return digest(_HEADER_LABEL, self.encode())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What the manifest fixes about secure aggregation.
+
+    Args:
+        layout: Sections and bounds of the vector.
+        maximum_cohort: Most stores in a round.
+        minimum_cohort: Fewest stores in a roster.
+        colluders: Stores that may work with the coordinator without exposing the others.
+        threshold_fraction: Numerator and denominator; the threshold is the floor of
+            that fraction of the cohort, plus one.
+        minimum_survivors: Fewest stores in a sum, if more than the threshold.
+        stores: Ids that may take part; empty admits every certified store.
+
+    Raises:
+        UnsafeTerms: A promise could not be kept; the message names the field.
+
+    Guarantees:
+        - Every threshold is above (cohort + colluders) / 2: no two disjoint groups of
+          honest stores can both reach it.
+        - Every sum holds at least two honest stores.
+        - No sum of `maximum_cohort` vectors within the layout's bounds overflows.
+    """
+
+    layout: Layout
+    maximum_cohort: int
+    minimum_cohort: int = 5
+    colluders: int = 1
+    threshold_fraction: tuple[int, int] = (2, 3)
+    minimum_survivors: int = 0
+    stores: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not SMALLEST_COHORT <= self.minimum_cohort <= self.maximum_cohort <= LARGEST_COHORT:
+            raise UnsafeTerms(
+                f"{SMALLEST_COHORT} <= minimum_cohort={self.minimum_cohort} <= "
+                f"maximum_cohort={self.maximum_cohort} <= {LARGEST_COHORT} does not hold"
+            )
+        numerator, denominator = self.threshold_fraction
+        if not (denominator > 0 and denominator <= 2 * numerator < 2 * denominator):
+            raise UnsafeTerms(
+                f"threshold_fraction={numerator}/{denominator} is not in 1/2 up to, not with, 1"
+            )
+        if not 0 <= self.minimum_survivors <= self.minimum_cohort:
+            raise UnsafeTerms(
+                f"minimum_survivors={self.minimum_survivors} is not in "
+                f"0..minimum_cohort={self.minimum_cohort}"
+            )
+        if self.colluders < 0 or self.survivors(self.minimum_cohort) > self.minimum_cohort:
+            raise UnsafeTerms(
+                f"colluders={self.colluders} leave no safe threshold in a cohort of "
+                f"{self.minimum_cohort}",
+                hint="raise minimum_cohort to at least colluders + 2",
+            )
+        largest = self.layout.largest_cohort()
+        if self.maximum_cohort > largest:
+            raise UnsafeTerms(
+                f"sums of maximum_cohort={self.maximum_cohort} stores could overflow, "
+                f"these bounds allow {largest}",
+                hint="lower a section's scale or clip",
+            )
+
+    def threshold(self, cohort: int) -> int:
+        """Return how many stores must agree, and give shares, in a roster of `cohort`."""
+        numerator, denominator = self.threshold_fraction
+        return max(
+            cohort * numerator // denominator + 1,
+            (cohort + self.colluders) // 2 + 1,
+        )
+
+    def survivors(self, cohort: int) -> int:
+        """Return how many uploads a sum must hold in a roster of `cohort`."""
+        return max(self.threshold(cohort), self.colluders + 2, self.minimum_survivors)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """What a participant of one attempt holds before any message.
+
+    Args:
+        header: Computed by the participant itself.
+        terms: From the manifest that the participant checked.
+        authority: The enrolment authority's public key, as the participant pins it.
+        now: Unix seconds, against which certificates are checked.
+    """
+
+    header: Header
+    terms: Terms
+    authority: bytes
+    now: int

@@ -1,0 +1,156 @@
+"""Flower's SecAgg+ through its own functions, timed as its client mod and workflow use them."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+from flwr.app import ConfigRecord
+from flwr.client.mod.secure_aggregation.secaggplus_mod import (
+    SecAggPlusState,
+    _collect_masked_vectors,
+    _setup,
+    _share_keys,
+    _unmask,
+)
+from flwr.common import bytes_to_ndarray, ndarrays_to_parameters
+from flwr.common.secure_aggregation.crypto.shamir import combine_shares
+from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
+    encrypt,
+    generate_shared_key,
+)
+from flwr.common.secure_aggregation.ndarrays_arithmetic import (
+    get_parameters_shape,
+    parameters_addition,
+    parameters_mod,
+    parameters_subtraction,
+)
+from flwr.common.secure_aggregation.secaggplus_constants import Key
+from flwr.common.secure_aggregation.secaggplus_utils import (
+    pseudo_rand_gen,
+    share_keys_plaintext_concat,
+)
+from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
+from numpy.typing import NDArray
+
+MODULUS = 2**32
+
+
+def flower_seconds(
+    *, stores: int, length: int, dropped: int, threshold: int, update: NDArray[np.float64]
+) -> tuple[float, float]:
+    """CPU-seconds of one client and of the server in a round of Flower's SecAgg+.
+
+    Args:
+        stores: Cohort; the graph is complete, as ours is.
+        length: Parameters.
+        dropped: Stores that fall silent after sharing.
+        threshold: Shares that determine a secret.
+        update: One store's update, shape `(length,)`.
+    """
+    config = ConfigRecord(
+        {
+            Key.SAMPLE_NUMBER: stores,
+            Key.SHARE_NUMBER: stores,
+            Key.THRESHOLD: threshold,
+            Key.CLIPPING_RANGE: 8.0,
+            Key.TARGET_RANGE: 2**20,
+            Key.MOD_RANGE: MODULUS,
+            Key.MAX_WEIGHT: 1000.0,
+        }
+    )
+    peers = [SecAggPlusState(nid=nid) for nid in range(stores)]
+    for peer in peers[1:]:
+        _setup(peer, config)
+    client, spent = peers[0], 0.0
+
+    start = time.process_time()
+    _setup(client, config)
+    spent += time.process_time() - start
+
+    keys = ConfigRecord({str(peer.nid): [peer.pk1, peer.pk2] for peer in peers})
+    start = time.process_time()
+    _share_keys(client, keys)
+    spent += time.process_time() - start
+
+    seed_share, key_share = client.rd_seed_share_dict[0], client.sk1_share_dict[0]
+    ciphertexts = []
+    for peer in peers[1:]:
+        shared = generate_shared_key(
+            bytes_to_private_key(peer.sk2), bytes_to_public_key(client.pk2)
+        )
+        plaintext = share_keys_plaintext_concat(peer.nid, 0, seed_share, key_share)
+        ciphertexts.append(encrypt(shared, plaintext))
+    delivery = ConfigRecord(
+        {Key.CIPHERTEXT_LIST: ciphertexts, Key.SOURCE_LIST: list(range(1, stores))}
+    )
+    parameters = ndarrays_to_parameters([update])
+    start = time.process_time()
+    upload = _collect_masked_vectors(client, delivery, 100, parameters)
+    spent += time.process_time() - start
+
+    dead = list(range(1, dropped + 1))
+    active = [nid for nid in range(stores) if nid not in set(dead)]
+    request = ConfigRecord({Key.ACTIVE_NODE_ID_LIST: active, Key.DEAD_NODE_ID_LIST: dead})
+    start = time.process_time()
+    _unmask(client, request)
+    spent += time.process_time() - start
+
+    masked = upload[Key.MASKED_PARAMETERS]
+    if not isinstance(masked, list):
+        raise TypeError(f"Flower's upload is a {type(masked).__name__}, expected a list")
+    return spent, _server_seconds(
+        peers, [part for part in masked if isinstance(part, bytes)], active, dead, threshold
+    )
+
+
+def _server_seconds(
+    peers: list[SecAggPlusState],
+    upload: list[bytes],
+    active: list[int],
+    dead: list[int],
+    threshold: int,
+) -> float:
+    """`collect_masked_vectors_stage` and `unmask_stage` of Flower's workflow, line by line."""
+    stores, client = len(peers), peers[0]
+    # One store's real shares, all of them, stand for every other store's.
+    seed_shares, key_shares = _all_shares(client, stores, threshold)
+    start = time.process_time()
+    vector = None
+    for _ in active:
+        received = [bytes_to_ndarray(part) for part in upload]
+        vector = received if vector is None else parameters_addition(vector, received)
+    if vector is None:
+        return 0.0
+    vector = parameters_mod(vector, MODULUS)
+    for nid in range(stores):
+        is_active = nid not in set(dead)
+        secret = combine_shares((seed_shares if is_active else key_shares)[:threshold])
+        shapes = get_parameters_shape(vector)
+        if is_active:
+            vector = parameters_subtraction(vector, pseudo_rand_gen(secret, MODULUS, shapes))
+            continue
+        for other in range(stores):
+            if other == nid:
+                continue
+            shared = generate_shared_key(
+                bytes_to_private_key(secret), bytes_to_public_key(peers[other].pk1)
+            )
+            mask = pseudo_rand_gen(shared, MODULUS, shapes)
+            combine = parameters_addition if nid > other else parameters_subtraction
+            vector = combine(vector, mask)
+    parameters_mod(vector, MODULUS)
+    return time.process_time() - start
+
+
+def _all_shares(
+    client: SecAggPlusState, stores: int, threshold: int
+) -> tuple[list[bytes], list[bytes]]:
+    from flwr.common.secure_aggregation.crypto.shamir import create_shares
+
+    seed = client.rd_seed or os.urandom(32)
+    return (
+        create_shares(seed, threshold, stores),
+        create_shares(client.sk1, threshold, stores),
+    )

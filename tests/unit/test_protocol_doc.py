@@ -1,0 +1,64 @@
+"""The parameter table of `docs/protocol.md` is what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation_kit import Federation
+from hanse_common.secagg import Layout, Section, Terms
+from hanse_common.secagg.messages import MaskedVector
+
+DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+ROWS = [
+    [int(cell.replace(",", "")) for cell in line.strip("| ").split(" | ")[:6]]
+    for line in DOC.partition("| n | threshold t |")[2].splitlines()[2:9]
+]
+BEYOND = 843, 191
+"""Bytes beside the vector: a constant, and for each store of the roster."""
+
+
+def test_the_table_has_the_promised_sizes():
+    assert [row[0] for row in ROWS] == [3, 5, 10, 30, 100, 300, 1000]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"n={row[0]}")
+def test_rows_follow_from_the_terms(row):
+    count, threshold, dropouts, colluders, honest, size = row
+    layout = Layout((Section("update", 1, clip=1.0),))
+
+    def terms(colluding: int) -> Terms:
+        return Terms(
+            layout=layout,
+            minimum_cohort=min(count, 5),
+            maximum_cohort=max(count, 5),
+            colluders=colluding,
+        )
+
+    assert terms(1).threshold(count) == threshold
+    assert count - terms(1).survivors(count) == dropouts
+    assert terms(1).survivors(count) - 1 == honest
+
+    def keeps_threshold(colluding: int) -> bool:
+        needed = max(threshold, (count + colluding) // 2 + 1, colluding + 2)
+        return needed == threshold
+
+    assert keeps_threshold(colluders) and not keeps_threshold(colluders + 1)
+    assert BEYOND[0] + BEYOND[1] * count == size
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 30])
+def test_a_store_sends_just_that_much(count):
+    federation = Federation(count)
+    sent = dict.fromkeys(federation.names, 0)
+
+    def weigh(name, message):
+        if not isinstance(message, MaskedVector):
+            sent[name] += len(message.encode())
+        return message
+
+    federation.run(to_coordinator=weigh)
+    # The table is for ids of ten characters; these have nine, in each of four messages.
+    assert len(set(sent.values())) == 1
+    assert abs(sent["store-000"] - BEYOND[0] - BEYOND[1] * count) <= 8
