@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -189,12 +190,38 @@ def bench_engines(
     format_: FormatOption = Format.table,
 ) -> None:
     """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
+    from hanse_simulations.bench.engines import engines, render
+
+    _print_rows(engines(stores or [10, 100], rounds), render, format_)
+
+
+@bench.command("secagg")
+def bench_secagg(
+    stores: Annotated[list[int] | None, typer.Option(help="Numbers of stores.")] = None,
+    parameters: Annotated[list[int] | None, typer.Option(help="Lengths of the vector.")] = None,
+    dropouts: Annotated[list[float] | None, typer.Option(help="Shares that drop out.")] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Secure aggregation's protocol core beside Flower's SecAgg+: CPU-seconds and bytes."""
+    from hanse_simulations.bench.secagg import render, run
+
+    rows = run(
+        stores=stores or [10, 50, 100],
+        parameters=parameters or [100_000],
+        dropouts=dropouts or [0.0, 0.1],
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
+def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
+    """Print a benchmark's rows, dataclasses, for people or for programs."""
+    from dataclasses import asdict
+
     from rich.console import Console
 
-    from hanse_simulations.bench.engines import as_json, engines, render
-
-    rows = engines(stores or [10, 100], rounds)
     if format_ is Format.json:
-        typer.echo(json.dumps(as_json(rows), indent=1))
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
-        Console().print(render(rows))
+        wide = None if sys.stdout.isatty() else 140
+        Console(width=wide).print(render(rows))

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,3 @@ def render(rows: Sequence[Row]) -> Table:
             f"{row.round_speedup:.1f}x",
         )
     return table
-
-
-def as_json(rows: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows as one JSON object."""
-    return {"rows": [asdict(row) for row in rows]}
