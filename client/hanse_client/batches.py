@@ -85,7 +85,9 @@ def training_anchors(
         customers=customers,
         moments=moments,
         basket=np.ones((rows, count), dtype=bool),
-        outlook=(moments >= earliest) & (moments <= until - config.horizon_days),
+        outlook=(np.arange(count) >= at_visits)
+        & (moments >= earliest)
+        & (moments <= until - config.horizon_days),
     )
 
 
@@ -191,18 +193,18 @@ class _Pairs:
     shape: tuple[int, ...]
     """(R, P, C)."""
 
-    def counted(
-        self, chosen: npt.NDArray[np.bool_], weights: Floats | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Sum [n, P] chosen pairs into [R, P, C], weighted or by one each."""
-        row, anchor = np.nonzero(chosen)
+    def counted(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+        """Count [n, P] chosen pairs into [R, P, C]."""
+        return self.summed(self.cells(*np.nonzero(chosen)))
+
+    def cells(self, pair: Ints, anchor: Ints) -> Ints:
+        """Flat indices into [R, P, C] of some pairs as seen from some anchors."""
         _, points, classes = self.shape
-        cell = (self.rows[row] * points + anchor) * classes + self.classes[row]
-        flat = np.bincount(
-            cell,
-            weights=None if weights is None else weights[row, anchor],
-            minlength=int(np.prod(self.shape)),
-        )
+        return (self.rows[pair] * points + anchor) * classes + self.classes[pair]
+
+    def summed(self, cells: Ints, weights: Floats | None = None) -> npt.NDArray[np.float32]:
+        """Add up entries, by one or by weight each, into [R, P, C]."""
+        flat = np.bincount(cells, weights, minlength=int(np.prod(self.shape)))
         return flat.astype(np.float32).reshape(self.shape)
 
 
@@ -242,17 +244,13 @@ def _interests(
     visit_index: Ints,
     config: InterestConfig,
 ) -> Interests:
-    age = moments[pairs.rows] - pairs.days[:, None]  # [n, P]
-    past = age > 0
-    counts = [pairs.counted(past & (age <= window)) for window in config.windows]
-    decayed = [
-        pairs.counted(past, np.exp2(-np.maximum(age, 0) / half)) for half in config.half_lives
-    ]
+    ages = moments[pairs.rows] - pairs.days[:, None]  # [n, P]
+    pair, anchor = np.nonzero(ages > 0)
+    age, cells = ages[pair, anchor], pairs.cells(pair, anchor)
+    counts = [pairs.summed(cells[near]) for near in (age <= window for window in config.windows)]
+    decayed = [pairs.summed(cells, np.exp2(-age / half)) for half in config.half_lives]
     days_since = np.full(int(np.prod(pairs.shape)), NEVER)
-    row, anchor = np.nonzero(past)
-    _, points, classes = pairs.shape
-    cell = (pairs.rows[row] * points + anchor) * classes + pairs.classes[row]
-    np.minimum.at(days_since, cell, age[row, anchor])
+    days_since[cells] = age  # In the order of time, so that the last visit's stays.
 
     visit_age = moments[visit_rows] - histories.visit_days[visit_index][:, None]  # [v, P]
     visits = np.zeros((*moments.shape, len(VISIT_WINDOWS)), dtype=np.float32)

@@ -99,7 +99,9 @@ class ModelSettings(Settings):
     n_embd: int = Field(default=64, ge=4)
     max_steps: int = Field(default=96, ge=2)
     """Most recent shopping trips that the transformer sees."""
-    trainable: Literal["all", "heads"] = "all"
+    trainable: Literal["all", "heads", "rules"] = "all"
+    """`heads`: all but the transformer; `rules`: the few hundred parameters that amend the
+    simple rules which the heads start from."""
 
 
 class TrainingSettings(Settings):
@@ -109,10 +111,12 @@ class TrainingSettings(Settings):
     """Chance of each customer to be in a local step (Poisson sampling)."""
     local_steps: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=0.1, gt=0)
+    """At the start; it falls linearly, to a tenth in the last round."""
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant that sums of gradients are divided by: never a store's true size."""
-    alone_learning_rate: float = Field(default=2e-3, gt=0)
-    """Adam's, where a store trains by itself for comparison."""
+    open_optimizer: Literal["sgd", "adam"] = "sgd"
+    open_learning_rate: float = Field(default=0.5, gt=0)
+    """Its rate at the start, where training is not private: the arms to compare with."""
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
@@ -157,8 +161,8 @@ class RunSettings(Settings):
     privacy: PrivacySettings = PrivacySettings()
     federation: FederationSettings = FederationSettings()
     compute: ComputeSettings = ComputeSettings()
-    open_training: TrainingSettings | None = None
-    """Used where training is not private; `training` if unset."""
+    transformer_training: TrainingSettings | None = None
+    """Of one more arm without privacy that trains the transformer too; left out if unset."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
 

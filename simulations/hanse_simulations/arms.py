@@ -101,6 +101,12 @@ ARMS: Final = _by_name(
         about="one model across all stores, without noise: what privacy is paid from",
     ),
     Arm(
+        name="federated_transformer",
+        label="Federated, transformer too",
+        kind="model",
+        about="one model across all stores, without noise, the transformer trained as well",
+    ),
+    Arm(
         name="federated_private",
         label="Federated, private",
         kind="model",

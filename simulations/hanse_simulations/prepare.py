@@ -23,7 +23,7 @@ from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_CLASSES = 12_000
 
 
@@ -102,7 +102,7 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
         settings.seed,
         data.level,
         data.min_items,
-        settings.model.model_dump_json(),
+        settings.model.model_dump_json(exclude={"trainable"}),
     ]
     for folder in folders:
         stamps = sorted(
@@ -124,7 +124,8 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
         except DataError as error:
             raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
     catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
-    classes = _vocabulary(catalogue, [data for _, data in stores], settings)
+    listed = _listed(catalogue, settings)
+    classes = sorted(listed)
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
     by_text = dict(zip(texts, vectors, strict=True))
@@ -145,6 +146,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
         config,
         class_texts=encode_texts(labels, encoder=settings.model.encoder, cache=cache / "texts"),
         item_texts=vectors,
+        class_sizes=np.array([listed[name] for name in classes], dtype=np.float32),
         seed=settings.seed,
     )
     model.save_pretrained(target / "base")
@@ -153,17 +155,18 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     write_json(target / "index.json", {"names": names, "rejects": rejects})
 
 
-def _vocabulary(
-    catalogue: pl.DataFrame, stores: Sequence[Ingested], settings: RunSettings
-) -> list[str]:
-    """Classes listed by at least `data.min_items` items, from the public catalogue alone.
+def _listed(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
+    """The vocabulary, from the public catalogue alone: classes of `data.min_items` items.
+
+    Returns:
+        How many items each class lists.
 
     Raises:
         DataError: No class is left, or there are too many to rank densely.
     """
     rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
     counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
-    classes = sorted(name for name, count in counts.items() if count >= settings.data.min_items)
+    classes = {name: count for name, count in counts.items() if count >= settings.data.min_items}
     if not classes:
         raise DataError(
             f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",

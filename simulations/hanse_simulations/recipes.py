@@ -28,20 +28,24 @@ def grocery() -> RunSettings:
     return RunSettings(
         recipe="grocery",
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
-        model=ModelSettings(trainable="heads"),
+        model=ModelSettings(trainable="rules"),
         training=TrainingSettings(
             sample_rate=0.1,
             local_steps=4,
-            learning_rate=1.0,
+            learning_rate=0.8,
             expected_batch_size=16.0,
+            outlook_weight=2.0,
+            open_learning_rate=0.8,
+        ),
+        transformer_training=TrainingSettings(
+            sample_rate=0.1,
+            local_steps=4,
+            outlook_weight=2.0,
+            open_optimizer="adam",
+            open_learning_rate=0.004,
         ),
         privacy=PrivacySettings(mode="local", target_epsilon=8.0, max_grad_norm=0.5),
-        federation=FederationSettings(
-            rounds=40,
-            strategy="FedAdam",
-            strategy_options={"eta": 0.003, "tau": 0.0001},
-            evaluate_every=5,
-        ),
+        federation=FederationSettings(rounds=40, strategy="FedAvg", evaluate_every=10),
     )
 
 

@@ -49,6 +49,7 @@ from hanse_simulations.shops import Stores, make_stores
 from hanse_simulations.trackers import make_trackers
 
 PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
+WHOLE = "federated_transformer"
 BASKET_METRICS = tuple(
     f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
 )
@@ -188,13 +189,7 @@ class Arm:
 
 def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     """The main arm first; the others only if the settings ask to compare."""
-    without = settings.with_changes(
-        {
-            "privacy": {"mode": "none"},
-            "model.trainable": "all",
-            "training": (settings.open_training or settings.training).model_dump(),
-        }
-    )
+    without = settings.with_changes({"privacy": {"mode": "none"}})
     private = settings.privacy.mode != "none"
     arms = [
         Arm(
@@ -206,6 +201,19 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     ]
     if settings.compare and private:
         arms.append(Arm(name=OPEN, folder=folder.arm(OPEN), settings=without, start=_federate))
+    if settings.compare and settings.transformer_training is not None:
+        whole = {
+            "model.trainable": "all",
+            "training": settings.transformer_training.model_dump(),
+        }
+        arms.append(
+            Arm(
+                name=WHOLE,
+                folder=folder.arm(WHOLE),
+                settings=without.with_changes(whole),
+                start=_federate,
+            )
+        )
     if settings.compare:
         arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=_alone))
     return arms
@@ -285,7 +293,7 @@ def _result(
     stores: Stores,
 ) -> RunResult:
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    models = [name for name in names if name in (PRIVATE, OPEN, ALONE)]
+    models = [name for name in names if name in (PRIVATE, OPEN, WHOLE, ALONE)]
     plan = PrivacyPlan.from_settings(settings)
     return RunResult(
         recipe=settings.recipe,

@@ -36,7 +36,7 @@ def model(small_stores):
     return InterestModel.from_pretrained(small_stores[1].base_model)
 
 
-@pytest.mark.parametrize("part", ["all", "heads"])
+@pytest.mark.parametrize("part", ["all", "heads", "rules"])
 def test_gradients_of_every_layer_equal_one_by_one_gradients(model, batch_of, part):
     assert model.train_only(part)
     assert check_exactness(model, batch_of(4, model), outlook_weight=1.0) < 1e-4
@@ -82,8 +82,8 @@ class _Unseen(nn.Module):
 
 def test_a_parameter_used_outside_its_own_layer_is_refused(model, batch_of):
     model.train_only("heads")
-    model.basket.popularity = _Unseen(model.basket.popularity, model.outlook.tails.bias)
-    with pytest.raises(InexactClipping, match=r"outlook\.tails\.bias"):
+    model.basket.popularity = _Unseen(model.basket.popularity, model.outlook.rule.bias)
+    with pytest.raises(InexactClipping, match=r"outlook\.rule\.bias"):
         check_exactness(model, batch_of(4, model), outlook_weight=1.0)
 
 

@@ -112,7 +112,13 @@ def test_fresh_models_of_one_seed_are_equal_and_draw_nothing_from_the_global_gen
     texts = rng.normal(size=(20, 6)).astype(np.float32)
     before = torch.get_rng_state()
     one, two = (
-        InterestModel.fresh(config, class_texts=texts[:3], item_texts=texts, seed=3)
+        InterestModel.fresh(
+            config,
+            class_texts=texts[:3],
+            item_texts=texts,
+            class_sizes=np.ones(3, dtype=np.float32),
+            seed=3,
+        )
         for _ in range(2)
     )
     assert torch.equal(before, torch.get_rng_state())

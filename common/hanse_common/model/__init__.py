@@ -2,7 +2,13 @@
 
 from hanse_common.model.config import InterestConfig
 from hanse_common.model.heads import Interests
-from hanse_common.model.interest import Batch, InterestModel, InterestOutput, customer_losses
+from hanse_common.model.interest import (
+    Batch,
+    InterestModel,
+    InterestOutput,
+    customer_losses,
+    is_rule,
+)
 
 __all__ = [
     "Batch",
@@ -11,4 +17,5 @@ __all__ = [
     "InterestOutput",
     "Interests",
     "customer_losses",
+    "is_rule",
 ]

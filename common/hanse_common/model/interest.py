@@ -19,8 +19,11 @@ from transformers.utils.generic import ModelOutput
 
 from hanse_common.model.backbone import VisitEncoder
 from hanse_common.model.config import InterestConfig
-from hanse_common.model.heads import BasketHead, Interests, OutlookHead, interest_features
+from hanse_common.model.heads import INTERESTS, BasketHead, Interests, OutlookHead
 from hanse_common.model.items import Vectors, principal_components
+
+Part = Literal["all", "heads", "rules"]
+_RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +83,8 @@ class InterestModel(PreTrainedModel):
     config_class = InterestConfig
     base_model_prefix = "hanse"
     class_vectors: Tensor
+    class_popularity: Tensor
+    """[C] logarithm of how popular a class is as far as the public catalogue tells."""
 
     def __init__(self, config: InterestConfig) -> None:
         super().__init__(config)
@@ -88,18 +93,27 @@ class InterestModel(PreTrainedModel):
         self.outlook = OutlookHead(config)
         size = (len(config.classes), config.class_vector_size)
         self.register_buffer("class_vectors", torch.zeros(size))
+        self.register_buffer("class_popularity", torch.zeros(len(config.classes)))
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def fresh(
-        cls, config: InterestConfig, *, class_texts: Vectors, item_texts: Vectors, seed: int
+        cls,
+        config: InterestConfig,
+        *,
+        class_texts: Vectors,
+        item_texts: Vectors,
+        class_sizes: Vectors,
+        seed: int,
     ) -> InterestModel:
-        """An untrained model whose projections are fitted to public texts alone.
+        """An untrained model fitted to a public catalogue alone.
 
         Args:
             config: Its shape and vocabulary.
             class_texts: [C, vector_size] text vectors of `config.classes`.
             item_texts: [N, vector_size] text vectors of a public catalogue.
+            class_sizes: [C] how many of its items each class lists, which says something of
+                how popular a class is.
             seed: Of the transformer's random weights.
         """
         generator_state = torch.get_rng_state()
@@ -111,6 +125,8 @@ class InterestModel(PreTrainedModel):
         item_mean, item_directions = principal_components(item_texts, width)
         with torch.no_grad():
             model.class_vectors.copy_(torch.from_numpy((class_texts - mean) @ directions))
+            sizes = torch.from_numpy(class_sizes)
+            model.class_popularity.copy_(torch.log(sizes / sizes.mean()))
             text = model.visits.text
             nn.init.zeros_(text.weight)
             text.weight[:width] = torch.from_numpy(item_directions.T) / 2
@@ -122,21 +138,38 @@ class InterestModel(PreTrainedModel):
 
     def forward(self, batch: Batch) -> InterestOutput:
         """Predict from every anchor of every customer."""
-        states = self.visits(batch.visit_vectors, batch.visit_facts)  # [B, T, D]
-        index = batch.anchor_visit.unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        state = states.gather(1, index)  # [B, P, D]
+        state = None
+        if self.basket.uses_state() or self.outlook.uses_state():
+            states = self.visits(batch.visit_vectors, batch.visit_facts)  # [B, T, D]
+            index = batch.anchor_visit.unsqueeze(-1).expand(-1, -1, states.shape[-1])
+            state = states.gather(1, index)  # [B, P, D]
         classes = self.class_vectors.expand(len(batch), -1, -1)  # [B, C, K]
-        features = interest_features(batch.past)
+        public = self.class_popularity.expand(len(batch), -1)  # [B, C]
         return InterestOutput(
-            basket_scores=self.basket(batch.past, features, state, classes),
-            outlook_logits=self.outlook(batch.past, features, state, classes),
+            basket_scores=self.basket(batch.past, state, classes, public),
+            outlook_logits=self.outlook(batch.past, state, classes),
         )
 
-    def train_only(self, part: Literal["all", "heads"]) -> Sequence[str]:
-        """Freeze the rest; returns the names of the trained parameters, sorted."""
+    def train_only(self, part: Part) -> Sequence[str]:
+        """Freeze the rest; returns the names of the trained parameters, sorted.
+
+        Args:
+            part: `all`; `heads`, all but the transformer; or `rules`, a few hundred
+                parameters that amend the rules which the heads start from, so few that
+                noise leaves something of them.
+        """
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(part == "all" or not name.startswith("visits."))
+            parameter.requires_grad_(
+                part == "all"
+                or (part == "heads" and not name.startswith("visits."))
+                or (part == "rules" and is_rule(name))
+            )
         return sorted(name for name, p in self.named_parameters() if p.requires_grad)
+
+
+def is_rule(name: str) -> bool:
+    """Whether a parameter amends the simple rules that the heads start from."""
+    return name.startswith(_RULES)
 
 
 def customer_losses(
@@ -166,5 +199,5 @@ def customer_losses(
     valid = batch.outlook >= 0
     log_q = torch.log_softmax(output.outlook_logits, dim=-1)
     chosen = log_q.gather(-1, batch.outlook.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    outlook = -(chosen * valid).sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+    outlook = -(chosen * valid).sum((1, 2)) / (INTERESTS * valid.shape[1])
     return basket, outlook_weight * outlook
