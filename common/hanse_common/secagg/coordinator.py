@@ -42,7 +42,7 @@ from hanse_common.secagg.messages import (
 )
 from hanse_common.secagg.outcome import Aggregate, Phase
 from hanse_common.secagg.reconstruct import leftover_masks, recover
-from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_roster, check_unique
+from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_unique, form_cohort
 from hanse_common.secagg.terms import Attempt
 
 
@@ -289,7 +289,7 @@ class Coordinator:
         if len(hellos) < terms.minimum_cohort:
             self.missing["hello"] = tuple(sorted(terms.stores - self._hellos.keys()))
             raise self._failed(len(hellos), terms.minimum_cohort)
-        self._cohort = cohort = check_roster(hellos, self.attempt)
+        self._cohort = cohort = form_cohort(hellos, self.attempt.header)
         self._indices = {peer.store_id: i for i, peer in enumerate(cohort.peers)}
         self._awaited = set(range(len(cohort)))
         self.phase = Phase.SHARE
