@@ -47,7 +47,7 @@ class Writer:
     """Appends fields; `finish` gives the bytes."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
 
     def u8(self, value: int) -> Self:
         """Append one byte."""
@@ -65,12 +65,12 @@ class Writer:
         """Append a 64-bit integer."""
         return self._integer(value, 8)
 
-    def raw(self, value: bytes) -> Self:
+    def raw(self, value: bytes | memoryview) -> Self:
         """Append bytes whose length both sides know."""
         self._parts.append(value)
         return self
 
-    def blob(self, value: bytes) -> Self:
+    def blob(self, value: bytes | memoryview) -> Self:
         """Append bytes behind their length."""
         return self.u32(len(value)).raw(value)
 
@@ -123,22 +123,19 @@ class Reader:
 
     def raw(self, size: int) -> bytes:
         """Read exactly `size` bytes."""
-        end = self._position + size
-        if end > len(self._data):
-            raise MalformedMessage(
-                f"{self._name} ends at byte {len(self._data)}, expected {size} bytes "
-                f"at byte {self._position}"
-            )
-        value = self._data[self._position : end]
-        self._position = end
-        return value
+        start = self._position
+        self._advance(size)
+        return self._data[start : self._position]
 
     def blob(self, limit: int = 2**31) -> bytes:
         """Read length-prefixed bytes of at most `limit`."""
-        size = self.u32()
-        if size > limit:
-            raise MalformedMessage(f"{self._name} has a field of {size} bytes, at most {limit}")
-        return self.raw(size)
+        return self.raw(self._blob_size(limit))
+
+    def view(self, limit: int) -> memoryview:
+        """Read length-prefixed bytes of at most `limit`, without copying them."""
+        size, start = self._blob_size(limit), self._position
+        self._advance(size)
+        return memoryview(self._data)[start : self._position]
 
     def text(self, limit: int = 256) -> str:
         """Read length-prefixed UTF-8 text of at most `limit` bytes."""
@@ -169,3 +166,18 @@ class Reader:
         extra = len(self._data) - self._position
         if extra:
             raise MalformedMessage(f"{self._name} has {extra} bytes after its end")
+
+    def _advance(self, size: int) -> None:
+        end = self._position + size
+        if end > len(self._data):
+            raise MalformedMessage(
+                f"{self._name} ends at byte {len(self._data)}, expected {size} bytes "
+                f"at byte {self._position}"
+            )
+        self._position = end
+
+    def _blob_size(self, limit: int) -> int:
+        size = self.u32()
+        if size > limit:
+            raise MalformedMessage(f"{self._name} has a field of {size} bytes, at most {limit}")
+        return size

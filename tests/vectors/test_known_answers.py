@@ -56,7 +56,7 @@ def test_refused_bytes_give_the_named_error(name):
 
 
 def shared() -> bytes:
-    return keys.agree(bytes(range(32)), KNOWN["X25519 public of 20..3f"])
+    return keys.ExchangeKey(bytes(range(32))).agree(KNOWN["X25519 public of 20..3f"])
 
 
 def test_header():
@@ -66,9 +66,9 @@ def test_header():
 
 
 def test_agreement():
-    assert keys.public_key(bytes(range(32))) == KNOWN["X25519 public of 00..1f"]
+    assert keys.ExchangeKey(bytes(range(32))).public == KNOWN["X25519 public of 00..1f"]
     assert shared() == KNOWN["X25519 shared"]
-    other_side = keys.agree(bytes(range(32, 64)), KNOWN["X25519 public of 00..1f"])
+    other_side = keys.ExchangeKey(bytes(range(32, 64))).agree(KNOWN["X25519 public of 00..1f"])
     assert other_side == KNOWN["X25519 shared"]
 
 

@@ -24,7 +24,7 @@ from hanse_common.errors import (
     WeakKey,
     WrongHeader,
 )
-from hanse_common.secagg import keys
+from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey
 from hanse_common.secagg.masking import Words, add_masks
 from hanse_common.secagg.messages import (
     Confirmation,
@@ -42,8 +42,11 @@ from hanse_common.secagg.messages import (
 )
 from hanse_common.secagg.outcome import Aggregate, Phase
 from hanse_common.secagg.reconstruct import leftover_masks, recover
-from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_roster, check_unique
+from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_unique, form_cohort
 from hanse_common.secagg.terms import Attempt
+
+_PROBE = ExchangeKey(bytes(KEY_SIZE))
+"""Its shared secret with a key of small order is zero, as is everybody's."""
 
 
 class Coordinator:
@@ -198,7 +201,7 @@ class Coordinator:
             raise StoreExcluded(f"the roster is full; {name!r} can join the next round")
         for key in (hello.mask_public, hello.share_public):
             try:
-                keys.agree(bytes(keys.KEY_SIZE), key)
+                _PROBE.agree(key)
             except WeakKey as error:
                 raise WeakKey(f"{name!r}: {error.message}", culprits=(name,)) from None
         check_unique([*self._hellos.values(), hello])
@@ -289,7 +292,7 @@ class Coordinator:
         if len(hellos) < terms.minimum_cohort:
             self.missing["hello"] = tuple(sorted(terms.stores - self._hellos.keys()))
             raise self._failed(len(hellos), terms.minimum_cohort)
-        self._cohort = cohort = check_roster(hellos, self.attempt)
+        self._cohort = cohort = form_cohort(hellos, self.attempt.header)
         self._indices = {peer.store_id: i for i, peer in enumerate(cohort.peers)}
         self._awaited = set(range(len(cohort)))
         self.phase = Phase.SHARE

@@ -11,7 +11,6 @@ Secret(<32 bytes>)
 from __future__ import annotations
 
 import hmac
-from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -83,46 +82,35 @@ class Secret:
 class ExchangeKey:
     """An X25519 key pair for one attempt."""
 
-    __slots__ = ("public", "secret")
+    __slots__ = ("_private", "public", "secret")
 
     def __init__(self, private: bytes) -> None:
         self.secret = Secret(private)
-        self.public = public_key(private)
+        # Loading a key costs as much as using it: load it once.
+        self._private: X25519PrivateKey | None = X25519PrivateKey.from_private_bytes(private)
+        self.public = self._private.public_key().public_bytes_raw()
 
     def agree(self, peer: bytes) -> bytes:
-        """Return the shared secret with a peer's public key.
+        """Return the X25519 shared secret with a peer's public key.
 
         Raises:
-            WeakKey: The peer's key has small order, so that the result is all zero.
+            WeakKey: It is all zero (RFC 7748, section 6.1), or the peer's key is not
+                32 bytes.
         """
-        return agree(self.secret.reveal(), peer)
+        if self._private is None:
+            raise ProtocolError("this key was wiped")
+        try:
+            return self._private.exchange(X25519PublicKey.from_public_bytes(peer))
+        except ValueError:
+            raise WeakKey(f"public key {peer.hex()[:16]}… has small order") from None
 
-    def wipe(self) -> Self:
-        """Overwrite the private key."""
+    def wipe(self) -> None:
+        """Overwrite the private key, and drop the library's copy."""
         self.secret.wipe()
-        return self
+        self._private = None
 
     def __repr__(self) -> str:
         return f"ExchangeKey(public={self.public.hex()!r})"
-
-
-def public_key(private: bytes) -> bytes:
-    """Return the X25519 public key of 32 private bytes."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
-
-
-def agree(private: bytes, peer: bytes) -> bytes:
-    """Return the X25519 shared secret.
-
-    Raises:
-        WeakKey: It is all zero (RFC 7748, section 6.1), or the key is not 32 bytes.
-    """
-    try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(
-            X25519PublicKey.from_public_bytes(peer)
-        )
-    except ValueError:
-        raise WeakKey(f"public key {peer.hex()[:16]}… has small order") from None
 
 
 def derive(secret: bytes, label: bytes, header_digest: bytes, *parts: bytes) -> bytes:

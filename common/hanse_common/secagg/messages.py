@@ -195,7 +195,7 @@ class MaskedVector(StoreMessage):
     header_digest: bytes
     roster_digest: bytes
     store_id: str
-    body: bytes = field(repr=False)
+    body: bytes | memoryview = field(repr=False)
     signature: bytes = bytes(SIGNATURE_SIZE)
 
     def words(self, length: int) -> Words:
@@ -228,7 +228,7 @@ class MaskedVector(StoreMessage):
             header_digest=reader.raw(DIGEST_SIZE),
             roster_digest=reader.raw(DIGEST_SIZE),
             store_id=check_store_id(reader.text()),
-            body=reader.blob(4 * MAX_LENGTH),
+            body=reader.view(4 * MAX_LENGTH),
             signature=reader.raw(SIGNATURE_SIZE),
         )
 

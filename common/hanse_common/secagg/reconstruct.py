@@ -112,8 +112,9 @@ def leftover_masks(
     ]
     context = cohort.sharers_digest(sharers)
     for dropped, private in recovered.mask_keys.items():
+        mask_key = keys.ExchangeKey(private)
         for index in survivors:
-            shared = keys.agree(private, cohort.peers[index].mask_public)
+            shared = mask_key.agree(cohort.peers[index].mask_public)
             key = cohort.pair_mask_key(shared, context, index, dropped)
             # The survivor added this mask if it comes first, else subtracted it.
             (minus if index < dropped else plus).append(key)
@@ -135,7 +136,7 @@ def _try(
             commitment = keys.seed_commitment(secret, cohort.header_digest, peer.store_id)
             matches = commitment == peer.commitment
         else:
-            matches = keys.public_key(secret) == peer.mask_public
+            matches = keys.ExchangeKey(secret).public == peer.mask_public
         if not matches:
             return found, want
         found[want] = secret

@@ -182,7 +182,12 @@ def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
     for hello in hellos:
         check_hello(hello, attempt)
     check_unique(hellos)
-    header_digest = attempt.header.digest()
+    return form_cohort(hellos, attempt.header)
+
+
+def form_cohort(hellos: Sequence[Hello], header: Header) -> Cohort:
+    """Return what an attempt needs of Hellos that were checked already, sorted by id."""
+    header_digest = header.digest()
     return Cohort(
         header_digest=header_digest,
         roster_digest=digest(_ROSTER_LABEL, header_digest, *(hello.encode() for hello in hellos)),
