@@ -38,7 +38,12 @@ def train(message: Message, context: Context) -> Message:
     node, settings = open_node(context), _settings(message)
     config = _config(message)
     arrays = train_round(
-        node, base_model(node), settings, _arrays(message), int(str(config["server-round"]))
+        node,
+        base_model(node),
+        settings,
+        _arrays(message),
+        int(str(config["server-round"])),
+        proximal_mu=float(str(config.get("proximal-mu", 0.0))),
     )
     return _reply(message, {"arrays": _record(arrays), "metrics": _public_weight()})
 

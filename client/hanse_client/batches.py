@@ -18,6 +18,7 @@ from hanse_common.model import Batch, InterestConfig, Interests
 from hanse_common.model.heads import VISIT_WINDOWS, has_interest, outlook_bounds
 
 NEVER = 3650.0
+_CELLS = 24_000
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -132,6 +133,11 @@ def evaluation_anchors(
         basket=np.array(baskets, dtype=bool).reshape(shape),
         outlook=np.array(outlooks, dtype=bool).reshape(shape),
     )
+
+
+def rows_at_once(config: InterestConfig) -> int:
+    """How many rows to look at together: dense [P, C] tables set the limit, no result does."""
+    return max(1, min(64, _CELLS // max(len(config.classes), 1)))
 
 
 def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> Batch:

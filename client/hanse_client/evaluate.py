@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.batches import Anchors, collate, evaluation_anchors
+from hanse_client.batches import Anchors, collate, evaluation_anchors, rows_at_once
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node
 from hanse_client.npz import load_npz, save_npz
@@ -19,7 +19,6 @@ from hanse_common.config import RunSettings
 from hanse_common.metrics import TOP, auc, ranking_metrics
 from hanse_common.model import Batch, InterestModel
 
-ROWS = 64
 FALL, STAY, RISE = 0, 1, 2
 
 
@@ -129,8 +128,9 @@ def evaluate_histories(
     anchors = split_anchors(histories, settings, split)
     parts = []
     with torch.inference_mode():
-        for start in range(0, max(len(anchors), 1), ROWS):
-            batch = collate(histories, anchors.rows(start, start + ROWS), model.config)
+        rows = rows_at_once(model.config)
+        for start in range(0, max(len(anchors), 1), rows):
+            batch = collate(histories, anchors.rows(start, start + rows), model.config)
             output = model(batch)
             outlook = torch.log_softmax(output.outlook_logits, dim=-1).numpy()
             scores = output.basket_scores.numpy()

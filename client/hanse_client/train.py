@@ -16,7 +16,7 @@ from opacus.optimizers import DPOptimizer
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 from torch import Tensor
 
-from hanse_client.batches import collate, training_anchors
+from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
 from hanse_client.clipping import check_exactness, per_customer_gradients
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, write_durably
@@ -26,13 +26,17 @@ from hanse_common.model import Batch, InterestModel, customer_losses
 from hanse_common.privacy.plan import PrivacyPlan
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-MICRO_BATCH = 64
-"""Customers whose gradients are held at once: a matter of memory alone."""
 _CHECKED = 4
 
 
 def train_round(
-    node: Node, model: InterestModel, settings: RunSettings, arrays: Mapping[str, Any], number: int
+    node: Node,
+    model: InterestModel,
+    settings: RunSettings,
+    arrays: Mapping[str, Any],
+    number: int,
+    *,
+    proximal_mu: float = 0.0,
 ) -> Arrays:
     """Train on the store's customers for one round.
 
@@ -42,6 +46,7 @@ def train_round(
         settings: The run's.
         arrays: Trained parameters of the global model, by name.
         number: The round, from 1.
+        proximal_mu: FedProx's pull towards the global model.
 
     Returns:
         The trained parameters after `training.local_steps` steps.
@@ -63,9 +68,9 @@ def train_round(
         spent = node.charge(plan.round_cost(), target_delta=plan.target_delta)
     # 4. A few steps, each on a Poisson sample of customers.
     losses = (
-        _private_steps(node, model, data, settings, plan, number)
+        _private_steps(node, model, data, settings, plan, number, proximal_mu)
         if plan is not None
-        else _open_steps(node, model, data, settings, number)
+        else _open_steps(node, model, data, settings, number, proximal_mu)
     )
     for step, loss in enumerate(losses, start=1):
         steps = settings.training.local_steps
@@ -84,9 +89,8 @@ def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None
     optimizer = _open_optimizer(model, settings)
     for number in range(1, rounds + 1):
         loss = 0.0
-        for batch in _batches(node, data, settings, model, number):
-            if len(batch):
-                loss = _open_step(optimizer, model, batch, settings, number)
+        for anchors in _samples(node, data, settings, model, number):
+            loss = _open_step(optimizer, model, data, anchors, settings, number)
         node.log(round=number, step=steps, steps=steps, loss=loss, epsilon=None)
 
 
@@ -151,12 +155,15 @@ def _private_steps(
     settings: RunSettings,
     plan: PrivacyPlan,
     number: int,
+    proximal_mu: float,
 ) -> Iterator[float]:
     """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's mean loss."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in trained]
+    rate = settings.training.learning_rate * _fading(settings, number)
     noise = torch.Generator().manual_seed(_torch_seed(node.entropy(number, 2)))
     optimizer = DPOptimizer(
-        torch.optim.SGD(trained, lr=settings.training.learning_rate * _fading(settings, number)),
+        torch.optim.SGD(trained, lr=rate),
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.max_grad_norm,
         expected_batch_size=settings.training.expected_batch_size,
@@ -164,18 +171,17 @@ def _private_steps(
         generator=noise,
     )
     with per_customer_gradients(model) as wrapped:
-        for batch in _batches(node, data, settings, model, number):
-            total = 0.0
-            starts = range(0, len(batch), MICRO_BATCH)
-            for start in starts:
-                part = batch.rows(start, start + MICRO_BATCH)
+        for anchors in _samples(node, data, settings, model, number):
+            total, seen = 0.0, 0
+            for part in _parts(data, anchors, model):
                 loss = _losses(wrapped, part, settings).sum()
                 loss.backward()
-                total += float(loss.detach())
-                optimizer.signal_skip_step(do_skip=start != starts[-1])
+                total, seen = total + float(loss.detach()), seen + len(part)
+                # Clipped gradients of the parts add up; noise and step come with the last.
+                optimizer.signal_skip_step(do_skip=seen < len(anchors))
                 optimizer.step()
                 optimizer.zero_grad()
-            if not len(starts):
+            if not seen:
                 # Nobody was drawn: the step is noise alone, as the accounting assumes.
                 for parameter in trained:
                     parameter.grad_sample = parameter.new_zeros(  # type: ignore[attr-defined]
@@ -183,16 +189,34 @@ def _private_steps(
                     )
                 optimizer.step()
                 optimizer.zero_grad()
-            yield total / max(len(batch), 1)
+            _pull_back(trained, start, proximal_mu * rate)
+            yield total / max(seen, 1)
 
 
 def _open_steps(
-    node: Node, model: InterestModel, data: Histories, settings: RunSettings, number: int
+    node: Node,
+    model: InterestModel,
+    data: Histories,
+    settings: RunSettings,
+    number: int,
+    proximal_mu: float,
 ) -> Iterator[float]:
     """Steps without clip and noise; yields each step's mean loss."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in trained]
     optimizer = _open_optimizer(model, settings)
-    for batch in _batches(node, data, settings, model, number):
-        yield _open_step(optimizer, model, batch, settings, number) if len(batch) else 0.0
+    rate = settings.training.open_learning_rate * _fading(settings, number)
+    for anchors in _samples(node, data, settings, model, number):
+        yield _open_step(optimizer, model, data, anchors, settings, number)
+        _pull_back(trained, start, proximal_mu * rate)
+
+
+def _pull_back(trained: list[torch.nn.Parameter], start: list[Tensor], amount: float) -> None:
+    """FedProx's proximal term (Li et al. 2020), as a step of its own: it looks at no data."""
+    if amount:
+        with torch.no_grad():
+            for parameter, old in zip(trained, start, strict=True):
+                parameter.lerp_(old, min(amount, 1.0))
 
 
 def _fading(settings: RunSettings, number: int) -> float:
@@ -212,7 +236,8 @@ def _open_optimizer(model: InterestModel, settings: RunSettings) -> torch.optim.
 def _open_step(
     optimizer: torch.optim.Optimizer,
     model: InterestModel,
-    batch: Batch,
+    data: Histories,
+    anchors: Anchors,
     settings: RunSettings,
     number: int,
 ) -> float:
@@ -224,11 +249,14 @@ def _open_step(
     for group in optimizer.param_groups:
         group["lr"] = settings.training.open_learning_rate * _fading(settings, number)
     optimizer.zero_grad()
-    loss = _losses(model, batch, settings).mean()
-    loss.backward()
+    total = 0.0
+    for part in _parts(data, anchors, model):
+        loss = _losses(model, part, settings).sum() / len(anchors)
+        loss.backward()
+        total += float(loss.detach())
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
-    return float(loss.detach())
+    return total
 
 
 def _losses(model: torch.nn.Module, batch: Batch, settings: RunSettings) -> Tensor:
@@ -238,9 +266,16 @@ def _losses(model: torch.nn.Module, batch: Batch, settings: RunSettings) -> Tens
     return basket + outlook
 
 
-def _batches(
+def _parts(data: Histories, anchors: Anchors, model: InterestModel) -> Iterator[Batch]:
+    """A step's customers, as many at a time as fit in memory."""
+    size = rows_at_once(model.config)
+    for first in range(0, len(anchors), size):
+        yield collate(data, anchors.rows(first, first + size), model.config)
+
+
+def _samples(
     node: Node, data: Histories, settings: RunSettings, model: InterestModel, number: int
-) -> Iterator[Batch]:
+) -> Iterator[Anchors]:
     """Poisson samples of the store's customers, `local_steps` of them."""
     customers = data.active()
     rng = np.random.default_rng(node.entropy(number, 0))
@@ -251,7 +286,7 @@ def _batches(
         generator=torch.Generator().manual_seed(_torch_seed(node.entropy(number, 1))),
     )
     for drawn in sampler:
-        anchors = training_anchors(
+        yield training_anchors(
             data,
             customers[np.array(drawn, dtype=np.int64)],
             count=settings.training.anchors,
@@ -259,7 +294,6 @@ def _batches(
             config=model.config,
             rng=rng,
         )
-        yield collate(data, anchors, model.config)
 
 
 def _ensure_exact(node: Node, model: InterestModel, data: Histories, settings: RunSettings) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.batches import Anchors, collate
-from hanse_client.evaluate import FALL, RISE, ROWS, Figures, judge, split_anchors
+from hanse_client.batches import Anchors, collate, rows_at_once
+from hanse_client.evaluate import FALL, RISE, Figures, judge, split_anchors
 from hanse_client.histories import Histories, days
 from hanse_client.train import node_split
 from hanse_common.config import RunSettings
@@ -122,8 +122,9 @@ def judge_rules(
     """Judge every rule on one store's customers."""
     anchors = split_anchors(histories, settings, split)
     found: dict[str, list[Figures]] = {}
-    for start in range(0, max(len(anchors), 1), ROWS):
-        part = anchors.rows(start, start + ROWS)
+    rows = rows_at_once(config)
+    for start in range(0, max(len(anchors), 1), rows):
+        part = anchors.rows(start, start + rows)
         batch = collate(histories, part, config)
         for name, scores in rules.forecasts(batch, _last_classes(histories, part, config)):
             found.setdefault(name, []).append(judge(batch, *scores))
@@ -166,8 +167,8 @@ def _fit_outlook(
         moments = until - config.horizon_days * np.arange(1, _TRAINING_OUTLOOKS + 1)
         moments = moments[moments >= store.observed_from + config.reference_days]
         customers = store.active()
-        for start in range(0, len(customers), ROWS):
-            part = customers[start : start + ROWS]
+        for start in range(0, len(customers), rows_at_once(config)):
+            part = customers[start : start + rows_at_once(config)]
             shape = (len(part), len(moments))
             anchors = Anchors(
                 customers=part,

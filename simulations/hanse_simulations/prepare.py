@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
 _FORMAT = 3
-_MAX_CLASSES = 12_000
+MAX_CLASSES = 12_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,7 +124,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
         except DataError as error:
             raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
     catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
-    listed = _listed(catalogue, settings)
+    listed = _listed(catalogue, [data for _, data in stores], settings)
     classes = sorted(listed)
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
@@ -132,7 +132,8 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     for number, (_, data) in enumerate(stores):
         histories = prepare(data, classes=classes, level=settings.data.level, text_vectors=by_text)
         histories.save(target / f"{number:04d}.npz")
-    labels = [_class_text(name, settings.data.level, catalogue) for name in classes]
+    text_of = dict(catalogue.select("item_id", "text").iter_rows())
+    labels = [_class_text(name, settings.data.level, text_of) for name in classes]
     config = InterestConfig(
         classes=classes,
         level=settings.data.level,
@@ -155,8 +156,13 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     write_json(target / "index.json", {"names": names, "rejects": rejects})
 
 
-def _listed(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
+def _listed(
+    catalogue: pl.DataFrame, stores: Sequence[Ingested], settings: RunSettings
+) -> dict[str, int]:
     """The vocabulary, from the public catalogue alone: classes of `data.min_items` items.
+
+    A catalogue of more products than can be ranked is cut to those most bought before
+    training ends; that choice looks at purchases, and the run's notes say so.
 
     Returns:
         How many items each class lists.
@@ -166,25 +172,37 @@ def _listed(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
     """
     rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
     counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
-    classes = {name: count for name, count in counts.items() if count >= settings.data.min_items}
+    if settings.data.level == "product" and len(counts) > MAX_CLASSES:
+        return dict.fromkeys(_most_bought(stores, settings, MAX_CLASSES), 1)
+    needed = 1 if settings.data.level == "product" else settings.data.min_items
+    classes = {name: count for name, count in counts.items() if count >= needed}
     if not classes:
         raise DataError(
             f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
             hint="lower data.min_items",
         )
-    if len(classes) > _MAX_CLASSES:
+    if len(classes) > MAX_CLASSES:
         raise DataError(
-            f"{len(classes)} classes at level {settings.data.level!r}; at most {_MAX_CLASSES} "
+            f"{len(classes)} classes at level {settings.data.level!r}; at most {MAX_CLASSES} "
             "can be ranked",
             hint="use data.level = 'type' or 'category', or a smaller catalogue",
         )
     return classes
 
 
-def _class_text(name: str, level: str, catalogue: pl.DataFrame) -> str:
+def _most_bought(stores: Sequence[Ingested], settings: RunSettings, count: int) -> list[str]:
+    """Items in the order of how many lines they stand on before training ends."""
+    sold = pl.concat([data.events.select("item_id", "timestamp") for data in stores])
+    if settings.data.split is not None:
+        sold = sold.filter(pl.col("timestamp") < settings.data.split.train_until)
+    ranked = sold.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
+    return ranked["item_id"].head(count).to_list()
+
+
+def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
     """Readable words for a class: the last step of its path first, or the item's own text."""
     if level == "product":
-        return str(catalogue.row(by_predicate=pl.col("item_id") == name, named=True)["text"])
+        return text_of[name]
     return ", ".join(part.strip().lower() for part in reversed(name.split("/")))
 
 

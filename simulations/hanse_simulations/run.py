@@ -40,7 +40,7 @@ from hanse_simulations.outcome import (
     spreads,
 )
 from hanse_simulations.peak_memory import PeakMemory
-from hanse_simulations.prepare import Prepared, make_nodes, prepare_stores
+from hanse_simulations.prepare import MAX_CLASSES, Prepared, make_nodes, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
 from hanse_simulations.results import MetricRow, RunResult
@@ -245,12 +245,11 @@ def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSetti
             hint="leave data.split out: that data set has its own",
         )
     own = settings.data.source == "stores"
-    prepared = prepare_stores(stores.folders, settings, folder.path if own else cache)
-    changes: dict[str, object] = {"data.split": stores.split.model_dump()}
+    settings = settings.with_changes({"data.split": stores.split.model_dump()})
     plan = PrivacyPlan.from_settings(settings)
     if plan is not None:
-        changes["privacy.noise_multiplier"] = plan.noise_multiplier
-    settings = settings.with_changes(changes)
+        settings = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    prepared = prepare_stores(stores.folders, settings, folder.path if own else cache)
     folder.write_settings(settings)
     return stores, settings, prepared
 
@@ -317,6 +316,16 @@ def _notes(settings: RunSettings) -> list[str]:
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]
+    if settings.data.level == "product":
+        notes.append(
+            f"Of a catalogue of more than {MAX_CLASSES} products, the ranked ones are the most "
+            "bought of the training weeks, counted without noise: epsilon does not cover that list."
+        )
+    if settings.model.trainable == "rules" and settings.privacy.mode != "none":
+        notes.append(
+            "Under privacy only the few hundred parameters that amend the simple rules are "
+            "trained: at this size noise would drown the transformer's, which stays silent."
+        )
     if settings.data.partition == "visits":
         notes.append(
             "A household is a customer of several shops here: epsilon holds per shop, and a "

@@ -179,3 +179,28 @@ def test_unknown_keys_of_a_node_are_errors(small_node):
     (node.folder / "node.json").write_text(json.dumps(table))
     with pytest.raises(ConfigError, match="unknown setting 'epsilon'"):
         Node(node.folder)
+
+
+def test_customers_taken_in_parts_make_the_same_private_step(small_node, monkeypatch):
+    """How many gradients are held at once is a matter of memory: clip, noise and sum stay."""
+    node, settings = small_node
+    model, arrays = start(node, settings)
+    whole = train_round(node, model, settings, arrays, 1)
+    monkeypatch.setattr("hanse_client.train.rows_at_once", lambda _: 3)
+    parts = train_round(node, model, settings, arrays, 1)
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["local", "none"])
+def test_fedprox_pulls_the_update_back_to_the_global_model(small_node, mode):
+    node, settings = small_node
+    settings = settings.with_changes({"privacy": {"mode": mode}})
+    model, arrays = start(node, settings)
+
+    def moved(mu):
+        update = train_round(node, model, settings, arrays, 1, proximal_mu=mu)
+        return sum(float(np.square(update[name] - arrays[name]).sum()) for name in arrays)
+
+    assert 0 < moved(0.5) < moved(0.0)
+    assert moved(1e9) == 0
