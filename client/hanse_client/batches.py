@@ -18,7 +18,7 @@ from hanse_common.model import Batch, InterestConfig, Interests
 from hanse_common.model.heads import VISIT_WINDOWS, has_interest, outlook_bounds
 
 NEVER = 3650.0
-_CELLS = 24_000
+_CELLS = 16_000
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
