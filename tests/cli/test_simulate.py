@@ -60,7 +60,7 @@ def test_json_has_what_it_promises(hanse):
     assert {"ndcg@10", "rise_auc", "fall_auc"} <= set(result["metrics"])
     assert {"global_popularity", "personal_frequency", "markov", "mean_reversion",
             "long_run_rate", "logistic_regression"} <= set(result["baselines"])  # fmt: skip
-    assert set(result["arms"]) == {"alone", "federated"}
+    assert set(result["arms"]) == {"alone", "federated", "federated_transformer"}
     assert 0 < result["epsilon"]["max"] <= 8
     assert result["epsilon"]["delta"] == 1e-6
     assert result["seconds"] > 0
