@@ -285,7 +285,7 @@ def keep_freed_memory() -> None:
     """Let the allocator keep large freed blocks for the next step.
 
     glibc gives blocks of megabytes back to Linux at once, which zeroes every page of the next
-    one: a third of a training step.
+    one.
     """
     if sys.platform.startswith("linux"):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
