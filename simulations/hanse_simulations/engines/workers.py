@@ -44,7 +44,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 _POOL_THREADS = re.compile(r"polars-\d|tokio-rt|rayon")
 _PARTING_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 # The parent's ends of all open pipes. A forked worker closes its copies: otherwise an older
 # worker would not see its pipe close when the parent dies.
@@ -243,7 +242,6 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent is not None:
         die_with(parent)
-    keep_freed_memory()
     pin_threads()
     with suppress(ConfigError):  # each message's reply will say it
         load_client_app(client_app)
@@ -279,19 +277,6 @@ def pin_threads() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep large freed blocks for the next step.
-
-    glibc gives blocks of megabytes back to Linux at once, which zeroes every page of the next
-    one.
-    """
-    if sys.platform.startswith("linux"):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-        if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-            mallopt(_M_TRIM_THRESHOLD, 512 << 20)
 
 
 def die_with(parent: int) -> None:
