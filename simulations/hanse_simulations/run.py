@@ -324,7 +324,7 @@ def _notes(settings: RunSettings) -> list[str]:
     if settings.model.trainable == "rules" and settings.privacy.mode != "none":
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "
-            "trained: at this size noise would drown the transformer's, which stays silent."
+            "trained; the transformer, which nothing has pre-trained, stays silent."
         )
     if settings.data.partition == "visits":
         notes.append(
