@@ -173,13 +173,7 @@ class RunSettings(Settings):
         Raises:
             ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-        return cls.parse({"recipe": path.stem, **table})
+        return cls.parse({"recipe": path.stem, **read_toml(path)})
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
@@ -213,6 +207,20 @@ class RunSettings(Settings):
                 raise ConfigError(f"there is no setting {key!r}")
             node[last] = value
         return self.parse(table)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as plain values.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:

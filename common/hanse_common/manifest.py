@@ -23,7 +23,6 @@ True
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,7 +30,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from hanse_common.codec import digest
-from hanse_common.config import Settings, parse_settings
+from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
 from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
 from hanse_common.secagg.layout import DEFAULT_SCALE, Layout, Section
@@ -148,13 +147,7 @@ class Manifest(Settings):
             ConfigError: The file cannot be read, or holds an unknown or malformed term.
             UnsafeTerms: The terms break one of the protocol's promises.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-        return parse_settings(cls, table)
+        return parse_settings(cls, read_toml(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,13 @@ anything, and says which field does not fit, with both values.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
-from hanse_common.config import Settings, parse_settings
-from hanse_common.errors import ConfigError, PolicyViolation
+from hanse_common.config import Settings, parse_settings, read_toml
+from hanse_common.errors import PolicyViolation
 from hanse_common.manifest import Hex32, Manifest, SignedManifest
 from hanse_common.secagg.terms import SMALLEST_COHORT
 
@@ -55,13 +54,7 @@ class StorePolicy(Settings):
         Raises:
             ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         """
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not TOML: {error}") from error
-        return parse_settings(cls, table)
+        return parse_settings(cls, read_toml(path))
 
     def check(self, signed: SignedManifest) -> Manifest:
         """Return the manifest if it is the pinned authority's and within every limit.
