@@ -16,6 +16,7 @@ from hanse_common.config import (
     DataSettings,
     FederationSettings,
     ModelSettings,
+    Partition,
     PrivacySettings,
     RunSettings,
     TrainingSettings,
@@ -51,23 +52,20 @@ def grocery() -> RunSettings:
 
 def grocery_shops() -> RunSettings:
     """The 99 home shops with at least ten households: many small stores."""
-    base = grocery()
-    return base.with_changes(
-        {
-            "recipe": "grocery-shops",
-            "data.partition": "home",
-            "training.expected_batch_size": 4.0,
-        }
-    )
+    return _single_shops("grocery-shops", "home")
 
 
 def grocery_visits() -> RunSettings:
     """Shops of purchase: a household is a customer of 4.2 shops, the hard case for privacy."""
-    base = grocery()
-    return base.with_changes(
+    return _single_shops("grocery-visits", "visits")
+
+
+def _single_shops(recipe: str, partition: Partition) -> RunSettings:
+    """Grocery with shops instead of regions: a few customers a step, so a smaller divisor."""
+    return grocery().with_changes(
         {
-            "recipe": "grocery-visits",
-            "data.partition": "visits",
+            "recipe": recipe,
+            "data.partition": partition,
             "training.expected_batch_size": 4.0,
         }
     )
