@@ -25,6 +25,7 @@ def small_settings():
             "data.customers": 24,
             "federation.rounds": 2,
             "federation.evaluate_every": 1,
+            "federation.secure_aggregation": False,
             "federation.strategy": "FedAvg",
             "federation.strategy_options": {},
             "training.local_steps": 2,

@@ -1,12 +1,14 @@
 """The store's Flower ClientApp, the same in a simulation and at a real store.
 
-Heavy packages are imported by the actions that need them, so that a message which trains
-nothing is answered at once.
+One exchange with a member of a federation, from top to bottom: `train` or `evaluate` (stage
+0), then `share`, `mask`, `confirm`, `unmask`. Heavy packages are imported by the actions that
+need them, so that a message which trains nothing is answered at once.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from hanse_client.answering import answering
 from hanse_client.node import Node, list_nodes
+from hanse_client.secure import SecureExchange
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError
+from hanse_common.errors import ConfigError, OutOfTurn
+from hanse_common.instructions import MESSAGE, PROXIMAL_MU, ROUND, SPLIT, Instructions, Kind
 
 if TYPE_CHECKING:
     from hanse_common.model import InterestModel
@@ -24,31 +29,65 @@ if TYPE_CHECKING:
 app = ClientApp()
 
 
-@app.query("describe")
+_MODS = [answering(lambda context: open_node(context))]
+
+
+@app.query("describe", mods=_MODS)
 def describe(message: Message, context: Context) -> Message:
     """Say what the store is called."""
     return _reply(message, {"config": ConfigRecord({"store": open_node(context).name})})
 
 
-@app.train()
+@app.train(mods=_MODS)
 def train(message: Message, context: Context) -> Message:
-    """Train one round and return the trained parameters, nothing else."""
-    from hanse_client.train import train_round
-
+    """Train one round; a member offers the update for masking, others return it open."""
     node, settings = open_node(context), _settings(message)
-    config = _config(message)
-    arrays = train_round(
+    if node.enrolment is not None:
+        return _offer(message, node, settings, "train")
+    from hanse_client.train import train_round
+    from hanse_common.privacy.plan import PrivacyPlan
+
+    config, plan = _config(message), PrivacyPlan.from_settings(settings)
+    number = int(str(config[ROUND]))
+    trained = train_round(
         node,
         base_model(node),
         settings,
         _arrays(message),
-        int(str(config["server-round"])),
-        proximal_mu=float(str(config.get("proximal-mu", 0.0))),
+        number,
+        proximal_mu=float(str(config.get(PROXIMAL_MU, 0.0))),
     )
-    return _reply(message, {"arrays": _record(arrays), "metrics": _public_weight()})
+    if plan is not None:
+        # Charged before it leaves; what fails before this has shown nothing to anybody.
+        node.charge(plan.round_cost(), target_delta=plan.target_delta, number=number)
+    return _reply(message, {"arrays": _record(trained.arrays), "metrics": _public_weight()})
 
 
-@app.train("alone")
+@app.train("share", mods=_MODS)
+def share(message: Message, context: Context) -> Message:
+    """Stage 1 of secure aggregation: check the roster, deal shares."""
+    return _protocol(message, _exchange(context).share)
+
+
+@app.train("mask", mods=_MODS)
+def mask(message: Message, context: Context) -> Message:
+    """Stage 2: check the shares, charge the upload, send the masked vector."""
+    return _protocol(message, _exchange(context).mask)
+
+
+@app.query("confirm", mods=_MODS)
+def confirm(message: Message, context: Context) -> Message:
+    """Stage 3: sign the list of survivors, once."""
+    return _protocol(message, _exchange(context).confirm)
+
+
+@app.query("unmask", mods=_MODS)
+def unmask(message: Message, context: Context) -> Message:
+    """Stage 4: give one share per peer, if enough survivors signed the same list."""
+    return _protocol(message, _exchange(context).unmask)
+
+
+@app.train("alone", mods=_MODS)
 def alone(message: Message, context: Context) -> Message:
     """Train and judge a model of this store's own; nothing of it leaves the store."""
     from hanse_client.evaluate import evaluate_histories
@@ -65,19 +104,21 @@ def alone(message: Message, context: Context) -> Message:
     return _reply(message, {"metrics": _public_weight()})
 
 
-@app.evaluate()
+@app.evaluate(mods=_MODS)
 def evaluate(message: Message, context: Context) -> Message:
-    """Judge the global model; the figures stay here."""
+    """Judge the global model; sums are offered for masking if the manifest says so."""
+    node, settings, config = open_node(context), _settings(message), _config(message)
+    if node.enrolment is not None and node.enrolment.manifest.evaluation:
+        return _offer(message, node, settings, "evaluate")
     from hanse_client.evaluate import evaluate_round
 
-    node, settings, config = open_node(context), _settings(message), _config(message)
     evaluate_round(
         node,
         base_model(node),
         settings,
         _arrays(message),
-        split=str(config["split"]),
-        number=int(str(config["server-round"])),
+        split=str(config[SPLIT]),
+        number=int(str(config[ROUND])),
     )
     return _reply(message, {"metrics": _public_weight()})
 
@@ -101,6 +142,34 @@ def open_node(context: Context) -> Node:
             "this node does not know its store", hint="start it with --node-config 'node=\"DIR\"'"
         )
     return _node(list_nodes(Path(federation))[int(index)])
+
+
+def _offer(message: Message, node: Node, settings: RunSettings, kind: Kind) -> Message:
+    from hanse_client.offers import offer
+
+    if node.enrolment is None:
+        raise OutOfTurn("this store is not enrolled in a federation")
+    arrays = _arrays(message)
+    told = Instructions.read(dict(_config(message)), arrays, kind=kind)
+    hello = offer(node, node.enrolment, told, settings, base_model(node), arrays)
+    return _reply(message, {"config": ConfigRecord({MESSAGE: hello})})
+
+
+def _exchange(context: Context) -> SecureExchange:
+    node = open_node(context)
+    if node.enrolment is None:
+        raise OutOfTurn(
+            f"{node.name!r} is not enrolled in a federation",
+            hint="set enrolment in its node.json",
+        )
+    return SecureExchange(node, node.enrolment)
+
+
+def _protocol(message: Message, stage: Callable[[bytes], bytes]) -> Message:
+    data = _config(message)[MESSAGE]
+    if not isinstance(data, bytes):
+        raise ConfigError("the message carries no bytes of the protocol")
+    return _reply(message, {"config": ConfigRecord({MESSAGE: stage(data)})})
 
 
 @lru_cache(maxsize=16)
@@ -147,7 +216,7 @@ def _arrays(message: Message) -> dict[str, Any]:
     return {name: array.numpy() for name, array in record.items()}
 
 
-def _record(arrays: dict[str, Any]) -> ArrayRecord:
+def _record(arrays: Mapping[str, Any]) -> ArrayRecord:
     from flwr.app import Array
 
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ class Figures:
     fall_scores: npt.NDArray[np.float32]
     outcomes: npt.NDArray[np.int8]
     """[interests] FALL, STAY or RISE."""
+    customers: npt.NDArray[np.int64]
+    """[baskets] whose basket it is, as an index into the store's histories."""
+    explore_customers: npt.NDArray[np.int64]
 
     def metrics(self) -> dict[str, float]:
         """Means and areas under curves; NaN where there is nothing to judge."""
@@ -49,6 +53,23 @@ class Figures:
         rise = auc(self.rise_scores, self.outcomes == RISE)
         fall = auc(self.fall_scores, self.outcomes == FALL)
         return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
+
+    def sums(self) -> dict[str, float]:
+        """What may leave the store under masks and noise: sums over customers.
+
+        Returns:
+            Each of `EVALUATION_NAMES`. Every customer adds 1 to the number of customers
+            judged, and to each basket metric the mean over their own baskets, in [0, 1].
+        """
+        found = {}
+        for kind in ("", "explore_"):
+            customers = getattr(self, f"{kind}customers")
+            _, owner, baskets = np.unique(customers, return_inverse=True, return_counts=True)
+            found[f"{kind}customers"] = float(len(baskets))
+            for name in ("hr", "recall", "ndcg"):
+                sums = np.bincount(owner, getattr(self, kind + name), minlength=len(baskets))
+                found[f"{kind}{name}@{TOP}"] = float((sums / baskets).sum())
+        return found
 
     def save(self, path: Path) -> None:
         """Write to one file."""
@@ -75,7 +96,12 @@ class Figures:
 
 
 def judge(
-    batch: Batch, basket_scores: npt.NDArray[Any], rise: npt.NDArray[Any], fall: npt.NDArray[Any]
+    batch: Batch,
+    basket_scores: npt.NDArray[Any],
+    rise: npt.NDArray[Any],
+    fall: npt.NDArray[Any],
+    *,
+    customers: npt.NDArray[np.int64],
 ) -> Figures:
     """Judge any forecaster's scores, the model's or a baseline's, on the same targets.
 
@@ -84,6 +110,7 @@ def judge(
         basket_scores: [R, P, C], higher is likelier in the next basket.
         rise: [R, P, C], higher is likelier to rise.
         fall: [R, P, C], higher is likelier to fall.
+        customers: [R] whose rows they are.
 
     Raises:
         ValueError: The batch carries no targets.
@@ -95,6 +122,7 @@ def judge(
     seen = batch.past.counts.numpy().max(axis=-1) > 0
     overall = ranking_metrics(basket_scores[asked], targets[asked])
     explore = ranking_metrics(basket_scores[asked], targets[asked], allowed=~seen[asked])
+    owners = customers[np.nonzero(asked)[0]]
     outcomes = batch.outlook.numpy()
     judged = outcomes >= 0
     return Figures(
@@ -107,6 +135,8 @@ def judge(
         rise_scores=rise[judged].astype(np.float32),
         fall_scores=fall[judged].astype(np.float32),
         outcomes=outcomes[judged].astype(np.int8),
+        customers=owners,
+        explore_customers=owners[(targets[asked] & ~seen[asked]).any(axis=-1)],
     )
 
 
@@ -130,11 +160,13 @@ def evaluate_histories(
     with torch.inference_mode():
         rows = rows_at_once(model.config)
         for start in range(0, max(len(anchors), 1), rows):
-            batch = collate(histories, anchors.rows(start, start + rows), model.config)
+            some = anchors.rows(start, start + rows)
+            batch = collate(histories, some, model.config)
             output = model(batch)
             outlook = torch.log_softmax(output.outlook_logits, dim=-1).numpy()
             scores = output.basket_scores.numpy()
-            parts.append(judge(batch, scores, outlook[..., RISE], outlook[..., FALL]))
+            rise, fall = outlook[..., RISE], outlook[..., FALL]
+            parts.append(judge(batch, scores, rise, fall, customers=some.customers))
     return Figures.pooled(parts)
 
 
@@ -142,11 +174,13 @@ def evaluate_round(
     node: Node,
     model: InterestModel,
     settings: RunSettings,
-    arrays: dict[str, Any],
+    arrays: Mapping[str, Any],
     *,
     split: str,
     number: int,
-) -> None:
+) -> Figures:
     """Judge the global model of a round and keep the figures at the store."""
     load_arrays(model, arrays)
-    evaluate_histories(node.histories, model, settings, split).save(node.evaluation(split, number))
+    figures = evaluate_histories(node.histories, model, settings, split)
+    figures.save(node.evaluation(split, number))
+    return figures

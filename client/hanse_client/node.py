@@ -4,6 +4,7 @@
     <folder>/accountant.json   every private step ever charged, written before it is taken
     <folder>/log.jsonl         losses and epsilon by step, for the store's own eyes
     <folder>/evaluations/      figures of each evaluation, for the store's own eyes
+    <folder>/secagg/           what waits between two messages of one exchange
 
 Nothing here is sent. `Context.state` would be gone after a restart, so a budget cannot live
 there.
@@ -20,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from hanse_client.enrolment import Enrolment
 from hanse_client.histories import Histories
 from hanse_common.config import Settings, parse_settings
 from hanse_common.errors import ConfigError, DataError, PrivacyError
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
 
 NODE_FILE = "node.json"
 
@@ -36,6 +39,9 @@ class NodeSettings(Settings):
     base_model: Path
     """Folder of the frozen start, as `save_pretrained` wrote it; messages carry only what
     is trained."""
+    enrolment: Path | None = None
+    """Folder of what makes the store a member of a federation; see `enrolment.py`. A node
+    without one sends its updates open."""
     seed: int | None = None
     """Simulations only: makes sampling and noise repeatable, and so predictable. A node at a
     real store leaves it out and draws from the operating system."""
@@ -69,6 +75,21 @@ class Node:
         """The store's prepared histories."""
         return Histories.load(self.settings.histories)
 
+    @cached_property
+    def enrolment(self) -> Enrolment | None:
+        """The store's membership in a federation, if it has one."""
+        folder = self.settings.enrolment
+        return None if folder is None else Enrolment(folder)
+
+    def generator(self, *purpose: int) -> np.random.Generator:
+        """A cryptographic generator with a fresh key, or a repeatable one in a simulation.
+
+        Args:
+            purpose: Numbers that tell this use from every other, e.g. exchange and use.
+        """
+        seed = self.settings.seed
+        return keystream(fresh_key() if seed is None else repeatable_key(seed, *purpose))
+
     def entropy(self, *purpose: int) -> np.random.SeedSequence:
         """Fresh randomness, or the repeatable kind in a simulation.
 
@@ -97,10 +118,31 @@ class Node:
                 hint="restore the file from a backup no older than the last round",
             ) from error
 
-    def charge(self, steps: SampledGaussianSteps, *, target_delta: float) -> float:
-        """Write steps down as spent, durably, before they are taken.
+    def check_affordable(
+        self, steps: SampledGaussianSteps, *, target_delta: float, limit: float
+    ) -> None:
+        """Refuse what would take this node beyond a limit.
+
+        Raises:
+            PrivacyError: Epsilon with these steps would exceed `limit`, or the record of
+                what was spent is damaged.
+        """
+        total = epsilon([*self.spent(), steps], target_delta=target_delta)
+        if total > limit:
+            raise PrivacyError(
+                f"{self.name} would have spent epsilon={total:.3f}, its policy allows {limit:g}",
+                hint="nothing was computed or sent; leave the federation, or raise max_epsilon",
+            )
+
+    def charge(self, steps: SampledGaussianSteps, *, target_delta: float, number: int) -> float:
+        """Write steps down as spent, durably, before what they cost leaves the store.
 
         A crash after this and before the update leaves over-counts; nothing under-counts.
+
+        Args:
+            steps: What is spent.
+            target_delta: At which epsilon is read.
+            number: The round, for the store's log.
 
         Returns:
             Epsilon of everything spent at this node so far, at `target_delta`.
@@ -111,7 +153,9 @@ class Node:
             for s in spent
         ]
         write_durably(self.folder / "accountant.json", json.dumps(rows, indent=1))
-        return epsilon(spent, target_delta=target_delta)
+        total = epsilon(spent, target_delta=target_delta)
+        self.log(round=number, epsilon=total)
+        return total
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
@@ -142,11 +186,12 @@ def _merged(steps: list[SampledGaussianSteps]) -> list[SampledGaussianSteps]:
     return merged
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file so that after a crash it holds the old or the new text, never less."""
+def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Replace a file so that after a crash it holds the old or the new content, never less."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

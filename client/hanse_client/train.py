@@ -20,6 +20,7 @@ from hanse_client.batches import Anchors, collate, rows_at_once, training_anchor
 from hanse_client.clipping import check_exactness, per_customer_gradients
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, write_durably
+from hanse_client.vector import Trained
 from hanse_common.config import RunSettings
 from hanse_common.errors import EmptyStore, TooFewCustomers
 from hanse_common.model import Batch, InterestModel, customer_losses
@@ -37,8 +38,10 @@ def train_round(
     number: int,
     *,
     proximal_mu: float = 0.0,
-) -> Arrays:
+) -> Trained:
     """Train on the store's customers for one round.
+
+    What it costs is charged by whoever lets the result leave the store, before it does.
 
     Args:
         node: The store.
@@ -49,7 +52,8 @@ def train_round(
         proximal_mu: FedProx's pull towards the global model.
 
     Returns:
-        The trained parameters after `training.local_steps` steps.
+        The trained parameters after `training.local_steps` steps, and exact counts and
+        losses, which must not leave the store without noise.
 
     Raises:
         PrivacyError: The plan cannot be kept, or clipping is not exact here.
@@ -60,22 +64,22 @@ def train_round(
     model.train_only(settings.model.trainable)
     data = training_histories(node, settings)
     plan = PrivacyPlan.from_settings(settings)
-    spent = None
     if plan is not None:
         # 2. Clipping is proven exact once, before this store's first private step.
         _ensure_exact(node, model, data, settings)
-        # 3. The round is charged before anything private is computed.
-        spent = node.charge(plan.round_cost(), target_delta=plan.target_delta)
-    # 4. A few steps, each on a Poisson sample of customers.
+    # 3. A few steps, each on a Poisson sample of customers.
     losses = (
         _private_steps(node, model, data, settings, plan, number, proximal_mu)
         if plan is not None
         else _open_steps(node, model, data, settings, number, proximal_mu)
     )
-    for step, loss in enumerate(losses, start=1):
-        steps = settings.training.local_steps
-        node.log(round=number, step=step, steps=steps, loss=loss, epsilon=spent)
-    return trained_arrays(model)
+    drawn, total, steps = 0, 0.0, settings.training.local_steps
+    for step, found in enumerate(losses, start=1):
+        mean = float(found.mean()) if len(found) else 0.0
+        node.log(round=number, step=step, steps=steps, loss=mean)
+        drawn += len(found)
+        total += float((found / settings.training.loss_clip).clip(0.0, 1.0).sum())
+    return Trained(arrays=trained_arrays(model), drawn=drawn, losses=total, steps=steps)
 
 
 def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None:
@@ -88,10 +92,11 @@ def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None
     rounds, steps = settings.federation.rounds, settings.training.local_steps
     optimizer = _open_optimizer(model, settings)
     for number in range(1, rounds + 1):
-        loss = 0.0
+        losses = torch.zeros(0)
         for anchors in _samples(node, data, settings, model, number):
-            loss = _open_step(optimizer, model, data, anchors, settings, number)
-        node.log(round=number, step=steps, steps=steps, loss=loss, epsilon=None)
+            losses = _open_step(optimizer, model, data, anchors, settings, number)
+        mean = float(losses.mean()) if len(losses) else 0.0
+        node.log(round=number, step=steps, steps=steps, loss=mean)
 
 
 def training_histories(node: Node, settings: RunSettings) -> Histories:
@@ -156,8 +161,8 @@ def _private_steps(
     plan: PrivacyPlan,
     number: int,
     proximal_mu: float,
-) -> Iterator[float]:
-    """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's mean loss."""
+) -> Iterator[Tensor]:
+    """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's losses [B]."""
     trained = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
     rate = settings.training.learning_rate * _fading(settings, number)
@@ -172,11 +177,12 @@ def _private_steps(
     )
     with per_customer_gradients(model) as wrapped:
         for anchors in _samples(node, data, settings, model, number):
-            total, seen = 0.0, 0
+            losses, seen = [torch.zeros(0)], 0
             for part in _parts(data, anchors, model):
-                loss = _losses(wrapped, part, settings).sum()
-                loss.backward()
-                total, seen = total + float(loss.detach()), seen + len(part)
+                loss = _losses(wrapped, part, settings)
+                loss.sum().backward()
+                losses.append(loss.detach())
+                seen += len(part)
                 # Clipped gradients of the parts add up; noise and step come with the last.
                 optimizer.signal_skip_step(do_skip=seen < len(anchors))
                 optimizer.step()
@@ -190,7 +196,7 @@ def _private_steps(
                 optimizer.step()
                 optimizer.zero_grad()
             _pull_back(trained, start, proximal_mu * rate)
-            yield total / max(seen, 1)
+            yield torch.cat(losses)
 
 
 def _open_steps(
@@ -200,8 +206,8 @@ def _open_steps(
     settings: RunSettings,
     number: int,
     proximal_mu: float,
-) -> Iterator[float]:
-    """Steps without clip and noise; yields each step's mean loss."""
+) -> Iterator[Tensor]:
+    """Steps without clip and noise; yields each step's losses [B]."""
     trained = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
     optimizer = _open_optimizer(model, settings)
@@ -240,8 +246,8 @@ def _open_step(
     anchors: Anchors,
     settings: RunSettings,
     number: int,
-) -> float:
-    """Step along the mean gradient of the customers drawn, however many they are.
+) -> Tensor:
+    """Step along the mean gradient of the customers drawn; return their losses [B].
 
     By sums, as under privacy, the largest store would take steps ten times the smallest's,
     and nothing would clip them: that federation diverges.
@@ -249,14 +255,14 @@ def _open_step(
     for group in optimizer.param_groups:
         group["lr"] = settings.training.open_learning_rate * _fading(settings, number)
     optimizer.zero_grad()
-    total = 0.0
+    losses = [torch.zeros(0)]
     for part in _parts(data, anchors, model):
-        loss = _losses(model, part, settings).sum() / len(anchors)
-        loss.backward()
-        total += float(loss.detach())
+        loss = _losses(model, part, settings)
+        (loss.sum() / len(anchors)).backward()
+        losses.append(loss.detach())
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimizer.step()
-    return total
+    return torch.cat(losses)
 
 
 def _losses(model: torch.nn.Module, batch: Batch, settings: RunSettings) -> Tensor:

@@ -120,6 +120,8 @@ class TrainingSettings(Settings):
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
+    loss_clip: float = Field(default=20.0, gt=0)
+    """Largest loss that one customer can add to the losses reported under masks."""
 
 
 class PrivacySettings(Settings):
@@ -131,6 +133,11 @@ class PrivacySettings(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0)
     noise_multiplier: float | None = Field(default=None, gt=0)
     """Noise in units of the clip; solved from the target if unset, refused if too little."""
+    statistics_noise_multiplier: float = Field(default=10.0, gt=0)
+    """Noise on the counts and losses that leave a store under masks, in units of what one
+    customer adds to them."""
+    evaluation_noise_multiplier: float | None = Field(default=None, gt=0)
+    """The same for evaluation sums; if unset, evaluations stay at the stores under privacy."""
 
 
 class FederationSettings(Settings):
@@ -140,6 +147,16 @@ class FederationSettings(Settings):
     strategy: str = "FedAvg"
     strategy_options: dict[str, float | int | bool] = Field(default_factory=dict)
     evaluate_every: int = Field(default=5, ge=1)
+    secure_aggregation: bool | None = None
+    """Whether stores send masked vectors only; if unset, wherever `privacy.mode` is not none."""
+    minimum_cohort: int = Field(default=5, ge=3)
+    """Fewest stores in a masked sum; a simulation of fewer stores takes all of them."""
+    colluders: int = Field(default=1, ge=0)
+    """Stores that may work with the coordinator without exposing the others."""
+    max_update_norm: float = Field(default=16.0, gt=0)
+    """Largest L2 norm of one store's update; longer ones are scaled down before masking."""
+    max_customers: int = Field(default=100_000, ge=1)
+    """Largest number of customers that one store can count for in a sum."""
 
 
 class ComputeSettings(Settings):
@@ -165,6 +182,12 @@ class RunSettings(Settings):
     """Of one more arm without privacy that trains the transformer too; left out if unset."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the coordinator sees sums of updates only."""
+        asked = self.federation.secure_aggregation
+        return self.privacy.mode != "none" if asked is None else asked
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:

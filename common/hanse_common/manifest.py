@@ -60,6 +60,10 @@ class PrivacyTerms(Settings):
     target_delta: float | None = Field(default=None, gt=0, lt=1)
     noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     sample_rate: float | None = Field(default=None, gt=0, le=1)
+    max_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    local_steps: int | None = Field(default=None, ge=1)
+    statistics_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    evaluation_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _promise_goes_with_privacy(self) -> Self:
@@ -85,6 +89,9 @@ class Manifest(Settings):
     """Fewest stores in a sum, if more than the threshold: what noise was calibrated for."""
     modulus: Literal[4294967296] = 4294967296
     sections: tuple[SectionTerms, ...]
+    """What a store sends in a training round."""
+    evaluation: tuple[SectionTerms, ...] = ()
+    """What a store sends when it has judged a model; nothing if empty."""
     model_digest: Hex32
     """SHA-256 of the model that the first round starts from."""
     fab_digest: Hex32 | None = None
@@ -107,19 +114,22 @@ class Manifest(Settings):
     @model_validator(mode="after")
     def _terms_are_safe(self) -> Self:
         self.terms()
+        if self.evaluation:
+            self.terms("evaluate")
         return self
 
-    def terms(self) -> Terms:
-        """Return what secure aggregation needs.
+    def terms(self, kind: Literal["train", "evaluate"] = "train") -> Terms:
+        """Return what secure aggregation needs in one kind of exchange.
 
         Raises:
             UnsafeTerms: The terms break one of the protocol's promises.
         """
+        parts = self.sections if kind == "train" else self.evaluation
         return Terms(
             layout=Layout(
                 tuple(
                     Section(part.name, part.length, part.clip, part.scale, part.headroom)
-                    for part in self.sections
+                    for part in parts
                 )
             ),
             minimum_cohort=self.minimum_cohort,

@@ -114,7 +114,14 @@ class StorePolicy(Settings):
             ("privacy.target_epsilon", privacy.target_epsilon, self.max_epsilon),
             ("privacy.target_delta", privacy.target_delta, self.max_delta),
             ("rounds", manifest.rounds, self.max_rounds),
-            ("sections.length", sum(part.length for part in manifest.sections), self.max_length),
+            (
+                "sections.length",
+                max(
+                    sum(p.length for p in parts)
+                    for parts in (manifest.sections, manifest.evaluation)
+                ),
+                self.max_length,
+            ),
         ):
             within = offered is None or ceiling is None or offered <= ceiling
             require(within, field, offered, f"at most {ceiling}")

@@ -16,11 +16,16 @@ from flwr.serverapp import Grid, ServerApp
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, RunDirectoryError
-from hanse_server.grid import StoreGrid
+from hanse_common.manifest import SignedManifest
+from hanse_server.grid import STAGE_SECONDS, SecureGrid
 from hanse_server.rounds import run_rounds, strategy_minimum
+from hanse_server.stores import StoreGrid
 from hanse_server.strategies import make_strategy
 
 SETTINGS = "settings.json"
+MANIFEST = "manifest.json"
+AUTHORITY = "authority"
+"""The enrolment authority's public key in hexadecimal, as the coordinator pins it."""
 
 app = ServerApp()
 
@@ -32,7 +37,10 @@ def main(grid: Grid, context: Context) -> None:
     Run config, each with the environment variable that stands in for it: `run-dir`
     (`HANSE_RUN`), the folder; `resume` (`HANSE_RESUME=1`), go on from the last checkpoint;
     `stores` (`HANSE_STORES`), how many stores to wait for; `timeout`, seconds to wait for
-    the replies of a stage.
+    stores to train or evaluate; `stage-timeout`, seconds for each later stage of secure
+    aggregation.
+
+    With secure aggregation the folder holds `manifest.json` and `authority` too.
 
     Raises:
         HanseError: As `run_rounds` and `read_settings` do.
@@ -47,16 +55,38 @@ def main(grid: Grid, context: Context) -> None:
     settings = read_settings(run_dir)
     expected = int(config.get("stores") or os.environ.get("HANSE_STORES") or 0)
     timeout = config.get("timeout")
+    stores = StoreGrid(
+        grid,
+        expected_stores=max(expected, strategy_minimum(make_strategy(settings))),
+    )
+    stage_seconds = float(config.get("stage-timeout") or STAGE_SECONDS)
     run_rounds(
-        StoreGrid(
-            grid,
-            expected_stores=max(expected, strategy_minimum(make_strategy(settings.federation))),
-        ),
+        secure_grid(stores, run_dir, stage_seconds=stage_seconds) if settings.secure else stores,
         run_dir,
         settings,
         resume=bool(config.get("resume") or os.environ.get("HANSE_RESUME") == "1"),
         timeout=float(timeout) if timeout else None,
     )
+
+
+def secure_grid(stores: StoreGrid, run_dir: Path, *, stage_seconds: float) -> SecureGrid:
+    """Put secure aggregation on top of the stores, by the manifest in the run's folder.
+
+    Raises:
+        ConfigError: The authority's key is missing or malformed.
+        BadManifest: The manifest is missing, altered, or not signed by that authority.
+    """
+    path = run_dir / AUTHORITY
+    try:
+        authority = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read the enrolment authority's public key {path}: {error}",
+            hint="put it there in hexadecimal, or turn masking off with "
+            "federation.secure_aggregation = false",
+        ) from error
+    manifest = SignedManifest.load(run_dir / MANIFEST).check(authority)
+    return SecureGrid(stores, manifest, authority, stage_seconds=stage_seconds)
 
 
 def read_settings(run_dir: Path) -> RunSettings:

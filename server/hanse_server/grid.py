@@ -1,201 +1,321 @@
-"""A Flower Grid that knows the stores by name.
+"""Secure aggregation under any Flower strategy: one call, five stages, one reply.
 
-`StoreGrid` wraps any Grid: the in-process one, Ray's, or a SuperLink's. It asks every node
-once for its store's name and from then on lists nodes, and sorts their replies, in the order
-of the names. Node ids are drawn anew on every start, so without it a strategy would sample
-other stores and add floating-point numbers in another order each time.
+A strategy sends its messages and gets replies, as always. `SecureGrid` runs the protocol in
+between and hands it one reply that carries the mean of the stores' updates; the coordinator's
+process never holds more about one store than a masked vector.
+
+    grid = SecureGrid(StoreGrid(flower_grid), manifest, authority)
+    replies = grid.send_and_receive(strategy.configure_train(...))     # one reply
+
+Each stage has a deadline; who misses it is lost to the attempt. An attempt that fails is
+made once more, without the stores that the others complain about.
 """
 
 from __future__ import annotations
 
-import re
+import logging
+import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
-from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from hanse_common.errors import FederationError
+from hanse_common.errors import FederationError, HanseError, ProtocolError, RoundFailed
+from hanse_common.instructions import (
+    ATTEMPT,
+    CONFIRM,
+    EVALUATION_NAMES,
+    MASK,
+    MESSAGE,
+    RUN,
+    SHARE,
+    STATISTICS_NAMES,
+    UNMASK,
+    UPDATE,
+    Instructions,
+    Kind,
+    NDArray,
+    unflatten,
+)
+from hanse_common.manifest import Manifest
+from hanse_common.secagg import Aggregate, Attempt, Coordinator, dequantize
+from hanse_common.secagg.messages import decode
+from hanse_common.secagg.terms import MAX_ATTEMPTS
+from hanse_common.secagg.wire import Message as ProtocolMessage
+from hanse_common.secagg.wire import StoreMessage
+from hanse_server.stores import ForwardingGrid, StoreGrid, refusal_reason
+from hanse_server.strategies import to_record
 
-DESCRIBE = f"{MessageType.QUERY}.describe"
-_LONGEST_REASON = 300
-_NAMED_REASON = re.compile(r"\[[a-z-]+\] [^\n]+")
+STAGE_SECONDS = 120.0
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
+_PATIENCE = 400
+"""A look for replies every four-hundredth of the time waited: quick stages stay quick."""
+_NAMES = (*STATISTICS_NAMES, *EVALUATION_NAMES)
 
-
-class ForwardingGrid(Grid):
-    """Passes everything on to the Grid it wraps; the base of Grids that change one thing."""
-
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
-
-    def set_run(self, run: Run) -> None:
-        """Set the run; see `Grid`."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run; see `Grid`."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message; see `Grid`."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """List the nodes; see `Grid`."""
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages; see `Grid`."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Fetch the replies that have come; see `Grid`."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send messages and wait for the replies; see `Grid`."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+_log = logging.getLogger(__name__)
 
 
-class StoreGrid(ForwardingGrid):
-    """Lists and sorts by store name; everything else is the wrapped Grid's.
-
-    Nodes that connect after the first question are not part of the run.
+class SecureGrid(ForwardingGrid):
+    """Turns a strategy's training round, or evaluation, into one secure aggregation.
 
     Args:
-        grid: The Grid to wrap.
-        expected_stores: Wait until so many nodes are connected before asking.
-        patience: Seconds to wait for them, and for each answer.
+        grid: Reaches the stores.
+        manifest: The federation's terms, checked.
+        authority: The enrolment authority's public key, as the coordinator pins it.
+        stage_seconds: Deadline of each stage after the first, whose limit is the caller's
+            `timeout`: there the stores train.
+        clock: Unix seconds, for certificates.
+
+    Guarantees:
+        Messages of other kinds pass through. What comes back from a round holds the mean
+        of at least `manifest.terms().survivors(...)` stores, or nothing does.
     """
 
-    def __init__(self, grid: Grid, *, expected_stores: int = 1, patience: float = 120.0) -> None:
+    def __init__(
+        self,
+        grid: StoreGrid,
+        manifest: Manifest,
+        authority: bytes,
+        *,
+        stage_seconds: float = STAGE_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__(grid)
-        self._expected = expected_stores
-        self._patience = patience
-        self._names: dict[int, str] | None = None
-        self.absent: dict[str, str] = {}
-        """Nodes that could not say their name, by node id, with the reason."""
+        self._stores = grid
+        self._manifest = manifest
+        self._authority = authority
+        self._stage_seconds = stage_seconds
+        self._clock = clock
+        # Drawn anew by every process: a coordinator that starts again begins a new run.
+        self._run_number = secrets.randbits(62)
+        self._excluded: frozenset[str] = frozenset()
+        self._participants = 0
+        self._lost: dict[str, str] = {}
+        self.last: Aggregate | None = None
+        """What the last exchange gave, for the round log."""
 
     @property
     def stores(self) -> Mapping[int, str]:
-        """Store names by node id, in the order of the names.
+        """Store names by node id; see `StoreGrid`."""
+        return self._stores.stores
 
-        Raises:
-            FederationError: Too few stores connected, none answered, or two have one name.
-        """
-        if self._names is None:
-            self._names = self._ask_names()
-        return self._names
+    @property
+    def absent(self) -> dict[str, str]:
+        """Nodes that could not say their name; see `StoreGrid`."""
+        return self._stores.absent
 
-    def _ask_names(self) -> dict[int, str]:
-        deadline = time.monotonic() + self._patience
-        while len(nodes := list(self._grid.get_node_ids())) < self._expected:
-            if time.monotonic() > deadline:
-                raise FederationError(
-                    f"{len(nodes)} of {self._expected} stores connected "
-                    f"within {self._patience:g} s",
-                    hint="start the missing stores' nodes",
-                )
-            time.sleep(0.05)
-        questions = [Message(RecordDict(), node, DESCRIBE) for node in nodes]
-        replies = list(self._grid.send_and_receive(questions, timeout=self._patience))
-        names: dict[int, str] = {}
-        self.absent = {
-            f"node {node}": "no answer" for node in nodes if node not in map(_sender, replies)
-        }
-        for reply in replies:
-            if reply.has_error():
-                self.absent[f"node {_sender(reply)}"] = refusal_reason(reply.error)
-            else:
-                config = cast(ConfigRecord, reply.content["config"])
-                names[_sender(reply)] = str(config["store"])
-        twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
-        if twice:
-            raise FederationError(f"two nodes call themselves {twice[0]!r}")
-        if not names:
-            raise FederationError(f"no store answered: {describe_refusals(self.absent)}")
-        return dict(sorted(names.items(), key=lambda item: item[1]))
+    def participants(self, replies: Sequence[Message]) -> int:
+        """How many stores are in the sum that the replies carry."""
+        return len(replies) if self.last is None else self._participants
 
     def refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
-        """Say which stores failed, and why.
-
-        Args:
-            messages: What was sent.
-            replies: What came back.
-
-        Returns:
-            The reason by store name: the store's own words, or that no reply came in time.
-        """
-        answered = {_sender(reply) for reply in replies}
-        reasons = {
-            self.stores[message.metadata.dst_node_id]: "no reply in time"
-            for message in messages
-            if message.metadata.dst_node_id not in answered
-        }
-        for reply in replies:
-            if reply.has_error():
-                reasons[self.stores[_sender(reply)]] = refusal_reason(reply.error)
-        return dict(sorted(reasons.items()))
-
-    def get_node_ids(self) -> Iterable[int]:
-        """List the nodes in the order of their stores' names."""
-        return list(self.stores)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Fetch the replies that have come, sorted by store name; see `Grid`."""
-        return self._sorted(super().pull_messages(message_ids))
+        """Say which stores are not in the last sum: at which stage they were lost, and why."""
+        if self.last is None:
+            return self._stores.refusals(messages, replies)
+        return dict(sorted(self._lost.items()))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and wait for the replies, sorted by store name; see `Grid`."""
-        return self._sorted(super().send_and_receive(messages, timeout=timeout))
+        """Run one exchange; see `Grid`.
 
-    def _sorted(self, replies: Iterable[Message]) -> list[Message]:
-        return sorted(replies, key=lambda reply: self.stores.get(_sender(reply), ""))
+        Returns:
+            One reply with the stores' mean, in place of one from each.
+
+        Raises:
+            RoundFailed: Two attempts have failed; lists who was missing at which stage.
+            ProtocolError: The sum cannot be trusted; `culprits` names who is to blame, if
+                that is known, and they are left out from now on.
+            FederationError: The strategy sent different messages to different stores.
+        """
+        sent = list(messages)
+        kind = _kind(sent)
+        self.last, self._lost = None, {}
+        if kind is None or not (kind == "train" or self._manifest.evaluation):
+            return self._stores.send_and_receive(sent, timeout=timeout)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return [self._attempt(sent, kind, attempt, timeout)]
+            except RoundFailed as error:
+                self._excluded |= frozenset(error.culprits)
+                if attempt == MAX_ATTEMPTS:
+                    raise
+                _log.warning("%s; trying once more", error)
+            except ProtocolError as error:
+                self._excluded |= frozenset(error.culprits)
+                raise
+        raise AssertionError("unreachable")
+
+    def _attempt(
+        self, sent: Sequence[Message], kind: Kind, number: int, timeout: float | None
+    ) -> Message:
+        """Run the five stages once."""
+        # 0. Everybody is told the same, does it at home, and says hello.
+        content = sent[0].content
+        config = {**cast(ConfigRecord, content["config"]), RUN: self._run_number, ATTEMPT: number}
+        arrays = {
+            name: array.numpy() for name, array in cast(ArrayRecord, content["arrays"]).items()
+        }
+        told = Instructions.read(config, arrays, kind=kind)
+        attempt = Attempt(
+            header=told.header(self._manifest.digest()),
+            terms=self._manifest.terms(kind),
+            authority=self._authority,
+            now=int(self._clock()),
+        )
+        coordinator = Coordinator(attempt, excluded=self._excluded)
+        exchange = _Exchange(self._stores, coordinator)
+        opening = RecordDict({**content, "config": ConfigRecord(config)})
+        nodes = [message.metadata.dst_node_id for message in sent]
+        try:
+            exchange.ask(dict.fromkeys(nodes, opening), kind, timeout)
+            # 1. Shares of every secret go to every peer, by way of the coordinator.
+            exchange.relay(SHARE, self._stage_seconds)
+            # 2. Masked vectors come in; each store has charged its ledger.
+            exchange.relay(MASK, self._stage_seconds)
+            # 3. The stores sign one list of survivors, 4. and give the shares that unmask it.
+            exchange.relay(CONFIRM, self._stage_seconds)
+            exchange.relay(UNMASK, self._stage_seconds)
+            aggregate = coordinator.finish()
+        finally:
+            self._lost = exchange.lost()
+        self.last, self._participants = aggregate, len(aggregate.survivors)
+        return _reply(sent[0], told, attempt, aggregate, arrays)
 
 
-def refusal_reason(error: Error) -> str:
-    r"""Put an error reply's reason on one line.
+class _Exchange:
+    """Carries one attempt's messages between the coordinator's state machine and Flower."""
 
-    A store refuses in the form `[code] message (hint)`; Flower's engines wrap that, and
-    any other exception, in class names and tracebacks, of which the last line says most.
+    def __init__(self, grid: StoreGrid, coordinator: Coordinator) -> None:
+        self._grid = grid
+        self._coordinator = coordinator
+        self._nodes: dict[str, int] = {}
+        self._reasons: dict[int, str] = {}
+        self._asked: list[int] = []
 
-    >>> refusal_reason(Error(2, "<class 'X'>:<'[data] no rows (add some)'>"))
-    '[data] no rows (add some)'
-    >>> refusal_reason(Error(2, "Traceback\n  File ...\nValueError: boom"))
-    'ValueError: boom'
+    def ask(
+        self, contents: Mapping[int, RecordDict], message_type: str, timeout: float | None
+    ) -> None:
+        """Send one message to each node; hand the coordinator what comes back in time."""
+        self._asked = self._asked or list(contents)
+        messages = [Message(content, node, message_type) for node, content in contents.items()]
+        waiting = set(self._grid.push_messages(messages))
+        started = time.monotonic()
+        while waiting:
+            for reply in list(self._grid.pull_messages(waiting)):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                self._take(reply)
+            waited = time.monotonic() - started
+            if timeout is not None and waited > timeout:
+                break
+            if waiting:
+                time.sleep(min(max(waited / _PATIENCE, _SHORTEST_WAIT), _LONGEST_WAIT))
+
+    def relay(self, message_type: str, timeout: float) -> None:
+        """Close the stage before, and send out what it leads to.
+
+        Raises:
+            RoundFailed: Too few stores are left.
+        """
+        encoded: dict[int, RecordDict] = {}
+        contents = {}
+        for store_id, message in self._coordinator.advance().items():
+            if id(message) not in encoded:  # most stages tell everybody the same
+                encoded[id(message)] = _content(message)
+            contents[self._nodes[store_id]] = encoded[id(message)]
+        self.ask(contents, message_type, timeout)
+
+    def lost(self) -> dict[str, str]:
+        """Say of each store that was asked and is not in the sum when it was lost, and why."""
+        names, found = self._grid.stores, {}
+        by_node = {node: store_id for store_id, node in self._nodes.items()}
+        stages = {
+            store_id: stage
+            for stage, stores in self._coordinator.missing.items()
+            for store_id in stores
+        }
+        for node in self._asked:
+            store_id = by_node.get(node)
+            if store_id is not None and store_id not in stages and node not in self._reasons:
+                continue
+            stage = stages.get(store_id or "", "hello" if store_id is None else "")
+            code = self._coordinator.reasons.get(store_id or "")
+            reason = self._reasons.get(node) or (f"[{code}]" if code else "no reply in time")
+            found[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
+        return found
+
+    def _take(self, reply: Message) -> None:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            self._reasons[node] = refusal_reason(reply.error)
+            return
+        try:
+            message = _protocol_message(reply)
+            self._coordinator.receive(message)
+            self._nodes.setdefault(message.store_id, node)
+        except HanseError as error:
+            self._reasons[node] = f"[{error.code}] {error}"
+
+
+def _kind(messages: Sequence[Message]) -> Kind | None:
+    """What an exchange is about, if the messages begin one.
+
+    Raises:
+        FederationError: They do not all say the same.
     """
-    text = (error.reason or "").strip()
-    named = _NAMED_REASON.search(text)
-    if named:
-        line = named.group()
+    kinds = {message.metadata.message_type for message in messages}
+    if len(kinds) != 1 or not kinds <= {"train", "evaluate"}:
+        return None
+    first = messages[0].content
+    if any(m.content is not first and m.content != first for m in messages):
+        raise FederationError(
+            "the strategy sends different stores different messages, which would show the "
+            "coordinator their updates",
+            hint="use another strategy, or turn masking off with --no-secure-aggregation",
+        )
+    return cast(Kind, kinds.pop())
+
+
+def _content(message: ProtocolMessage) -> RecordDict:
+    return RecordDict({"config": ConfigRecord({MESSAGE: message.encode()})})
+
+
+def _protocol_message(reply: Message) -> StoreMessage:
+    config = reply.content.get("config")
+    data = config.get(MESSAGE) if isinstance(config, ConfigRecord) else None
+    if not isinstance(data, bytes):
+        raise FederationError(
+            "the store sent no message of the protocol; its reply was dropped unread",
+            hint="it may not be enrolled, and would have sent its update open",
+        )
+    message = decode(data)
+    if not isinstance(message, StoreMessage):
+        raise FederationError(f"the store sent a {type(message).__name__}")
+    return message
+
+
+def _reply(
+    first: Message,
+    told: Instructions,
+    attempt: Attempt,
+    aggregate: Aggregate,
+    arrays: Mapping[str, NDArray],
+) -> Message:
+    """Turn a sum into the one reply that the strategy sees."""
+    layout = attempt.terms.layout
+    parts = layout.split(aggregate.total)
+    sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
+    records: dict[str, Any] = {}
+    if told.kind == "train":
+        mean = unflatten(sums.pop(UPDATE) / len(aggregate.survivors), arrays)
+        moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
+        records["arrays"] = to_record(moved)
+        names: tuple[str, ...] = STATISTICS_NAMES
     else:
-        line = text.splitlines()[-1].strip() if text else f"failed with code {error.code}"
-    line = line.removesuffix("'>")
-    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
-
-
-def describe_refusals(refusals: Mapping[str, str]) -> str:
-    """List refusals on one line, for an error's message.
-
-    >>> describe_refusals({"north": "no reply in time", "south": "[data] no rows"})
-    'north: no reply in time; south: [data] no rows'
-    """
-    return "; ".join(f"{store}: {reason}" for store, reason in refusals.items())
-
-
-def _sender(reply: Message) -> int:
-    return reply.metadata.src_node_id
+        names = EVALUATION_NAMES
+    (values,) = sums.values()
+    figures = dict(zip(names, map(float, values), strict=True))
+    records["metrics"] = MetricRecord({"num-examples": 1, **figures})
+    return Message(RecordDict(records), reply_to=first)

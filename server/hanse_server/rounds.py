@@ -27,7 +27,7 @@ from flwr.serverapp.strategy import FedAvg
 from safetensors import SafetensorError
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import FederationError, RunDirectoryError
+from hanse_common.errors import FederationError, RunDirectoryError, WrongShare
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
@@ -37,8 +37,9 @@ from hanse_server.checkpoint import (
     save_checkpoint,
     significant_settings,
 )
-from hanse_server.grid import StoreGrid, describe_refusals
+from hanse_server.grid import SecureGrid
 from hanse_server.stages import StageLog
+from hanse_server.stores import StoreGrid, describe_refusals
 from hanse_server.strategies import make_strategy, restore_state, strategy_state, to_record
 
 NDArray = npt.NDArray[Any]
@@ -53,7 +54,7 @@ _TRAIN, _VALIDATE, _TEST = 0, 1, 2
 
 
 def run_rounds(
-    grid: StoreGrid,
+    grid: StoreGrid | SecureGrid,
     run_dir: Path,
     settings: RunSettings,
     *,
@@ -78,8 +79,10 @@ def run_rounds(
         RunNotResumable: There is nothing to go on from, or a setting changed.
         FederationError: Too few stores replied, or their updates do not fit together; the
             model and the last checkpoint stay as they were.
+        RoundFailed: A secure aggregation could not reach its threshold; the same holds.
+        ProtocolError: A sum cannot be trusted; the same holds.
     """
-    strategy = make_strategy(settings.federation)
+    strategy = make_strategy(settings)
     _check_writable(run_dir)
     _check_enough_stores(grid, strategy)
     start = _starting_point(run_dir, settings, resume)
@@ -126,7 +129,7 @@ def _check_writable(run_dir: Path) -> None:
         ) from error
 
 
-def _check_enough_stores(grid: StoreGrid, strategy: FedAvg) -> None:
+def _check_enough_stores(grid: StoreGrid | SecureGrid, strategy: FedAvg) -> None:
     """Refuse at once what Flower's sampling would wait for without end."""
     needed = strategy_minimum(strategy)
     if len(grid.stores) < needed:
@@ -165,7 +168,7 @@ class _Stages:
 
     def __init__(
         self,
-        grid: StoreGrid,
+        grid: StoreGrid | SecureGrid,
         strategy: FedAvg,
         settings: RunSettings,
         log: StageLog,
@@ -188,22 +191,31 @@ class _Stages:
         self._seed(number, _TRAIN)
         sent = to_record(arrays)
         messages = self._strategy.configure_train(number, sent, self._config(), self._grid)
-        replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
-        if len(replies) < self._strategy.min_train_nodes:
+        try:
+            replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
+        except WrongShare as error:
+            # Shares are out, so this round cannot be tried again; the next goes on without
+            # the culprits, from the same model.
+            self._log.append(
+                number, "train", refusals=dict.fromkeys(error.culprits, str(error)), started=started
+            )
+            return dict(arrays)
+        trained = self._grid.participants(replies)
+        if trained < self._strategy.min_train_nodes:
             raise FederationError(
-                f"round {number}: {len(replies)} stores trained and "
+                f"round {number}: {trained} stores trained and "
                 f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
                 f"{describe_refusals(refusals)}",
                 hint="mend the stores, then go on with --resume",
             )
         try:
-            record, _ = self._strategy.aggregate_train(number, replies)
+            record, metrics = self._strategy.aggregate_train(number, replies)
         except (AppExitException, ValueError) as error:
             raise FederationError(f"round {number}: cannot aggregate: {error}") from error
         if record is None:
             raise FederationError(
                 f"round {number}: {self._settings.federation.strategy} made no model of "
-                f"{len(replies)} updates; {describe_refusals(refusals)}",
+                f"{trained} updates; {describe_refusals(refusals)}",
                 hint="it may need more stores for its parameters",
             )
         # FedAdam's step size is a float64 scalar that would widen the whole model.
@@ -211,7 +223,14 @@ class _Stages:
             name: record[name].numpy().astype(array.dtype, copy=False)
             for name, array in arrays.items()
         }
-        self._log.append(number, "train", replies=len(replies), refusals=refusals, started=started)
+        self._log.append(
+            number,
+            "train",
+            replies=trained,
+            refusals=refusals,
+            started=started,
+            sums=_sums(metrics),
+        )
         return updated
 
     def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: Split) -> None:
@@ -239,9 +258,10 @@ class _Stages:
             number,
             "evaluate",
             split=split,
-            replies=len(replies),
+            replies=self._grid.participants(replies),
             refusals=refusals,
             started=started,
+            sums=_sums(replies[0].content.get("metrics")) if len(replies) == 1 else {},
         )
 
     def finish(self, number: int) -> None:
@@ -273,6 +293,17 @@ class _Stages:
         """Fix what strategies draw from the global generators, as Flower's sampling does."""
         random.seed(f"{self._settings.seed}/{number}/{stage}")
         np.random.seed([self._settings.seed, number, stage])
+
+
+def _sums(metrics: object) -> dict[str, float]:
+    """Sums over the stores' customers, with the noise that they left the stores with."""
+    if not isinstance(metrics, MetricRecord):
+        return {}
+    return {
+        name: float(value)
+        for name, value in metrics.items()
+        if name != "num-examples" and isinstance(value, int | float)
+    }
 
 
 def strategy_minimum(strategy: FedAvg) -> int:

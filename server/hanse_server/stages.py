@@ -44,6 +44,7 @@ class StageLog:
         replies: int = 0,
         refusals: Mapping[str, str] | None = None,
         started: float | None = None,
+        sums: Mapping[str, float] | None = None,
     ) -> None:
         """Note a finished stage.
 
@@ -54,6 +55,7 @@ class StageLog:
             replies: How many stores took part.
             refusals: Why the others did not, by store name.
             started: When the stage began, by `time.monotonic`.
+            sums: What the stores' masked vectors add up to beside the update.
         """
         line = {
             "round": number,
@@ -61,6 +63,7 @@ class StageLog:
             "split": split,
             "replies": replies,
             "refusals": dict(refusals or {}),
+            "sums": dict(sums or {}),
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),
         }

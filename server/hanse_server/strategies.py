@@ -4,7 +4,12 @@ A strategy says which stores take part in a round and how their updates become t
 global model. Every strategy of Flower that can live with what a store's reply holds
 (trained arrays and a constant weight) is offered under Flower's own name.
 
->>> strategy = make_strategy(FederationSettings(strategy="FedAdam", strategy_options={"eta": 0.01}))
+>>> settings = RunSettings(recipe="example", data=DataSettings(source="synthetic"))
+>>> strategy = make_strategy(
+...     settings.with_changes(
+...         {"federation.strategy": "FedAdam", "federation.strategy_options": {"eta": 0.01}}
+...     )
+... )
 >>> type(strategy).__name__, strategy.eta
 ('FedAdam', 0.01)
 >>> strategy_state(strategy)
@@ -23,7 +28,7 @@ import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp import strategy as flower
 
-from hanse_common.config import FederationSettings
+from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 
 NDArray = npt.NDArray[Any]
@@ -44,6 +49,14 @@ STRATEGIES: Mapping[str, type[flower.FedAvg]] = {
         flower.Bulyan,
     )
 }
+
+_NEED_EACH_UPDATE = (
+    flower.FedMedian,
+    flower.FedTrimmedAvg,
+    flower.Krum,
+    flower.MultiKrum,
+    flower.Bulyan,
+)
 
 _WHY_NOT = {
     "QFedAvg": "it weighs stores by their training loss, which does not leave a store",
@@ -74,13 +87,14 @@ _LISTED_STATE = "momentum_vector"
 _RECORD_STATE = "current_arrays"
 
 
-def make_strategy(settings: FederationSettings) -> flower.FedAvg:
-    """Build the strategy that the settings name.
+def make_strategy(run: RunSettings) -> flower.FedAvg:
+    """Build the strategy that a run's settings name.
 
     Raises:
-        ConfigError: The strategy or one of its parameters is unknown or out of range; the
-            hint lists the known ones.
+        ConfigError: The strategy or one of its parameters is unknown or out of range, the
+            hint lists the known ones; or it needs what secure aggregation hides.
     """
+    settings = run.federation
     kind = STRATEGIES.get(settings.strategy)
     if kind is None:
         reason = _WHY_NOT.get(settings.strategy)
@@ -88,6 +102,14 @@ def make_strategy(settings: FederationSettings) -> flower.FedAvg:
             f"federation.strategy={settings.strategy!r} "
             + (f"cannot be used: {reason}" if reason else "is unknown"),
             hint=f"known: {', '.join(sorted(STRATEGIES))}",
+        )
+    if run.secure and kind in _NEED_EACH_UPDATE:
+        others = sorted(set(STRATEGIES) - {known.__name__ for known in _NEED_EACH_UPDATE})
+        raise ConfigError(
+            f"federation.strategy={settings.strategy!r} compares the updates of single stores, "
+            "which secure aggregation hides",
+            hint=f"use one of {', '.join(others)}, or turn masking off with "
+            "--no-secure-aggregation",
         )
     known = parameters(kind)
     options: dict[str, Any] = {

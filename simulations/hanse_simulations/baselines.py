@@ -127,7 +127,7 @@ def judge_rules(
         part = anchors.rows(start, start + rows)
         batch = collate(histories, part, config)
         for name, scores in rules.forecasts(batch, _last_classes(histories, part, config)):
-            found.setdefault(name, []).append(judge(batch, *scores))
+            found.setdefault(name, []).append(judge(batch, *scores, customers=part.customers))
     return {name: Figures.pooled(parts) for name, parts in found.items()}
 
 

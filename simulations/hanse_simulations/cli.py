@@ -63,6 +63,13 @@ def run(
     no_privacy: Annotated[
         bool, typer.Option("--no-privacy", help="Train without clip and noise; recorded.")
     ] = False,
+    no_secure_aggregation: Annotated[
+        bool,
+        typer.Option(
+            "--no-secure-aggregation",
+            help="Let the coordinator see each store's update; printed and recorded.",
+        ),
+    ] = False,
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Train the main federation only.")
     ] = False,
@@ -88,6 +95,7 @@ def run(
         "federation.strategy": strategy,
         "privacy.target_epsilon": epsilon,
         "privacy.mode": "none" if no_privacy else None,
+        "federation.secure_aggregation": False if no_secure_aggregation else None,
         "compare": False if no_compare else None,
         "compute.engine": engine.value if engine else None,
         "compute.workers": workers,
@@ -130,6 +138,10 @@ def _simulate(
 
     if resume is None:
         folder = create_run(settings, name=name)
+    if settings.privacy.mode != "none" and not settings.secure:
+        typer.echo(
+            "secure aggregation is off: the coordinator sees each store's own update", err=True
+        )
     result = simulate(
         folder,
         settings,

@@ -80,14 +80,16 @@ def _log_rows(arm: str, nodes: Iterable[Node], customers: Mapping[str, int]) -> 
     for node in nodes:
         path = node.folder / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        by_round: dict[int, list[dict[str, float | None]]] = {}
+        by_round: dict[int, list[dict[str, float]]] = {}
         for line in map(json.loads, lines):
-            by_round.setdefault(int(line["round"]), []).append(line)
+            if "round" in line:
+                by_round.setdefault(int(line["round"]), []).append(line)
         for number, entries in sorted(by_round.items()):
-            losses = [float(entry["loss"] or 0) for entry in entries]
+            losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
+            spent = [entry["epsilon"] for entry in entries if entry.get("epsilon") is not None]
             for metric, value in (
-                ("loss", sum(losses) / len(losses)),
-                ("epsilon", entries[-1]["epsilon"]),
+                ("loss", sum(losses) / len(losses) if losses else None),
+                ("epsilon", spent[-1] if spent else None),
             ):
                 if value is not None:
                     yield MetricRow(

@@ -88,6 +88,7 @@ def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, sal
                 name=name,
                 histories=histories.absolute(),
                 base_model=prepared.base_model.absolute(),
+                enrolment=(folder / "enrolment").absolute() if settings.secure else None,
                 seed=int.from_bytes(seed[:7], "big"),
             )
             write_json(folder / NODE_FILE, node.model_dump(mode="json"))

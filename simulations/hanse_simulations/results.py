@@ -93,6 +93,8 @@ class RunResult(Record):
     arms: dict[str, dict[str, Figure]] = Field(default_factory=dict)
     spread: dict[str, dict[str, Spread]] = Field(default_factory=dict)
     epsilon: EpsilonSpent | None = None
+    secure_aggregation: bool = False
+    """Whether the main arm's coordinator saw masked sums only."""
     notes: list[str] = Field(default_factory=list)
     command: str | None = None
     """The command line that made this run, if it is known."""

@@ -32,6 +32,7 @@ from hanse_simulations.alone import run_alone
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
 from hanse_simulations.engines import WorkerPool, run_federation, start_workers
+from hanse_simulations.enrol import enrol_stores
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
@@ -68,7 +69,7 @@ def create_run(settings: RunSettings, *, name: str | None = None) -> RunFolder:
         ConfigError: The strategy or one of its parameters is unknown.
         RunDirectoryError: It cannot be written, or the name is taken.
     """
-    make_strategy(settings.federation)
+    make_strategy(settings)
     folder = RunFolder.create(settings.recipe, name=name)
     folder.write_settings(settings)
     return folder
@@ -177,13 +178,15 @@ class Arm:
     start: Callable[[Arm, WorkerPool, bool], None] = field(repr=False)
 
     def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
-        """Lay out the nodes and the initial model, then train unless that is done already."""
+        """Lay out nodes, initial model and memberships, then train unless that is done."""
         make_nodes(prepared, self.folder, self.settings, salt=self.name)
         initial = self.folder.path / INITIAL
         if not initial.exists():
             model = InterestModel.from_pretrained(prepared.base_model)
             model.train_only(self.settings.model.trainable)
             replace_arrays(initial, trained_arrays(model))
+        if self.settings.secure and self.start is _federate:
+            enrol_stores(self.folder, self.settings, read_arrays(initial))
         self.start(self, pool, resume)
 
 
@@ -305,6 +308,7 @@ def _result(
         arms={name: pooled_figures(rows, name) for name in models if name != main.name},
         baselines={name: pooled_figures(rows, name) for name in names if name not in models},
         spread={name: spreads(rows, name) for name in names},
+        secure_aggregation=settings.secure,
         epsilon=epsilon_spent(main.folder.stores_dir, plan, settings) if plan else None,
         notes=_notes(settings),
     )
@@ -312,7 +316,6 @@ def _result(
 
 def _notes(settings: RunSettings) -> list[str]:
     notes = [
-        "Updates are not encrypted in this version: the coordinator sees each store's own.",
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]

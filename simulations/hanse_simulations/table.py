@@ -106,6 +106,7 @@ _FACTS: dict[str, Callable[[RunResult], str]] = {
     "stores": lambda result: f"{result.stores:,}",
     "customers": lambda result: f"{result.customers:,}",
     "rounds": lambda result: f"{result.rounds:,}",
+    "masked": lambda result: "yes" if result.secure_aggregation else "no",
     "time": lambda result: duration(result.seconds),
 }
 
@@ -121,7 +122,16 @@ def reading_notes(result: RunResult, *, marked: str = "bold") -> list[str]:
     if any(result.spread.values()):
         notes.append(f"±: standard deviation over {counted(result.stores, 'store')}.")
     notes.append(f"Privacy: {promise(result.epsilon)}")
+    if result.secure_aggregation or result.epsilon is not None:
+        notes.append(f"Secure aggregation: {masking(result)}.")
     return [*notes, *result.notes]
+
+
+def masking(result: RunResult) -> str:
+    """Return in one line what the coordinator saw of the stores' updates."""
+    if result.secure_aggregation:
+        return "on; the coordinator saw sums over stores, never one store's update"
+    return "OFF; the coordinator saw each store's own update"
 
 
 def promise(spent: EpsilonSpent | None) -> str:

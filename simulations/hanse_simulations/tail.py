@@ -187,8 +187,9 @@ class ArmWatch:
 
 def _update(store: StoreState, entry: dict[str, Any]) -> None:
     store.round = _integer(entry.get("round")) or store.round
-    store.step = _integer(entry.get("step")) or 0
-    store.steps = _integer(entry.get("steps")) or 0
+    if "step" in entry:
+        store.step = _integer(entry["step"]) or 0
+        store.steps = _integer(entry.get("steps")) or 0
     store.time = _number(entry.get("time")) or store.time
     loss, spent = _number(entry.get("loss")), _number(entry.get("epsilon"))
     store.loss = store.loss if loss is None else loss

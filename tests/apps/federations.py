@@ -22,7 +22,10 @@ def make_settings(**federation):
             "recipe": "test",
             "seed": seed,
             "data": {"source": "synthetic"},
-            "federation": {"rounds": 4, "evaluate_every": 2, **federation},
+            "federation": {
+                **{"rounds": 4, "evaluate_every": 2, "secure_aggregation": False},
+                **federation,
+            },
             "compute": compute,
         }
     )

@@ -13,7 +13,7 @@ import pytest
 from hanse_common import errors
 
 HANSE = str(Path(sys.executable).with_name("hanse"))
-SMALL = ["--stores", "2", "--customers", "24", "--rounds", "2", "--set", "training.local_steps=1"]
+SMALL = ["--stores", "3", "--customers", "24", "--rounds", "2", "--set", "training.local_steps=1"]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_json_has_what_it_promises(hanse):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["recipe"] == "synthetic"
-    assert (result["stores"], result["rounds"]) == (2, 2)
+    assert (result["stores"], result["rounds"]) == (3, 2)
     assert {"ndcg@10", "rise_auc", "fall_auc"} <= set(result["metrics"])
     assert {"global_popularity", "personal_frequency", "markov", "mean_reversion",
             "long_run_rate", "logistic_regression"} <= set(result["baselines"])  # fmt: skip
@@ -98,6 +98,24 @@ def test_without_privacy_is_said_and_recorded(hanse):
     assert "no privacy" in done.stdout.lower()
     settings = json.loads((hanse.runs / "open" / "settings.json").read_text())
     assert settings["privacy"]["mode"] == "none"
+
+
+def test_masking_is_the_default_and_recorded(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--no-compare", "--name", "masked")
+    assert done.returncode == 0, done.stderr
+    assert "Secure aggregation: on" in done.stdout
+    assert json.loads((hanse.runs / "masked" / "result.json").read_text())["secure_aggregation"]
+
+
+def test_masking_turned_off_is_said_twice_and_recorded(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--no-compare", "--name", "seen",
+                 "--no-secure-aggregation")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "secure aggregation is off" in done.stderr
+    assert "Secure aggregation: OFF" in done.stdout
+    result = json.loads((hanse.runs / "seen" / "result.json").read_text())
+    assert result["secure_aggregation"] is False
+    assert not (hanse.runs / "seen" / "manifest.json").exists()
 
 
 def test_unknown_recipe(hanse):
@@ -182,11 +200,21 @@ def visits(*customers, item="1"):
 
 
 def test_any_shops_own_files_run(hanse, tmp_path):
-    for name in ("north", "south"):
+    for name in ("north", "south", "west"):
         write_store(tmp_path / "shops", name, visits("ada", "bob", "eve"))
     done = hanse("simulate", own_shops(tmp_path), "--no-compare", "--format", "json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["customers"] == 6
+    assert json.loads(done.stdout)["customers"] == 9
+
+
+def test_two_shops_cannot_hide_behind_each_other(hanse, tmp_path):
+    for name in ("north", "south"):
+        write_store(tmp_path / "shops", name, visits("ada", "bob", "eve"))
+    mine = own_shops(tmp_path)
+    said = refused(hanse("simulate", mine, "--no-compare", "--quiet"), errors.ConfigError)
+    assert "2 stores cannot hide one update" in said
+    done = hanse("simulate", mine, "--no-compare", "--no-secure-aggregation")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

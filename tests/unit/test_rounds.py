@@ -14,9 +14,9 @@ from hanse_common.errors import (
 )
 from hanse_server.app import main, read_settings
 from hanse_server.checkpoint import latest_checkpoint
-from hanse_server.grid import StoreGrid
 from hanse_server.rounds import run_rounds
 from hanse_server.stages import read_stages
+from hanse_server.stores import StoreGrid
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from apps.local_grid import LocalGrid
 from hanse_common.config import FederationSettings
 from hanse_common.errors import ConfigError
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
-from hanse_server.grid import StoreGrid
 from hanse_server.rounds import run_rounds
+from hanse_server.stores import StoreGrid
 from hanse_server.strategies import (
     STRATEGIES,
     make_strategy,
@@ -71,7 +71,7 @@ def test_a_stateful_strategy_has_state_to_keep(name, tmp_path, monkeypatch):
     run_rounds(StoreGrid(LocalGrid(len(STORES))), run_dir, settings)
     state = latest_checkpoint(run_dir).strategy
     assert state
-    strategy = make_strategy(settings.federation)
+    strategy = make_strategy(settings)
     restore_state(strategy, state)
     again = strategy_state(strategy)
     assert {key: value.tobytes() for key, value in again.items()} == {
@@ -81,11 +81,11 @@ def test_a_stateful_strategy_has_state_to_keep(name, tmp_path, monkeypatch):
 
 def test_momentum_keeps_its_order_beyond_ten_arrays():
     strategy = make_strategy(
-        FederationSettings(strategy="FedAvgM", strategy_options={"server_momentum": 0.5})
+        make_settings(strategy="FedAvgM", strategy_options={"server_momentum": 0.5})
     )
     strategy.momentum_vector = [np.full(2, i, np.float32) for i in range(12)]
     strategy.current_arrays = to_record({"a": np.ones(2, np.float32)})
-    other = make_strategy(FederationSettings(strategy="FedAvgM"))
+    other = make_strategy(make_settings(strategy="FedAvgM"))
     restore_state(other, strategy_state(strategy))
     assert [vector[0] for vector in other.momentum_vector] == list(range(12))
     assert other.current_arrays["a"].numpy().tolist() == [1, 1]
@@ -107,7 +107,10 @@ def test_momentum_keeps_its_order_beyond_ten_arrays():
     ],
 )
 def test_refuses(strategy, options, words):
-    settings = FederationSettings.model_construct(strategy=strategy, strategy_options=options)
+    federation = FederationSettings.model_construct(
+        strategy=strategy, strategy_options=options, secure_aggregation=False
+    )
+    settings = make_settings().model_copy(update={"federation": federation})
     with pytest.raises(ConfigError) as caught:
         make_strategy(settings)
     for word in words:
@@ -117,4 +120,10 @@ def test_refuses(strategy, options, words):
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_default_is_in_bounds(name):
     kind = STRATEGIES[name]
-    make_strategy(FederationSettings(strategy=name, strategy_options=parameters(kind)))
+    make_strategy(make_settings(strategy=name, strategy_options=parameters(kind)))
+
+
+@pytest.mark.parametrize("name", ["FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan"])
+def test_a_strategy_that_compares_stores_is_refused_under_masks(name):
+    with pytest.raises(ConfigError, match="secure aggregation hides"):
+        make_strategy(make_settings(strategy=name, secure_aggregation=True))

@@ -79,10 +79,52 @@ def _compose(
     return float(accountant.get_epsilon(target_delta))
 
 
+def together(*noise_multipliers: float) -> float:
+    """The noise multiplier of one mechanism that stands for several of the same sample.
+
+    Gaussian releases about the same customers, each with noise in units of what one
+    customer adds to it, are one Gaussian release with this multiplier.
+
+    >>> round(together(1.0, 10.0), 3)
+    0.995
+    """
+    return float(sum(m**-2 for m in noise_multipliers) ** -0.5)
+
+
+def apart(whole: float, part: float) -> float:
+    """The noise multiplier that makes `whole` together with `part`.
+
+    Raises:
+        PrivacyError: `part` alone has less noise than the whole may have.
+
+    >>> round(apart(0.995, 10.0), 3)
+    1.0
+    """
+    if part <= whole:
+        raise PrivacyError(
+            f"a noise multiplier of {part:g} on statistics leaves nothing for training, which "
+            f"needs {whole:.4g} in all",
+            hint="raise privacy.statistics_noise_multiplier",
+        )
+    return float((whole**-2 - part**-2) ** -0.5)
+
+
 def noise_multiplier_for(
-    *, target_epsilon: float, target_delta: float, sample_rate: float, count: int
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    sample_rate: float,
+    count: int,
+    besides: SampledGaussianSteps | None = None,
 ) -> float:
     """The least noise, in units of the clip, that keeps `count` steps within the target.
+
+    Args:
+        target_epsilon: Of everything together.
+        target_delta: In (0, 1).
+        sample_rate: Of the steps.
+        count: How many steps.
+        besides: What is spent on other things from the same budget.
 
     Raises:
         PrivacyError: No noise multiplier below 1000 reaches the target.
@@ -93,12 +135,14 @@ def noise_multiplier_for(
     """
     from dp_accounting import rdp
 
+    other = ((besides.noise_multiplier, besides.sample_rate, besides.count),) if besides else ()
+
     def by_pld(sigma: float) -> float:
-        return _pld_epsilon(((sigma, sample_rate, count),), target_delta)
+        return _pld_epsilon(((sigma, sample_rate, count), *other), target_delta)
 
     def by_rdp(sigma: float) -> float:
         accountant = rdp.RdpAccountant(orders=range(2, 129))
-        return _compose(accountant, ((sigma, sample_rate, count),), target_delta)
+        return _compose(accountant, ((sigma, sample_rate, count), *other), target_delta)
 
     high = 0.5
     while by_rdp(high) > target_epsilon:

@@ -18,7 +18,13 @@ from typing import Self
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
-from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon, noise_multiplier_for
+from hanse_common.privacy.accounting import (
+    SampledGaussianSteps,
+    apart,
+    epsilon,
+    noise_multiplier_for,
+    together,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +35,19 @@ class PrivacyPlan:
     store. Neighbouring data sets differ by adding or removing one customer. A person who
     shops at m stores of the federation is one customer at each of them; the promise holds
     per store and composes over the m stores.
+
+    Args:
+        sample_rate: Chance of a customer to be in a step.
+        max_grad_norm: Clip of one customer's gradient.
+        noise_multiplier: Noise on the sum of gradients, in units of the clip.
+        steps_per_round: Steps that a store takes in a round.
+        rounds: Rounds of the run.
+        target_epsilon: What all of it may cost.
+        target_delta: At which epsilon is read.
+        statistics_noise_multiplier: Noise on the counts and losses that leave the store
+            beside the update; None if none leave.
+        evaluation_noise_multiplier: Noise on the sums of an evaluation; None if none leave.
+        evaluate_every: Rounds from one evaluation to the next.
 
     Guarantees:
         `epsilon_after(rounds)` never exceeds `target_epsilon`, or the plan does not exist.
@@ -41,6 +60,9 @@ class PrivacyPlan:
     rounds: int
     target_epsilon: float
     target_delta: float
+    statistics_noise_multiplier: float | None = None
+    evaluation_noise_multiplier: float | None = None
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
@@ -62,35 +84,76 @@ class PrivacyPlan:
         Raises:
             PrivacyError: The settings promise more than their noise can keep.
         """
-        terms, training = settings.privacy, settings.training
+        terms, training, federation = settings.privacy, settings.training, settings.federation
         if terms.mode == "none":
             return None
-        rounds = settings.federation.rounds
-        return cls(
-            sample_rate=training.sample_rate,
-            max_grad_norm=terms.max_grad_norm,
-            noise_multiplier=terms.noise_multiplier
-            or noise_multiplier_for(
+        statistics = terms.statistics_noise_multiplier if settings.secure else None
+        evaluation = terms.evaluation_noise_multiplier if settings.secure else None
+        noise = terms.noise_multiplier
+        if noise is None:
+            count = evaluations_by(federation.rounds, federation.rounds, federation.evaluate_every)
+            noise = noise_multiplier_for(
                 target_epsilon=terms.target_epsilon,
                 target_delta=terms.target_delta,
                 sample_rate=training.sample_rate,
-                count=rounds * training.local_steps,
-            ),
+                count=federation.rounds * training.local_steps,
+                besides=_releases(evaluation, count) if evaluation else None,
+            )
+            noise = apart(noise, statistics) if statistics else noise
+        return cls(
+            sample_rate=training.sample_rate,
+            max_grad_norm=terms.max_grad_norm,
+            noise_multiplier=noise,
             steps_per_round=training.local_steps,
-            rounds=rounds,
+            rounds=federation.rounds,
             target_epsilon=terms.target_epsilon,
             target_delta=terms.target_delta,
+            statistics_noise_multiplier=statistics,
+            evaluation_noise_multiplier=evaluation,
+            evaluate_every=federation.evaluate_every,
         )
 
     def round_cost(self) -> SampledGaussianSteps:
-        """What one round is charged."""
+        """What one round of training is charged."""
         return self._steps(self.steps_per_round)
+
+    def evaluation_cost(self) -> SampledGaussianSteps | None:
+        """What one evaluation is charged; None if nothing of it leaves the store."""
+        noise = self.evaluation_noise_multiplier
+        return None if noise is None else _releases(noise, 1)
 
     def epsilon_after(self, *, rounds: int) -> float:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
-        return epsilon([self._steps(self.steps_per_round * rounds)], target_delta=self.target_delta)
+        spent = [self._steps(self.steps_per_round * rounds)]
+        if self.evaluation_noise_multiplier is not None:
+            count = evaluations_by(rounds, self.rounds, self.evaluate_every)
+            spent.append(_releases(self.evaluation_noise_multiplier, count))
+        return epsilon(spent, target_delta=self.target_delta)
 
     def _steps(self, count: int) -> SampledGaussianSteps:
+        noise, statistics = self.noise_multiplier, self.statistics_noise_multiplier
         return SampledGaussianSteps(
-            noise_multiplier=self.noise_multiplier, sample_rate=self.sample_rate, count=count
+            noise_multiplier=noise if statistics is None else together(noise, statistics),
+            sample_rate=self.sample_rate,
+            count=count,
         )
+
+
+def evaluations_by(number: int, rounds: int, every: int) -> int:
+    """How many evaluations a run of `rounds` has made by the end of round `number`.
+
+    One before the first round, one `every` so many, one at the end, and one on the test
+    weeks.
+
+    >>> evaluations_by(0, 40, 10), evaluations_by(10, 40, 10), evaluations_by(40, 40, 10)
+    (1, 2, 6)
+    """
+    due = 1 + number // every
+    if number < rounds:
+        return due
+    return due + (1 if rounds % every else 0) + 1
+
+
+def _releases(noise_multiplier: float, count: int) -> SampledGaussianSteps:
+    """Releases about every customer, without sampling."""
+    return SampledGaussianSteps(noise_multiplier=noise_multiplier, sample_rate=1.0, count=count)

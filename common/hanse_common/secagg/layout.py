@@ -78,6 +78,28 @@ class Section:
         return self.clip * self.scale + math.sqrt(self.length)
 
 
+def largest_scale(clip: float, stores: int) -> int:
+    """Return the finest power-of-two scale, up to the default, that no sum overflows.
+
+    Args:
+        clip: Of the section.
+        stores: Most stores in a sum.
+
+    Raises:
+        UnsafeTerms: Not even whole steps fit.
+
+    >>> largest_scale(16.0, 12) == DEFAULT_SCALE, largest_scale(1000.0, 100)
+    (True, 16384)
+    """
+    room = (LARGEST_SUM // stores - 1) / clip
+    if room < 1:
+        raise UnsafeTerms(
+            f"sums of {stores} stores with clip={clip} overflow at every scale",
+            hint="lower the clip, or take fewer stores into a round",
+        )
+    return int(min(DEFAULT_SCALE, 2 ** math.floor(math.log2(room))))
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The sections of a vector, in order."""

@@ -28,9 +28,9 @@ from hanse_simulations.report.plots import (
     rise_and_fall,
 )
 from hanse_simulations.report.svg import arm_variable
-from hanse_simulations.results import EpsilonSpent, RunResult, Spread
+from hanse_simulations.results import RunResult, Spread
 from hanse_simulations.runs import RunFolder, flatten
-from hanse_simulations.table import arms_of_task, best_arms, promise, shown_metrics
+from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
 from hanse_simulations.tail import JsonLines
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
 
@@ -128,7 +128,7 @@ def write_report(folder: RunFolder) -> Path:
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
-        protection=_protection(result.epsilon, target),
+        protection=_protection(result, target),
         stores=_store_table(figures, result),
         settings=settings,
         command=result.command or _command(result, settings),
@@ -245,7 +245,8 @@ def _comparison(result: RunResult, task: Task) -> ComparisonTable:
     return ComparisonTable(title=TASKS[task], metrics=tuple(metrics), rows=rows)
 
 
-def _protection(spent: EpsilonSpent | None, target: float | None) -> list[Fact]:
+def _protection(result: RunResult, target: float | None) -> list[Fact]:
+    spent = result.epsilon
     if spent is None:
         return []
     lowest = min(spent.per_store.values(), default=spent.max)
@@ -265,6 +266,11 @@ def _protection(spent: EpsilonSpent | None, target: float | None) -> list[Fact]:
         ),
         Fact(label="Neighbours", value=spent.relation, note=_RELATIONS.get(spent.relation, "")),
         Fact(label="Mode", value=spent.mode, note=_MODES.get(spent.mode, "")),
+        Fact(
+            label="Secure aggregation",
+            value="on" if result.secure_aggregation else "off",
+            note=masking(result).partition("; ")[2],
+        ),
     ]
     if target is not None:
         facts.insert(1, Fact(label="Target ε", value=f"{target:g}", note="what was planned for"))

@@ -1,0 +1,122 @@
+"""Stage 0 of an exchange at a store: check what is asked, compute, and offer it for masking.
+
+Training comes first, so that a store which fails or is slow never enters the roster. What was
+computed waits in the node's folder; nothing of it leaves before stage 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from hanse_client.enrolment import Enrolment
+from hanse_client.node import Node
+from hanse_client.secure import Cost, SecureExchange, Waiting
+from hanse_common.config import RunSettings
+from hanse_common.federation import check_asked
+from hanse_common.instructions import Instructions, NDArray
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.secagg.layout import Integers
+
+if TYPE_CHECKING:
+    from hanse_common.model import InterestModel
+
+
+def offer(
+    node: Node,
+    enrolment: Enrolment,
+    told: Instructions,
+    settings: RunSettings,
+    model: InterestModel,
+    arrays: Mapping[str, NDArray],
+) -> bytes:
+    """Do what the coordinator asks, if the manifest allows it, and say hello.
+
+    Args:
+        node: The store.
+        enrolment: Its membership.
+        told: The exchange.
+        settings: The run's.
+        model: Anything of the right shape; it is overwritten with `arrays`.
+        arrays: Trained parameters of the global model.
+
+    Returns:
+        The encoded Hello.
+
+    Raises:
+        PolicyViolation: The message asks for something beyond the manifest, or the
+            manifest for something beyond the store's policy.
+        PrivacyError: It would cost more than the store's policy allows.
+        AttemptRefused: The attempt, or a later one, was made before.
+        HanseError: As training and evaluation do.
+
+    Edge cases:
+        A second attempt offers the update of the first, if it is still there: nothing is
+        trained or noised anew.
+    """
+    check_asked(told, settings, enrolment.manifest)
+    exchange = SecureExchange(node, enrolment)
+    header = exchange.header(told)
+    plan = PrivacyPlan.from_settings(settings)
+    cost = _cost(told, plan)
+    if cost is not None:
+        node.check_affordable(
+            cost.steps, target_delta=cost.target_delta, limit=enrolment.policy.max_epsilon
+        )
+    kept = exchange.waiting(header)
+    if kept is not None:
+        vector = kept.vector
+    elif told.kind == "train":
+        vector = _train(node, enrolment, told, settings, model, arrays, plan)
+    else:
+        vector = _evaluate(node, enrolment, told, settings, model, arrays, plan)
+    return exchange.begin(
+        Waiting(
+            header=header,
+            kind=told.kind,
+            number=told.round,
+            vector=vector,
+            cost=cost,
+        )
+    )
+
+
+def _train(
+    node: Node,
+    enrolment: Enrolment,
+    told: Instructions,
+    settings: RunSettings,
+    model: InterestModel,
+    arrays: Mapping[str, NDArray],
+    plan: PrivacyPlan | None,
+) -> Integers:
+    from hanse_client.train import train_round
+    from hanse_client.vector import training_vector
+
+    trained = train_round(node, model, settings, arrays, told.round, proximal_mu=told.proximal_mu)
+    layout = enrolment.manifest.terms("train").layout
+    return training_vector(node, trained, arrays, layout, plan=plan, exchange=told.exchange)
+
+
+def _evaluate(
+    node: Node,
+    enrolment: Enrolment,
+    told: Instructions,
+    settings: RunSettings,
+    model: InterestModel,
+    arrays: Mapping[str, NDArray],
+    plan: PrivacyPlan | None,
+) -> Integers:
+    from hanse_client.evaluate import evaluate_round
+    from hanse_client.vector import evaluation_vector
+
+    figures = evaluate_round(node, model, settings, arrays, split=told.split, number=told.round)
+    layout = enrolment.manifest.terms("evaluate").layout
+    return evaluation_vector(node, figures.sums(), layout, plan=plan, exchange=told.exchange)
+
+
+def _cost(told: Instructions, plan: PrivacyPlan | None) -> Cost | None:
+    if plan is None:
+        return None
+    steps = plan.round_cost() if told.kind == "train" else plan.evaluation_cost()
+    return None if steps is None else Cost(steps=steps, target_delta=plan.target_delta)

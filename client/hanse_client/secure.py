@@ -1,0 +1,229 @@
+"""A store's side of one exchange under secure aggregation, from message to message.
+
+What a round leaves to wait for the next message lies in the node's own folder, not in
+Flower's memory: it survives a restart, and nothing else can read it.
+
+    <node>/secagg/journal   every attempt made, so that none is made twice
+    <node>/secagg/waiting   the quantised vector, and what it will be charged (0600)
+    <node>/secagg/state     the protocol's secrets between two messages (0600)
+
+Everything is on disk before a reply leaves. No torch: protocol stages answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hanse_client.enrolment import Enrolment
+from hanse_client.node import Node, write_durably
+from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
+from hanse_common.instructions import Instructions
+from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.secagg import Header, Journal, Store
+from hanse_common.secagg.layout import Integers
+from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
+from hanse_common.secagg.wire import Message, StoreMessage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What an upload will be charged, and at which delta the store reads its epsilon."""
+
+    steps: SampledGaussianSteps
+    target_delta: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Waiting:
+    """A vector that is ready to be masked; it is private, and hides from `repr`.
+
+    Args:
+        header: Of the attempt it was last offered in.
+        kind: `train` or `evaluate`.
+        number: The training round.
+        vector: Quantised, within the manifest's bounds.
+        cost: None where there is no privacy to account for.
+    """
+
+    header: Header
+    kind: str
+    number: int
+    vector: Integers
+    cost: Cost | None
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        cost = self.cost
+        table = {
+            "header": self.header.encode().hex(),
+            "kind": self.kind,
+            "number": self.number,
+            "cost": cost
+            and {
+                "noise_multiplier": cost.steps.noise_multiplier,
+                "sample_rate": cost.steps.sample_rate,
+                "count": cost.steps.count,
+                "target_delta": cost.target_delta,
+            },
+        }
+        file = io.BytesIO()
+        np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
+        return file.getvalue()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Waiting:
+        """Read what `encode` wrote.
+
+        Raises:
+            MalformedMessage: It is something else.
+        """
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                table: dict[str, Any] = json.loads(str(file["about"]))
+                vector: Integers = file["vector"]
+            terms = table["cost"]
+            cost = terms and Cost(
+                steps=SampledGaussianSteps(
+                    **{k: terms[k] for k in ("noise_multiplier", "sample_rate", "count")}
+                ),
+                target_delta=terms["target_delta"],
+            )
+            return cls(
+                header=Header.decode(bytes.fromhex(table["header"])),
+                kind=table["kind"],
+                number=table["number"],
+                vector=vector,
+                cost=cost or None,
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MalformedMessage(f"the waiting update is damaged: {error}") from None
+
+
+class SecureExchange:
+    """One store's exchanges under secure aggregation."""
+
+    def __init__(self, node: Node, enrolment: Enrolment) -> None:
+        self._node = node
+        self._enrolment = enrolment
+        self._folder = node.folder / "secagg"
+
+    def header(self, told: Instructions) -> Header:
+        """The header of an attempt as this store sees it, if it may still make it.
+
+        Raises:
+            AttemptRefused: The attempt, or a later one, was made before.
+            MalformedMessage: A number in it is out of range.
+        """
+        header = told.header(self._enrolment.manifest.digest())
+        self._journal().admit(header)
+        return header
+
+    def waiting(self, header: Header) -> Waiting | None:
+        """The vector of this exchange's first attempt, if it is still there."""
+        path = self._folder / "waiting"
+        if not path.exists():
+            return None
+        found = Waiting.decode(path.read_bytes())
+        first = (found.header.run, found.header.round, found.header.model_digest)
+        return found if first == (header.run, header.round, header.model_digest) else None
+
+    def begin(self, waiting: Waiting) -> bytes:
+        """Stage 0: put the vector aside and say hello.
+
+        Returns:
+            The encoded Hello.
+
+        Raises:
+            BadVector: The vector is not within the manifest's bounds.
+            ProtocolError: As `Store.start` does.
+        """
+        attempt = self._enrolment.attempt(waiting.header, waiting.kind)
+        attempt.terms.layout.check(waiting.vector)
+        store = Store.start(
+            attempt,
+            key=self._enrolment.key,
+            certificate=self._enrolment.certificate,
+            journal=self._journal(),
+        )
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        write_durably(self._folder / "waiting", waiting.encode(), mode=0o600)
+        self._keep(store)
+        return store.hello.encode()
+
+    def share(self, data: bytes) -> bytes:
+        """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
+
+        Raises:
+            OutOfTurn, WrongHeader: The message is for another stage or attempt; nothing changed.
+        """
+        return self._answer(lambda store, _: store.share(Roster.decode(data)))
+
+    def mask(self, data: bytes) -> bytes:
+        """Stage 2: check the shares, charge the upload, then mask.
+
+        The charge is on disk before the masked vector exists. See `share` for errors.
+        """
+
+        def answer(store: Store, waiting: Waiting) -> StoreMessage:
+            store.accept(Delivery.decode(data))
+            if waiting.cost is not None:
+                self._node.charge(
+                    waiting.cost.steps,
+                    target_delta=waiting.cost.target_delta,
+                    number=waiting.number,
+                )
+            return store.mask(waiting.vector)
+
+        return self._answer(answer)
+
+    def confirm(self, data: bytes) -> bytes:
+        """Stage 3; see `Store.confirm`, and `share` for errors."""
+        return self._answer(lambda store, _: store.confirm(Survivors.decode(data)))
+
+    def unmask(self, data: bytes) -> bytes:
+        """Stage 4; see `Store.unmask`, and `share` for errors. The vector is gone after it."""
+
+        def answer(store: Store, _: Waiting) -> StoreMessage:
+            reply = store.unmask(UnmaskRequest.decode(data))
+            (self._folder / "waiting").unlink()
+            return reply
+
+        return self._answer(answer)
+
+    def _answer(self, step: Callable[[Store, Waiting], Message]) -> bytes:
+        waiting = self._waiting()
+        store = Store.resume(
+            self._enrolment.attempt(waiting.header, waiting.kind),
+            (self._folder / "state").read_bytes(),
+            key=self._enrolment.key,
+            journal=self._journal(),
+        )
+        try:
+            reply = step(store, waiting)
+        except (OutOfTurn, WrongHeader):
+            raise
+        except ProtocolError as error:
+            self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
+            reply = store.refuse(error)
+        self._keep(store)
+        return reply.encode()
+
+    def _waiting(self) -> Waiting:
+        path = self._folder / "waiting"
+        if not path.exists():
+            raise OutOfTurn("this store has no update waiting to be masked")
+        return Waiting.decode(path.read_bytes())
+
+    def _journal(self) -> Journal:
+        path = self._folder / "journal"
+        return Journal.decode(path.read_bytes()) if path.exists() else Journal()
+
+    def _keep(self, store: Store) -> None:
+        write_durably(self._folder / "journal", store.journal.encode())
+        write_durably(self._folder / "state", store.encode(), mode=0o600)

@@ -1,0 +1,205 @@
+"""A Flower Grid that knows the stores by name, and a base for Grids that wrap another.
+
+`StoreGrid` wraps any Grid: the in-process one, Ray's, or a SuperLink's. It asks every node
+once for its store's name and from then on lists nodes, and sorts their replies, in the order
+of the names. Node ids are drawn anew on every start, so without it a strategy would sample
+other stores and add floating-point numbers in another order each time.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from hanse_common.errors import FederationError
+
+DESCRIBE = f"{MessageType.QUERY}.describe"
+_LONGEST_REASON = 300
+_NAMED_REASON = re.compile(r"\[[a-z-]+\] [^\n]+")
+
+
+class ForwardingGrid(Grid):
+    """Passes everything on to the Grid it wraps; the base of Grids that change one thing."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run; see `Grid`."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run; see `Grid`."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a message; see `Grid`."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """List the nodes; see `Grid`."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; see `Grid`."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Fetch the replies that have come; see `Grid`."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for the replies; see `Grid`."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+class StoreGrid(ForwardingGrid):
+    """Lists and sorts by store name; everything else is the wrapped Grid's.
+
+    Nodes that connect after the first question are not part of the run.
+
+    Args:
+        grid: The Grid to wrap.
+        expected_stores: Wait until so many nodes are connected before asking.
+        patience: Seconds to wait for them, and for each answer.
+    """
+
+    def __init__(self, grid: Grid, *, expected_stores: int = 1, patience: float = 120.0) -> None:
+        super().__init__(grid)
+        self._expected = expected_stores
+        self._patience = patience
+        self._names: dict[int, str] | None = None
+        self.absent: dict[str, str] = {}
+        """Nodes that could not say their name, by node id, with the reason."""
+
+    @property
+    def stores(self) -> Mapping[int, str]:
+        """Store names by node id, in the order of the names.
+
+        Raises:
+            FederationError: Too few stores connected, none answered, or two have one name.
+        """
+        if self._names is None:
+            self._names = self._ask_names()
+        return self._names
+
+    def _ask_names(self) -> dict[int, str]:
+        deadline = time.monotonic() + self._patience
+        while len(nodes := list(self._grid.get_node_ids())) < self._expected:
+            if time.monotonic() > deadline:
+                raise FederationError(
+                    f"{len(nodes)} of {self._expected} stores connected "
+                    f"within {self._patience:g} s",
+                    hint="start the missing stores' nodes",
+                )
+            time.sleep(0.05)
+        questions = [Message(RecordDict(), node, DESCRIBE) for node in nodes]
+        replies = list(self._grid.send_and_receive(questions, timeout=self._patience))
+        names: dict[int, str] = {}
+        self.absent = {
+            f"node {node}": "no answer" for node in nodes if node not in map(_sender, replies)
+        }
+        for reply in replies:
+            if reply.has_error():
+                self.absent[f"node {_sender(reply)}"] = refusal_reason(reply.error)
+            else:
+                config = cast(ConfigRecord, reply.content["config"])
+                names[_sender(reply)] = str(config["store"])
+        twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+        if twice:
+            raise FederationError(f"two nodes call themselves {twice[0]!r}")
+        if not names:
+            raise FederationError(f"no store answered: {describe_refusals(self.absent)}")
+        return dict(sorted(names.items(), key=lambda item: item[1]))
+
+    def participants(self, replies: Sequence[Message]) -> int:
+        """How many stores are behind some replies."""
+        return len(replies)
+
+    def refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
+        """Say which stores failed, and why.
+
+        Args:
+            messages: What was sent.
+            replies: What came back.
+
+        Returns:
+            The reason by store name: the store's own words, or that no reply came in time.
+        """
+        answered = {_sender(reply) for reply in replies}
+        reasons = {
+            self.stores[message.metadata.dst_node_id]: "no reply in time"
+            for message in messages
+            if message.metadata.dst_node_id not in answered
+        }
+        for reply in replies:
+            if reply.has_error():
+                reasons[self.stores[_sender(reply)]] = refusal_reason(reply.error)
+        return dict(sorted(reasons.items()))
+
+    def get_node_ids(self) -> Iterable[int]:
+        """List the nodes in the order of their stores' names."""
+        return list(self.stores)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Fetch the replies that have come, sorted by store name; see `Grid`."""
+        return self._sorted(super().pull_messages(message_ids))
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for the replies, sorted by store name; see `Grid`."""
+        return self._sorted(super().send_and_receive(messages, timeout=timeout))
+
+    def _sorted(self, replies: Iterable[Message]) -> list[Message]:
+        return sorted(replies, key=lambda reply: self.stores.get(_sender(reply), ""))
+
+
+def refusal_reason(error: Error) -> str:
+    r"""Put an error reply's reason on one line.
+
+    A store refuses in the form `[code] message (hint)`; Flower's engines wrap that, and
+    any other exception, in class names and tracebacks, of which the last line says most.
+
+    >>> refusal_reason(Error(2, "<class 'X'>:<'[data] no rows (add some)'>"))
+    '[data] no rows (add some)'
+    >>> refusal_reason(Error(2, "Traceback\n  File ...\nValueError: boom"))
+    'ValueError: boom'
+    """
+    text = (error.reason or "").strip()
+    named = _NAMED_REASON.search(text)
+    if named:
+        line = named.group()
+    else:
+        line = text.splitlines()[-1].strip() if text else f"failed with code {error.code}"
+    line = line.removesuffix("'>")
+    return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
+
+
+def describe_refusals(refusals: Mapping[str, str]) -> str:
+    """List refusals on one line, for an error's message.
+
+    >>> describe_refusals({"north": "no reply in time", "south": "[data] no rows"})
+    'north: no reply in time; south: [data] no rows'
+    """
+    return "; ".join(f"{store}: {reason}" for store, reason in refusals.items())
+
+
+def _sender(reply: Message) -> int:
+    return reply.metadata.src_node_id
