@@ -4,6 +4,7 @@ A strategy says which stores take part in a round and how their updates become t
 global model. Every strategy of Flower that can live with what a store's reply holds
 (trained arrays and a constant weight) is offered under Flower's own name.
 
+>>> from hanse_common.config import DataSettings
 >>> settings = RunSettings(recipe="example", data=DataSettings(source="synthetic"))
 >>> strategy = make_strategy(
 ...     settings.with_changes(
