@@ -20,7 +20,7 @@ from hanse_client.answering import answering
 from hanse_client.node import Node, list_nodes
 from hanse_client.secure import SecureExchange
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, OutOfTurn
+from hanse_common.errors import ConfigError, OutOfTurn, PrivacyError
 from hanse_common.instructions import MESSAGE, PROXIMAL_MU, ROUND, SPLIT, Instructions, Kind
 
 if TYPE_CHECKING:
@@ -48,19 +48,25 @@ def train(message: Message, context: Context) -> Message:
     from hanse_common.privacy.plan import PrivacyPlan
 
     config, plan = _config(message), PrivacyPlan.from_settings(settings)
-    number = int(str(config[ROUND]))
+    if settings.privacy.mode == "distributed":
+        raise PrivacyError(
+            f"{node.name!r} has no masks to hide a sum with too little noise behind",
+            hint="enrol the store, or train in mode 'local'",
+        )
+    number, before = int(str(config[ROUND])), _arrays(message)
     trained = train_round(
         node,
         base_model(node),
         settings,
-        _arrays(message),
+        before,
         number,
         proximal_mu=float(str(config.get(PROXIMAL_MU, 0.0))),
     )
     if plan is not None:
         # Charged before it leaves; what fails before this has shown nothing to anybody.
         node.charge(plan.round_cost(), target_delta=plan.target_delta, number=number)
-    return _reply(message, {"arrays": _record(trained.arrays), "metrics": _public_weight()})
+    moved = {name: before[name] + change for name, change in trained.update.items()}
+    return _reply(message, {"arrays": _record(moved), "metrics": _public_weight()})
 
 
 @app.train("share", mods=_MODS)

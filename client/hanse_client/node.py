@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,16 +91,6 @@ class Node:
         seed = self.settings.seed
         return keystream(fresh_key() if seed is None else repeatable_key(seed, *purpose))
 
-    def entropy(self, *purpose: int) -> np.random.SeedSequence:
-        """Fresh randomness, or the repeatable kind in a simulation.
-
-        Args:
-            purpose: Numbers that tell this use from every other, e.g. round and step.
-        """
-        if self.settings.seed is None:
-            return np.random.SeedSequence()
-        return np.random.SeedSequence([self.settings.seed, *purpose])
-
     def spent(self) -> list[SampledGaussianSteps]:
         """All private steps ever charged at this node, over every round and restart.
 
@@ -148,10 +139,7 @@ class Node:
             Epsilon of everything spent at this node so far, at `target_delta`.
         """
         spent = _merged([*self.spent(), steps])
-        rows = [
-            {"noise_multiplier": s.noise_multiplier, "sample_rate": s.sample_rate, "count": s.count}
-            for s in spent
-        ]
+        rows = [asdict(steps) for steps in spent]
         write_durably(self.folder / "accountant.json", json.dumps(rows, indent=1))
         total = epsilon(spent, target_delta=target_delta)
         self.log(round=number, epsilon=total)
@@ -172,15 +160,8 @@ def _merged(steps: list[SampledGaussianSteps]) -> list[SampledGaussianSteps]:
     merged: list[SampledGaussianSteps] = []
     for step in steps:
         last = merged[-1] if merged else None
-        if last and (last.noise_multiplier, last.sample_rate) == (
-            step.noise_multiplier,
-            step.sample_rate,
-        ):
-            merged[-1] = SampledGaussianSteps(
-                noise_multiplier=last.noise_multiplier,
-                sample_rate=last.sample_rate,
-                count=last.count + step.count,
-            )
+        if last and replace(last, count=0) == replace(step, count=0):
+            merged[-1] = replace(last, count=last.count + step.count)
         else:
             merged.append(step)
     return merged

@@ -94,8 +94,7 @@ def _train(
     from hanse_client.vector import training_vector
 
     trained = train_round(node, model, settings, arrays, told.round, proximal_mu=told.proximal_mu)
-    layout = enrolment.manifest.terms("train").layout
-    return training_vector(node, trained, arrays, layout, plan=plan, exchange=told.exchange)
+    return training_vector(node, trained, enrolment.manifest, plan=plan, exchange=told.exchange)
 
 
 def _evaluate(
@@ -111,8 +110,9 @@ def _evaluate(
     from hanse_client.vector import evaluation_vector
 
     figures = evaluate_round(node, model, settings, arrays, split=told.split, number=told.round)
-    layout = enrolment.manifest.terms("evaluate").layout
-    return evaluation_vector(node, figures.sums(), layout, plan=plan, exchange=told.exchange)
+    return evaluation_vector(
+        node, figures.sums(), enrolment.manifest, plan=plan, exchange=told.exchange
+    )
 
 
 def _cost(told: Instructions, plan: PrivacyPlan | None) -> Cost | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,7 @@ class Waiting:
             "header": self.header.encode().hex(),
             "kind": self.kind,
             "number": self.number,
-            "cost": cost
-            and {
-                "noise_multiplier": cost.steps.noise_multiplier,
-                "sample_rate": cost.steps.sample_rate,
-                "count": cost.steps.count,
-                "target_delta": cost.target_delta,
-            },
+            "cost": cost and asdict(cost),
         }
         file = io.BytesIO()
         np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
@@ -89,10 +83,7 @@ class Waiting:
                 vector: Integers = file["vector"]
             terms = table["cost"]
             cost = terms and Cost(
-                steps=SampledGaussianSteps(
-                    **{k: terms[k] for k in ("noise_multiplier", "sample_rate", "count")}
-                ),
-                target_delta=terms["target_delta"],
+                steps=SampledGaussianSteps(**terms["steps"]), target_delta=terms["target_delta"]
             )
             return cls(
                 header=Header.decode(bytes.fromhex(table["header"])),

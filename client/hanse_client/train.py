@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.optimizers import DPOptimizer
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 from torch import Tensor
 
 from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
 from hanse_client.clipping import check_exactness, per_customer_gradients
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, write_durably
+from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.vector import Trained
 from hanse_common.config import RunSettings
 from hanse_common.errors import EmptyStore, TooFewCustomers
@@ -28,6 +27,9 @@ from hanse_common.privacy.plan import PrivacyPlan
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 _CHECKED = 4
+
+# What a draw of the node's generator is for; see `vector.py` for the others.
+_ANCHORS, _SAMPLE, _NOISE = 0, 1, 2
 
 
 def train_round(
@@ -52,8 +54,9 @@ def train_round(
         proximal_mu: FedProx's pull towards the global model.
 
     Returns:
-        The trained parameters after `training.local_steps` steps, and exact counts and
-        losses, which must not leave the store without noise.
+        The change of the trained parameters in `training.local_steps` steps or, in mode
+        `distributed`, the sum of clipped gradients, which has no noise yet; and exact counts
+        and losses. None of it but a change in mode `local` may leave the store as it is.
 
     Raises:
         PrivacyError: The plan cannot be kept, or clipping is not exact here.
@@ -68,18 +71,22 @@ def train_round(
         # 2. Clipping is proven exact once, before this store's first private step.
         _ensure_exact(node, model, data, settings)
     # 3. A few steps, each on a Poisson sample of customers.
-    losses = (
-        _private_steps(node, model, data, settings, plan, number, proximal_mu)
-        if plan is not None
-        else _open_steps(node, model, data, settings, number, proximal_mu)
-    )
+    update: Arrays = {}
+    if plan is None:
+        losses = _open_steps(node, model, data, settings, number, proximal_mu)
+    elif plan.mode == "local":
+        losses = _private_steps(node, model, data, settings, plan, number, proximal_mu)
+    else:
+        losses = _gradient_sum(node, model, data, settings, plan, number, update)
     drawn, total, steps = 0, 0.0, settings.training.local_steps
     for step, found in enumerate(losses, start=1):
         mean = float(found.mean()) if len(found) else 0.0
         node.log(round=number, step=step, steps=steps, loss=mean)
         drawn += len(found)
         total += float((found / settings.training.loss_clip).clip(0.0, 1.0).sum())
-    return Trained(arrays=trained_arrays(model), drawn=drawn, losses=total, steps=steps)
+    if not update:
+        update = {name: array - arrays[name] for name, array in trained_arrays(model).items()}
+    return Trained(update=update, drawn=drawn, losses=total, steps=steps)
 
 
 def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None:
@@ -165,38 +172,73 @@ def _private_steps(
     """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's losses [B]."""
     trained = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
-    rate = settings.training.learning_rate * _fading(settings, number)
-    noise = torch.Generator().manual_seed(_torch_seed(node.entropy(number, 2)))
-    optimizer = DPOptimizer(
+    rate = settings.training.learning_rate * settings.fading(number)
+    optimizer = KeystreamOptimizer(
         torch.optim.SGD(trained, lr=rate),
         noise_multiplier=plan.noise_multiplier,
-        max_grad_norm=plan.max_grad_norm,
+        max_grad_norm=plan.store_clip,
         expected_batch_size=settings.training.expected_batch_size,
-        loss_reduction="mean",
-        generator=noise,
+        randomness=node.generator(number, _NOISE),
     )
     with per_customer_gradients(model) as wrapped:
         for anchors in _samples(node, data, settings, model, number):
-            losses, seen = [torch.zeros(0)], 0
-            for part in _parts(data, anchors, model):
-                loss = _losses(wrapped, part, settings)
-                loss.sum().backward()
-                losses.append(loss.detach())
-                seen += len(part)
-                # Clipped gradients of the parts add up; noise and step come with the last.
-                optimizer.signal_skip_step(do_skip=seen < len(anchors))
-                optimizer.step()
-                optimizer.zero_grad()
-            if not seen:
-                # Nobody was drawn: the step is noise alone, as the accounting assumes.
-                for parameter in trained:
-                    parameter.grad_sample = parameter.new_zeros(  # type: ignore[attr-defined]
-                        (0, *parameter.shape)
-                    )
-                optimizer.step()
-                optimizer.zero_grad()
+            losses = _clipped_sum(optimizer, model, wrapped, data, anchors, settings)
+            optimizer.noisy_step()
             _pull_back(trained, start, proximal_mu * rate)
-            yield torch.cat(losses)
+            yield losses
+
+
+def _gradient_sum(
+    node: Node,
+    model: InterestModel,
+    data: Histories,
+    settings: RunSettings,
+    plan: PrivacyPlan,
+    number: int,
+    update: Arrays,
+) -> Iterator[Tensor]:
+    """One sum of clipped gradients, into `update`; yields the losses [B].
+
+    The noise comes later, on the quantised integers. The proximal term of FedProx is zero
+    here: the model has not moved.
+    """
+    optimizer = KeystreamOptimizer(
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0),
+        noise_multiplier=0.0,
+        max_grad_norm=plan.store_clip,
+        expected_batch_size=1.0,
+        randomness=node.generator(number, _NOISE),
+    )
+    with per_customer_gradients(model) as wrapped:
+        for anchors in _samples(node, data, settings, model, number):
+            losses = _clipped_sum(optimizer, model, wrapped, data, anchors, settings)
+            for name, parameter in sorted(model.named_parameters()):
+                if parameter.requires_grad:
+                    update[name] = optimizer.clipped_sum(parameter).numpy().astype(np.float32)
+            yield losses
+
+
+def _clipped_sum(
+    optimizer: KeystreamOptimizer,
+    model: InterestModel,
+    wrapped: torch.nn.Module,
+    data: Histories,
+    anchors: Anchors,
+    settings: RunSettings,
+) -> Tensor:
+    """Add up the customers' clipped gradients in the optimizer; return their losses [B].
+
+    Edge cases:
+        Nobody was drawn: the sum is zero, and a step is noise alone, as the accounting
+        assumes.
+    """
+    losses = [torch.zeros(0)]
+    for part in _parts(data, anchors, model):
+        loss = _losses(wrapped, part, settings)
+        loss.sum().backward()
+        losses.append(loss.detach())
+        optimizer.add_up()
+    return torch.cat(losses)
 
 
 def _open_steps(
@@ -211,7 +253,7 @@ def _open_steps(
     trained = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trained]
     optimizer = _open_optimizer(model, settings)
-    rate = settings.training.open_learning_rate * _fading(settings, number)
+    rate = settings.training.open_learning_rate * settings.fading(number)
     for anchors in _samples(node, data, settings, model, number):
         yield _open_step(optimizer, model, data, anchors, settings, number)
         _pull_back(trained, start, proximal_mu * rate)
@@ -223,14 +265,6 @@ def _pull_back(trained: list[torch.nn.Parameter], start: list[Tensor], amount: f
         with torch.no_grad():
             for parameter, old in zip(trained, start, strict=True):
                 parameter.lerp_(old, min(amount, 1.0))
-
-
-def _fading(settings: RunSettings, number: int) -> float:
-    """What is left of the learning rate in a round: it falls linearly, to a tenth at the end.
-
-    Late small steps average out the noise of the early ones.
-    """
-    return 1 - 0.9 * (number - 1) / settings.federation.rounds
 
 
 def _open_optimizer(model: InterestModel, settings: RunSettings) -> torch.optim.Optimizer:
@@ -253,7 +287,7 @@ def _open_step(
     and nothing would clip them: that federation diverges.
     """
     for group in optimizer.param_groups:
-        group["lr"] = settings.training.open_learning_rate * _fading(settings, number)
+        group["lr"] = settings.training.open_learning_rate * settings.fading(number)
     optimizer.zero_grad()
     losses = [torch.zeros(0)]
     for part in _parts(data, anchors, model):
@@ -282,19 +316,13 @@ def _parts(data: Histories, anchors: Anchors, model: InterestModel) -> Iterator[
 def _samples(
     node: Node, data: Histories, settings: RunSettings, model: InterestModel, number: int
 ) -> Iterator[Anchors]:
-    """Poisson samples of the store's customers, `local_steps` of them."""
+    """Poisson samples of the store's customers, `local_steps` of them, by secret lots."""
     customers = data.active()
-    rng = np.random.default_rng(node.entropy(number, 0))
-    sampler = UniformWithReplacementSampler(
-        num_samples=len(customers),
-        sample_rate=settings.training.sample_rate,
-        steps=settings.training.local_steps,
-        generator=torch.Generator().manual_seed(_torch_seed(node.entropy(number, 1))),
-    )
-    for drawn in sampler:
+    rng, lot = node.generator(number, _ANCHORS), node.generator(number, _SAMPLE)
+    for _ in range(settings.training.local_steps):
         yield training_anchors(
             data,
-            customers[np.array(drawn, dtype=np.int64)],
+            customers[lot.random(len(customers)) < settings.training.sample_rate],
             count=settings.training.anchors,
             until=days(node_split(settings).train_until),
             config=model.config,
@@ -321,7 +349,3 @@ def _ensure_exact(node: Node, model: InterestModel, data: Histories, settings: R
         outlook_weight=settings.training.outlook_weight,
     )
     write_durably(record, f'{{"customers": {len(anchors)}, "worst_relative_error": {worst:.3g}}}')
-
-
-def _torch_seed(entropy: np.random.SeedSequence) -> int:
-    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))

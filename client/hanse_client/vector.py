@@ -2,7 +2,9 @@
 
 Everything is clipped to the manifest's bounds. Counts, losses and evaluation sums are noised
 like gradients: one customer adds at most a vector of a fixed norm to them, and the noise is
-a multiple of that norm.
+a multiple of that norm. In mode `local` the store adds all of it to the real values; in mode
+`distributed` it adds its share, as Skellam noise (Agarwal, Kairouz and Liu 2021) on the
+integers, whose sums are Skellam again.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from hanse_common.instructions import (
     STATISTICS,
     STATISTICS_NAMES,
     UPDATE,
+    Kind,
     flatten,
 )
+from hanse_common.manifest import Manifest
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_common.secagg.layout import Floats, Integers, Layout
+from hanse_common.secagg.layout import Floats, Integers
 from hanse_common.secagg.quantize import quantize
 
 NDArray = npt.NDArray[Any]
@@ -39,13 +43,14 @@ class Trained:
     """What a store's round of training gave.
 
     Args:
-        arrays: The trained parameters.
+        update: What moves the global model, by parameter: its change or, where noise is
+            distributed, the sum of the customers' clipped gradients.
         drawn: Customers drawn, over all steps.
         losses: Sum of their losses, each clipped to `loss_clip` and divided by it.
         steps: Steps taken.
     """
 
-    arrays: Mapping[str, NDArray]
+    update: Mapping[str, NDArray]
     drawn: int
     losses: float
     steps: int
@@ -54,8 +59,7 @@ class Trained:
 def training_vector(
     node: Node,
     trained: Trained,
-    before: Mapping[str, NDArray],
-    layout: Layout,
+    manifest: Manifest,
     *,
     plan: PrivacyPlan | None,
     exchange: int,
@@ -64,14 +68,13 @@ def training_vector(
 
     Args:
         node: The store.
-        trained: Its model after the round, and its counts and losses.
-        before: The global model that it started from.
-        layout: The manifest's for training.
+        trained: What moves the global model, and counts and losses.
+        manifest: The store's.
         plan: Gives the noise on counts and losses; None for no privacy.
         exchange: The exchange's number.
 
     Returns:
-        Shape `(layout.length,)`, within the layout's bounds.
+        Shape `(length,)` and within the bounds of the manifest's layout.
 
     Raises:
         BadVector: A value is not finite, or the model has another size than the manifest says.
@@ -79,19 +82,20 @@ def training_vector(
     Guarantees:
         One customer in one step adds a vector of norm at most sqrt(2) to counts and losses;
         their noise is that times `statistics_noise_multiplier`, for every step.
+        In mode `distributed` every section has Skellam noise of the manifest's variance.
     """
     statistics = np.array([trained.drawn, trained.losses])
-    if plan is not None and plan.statistics_noise_multiplier is not None:
+    if plan and plan.mode == "local" and plan.statistics_noise_multiplier is not None:
         scale = plan.statistics_noise_multiplier * math.sqrt(trained.steps)
-        statistics += _noise(node, exchange, len(STATISTICS_NAMES), scale)
-    update = flatten(trained.arrays) - flatten(before)
-    return _quantized(node, {UPDATE: update, STATISTICS: statistics}, layout, exchange)
+        statistics += _gaussian(node, exchange, len(STATISTICS_NAMES), scale)
+    parts = {UPDATE: flatten(trained.update), STATISTICS: statistics}
+    return _quantized(node, parts, manifest, "train", exchange)
 
 
 def evaluation_vector(
     node: Node,
     sums: Mapping[str, float],
-    layout: Layout,
+    manifest: Manifest,
     *,
     plan: PrivacyPlan | None,
     exchange: int,
@@ -101,34 +105,52 @@ def evaluation_vector(
     Args:
         node: The store.
         sums: Of `EVALUATION_NAMES`, over customers; each adds a number in [0, 1] to each.
-        layout: The manifest's for evaluations.
+        manifest: The store's.
         plan: Gives the noise; None for no privacy.
         exchange: The exchange's number.
 
     Returns:
-        Shape `(layout.length,)`, within the layout's bounds.
+        Shape `(length,)` and within the bounds of the manifest's layout for evaluations.
 
     Guarantees:
         One customer adds a vector of norm at most sqrt(8); the noise is that times
-        `evaluation_noise_multiplier`.
+        `evaluation_noise_multiplier`, or the store's share of it.
     """
     values = np.array([sums[name] for name in EVALUATION_NAMES], np.float64)
-    if plan is not None and plan.evaluation_noise_multiplier is not None:
-        values += _noise(node, exchange, len(values), plan.evaluation_noise_multiplier)
-    return _quantized(node, {EVALUATION: values}, layout, exchange)
+    if plan and plan.mode == "local" and plan.evaluation_noise_multiplier is not None:
+        values += _gaussian(node, exchange, len(values), plan.evaluation_noise_multiplier)
+    return _quantized(node, {EVALUATION: values}, manifest, "evaluate", exchange)
 
 
-def _noise(node: Node, exchange: int, length: int, multiplier: float) -> Floats:
+def _gaussian(node: Node, exchange: int, length: int, multiplier: float) -> Floats:
     """Gaussian noise for coordinates to which one customer adds a number in [0, 1] each."""
     return node.generator(exchange, _NOISE).normal(0.0, multiplier * math.sqrt(length), length)
 
 
-def _quantized(node: Node, parts: Mapping[str, Floats], layout: Layout, exchange: int) -> Integers:
-    rounding = node.generator(exchange, _ROUNDING)
-    sections = {section.name: section for section in layout.sections}
-    return layout.join(
-        {
-            name: quantize(values, sections[name], entropy=rounding.bytes)
-            for name, values in parts.items()
-        }
-    )
+def _quantized(
+    node: Node, parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, exchange: int
+) -> Integers:
+    """Clip, scale and round every section, then add its noise."""
+    rounding, noise = node.generator(exchange, _ROUNDING), node.generator(exchange, _NOISE)
+    layout, integers = manifest.terms(kind).layout, {}
+    terms = manifest.sections if kind == "train" else manifest.evaluation
+    for section, term in zip(layout.sections, terms, strict=True):
+        values = parts.get(section.name)
+        if values is None:  # noise and nothing else
+            values = np.zeros(section.length)
+        whole = quantize(values, section, entropy=rounding.bytes)
+        if term.noise_variance:
+            whole += skellam_noise(noise, term.noise_variance, section.length)
+            np.clip(whole, -section.bound, section.bound, out=whole)
+        integers[section.name] = whole
+    return layout.join(integers)
+
+
+def skellam_noise(generator: np.random.Generator, variance: float, length: int) -> Integers:
+    """Draw Skellam noise: the difference of two Poisson variables of half the variance.
+
+    Returns:
+        Integers of shape [length], mean 0 and the given variance.
+    """
+    half = variance / 2
+    return generator.poisson(half, length) - generator.poisson(half, length)

@@ -109,7 +109,8 @@ class TrainingSettings(Settings):
 
     sample_rate: float = Field(default=0.1, gt=0, le=1)
     """Chance of each customer to be in a local step (Poisson sampling)."""
-    local_steps: int = Field(default=4, ge=1)
+    local_steps: int = Field(default=1, ge=1)
+    """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
     learning_rate: float = Field(default=0.1, gt=0)
     """At the start; it falls linearly, to a tenth in the last round."""
     expected_batch_size: float = Field(default=16.0, gt=0)
@@ -127,10 +128,16 @@ class TrainingSettings(Settings):
 class PrivacySettings(Settings):
     """What is promised to every customer over the whole run."""
 
-    mode: Literal["none", "local"] = "local"
+    mode: Literal["none", "local", "distributed"] = "distributed"
+    """`distributed`: every store adds a share of the noise, and the masked sum has all of it.
+    `local`: every store adds enough noise for its update alone."""
     target_epsilon: float = Field(default=8.0, gt=0)
     target_delta: float = Field(default=1e-6, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Clip of one person's gradient, whoever else is in the step."""
+    max_stores_per_customer: int = Field(default=1, ge=1)
+    """At how many stores of the federation one person may be a customer: each store then
+    clips at `max_grad_norm` divided by it."""
     noise_multiplier: float | None = Field(default=None, gt=0)
     """Noise in units of the clip; solved from the target if unset, refused if too little."""
     statistics_noise_multiplier: float = Field(default=10.0, gt=0)
@@ -151,10 +158,18 @@ class FederationSettings(Settings):
     """Whether stores send masked vectors only; if unset, wherever `privacy.mode` is not none."""
     minimum_cohort: int = Field(default=5, ge=3)
     """Fewest stores in a masked sum; a simulation of fewer stores takes all of them."""
+    minimum_survivors: int | None = Field(default=None, ge=1)
+    """Fewest stores in a masked sum. Where noise is distributed each store's share of it is
+    measured by them; if unset, nine tenths of the stores there."""
     colluders: int = Field(default=1, ge=0)
     """Stores that may work with the coordinator without exposing the others."""
     max_update_norm: float = Field(default=16.0, gt=0)
-    """Largest L2 norm of one store's update; longer ones are scaled down before masking."""
+    """Largest L2 norm of one store's update in mode local or none; longer ones are scaled
+    down before masking."""
+    max_drawn: int = Field(default=256, ge=1)
+    """The same in mode distributed, as a number of customers with full gradients."""
+    noise_only: int = Field(default=4096, ge=0)
+    """Coordinates that carry nothing but noise, for the coordinator to measure it."""
     max_customers: int = Field(default=100_000, ge=1)
     """Largest number of customers that one store can count for in a sum."""
 
@@ -183,11 +198,45 @@ class RunSettings(Settings):
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
 
+    @model_validator(mode="after")
+    def _distributed_noise_can_hold(self) -> Self:
+        if self.privacy.mode == "distributed":
+            if self.training.local_steps != 1:
+                raise ValueError(
+                    f"training.local_steps={self.training.local_steps} with privacy.mode="
+                    "'distributed': after one step a customer moves everybody's gradient; "
+                    "take one step a round, or mode 'local'"
+                )
+            if self.federation.secure_aggregation is False:
+                raise ValueError(
+                    "privacy.mode='distributed' without secure aggregation would show updates "
+                    "with too little noise; take mode 'local', or leave masking on"
+                )
+        return self
+
     @property
     def secure(self) -> bool:
         """Whether the coordinator sees sums of updates only."""
         asked = self.federation.secure_aggregation
         return self.privacy.mode != "none" if asked is None else asked
+
+    def fading(self, number: int) -> float:
+        """What is left of the learning rate in a round: it falls linearly, to a tenth at the end.
+
+        Late small steps average out the noise of the early ones.
+        """
+        return 1 - 0.9 * (number - 1) / self.federation.rounds
+
+    def update_factor(self, number: int) -> float:
+        """What the mean of the stores' updates moves the global model by.
+
+        Where noise is distributed, updates are sums of clipped gradients, and a round is one
+        step of gradient descent; else they are changes of the model.
+        """
+        if self.privacy.mode != "distributed":
+            return 1.0
+        training = self.training
+        return -training.learning_rate * self.fading(number) / training.expected_batch_size
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:

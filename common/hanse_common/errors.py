@@ -141,6 +141,13 @@ class InexactClipping(PrivacyError):
     exit_status = 31
 
 
+class NoiseMissing(PrivacyError):
+    """The stores' sum has less noise than the manifest promises."""
+
+    code = "noise-missing"
+    exit_status = 32
+
+
 class FederationError(HanseError):
     """A round could not be completed."""
 

@@ -1,7 +1,8 @@
 """The terms that a run's settings imply, and whether what is asked keeps to the terms.
 
 `manifest_for` is how a federation's terms are first written down; the enrolment authority
-signs them. `check_asked` is how a store compares each message with the signed terms.
+signs them. `check_asked` is how a store compares each message with the signed terms, and
+`check_noise` how anybody sees that the noise in them is enough.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hanse_common.errors import ConfigError, PolicyViolation
 from hanse_common.instructions import (
     EVALUATION,
     EVALUATION_NAMES,
+    NOISE_ONLY,
     STATISTICS,
     STATISTICS_NAMES,
     UPDATE,
@@ -22,9 +24,13 @@ from hanse_common.instructions import (
     model_digest,
 )
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
+from hanse_common.privacy.accounting import skellam_variance
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_common.secagg.layout import largest_scale
-from hanse_common.secagg.terms import SMALLEST_COHORT
+from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
+from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
+
+_DEVIATIONS = 10
+"""Room for noise, in standard deviations of one store's share: beyond it once in 10^22."""
 
 
 def manifest_for(
@@ -53,31 +59,31 @@ def manifest_for(
             f"{len(ids)} stores cannot hide one update among them, at least {SMALLEST_COHORT} can",
             hint="add stores, or turn masking off with --no-secure-aggregation",
         )
-    federated = settings.federation
-    private = settings.privacy.mode != "none"
-    evaluated = not private or settings.privacy.evaluation_noise_multiplier is not None
-
-    def section(name: str, length: int, clip: float) -> SectionTerms:
-        scale = largest_scale(clip, len(ids))
-        return SectionTerms(name=name, length=length, clip=clip, scale=scale)
-
-    def counts(name: str, names: tuple[str, ...]) -> SectionTerms:
-        return section(name, len(names), federated.max_customers * math.sqrt(len(names)))
-
-    parameters = sum(array.size for array in arrays.values())
-    return Manifest(
+    plan = PrivacyPlan.from_settings(settings)
+    cohort, survivors = _sizes(settings, len(ids))
+    draft = Manifest(
         federation=federation,
         stores=ids,
-        minimum_cohort=min(federated.minimum_cohort, len(ids)),
-        colluders=federated.colluders,
-        sections=(
-            section(UPDATE, parameters, federated.max_update_norm),
-            counts(STATISTICS, STATISTICS_NAMES),
-        ),
-        evaluation=(counts(EVALUATION, EVALUATION_NAMES),) if evaluated else (),
+        minimum_cohort=cohort,
+        minimum_survivors=survivors,
+        colluders=settings.federation.colluders,
+        sections=_sections(settings, plan, sum(a.size for a in arrays.values()), len(ids)),
+        evaluation=_evaluation(settings, plan, len(ids)),
         model_digest=model_digest(arrays).hex(),
-        rounds=federated.rounds,
-        privacy=_privacy_terms(settings),
+        rounds=settings.federation.rounds,
+        privacy=_privacy_terms(settings, plan),
+    )
+    if plan is None or plan.mode != "distributed":
+        return draft
+    needed = _noise_needed(draft)
+    return draft.model_copy(
+        update={
+            field: tuple(
+                _with_noise(section, needed.get(section.name, 0.0), len(ids))
+                for section in getattr(draft, field)
+            )
+            for field in ("sections", "evaluation")
+        }
     )
 
 
@@ -94,7 +100,8 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
 
     Guarantees:
         Whoever passes is clipped, noised and sampled as the manifest says, for no more
-        rounds than it says, from the model it names.
+        rounds than it says, from the model it names; and what the manifest says is enough
+        for the epsilon that it promises.
     """
 
     def require(holds: bool, field: str, asked: object, agreed: str) -> None:
@@ -105,28 +112,135 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
             )
 
     require(told.round <= manifest.rounds, "round", told.round, f"at most {manifest.rounds}")
-    asked, agreed = _privacy_terms(settings), manifest.privacy
+    asked, agreed = _privacy_terms(settings, PrivacyPlan.from_settings(settings)), manifest.privacy
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(asked, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))
     if told.kind == "train" and told.round == 1:
         digest = told.model_digest.hex()
         require(digest == manifest.model_digest, "model", digest, manifest.model_digest)
+    check_noise(manifest)
 
 
-def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
-    plan = PrivacyPlan.from_settings(settings)
+def check_noise(manifest: Manifest) -> None:
+    """Check that the stores' shares of noise add up to what the promise needs.
+
+    Raises:
+        PolicyViolation: Names the section, its noise, and what it would have to be.
+
+    Guarantees:
+        The honest stores of the smallest admissible sum add, to every section, Skellam noise
+        at least as strong as the Gaussian noise that the accounting assumes.
+    """
+    if manifest.privacy.mode != "distributed":
+        return
+    needed = _noise_needed(manifest)
+    for section in (*manifest.sections, *manifest.evaluation):
+        least = needed.get(section.name, 0.0)
+        if section.noise_variance < least * (1 - 1e-12):
+            raise PolicyViolation(
+                f"manifest gives section {section.name!r} noise of variance "
+                f"{section.noise_variance:.6g} a store, its promise needs {least:.6g}",
+                hint="ask the federation for a manifest whose noise adds up",
+            )
+
+
+def honest_survivors(terms: Terms) -> int:
+    """Stores of the smallest admissible sum that do not collude: whose noise counts."""
+    return terms.survivors(terms.minimum_cohort) - terms.colluders
+
+
+def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:
+    """The minimum cohort and, if more than the protocol's own, the minimum of survivors."""
+    federated = settings.federation
+    if settings.privacy.mode != "distributed":
+        cohort = min(federated.minimum_cohort, stores)
+        return max(cohort, federated.minimum_survivors or 0), federated.minimum_survivors or 0
+    survivors = federated.minimum_survivors or stores - max(1, stores // 10)
+    return max(min(federated.minimum_cohort, stores), survivors, SMALLEST_COHORT), survivors
+
+
+def _sections(
+    settings: RunSettings, plan: PrivacyPlan | None, parameters: int, stores: int
+) -> tuple[SectionTerms, ...]:
+    federated = settings.federation
+    statistics = _counts(STATISTICS, STATISTICS_NAMES, settings, stores)
+    if plan is None or plan.mode != "distributed":
+        return _section(UPDATE, parameters, federated.max_update_norm, stores), statistics
+    update = _section(UPDATE, parameters, federated.max_drawn * plan.store_clip, stores)
+    only = (update.model_copy(update={"name": NOISE_ONLY, "length": federated.noise_only}),)
+    return update, statistics, *(only if federated.noise_only else ())
+
+
+def _evaluation(
+    settings: RunSettings, plan: PrivacyPlan | None, stores: int
+) -> tuple[SectionTerms, ...]:
+    if plan is not None and plan.evaluation_noise_multiplier is None:
+        return ()
+    return (_counts(EVALUATION, EVALUATION_NAMES, settings, stores),)
+
+
+def _counts(name: str, names: tuple[str, ...], settings: RunSettings, stores: int) -> SectionTerms:
+    bound = settings.federation.max_customers * math.sqrt(len(names))
+    return _section(name, len(names), bound, stores)
+
+
+def _section(name: str, length: int, clip: float, stores: int) -> SectionTerms:
+    # A quarter of the room that the modulus leaves is kept for noise.
+    scale = min(largest_scale(clip * 4 / 3, stores), DEFAULT_SCALE)
+    return SectionTerms(name=name, length=length, clip=clip, scale=scale)
+
+
+def _with_noise(section: SectionTerms, variance: float, stores: int) -> SectionTerms:
+    headroom = math.ceil(_DEVIATIONS * math.sqrt(variance))
+    return section.model_copy(update={"noise_variance": variance, "headroom": headroom})
+
+
+def _noise_needed(manifest: Manifest) -> dict[str, float]:
+    """The least variance of one store's noise, by section; see `check_noise`."""
+    privacy = manifest.privacy
+    multiplier = {
+        UPDATE: privacy.noise_multiplier,
+        STATISTICS: privacy.statistics_noise_multiplier,
+        EVALUATION: privacy.evaluation_noise_multiplier,
+    }
+    needed = {}
+    for kind in ("train", "evaluate"):
+        parts = manifest.sections if kind == "train" else manifest.evaluation
+        if not parts:
+            continue
+        honest = honest_survivors(manifest.terms("train" if kind == "train" else "evaluate"))
+        for section in parts:
+            noise = multiplier.get(section.name)
+            if noise is None:
+                continue
+            l2 = _one_customer(section, privacy) * section.scale + math.sqrt(section.length)
+            variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
+            needed[section.name] = variance / honest
+    if UPDATE in needed:
+        needed[NOISE_ONLY] = needed[UPDATE]
+    return needed
+
+
+def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
+    """Largest L2 norm of what one person adds to a section before rounding."""
+    if section.name == UPDATE:
+        return privacy.max_grad_norm or math.inf
+    return math.sqrt(section.length) * (privacy.max_stores_per_customer or 1)
+
+
+def _privacy_terms(settings: RunSettings, plan: PrivacyPlan | None) -> PrivacyTerms:
     if plan is None:
         return PrivacyTerms(mode="none")
-    terms = settings.privacy
     return PrivacyTerms(
-        mode=terms.mode,
+        mode=plan.mode,
         target_epsilon=plan.target_epsilon,
         target_delta=plan.target_delta,
         noise_multiplier=plan.noise_multiplier,
         sample_rate=plan.sample_rate,
         max_grad_norm=plan.max_grad_norm,
         local_steps=plan.steps_per_round,
+        max_stores_per_customer=plan.max_stores_per_customer,
         statistics_noise_multiplier=plan.statistics_noise_multiplier,
         evaluation_noise_multiplier=plan.evaluation_noise_multiplier,
     )

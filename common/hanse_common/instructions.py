@@ -36,7 +36,9 @@ SHARE, MASK, CONFIRM, UNMASK = "train.share", "train.mask", "query.confirm", "qu
 """Message types of stages 1 to 4; stage 0 is the strategy's own `train` or `evaluate`."""
 
 UPDATE, STATISTICS, EVALUATION = "update", "statistics", "evaluation"
-"""Sections of the masked vector."""
+NOISE_ONLY = "noise_only"
+"""Sections of the masked vector. The update is a change of the model or, where noise is
+distributed, a sum of clipped gradients."""
 STATISTICS_NAMES = ("customers", "losses")
 """Sums over the customers drawn: 1, and the loss in units of `training.loss_clip`."""
 EVALUATION_NAMES = (

@@ -50,6 +50,8 @@ class SectionTerms(Settings):
     clip: float = Field(gt=0, allow_inf_nan=False)
     scale: int = Field(default=DEFAULT_SCALE, ge=1)
     headroom: int = Field(default=0, ge=0)
+    noise_variance: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Variance of the Skellam noise that one store adds to each integer coordinate."""
 
 
 class PrivacyTerms(Settings):
@@ -62,6 +64,7 @@ class PrivacyTerms(Settings):
     sample_rate: float | None = Field(default=None, gt=0, le=1)
     max_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     local_steps: int | None = Field(default=None, ge=1)
+    max_stores_per_customer: int | None = Field(default=None, ge=1)
     statistics_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     evaluation_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 

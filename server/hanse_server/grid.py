@@ -17,20 +17,25 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from hanse_common.config import RunSettings
 from hanse_common.errors import FederationError, HanseError, ProtocolError, RoundFailed
 from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
+    EVALUATION,
     EVALUATION_NAMES,
     MASK,
     MESSAGE,
+    NOISE_ONLY,
     RUN,
     SHARE,
+    STATISTICS,
     STATISTICS_NAMES,
     UNMASK,
     UPDATE,
@@ -45,6 +50,7 @@ from hanse_common.secagg.messages import decode
 from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
+from hanse_server.noise import NoiseMonitor
 from hanse_server.stores import ForwardingGrid, StoreGrid, refusal_reason
 from hanse_server.strategies import to_record
 
@@ -93,6 +99,8 @@ class SecureGrid(ForwardingGrid):
         self._excluded: frozenset[str] = frozenset()
         self._participants = 0
         self._lost: dict[str, str] = {}
+        noise = {part.name: part.noise_variance for part in manifest.sections}
+        self._monitor = NoiseMonitor(noise[NOISE_ONLY]) if NOISE_ONLY in noise else None
         self.last: Aggregate | None = None
         """What the last exchange gave, for the round log."""
 
@@ -126,6 +134,7 @@ class SecureGrid(ForwardingGrid):
 
         Raises:
             RoundFailed: Two attempts have failed; lists who was missing at which stage.
+            NoiseMissing: The sum has less noise than the manifest promises.
             ProtocolError: The sum cannot be trusted; `culprits` names who is to blame, if
                 that is known, and they are left out from now on.
             FederationError: The strategy sent different messages to different stores.
@@ -182,6 +191,9 @@ class SecureGrid(ForwardingGrid):
         finally:
             self._lost = exchange.lost()
         self.last, self._participants = aggregate, len(aggregate.survivors)
+        if kind == "train" and self._monitor is not None:
+            only = attempt.terms.layout.split(aggregate.total)[NOISE_ONLY]
+            self._monitor.take(only, stores=self._participants)
         return _reply(sent[0], told, attempt, aggregate, arrays)
 
 
@@ -278,6 +290,11 @@ def _kind(messages: Sequence[Message]) -> Kind | None:
     return cast(Kind, kinds.pop())
 
 
+@lru_cache(maxsize=4)
+def _settings(text: str) -> RunSettings:
+    return RunSettings.model_validate_json(text)
+
+
 def _content(message: ProtocolMessage) -> RecordDict:
     return RecordDict({"config": ConfigRecord({MESSAGE: message.encode()})})
 
@@ -309,13 +326,12 @@ def _reply(
     sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
     records: dict[str, Any] = {}
     if told.kind == "train":
-        mean = unflatten(sums.pop(UPDATE) / len(aggregate.survivors), arrays)
+        factor = _settings(told.settings).update_factor(told.round)
+        mean = unflatten(sums[UPDATE] * (factor / len(aggregate.survivors)), arrays)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
         records["arrays"] = to_record(moved)
-        names: tuple[str, ...] = STATISTICS_NAMES
-    else:
-        names = EVALUATION_NAMES
-    (values,) = sums.values()
+    names = STATISTICS_NAMES if told.kind == "train" else EVALUATION_NAMES
+    values = sums[STATISTICS if told.kind == "train" else EVALUATION]
     figures = dict(zip(names, map(float, values), strict=True))
     records["metrics"] = MetricRecord({"num-examples": 1, **figures})
     return Message(RecordDict(records), reply_to=first)

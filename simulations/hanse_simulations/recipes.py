@@ -32,7 +32,6 @@ def grocery() -> RunSettings:
         model=ModelSettings(trainable="rules"),
         training=TrainingSettings(
             sample_rate=0.1,
-            local_steps=4,
             learning_rate=0.8,
             expected_batch_size=16.0,
             outlook_weight=2.0,
@@ -40,13 +39,12 @@ def grocery() -> RunSettings:
         ),
         transformer_training=TrainingSettings(
             sample_rate=0.1,
-            local_steps=4,
             outlook_weight=2.0,
             open_optimizer="adam",
             open_learning_rate=0.004,
         ),
-        privacy=PrivacySettings(mode="local", target_epsilon=8.0, max_grad_norm=0.5),
-        federation=FederationSettings(rounds=40, strategy="FedAvg", evaluate_every=10),
+        privacy=PrivacySettings(mode="distributed", target_epsilon=4.0, max_grad_norm=0.5),
+        federation=FederationSettings(rounds=160, strategy="FedAvg", evaluate_every=40),
     )
 
 
@@ -80,7 +78,6 @@ def smoke() -> RunSettings:
             "data.customers": 40,
             "federation.rounds": 4,
             "federation.evaluate_every": 2,
-            "training.local_steps": 2,
         }
     )
 

@@ -11,12 +11,16 @@ Rényi accounting (Mironov 2017) only brackets the search for a noise multiplier
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from hanse_common.errors import PrivacyError
+
+Composed = tuple[float, float, int, int]
+"""Noise multiplier, sample rate, stores, count."""
 
 ACCOUNTANT = "dp-accounting PLD"
 NEIGHBOURS = "add-or-remove-one"
@@ -27,14 +31,19 @@ class SampledGaussianSteps:
     """`count` equal steps of the Poisson-sampled Gaussian mechanism, in order of their doing."""
 
     noise_multiplier: float
+    """In units of the most that one person can add, at all their stores together."""
     sample_rate: float
     count: int
+    stores: int = 1
+    """Stores at which one person may be drawn, each by itself, for one sum; each draw adds
+    an equal part."""
 
     def __post_init__(self) -> None:
         for name, value, good in (
             ("noise_multiplier", self.noise_multiplier, self.noise_multiplier > 0),
             ("sample_rate", self.sample_rate, 0 < self.sample_rate <= 1),
             ("count", self.count, self.count >= 0),
+            ("stores", self.stores, self.stores >= 1),
         ):
             if not good:
                 raise PrivacyError(f"{name}={value} is no term of a sampled Gaussian mechanism")
@@ -53,30 +62,69 @@ def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> fl
     Guarantees:
         An upper bound for a customer's whole history: the discretisation rounds up.
     """
-    counts: dict[tuple[float, float], int] = {}
+    counts: dict[tuple[float, float, int], int] = {}
     for steps in spent:
-        key = (steps.noise_multiplier, steps.sample_rate)
+        key = (steps.noise_multiplier, steps.sample_rate, steps.stores)
         counts[key] = counts.get(key, 0) + steps.count
     composed = tuple(sorted((*key, count) for key, count in counts.items() if count))
     return _pld_epsilon(composed, target_delta) if composed else 0.0
 
 
 @lru_cache(maxsize=4096)
-def _pld_epsilon(composed: tuple[tuple[float, float, int], ...], target_delta: float) -> float:
+def _pld_epsilon(composed: tuple[Composed, ...], target_delta: float) -> float:
     from dp_accounting import pld
 
     return _compose(pld.PLDAccountant(value_discretization_interval=1e-3), composed, target_delta)
 
 
-def _compose(
-    accountant: Any, composed: tuple[tuple[float, float, int], ...], target_delta: float
-) -> float:
+def _compose(accountant: Any, composed: tuple[Composed, ...], target_delta: float) -> float:
+    for noise_multiplier, sample_rate, stores, count in composed:
+        accountant.compose(_event(noise_multiplier, sample_rate, stores), count)
+    return float(accountant.get_epsilon(target_delta))
+
+
+def _event(noise_multiplier: float, sample_rate: float, stores: int) -> Any:
+    """One step: Poisson-sampled, or a mixture over how many stores drew the same person.
+
+    The mixture dominates whatever a person's stores do within their clips (Choquette-Choo et
+    al. 2024, "Privacy amplification for matrix mechanisms", on mixtures of Gaussians).
+    """
     from dp_accounting import dp_event
 
-    for noise_multiplier, sample_rate, count in composed:
+    if stores == 1:
         gaussian = dp_event.GaussianDpEvent(noise_multiplier)
-        accountant.compose(dp_event.PoissonSampledDpEvent(sample_rate, gaussian), count)
-    return float(accountant.get_epsilon(target_delta))
+        return dp_event.PoissonSampledDpEvent(sample_rate, gaussian)
+    drawn = range(stores + 1)
+    return dp_event.MixtureOfGaussiansDpEvent(
+        noise_multiplier,
+        [k / stores for k in drawn],
+        [math.comb(stores, k) * sample_rate**k * (1 - sample_rate) ** (stores - k) for k in drawn],
+    )
+
+
+def skellam_variance(noise_multiplier: float, l2: float, l1: float) -> float:
+    """The variance at which Skellam noise protects integers as well as Gaussian noise would.
+
+    The Rényi divergence of integers plus Skellam noise of variance mu is at most
+    a L2²/(2 mu) + ((2a - 1) L2² + 6 L1)/(4 mu²) at order a (Agarwal, Kairouz and Liu 2021,
+    theorem 3.5); that of reals plus Gaussian noise is a/(2 sigma²), with sigma in units of
+    the sensitivity.
+
+    Args:
+        noise_multiplier: Of the Gaussian mechanism to match, sigma.
+        l2: Largest L2 norm of what one customer adds, in integer steps.
+        l1: Largest L1 norm of it.
+
+    Guarantees:
+        At every order a >= 1 the first divergence is no larger than the second.
+
+    >>> skellam_variance(1.0, l2=2.0**19, l1=2.0**24) / 2.0**38 - 1 < 1e-6
+    True
+    """
+    square, precision = l2**2, noise_multiplier**-2
+    # The least mu with square/mu + (square + 3 l1)/mu² <= precision.
+    root = math.sqrt(square**2 + 4 * precision * (square + 3 * l1))
+    return (square + root) / (2 * precision)
 
 
 def together(*noise_multipliers: float) -> float:
@@ -115,6 +163,7 @@ def noise_multiplier_for(
     target_delta: float,
     sample_rate: float,
     count: int,
+    stores: int = 1,
     besides: SampledGaussianSteps | None = None,
 ) -> float:
     """The least noise, in units of the clip, that keeps `count` steps within the target.
@@ -124,6 +173,7 @@ def noise_multiplier_for(
         target_delta: In (0, 1).
         sample_rate: Of the steps.
         count: How many steps.
+        stores: Stores at which one person may be drawn for one sum.
         besides: What is spent on other things from the same budget.
 
     Raises:
@@ -135,14 +185,14 @@ def noise_multiplier_for(
     """
     from dp_accounting import rdp
 
-    other = ((besides.noise_multiplier, besides.sample_rate, besides.count),) if besides else ()
+    other = ((besides.noise_multiplier, besides.sample_rate, 1, besides.count),) if besides else ()
 
     def by_pld(sigma: float) -> float:
-        return _pld_epsilon(((sigma, sample_rate, count), *other), target_delta)
+        return _pld_epsilon(((sigma, sample_rate, stores, count), *other), target_delta)
 
     def by_rdp(sigma: float) -> float:
         accountant = rdp.RdpAccountant(orders=range(2, 129))
-        return _compose(accountant, ((sigma, sample_rate, count), *other), target_delta)
+        return _compose(accountant, ((sigma, sample_rate, 1, count), *other), target_delta)
 
     high = 0.5
     while by_rdp(high) > target_epsilon:
@@ -153,6 +203,8 @@ def noise_multiplier_for(
                 f"within epsilon={target_epsilon}",
                 hint="take fewer rounds or a lower sample rate",
             )
+    while by_pld(high) > target_epsilon:
+        high *= 1.5
     low = high / 2
     while by_pld(low) <= target_epsilon:
         high, low = low, low / 2

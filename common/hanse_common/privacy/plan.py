@@ -14,7 +14,7 @@ accountant takes its event from the same plan.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
@@ -33,12 +33,14 @@ class PrivacyPlan:
 
     The unit is the customer: one training example is one customer's whole history at the
     store. Neighbouring data sets differ by adding or removing one customer. A person who
-    shops at m stores of the federation is one customer at each of them; the promise holds
-    per store and composes over the m stores.
+    shops at up to `max_stores_per_customer` stores of the federation is one customer at each
+    of them; the promise holds for all of them together.
 
     Args:
+        mode: `local`, each store adds all of the noise; `distributed`, the stores of a
+            masked sum do together.
         sample_rate: Chance of a customer to be in a step.
-        max_grad_norm: Clip of one customer's gradient.
+        max_grad_norm: Clip of one person's gradient.
         noise_multiplier: Noise on the sum of gradients, in units of the clip.
         steps_per_round: Steps that a store takes in a round.
         rounds: Rounds of the run.
@@ -48,6 +50,7 @@ class PrivacyPlan:
             beside the update; None if none leave.
         evaluation_noise_multiplier: Noise on the sums of an evaluation; None if none leave.
         evaluate_every: Rounds from one evaluation to the next.
+        max_stores_per_customer: At how many stores one person may be a customer.
 
     Guarantees:
         `epsilon_after(rounds)` never exceeds `target_epsilon`, or the plan does not exist.
@@ -63,6 +66,8 @@ class PrivacyPlan:
     statistics_noise_multiplier: float | None = None
     evaluation_noise_multiplier: float | None = None
     evaluate_every: int = 1
+    mode: Literal["local", "distributed"] = "local"
+    max_stores_per_customer: int = 1
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
@@ -89,14 +94,19 @@ class PrivacyPlan:
             return None
         statistics = terms.statistics_noise_multiplier if settings.secure else None
         evaluation = terms.evaluation_noise_multiplier if settings.secure else None
-        noise = terms.noise_multiplier
+        noise, shared = terms.noise_multiplier, terms.mode == "distributed"
         if noise is None:
             count = evaluations_by(federation.rounds, federation.rounds, federation.evaluate_every)
+            count *= 1 if shared else terms.max_stores_per_customer
             noise = noise_multiplier_for(
                 target_epsilon=terms.target_epsilon,
                 target_delta=terms.target_delta,
                 sample_rate=training.sample_rate,
-                count=federation.rounds * training.local_steps,
+                # What several stores do on their own adds up; in one sum, they share a clip.
+                count=federation.rounds
+                * training.local_steps
+                * (1 if shared else terms.max_stores_per_customer),
+                stores=terms.max_stores_per_customer if shared else 1,
                 besides=_releases(evaluation, count) if evaluation else None,
             )
             noise = apart(noise, statistics) if statistics else noise
@@ -111,7 +121,18 @@ class PrivacyPlan:
             statistics_noise_multiplier=statistics,
             evaluation_noise_multiplier=evaluation,
             evaluate_every=federation.evaluate_every,
+            mode=terms.mode,
+            max_stores_per_customer=terms.max_stores_per_customer,
         )
+
+    @property
+    def store_clip(self) -> float:
+        """Clip of one customer's gradient at one store.
+
+        Where stores share one sum they share the person's clip as well.
+        """
+        stores = self.max_stores_per_customer if self.mode == "distributed" else 1
+        return self.max_grad_norm / stores
 
     def round_cost(self) -> SampledGaussianSteps:
         """What one round of training is charged."""
@@ -120,14 +141,14 @@ class PrivacyPlan:
     def evaluation_cost(self) -> SampledGaussianSteps | None:
         """What one evaluation is charged; None if nothing of it leaves the store."""
         noise = self.evaluation_noise_multiplier
-        return None if noise is None else _releases(noise, 1)
+        return None if noise is None else _releases(noise, self._repeats)
 
     def epsilon_after(self, *, rounds: int) -> float:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
         spent = [self._steps(self.steps_per_round * rounds)]
         if self.evaluation_noise_multiplier is not None:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)
-            spent.append(_releases(self.evaluation_noise_multiplier, count))
+            spent.append(_releases(self.evaluation_noise_multiplier, count * self._repeats))
         return epsilon(spent, target_delta=self.target_delta)
 
     def _steps(self, count: int) -> SampledGaussianSteps:
@@ -135,8 +156,14 @@ class PrivacyPlan:
         return SampledGaussianSteps(
             noise_multiplier=noise if statistics is None else together(noise, statistics),
             sample_rate=self.sample_rate,
-            count=count,
+            count=count * self._repeats,
+            stores=self.max_stores_per_customer if self.mode == "distributed" else 1,
         )
+
+    @property
+    def _repeats(self) -> int:
+        """How often a person pays for the same thing: once for a sum, else at each store."""
+        return 1 if self.mode == "distributed" else self.max_stores_per_customer
 
 
 def evaluations_by(number: int, rounds: int, every: int) -> int:

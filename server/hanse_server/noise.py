@@ -1,0 +1,73 @@
+"""Whether the noise that the stores promised is in their sum.
+
+A few thousand coordinates of every masked vector carry nothing but noise. Their sum shows the
+coordinator how much noise the stores added, and nothing about any customer: so it notices a
+store that adds none, by a fault or an old release, before many rounds rest on it. Malice it
+does not notice: a store can add noise there and nowhere else.
+
+>>> monitor = NoiseMonitor(variance=100.0)
+>>> rng = np.random.default_rng(1)
+>>> for _ in range(3):
+...     monitor.take(rng.normal(0.0, (10 * 100.0) ** 0.5, 4096), stores=10)
+>>> 0.95 < monitor.share < 1.05
+True
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse_common.errors import NoiseMissing
+
+CHANCE = 1e-6
+"""How rarely a round is stopped although all noise is there."""
+
+
+class NoiseMonitor:
+    """Compares the noise of all rounds so far with what the manifest says.
+
+    Args:
+        variance: Of the noise that one store adds to one integer coordinate.
+    """
+
+    def __init__(self, variance: float) -> None:
+        self._variance = variance
+        self._squares = 0.0
+        self._count = 0
+
+    @property
+    def share(self) -> float:
+        """Measured variance over promised variance, all rounds together; 1 before any."""
+        return self._squares / self._count if self._count else 1.0
+
+    def take(self, total: npt.NDArray[Any], *, stores: int) -> None:
+        """Take in the noise-only coordinates of a round's sum.
+
+        Args:
+            total: Integers, shape [coordinates].
+            stores: How many stores the sum holds.
+
+        Raises:
+            NoiseMissing: So little noise has a chance below `CHANCE` if all stores add
+                their share, in this round alone or in all so far.
+        """
+        squares = float(np.square(total.astype(np.float64)).sum()) / (self._variance * stores)
+        self._squares, self._count = self._squares + squares, self._count + total.size
+        for found, count in ((squares, total.size), (self._squares, self._count)):
+            if _chance_of_less(found, count) < CHANCE:
+                missing = max(1, round((1 - found / count) * stores))
+                raise NoiseMissing(
+                    f"the stores' noise has {found / count:.1%} of the variance that the "
+                    f"manifest promises: about {missing} of {stores} stores add none",
+                    hint="the model is unchanged; have every store check its release of Hanse",
+                )
+
+
+def _chance_of_less(squares: float, count: int) -> float:
+    """The chi-square distribution's lower tail."""
+    from scipy.special import gammainc
+
+    return float(gammainc(count / 2, squares / 2))
