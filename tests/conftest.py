@@ -26,6 +26,7 @@ def small_settings():
             "federation.rounds": 2,
             "federation.evaluate_every": 1,
             "federation.secure_aggregation": False,
+            "privacy.mode": "local",
             "federation.strategy": "FedAvg",
             "federation.strategy_options": {},
             "training.local_steps": 2,

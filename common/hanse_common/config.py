@@ -205,12 +205,12 @@ class RunSettings(Settings):
                 raise ValueError(
                     f"training.local_steps={self.training.local_steps} with privacy.mode="
                     "'distributed': after one step a customer moves everybody's gradient; "
-                    "take one step a round, or mode 'local'"
+                    "take one step a round, or --mode local"
                 )
             if self.federation.secure_aggregation is False:
                 raise ValueError(
                     "privacy.mode='distributed' without secure aggregation would show updates "
-                    "with too little noise; take mode 'local', or leave masking on"
+                    "with too little noise; add --mode local, or leave masking on"
                 )
         return self
 

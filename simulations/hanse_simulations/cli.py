@@ -24,6 +24,13 @@ class Format(StrEnum):
     json = "json"
 
 
+class Mode(StrEnum):
+    """Who adds the noise."""
+
+    distributed = "distributed"
+    local = "local"
+
+
 class Engine(StrEnum):
     """What runs the stores."""
 
@@ -60,6 +67,10 @@ def run(
     epsilon: Annotated[
         float | None, typer.Option(help="Target epsilon per customer and store, all rounds.")
     ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="distributed: stores share the noise; local: each adds all of it."),
+    ] = None,
     no_privacy: Annotated[
         bool, typer.Option("--no-privacy", help="Train without clip and noise; recorded.")
     ] = False,
@@ -87,6 +98,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Run a federation of shops, compare it with what it must beat, and write a report."""
+    if no_privacy and mode:
+        raise ContradictingOptions(
+            f"--no-privacy contradicts --mode {mode.value}", hint="leave one of the two out"
+        )
     given: dict[str, object] = {
         "federation.rounds": rounds,
         "data.stores": stores,
@@ -94,7 +109,7 @@ def run(
         "data.level": level,
         "federation.strategy": strategy,
         "privacy.target_epsilon": epsilon,
-        "privacy.mode": "none" if no_privacy else None,
+        "privacy.mode": "none" if no_privacy else mode.value if mode else None,
         "federation.secure_aggregation": False if no_secure_aggregation else None,
         "compare": False if no_compare else None,
         "compute.engine": engine.value if engine else None,

@@ -22,6 +22,7 @@ def make_settings(**federation):
             "recipe": "test",
             "seed": seed,
             "data": {"source": "synthetic"},
+            "privacy": {"mode": "local"},
             "federation": {
                 **{"rounds": 4, "evaluate_every": 2, "secure_aggregation": False},
                 **federation,

@@ -109,7 +109,7 @@ def test_masking_is_the_default_and_recorded(hanse):
 
 def test_masking_turned_off_is_said_twice_and_recorded(hanse):
     done = hanse("simulate", "synthetic", *SMALL, "--no-compare", "--name", "seen",
-                 "--no-secure-aggregation")  # fmt: skip
+                 "--no-secure-aggregation", "--mode", "local")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "secure aggregation is off" in done.stderr
     assert "Secure aggregation: OFF" in done.stdout
@@ -213,8 +213,19 @@ def test_two_shops_cannot_hide_behind_each_other(hanse, tmp_path):
     mine = own_shops(tmp_path)
     said = refused(hanse("simulate", mine, "--no-compare", "--quiet"), errors.ConfigError)
     assert "2 stores cannot hide one update" in said
-    done = hanse("simulate", mine, "--no-compare", "--no-secure-aggregation")
+    done = hanse("simulate", mine, "--no-compare", "--no-secure-aggregation", "--mode", "local")
     assert done.returncode == 0, done.stderr
+
+
+def test_shared_noise_without_masks_is_refused(hanse):
+    said = refused(hanse("simulate", "smoke", "--no-secure-aggregation"), errors.ConfigError)
+    assert "would show updates with too little noise" in said
+    assert "--mode local" in said
+
+
+def test_more_than_one_step_with_shared_noise_is_refused(hanse):
+    done = hanse("simulate", "smoke", "--set", "training.local_steps=2")
+    assert "one step a round" in refused(done, errors.ConfigError)
 
 
 @pytest.mark.parametrize(

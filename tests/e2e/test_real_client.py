@@ -98,7 +98,7 @@ def federate(folder, small_stores, **compute):
 def test_workers_do_not_change_the_private_model(small_stores, tmp_path):
     one = federate(tmp_path / "one", small_stores, workers=1)
     assert one == federate(tmp_path / "two", small_stores, workers=2)
-    assert one[1][0] == [{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 4}]
+    assert one[1][0] == [{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 4, "stores": 1}]
 
 
 @pytest.mark.slow

@@ -14,11 +14,11 @@ def test_a_recipe_survives_json(name):
     assert RunSettings.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_the_default_is_twelve_regions_under_epsilon_eight():
+def test_the_default_is_twelve_regions_with_shared_noise_at_epsilon_four():
     settings = load_recipe("grocery")
     assert (settings.data.source, settings.data.partition) == ("complete-journey", "regions")
-    assert settings.privacy.mode == "local"
-    assert settings.privacy.target_epsilon == 8
+    assert settings.privacy.mode == "distributed"
+    assert settings.privacy.target_epsilon == 4
 
 
 def test_unknown_keys_are_errors_and_list_the_known(tmp_path):
