@@ -100,6 +100,25 @@ class Histories:
             observed_from=self.observed_from,
         )
 
+    @classmethod
+    def pooled(cls, parts: Sequence[Histories]) -> Histories:
+        """The histories of several stores as if they were one; customers stay apart.
+
+        Args:
+            parts: Of stores with one vocabulary, at least one.
+        """
+        names = [f"{i}/{name}" for i, part in enumerate(parts) for name in part.customers]
+        return cls(
+            customers=np.array(names),
+            visit_offsets=_offsets(np.concatenate([np.diff(p.visit_offsets) for p in parts])),
+            visit_days=np.concatenate([p.visit_days for p in parts]),
+            visit_vectors=np.concatenate([p.visit_vectors for p in parts]),
+            visit_facts=np.concatenate([p.visit_facts for p in parts]),
+            pair_offsets=_offsets(np.concatenate([np.diff(p.pair_offsets) for p in parts])),
+            pair_classes=np.concatenate([p.pair_classes for p in parts]),
+            observed_from=min(p.observed_from for p in parts),
+        )
+
     def active(self) -> npt.NDArray[np.int64]:
         """Indices of the customers who have at least one visit."""
         return np.flatnonzero(np.diff(self.visit_offsets))

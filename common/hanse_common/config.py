@@ -182,6 +182,14 @@ class ComputeSettings(Settings):
     """Worker processes; all cores if unset."""
 
 
+class SweepSettings(Settings):
+    """More trainings, to draw accuracy against epsilon."""
+
+    epsilons: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0)
+    seeds: int = Field(default=3, ge=1)
+    """How often each point is trained, with other samples and other noise."""
+
+
 class RunSettings(Settings):
     """Everything that a run depends on; its JSON is stored beside the results."""
 
@@ -197,6 +205,8 @@ class RunSettings(Settings):
     """Of one more arm without privacy that trains the transformer too; left out if unset."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
+    sweep: SweepSettings | None = None
+    """Train at several epsilons in both modes too; left out if unset."""
 
     @model_validator(mode="after")
     def _distributed_noise_can_hold(self) -> Self:

@@ -81,6 +81,12 @@ def run(
             help="Let the coordinator see each store's update; printed and recorded.",
         ),
     ] = False,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Also train at epsilon 8, 4, 2, 1 in both modes, three seeds each."
+        ),
+    ] = False,
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Train the main federation only.")
     ] = False,
@@ -98,6 +104,11 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Run a federation of shops, compare it with what it must beat, and write a report."""
+    if compare and (no_compare or no_privacy):
+        other = "--no-compare" if no_compare else "--no-privacy"
+        raise ContradictingOptions(
+            f"--compare contradicts {other}", hint="leave one of the two out"
+        )
     if no_privacy and mode:
         raise ContradictingOptions(
             f"--no-privacy contradicts --mode {mode.value}", hint="leave one of the two out"
@@ -112,6 +123,7 @@ def run(
         "privacy.mode": "none" if no_privacy else mode.value if mode else None,
         "federation.secure_aggregation": False if no_secure_aggregation else None,
         "compare": False if no_compare else None,
+        "sweep": {} if compare else None,
         "compute.engine": engine.value if engine else None,
         "compute.workers": workers,
         "seed": seed,

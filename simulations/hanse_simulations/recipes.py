@@ -32,7 +32,7 @@ def grocery() -> RunSettings:
         model=ModelSettings(trainable="rules"),
         training=TrainingSettings(
             sample_rate=0.1,
-            learning_rate=0.8,
+            learning_rate=3.2,
             expected_batch_size=16.0,
             outlook_weight=2.0,
             open_learning_rate=0.8,
@@ -44,7 +44,7 @@ def grocery() -> RunSettings:
             open_learning_rate=0.004,
         ),
         privacy=PrivacySettings(mode="distributed", target_epsilon=4.0, max_grad_norm=0.5),
-        federation=FederationSettings(rounds=160, strategy="FedAvg", evaluate_every=40),
+        federation=FederationSettings(rounds=80, strategy="FedAvg", evaluate_every=20),
     )
 
 

@@ -73,6 +73,17 @@ class EpsilonSpent(Record):
     per_store: dict[str, float] = Field(default_factory=dict)
 
 
+class SweepRow(Record):
+    """Test figures of one trainer at one epsilon, over several seeds."""
+
+    trainer: str
+    label: str
+    epsilon: float | None = None
+    seeds: int = 1
+    figures: dict[str, Spread] = Field(default_factory=dict)
+    """By metric: mean and spread over the seeds, of all customers together."""
+
+
 class RunResult(Record):
     """The outcome of a run, as `hanse simulate --format json` prints it.
 
@@ -95,6 +106,7 @@ class RunResult(Record):
     epsilon: EpsilonSpent | None = None
     secure_aggregation: bool = False
     """Whether the main arm's coordinator saw masked sums only."""
+    sweep: list[SweepRow] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     command: str | None = None
     """The command line that made this run, if it is known."""

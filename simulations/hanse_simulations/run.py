@@ -44,13 +44,15 @@ from hanse_simulations.peak_memory import PeakMemory
 from hanse_simulations.prepare import MAX_CLASSES, Prepared, make_nodes, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
-from hanse_simulations.results import MetricRow, RunResult
+from hanse_simulations.results import MetricRow, RunResult, SweepRow
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
+from hanse_simulations.sweep import folder_of, point_figures, points, pooled_stores, summarise
 from hanse_simulations.trackers import make_trackers
 
 PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
 WHOLE = "federated_transformer"
+_DONE = "done"
 BASKET_METRICS = tuple(
     f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
 )
@@ -145,6 +147,7 @@ def _simulate(
             rows += found
             for number in sorted({row["round"] or 0 for row in found}):
                 tracker.log([row for row in found if row["round"] == number], number)
+        swept = _sweep(folder, settings, prepared, histories, pool, progress, resume)
         # 4. Simple rules on the same customers, and the model before any training.
         progress.note("judging the simple rules")
         rows += _baseline_rows(prepared, histories, settings, customers)
@@ -157,6 +160,7 @@ def _simulate(
         result = _result(folder, settings, rows, main, stores)
         result = result.model_copy(
             update={
+                "sweep": swept,
                 "customers": sum(customers.values()),
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(memory.peak_mb),
@@ -236,6 +240,36 @@ def _federate(arm: Arm, pool: WorkerPool, resume: bool) -> None:
 
 def _alone(arm: Arm, pool: WorkerPool, resume: bool) -> None:
     run_alone(arm.folder, arm.settings, pool)
+
+
+def _sweep(
+    folder: RunFolder,
+    settings: RunSettings,
+    prepared: Prepared,
+    histories: Sequence[Histories],
+    pool: WorkerPool,
+    progress: Progress,
+    resume: bool,
+) -> list[SweepRow]:
+    """Train every point of the sweep that the settings ask for; finished ones are kept."""
+    found = []
+    for point in points(settings, len(prepared.names)):
+        plan = PrivacyPlan.from_settings(point.settings)
+        noise = None if plan is None else plan.noise_multiplier
+        arm = Arm(
+            name=point.name,
+            folder=ArmFolder(folder_of(folder) / point.name),
+            settings=point.settings.with_changes({"privacy.noise_multiplier": noise}),
+            start=_alone if point.trainer in ("alone", "pooled") else _federate,
+        )
+        stores = pooled_stores(prepared, histories, folder_of(folder)) if point.pooled else prepared
+        rounds = settings.federation.rounds
+        progress.arm(point.name, arm.folder, rounds)
+        if not (arm.folder.path / _DONE).exists():
+            arm.run(stores, pool, resume)
+            (arm.folder.path / _DONE).touch()
+        found.append((point, point_figures(arm.folder.stores_dir, rounds)))
+    return summarise(found)
 
 
 def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:

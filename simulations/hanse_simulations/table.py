@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hanse_simulations.arms import METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
-from hanse_simulations.results import EpsilonSpent, RunResult, Spread
+from hanse_simulations.results import EpsilonSpent, RunResult, Spread, SweepRow
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
             if table is not None:
                 console.print()
                 console.print(table)
+        if result.sweep:
+            console.print()
+            console.print(_sweep_table(result.sweep))
         for line in reading_notes(result, marked="bold" if console.is_terminal else "*"):
             _say(console, line)
 
@@ -99,6 +102,19 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
         console.print(table)
         if not comparison.like_for_like:
             _say(console, "The runs used different data: their figures cannot be compared.")
+
+
+def _sweep_table(rows: Sequence[SweepRow]) -> Table:
+    table = _table(f"Accuracy against ε, mean ± spread over {counted(rows[0].seeds, 'seed')}")
+    table.add_column("Who trains")
+    table.add_column("ε", justify="right")
+    metrics = [METRICS[name] for name in rows[0].figures]
+    for metric in metrics:
+        table.add_column(metric.label, justify="right")
+    for row in rows:
+        cells = [f"{figure(v.mean)} ±{figure(v.std)}" for v in row.figures.values()]
+        table.add_row(row.label, ABSENT if row.epsilon is None else f"{row.epsilon:g}", *cells)
+    return table
 
 
 _FACTS: dict[str, Callable[[RunResult], str]] = {
