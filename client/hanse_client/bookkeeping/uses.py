@@ -1,0 +1,216 @@
+"""What a pass leaves behind of each use of a parameter: enough to clip it, and little more.
+
+A customer's gradient is a large matrix, but what it is made of is small: a linear layer's is
+the product of what went in and what came back, a table's is a few rows. Norms and weighted
+sums are computed from these, and the matrix itself only where it is smaller than its parts.
+
+- Norms of products by Gram matrices: Li et al. 2022, "Large language models can be strong
+  differentially private learners" (ghost clipping).
+- One backward pass whose leftovers give norms first and the clipped sum afterwards: Bu et
+  al. 2023, "Differentially private optimization on large model at small cost"
+  (book-keeping).
+
+>>> entered, came_back = torch.ones(2, 3, 4), torch.ones(2, 3, 5)
+>>> Product(left=came_back, right=entered).squared_norms()  # (3 * 3) * (4 * 5)
+tensor([180., 180.])
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+LARGE = 2**16
+"""A layer with more weights never has its per-customer gradients kept, however few customers."""
+
+_SCRATCH = 2**22
+"""Numbers held at a time while norms are computed."""
+
+
+class Use(ABC):
+    """One parameter's gradients for B customers, summed over all its uses of this kind."""
+
+    @abstractmethod
+    def squared_norms(self) -> Tensor:
+        """Squared Euclidean norm of each customer's gradient, [B]."""
+
+    @abstractmethod
+    def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
+        """Add the customers' gradients, each times its weight [B], to `into`."""
+
+    @abstractmethod
+    def without(self, dropped: Tensor) -> Use:
+        """The same with a gradient of zero for the customers where `dropped` [B] is true."""
+
+    @abstractmethod
+    def __add__(self, other: Use) -> Use:
+        """Both uses together; `NotImplemented` for kinds that do not add."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Use):
+    """Gradients as they are, for parameters so small that nothing is saved otherwise."""
+
+    values: Tensor
+    """[B, *shape of the parameter]."""
+
+    def squared_norms(self) -> Tensor:
+        """See `Use`."""
+        return self._flat().square().sum(1)
+
+    def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
+        """See `Use`."""
+        into.add_((weights @ self._flat()).view_as(into))
+
+    def without(self, dropped: Tensor) -> Whole:
+        """See `Use`."""
+        return Whole(_zeroed(self.values, dropped))
+
+    def __add__(self, other: Use) -> Use:
+        """Add up."""
+        if isinstance(other, Product):
+            other = other.whole()
+        return Whole(self.values + other.values) if isinstance(other, Whole) else NotImplemented
+
+    def _flat(self) -> Tensor:
+        return self.values.reshape(len(self.values), self.values[0].numel())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Product(Use):
+    """Gradients `left.T @ right` of each customer, over T positions; never multiplied out."""
+
+    left: Tensor
+    """[B, T, rows]."""
+    right: Tensor
+    """[B, T, columns]."""
+
+    def squared_norms(self) -> Tensor:
+        """By Gram matrices, or by multiplying out a few customers at a time if that is less."""
+        customers, steps, rows = self.left.shape
+        columns = self.right.shape[2]
+        if steps == 1:
+            return self.left.square().sum((1, 2)) * self.right.square().sum((1, 2))
+        gram = steps * (rows + columns) < rows * columns
+        norms = self.left.new_empty(customers)
+        for part in parts(customers, 2 * steps**2 if gram else rows * columns):
+            left, right = self.left[part], self.right[part]
+            if gram:
+                products = torch.bmm(left, left.mT).mul_(torch.bmm(right, right.mT))
+                norms[part] = products.sum((1, 2))
+            else:
+                norms[part] = torch.bmm(left.mT, right).square_().sum((1, 2))
+        return norms
+
+    def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
+        """One matrix product for all customers."""
+        left, right = self.left, self.right
+        if left.shape[2] < right.shape[2]:
+            left = left * weights[:, None, None]
+        else:
+            right = right * weights[:, None, None]
+        into.addmm_(left.flatten(0, 1).T, right.flatten(0, 1))
+
+    def without(self, dropped: Tensor) -> Product:
+        """See `Use`."""
+        return Product(left=_zeroed(self.left, dropped), right=_zeroed(self.right, dropped))
+
+    def __add__(self, other: Use) -> Use:
+        """Put positions one after another."""
+        if isinstance(other, Whole):
+            return self.whole() + other
+        if not isinstance(other, Product):
+            return NotImplemented
+        return Product(
+            left=torch.cat([self.left, other.left], dim=1),
+            right=torch.cat([self.right, other.right], dim=1),
+        )
+
+    def whole(self) -> Whole:
+        """Multiplied out."""
+        return Whole(torch.bmm(self.left.mT, self.right))
+
+    def kept_small(self) -> Use:
+        """Multiplied out if that takes no more room than the parts; else as it is."""
+        _, steps, rows = self.left.shape
+        columns = self.right.shape[2]
+        small = rows * columns <= min(LARGE, 2 * steps * (rows + columns))
+        return self.whole() if small else self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows(Use):
+    """Gradients of a table of which each customer read a few rows, some more than once."""
+
+    index: Tensor
+    """[B, S] which row each read was of."""
+    gradients: Tensor
+    """[B, S, D] what came back to each read."""
+    table_rows: int
+
+    def squared_norms(self) -> Tensor:
+        """Reads of the same row add up before they are squared."""
+        customers = torch.arange(len(self.index), device=self.index.device)
+        keys = self.index + self.table_rows * customers[:, None]
+        found, where = torch.unique(keys, return_inverse=True)
+        width = self.gradients.shape[2]
+        sums = self.gradients.new_zeros(len(found), width)
+        sums.index_add_(0, where.flatten(), self.gradients.reshape(-1, width))
+        norms = self.gradients.new_zeros(len(self.index))
+        return norms.index_add_(0, found // self.table_rows, sums.square_().sum(1))
+
+    def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
+        """See `Use`."""
+        weighted = self.gradients * weights[:, None, None]
+        into.index_add_(0, self.index.flatten(), weighted.flatten(0, 1))
+
+    def without(self, dropped: Tensor) -> Rows:
+        """See `Use`."""
+        return replace(self, gradients=_zeroed(self.gradients, dropped))
+
+    def __add__(self, other: Use) -> Use:
+        """Put reads one after another."""
+        if not isinstance(other, Rows):
+            return NotImplemented
+        return Rows(
+            index=torch.cat([self.index, other.index], dim=1),
+            gradients=torch.cat([self.gradients, other.gradients], dim=1),
+            table_rows=self.table_rows,
+        )
+
+
+def parts(count: int, each: int) -> Iterator[slice]:
+    """Slices of `count` customers that need `each` numbers of scratch memory."""
+    size = max(1, _SCRATCH // max(each, 1))
+    for first in range(0, count, size):
+        yield slice(first, first + size)
+
+
+def added(uses: Sequence[Use]) -> list[Use]:
+    """Uses of one parameter, those of one kind added up; at most one of each kind is left."""
+    kinds: list[Use] = []
+    for use in uses:
+        for place, other in enumerate(kinds):
+            if addable(use, other):
+                kinds[place] = other + use
+                break
+        else:
+            kinds.append(use)
+    return kinds
+
+
+def addable(one: Use, other: Use) -> bool:
+    """Whether two uses add up to one."""
+    dense = (Whole, Product)
+    if isinstance(one, dense):
+        return isinstance(other, dense)
+    return isinstance(one, Rows) and isinstance(other, Rows)
+
+
+def _zeroed(tensor: Tensor, dropped: Tensor) -> Tensor:
+    """Zero, also where there is NaN, in the rows dropped."""
+    return tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
