@@ -30,7 +30,11 @@ def one_by_one(model, losses, customers):
             gradients[name].append(torch.zeros_like(p) if p.grad is None else p.grad.clone())
     model.zero_grad(set_to_none=True)
     stacked = {name: torch.stack(found) for name, found in gradients.items()}
-    norms = torch.stack([g.reshape(customers, -1).square().sum(1) for g in stacked.values()]).sum(0).sqrt()
+    norms = (
+        torch.stack([g.reshape(customers, -1).square().sum(1) for g in stacked.values()])
+        .sum(0)
+        .sqrt()
+    )
     return norms, stacked
 
 
