@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hanse_client.bookkeeping.layers import Call, Layer, Ran, Uses, register
-from hanse_client.bookkeeping.uses import Rows, Use
+from hanse_client.bookkeeping.uses import Rows, Use, add_product
 
 IGNORED = -100
 """A target that asks for nothing: no loss, no gradient. As in `torch`'s cross-entropy."""
@@ -93,8 +93,9 @@ class _Loss(torch.autograd.Function):
         for part, scores in _scores(hidden, weight):
             log_sums[part] = torch.logsumexp(scores, dim=-1)
             losses[part] = log_sums[part] - _of_targets(scores, targets[part])
-        ctx.save_for_backward(hidden, weight, targets, log_sums)
-        return losses.masked_fill_(targets == IGNORED, 0.0)
+        ignored = targets == IGNORED
+        ctx.save_for_backward(hidden, weight, targets, log_sums.masked_fill_(ignored, torch.inf))
+        return losses.masked_fill_(ignored, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -104,7 +105,7 @@ class _Loss(torch.autograd.Function):
             gradient = _to_gradient(scores, targets[part], log_sums[part])
             gradient.mul_(upstream[0][part].unsqueeze(-1))
             torch.matmul(gradient, weight, out=to_hidden[part])
-            to_weight.addmm_(gradient.flatten(0, 1).T, hidden[part].flatten(0, 1))
+            add_product(to_weight, gradient.flatten(0, 1), hidden[part].flatten(0, 1))
         return to_hidden, to_weight, None
 
 
@@ -164,7 +165,7 @@ class _Softmax(Use):
         scaled = self.hidden * (self.upstream * weights[:, None]).unsqueeze(-1)
         for part, scores in _scores(self.hidden, self.weight):
             gradient = _to_gradient(scores, self.targets[part], self.log_sums[part])
-            into.addmm_(gradient.flatten(0, 1).T, scaled[part].flatten(0, 1))
+            add_product(into, gradient.flatten(0, 1), scaled[part].flatten(0, 1))
 
     def without(self, dropped: Tensor) -> _Softmax:
         """See `Use`."""
@@ -173,7 +174,7 @@ class _Softmax(Use):
             self,
             hidden=self.hidden.masked_fill(wide.unsqueeze(-1), 0.0),
             upstream=self.upstream.masked_fill(wide, 0.0),
-            log_sums=self.log_sums.masked_fill(wide, 0.0),
+            log_sums=self.log_sums.masked_fill(wide, torch.inf),
             targets=self.targets.masked_fill(wide, IGNORED),
         )
 
@@ -193,15 +194,12 @@ def _catalogue_softmax(call: Call) -> Ran:
     entries = None if read is None else known.new_empty(customers, steps, read.shape[1])
     with torch.no_grad():
         for part, scores in _scores(known, weight):
-            log_sums[part] = torch.logsumexp(scores, dim=-1)
-            losses[part] = log_sums[part] - _of_targets(scores, targets[part])
-            by_score = _to_gradient(scores, targets[part], log_sums[part])
+            by_score, losses[part], log_sums[part] = _first_gradient(scores, targets[part])
             torch.matmul(by_score, weight, out=gradient[part])
             torch.bmm(by_score, by_score.mT, out=gram[part])
             if read is not None and entries is not None:
                 columns = read[part].unsqueeze(1).expand(-1, steps, -1)
                 torch.gather(by_score, 2, columns, out=entries[part])
-        losses.masked_fill_(targets == IGNORED, 0.0)
     output: Tensor = _Known.apply(hidden, losses, gradient)  # type: ignore[no-untyped-call]
 
     def uses(upstream: Tensor) -> Uses:
@@ -240,12 +238,34 @@ def _of_targets(scores: Tensor, targets: Tensor) -> Tensor:
     return scores.gather(-1, targets.clamp(min=0).unsqueeze(-1)).squeeze(-1)
 
 
+def _first_gradient(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn scores [b, T, V] into the gradient of the loss by them, in place.
+
+    Returns:
+        (gradient [b, T, V], losses [b, T], logarithms of the scores' sums [b, T], infinite
+        where the target is ignored).
+    """
+    asked = targets != IGNORED
+    top = scores.amax(-1, keepdim=True)
+    of_targets = _of_targets(scores, targets) - top.squeeze(-1)
+    total = scores.sub_(top).exp_().sum(-1)
+    gradient = scores.mul_((asked / total).unsqueeze(-1))
+    _subtract_targets(gradient, targets)
+    logarithm = total.log()
+    losses = torch.where(asked, logarithm - of_targets, 0.0)
+    return gradient, losses, torch.where(asked, logarithm + top.squeeze(-1), torch.inf)
+
+
 def _to_gradient(scores: Tensor, targets: Tensor, log_sums: Tensor) -> Tensor:
-    """Turn scores [b, T, V] into the gradient of the loss by them, in place."""
+    """The same where the sums are known, infinite where the target is ignored."""
     gradient = scores.sub_(log_sums.unsqueeze(-1)).exp_()
-    wanted = targets.clamp(min=0).unsqueeze(-1)
-    gradient.scatter_add_(-1, wanted, -torch.ones_like(wanted, dtype=gradient.dtype))
-    return gradient.masked_fill_((targets == IGNORED).unsqueeze(-1), 0.0)
+    _subtract_targets(gradient, targets)
+    return gradient
+
+
+def _subtract_targets(gradient: Tensor, targets: Tensor) -> None:
+    minus = -(targets != IGNORED).to(gradient.dtype).unsqueeze(-1)
+    gradient.scatter_add_(-1, targets.clamp(min=0).unsqueeze(-1), minus)
 
 
 register(CatalogueSoftmax, Layer(run=_catalogue_softmax))

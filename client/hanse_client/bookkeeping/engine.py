@@ -162,10 +162,11 @@ class BookKeeping:
         if bool(dropped.any()):
             weights = weights.masked_fill(dropped, 0.0)
             uses = {parameter: use.without(dropped) for parameter, use in uses.items()}
-        for parameter, use in uses.items():
+        for parameter in list(uses):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            use.add_weighted_sum(parameter.grad, weights)
+            # What a sum has been made of is freed before the next one is made.
+            uses.pop(parameter).add_weighted_sum(parameter.grad, weights)
 
     def _combined(self) -> dict[nn.Parameter, Use]:
         combined = {}
@@ -179,6 +180,7 @@ class BookKeeping:
                     hint="give one of them its own parameter",
                 )
             combined[parameter] = use
+        self._uses.clear()
         return combined
 
     def _trained(self) -> list[tuple[str, nn.Module]]:

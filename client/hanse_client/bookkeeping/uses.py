@@ -27,7 +27,7 @@ from torch import Tensor
 LARGE = 2**16
 """A layer with more weights never has its per-customer gradients kept, however few customers."""
 
-_SCRATCH = 2**22
+_SCRATCH = 2**20
 """Numbers held at a time while norms are computed."""
 
 
@@ -97,7 +97,8 @@ class Product(Use):
             return self.left.square().sum((1, 2)) * self.right.square().sum((1, 2))
         gram = steps * (rows + columns) < rows * columns
         norms = self.left.new_empty(customers)
-        for part in parts(customers, 2 * steps**2 if gram else rows * columns):
+        each = steps * (2 * steps + rows + columns) if gram else rows * columns
+        for part in parts(customers, each):
             left, right = self.left[part], self.right[part]
             if gram:
                 products = torch.bmm(left, left.mT).mul_(torch.bmm(right, right.mT))
@@ -113,7 +114,7 @@ class Product(Use):
             left = left * weights[:, None, None]
         else:
             right = right * weights[:, None, None]
-        into.addmm_(left.flatten(0, 1).T, right.flatten(0, 1))
+        add_product(into, left.flatten(0, 1), right.flatten(0, 1))
 
     def without(self, dropped: Tensor) -> Product:
         """See `Use`."""
@@ -181,6 +182,17 @@ class Rows(Use):
             gradients=torch.cat([self.gradients, other.gradients], dim=1),
             table_rows=self.table_rows,
         )
+
+
+def add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add `left.T @ right`, [N, rows] and [N, columns], to a matrix.
+
+    A product with far more rows than columns takes half the time transposed.
+    """
+    if left.shape[1] > 4 * right.shape[1]:
+        into.add_((right.T @ left).T)
+    else:
+        into.addmm_(left.T, right)
 
 
 def parts(count: int, each: int) -> Iterator[slice]:
