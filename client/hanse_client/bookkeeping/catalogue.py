@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hanse_client.bookkeeping.layers import Call, Layer, Ran, Uses, register
-from hanse_client.bookkeeping.uses import Rows, Use, add_product
+from hanse_client.bookkeeping.uses import Rows, Use, add_product, gram
 
 IGNORED = -100
 """A target that asks for nothing: no loss, no gradient. As in `torch`'s cross-entropy."""
@@ -141,7 +141,7 @@ class _Softmax(Use):
     """[B, T]."""
     upstream: Tensor
     """[B, T] gradient of each loss."""
-    gram: Tensor
+    products: Tensor
     """[B, T, T] inner products of dL/dscores."""
     read: Tensor | None
     """[B, S] items read by the tied embedding."""
@@ -151,7 +151,7 @@ class _Softmax(Use):
     def squared_norms(self) -> Tensor:
         """By Gram matrices."""
         scaled = self.hidden * self.upstream.unsqueeze(-1)
-        return (self.gram * torch.bmm(scaled, scaled.mT)).sum((1, 2))
+        return (self.products * gram(scaled)).sum((1, 2))
 
     def inner_products(self, reads: Rows) -> Tensor | None:
         """See `Scores`; None where the table was read after its softmax."""
@@ -189,14 +189,14 @@ def _catalogue_softmax(call: Call) -> Ran:
     known = hidden.detach()
     losses, log_sums = torch.empty_like(known[..., 0]), torch.empty_like(known[..., 0])
     customers, steps, _ = known.shape
-    gradient, gram = torch.empty_like(known), known.new_empty(customers, steps, steps)
+    gradient, products = torch.empty_like(known), known.new_empty(customers, steps, steps)
     read = call.rows_read(call.module.weight)  # type: ignore[arg-type]
     entries = None if read is None else known.new_empty(customers, steps, read.shape[1])
     with torch.no_grad():
         for part, scores in _scores(known, weight):
             by_score, losses[part], log_sums[part] = _first_gradient(scores, targets[part])
             torch.matmul(by_score, weight, out=gradient[part])
-            torch.bmm(by_score, by_score.mT, out=gram[part])
+            products[part] = gram(by_score)
             if read is not None and entries is not None:
                 columns = read[part].unsqueeze(1).expand(-1, steps, -1)
                 torch.gather(by_score, 2, columns, out=entries[part])
@@ -211,7 +211,7 @@ def _catalogue_softmax(call: Call) -> Ran:
                 targets=targets,
                 log_sums=log_sums,
                 upstream=upstream,
-                gram=gram,
+                products=products,
                 read=read,
                 entries=entries,
             ),

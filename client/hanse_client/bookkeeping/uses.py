@@ -30,6 +30,9 @@ LARGE = 2**16
 _SCRATCH = 2**20
 """Numbers held at a time while norms are computed."""
 
+_WIDE = 2**12
+"""From this width on, one matrix product per customer is faster than a batched one."""
+
 
 class Use(ABC):
     """One parameter's gradients for B customers, summed over all its uses of this kind."""
@@ -60,7 +63,7 @@ class Whole(Use):
 
     def squared_norms(self) -> Tensor:
         """See `Use`."""
-        return self._flat().square().sum(1)
+        return _squares(self._flat())
 
     def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
         """See `Use`."""
@@ -95,16 +98,15 @@ class Product(Use):
         columns = self.right.shape[2]
         if steps == 1:
             return self.left.square().sum((1, 2)) * self.right.square().sum((1, 2))
-        gram = steps * (rows + columns) < rows * columns
+        by_gram = steps * (rows + columns) < rows * columns
         norms = self.left.new_empty(customers)
-        each = steps * (2 * steps + rows + columns) if gram else rows * columns
+        each = steps * (2 * steps + rows + columns) if by_gram else rows * columns
         for part in parts(customers, each):
             left, right = self.left[part], self.right[part]
-            if gram:
-                products = torch.bmm(left, left.mT).mul_(torch.bmm(right, right.mT))
-                norms[part] = products.sum((1, 2))
+            if by_gram:
+                norms[part] = gram(left).mul_(gram(right)).sum((1, 2))
             else:
-                norms[part] = torch.bmm(left.mT, right).square_().sum((1, 2))
+                norms[part] = _squares(torch.bmm(left.mT, right).flatten(1))
         return norms
 
     def add_weighted_sum(self, into: Tensor, weights: Tensor) -> None:
@@ -184,6 +186,17 @@ class Rows(Use):
         )
 
 
+def gram(rows: Tensor) -> Tensor:
+    """Inner products [B, T, T] of each customer's T rows, [B, T, D]."""
+    customers, steps, width = rows.shape
+    if width < _WIDE:
+        return torch.bmm(rows, rows.mT)
+    products = rows.new_empty(customers, steps, steps)
+    for one, product in zip(rows, products, strict=True):
+        torch.mm(one, one.T, out=product)
+    return products
+
+
 def add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
     """Add `left.T @ right`, [N, rows] and [N, columns], to a matrix.
 
@@ -221,6 +234,10 @@ def addable(one: Use, other: Use) -> bool:
     if isinstance(one, dense):
         return isinstance(other, dense)
     return isinstance(one, Rows) and isinstance(other, Rows)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).square()
 
 
 def _zeroed(tensor: Tensor, dropped: Tensor) -> Tensor:
