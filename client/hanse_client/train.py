@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from opacus.optimizers import DPOptimizer
+from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 from torch import Tensor
 
 from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
-from hanse_client.clipping import check_exactness, per_customer_gradients
+from hanse_client.clipping import check_exactness, customer_clipper
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, write_durably
 from hanse_common.config import RunSettings
@@ -162,7 +162,7 @@ def _private_steps(
     start = [p.detach().clone() for p in trained]
     rate = settings.training.learning_rate * _fading(settings, number)
     noise = torch.Generator().manual_seed(_torch_seed(node.entropy(number, 2)))
-    optimizer = DPOptimizer(
+    optimizer = DPOptimizerFastGradientClipping(
         torch.optim.SGD(trained, lr=rate),
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.max_grad_norm,
@@ -170,25 +170,17 @@ def _private_steps(
         loss_reduction="mean",
         generator=noise,
     )
-    with per_customer_gradients(model) as wrapped:
+    with customer_clipper(model, plan.max_grad_norm) as clipper:
         for anchors in _samples(node, data, settings, model, number):
             total, seen = 0.0, 0
             for part in _parts(data, anchors, model):
-                loss = _losses(wrapped, part, settings).sum()
-                loss.backward()
-                total, seen = total + float(loss.detach()), seen + len(part)
-                # Clipped gradients of the parts add up; noise and step come with the last.
-                optimizer.signal_skip_step(do_skip=seen < len(anchors))
-                optimizer.step()
-                optimizer.zero_grad()
-            if not seen:
-                # Nobody was drawn: the step is noise alone, as the accounting assumes.
-                for parameter in trained:
-                    parameter.grad_sample = parameter.new_zeros(  # type: ignore[attr-defined]
-                        (0, *parameter.shape)
-                    )
-                optimizer.step()
-                optimizer.zero_grad()
+                losses = _losses(model, part, settings)
+                clipper.backward(losses)
+                total, seen = total + float(losses.detach().sum()), seen + len(part)
+            # Where nobody was drawn the sum is zero, and the step noise alone, as the
+            # accounting assumes.
+            optimizer.step()
+            optimizer.zero_grad()
             _pull_back(trained, start, proximal_mu * rate)
             yield total / max(seen, 1)
 

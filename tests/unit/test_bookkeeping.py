@@ -351,6 +351,20 @@ def test_a_large_layer_never_has_per_customer_gradients(monkeypatch):
     assert isinstance(Product(left=x[..., :300], right=x[..., :300]).kept_small(), Product)
 
 
+def test_terms_that_cancel_do_not_hide_a_gradient_from_the_clip():
+    """Two positions whose gradients are 10,000 times their sum: squares of the terms drown it."""
+    left, right = torch.zeros(1, 2, 320), torch.zeros(1, 2, 300)
+    left[0, 0, 0], left[0, 1, 0] = 1e4, -1e4
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        one = torch.randn(300, generator=generator)
+        step = torch.randn(300, generator=generator)
+        right[0, 0], right[0, 1] = one / one.norm(), one / one.norm() + 1e-4 * step / step.norm()
+        use = Product(left=left, right=right)
+        true = float((left[0].double().T @ right[0].double()).norm())
+        assert float(use.squared_norms().sqrt()) >= 0.99 * true > 0.5
+
+
 def test_opacus_adds_noise_accounts_and_steps_on_top():
     from opacus.accountants import RDPAccountant
     from opacus.optimizers import DPOptimizerFastGradientClipping

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hanse_client.bookkeeping.layers import Call, Layer, Ran, Uses, register
-from hanse_client.bookkeeping.uses import Rows, Use, add_product, gram
+from hanse_client.bookkeeping.uses import Rows, Use, add_product, gram, sum_rounded_up
 
 IGNORED = -100
 """A target that asks for nothing: no loss, no gradient. As in `torch`'s cross-entropy."""
@@ -151,7 +151,7 @@ class _Softmax(Use):
     def squared_norms(self) -> Tensor:
         """By Gram matrices."""
         scaled = self.hidden * self.upstream.unsqueeze(-1)
-        return (self.products * gram(scaled)).sum((1, 2))
+        return sum_rounded_up(self.products * gram(scaled))
 
     def inner_products(self, reads: Rows) -> Tensor | None:
         """See `Scores`; None where the table was read after its softmax."""

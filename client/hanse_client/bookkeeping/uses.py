@@ -30,6 +30,9 @@ LARGE = 2**16
 _SCRATCH = 2**20
 """Numbers held at a time while norms are computed."""
 
+ROUNDING = 2.0**-22
+"""Twice the relative precision of float32."""
+
 _WIDE = 2**12
 """From this width on, one matrix product per customer is faster than a batched one."""
 
@@ -104,7 +107,7 @@ class Product(Use):
         for part in parts(customers, each):
             left, right = self.left[part], self.right[part]
             if by_gram:
-                norms[part] = gram(left).mul_(gram(right)).sum((1, 2))
+                norms[part] = sum_rounded_up(gram(left).mul_(gram(right)))
             else:
                 norms[part] = _squares(torch.bmm(left.mT, right).flatten(1))
         return norms
@@ -195,6 +198,14 @@ def gram(rows: Tensor) -> Tensor:
     for one, product in zip(rows, products, strict=True):
         torch.mm(one, one.T, out=product)
     return products
+
+
+def sum_rounded_up(terms: Tensor) -> Tensor:
+    """Sums [B] of terms [B, T, S], raised by what rounding can hide where terms cancel.
+
+    A norm that came out too short would let a customer exceed the clip.
+    """
+    return terms.sum((1, 2)).add_(terms.abs_().sum((1, 2)), alpha=ROUNDING)
 
 
 def add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
