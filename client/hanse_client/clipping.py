@@ -110,7 +110,7 @@ def _one_by_one(model: InterestModel, batch: Batch, outlook_weight: float) -> di
     gradients: dict[str, list[Tensor]] = {name: [] for name in trained}
     for customer in range(len(batch)):
         model.zero_grad(set_to_none=True)
-        _losses(model, batch.rows(customer, customer + 1), outlook_weight).sum().backward()  # type: ignore[no-untyped-call]
+        _losses(model, batch.rows(customer, customer + 1), outlook_weight).sum().backward()
         for name, parameter in trained.items():
             gradient = parameter.grad
             gradients[name].append(

@@ -39,7 +39,7 @@ class CatalogueSoftmax(nn.Module):
 
     def __init__(self, table: nn.Embedding | nn.Parameter) -> None:
         super().__init__()
-        self.weight: nn.Parameter = table.weight if isinstance(table, nn.Embedding) else table
+        self.weight = table.get_parameter("weight") if isinstance(table, nn.Embedding) else table
 
     def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Lose what each position loses.

@@ -69,7 +69,7 @@ def detached(module: nn.Module) -> Iterator[None]:
     own = dict(module._parameters)
     for name, parameter in own.items():
         if parameter is not None:
-            module._parameters[name] = parameter.detach()
+            module._parameters[name] = parameter.detach()  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ def _with_bias(module: nn.Module, weight: Product, *, gradient: Tensor | None = 
     bias = getattr(module, "bias", None)
     if bias is not None and bias.requires_grad:
         yield "bias", Whole((weight.left if gradient is None else gradient).sum(1))
-    if module.weight.requires_grad:  # type: ignore[union-attr]
+    if module.weight.requires_grad:
         yield "weight", weight.kept_small()
 
 
@@ -146,7 +146,7 @@ def _layer_norm(call: Call) -> Ran:
         flat = (len(gradient), -1, *shape)  # type: ignore[misc]
         if module.bias is not None and module.bias.requires_grad:
             yield "bias", Whole(gradient.reshape(flat).sum(1))
-        if module.weight.requires_grad:  # type: ignore[union-attr]
+        if module.weight.requires_grad:
             normal = nn.functional.layer_norm(entered, shape, eps=module.eps)  # type: ignore[arg-type]
             yield "weight", Whole(normal.mul_(gradient).reshape(flat).sum(1))
 

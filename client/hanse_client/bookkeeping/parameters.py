@@ -15,7 +15,9 @@ class PerCustomerParameter(nn.Module):
         start: The parameter's first value, of any shape.
 
     Example:
+        >>> import torch
         >>> temperature = PerCustomerParameter(torch.ones(()))
+        >>> import torch
         >>> temperature(customers=3).shape
         torch.Size([3])
     """

@@ -248,7 +248,8 @@ def addable(one: Use, other: Use) -> bool:
 
 
 def _squares(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1).square()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms.square()
 
 
 def _zeroed(tensor: Tensor, dropped: Tensor) -> Tensor:

@@ -89,8 +89,8 @@ class Sentiment(nn.Module):
         )
         if low_rank:
             self.body.requires_grad_(False)
-            for layer in self.body.encoder.layer:
-                attention = layer.attention.self
+            for layer in self.body.encoder.layer.children():
+                attention: Any = layer.get_submodule("attention.self")
                 attention.query = LowRank(attention.query)
                 attention.value = LowRank(attention.value)
         self.classes = nn.Linear(self.body.config.hidden_size, 2)
