@@ -50,7 +50,11 @@ class CatalogueSoftmax(nn.Module):
 
         Returns:
             [B, T] losses; 0 where the target is ignored.
+
+        Raises:
+            ValueError: A target is no item.
         """
+        _check(targets, len(self.weight))
         loss: Tensor = _Loss.apply(hidden, self.weight, targets)  # type: ignore[no-untyped-call]
         return loss
 
@@ -72,7 +76,11 @@ def sampled_softmax(
 
     Returns:
         [B, T] losses; 0 where the target is ignored.
+
+    Raises:
+        ValueError: A target is no item.
     """
+    _check(targets, table.num_embeddings)
     asked = targets != IGNORED
     items = targets.clamp(min=0)
     wanted: Tensor = (hidden * table(items)).sum(-1, keepdim=True)  # [B, T, 1]
@@ -185,6 +193,7 @@ class _Softmax(Use):
 
 def _catalogue_softmax(call: Call) -> Ran:
     hidden, targets = _asked(*call.args, **call.kwargs)
+    _check(targets, len(call.module.weight))  # type: ignore[arg-type]
     weight = call.module.weight.detach()  # type: ignore[operator]
     known = hidden.detach()
     losses, log_sums = torch.empty_like(known[..., 0]), torch.empty_like(known[..., 0])
@@ -218,6 +227,12 @@ def _catalogue_softmax(call: Call) -> Ran:
         )
 
     return output, uses
+
+
+def _check(targets: Tensor, items: int) -> None:
+    wrong = (targets != IGNORED) & ((targets < 0) | (targets >= items))
+    if bool(wrong.any()):
+        raise ValueError(f"target {int(targets[wrong][0])} is no item: there are {items}")
 
 
 def _asked(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

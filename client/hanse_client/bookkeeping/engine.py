@@ -69,7 +69,8 @@ class BookKeeping:
         float32, adds exactly zero.
         A layer run several times in a pass counts with all its runs together.
         A layer without trained parameters that mixes customers (batch normalisation) is not
-        noticed here; `hanse_client.clipping` compares with one-by-one passes on real data.
+        noticed here, nor is an input whose first dimension only happens to be as long as the
+        batch; `hanse_client.clipping` compares with one-by-one passes on real data.
         Checkpointed activations and nested clippers are refused.
     """
 
@@ -134,6 +135,7 @@ class BookKeeping:
         """
         if losses.ndim != 1:
             raise ValueError(f"losses of shape {list(losses.shape)}: one per customer is needed")
+        self._refuse_newly_trained()
         try:
             if len(losses) == 0:
                 self.norms = losses.detach()
@@ -182,6 +184,14 @@ class BookKeeping:
             combined[parameter] = use
         self._uses.clear()
         return combined
+
+    def _refuse_newly_trained(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            if parameter.requires_grad and parameter not in self._names:
+                raise InexactClipping(
+                    f"parameter {name!r} was frozen when the clipper began",
+                    hint="choose what is trained first",
+                )
 
     def _trained(self) -> list[tuple[str, nn.Module]]:
         """Modules with trained parameters of their own, by name."""
