@@ -135,6 +135,33 @@ def test_a_clip_that_is_none_is_refused(clip):
         BookKeeping(nn.Linear(2, 2), max_grad_norm=clip)
 
 
+class Shifted(nn.Module):
+    """Promised to answer customer by customer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.shift, self.inner = nn.Parameter(torch.zeros(WIDTH)), inner
+
+    def forward(self, x):
+        return self.inner(x) + self.shift
+
+
+def test_only_a_layer_whose_parameters_are_all_its_own_is_replayed():
+    with BookKeeping(Shifted(nn.Identity()), max_grad_norm=1.0, replay=(Shifted,)):
+        pass
+    model = Shifted(nn.Linear(WIDTH, WIDTH))
+    with pytest.raises(InexactClipping, match="trained parameters of their own"):
+        BookKeeping(model, max_grad_norm=1.0, replay=(Shifted,)).__enter__()
+
+
+def test_an_input_of_a_replayed_layer_that_customers_share_is_refused():
+    model, x = Shifted(nn.Identity()), states()
+    with BookKeeping(model, max_grad_norm=1.0, replay=(Shifted,)) as clipper:
+        clipper.backward(losses_of(model(x)))
+        with pytest.raises(InexactClipping, match="saw 1 rows"):
+            clipper.backward(losses_of(x + model(x[:1])))
+
+
 def test_a_parameter_that_is_unfrozen_within_the_context_is_refused():
     model, x = stack(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 2)), states()
     model[0].requires_grad_(False)

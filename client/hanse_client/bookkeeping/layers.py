@@ -167,7 +167,7 @@ def _replayed(call: Call) -> Ran:
         )
     entered = [given.detach() for given in call.args]
     module = call.module
-    own = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    own = {n: p.detach() for n, p in module.named_parameters(recurse=False) if p.requires_grad}
 
     def answer(parameters: dict[str, Tensor], *one: Tensor) -> Tensor:
         with _replaced(module, parameters):
@@ -190,6 +190,13 @@ def _replayed(call: Call) -> Ran:
     return call.run(), uses
 
 
+def _refuse_parts(module: nn.Module) -> str | None:
+    parts = (p for part in module.children() for p in part.parameters())
+    if any(p.requires_grad for p in parts):
+        return "it is run again as a whole, and its parts have trained parameters of their own"
+    return None
+
+
 @contextmanager
 def _replaced(module: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
     own = dict(module._parameters)
@@ -208,7 +215,7 @@ _KNOWN: dict[type[nn.Module], Layer] = {
     PerCustomerParameter: Layer(run=_per_customer),
     nn.RMSNorm: Layer(run=_replayed),
 }
-REPLAYED = Layer(run=_replayed)
+REPLAYED = Layer(run=_replayed, refuse=_refuse_parts)
 """Each customer's gradient by running the layer again for that customer alone, vectorised.
 
 Exact for a layer that answers each customer from that customer's row alone. Every own
