@@ -114,6 +114,18 @@ def test_a_tied_table_has_the_norms_of_opacus_by_functorch():
     torch.testing.assert_close(norms, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("head", ["linear", "chunked", "sampled"])
+def test_nobody_adds_exactly_zero_and_one_customer_alone_is_exact(head):
+    torch.manual_seed(0)
+    model = Sequence(head, padding=PADDING)
+    inputs, targets = visits(padded=True)
+    _, sums = clipped(model, lambda: model.losses(inputs[:0], targets[:0], NEGATIVES), 1.0)
+    assert all(torch.equal(total, torch.zeros_like(total)) for total in sums.values())
+    assert_same(
+        model, lambda rows: model.losses(inputs[3:4][rows], targets[3:4][rows], NEGATIVES), 1
+    )
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_gpt2_with_contiguous_positions(tied):
     torch.manual_seed(0)

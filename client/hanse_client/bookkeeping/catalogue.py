@@ -242,7 +242,7 @@ def _asked(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _scores(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Scores [b, T, V] of a few customers at a time, in a buffer that the next ones overwrite."""
     customers, steps, _ = hidden.shape
-    size = max(1, min(customers, _CELLS // (steps * len(weight))))
+    size = max(1, min(customers, _CELLS // max(steps * len(weight), 1)))
     buffer = hidden.new_empty(size, steps, len(weight))
     for first in range(0, customers, size):
         part = slice(first, min(first + size, customers))
