@@ -43,6 +43,7 @@ format: $(STAMP) ## Rewrite the sources the way `make check` wants them
 bench: $(STAMP) ## Every benchmark, each beside its reference
 	$(BIN)/hanse bench engines
 	$(BIN)/hanse bench secagg
+	$(BIN)/hanse bench clipping
 
 clean: ## Remove the environment and all caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

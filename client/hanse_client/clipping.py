@@ -1,9 +1,9 @@
-"""Per-customer clipping with Opacus, and the proof on real data that it is exact here.
+"""Per-customer clipping of the interest model, and the proof on real data that it is exact here.
 
-Some layers yield wrong per-customer gradients without a word (a padded embedding is off by
-23 %, shared position ids break altogether), and then neither clip nor epsilon means anything.
-So before a store's first private step the gradients that Opacus would clip are compared with
-gradients computed one customer at a time.
+Some layers yield wrong per-customer gradients without a word (in Opacus a padded embedding is
+off by 23 %, shared position ids break altogether), and then neither clip nor epsilon means
+anything. So before a store's first private step the sums that would be released are compared
+with gradients computed one customer at a time.
 """
 
 from __future__ import annotations
@@ -16,18 +16,30 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
+from hanse_client.bookkeeping import BookKeeping
 from hanse_common.errors import InexactClipping
 from hanse_common.model import Batch, InterestModel, customer_losses
+from hanse_common.model.heads import Popularity
 
 TOLERANCE = 1e-4
 """Largest difference between the two, relative to the layer's largest gradient."""
 
 
+def customer_clipper(model: InterestModel, max_grad_norm: float) -> BookKeeping:
+    """The clipper for every part of the interest model.
+
+    `Popularity` adds one vector to each customer's own row, so it may be replayed.
+    """
+    model.train()
+    return BookKeeping(model, max_grad_norm=max_grad_norm, replay=(Popularity,))
+
+
 @contextmanager
 def per_customer_gradients(model: nn.Module) -> Iterator[GradSampleModule]:
-    """Make backward passes leave `grad_sample` [B, ...] on every trained parameter.
+    """Make backward passes leave Opacus' `grad_sample` [B, ...] on every trained parameter.
 
-    The loss must be a sum over customers. Opacus' hooks are gone again afterwards.
+    Training clips by `customer_clipper`; this is the second opinion. The loss must be a sum
+    over customers. Opacus' hooks are gone again afterwards.
     """
     model.train()  # Opacus records nothing in evaluation mode; there is no dropout.
     wrapped = GradSampleModule(model, batch_first=True, loss_reduction="sum")
@@ -41,7 +53,10 @@ def per_customer_gradients(model: nn.Module) -> Iterator[GradSampleModule]:
 
 
 def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float) -> float:
-    """Compare Opacus' per-customer gradients with gradients taken one customer at a time.
+    """Compare what training clips and adds up with gradients taken one customer at a time.
+
+    Compared are each customer's norm in each layer, and each layer's sum under a clip that
+    some of the customers exceed.
 
     Args:
         model: Its trained parameters are shifted by a little noise during the check and put
@@ -54,7 +69,7 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
         The largest relative difference over all layers and customers.
 
     Raises:
-        InexactClipping: It exceeds `TOLERANCE`; names the layer.
+        InexactClipping: It exceeds `TOLERANCE`, or a layer cannot be clipped; names it.
     """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     kept = {name: p.detach().clone() for name, p in trained.items()}
@@ -63,39 +78,53 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
         with torch.no_grad():
             for parameter in trained.values():
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
-        with per_customer_gradients(model) as wrapped:
-            _backward(wrapped, batch, outlook_weight)
-            together = {name: getattr(p, "grad_sample", None) for name, p in trained.items()}
-            together = {n: g.detach().clone() for n, g in together.items() if g is not None}
-        model.zero_grad(set_to_none=True)
+        alone = _one_by_one(model, batch, outlook_weight)
+        layer_norms = {name: g.reshape(len(batch), -1).norm(dim=1) for name, g in alone.items()}
+        norms = torch.stack(list(layer_norms.values())).norm(dim=0)
+        clip = max(float(norms.median()), 1e-6)
+        with customer_clipper(model, clip) as clipper:
+            clipper.backward(_losses(model, batch, outlook_weight))
+        weights = (clip / norms).clamp(max=1.0)
         worst = 0.0
-        for customer in range(len(batch)):
-            _backward(model, batch.rows(customer, customer + 1), outlook_weight)
-            for name, parameter in trained.items():
-                worst = max(worst, _difference(name, parameter.grad, together.get(name), customer))
-            model.zero_grad(set_to_none=True)
+        for name, parameter in trained.items():
+            expected = torch.einsum("b,b...->...", weights, alone[name])
+            worst = max(worst, _difference(name, parameter.grad, expected))
+            found = clipper.layer_norms.get(name)
+            worst = max(worst, _difference(name, found, layer_norms[name]))
     finally:
+        model.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, parameter in trained.items():
                 parameter.copy_(kept[name])
     return worst
 
 
-def _backward(model: nn.Module, batch: Batch, outlook_weight: float) -> None:
+def _losses(model: nn.Module, batch: Batch, outlook_weight: float) -> Tensor:
     basket, outlook = customer_losses(model(batch), batch, outlook_weight=outlook_weight)
-    (basket + outlook).sum().backward()
+    return basket + outlook
 
 
-def _difference(name: str, alone: Tensor | None, together: Tensor | None, customer: int) -> float:
-    if alone is None:
-        alone = torch.zeros(()) if together is None else torch.zeros_like(together[customer])
-    if together is None:
-        raise InexactClipping(
-            f"layer {name!r} has no per-customer gradient",
-            hint="freeze it, or use a layer that Opacus knows",
-        )
-    scale = max(float(together.abs().max()), float(alone.abs().max()), 1e-8)
-    difference = float((together[customer] - alone).abs().max()) / scale
+def _one_by_one(model: InterestModel, batch: Batch, outlook_weight: float) -> dict[str, Tensor]:
+    """Gradients [B, ...] by name."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    gradients: dict[str, list[Tensor]] = {name: [] for name in trained}
+    for customer in range(len(batch)):
+        model.zero_grad(set_to_none=True)
+        _losses(model, batch.rows(customer, customer + 1), outlook_weight).sum().backward()
+        for name, parameter in trained.items():
+            gradient = parameter.grad
+            gradients[name].append(
+                torch.zeros_like(parameter) if gradient is None else gradient.clone()
+            )
+    model.zero_grad(set_to_none=True)
+    return {name: torch.stack(found) for name, found in gradients.items()}
+
+
+def _difference(name: str, found: Tensor | None, expected: Tensor) -> float:
+    if found is None:
+        found = torch.zeros_like(expected)
+    scale = max(float(found.abs().max()), float(expected.abs().max()), 1e-8)
+    difference = float((found - expected).abs().max()) / scale
     if not difference <= TOLERANCE:
         raise InexactClipping(
             f"layer {name!r}: per-customer gradients are off by {difference:.2g} of their size",

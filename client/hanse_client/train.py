@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
-from hanse_client.clipping import check_exactness, per_customer_gradients
+from hanse_client.bookkeeping import BookKeeping
+from hanse_client.clipping import check_exactness, customer_clipper
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, write_durably
 from hanse_client.optimizer import KeystreamOptimizer
@@ -180,10 +181,11 @@ def _private_steps(
         expected_batch_size=settings.training.expected_batch_size,
         randomness=node.generator(number, _NOISE),
     )
-    with per_customer_gradients(model) as wrapped:
+    with customer_clipper(model, plan.store_clip) as clipper:
         for anchors in _samples(node, data, settings, model, number):
-            losses = _clipped_sum(optimizer, model, wrapped, data, anchors, settings)
-            optimizer.noisy_step()
+            losses = _clipped_sum(clipper, model, data, anchors, settings)
+            optimizer.step()
+            optimizer.zero_grad()
             _pull_back(trained, start, proximal_mu * rate)
             yield losses
 
@@ -202,31 +204,26 @@ def _gradient_sum(
     The noise comes later, on the quantised integers. The proximal term of FedProx is zero
     here: the model has not moved.
     """
-    optimizer = KeystreamOptimizer(
-        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0),
-        noise_multiplier=0.0,
-        max_grad_norm=plan.store_clip,
-        expected_batch_size=1.0,
-        randomness=node.generator(number, _NOISE),
-    )
-    with per_customer_gradients(model) as wrapped:
+    with customer_clipper(model, plan.store_clip) as clipper:
         for anchors in _samples(node, data, settings, model, number):
-            losses = _clipped_sum(optimizer, model, wrapped, data, anchors, settings)
+            losses = _clipped_sum(clipper, model, data, anchors, settings)
             for name, parameter in sorted(model.named_parameters()):
                 if parameter.requires_grad:
-                    update[name] = optimizer.clipped_sum(parameter).numpy().astype(np.float32)
+                    found = parameter.grad
+                    zero = np.zeros(tuple(parameter.shape), np.float32)
+                    update[name] = zero if found is None else found.numpy().copy()
+            model.zero_grad(set_to_none=True)
             yield losses
 
 
 def _clipped_sum(
-    optimizer: KeystreamOptimizer,
+    clipper: BookKeeping,
     model: InterestModel,
-    wrapped: torch.nn.Module,
     data: Histories,
     anchors: Anchors,
     settings: RunSettings,
 ) -> Tensor:
-    """Add up the customers' clipped gradients in the optimizer; return their losses [B].
+    """Add the customers' clipped gradients up in `parameter.grad`; return their losses [B].
 
     Edge cases:
         Nobody was drawn: the sum is zero, and a step is noise alone, as the accounting
@@ -234,10 +231,9 @@ def _clipped_sum(
     """
     losses = [torch.zeros(0)]
     for part in _parts(data, anchors, model):
-        loss = _losses(wrapped, part, settings)
-        loss.sum().backward()
+        loss = _losses(model, part, settings)
+        clipper.backward(loss)
         losses.append(loss.detach())
-        optimizer.add_up()
     return torch.cat(losses)
 
 

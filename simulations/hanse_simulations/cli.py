@@ -253,6 +253,29 @@ def bench_secagg(
     _print_rows(rows, render, format_)
 
 
+@bench.command("clipping")
+def bench_clipping(
+    model: Annotated[str, typer.Option(help="tied, untied, minilm or minilm-lora.")] = "tied",
+    batch: Annotated[int, typer.Option(help="Customers in a step.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Processes for each method.")] = 2,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this one and plain; may be repeated.")
+    ] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Per-customer clipping: book-keeping beside a plain step and Opacus' own ways."""
+    from hanse_simulations.bench.clipping import clipping, render
+
+    rows = clipping(
+        model,
+        batch,
+        repeats=repeats,
+        methods=method,
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
     """Print a benchmark's rows, dataclasses, for people or for programs."""
     from dataclasses import asdict

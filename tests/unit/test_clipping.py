@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hanse_client.batches import collate, training_anchors
-from hanse_client.clipping import check_exactness, per_customer_gradients
+from hanse_client.clipping import check_exactness, customer_clipper, per_customer_gradients
 from hanse_client.histories import days
 from hanse_common.errors import InexactClipping
 from hanse_common.model import InterestModel, customer_losses
@@ -69,7 +69,7 @@ def test_a_layer_that_mixes_customers_is_refused_by_name(model, batch_of):
 
 
 class _Unseen(nn.Module):
-    """Trains a parameter of another module behind Opacus' back."""
+    """Trains a parameter of another module behind the clipper's back."""
 
     def __init__(self, inner, other):
         super().__init__()
@@ -87,29 +87,36 @@ def test_a_parameter_used_outside_its_own_layer_is_refused(model, batch_of):
         check_exactness(model, batch_of(4, model), outlook_weight=1.0)
 
 
+def losses_of(model, batch):
+    basket, outlook = customer_losses(model(batch), batch, outlook_weight=1.0)
+    return basket + outlook
+
+
+@pytest.mark.parametrize("part", ["all", "heads", "rules"])
+def test_norms_are_those_of_opacus(model, batch_of, part):
+    model.train_only(part)
+    batch = batch_of(5, model)
+    with customer_clipper(model, 1.0) as clipper:
+        clipper.backward(losses_of(model, batch))
+    with per_customer_gradients(model) as wrapped:
+        losses_of(wrapped, batch).sum().backward()
+        squares = [
+            p.grad_sample.flatten(1).square().sum(1) for p in model.parameters() if p.requires_grad
+        ]
+    torch.testing.assert_close(
+        clipper.norms, torch.stack(squares).sum(0).sqrt(), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_adding_a_customer_moves_the_clipped_sum_by_at_most_the_clip(model, batch_of):
     """The sensitivity that the noise is made for, over all parameters together."""
-    from opacus.optimizers import DPOptimizer
-
     model.train_only("all")
     clip = 0.3
 
     def clipped_sum(batch):
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = DPOptimizer(
-            torch.optim.SGD(trained, lr=1.0),
-            noise_multiplier=0.0,
-            max_grad_norm=clip,
-            expected_batch_size=1,
-            loss_reduction="mean",
-        )
-        with per_customer_gradients(model) as wrapped:
-            basket, outlook = customer_losses(wrapped(batch), batch, outlook_weight=1.0)
-            (basket + outlook).sum().backward()
-            optimizer.clip_and_accumulate()
-            total = torch.cat([p.summed_grad.flatten() for p in trained])
-            optimizer.zero_grad()
-        return total
+        with customer_clipper(model, clip) as clipper:
+            clipper.backward(losses_of(model, batch))
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
     batch = batch_of(6, model)
     everybody = clipped_sum(batch)

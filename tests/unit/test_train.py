@@ -201,5 +201,5 @@ def test_fedprox_pulls_the_update_back_to_the_global_model(small_node, mode):
         update = train_round(node, model, settings, arrays, 1, proximal_mu=mu).update
         return sum(float(np.square(update[name]).sum()) for name in arrays)
 
-    assert 0 < moved(0.5) < moved(0.0)
+    assert 0 < moved(0.1) < moved(0.0)
     assert moved(1e9) == 0

@@ -1,0 +1,201 @@
+"""What clipping per customer costs: book-keeping beside a plain step and Opacus' three ways.
+
+A step is forward, backward and the clipped sum. Each way runs in fresh processes of its own,
+one at a time and taking turns, on one thread, with the same allocator settings for all:
+freed memory is kept but for the largest pieces, or figures would depend on when the allocator
+last gave some back. Times are CPU-seconds, medians over all steps; memory is what the process
+held at most beyond what it held before its first step. Where the output is a softmax over a
+catalogue, book-keeping and the plain step are also run with that softmax in chunks.
+
+    rows = clipping("tied", batch=64)
+    rich.print(render(rows))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from hanse_common.errors import ConfigError, PrivacyError
+
+MODELS = ("tied", "untied", "minilm", "minilm-lora")
+_CATALOGUES = ("tied", "untied")
+_CHUNKED = ("bookkeeping-chunked", "plain-chunked")
+METHODS = (
+    "bookkeeping",
+    "bookkeeping-chunked",
+    "plain",
+    "plain-chunked",
+    "opacus-hooks",
+    "opacus-functorch",
+    "opacus-ghost",
+)
+EXACT = 1e-3
+"""Opacus' ways count as working up to this relative error."""
+
+_STEPS, _SECONDS = 4, 6.0
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**34),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One way to clip one model; all None but the note where it cannot."""
+
+    model: str
+    batch: int
+    method: str
+    seconds: float | None = None
+    """CPU-seconds of a step."""
+    peak_mb: float | None = None
+    """Memory held at most, beyond what was held before the first step."""
+    time_over_plain: float | None = None
+    memory_over_plain: float | None = None
+    speedup_over_opacus: float | None = None
+    """How many times faster than the fastest of Opacus' ways that works on this model."""
+    max_relative_error: float | None = None
+    """Of the clipped sum against one-by-one passes, relative to a layer's largest gradient."""
+    note: str | None = None
+
+
+def clipping(
+    model: str,
+    batch: int = 64,
+    *,
+    repeats: int = 2,
+    methods: Sequence[str] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Measure every way to clip a model.
+
+    Args:
+        model: One of `MODELS`.
+        batch: Customers in a step.
+        repeats: Processes per method.
+        methods: Only these; `plain` always runs.
+        progress: Told what is being measured.
+
+    Returns:
+        A row per method, our own first.
+
+    Raises:
+        ConfigError: No such model or method, or too few customers or repeats.
+        PrivacyError: A process died.
+    """
+    if model not in MODELS:
+        raise ConfigError(f"model={model!r}: choose from {', '.join(MODELS)}")
+    if batch < 1 or repeats < 1:
+        raise ConfigError(f"batch={batch}, repeats={repeats}: take at least 1 of each")
+    unknown = set(methods or ()) - set(METHODS)
+    if unknown:
+        raise ConfigError(f"method={min(unknown)!r}: choose from {', '.join(METHODS)}")
+    chosen = [
+        method
+        for method in METHODS
+        if (model in _CATALOGUES or method not in _CHUNKED)
+        and (methods is None or method in methods or method == "plain")
+    ]
+    measured: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
+    for repeat in range(repeats):
+        for method in chosen:
+            if any("note" in figures for figures in measured[method]):
+                continue
+            progress(f"{model}, {batch} customers, {method}, {repeat + 1} of {repeats}")
+            measured[method].append(_measure(model, method, batch))
+    return _rows(model, batch, {method: _merged(runs) for method, runs in measured.items()})
+
+
+def _measure(model: str, method: str, batch: int) -> dict[str, Any]:
+    arguments = [model, method, str(batch), str(_STEPS), str(_SECONDS)]
+    done = subprocess.run(
+        [sys.executable, "-m", "hanse_simulations.bench._clipping_run", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | _ENVIRONMENT,
+    )
+    if done.returncode == 0:
+        figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        return figures
+    if done.returncode < 0:
+        return {"note": f"killed by signal {-done.returncode}; out of memory?"}
+    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    raise PrivacyError(f"clipping {model!r} by {method!r} failed: {last}")
+
+
+def _merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    note = next((run["note"] for run in runs if "note" in run), None)
+    if note is not None:
+        return {"note": note}
+    errors = [run["max_relative_error"] for run in runs if run["max_relative_error"] is not None]
+    return {
+        "seconds": statistics.median(taken for run in runs for taken in run["seconds"]),
+        "peak_mb": statistics.median(run["peak_mb"] for run in runs),
+        "max_relative_error": max(errors, default=None),
+    }
+
+
+def _rows(model: str, batch: int, measured: dict[str, dict[str, Any]]) -> list[Row]:
+    plain = measured["plain"]
+    opacus = min(
+        (
+            figures["seconds"]
+            for method, figures in measured.items()
+            if method.startswith("opacus") and figures.get("max_relative_error", 1.0) <= EXACT
+        ),
+        default=None,
+    )
+
+    def row(method: str, figures: dict[str, Any]) -> Row:
+        if "note" in figures:
+            return Row(model=model, batch=batch, method=method, note=figures["note"])
+        seconds, peak = figures["seconds"], figures["peak_mb"]
+        return Row(
+            model=model,
+            batch=batch,
+            method=method,
+            seconds=round(seconds, 4),
+            peak_mb=round(peak, 1),
+            time_over_plain=round(seconds / plain["seconds"], 3),
+            memory_over_plain=round(peak / plain["peak_mb"], 3),
+            speedup_over_opacus=None if opacus is None else round(opacus / seconds, 2),
+            max_relative_error=figures["max_relative_error"],
+        )
+
+    return [row(method, figures) for method, figures in measured.items()]
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """Lay the rows out as a table for people."""
+    table = Table(title="One clipped step: CPU-seconds, memory, and how exact the sum is")
+    for heading in ("model", "batch", "method"):
+        table.add_column(heading)
+    for heading in ("seconds", "/ plain", "peak", "/ plain", "Opacus /", "error"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        if row.seconds is None:
+            cells = ["-"] * 5 + [row.note or "-"]
+        else:
+            cells = [
+                f"{row.seconds:.3f}",
+                f"{row.time_over_plain:.2f}x",
+                f"{row.peak_mb:.0f} MB",
+                f"{row.memory_over_plain:.2f}x",
+                "-" if row.speedup_over_opacus is None else f"{row.speedup_over_opacus:.2f}x",
+                "-" if row.max_relative_error is None else f"{row.max_relative_error:.1e}",
+            ]
+        table.add_row(row.model, str(row.batch), row.method, *cells)
+    return table
