@@ -35,7 +35,7 @@ def grocery() -> RunSettings:
             learning_rate=3.2,
             expected_batch_size=16.0,
             outlook_weight=2.0,
-            open_learning_rate=0.8,
+            open_learning_rate=1.6,
         ),
         transformer_training=TrainingSettings(
             sample_rate=0.1,
