@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_client.npz import load_npz, save_npz
-from hanse_common.errors import EmptyStore
+from hanse_common.errors import ConfigError, EmptyStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,8 @@ class Histories:
 
     customers: npt.NDArray[np.str_]
     """[N] pseudonyms, sorted."""
+    homes: npt.NDArray[np.int64]
+    """[N] the lot that decides at which store a person may be trained on; -1 if unknown."""
     visit_offsets: npt.NDArray[np.int64]
     """[N + 1]: the visits of customer i are `visit_offsets[i]:visit_offsets[i + 1]`."""
     visit_days: npt.NDArray[np.float64]
@@ -85,12 +87,16 @@ class Histories:
 
         Customers without any visit left stay, with an empty history.
         """
-        keep = self.visit_days < day
+        return self._keep(self.visit_days < day)
+
+    def _keep(self, keep: npt.NDArray[np.bool_]) -> Histories:
+        """Only the visits marked [V]; every customer stays."""
         counts = np.add.reduceat(np.append(keep, False), self.visit_offsets[:-1])
         counts = np.where(np.diff(self.visit_offsets) > 0, counts, 0)
         sizes = np.diff(self.pair_offsets)
         return Histories(
             customers=self.customers,
+            homes=self.homes,
             visit_offsets=_offsets(counts),
             visit_days=self.visit_days[keep],
             visit_vectors=self.visit_vectors[keep],
@@ -110,6 +116,7 @@ class Histories:
         names = [f"{i}/{name}" for i, part in enumerate(parts) for name in part.customers]
         return cls(
             customers=np.array(names),
+            homes=np.concatenate([p.homes for p in parts]),
             visit_offsets=_offsets(np.concatenate([np.diff(p.visit_offsets) for p in parts])),
             visit_days=np.concatenate([p.visit_days for p in parts]),
             visit_vectors=np.concatenate([p.visit_vectors for p in parts]),
@@ -122,6 +129,23 @@ class Histories:
     def active(self) -> npt.NDArray[np.int64]:
         """Indices of the customers who have at least one visit."""
         return np.flatnonzero(np.diff(self.visit_offsets))
+
+    def at_home(self, index: int, stores: int) -> Histories:
+        """Only the customers whose home is the store with this index among `stores`.
+
+        The others stay, with an empty history: nothing is drawn of them.
+
+        Raises:
+            ConfigError: A customer's home is not known.
+        """
+        if (self.homes < 0).any():
+            raise ConfigError(
+                "the federation trains on each person at one store only, and this store does "
+                "not know which",
+                hint="set home_key in store.toml to the stores' common key, and prepare again",
+            )
+        elsewhere = np.repeat(self.homes % stores != index, np.diff(self.visit_offsets))
+        return self._keep(~elsewhere)
 
     def save(self, path: Path) -> None:
         """Write all arrays to one file."""
@@ -188,6 +212,7 @@ def prepare(
     day = visits["day"].to_numpy()
     return Histories(
         customers=customers.to_numpy().astype(np.str_),
+        homes=np.array([data.homes.get(name, -1) for name in customers], dtype=np.int64),
         visit_offsets=_offsets(visits.group_by("user_id").len().sort("user_id")["len"].to_numpy()),
         visit_days=day,
         visit_vectors=(sums / visits["items"].to_numpy()[:, None]).astype(np.float16),

@@ -23,7 +23,7 @@ basket ids become pseudonyms (`hanse_client.pseudonyms`); nothing behind sees a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -31,7 +31,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from hanse_client.casts import as_id, as_number, as_text, as_timestamp, present
-from hanse_client.pseudonyms import load_or_make_key, pseudonymise
+from hanse_client.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
 from hanse_client.sources import read_source
 from hanse_common.errors import DataError, EmptyStore, UnknownIds
 from hanse_common.events import (
@@ -70,6 +70,9 @@ class Ingested:
     catalogue_rejects: dict[str, int]
     """Rejected rows of the catalogue by reason; `repeated item` is no fault."""
     catalogue_rows_read: int
+    homes: dict[str, int] = field(default_factory=dict)
+    """By pseudonym, the lot that decides at which store a person may be trained on; empty
+    where the store has no `home_key`."""
 
 
 def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
@@ -109,7 +112,13 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         pseudonymise(kept["user_id"], key),
         pseudonymise(kept["basket_id"], key, domain="basket"),
     )
+    homes: dict[str, int] = {}
+    if config.home_key is not None:
+        ids = kept["user_id"].unique()
+        lots = home_lots(ids, load_key(config.home_key))
+        homes = dict(zip(pseudonymise(ids, key), lots, strict=True))
     return Ingested(
+        homes=homes,
         events=conform_events(pseudonymous.sort("user_id", "timestamp", maintain_order=True)),
         catalogue=catalogue,
         rejects=rejects,

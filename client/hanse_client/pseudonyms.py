@@ -53,6 +53,36 @@ def pseudonymise(ids: pl.Series, key: bytes, *, domain: str = "customer") -> pl.
     )
 
 
+def home_lots(ids: pl.Series, key: bytes) -> pl.Series:
+    """Draw the lot that decides at which store a person may be trained on.
+
+    Args:
+        ids: Loyalty ids as all stores know them; (n,), none null.
+        key: 32 bytes that the stores share.
+
+    Returns:
+        Numbers below 2^63, (n,): the same for the same id at every store that has the key.
+
+    Raises:
+        ConfigError: The key is not of 32 bytes.
+    """
+    names = pseudonymise(ids, key, domain="home")
+    return names.map_elements(lambda name: int(name[:16], 16) >> 1, return_dtype=pl.Int64)
+
+
+def load_key(path: Path) -> bytes:
+    """Read a key that somebody gave the store.
+
+    Raises:
+        ConfigError: It is missing, others may read it, or it is not of 32 bytes.
+    """
+    if not path.exists():
+        raise ConfigError(
+            f"there is no key {path}", hint="ask the federation for it; it is not made here"
+        )
+    return load_or_make_key(path)
+
+
 def load_or_make_key(path: Path) -> bytes:
     """Read a store's pseudonym key, or make one that only its owner can read.
 

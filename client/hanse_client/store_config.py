@@ -202,6 +202,9 @@ class StoreConfig(Settings):
     """The store is refused when more of its rows than this are rejected."""
     pseudonym_key: Path = Path("customer.key")
     """32 secret bytes, made on first use; whoever has them can undo the pseudonyms."""
+    home_key: Path | None = None
+    """32 bytes that the stores of a federation share, and its coordinator does not have:
+    they decide, the same way everywhere, which store may train on a person."""
 
 
 def load_store(path: Path) -> StoreConfig:
@@ -239,6 +242,7 @@ def load_store(path: Path) -> StoreConfig:
             "events": _beside(config.events, folder),
             "catalogue": _beside(config.catalogue, folder),
             "pseudonym_key": folder / config.pseudonym_key,
+            "home_key": None if config.home_key is None else folder / config.home_key,
         }
     )
 

@@ -22,7 +22,7 @@ from hanse_client.node import Node, write_durably
 from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.vector import Trained
 from hanse_common.config import RunSettings
-from hanse_common.errors import EmptyStore, TooFewCustomers
+from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
 from hanse_common.model import Batch, InterestModel, customer_losses
 from hanse_common.privacy.plan import PrivacyPlan
 
@@ -108,13 +108,23 @@ def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None
 
 
 def training_histories(node: Node, settings: RunSettings) -> Histories:
-    """What training may look at: visits before the split's `train_until`.
+    """What training may look at: visits before `train_until`, of people at home here.
 
     Raises:
+        ConfigError: Each person has one home, and this store does not know theirs.
         EmptyStore, TooFewCustomers: See `check_size`.
     """
     check_size(node.name, node.histories, settings)
-    return node.histories.until(days(node_split(settings).train_until))
+    known = node.histories.until(days(node_split(settings).train_until))
+    if not settings.privacy.one_home:
+        return known
+    if node.enrolment is None:
+        raise ConfigError(
+            "privacy.one_home goes with a manifest that lists the stores",
+            hint="leave secure aggregation on",
+        )
+    stores = node.enrolment.manifest.stores
+    return known.at_home(stores.index(node.enrolment.certificate.store_id), len(stores))
 
 
 def check_size(name: str, histories: Histories, settings: RunSettings) -> None:

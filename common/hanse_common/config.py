@@ -138,6 +138,9 @@ class PrivacySettings(Settings):
     max_stores_per_customer: int = Field(default=1, ge=1)
     """At how many stores of the federation one person may be a customer: each store then
     clips at `max_grad_norm` divided by it."""
+    one_home: bool = False
+    """Train on each person at one store only, which a keyed hash of their loyalty id names:
+    for stores that share most of their customers."""
     noise_multiplier: float | None = Field(default=None, gt=0)
     """Noise in units of the clip; solved from the target if unset, refused if too little."""
     statistics_noise_multiplier: float = Field(default=10.0, gt=0)

@@ -241,6 +241,7 @@ def _privacy_terms(settings: RunSettings, plan: PrivacyPlan | None) -> PrivacyTe
         max_grad_norm=plan.max_grad_norm,
         local_steps=plan.steps_per_round,
         max_stores_per_customer=plan.max_stores_per_customer,
+        one_home=settings.privacy.one_home,
         statistics_noise_multiplier=plan.statistics_noise_multiplier,
         evaluation_noise_multiplier=plan.evaluation_noise_multiplier,
     )

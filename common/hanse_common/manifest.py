@@ -65,6 +65,7 @@ class PrivacyTerms(Settings):
     max_grad_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     local_steps: int | None = Field(default=None, ge=1)
     max_stores_per_customer: int | None = Field(default=None, ge=1)
+    one_home: bool | None = None
     statistics_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     evaluation_noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 

@@ -23,7 +23,7 @@ from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
-_FORMAT = 3
+_FORMAT = 4
 MAX_CLASSES = 12_000
 
 

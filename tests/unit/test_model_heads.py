@@ -27,6 +27,7 @@ def histories() -> Histories:
     ]
     return Histories(
         customers=np.array([f"c{i}" for i in range(CUSTOMERS)]),
+        homes=np.full(CUSTOMERS, -1),
         visit_offsets=np.concatenate([[0], np.cumsum(visits)]),
         visit_days=np.concatenate(days),
         visit_vectors=rng.normal(size=(sum(visits), 8)).astype(np.float16),

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from hanse_common.config import DataSettings
     from hanse_simulations.shops.dataset import Dataset, Fact
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Raise it when the same settings make other folders: old ones are then no longer used."""
 
 _SUMMARY = "stores.json"
-_KEY = "customer.key"
+_KEY, _HOME_KEY = "customer.key", "home.key"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,11 +133,13 @@ def _write(dataset: Dataset, folder: Path, digest: str) -> None:
         events.write_parquet(store / "events.parquet")
         (store / "store.toml").write_text(
             f"# {dataset.note}\n"
-            f"name = {json.dumps(name)}\n\n"
+            f"name = {json.dumps(name)}\n"
+            f'home_key = "{_HOME_KEY}"\n\n'
             '[events]\npath = "events.parquet"\n\n'
             '[catalogue]\npath = "../catalogue.parquet"\n',
             encoding="utf-8",
         )
+        _write_key(store / _HOME_KEY, hashlib.sha256(f"{digest}/home".encode()).digest())
         _write_key(store / _KEY, hashlib.sha256(f"{digest}/{name}".encode()).digest())
         customers[name] = events["user_id"].n_unique()
         rows += events.height
