@@ -204,11 +204,12 @@ class SecureExchange:
             key=self._enrolment.key,
             journal=self._journal(),
         )
+        before = store.stage
         try:
             reply = step(store, waiting)
-        except (OutOfTurn, WrongHeader):
-            raise
         except ProtocolError as error:
+            if isinstance(error, OutOfTurn | WrongHeader) and store.stage is before:
+                raise
             self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
             reply = store.refuse(error)
         self._keep(store)
