@@ -44,9 +44,10 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
     """Compare Opacus' per-customer gradients with gradients taken one customer at a time.
 
     Args:
-        model: Its trained parameters are shifted by a little noise during the check and put
-            back afterwards: where an output layer starts at zero, the gradients behind it
-            are zero, and two zeros prove nothing.
+        model: Its trained parameters are small fixed random numbers during the check, and
+            put back afterwards: where an output layer starts at zero, the gradients behind
+            it are zero, and two zeros prove nothing; and were they the coordinator's, it
+            could make the check fail for some customers and not for others.
         batch: A few real customers, with targets.
         outlook_weight: As in training.
 
@@ -62,7 +63,7 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
     try:
         with torch.no_grad():
             for parameter in trained.values():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
         with per_customer_gradients(model) as wrapped:
             _backward(wrapped, batch, outlook_weight)
             together = {name: getattr(p, "grad_sample", None) for name, p in trained.items()}

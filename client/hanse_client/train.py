@@ -78,7 +78,8 @@ def train_round(
         mean = float(found.mean()) if len(found) else 0.0
         node.log(round=number, step=step, steps=steps, loss=mean)
         drawn += len(found)
-        total += float((found / settings.training.loss_clip).clip(0.0, 1.0).sum())
+        parts = (found / settings.training.loss_clip).nan_to_num(nan=1.0).clip(0.0, 1.0)
+        total += float(parts.sum())
     return Trained(arrays=trained_arrays(model), drawn=drawn, losses=total, steps=steps)
 
 
@@ -181,6 +182,7 @@ def _private_steps(
             for part in _parts(data, anchors, model):
                 loss = _losses(wrapped, part, settings)
                 loss.sum().backward()
+                leave_out_overflows(trained)
                 losses.append(loss.detach())
                 seen += len(part)
                 # Clipped gradients of the parts add up; noise and step come with the last.
@@ -197,6 +199,19 @@ def _private_steps(
                 optimizer.zero_grad()
             _pull_back(trained, start, proximal_mu * rate)
             yield torch.cat(losses)
+
+
+def leave_out_overflows(parameters: list[torch.nn.Parameter]) -> None:
+    """Give customers whose gradient is not finite a gradient of zero, before clipping.
+
+    A coordinator can choose a model under which some histories overflow and others do not.
+    Clipping would make one such gradient everybody's NaN, and a store that then fails tells
+    that it has such a customer, at no cost in epsilon.
+    """
+    gradients = [p.grad_sample for p in parameters]  # type: ignore[attr-defined]
+    finite = torch.stack([g.flatten(1).isfinite().all(1) for g in gradients]).all(0)
+    for gradient in gradients:
+        gradient[~finite] = 0.0
 
 
 def _open_steps(

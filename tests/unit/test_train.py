@@ -203,3 +203,15 @@ def test_fedprox_pulls_the_update_back_to_the_global_model(small_node, mode):
 
     assert 0 < moved(0.5) < moved(0.0)
     assert moved(1e9) == 0
+
+
+def test_a_customer_whose_gradient_overflows_counts_for_nothing():
+    """In no layer, though only one of them overflowed; the others keep theirs."""
+    from hanse_client.train import leave_out_overflows
+
+    first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    first.grad_sample = torch.tensor([[1.0, 2.0], [3.0, float("inf")], [5.0, 6.0]])
+    second.grad_sample = torch.tensor([[1.0, 2.0], [3.0, 4.0], [float("nan"), 6.0]])
+    leave_out_overflows([first, second])
+    assert first.grad_sample.tolist() == [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
+    assert second.grad_sample.tolist() == [[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]
