@@ -209,11 +209,11 @@ class SecureFederation:
         lines = path.read_text().splitlines() if path.exists() else []
         return sum("step" in json.loads(line) for line in lines)
 
-    def sign_again(self, **changes) -> None:
-        """Let a new authority sign changed terms and certify the same stores."""
+    def sign_again(self, authority: AuthorityKey | None = None, **changes) -> AuthorityKey:
+        """Let an authority, a new one if unset, sign changed terms and certify the same stores."""
         old = SignedManifest.load(self.folder.path / MANIFEST).unchecked
         manifest = old.model_validate({**old.model_dump(), **changes})
-        authority = AuthorityKey.generate()
+        authority = authority or AuthorityKey.generate()
         signed = SignedManifest.sign(manifest, authority)
         signed.save(self.folder.path / MANIFEST)
         (self.folder.path / AUTHORITY).write_text(authority.public.hex())
@@ -232,6 +232,7 @@ class SecureFederation:
             lines = [line for line in policy.splitlines() if not line.startswith("authority")]
             lines.append(f'authority = "{authority.public.hex()}"')
             (folder / "policy.toml").write_text("\n".join(lines) + "\n")
+        return authority
 
 
 class ByHand:
