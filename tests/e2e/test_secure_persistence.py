@@ -9,7 +9,7 @@ import pytest
 from apps.secure_federation import STAGES, ByHand, said
 from hanse_client.app import _node
 from hanse_client.secure import Waiting
-from hanse_common.errors import MalformedMessage
+from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.secagg import Journal
 from hanse_common.secagg.messages import MaskedVector
 from hanse_common.secagg.state import Stage, StoreState
@@ -186,3 +186,21 @@ def test_a_vector_hides_itself(federation):
     federation.tell(STORE)
     waiting = federation.waiting(STORE)
     assert str(waiting.vector[0]) not in repr(waiting)
+
+
+def test_a_vector_made_under_another_manifest_is_not_offered_again(federation):
+    """Its bounds and noise were other ones; the error would not quote its values either."""
+    authority = federation.sign_again()
+    federation.tell(STORE)
+    first = federation.waiting(STORE)
+    sections = federation.manifest().sections
+    tight = [s.model_copy(update={"scale": 2}).model_dump() for s in sections]
+    federation.sign_again(authority, sections=tight)
+    answer = said(federation.tell(STORE, attempt=2))
+    assert answer.header.manifest_digest != first.header.manifest_digest
+    second = federation.waiting(STORE)
+    assert np.abs(second.vector).max() < np.abs(first.vector).max() / 1000
+    layout = federation.manifest().terms("train").layout
+    with pytest.raises(BadVector) as raised:
+        layout.check(first.vector * 1000)
+    assert str(int(first.vector.max()) * 1000) not in str(raised.value)
