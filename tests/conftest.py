@@ -58,3 +58,55 @@ def small_node(small_stores, tmp_path):
     settings, prepared = small_stores
     federation = make_nodes(prepared, ArmFolder(tmp_path), settings, salt="test")
     return Node(list_nodes(federation)[0]), settings
+
+
+@pytest.fixture(scope="session")
+def secure_stores(store_cache):
+    """Five prepared synthetic stores of 24 customers, any one of which a round can lose."""
+    from hanse_simulations.prepare import prepare_stores
+    from hanse_simulations.recipes import synthetic
+    from hanse_simulations.shops import make_stores
+
+    settings = synthetic().with_changes(
+        {
+            "data.stores": 5,
+            "data.customers": 24,
+            "federation.rounds": 2,
+            "federation.evaluate_every": 2,
+            "federation.strategy": "FedAvg",
+            "federation.strategy_options": {},
+            "federation.minimum_cohort": 4,
+            "training.local_steps": 2,
+            "training.sample_rate": 0.5,
+            "compute.workers": 1,
+            "privacy.noise_multiplier": 4.0,
+        }
+    )
+    stores = make_stores(settings.data, seed=settings.seed, cache=store_cache)
+    settings = settings.with_changes({"data.split": stores.split.model_dump()})
+    return settings, prepare_stores(stores.folders, settings, store_cache)
+
+
+@pytest.fixture
+def found_federation(secure_stores, tmp_path, monkeypatch):
+    """Enrol the five stores in a federation with changed settings; returns it."""
+    from apps.secure_federation import SecureFederation
+
+    def found(changes=(), name="federation"):
+        settings, prepared = secure_stores
+        folder = tmp_path / name
+        folder.mkdir()
+        federation = SecureFederation(folder, settings.with_changes(dict(changes)), prepared)
+        monkeypatch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
+        for node in federation.nodes():
+            # As after a first round; the check on clipping is half of a small round's time.
+            (node.folder / "clipping-check.json").write_text("{}")
+        return federation
+
+    return found
+
+
+@pytest.fixture
+def federation(found_federation):
+    """Five enrolled stores, as they come."""
+    return found_federation()

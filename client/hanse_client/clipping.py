@@ -59,9 +59,10 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
     some of the customers exceed.
 
     Args:
-        model: Its trained parameters are shifted by a little noise during the check and put
-            back afterwards: where an output layer starts at zero, the gradients behind it
-            are zero, and two zeros prove nothing.
+        model: Its trained parameters are small fixed random numbers during the check, and
+            put back afterwards: where an output layer starts at zero, the gradients behind
+            it are zero, and two zeros prove nothing; and were they the coordinator's, it
+            could make the check fail for some customers and not for others.
         batch: A few real customers, with targets.
         outlook_weight: As in training.
 
@@ -77,7 +78,7 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
     try:
         with torch.no_grad():
             for parameter in trained.values():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
         alone = _one_by_one(model, batch, outlook_weight)
         layer_norms = {name: g.reshape(len(batch), -1).norm(dim=1) for name, g in alone.items()}
         norms = torch.stack(list(layer_norms.values())).norm(dim=0)

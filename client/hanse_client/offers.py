@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_client.secure import Cost, SecureExchange, Waiting
 from hanse_common.config import RunSettings
+from hanse_common.errors import PolicyViolation
 from hanse_common.federation import check_asked
 from hanse_common.instructions import Instructions, NDArray
 from hanse_common.privacy.plan import PrivacyPlan
@@ -55,6 +58,8 @@ def offer(
         trained or noised anew.
     """
     check_asked(told, settings, enrolment.manifest)
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise PolicyViolation("the coordinator's model holds values that are not finite")
     exchange = SecureExchange(node, enrolment)
     header = exchange.header(told)
     plan = PrivacyPlan.from_settings(settings)

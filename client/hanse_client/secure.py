@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.secagg import Header, Journal, Store
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
+from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
 
 
@@ -92,7 +94,10 @@ class Waiting:
                 vector=vector,
                 cost=cost or None,
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
+            zipfile.BadZipFile,
+        ) as error:
             raise MalformedMessage(f"the waiting update is damaged: {error}") from None
 
 
@@ -121,8 +126,9 @@ class SecureExchange:
         if not path.exists():
             return None
         found = Waiting.decode(path.read_bytes())
-        first = (found.header.run, found.header.round, found.header.model_digest)
-        return found if first == (header.run, header.round, header.model_digest) else None
+        # Another manifest has other bounds, and perhaps other noise.
+        same = replace(found.header, attempt=header.attempt) == header
+        return found if same else None
 
     def begin(self, waiting: Waiting) -> bytes:
         """Stage 0: put the vector aside and say hello.
@@ -179,13 +185,7 @@ class SecureExchange:
 
     def unmask(self, data: bytes) -> bytes:
         """Stage 4; see `Store.unmask`, and `share` for errors. The vector is gone after it."""
-
-        def answer(store: Store, _: Waiting) -> StoreMessage:
-            reply = store.unmask(UnmaskRequest.decode(data))
-            (self._folder / "waiting").unlink()
-            return reply
-
-        return self._answer(answer)
+        return self._answer(lambda store, _: store.unmask(UnmaskRequest.decode(data)))
 
     def _answer(self, step: Callable[[Store, Waiting], Message]) -> bytes:
         waiting = self._waiting()
@@ -195,14 +195,18 @@ class SecureExchange:
             key=self._enrolment.key,
             journal=self._journal(),
         )
+        before = store.stage
         try:
             reply = step(store, waiting)
-        except (OutOfTurn, WrongHeader):
-            raise
         except ProtocolError as error:
+            if isinstance(error, OutOfTurn | WrongHeader) and store.stage is before:
+                raise
             self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
             reply = store.refuse(error)
         self._keep(store)
+        if store.stage is Stage.FINISHED:
+            # Only now: after a crash before it, the store can still be asked once more.
+            (self._folder / "waiting").unlink()
         return reply.encode()
 
     def _waiting(self) -> Waiting:

@@ -84,7 +84,8 @@ def train_round(
         mean = float(found.mean()) if len(found) else 0.0
         node.log(round=number, step=step, steps=steps, loss=mean)
         drawn += len(found)
-        total += float((found / settings.training.loss_clip).clip(0.0, 1.0).sum())
+        parts = (found / settings.training.loss_clip).nan_to_num(nan=1.0).clip(0.0, 1.0)
+        total += float(parts.sum())
     if not update:
         update = {name: array - arrays[name] for name, array in trained_arrays(model).items()}
     return Trained(update=update, drawn=drawn, losses=total, steps=steps)

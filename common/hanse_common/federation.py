@@ -7,9 +7,11 @@ signs them. `check_asked` is how a store compares each message with the signed t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 
+from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PolicyViolation
 from hanse_common.instructions import (
@@ -31,6 +33,8 @@ from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
 
 _DEVIATIONS = 10
 """Room for noise, in standard deviations of one store's share: beyond it once in 10^22."""
+
+_SETTINGS_LABEL = b"hanse/settings/1"
 
 
 def manifest_for(
@@ -70,6 +74,7 @@ def manifest_for(
         sections=_sections(settings, plan, sum(a.size for a in arrays.values()), len(ids)),
         evaluation=_evaluation(settings, plan, len(ids)),
         model_digest=model_digest(arrays).hex(),
+        settings_digest=settings_digest(settings).hex(),
         rounds=settings.federation.rounds,
         privacy=_privacy_terms(settings, plan),
     )
@@ -101,7 +106,8 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
     Guarantees:
         Whoever passes is clipped, noised and sampled as the manifest says, for no more
         rounds than it says, from the model it names; and what the manifest says is enough
-        for the epsilon that it promises.
+        for the epsilon that it promises. Nothing that a store looks at in its data is the
+        coordinator's to vary, so that whether it refuses says nothing new.
     """
 
     def require(holds: bool, field: str, asked: object, agreed: str) -> None:
@@ -111,7 +117,9 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
                 hint="nothing was trained or sent; ask the federation which one is right",
             )
 
-    require(told.round <= manifest.rounds, "round", told.round, f"at most {manifest.rounds}")
+    first = 1 if told.kind == "train" else 0
+    within = first <= told.round <= manifest.rounds
+    require(within, "round", told.round, f"{first} to {manifest.rounds}")
     asked, agreed = _privacy_terms(settings, PrivacyPlan.from_settings(settings)), manifest.privacy
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(asked, field)
@@ -119,7 +127,20 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
     if told.kind == "train" and told.round == 1:
         digest = told.model_digest.hex()
         require(digest == manifest.model_digest, "model", digest, manifest.model_digest)
+    terms = settings_digest(settings).hex()
+    require(terms == manifest.settings_digest, "settings", terms, repr(manifest.settings_digest))
     check_noise(manifest)
+
+
+def settings_digest(settings: RunSettings) -> bytes:
+    """Return the digest of what a store's work on its data depends on, beside privacy.
+
+    Were it the coordinator's to choose, a store that trains when asked for at least 24
+    customers and refuses when asked for 25 would have told how many it has.
+    """
+    table = settings.model_dump(mode="json", include={"data", "model", "training"})
+    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hash_bytes(_SETTINGS_LABEL, text.encode())
 
 
 def check_noise(manifest: Manifest) -> None:

@@ -98,6 +98,8 @@ class Manifest(Settings):
     """What a store sends when it has judged a model; nothing if empty."""
     model_digest: Hex32
     """SHA-256 of the model that the first round starts from."""
+    settings_digest: Hex32 | None = None
+    """Of the run's settings on data, model and training; stores train in no run if unset."""
     fab_digest: Hex32 | None = None
     """SHA-256 of the Flower app bundle that stores accept."""
     rounds: int = Field(ge=1, lt=2**32)

@@ -119,7 +119,10 @@ class SecureGrid(ForwardingGrid):
         return len(replies) if self.last is None else self._participants
 
     def refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
-        """Say which stores are not in the last sum: at which stage they were lost, and why."""
+        """Say which stores failed in the last exchange: at which stage, and why.
+
+        Who was lost after stage 2, or gave wrong shares, is in the sum all the same.
+        """
         if self.last is None:
             return self._stores.refusals(messages, replies)
         return dict(sorted(self._lost.items()))
@@ -190,6 +193,7 @@ class SecureGrid(ForwardingGrid):
             aggregate = coordinator.finish()
         finally:
             self._lost = exchange.lost()
+        self._lost |= exchange.liars(aggregate)
         self.last, self._participants = aggregate, len(aggregate.survivors)
         if kind == "train" and self._monitor is not None:
             only = attempt.terms.layout.split(aggregate.total)[NOISE_ONLY]
@@ -240,7 +244,7 @@ class _Exchange:
         self.ask(contents, message_type, timeout)
 
     def lost(self) -> dict[str, str]:
-        """Say of each store that was asked and is not in the sum when it was lost, and why."""
+        """Say of each store that was lost at which stage, and why."""
         names, found = self._grid.stores, {}
         by_node = {node: store_id for store_id, node in self._nodes.items()}
         stages = {
@@ -257,6 +261,11 @@ class _Exchange:
             reason = self._reasons.get(node) or (f"[{code}]" if code else "no reply in time")
             found[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
         return found
+
+    def liars(self, aggregate: Aggregate) -> dict[str, str]:
+        """Say who gave shares that are not those it was dealt; others' shares were used."""
+        reason = "at stage 'unmask': its shares are not those that were dealt to it"
+        return {self._grid.stores[self._nodes[store_id]]: reason for store_id in aggregate.liars}
 
     def _take(self, reply: Message) -> None:
         node = reply.metadata.src_node_id

@@ -248,7 +248,18 @@ class _Stages:
         messages = self._strategy.configure_evaluate(
             number, to_record(arrays), self._config(split=split), self._grid
         )
-        replies, refusals = self._exchange(messages, lambda reply: _wrong_weight(reply))
+        try:
+            replies, refusals = self._exchange(messages, _wrong_weight)
+        except WrongShare as error:
+            # As in training: this evaluation is lost, and the run goes on without them.
+            self._log.append(
+                number,
+                "evaluate",
+                split=split,
+                refusals=dict.fromkeys(error.culprits, str(error)),
+                started=started,
+            )
+            return
         if refusals and not replies:
             raise FederationError(
                 f"round {number}: no store could evaluate: {describe_refusals(refusals)}",

@@ -6,13 +6,17 @@ The stores are the production ClientApp on small synthetic data; each message fi
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flwr.app import Message
-from flwr.common.serde import recorddict_to_proto
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import message_to_proto
 
 from apps.local_grid import LocalGrid
 from hanse_client import app as client_app
@@ -20,8 +24,12 @@ from hanse_client.node import Node, list_nodes
 from hanse_client.secure import Waiting
 from hanse_client.train import trained_arrays
 from hanse_common.identity import AuthorityKey
+from hanse_common.instructions import ATTEMPT, MESSAGE, RUN, Instructions
 from hanse_common.manifest import SignedManifest
 from hanse_common.model import InterestModel
+from hanse_common.secagg import Attempt, Coordinator
+from hanse_common.secagg.messages import decode
+from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_server.app import AUTHORITY, MANIFEST, secure_grid
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.grid import SecureGrid
@@ -32,26 +40,54 @@ from hanse_simulations.enrol import enrol_stores
 from hanse_simulations.prepare import make_nodes
 
 Hook = Callable[[str, Message], Message | None]
+STAGES = {
+    "hello": "train",
+    "share": "train.share",
+    "mask": "train.mask",
+    "confirm": "query.confirm",
+    "unmask": "query.unmask",
+}
+"""Message types by what the coordinator calls the stage that they begin."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A reply of a store, as the bytes that Flower would send."""
+
+    store: str
+    kind: str
+    data: bytes
 
 
 class FaultGrid(LocalGrid):
     """Calls the stores when messages are pushed; hooks may drop or replace what they carry.
 
     `to_store(store, message)` and `to_server(store, reply)` return what is delivered instead,
-    or None to lose it.
+    or None to lose it. `around(store, message)` is a context in which that store answers.
     """
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(len(names), "hanse_client.app:app")
         self.names = names
-        self.to_store: Hook = lambda _, message: message
-        self.to_server: Hook = lambda _, message: message
-        self.sent_by_stores: list[tuple[str, str, bytes, str]] = []
+        self.sent_by_stores: list[Sent] = []
+        self.asked: list[tuple[str, str]] = []
         self._replies: dict[str, Message] = {}
         self._count = 0
+        self.heal()
+
+    def heal(self) -> None:
+        """Deliver everything as it is, from now on."""
+        self.to_store: Hook = lambda _, message: message
+        self.to_server: Hook = lambda _, message: message
+        self.around: Callable[[str, Message], AbstractContextManager[Any]] = lambda _, message: (
+            nullcontext()
+        )
 
     def name(self, node: int) -> str:
         return self.names[self.contexts[node].node_config["partition-id"]]
+
+    def node_of(self, name: str) -> int:
+        return next(node for node in self.contexts if self.name(node) == name)
 
     def push_messages(self, messages):
         identifiers = []
@@ -60,7 +96,7 @@ class FaultGrid(LocalGrid):
             identifier = f"m{self._count}"
             message.metadata.__dict__["_message_id"] = identifier
             identifiers.append(identifier)
-            reply = self._deliver(message)
+            reply = self.deliver(message)
             if reply is not None:
                 self._replies[identifier] = reply
         return identifiers
@@ -72,18 +108,17 @@ class FaultGrid(LocalGrid):
     def send_and_receive(self, messages, *, timeout=None):
         return self.pull_messages(self.push_messages(messages))
 
-    def _deliver(self, message: Message) -> Message | None:
+    def deliver(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
         store, kind = self.name(node), message.metadata.message_type
         altered = self.to_store(store, message)
         if altered is None:
             return None
+        self.asked.append((store, kind))
         client_app._node.cache_clear()
-        reply = self.client(altered, self.contexts[node])
-        content = b"" if reply.has_error() else recorddict_to_proto(reply.content)
-        data = content if isinstance(content, bytes) else content.SerializeToString()
-        reason = reply.error.reason if reply.has_error() else ""
-        self.sent_by_stores.append((store, kind, data, reason))
+        with self.around(store, altered):
+            reply = self.client(altered, self.contexts[node])
+        self.sent_by_stores.append(Sent(store, kind, message_to_proto(reply).SerializeToString()))
         return self.to_server(store, reply)
 
 
@@ -99,7 +134,6 @@ class SecureFederation:
         self.arrays = trained_arrays(model)
         replace_arrays(folder / INITIAL, self.arrays)
         enrol_stores(self.folder, settings, self.arrays)
-        os.environ["HANSE_FEDERATION"] = str(self.folder.stores_dir)
         self.names = [node.name for node in self.nodes()]
         self.faults = FaultGrid(self.names)
         self.vectors: dict[str, np.ndarray] = {}
@@ -131,11 +165,55 @@ class SecureFederation:
 
         self.faults.to_store = to_store
 
-    def sign_again(self, **changes) -> None:
-        """Let a new authority sign changed terms and certify the same stores."""
+    def content(self, *, arrays=None, changes: Mapping[str, Any] = {}, **config: Any) -> RecordDict:
+        """What a strategy sends at the beginning of a round."""
+        settings = self.settings.with_changes(dict(changes)).model_dump_json()
+        found = self.arrays if arrays is None else arrays
+        record = ArrayRecord({name: Array(np.asarray(a)) for name, a in found.items()})
+        entries = {"settings": settings, "server-round": 1, **config}
+        return RecordDict({"arrays": record, "config": ConfigRecord(entries)})
+
+    def messages(self, kind: str = "train", **content: Any) -> list[Message]:
+        """One message to every store, as a strategy makes them."""
+        record = self.content(**content)
+        return [Message(record, node, kind) for node in self.faults.contexts]
+
+    def tell(self, store: str, kind: str = "train", **content: Any) -> Message:
+        """Give one store an order, as a coordinator of any intent can; return its reply."""
+        order = {RUN: 1, ATTEMPT: 1, **{k: v for k, v in content.items() if k in (RUN, ATTEMPT)}}
+        rest = {key: value for key, value in content.items() if key not in order}
+        record = self.content(**{**rest, **order})
+        return self._deliver(Message(record, self.faults.node_of(store), kind))
+
+    def relay(self, store: str, stage: str, data: bytes) -> Message:
+        """Give one store the bytes of a later stage."""
+        record = RecordDict({"config": ConfigRecord({MESSAGE: data})})
+        return self._deliver(Message(record, self.faults.node_of(store), STAGES[stage]))
+
+    def _deliver(self, message: Message) -> Message:
+        message.metadata.__dict__["_message_id"] = "by-hand"
+        reply = self.faults.deliver(message)
+        assert reply is not None
+        return reply
+
+    def manifest(self):
+        return SignedManifest.load(self.folder.path / MANIFEST).unchecked
+
+    def charged(self, store: str) -> int:
+        """Private steps that a store has written down as spent."""
+        path = self.node(store).folder / "accountant.json"
+        return sum(r["count"] for r in json.loads(path.read_text())) if path.exists() else 0
+
+    def steps_trained(self, store: str) -> int:
+        path = self.node(store).folder / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return sum("step" in json.loads(line) for line in lines)
+
+    def sign_again(self, authority: AuthorityKey | None = None, **changes) -> AuthorityKey:
+        """Let an authority, a new one if unset, sign changed terms and certify the same stores."""
         old = SignedManifest.load(self.folder.path / MANIFEST).unchecked
         manifest = old.model_validate({**old.model_dump(), **changes})
-        authority = AuthorityKey.generate()
+        authority = authority or AuthorityKey.generate()
         signed = SignedManifest.sign(manifest, authority)
         signed.save(self.folder.path / MANIFEST)
         (self.folder.path / AUTHORITY).write_text(authority.public.hex())
@@ -154,3 +232,70 @@ class SecureFederation:
             lines = [line for line in policy.splitlines() if not line.startswith("authority")]
             lines.append(f'authority = "{authority.public.hex()}"')
             (folder / "policy.toml").write_text("\n".join(lines) + "\n")
+        return authority
+
+
+class ByHand:
+    """An attempt whose coordinator is a test: it may stop, repeat and alter what it likes."""
+
+    def __init__(
+        self,
+        federation: SecureFederation,
+        kind: str = "train",
+        *,
+        run: int = 1,
+        attempt: int = 1,
+        **content: Any,
+    ) -> None:
+        self.federation, self.kind = federation, kind
+        self.order = {**content, RUN: run, ATTEMPT: attempt}
+        record = federation.content(**self.order)
+        arrays = {name: array.numpy() for name, array in record["arrays"].items()}
+        told = Instructions.read(dict(record["config"]), arrays, kind=kind)
+        manifest = federation.manifest()
+        authority = bytes.fromhex((federation.folder.path / AUTHORITY).read_text().strip())
+        attempt_terms = Attempt(
+            header=told.header(manifest.digest()),
+            terms=manifest.terms(kind),
+            authority=authority,
+            now=int(time.time()),
+        )
+        self.coordinator = Coordinator(attempt_terms)
+        self.messages: dict[str, ProtocolMessage] = {}
+
+    def open(self) -> dict[str, Message]:
+        """Stage 0."""
+        names = self.federation.names
+        replies = {n: self.federation.tell(n, self.kind, **self.order) for n in names}
+        return self._take(replies)
+
+    def next(self, stage: str) -> dict[str, Message]:
+        """Close the stage before, run the next one with all stores."""
+        self.messages = self.coordinator.advance()
+        replies = {
+            name: self.federation.relay(name, stage, message.encode())
+            for name, message in self.messages.items()
+        }
+        return self._take(replies)
+
+    def upto(self, stage: str) -> ByHand:
+        """Run all stages up to and with this one."""
+        for name in STAGES:
+            if name == "hello":
+                self.open()
+            else:
+                self.next(name)
+            if name == stage:
+                return self
+        raise ValueError(stage)
+
+    def _take(self, replies: dict[str, Message]) -> dict[str, Message]:
+        for reply in replies.values():
+            self.coordinator.receive(said(reply))
+        return replies
+
+
+def said(reply: Message) -> ProtocolMessage:
+    """The protocol's message in a reply."""
+    assert not reply.has_error(), reply.error.reason
+    return decode(reply.content["config"][MESSAGE])

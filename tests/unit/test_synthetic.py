@@ -63,6 +63,7 @@ def test_same_seed_same_bytes_whatever_the_clock(tmp_path, monkeypatch):
     assert {name.rpartition("/")[2] for name in first} == {
         "catalogue.parquet",
         "customer.key",
+        "home.key",
         "events.parquet",
         "store.toml",
         "stores.json",

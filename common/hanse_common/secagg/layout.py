@@ -162,8 +162,7 @@ class Layout:
             low, high = int(part.min()), int(part.max())
             if low < -section.bound or high > section.bound:
                 raise BadVector(
-                    f"section {section.name!r} has values in {low}..{high}, "
-                    f"bound is {section.bound}",
+                    f"section {section.name!r} has values beyond its bound of {section.bound}",
                     hint="quantise with this layout's sections",
                 )
 

@@ -28,6 +28,7 @@ from hanse_simulations.report.plots import (
     rise_and_fall,
 )
 from hanse_simulations.report.svg import arm_variable
+from hanse_simulations.report.sweep import accuracy_by_epsilon
 from hanse_simulations.results import RunResult, Spread
 from hanse_simulations.runs import RunFolder, flatten
 from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
@@ -40,6 +41,8 @@ _RELATIONS = {
     " history and the other has none of it",
 }
 _MODES = {
+    "distributed": "each store adds its share of the noise, and the masked sum has all of it;"
+    " a single update would be protected by its mask alone",
     "local": "each store adds enough noise to protect its customers by itself,"
     " whoever sees its updates and whatever the other stores do",
 }
@@ -190,6 +193,7 @@ def _plots(
         accuracy_by_round(figures, result, "ndcg@10"),
         accuracy_by_store(figures, result, "ndcg@10"),
         rise_and_fall(result),
+        accuracy_by_epsilon(result.sweep),
         epsilon_by_round(spent, target),
     )
     return [plot for plot in plots if plot is not None]

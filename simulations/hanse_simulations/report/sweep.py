@@ -1,0 +1,99 @@
+"""The drawing of accuracy against ε, where a run trained at several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from hanse_simulations.arms import METRICS
+from hanse_simulations.report.plots import Key, Plot
+from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_svg
+from hanse_simulations.results import SweepRow
+from hanse_simulations.wording import counted, figure
+
+_PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
+# Colours and marks of the arms that these correspond to elsewhere on the page.
+_ARMS: Final = {
+    "distributed": "federated_private",
+    "local": "personal_frequency",
+    "central": "markov",
+    "pooled": "markov",
+    "federated": "federated",
+    "alone": "alone",
+}
+_MARKERS: Final = {"distributed": "o", "local": "s", "central": "D"}
+_SHAPES: Final = {"o": "circle", "s": "square", "D": "diamond"}
+
+
+def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
+    """Draw accuracy against ε, one panel a figure; trainers without privacy as dashed lines.
+
+    Args:
+        rows: A run's sweep.
+
+    Returns:
+        None where the run has no sweep.
+    """
+    if not any(row.epsilon is not None for row in rows):
+        return None
+    lines: dict[str, list[SweepRow]] = {}
+    for row in rows:
+        lines.setdefault(row.trainer, []).append(row)
+    with drawing(4.6) as sheet:
+        panels = sheet.subplots(2, 2, sharex=True)
+        for axes, metric in zip(panels.flat, _PANELS, strict=True):
+            for trainer, found in lines.items():
+                _line(axes, trainer, found, metric)
+            axes.set_title(METRICS[metric].label)
+            axes.set_xscale("log")
+            ticks = sorted({row.epsilon for row in rows if row.epsilon is not None})
+            axes.xaxis.set_major_locator(FixedLocator(ticks))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: figure(v)))
+        for axes in panels[-1]:
+            axes.set_xlabel("ε")
+        text = "; ".join(
+            f"{row.label}{'' if row.epsilon is None else f' at ε {row.epsilon:g}'}"
+            f" {figure(row.figures[_PANELS[0]].mean)}"
+            for row in rows
+        )
+        svg = to_svg(sheet, "accuracy-by-epsilon", "Accuracy by ε", f"Rise AUC: {text}.")
+    caption = (
+        f"Test figures of all customers together, mean over {counted(rows[0].seeds, 'seed')};"
+        " whiskers: standard deviation over seeds; dashed: without privacy."
+    )
+    legend = tuple(
+        Key(
+            label=found[0].label,
+            colour=arm_variable(_ARMS[trainer]),
+            dashes="" if trainer in _MARKERS else "5 2",
+            marker=_SHAPES[_MARKERS[trainer]] if trainer in _MARKERS else "",
+        )
+        for trainer, found in lines.items()
+    )
+    return Plot(title="Accuracy by ε", caption=caption, svg=svg, legend=legend)
+
+
+def _line(axes: Axes, trainer: str, rows: Sequence[SweepRow], metric: str) -> None:
+    colour = arm_colour(_ARMS[trainer])
+    known = [(row.epsilon, row.figures[metric]) for row in rows if row.epsilon is not None]
+    if not known:
+        mean = rows[0].figures[metric].mean
+        if mean is None:
+            return
+        axes.axhline(mean, color=colour, linestyle=(0, (5, 2)), linewidth=1.4)
+        return
+    epsilons, figures = zip(*sorted(known, key=lambda item: item[0]), strict=True)
+    axes.errorbar(
+        epsilons,
+        [f.mean for f in figures],
+        yerr=[f.std for f in figures],
+        color=colour,
+        marker=_MARKERS[trainer],
+        markersize=5.5,
+        elinewidth=1.2,
+    )
