@@ -58,7 +58,6 @@ STAGE_SECONDS = 120.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
 _PATIENCE = 400
 """A look for replies every four-hundredth of the time waited: quick stages stay quick."""
-_NAMES = (*STATISTICS_NAMES, *EVALUATION_NAMES)
 
 _log = logging.getLogger(__name__)
 
