@@ -45,6 +45,7 @@ def train(message: Message, context: Context) -> Message:
     if node.enrolment is not None:
         return _offer(message, node, settings, "train")
     from hanse_client.train import train_round
+    from hanse_common.privacy.entry import Release
     from hanse_common.privacy.plan import PrivacyPlan
 
     config, plan = _config(message), PrivacyPlan.from_settings(settings)
@@ -64,7 +65,14 @@ def train(message: Message, context: Context) -> Message:
     )
     if plan is not None:
         # Charged before it leaves; what fails before this has shown nothing to anybody.
-        node.charge(plan.round_cost(), target_delta=plan.target_delta, number=number)
+        node.charge(
+            plan.round_cost(),
+            target_delta=plan.target_delta,
+            number=number,
+            release=Release(
+                kind="train", mode=plan.mode, max_grad_norm=plan.max_grad_norm, round=number
+            ),
+        )
     moved = {name: before[name] + change for name, change in trained.update.items()}
     return _reply(message, {"arrays": _record(moved), "metrics": _public_weight()})
 

@@ -1,7 +1,9 @@
 """A store's node on disk: what it is called, where its histories lie, what it has spent.
 
     <folder>/node.json         name, prepared histories, base model
-    <folder>/accountant.json   every private step ever charged, written before it is taken
+    <folder>/ledger.sqlite     every charge and refusal, written before what it costs leaves
+    <folder>/ledger.head       how far the ledger goes, so that an older one is noticed
+    <folder>/ledger.salt       secret behind the ledger's commitments to vectors (0600)
     <folder>/log.jsonl         losses and epsilon by step, for the store's own eyes
     <folder>/evaluations/      figures of each evaluation, for the store's own eyes
     <folder>/secagg/           what waits between two messages of one exchange
@@ -13,9 +15,7 @@ there.
 from __future__ import annotations
 
 import json
-import os
 import time
-from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,17 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.histories import Histories
 from hanse_common.config import Settings, parse_settings
-from hanse_common.errors import ConfigError, DataError, PrivacyError
-from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.errors import ConfigError, DataError
+from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.entry import Release
+from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
 
 NODE_FILE = "node.json"
+LEDGER_FILE = "ledger.sqlite"
+OLDER_RECORD = "accountant.json"
+"""Where versions before the ledger kept what was spent."""
 
 
 class NodeSettings(Settings):
@@ -91,41 +97,60 @@ class Node:
         seed = self.settings.seed
         return keystream(fresh_key() if seed is None else repeatable_key(seed, *purpose))
 
+    @cached_property
+    def _ledger(self) -> Ledger:
+        key = None if self.enrolment is None else self.enrolment.key
+        return Ledger.open(self.folder / LEDGER_FILE, key)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the store has spent; signed if the store is a member of a federation.
+
+        Raises:
+            LedgerError: It is damaged, or went back; a node that cannot tell what it has
+                spent must not spend more.
+        """
+        older = self.folder / OLDER_RECORD
+        if older.exists():
+            self._ledger.import_record(older)
+        return self._ledger
+
     def spent(self) -> list[SampledGaussianSteps]:
         """All private steps ever charged at this node, over every round and restart.
 
         Raises:
-            PrivacyError: The record is damaged; a node that cannot tell what it has spent
-                must not spend more.
+            LedgerError: See `ledger`.
         """
-        path = self.folder / "accountant.json"
-        if not path.exists():
-            return []
-        try:
-            return [SampledGaussianSteps(**row) for row in json.loads(path.read_text("utf-8"))]
-        except (OSError, ValueError, TypeError) as error:
-            raise PrivacyError(
-                f"cannot read what {self.name} has spent from {path}: {error}",
-                hint="restore the file from a backup no older than the last round",
-            ) from error
+        return self.ledger.spent()
 
     def check_affordable(
-        self, steps: SampledGaussianSteps, *, target_delta: float, limit: float
+        self,
+        steps: SampledGaussianSteps,
+        *,
+        target_delta: float,
+        budget: Budget,
+        release: Release | None = None,
     ) -> None:
-        """Refuse what would take this node beyond a limit.
+        """Refuse what would take this node beyond its budget, and write that down.
 
         Raises:
-            PrivacyError: Epsilon with these steps would exceed `limit`, or the record of
-                what was spent is damaged.
+            BudgetSpent: Epsilon with these steps would exceed the budget.
+            LedgerError: See `ledger`.
         """
-        total = epsilon([*self.spent(), steps], target_delta=target_delta)
-        if total > limit:
-            raise PrivacyError(
-                f"{self.name} would have spent epsilon={total:.3f}, its policy allows {limit:g}",
-                hint="nothing was computed or sent; leave the federation, or raise max_epsilon",
-            )
+        self.ledger.check_affordable(
+            steps, target_delta=target_delta, budget=budget, release=release
+        )
 
-    def charge(self, steps: SampledGaussianSteps, *, target_delta: float, number: int) -> float:
+    def charge(
+        self,
+        steps: SampledGaussianSteps,
+        *,
+        target_delta: float,
+        number: int,
+        release: Release | None = None,
+        budget: Budget | None = None,
+        vector: bytes | None = None,
+    ) -> float:
         """Write steps down as spent, durably, before what they cost leaves the store.
 
         A crash after this and before the update leaves over-counts; nothing under-counts.
@@ -133,17 +158,27 @@ class Node:
         Args:
             steps: What is spent.
             target_delta: At which epsilon is read.
-            number: The round, for the store's log.
+            number: The round.
+            release: What will leave, for the ledger.
+            budget: The store's limit, if it has one.
+            vector: What will be masked, for the ledger to commit to.
 
         Returns:
             Epsilon of everything spent at this node so far, at `target_delta`.
+
+        Raises:
+            BudgetSpent: It would exceed the budget.
+            LedgerError: It could not be written down, and nothing may leave.
         """
-        spent = _merged([*self.spent(), steps])
-        rows = [asdict(steps) for steps in spent]
-        write_durably(self.folder / "accountant.json", json.dumps(rows, indent=1))
-        total = epsilon(spent, target_delta=target_delta)
-        self.log(round=number, epsilon=total)
-        return total
+        entry = self.ledger.charge(
+            steps,
+            target_delta=target_delta,
+            release=release or Release(kind="train", round=number),
+            budget=budget,
+            vector=vector,
+        )
+        self.log(round=number, epsilon=entry.epsilon_after)
+        return entry.epsilon_after
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
@@ -153,34 +188,6 @@ class Node:
     def evaluation(self, split: str, number: int) -> Path:
         """Where the figures of an evaluation lie."""
         return self.folder / "evaluations" / f"{split}-{number:05d}.npz"
-
-
-def _merged(steps: list[SampledGaussianSteps]) -> list[SampledGaussianSteps]:
-    """Join neighbours with the same terms, so that the record does not grow with rounds."""
-    merged: list[SampledGaussianSteps] = []
-    for step in steps:
-        last = merged[-1] if merged else None
-        if last and replace(last, count=0) == replace(step, count=0):
-            merged[-1] = replace(last, count=last.count + step.count)
-        else:
-            merged.append(step)
-    return merged
-
-
-def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
-    """Replace a file so that after a crash it holds the old or the new content, never less."""
-    partial = path.with_name(path.name + ".partial")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def list_nodes(federation: Path) -> list[Path]:

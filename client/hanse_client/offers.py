@@ -13,7 +13,7 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
-from hanse_client.secure import Cost, SecureExchange, Waiting
+from hanse_client.secure import Cost, SecureExchange, Waiting, release
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation
 from hanse_common.federation import check_asked
@@ -49,7 +49,7 @@ def offer(
     Raises:
         PolicyViolation: The message asks for something beyond the manifest, or the
             manifest for something beyond the store's policy.
-        PrivacyError: It would cost more than the store's policy allows.
+        BudgetSpent: It would cost more than the store's policy allows.
         AttemptRefused: The attempt, or a later one, was made before.
         HanseError: As training and evaluation do.
 
@@ -66,7 +66,10 @@ def offer(
     cost = _cost(told, plan)
     if cost is not None:
         node.check_affordable(
-            cost.steps, target_delta=cost.target_delta, limit=enrolment.policy.max_epsilon
+            cost.steps,
+            target_delta=cost.target_delta,
+            budget=enrolment.policy.budget,
+            release=release(header, told.kind, told.round, cost),
         )
     kept = exchange.waiting(header)
     if kept is not None:
@@ -123,5 +126,13 @@ def _evaluate(
 def _cost(told: Instructions, plan: PrivacyPlan | None) -> Cost | None:
     if plan is None:
         return None
-    steps = plan.round_cost() if told.kind == "train" else plan.evaluation_cost()
-    return None if steps is None else Cost(steps=steps, target_delta=plan.target_delta)
+    trains = told.kind == "train"
+    steps = plan.round_cost() if trains else plan.evaluation_cost()
+    if steps is None:
+        return None
+    return Cost(
+        steps=steps,
+        target_delta=plan.target_delta,
+        mode=plan.mode,
+        max_grad_norm=plan.max_grad_norm if trains else 0.0,
+    )

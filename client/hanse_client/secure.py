@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 from hanse_client.enrolment import Enrolment
-from hanse_client.node import Node, write_durably
+from hanse_client.node import Node
+from hanse_common.durable import write_durably
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.instructions import Instructions
 from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.entry import NOTHING, Release
 from hanse_common.secagg import Header, Journal, Store
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
@@ -35,10 +37,28 @@ from hanse_common.secagg.wire import Message, StoreMessage
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """What an upload will be charged, and at which delta the store reads its epsilon."""
+    """What an upload will be charged, at which delta epsilon is read, and under which terms."""
 
     steps: SampledGaussianSteps
     target_delta: float
+    mode: str = ""
+    max_grad_norm: float = 0.0
+    """Of one customer's gradient; 0 where nothing is clipped."""
+
+
+def release(header: Header, kind: str, number: int, cost: Cost) -> Release:
+    """What the ledger says of an exchange, as far as it is known before there is a roster."""
+    return Release(
+        kind=kind,
+        mode=cost.mode,
+        max_grad_norm=cost.max_grad_norm,
+        run=header.run,
+        round=number,
+        exchange=header.round,
+        attempt=header.attempt,
+        manifest_digest=header.manifest_digest,
+        instructions_digest=header.model_digest,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -84,9 +104,7 @@ class Waiting:
                 table: dict[str, Any] = json.loads(str(file["about"]))
                 vector: Integers = file["vector"]
             terms = table["cost"]
-            cost = terms and Cost(
-                steps=SampledGaussianSteps(**terms["steps"]), target_delta=terms["target_delta"]
-            )
+            cost = terms and Cost(**{**terms, "steps": SampledGaussianSteps(**terms["steps"])})
             return cls(
                 header=Header.decode(bytes.fromhex(table["header"])),
                 kind=table["kind"],
@@ -169,11 +187,16 @@ class SecureExchange:
 
         def answer(store: Store, waiting: Waiting) -> StoreMessage:
             store.accept(Delivery.decode(data))
-            if waiting.cost is not None:
+            cost = waiting.cost
+            if cost is not None:
+                about = release(waiting.header, waiting.kind, waiting.number, cost)
                 self._node.charge(
-                    waiting.cost.steps,
-                    target_delta=waiting.cost.target_delta,
+                    cost.steps,
+                    target_delta=cost.target_delta,
                     number=waiting.number,
+                    release=replace(about, roster_digest=store.roster_digest or NOTHING),
+                    budget=self._enrolment.policy.budget,
+                    vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
                 )
             return store.mask(waiting.vector)
 

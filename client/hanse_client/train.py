@@ -18,10 +18,11 @@ from hanse_client.batches import Anchors, collate, rows_at_once, training_anchor
 from hanse_client.bookkeeping import BookKeeping
 from hanse_client.clipping import check_exactness, customer_clipper
 from hanse_client.histories import Histories, days
-from hanse_client.node import Node, write_durably
+from hanse_client.node import Node
 from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.vector import Trained
 from hanse_common.config import RunSettings
+from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
 from hanse_common.model import Batch, InterestModel, customer_losses
 from hanse_common.privacy.plan import PrivacyPlan

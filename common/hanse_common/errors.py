@@ -148,6 +148,27 @@ class NoiseMissing(PrivacyError):
     exit_status = 32
 
 
+class LedgerError(PrivacyError):
+    """A store's record of what was spent cannot be read, trusted or written."""
+
+    code = "ledger"
+    exit_status = 33
+
+
+class LedgerWentBack(LedgerError):
+    """A store's record of what was spent lacks entries that the store remembers making."""
+
+    code = "ledger-went-back"
+    exit_status = 34
+
+
+class BudgetSpent(PrivacyError):
+    """A release would cost more than the store's own policy has left."""
+
+    code = "budget-spent"
+    exit_status = 35
+
+
 class FederationError(HanseError):
     """A round could not be completed."""
 

@@ -10,6 +10,7 @@ anything, and says which field does not fit, with both values.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,6 +19,7 @@ from pydantic import Field, field_validator
 from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import PolicyViolation
 from hanse_common.manifest import Hex32, Manifest, SignedManifest
+from hanse_common.privacy.budget import Budget
 from hanse_common.secagg.terms import SMALLEST_COHORT
 
 
@@ -33,6 +35,10 @@ class StorePolicy(Settings):
     minimum_survivors: int = Field(default=0, ge=0)
     modes: tuple[Literal["none", "local", "distributed"], ...] = ("local", "distributed")
     max_epsilon: float = Field(default=8.0, gt=0)
+    """Of a federation's promise, and of everything this store has spent since the last renewal."""
+    budget_renews: date | None = None
+    """First day (UTC) from which what was spent before no longer counts towards `max_epsilon`.
+    A day renews once, and the ledger says when; unset, everything ever spent counts."""
     max_delta: float = Field(default=1e-5, gt=0, lt=1)
     max_rounds: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=1)
@@ -55,6 +61,11 @@ class StorePolicy(Settings):
             ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         """
         return parse_settings(cls, read_toml(path))
+
+    @property
+    def budget(self) -> Budget:
+        """What may be spent until the next renewal."""
+        return Budget.until_renewed(self.max_epsilon, renews=self.budget_renews)
 
     def check(self, signed: SignedManifest) -> Manifest:
         """Return the manifest if it is the pinned authority's and within every limit.

@@ -201,8 +201,7 @@ class SecureFederation:
 
     def charged(self, store: str) -> int:
         """Private steps that a store has written down as spent."""
-        path = self.node(store).folder / "accountant.json"
-        return sum(r["count"] for r in json.loads(path.read_text())) if path.exists() else 0
+        return sum(steps.count for steps in self.node(store).spent())
 
     def steps_trained(self, store: str) -> int:
         path = self.node(store).folder / "log.jsonl"

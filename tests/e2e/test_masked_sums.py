@@ -61,11 +61,11 @@ def test_each_evaluation_is_charged_once_and_the_plan_had_reserved_it(found_fede
     run_rounds(federation.grid(), federation.folder.path, federation.settings)
     plan = PrivacyPlan.from_settings(federation.settings)
     for node in federation.nodes():
-        rows = json.loads((node.folder / "accountant.json").read_text())
-        evaluations = [row for row in rows if row["sample_rate"] == 1.0]
+        evaluations = [entry for entry in node.ledger if entry.release.kind == "evaluate"]
         # Before the first round, after the last, and on the test weeks.
-        assert sum(row["count"] for row in evaluations) == 3
-        assert {row["noise_multiplier"] for row in evaluations} == {40.0}
+        assert [entry.steps.count for entry in evaluations] == [1, 1, 1]
+        terms = {(e.steps.noise_multiplier, e.steps.sample_rate) for e in evaluations}
+        assert terms == {(40.0, 1.0)}
         assert epsilon(node.spent(), target_delta=1e-6) == plan.epsilon_after(rounds=2)
     alone = PrivacyPlan.from_settings(
         federation.settings.with_changes({"privacy.evaluation_noise_multiplier": None})
@@ -88,7 +88,7 @@ def test_evaluations_that_the_policy_cannot_pay_for_stay_at_the_store(found_fede
         '[{"noise_multiplier": 1.0, "sample_rate": 0.5, "count": 100}]'
     )
     reply = federation.tell(store, "evaluate", split="test", **{"server-round": 2})
-    assert reply.error.reason.startswith("[privacy] ")
+    assert reply.error.reason.startswith("[budget-spent] ")
     assert not federation.node(store).evaluation("test", 2).exists()
 
 

@@ -1,14 +1,14 @@
 """The store's real ClientApp: what its replies hold, and the same model from both engines."""
 
-import json
-
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from apps.local_grid import LocalGrid
+from hanse_client.node import Node, list_nodes
 from hanse_client.train import trained_arrays
 from hanse_common.model import InterestModel
+from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_simulations.arm_folder import ArmFolder
@@ -74,13 +74,13 @@ def test_a_refusal_carries_its_code_and_charges_nothing(ask):
     reply = ask("train", {"data.min_customers": 99}, **{"server-round": 1})
     assert reply.has_error()
     assert reply.error.reason.startswith("[too-few-customers] store 'synthetic-01' has 24")
-    assert not (ask.stores / "synthetic-01" / "accountant.json").exists()
+    assert not (ask.stores / "synthetic-01" / "ledger.sqlite").exists()
 
 
 def test_terms_that_promise_too_much_are_refused_by_the_store(ask):
     reply = ask("train", {"privacy.noise_multiplier": 0.1}, **{"server-round": 1})
     assert reply.error.reason.startswith("[privacy]")
-    assert not (ask.stores / "synthetic-01" / "accountant.json").exists()
+    assert not (ask.stores / "synthetic-01" / "ledger.sqlite").exists()
 
 
 def federate(folder, small_stores, **compute):
@@ -89,16 +89,14 @@ def federate(folder, small_stores, **compute):
     make_nodes(prepared, ArmFolder(folder), settings, salt="test")
     replace_arrays(folder / INITIAL, initial(prepared, settings))
     run_federation(folder, folder / "stores", settings)
-    spent = [
-        json.loads(path.read_text()) for path in sorted(folder.glob("stores/*/accountant.json"))
-    ]
+    spent = [Node(path).spent() for path in list_nodes(folder / "stores")]
     return (folder / GLOBAL).read_bytes(), spent
 
 
 def test_workers_do_not_change_the_private_model(small_stores, tmp_path):
     one = federate(tmp_path / "one", small_stores, workers=1)
     assert one == federate(tmp_path / "two", small_stores, workers=2)
-    assert one[1][0] == [{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 4, "stores": 1}]
+    assert one[1][0] == [SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.5, count=4)]
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """With secure aggregation on, every engine gives the same model and charges the same."""
 
-import json
-
 import pytest
 
 from apps.secure_federation import SecureFederation
+from hanse_client.node import Node
 from hanse_server.rounds import GLOBAL, run_rounds
 from hanse_server.stages import read_stages
 from hanse_simulations.engines import run_federation
@@ -12,7 +11,7 @@ from hanse_simulations.engines import run_federation
 
 def outcome(folder):
     """The model's bytes, what every store has spent, and all sums and refusals."""
-    spent = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*/accountant.json"))]
+    spent = [Node(path.parent).spent() for path in sorted(folder.glob("*/*/ledger.sqlite"))]
     columns = ("round", "stage", "split", "replies", "refusals", "sums")
     lines = [[line[column] for column in columns] for line in read_stages(folder)]
     return (folder / GLOBAL).read_bytes(), spent, lines
@@ -42,7 +41,7 @@ def on_engine(secure_stores, tmp_path):
 def test_workers_do_not_change_the_masked_model(one_after_the_other, on_engine):
     assert on_engine("workers", workers=2) == one_after_the_other
     _, spent, lines = one_after_the_other
-    assert [sum(row["count"] for row in rows) for rows in spent] == [4] * 5
+    assert [sum(steps.count for steps in paid) for paid in spent] == [4] * 5
     assert [line[3] for line in lines if line[1] == "train"] == [5, 5]
 
 

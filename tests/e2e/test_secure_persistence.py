@@ -105,7 +105,7 @@ def full_disk(*places):
 def test_a_crash_before_the_charge_sends_and_charges_nothing(federation):
     by_hand = ByHand(federation).upto("share")
     message = by_hand.coordinator.advance()[STORE]
-    with full_disk("hanse_client.node.write_durably"):
+    with full_disk("hanse_common.privacy.ledger_file.insert_row"):
         reply = federation.relay(STORE, "mask", message.encode())
     assert reply.error.reason == "[internal] OSError (the store's own log says more)"
     assert masked_sent(federation) == []

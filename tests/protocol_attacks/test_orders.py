@@ -44,7 +44,7 @@ def refused(federation, reply, code, *words):
     for word in words:
         assert word in reason
     folder = federation.node(STORE).folder
-    assert not (folder / "accountant.json").exists()
+    assert not (folder / "ledger.sqlite").exists()
     assert not (folder / "secagg").exists()
 
 
@@ -182,9 +182,10 @@ def test_a_budget_that_the_round_would_exceed_stops_it_before_training(untrained
     (node.folder / "accountant.json").write_text(spent)
     reply = untrained.tell(STORE)
     assert reply.has_error()
-    assert reply.error.reason.startswith("[privacy] ")
+    assert reply.error.reason.startswith("[budget-spent] ")
     assert f"{limit:g}" not in reply.error.reason
-    assert (node.folder / "accountant.json").read_text() == spent
+    assert [entry.kind for entry in node.ledger] == ["import", "refusal"]
+    assert untrained.charged(STORE) == 100
     assert not (node.folder / "secagg").exists()
     assert "would have spent epsilon=" in (node.folder / "log.jsonl").read_text()
 
@@ -193,7 +194,7 @@ def test_a_damaged_record_of_what_was_spent_stops_all_training(untrained):
     node = untrained.node(STORE)
     (node.folder / "accountant.json").write_text('[{"noise_multiplier": 4.0')
     reply = untrained.tell(STORE)
-    assert reply.error.reason.startswith("[privacy] ")
+    assert reply.error.reason.startswith("[ledger] ")
     assert not (node.folder / "secagg").exists()
 
 

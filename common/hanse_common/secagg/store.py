@@ -169,6 +169,12 @@ class Store:
         """The store's message of stage 0."""
         return self._state.hello
 
+    @property
+    def roster_digest(self) -> bytes | None:
+        """What stands for the cohort, from stage 1 on."""
+        cohort = self._state.cohort
+        return None if cohort is None else cohort.roster_digest
+
     def encode(self) -> bytes:
         """Return the state between stages; secret. Store it before sending the reply."""
         return self._state.encode()

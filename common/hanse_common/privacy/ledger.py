@@ -1,0 +1,416 @@
+"""A store's ledger: what every round cost its customers, written before it leaves.
+
+Entries are chained by their hashes and signed with the store's key, in one SQLite file. The
+last hash is remembered in a second file, so that bringing back an older ledger is noticed.
+
+>>> from tempfile import TemporaryDirectory
+>>> from hanse_common.identity import StoreKey
+>>> folder = TemporaryDirectory()
+>>> ledger = Ledger.open(Path(folder.name) / "ledger.sqlite", StoreKey.generate())
+>>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
+>>> entry = ledger.charge(steps, target_delta=1e-6, release=Release(kind="train", round=1))
+>>> entry.sequence, round(entry.epsilon_after, 2)
+(1, 0.75)
+>>> ledger.charge(steps, target_delta=1e-6, budget=Budget(max_epsilon=0.8))
+Traceback (most recent call last):
+    ...
+hanse_common.errors.BudgetSpent: the store would have spent epsilon=0.961, its policy allows \
+0.8 (nothing was released; leave the federation, or raise max_epsilon)
+>>> [entry.kind for entry in ledger]
+['charge', 'refusal']
+>>> folder.cleanup()
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from threading import RLock
+from typing import NoReturn
+
+from hanse_common.codec import digest
+from hanse_common.durable import sync_folder
+from hanse_common.errors import BudgetSpent, HanseError, LedgerError, LedgerWentBack
+from hanse_common.identity import StoreKey
+from hanse_common.privacy import ledger_file
+from hanse_common.privacy.accounting import ACCOUNTANT, SampledGaussianSteps, epsilon
+from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.chain import Fault, compare, follow, head_of, paid
+from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry, Kind, Release
+from hanse_common.privacy.ledger_file import EMPTY, Head, Row
+
+_COMMITMENT_LABEL = b"hanse/ledger-commitment/1"
+_SALT_LABEL = b"hanse/ledger-salt/1"
+
+
+class Ledger:
+    """What one store has spent.
+
+    Guarantees:
+        - `charge` returns after its entry is on the disk; nothing under-counts, a crash
+          before the release over-counts.
+        - Processes that write at once do so in turn, and no entry is lost.
+        - Entries keep the order of their numbers. Where the clock goes back, an entry bears
+          the time of the one before and says so; a renewal then waits for the clock.
+        - After any error, nothing was spent that is not in the ledger.
+    """
+
+    def __init__(
+        self, path: Path, key: StoreKey | None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.path = path
+        self._key = key
+        self._clock = clock
+        self._lock = RLock()
+        self._entries: list[Entry] = []
+        """As far as this object has read and checked them."""
+
+    @classmethod
+    def open(
+        cls, path: Path, key: StoreKey | None = None, *, clock: Callable[[], float] = time.time
+    ) -> Ledger:
+        """Open a ledger, and check it as far as can be done without a signature.
+
+        Args:
+            path: `ledger.sqlite`; it is made by the first entry.
+            key: Signs new entries; without one they are chained, and say that nobody signed.
+            clock: Unix seconds.
+
+        Raises:
+            LedgerError: The file is damaged, foreign, or of a newer version.
+            LedgerWentBack: It lacks entries that were made.
+        """
+        ledger = cls(path, key, clock=clock)
+        ledger._read()
+        return ledger
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._read())
+
+    @property
+    def head(self) -> Head:
+        """How far the ledger goes."""
+        return head_of(self._read())
+
+    def spent(self, *, since: int | None = None) -> list[SampledGaussianSteps]:
+        """Return what was paid for, neighbours of the same terms joined.
+
+        Args:
+            since: Only what came after the entry of this number.
+
+        Raises:
+            LedgerError: As `open`; who cannot tell what it has spent must not spend more.
+        """
+        return paid(self._read(), since=since or 0)
+
+    def check_affordable(
+        self,
+        steps: SampledGaussianSteps,
+        *,
+        target_delta: float,
+        budget: Budget,
+        release: Release | None = None,
+    ) -> None:
+        """Refuse what the budget cannot pay for; the refusal is an entry.
+
+        Raises:
+            BudgetSpent: Epsilon since the last renewal would exceed the budget.
+            LedgerError: As `open`.
+        """
+        beyond = self._beyond(self._read(), steps, target_delta, budget)
+        if beyond is not None:
+            self.refuse(
+                steps,
+                target_delta=target_delta,
+                note=beyond.message,
+                release=release,
+                budget=budget,
+            )
+            raise beyond
+
+    def charge(
+        self,
+        steps: SampledGaussianSteps,
+        *,
+        target_delta: float,
+        release: Release | None = None,
+        budget: Budget | None = None,
+        vector: bytes | None = None,
+    ) -> Entry:
+        """Write steps down as paid, durably.
+
+        Args:
+            steps: What is spent.
+            target_delta: At which epsilon is read.
+            release: What will leave.
+            budget: The limit, looked at once more while nobody else can write.
+            vector: What will be masked; the entry commits to it.
+
+        Raises:
+            BudgetSpent: It would exceed the budget; a refusal was written instead.
+            LedgerError: As `open`; or the entry could not be written. Release nothing.
+        """
+        about = release or Release()
+        with self._writing() as write:
+            beyond = None
+            if budget is not None:
+                beyond = self._beyond(write.entries, steps, target_delta, budget)
+            if beyond is None:
+                self._renew(write, target_delta, budget)
+                entry = self._entry(write, "charge", steps, target_delta, about, budget)
+                if vector is not None:
+                    commitment = self._commitment(entry, vector, make=True)
+                    entry = replace(entry, commitment=commitment or NOTHING)
+                return write.append(entry)
+        self.refuse(
+            steps, target_delta=target_delta, note=beyond.message, release=about, budget=budget
+        )
+        raise beyond
+
+    def refuse(
+        self,
+        steps: SampledGaussianSteps,
+        *,
+        target_delta: float,
+        note: str,
+        release: Release | None = None,
+        budget: Budget | None = None,
+    ) -> Entry:
+        """Write down what was asked and not done; the same order asked again is written once.
+
+        Raises:
+            LedgerError: As `charge`.
+        """
+        about = release or Release()
+        with self._writing() as write:
+            last = write.entries[-1] if write.entries else None
+            if last is not None and last.kind == "refusal":
+                known = (last.release, last.steps, last.target_delta, last.note)
+                if known == (about, steps, target_delta, note):
+                    return last
+            self._renew(write, target_delta, budget)
+            entry = self._entry(write, "refusal", steps, target_delta, about, budget)
+            return write.append(replace(entry, note=note))
+
+    def opens(self, entry: Entry, vector: bytes) -> bool:
+        """Whether an entry's commitment is to that vector; only the store can tell."""
+        return entry.commitment == self._commitment(entry, vector, make=False)
+
+    def import_record(self, record: Path) -> None:
+        """Take over what an older record says was spent, then put the record aside.
+
+        A crash in between takes over nothing twice: an entry names the record by its digest.
+
+        Args:
+            record: `accountant.json`, a list of steps.
+
+        Raises:
+            LedgerError: The record is damaged; or as `charge`.
+        """
+        try:
+            data = record.read_bytes()
+            steps = [SampledGaussianSteps(**row) for row in json.loads(data)]
+        except FileNotFoundError:
+            return  # Another process was first.
+        except (OSError, ValueError, TypeError, HanseError) as error:
+            raise LedgerError(
+                f"cannot read what was spent from {record}: {error}",
+                hint="restore the file from a backup no older than the last round",
+            ) from error
+        source = sha256(data).digest()
+        with self._writing() as write:
+            known = {entry.commitment for entry in write.entries if entry.kind == "import"}
+            for row in () if source in known else steps:
+                entry = self._entry(write, "import", row, 0.0, Release(), None)
+                write.append(replace(entry, commitment=source, note=f"from {record.name}"))
+        try:
+            record.rename(record.with_name(record.name + ".imported"))
+            sync_folder(record.parent)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise LedgerError(f"cannot rename {record}: {error.strerror}") from error
+
+    def _beyond(
+        self,
+        entries: list[Entry],
+        steps: SampledGaussianSteps,
+        target_delta: float,
+        budget: Budget,
+    ) -> BudgetSpent | None:
+        """What to say if a budget cannot pay for steps."""
+        due = self._is_due(entries, budget)
+        since = len(entries) if due else _last_renewal(entries).sequence
+        total = epsilon([*paid(entries, since=since), steps], target_delta=target_delta)
+        if total <= budget.max_epsilon:
+            return None
+        hint = "leave the federation, or raise max_epsilon"
+        if budget.renews > self._now() and not due:
+            hint = f"the budget renews on {datetime.fromtimestamp(budget.renews, UTC).date()}"
+        return BudgetSpent(
+            f"the store would have spent epsilon={total:.3f}, its policy allows "
+            f"{budget.max_epsilon:g}",
+            hint=f"nothing was released; {hint}",
+        )
+
+    def _is_due(self, entries: list[Entry], budget: Budget) -> bool:
+        # By the clock as it is: an entry's time may be ahead of it, and would renew too early.
+        return budget.is_due(now=self._now()) and budget.renews > _last_renewal(entries).renews
+
+    def _renew(self, write: _Write, target_delta: float, budget: Budget | None) -> None:
+        if budget is not None and self._is_due(write.entries, budget):
+            entry = self._entry(write, "renewal", None, target_delta, Release(), budget)
+            write.append(replace(entry, renews=budget.renews))
+
+    def _entry(
+        self,
+        write: _Write,
+        kind: Kind,
+        steps: SampledGaussianSteps | None,
+        target_delta: float,
+        release: Release,
+        budget: Budget | None,
+    ) -> Entry:
+        head, before = head_of(write.entries), paid(write.entries)
+        now, last = self._now(), write.entries[-1].time if write.entries else 0
+        spends = [steps] if kind == "charge" and steps is not None else []
+        read = target_delta > 0  # an import knows no delta
+        return Entry(
+            sequence=head.sequence + 1,
+            kind=kind,
+            previous=head.hash,
+            time=max(last, now),
+            clock_went_back=now < last,
+            signer=UNSIGNED if self._key is None else self._key.public,
+            release=release,
+            steps=steps,
+            target_delta=target_delta,
+            epsilon_before=epsilon(before, target_delta=target_delta) if read else 0.0,
+            epsilon_after=epsilon([*before, *spends], target_delta=target_delta) if read else 0.0,
+            max_epsilon=0.0 if budget is None else budget.max_epsilon,
+            accountant=_accountant(),
+        )
+
+    def _commitment(self, entry: Entry, vector: bytes, *, make: bool) -> bytes | None:
+        key = ledger_file.salt_key(self.path, make=make)
+        if key is None:
+            return None
+        salt = digest(_SALT_LABEL, key, entry.sequence.to_bytes(8, "big"), entry.previous)
+        return digest(_COMMITMENT_LABEL, salt, vector)
+
+    def _now(self) -> int:
+        return max(int(self._clock()), 0)
+
+    def _read(self) -> list[Entry]:
+        with self._lock:
+            # The head first: what was remembered by then, the file holds by now.
+            remembered = ledger_file.read_head(self.path)
+            if self.path.exists():
+                with ledger_file.reading(self.path) as database:
+                    self._catch_up(database, remembered)
+            else:
+                self._check_gone(remembered)
+            return list(self._entries)
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Write]:
+        with self._lock:
+            if not self.path.exists():
+                self._check_gone(ledger_file.read_head(self.path))
+            with ledger_file.writing(self.path) as database:
+                remembered = ledger_file.read_head(self.path)
+                self._catch_up(database, remembered)
+                if remembered is None:
+                    # From the first entry on, a ledger without a head is one that lost it.
+                    ledger_file.write_head(self.path, EMPTY)
+                write = _Write(self.path, self._key, database, self._entries)
+                yield write
+            if write.has_more:
+                # With the right to write once more, so that no older head replaces a newer.
+                with ledger_file.writing(self.path) as database:
+                    self._catch_up(database, EMPTY)
+                    ledger_file.write_head(self.path, head_of(self._entries))
+
+    def _catch_up(self, database: sqlite3.Connection, remembered: Head | None) -> None:
+        """Read and check the entries that are new since this object last looked."""
+        entries = list(self._entries)
+        rows = ledger_file.read_rows(database, self.path, start=max(len(entries), 1))
+        if entries:
+            if not rows or Head(rows[0].sequence, rows[0].hash) != head_of(entries):
+                self._went_back(f"entry {len(entries)} is gone, or was replaced while in use")
+            rows = rows[1:]
+        for row in rows:
+            found = follow(entries, row)
+            if isinstance(found, Fault):
+                raise LedgerError(
+                    f"{self.path} is damaged: {found}",
+                    hint="nothing was released; restore it from a backup no older than the "
+                    "last round",
+                )
+            entries.append(found)
+        if remembered is None and entries:
+            self._went_back(f"{ledger_file.head_path(self.path).name} is gone")
+        fault = remembered and compare(entries, remembered)
+        if fault:
+            self._went_back(str(fault))
+        self._entries = entries
+
+    def _check_gone(self, remembered: Head | None) -> None:
+        if self._entries or remembered not in (None, EMPTY):
+            self._went_back("the file is gone")
+
+    def _went_back(self, why: str) -> NoReturn:
+        raise LedgerWentBack(
+            f"{self.path} is not the ledger that this store remembers: {why}",
+            hint="nothing was released; bring back the newest ledger and its head, both",
+        )
+
+
+class _Write:
+    """The entries of a ledger while nobody else can write, and the way to add one."""
+
+    def __init__(
+        self,
+        path: Path,
+        key: StoreKey | None,
+        database: sqlite3.Connection,
+        entries: list[Entry],
+    ) -> None:
+        self._path = path
+        self._key = key
+        self._database = database
+        self._found = len(entries)
+        self.entries = list(entries)
+
+    @property
+    def has_more(self) -> bool:
+        return len(self.entries) > self._found
+
+    def append(self, entry: Entry) -> Entry:
+        signed = entry if self._key is None else entry.sign(self._key)
+        row = Row(signed.sequence, signed.body(), signed.hash, signed.signature)
+        ledger_file.insert_row(self._database, self._path, row)
+        self.entries.append(signed)
+        return signed
+
+
+def _last_renewal(entries: list[Entry]) -> Entry:
+    nothing = Entry(sequence=0, kind="renewal", previous=GENESIS, time=0)
+    return next((entry for entry in reversed(entries) if entry.kind == "renewal"), nothing)
+
+
+@lru_cache(maxsize=1)
+def _accountant() -> str:
+    try:
+        return f"{ACCOUNTANT} {version('dp-accounting')}"
+    except PackageNotFoundError:
+        return ACCOUNTANT
