@@ -213,9 +213,9 @@ def salt_key(path: Path, *, make: bool) -> bytes | None:
 @contextmanager
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     with _named_errors(path):
-        # Writable for reading too: what a crash left half done is taken back first.
-        mode = "rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "ro"
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        # Writable where it can be, for reading too: what a crash left half done is taken back
+        # first. Without "c" no file is made.
+        uri = f"{path.absolute().as_uri()}?mode=rw"
         database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
     try:
         yield database
