@@ -133,7 +133,7 @@ def spreads(rows: Sequence[MetricRow], arm: str) -> dict[str, Spread]:
 
 
 def epsilon_spent(stores_dir: Path, plan: PrivacyPlan, settings: RunSettings) -> EpsilonSpent:
-    """What every store's own accountant says was spent, over all rounds and restarts."""
+    """What every store's own ledger says was spent, over all rounds and restarts."""
     per_store, most = {}, 0
     for folder in list_nodes(stores_dir):
         node = Node(folder)

@@ -12,7 +12,6 @@ from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.verify import verify
 from hanse_common.secagg.messages import MaskedVector
-from hanse_server.rounds import run_rounds
 
 STORE = "synthetic-03"
 
@@ -79,17 +78,14 @@ def test_each_masked_upload_is_one_entry_with_the_rounds_own_digests(federation)
         assert (found.fault, found.unsigned, found.compared) == (None, 0, 2)
 
 
-def test_a_whole_run_is_what_the_plan_says_it_costs(found_federation):
+def test_an_evaluation_is_an_entry_of_its_own_without_a_clip(found_federation):
     federation = found_federation({"privacy.evaluation_noise_multiplier": 40.0})
-    run_rounds(federation.grid(), federation.folder.path, federation.settings)
+    ByHand(federation, "evaluate", split="test").upto("mask")
     plan = PrivacyPlan.from_settings(federation.settings)
     for name in federation.names:
-        entries = list(ledger(federation, name))
-        assert len(entries) == len(masked(federation, name)) == 5
-        assert entries[-1].epsilon_after == plan.epsilon_after(rounds=2)
-        clips = {entry.release.kind: entry.release.max_grad_norm for entry in entries}
-        assert clips == {"train": plan.max_grad_norm, "evaluate": 0.0}
-        assert verify(ledger(federation, name).path, key(federation, name)).fault is None
+        (entry,) = ledger(federation, name)
+        assert (entry.release.kind, entry.release.max_grad_norm) == ("evaluate", 0.0)
+        assert entry.steps == plan.evaluation_cost()
 
 
 def test_what_fails_before_the_upload_is_in_no_entry(federation):
