@@ -140,10 +140,18 @@ class Node:
         """
         spent = _merged([*self.spent(), steps])
         rows = [asdict(steps) for steps in spent]
-        write_durably(self.folder / "accountant.json", json.dumps(rows, indent=1))
+        self.write("accountant.json", json.dumps(rows, indent=1))
         total = epsilon(spent, target_delta=target_delta)
         self.log(round=number, epsilon=total)
         return total
+
+    def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> None:
+        """Replace a file of this node's folder before anything that rests on it leaves.
+
+        A simulation's node does not wait for the disk, which would take longer than its
+        training: its machine fails as a whole, and nobody is protected by it.
+        """
+        write_durably(self.folder / name, content, mode=mode, sync=self.settings.seed is None)
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
@@ -167,15 +175,27 @@ def _merged(steps: list[SampledGaussianSteps]) -> list[SampledGaussianSteps]:
     return merged
 
 
-def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
-    """Replace a file so that after a crash it holds the old or the new content, never less."""
+def write_durably(
+    path: Path, content: str | bytes, *, mode: int = 0o644, sync: bool = True
+) -> None:
+    """Replace a file so that after a crash it holds the old or the new content, never less.
+
+    Args:
+        path: The file.
+        content: All of it.
+        mode: Of a file that is new.
+        sync: Wait for the disk, so that this holds for a power failure too.
+    """
     partial = path.with_name(path.name + ".partial")
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     partial.replace(path)
+    if not sync:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -115,7 +115,7 @@ def test_a_crash_before_the_charge_sends_and_charges_nothing(federation):
 def test_a_crash_after_the_charge_sends_nothing_and_charges_at_most_too_much(federation):
     by_hand = ByHand(federation).upto("share")
     message = by_hand.coordinator.advance()[STORE]
-    with full_disk("hanse_client.secure.write_durably"):
+    with full_disk("hanse_client.node.write_durably"):
         reply = federation.relay(STORE, "mask", message.encode())
     assert reply.has_error()
     assert masked_sent(federation) == []
@@ -133,7 +133,7 @@ def test_nothing_is_said_before_it_is_on_disk(stage, federation):
     by_hand = ByHand(federation)
     if before:
         by_hand.upto(before[-1])
-    with full_disk("hanse_client.secure.write_durably"):
+    with full_disk("hanse_client.node.write_durably"):
         if stage == "hello":
             reply = federation.tell(STORE)
         else:
@@ -147,7 +147,7 @@ def test_a_store_that_crashes_while_unmasking_can_still_finish(federation):
     """What it said never left, so the coordinator may ask again."""
     by_hand = ByHand(federation).upto("confirm")
     message = by_hand.coordinator.advance()[STORE]
-    with full_disk("hanse_client.secure.write_durably"):
+    with full_disk("hanse_client.node.write_durably"):
         assert federation.relay(STORE, "unmask", message.encode()).has_error()
     reply = federation.relay(STORE, "unmask", message.encode())
     assert not reply.has_error(), reply.error.reason
