@@ -123,9 +123,7 @@ def test_each_store_that_stays_away_takes_its_noise_with_it(arrived, expected):
 # A person at several stores
 
 
-@pytest.mark.parametrize(
-    ("stores", "apart", "shared"), [(2, 6.96, 2.26), (3, 11.1, 2.13)]
-)
+@pytest.mark.parametrize(("stores", "apart", "shared"), [(2, 6.96, 2.26), (3, 11.1, 2.13)])
 def test_a_person_at_several_stores_pays_for_full_clips_and_not_for_shared_ones(
     stores, apart, shared
 ):
