@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation, PrivacyError, UnsafeTerms
 from hanse_common.federation import (
+    LARGEST_VARIANCE,
     check_asked,
     check_noise,
     honest_survivors,
@@ -104,6 +105,7 @@ def test_every_manifest_that_is_written_down_passes_and_no_sum_of_it_overflows(t
         found = manifest.terms(kind)
         assert found.layout.largest_cohort() >= found.maximum_cohort == terms["stores"]
     for part in parts_of(manifest).values():
+        assert part.noise_variance <= LARGEST_VARIANCE
         assert part.headroom >= 10 * math.sqrt(part.noise_variance)
         bound = math.ceil(part.clip * part.scale) + part.headroom
         assert bound * terms["stores"] <= LARGEST_SUM
@@ -140,7 +142,8 @@ def test_the_honest_survivors_together_have_the_gaussians_variance_for_one_perso
         }[part.name]
         # At each store a person moves the values, and rounding moves every coordinate.
         length = terms["length"] if part.name == "noise_only" else part.length
-        at_one_store = share * part.scale + math.sqrt(length)
+        scale = parts_of(manifest)["update"].scale if part.name == "noise_only" else part.scale
+        at_one_store = share * scale + math.sqrt(length)
         needed = (noise * per_person * at_one_store) ** 2
         honest = honest_survivors(manifest.terms())
         assert part.noise_variance * honest >= needed * (1 - 1e-9)
@@ -177,6 +180,15 @@ def test_the_smallest_sum_of_a_larger_roster_has_no_less_noise():
     least = honest_survivors(terms)
     for cohort in range(terms.minimum_cohort, terms.maximum_cohort + 1):
         assert terms.survivors(cohort) - terms.colluders >= least
+
+
+def test_noise_too_large_to_be_drawn_right_is_avoided_by_coarser_steps_or_refused():
+    manifest = write(run_settings(privacy__max_grad_norm=30.0), stores=5)
+    update = parts_of(manifest)["update"]
+    assert update.scale < 2**18
+    assert LARGEST_VARIANCE / 5 < update.noise_variance <= LARGEST_VARIANCE
+    with pytest.raises(PolicyViolation, match=r"'update' noise of variance .* can be drawn"):
+        check_noise(with_section(manifest, "update", noise_variance=LARGEST_VARIANCE * 1.01))
 
 
 # What a store compares with the manifest
