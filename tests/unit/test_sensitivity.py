@@ -17,13 +17,14 @@ import torch
 from hanse_client import train
 from hanse_client.batches import Anchors, training_anchors
 from hanse_client.evaluate import evaluate_round
-from hanse_client.histories import days
+from hanse_client.histories import Histories, days
 from hanse_client.node import Node
 from hanse_client.train import train_round, trained_arrays
 from hanse_common.federation import manifest_for
 from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel
 from hanse_common.secagg import quantize
+from hanse_simulations.prepare import prepare_stores
 
 CLIP = 0.5
 
@@ -278,6 +279,19 @@ def test_a_customer_moves_evaluation_sums_by_at_most_the_root_of_eight(store, bl
     assert np.abs(judged(busy) - whole).max() <= 1 + 1e-9
 
 
+def test_where_each_person_has_one_home_their_evaluation_counts_there_alone(store):
+    """Two stores with the same customers: what both send is what one would, to the last."""
+    model, arrays = store.model("rules")
+    node = store.holding(store.real)
+    figures = evaluate_round(node, model, store.settings, arrays, split="test", number=1)
+    homes = [store.real.at_home(index, 2).active() for index in range(2)]
+    assert all(len(people) > 4 for people in homes)
+    parts = [figures.sums(people) for people in homes]
+    for name, whole in figures.sums().items():
+        assert sum(part[name] for part in parts) == pytest.approx(whole, abs=1e-9)
+    assert set(figures.sums(np.zeros(0, np.int64)).values()) == {0.0}
+
+
 def test_in_local_mode_a_customer_moves_one_step_by_at_most_the_step_of_a_clip(store):
     """The same node noise on both sides cancels; what is left is the customer."""
     local = {"privacy.mode": "local"}
@@ -289,3 +303,41 @@ def test_in_local_mode_a_customer_moves_one_step_by_at_most_the_step_of_a_clip(s
     # The noise is much larger than the sums, and so is its rounding to float32.
     rounding = 2e-7 * np.abs(update).max() * np.sqrt(update.size)
     assert 0.2 * limit < moved <= limit + rounding
+
+
+@pytest.mark.parametrize("declared", ["observed_from = 2023-01-02\n", ""])
+def test_a_customer_before_all_others_moves_no_day_of_theirs(small_settings, tmp_path, declared):
+    """Preparation is a part of the step: what is known of all may not hang on one of them."""
+    rows = [
+        f"{who},1,2023-0{month}-1{day}"
+        for who in ("ada", "bob", "eve")
+        for month in (3, 5, 7)
+        for day in (1, 4)
+    ]
+    split = {
+        "train_until": "2023-10-01",
+        "validate_until": "2023-11-01",
+        "test_until": "2023-12-01",
+    }
+    settings = small_settings.with_changes({"data.split": split})
+    found = []
+    for name, more in (("with", ["first,1,1980-01-01", "first,1,2023-06-01"]), ("without", [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        sales = "\n".join(["user_id,item_id,timestamp", *more, *rows])
+        (folder / "sales.csv").write_text(sales + "\n")
+        (folder / "items.csv").write_text("item_id,text,category\n1,milk,DAIRY/MILK\n")
+        (folder / "store.toml").write_text(
+            f"name = 'corner'\n{declared}[events]\npath = 'sales.csv'\n"
+            "[catalogue]\npath = 'items.csv'\n"
+        )
+        (folder / "customer.key").write_bytes(bytes(32))
+        (folder / "customer.key").chmod(0o600)
+        found.append(prepare_stores([folder], settings, tmp_path / "cache").load()[0])
+    whole, rest = found
+    assert len(whole) == 4
+    others = chosen(whole, [i for i in range(4) if whole.customers[i] in set(rest.customers)])
+    assert others.observed_from == rest.observed_from
+    for field in fields(Histories):
+        if field.name != "observed_from":
+            np.testing.assert_array_equal(getattr(others, field.name), getattr(rest, field.name))
