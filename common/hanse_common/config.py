@@ -324,7 +324,9 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
                 f"unknown setting {name!r}", hint=f"known: {_known(kind, first['loc'])}"
             ) from error
         reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}={first['input']!r}: {reason}") from error
+        # Of a table, the reason quotes what matters: the whole would fill the screen.
+        given = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
+        raise ConfigError(f"{name}{given}: {reason}") from error
 
 
 def _known(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:

@@ -51,14 +51,13 @@ from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.noise import NoiseMonitor
-from hanse_server.stores import ForwardingGrid, StoreGrid, refusal_reason
+from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals, refusal_reason
 from hanse_server.strategies import to_record
 
 STAGE_SECONDS = 120.0
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
 _PATIENCE = 400
 """A look for replies every four-hundredth of the time waited: quick stages stay quick."""
-_NAMES = (*STATISTICS_NAMES, *EVALUATION_NAMES)
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +152,11 @@ class SecureGrid(ForwardingGrid):
             except RoundFailed as error:
                 self._excluded |= frozenset(error.culprits)
                 if attempt == MAX_ATTEMPTS:
-                    raise
+                    raise RoundFailed(
+                        f"{error.message}; {describe_refusals(self._lost)}",
+                        hint=error.hint,
+                        culprits=error.culprits,
+                    ) from None
                 _log.warning("%s; trying once more", error)
             except ProtocolError as error:
                 self._excluded |= frozenset(error.culprits)
