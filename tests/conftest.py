@@ -76,6 +76,7 @@ def secure_stores(store_cache):
             "federation.strategy": "FedAvg",
             "federation.strategy_options": {},
             "federation.minimum_cohort": 4,
+            "privacy.target_epsilon": 8.0,
             "privacy.mode": "local",
             "training.local_steps": 2,
             "training.sample_rate": 0.5,

@@ -54,8 +54,11 @@ class Figures:
         fall = auc(self.fall_scores, self.outcomes == FALL)
         return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
 
-    def sums(self) -> dict[str, float]:
+    def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
         """What may leave the store under masks and noise: sums over customers.
+
+        Args:
+            allowed: Indices of the customers to count; all if left out.
 
         Returns:
             Each of `EVALUATION_NAMES`. Every customer adds 1 to the number of customers
@@ -63,11 +66,15 @@ class Figures:
         """
         found = {}
         for kind in ("", "explore_"):
-            customers = getattr(self, f"{kind}customers")
+            everybody = getattr(self, f"{kind}customers")
+            counted = np.isin(everybody, everybody if allowed is None else allowed)
+            customers = everybody[counted]
             _, owner, baskets = np.unique(customers, return_inverse=True, return_counts=True)
             found[f"{kind}customers"] = float(len(baskets))
             for name in ("hr", "recall", "ndcg"):
-                sums = np.bincount(owner, getattr(self, kind + name), minlength=len(baskets))
+                sums = np.bincount(
+                    owner, getattr(self, kind + name)[counted], minlength=len(baskets)
+                )
                 found[f"{kind}{name}@{TOP}"] = float((sums / baskets).sum())
         return found
 

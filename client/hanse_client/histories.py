@@ -77,7 +77,7 @@ class Histories:
     pair_classes: npt.NDArray[np.int32]
     """[L] distinct classes bought at a visit, as indices into the vocabulary."""
     observed_from: float
-    """Day of the store's first event: earlier absence means nothing."""
+    """First day of the store's records: earlier absence means nothing. No customer's own."""
 
     def __len__(self) -> int:
         return len(self.customers)
@@ -172,6 +172,7 @@ def prepare(
     classes: Sequence[str],
     level: str,
     text_vectors: dict[str, npt.NDArray[np.float32]],
+    observed_from: datetime | None = None,
 ) -> Histories:
     """Turn a store's checked events into histories.
 
@@ -181,6 +182,9 @@ def prepare(
         level: What a class is: category, type or product.
         text_vectors: Item text -> vector, for every text of the store's catalogue that an
             event refers to.
+        observed_from: First day of the store's records, a public fact. If left out, the day
+            of the first event: then one customer can change what is known of all others,
+            and no promise of privacy covers it.
 
     Raises:
         EmptyStore: There is no event.
@@ -219,7 +223,7 @@ def prepare(
         visit_facts=_facts(visits),
         pair_offsets=_offsets(np.bincount(pairs["visit"].to_numpy(), minlength=visits.height)),
         pair_classes=pairs["class_index"].to_numpy().astype(np.int32),
-        observed_from=float(np.floor(day.min())),
+        observed_from=float(np.floor(day.min() if observed_from is None else days(observed_from))),
     )
 
 

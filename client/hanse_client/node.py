@@ -9,7 +9,7 @@
     <folder>/secagg/           what waits between two messages of one exchange
 
 Nothing here is sent. `Context.state` would be gone after a restart, so a budget cannot live
-there.
+there. What an older version left in `accountant.json` becomes entries of the ledger.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.histories import Histories
 from hanse_common.config import Settings, parse_settings
+from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget
@@ -100,7 +101,7 @@ class Node:
     @cached_property
     def _ledger(self) -> Ledger:
         key = None if self.enrolment is None else self.enrolment.key
-        return Ledger.open(self.folder / LEDGER_FILE, key)
+        return Ledger.open(self.folder / LEDGER_FILE, key, sync=self._waits_for_disk)
 
     @property
     def ledger(self) -> Ledger:
@@ -179,6 +180,18 @@ class Node:
         )
         self.log(round=number, epsilon=entry.epsilon_after)
         return entry.epsilon_after
+
+    def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> None:
+        """Replace a file of this node's folder before anything that rests on it leaves."""
+        write_durably(self.folder / name, content, mode=mode, sync=self._waits_for_disk)
+
+    @property
+    def _waits_for_disk(self) -> bool:
+        """Not in a simulation, where that would take longer than training.
+
+        Its machine fails as a whole, and nobody is protected by it.
+        """
+        return self.settings.seed is None
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""

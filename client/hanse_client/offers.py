@@ -115,11 +115,14 @@ def _evaluate(
     plan: PrivacyPlan | None,
 ) -> Integers:
     from hanse_client.evaluate import evaluate_round
+    from hanse_client.train import at_home
     from hanse_client.vector import evaluation_vector
 
     figures = evaluate_round(node, model, settings, arrays, split=told.split, number=told.round)
+    # Elsewhere the others are counted; the noise is measured by one store a person.
+    counted = at_home(node, node.histories, settings).active()
     return evaluation_vector(
-        node, figures.sums(), enrolment.manifest, plan=plan, exchange=told.exchange
+        node, figures.sums(counted), enrolment.manifest, plan=plan, exchange=told.exchange
     )
 
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
-from hanse_common.durable import write_durably
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.instructions import Instructions
 from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -167,7 +166,7 @@ class SecureExchange:
             journal=self._journal(),
         )
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        write_durably(self._folder / "waiting", waiting.encode(), mode=0o600)
+        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
         self._keep(store)
         return store.hello.encode()
 
@@ -243,5 +242,5 @@ class SecureExchange:
         return Journal.decode(path.read_bytes()) if path.exists() else Journal()
 
     def _keep(self, store: Store) -> None:
-        write_durably(self._folder / "journal", store.journal.encode())
-        write_durably(self._folder / "state", store.encode(), mode=0o600)
+        self._node.write("secagg/journal", store.journal.encode())
+        self._node.write("secagg/state", store.encode(), mode=0o600)

@@ -19,6 +19,7 @@ import glob
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import date
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -202,6 +203,9 @@ class StoreConfig(Settings):
     """The store is refused when more of its rows than this are rejected."""
     pseudonym_key: Path = Path("customer.key")
     """32 secret bytes, made on first use; whoever has them can undo the pseudonyms."""
+    observed_from: date | None = None
+    """First day of the store's records, a public fact; if unset, a year before training
+    ends. The day of the first event would be somebody's own, and move what is known of all."""
     home_key: Path | None = None
     """32 bytes that the stores of a federation share, and its coordinator does not have:
     they decide, the same way everywhere, which store may train on a person."""

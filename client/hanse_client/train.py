@@ -117,7 +117,15 @@ def training_histories(node: Node, settings: RunSettings) -> Histories:
         EmptyStore, TooFewCustomers: See `check_size`.
     """
     check_size(node.name, node.histories, settings)
-    known = node.histories.until(days(node_split(settings).train_until))
+    return at_home(node, node.histories.until(days(node_split(settings).train_until)), settings)
+
+
+def at_home(node: Node, known: Histories, settings: RunSettings) -> Histories:
+    """What of it may leave the store in a sum: all, or of people at home here.
+
+    Raises:
+        ConfigError: Each person has one home, and this store does not know theirs.
+    """
     if not settings.privacy.one_home:
         return known
     if node.enrolment is None:

@@ -6,16 +6,27 @@ import os
 from pathlib import Path
 
 
-def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
-    """Replace a file so that after a crash it holds the old or the new content, never less."""
+def write_durably(
+    path: Path, content: str | bytes, *, mode: int = 0o644, sync: bool = True
+) -> None:
+    """Replace a file so that after a crash it holds the old or the new content, never less.
+
+    Args:
+        path: The file.
+        content: All of it.
+        mode: Of a file that is new.
+        sync: Wait for the disk, so that this holds for a power failure too.
+    """
     partial = path.with_name(path.name + ".partial")
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(handle, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     partial.replace(path)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

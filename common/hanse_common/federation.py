@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, PolicyViolation
+from hanse_common.errors import ConfigError, PolicyViolation, PrivacyError
 from hanse_common.instructions import (
     EVALUATION,
     EVALUATION_NAMES,
@@ -22,6 +23,7 @@ from hanse_common.instructions import (
     STATISTICS_NAMES,
     UPDATE,
     Instructions,
+    Kind,
     NDArray,
     model_digest,
 )
@@ -31,8 +33,13 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
 from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
 
+_KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10
 """Room for noise, in standard deviations of one store's share: beyond it once in 10^22."""
+
+LARGEST_VARIANCE = 2.0**42
+"""Of one store's noise. NumPy's Poisson sampler compares logarithms of probabilities in
+double precision: at variances of 10^14 it is off by 2 %, at 4 x 10^15 by 14 %."""
 
 _SETTINGS_LABEL = b"hanse/settings/1"
 
@@ -80,16 +87,15 @@ def manifest_for(
     )
     if plan is None or plan.mode != "distributed":
         return draft
-    needed = _noise_needed(draft)
-    return draft.model_copy(
-        update={
-            field: tuple(
-                _with_noise(section, needed.get(section.name, 0.0), len(ids))
-                for section in getattr(draft, field)
-            )
-            for field in ("sections", "evaluation")
-        }
-    )
+    for change in (_with_drawable_scale, _with_noise):
+        draft = draft.model_copy(
+            update={
+                field: tuple(change(section, draft, kind) for section in _parts(draft, kind))
+                for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
+            }
+        )
+    # Checked anew: there may be no room for so much noise.
+    return Manifest.model_validate(draft.model_dump())
 
 
 def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -> None:
@@ -120,7 +126,8 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
     first = 1 if told.kind == "train" else 0
     within = first <= told.round <= manifest.rounds
     require(within, "round", told.round, f"{first} to {manifest.rounds}")
-    asked, agreed = _privacy_terms(settings, PrivacyPlan.from_settings(settings)), manifest.privacy
+    plan = PrivacyPlan.from_settings(settings)
+    asked, agreed = _privacy_terms(settings, plan), manifest.privacy
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(asked, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))
@@ -130,6 +137,14 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
     terms = settings_digest(settings).hex()
     require(terms == manifest.settings_digest, "settings", terms, repr(manifest.settings_digest))
     check_noise(manifest)
+    if plan is not None:
+        try:
+            replace(plan, rounds=manifest.rounds)
+        except PrivacyError as error:
+            raise PolicyViolation(
+                f"manifest allows rounds={manifest.rounds}, its promise does not: {error.message}",
+                hint="ask the federation for a manifest whose noise lasts for its rounds",
+            ) from None
 
 
 def settings_digest(settings: RunSettings) -> bytes:
@@ -150,20 +165,36 @@ def check_noise(manifest: Manifest) -> None:
         PolicyViolation: Names the section, its noise, and what it would have to be.
 
     Guarantees:
-        The honest stores of the smallest admissible sum add, to every section, Skellam noise
-        at least as strong as the Gaussian noise that the accounting assumes.
+        Everything about customers that a private mode sends has a noise multiplier. In mode
+        `distributed`, the honest stores of the smallest admissible sum add, to every
+        section, Skellam noise at least as strong as the Gaussian noise that the accounting
+        assumes.
     """
-    if manifest.privacy.mode != "distributed":
+    if manifest.privacy.mode == "none":
         return
-    needed = _noise_needed(manifest)
-    for section in (*manifest.sections, *manifest.evaluation):
-        least = needed.get(section.name, 0.0)
-        if section.noise_variance < least * (1 - 1e-12):
-            raise PolicyViolation(
-                f"manifest gives section {section.name!r} noise of variance "
-                f"{section.noise_variance:.6g} a store, its promise needs {least:.6g}",
-                hint="ask the federation for a manifest whose noise adds up",
-            )
+    for kind in _KINDS:
+        for section in _parts(manifest, kind):
+            if _carries_data(section) and _multiplier(section, manifest.privacy) is None:
+                raise PolicyViolation(
+                    f"manifest has section {section.name!r}, and no noise multiplier for it",
+                    hint="ask the federation for a manifest that says what noise it adds",
+                )
+            if manifest.privacy.mode != "distributed":
+                continue
+            least = _least_noise(section, manifest, kind)
+            if section.noise_variance < least * (1 - 1e-12):
+                raise PolicyViolation(
+                    f"manifest gives section {section.name!r} noise of variance "
+                    f"{section.noise_variance:.6g} a store, its promise needs {least:.6g}",
+                    hint="ask the federation for a manifest whose noise adds up",
+                )
+            if section.noise_variance > LARGEST_VARIANCE:
+                raise PolicyViolation(
+                    f"manifest gives section {section.name!r} noise of variance "
+                    f"{section.noise_variance:.6g} a store, at most {LARGEST_VARIANCE:.6g} can "
+                    "be drawn",
+                    hint="ask the federation for a manifest with a smaller scale",
+                )
 
 
 def honest_survivors(terms: Terms) -> int:
@@ -212,42 +243,64 @@ def _section(name: str, length: int, clip: float, stores: int) -> SectionTerms:
     return SectionTerms(name=name, length=length, clip=clip, scale=scale)
 
 
-def _with_noise(section: SectionTerms, variance: float, stores: int) -> SectionTerms:
+def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
+    """The section with steps so coarse that its noise can be drawn as it should be."""
+    while _least_noise(section, draft, kind) > LARGEST_VARIANCE and section.scale > 1:
+        if section.name == NOISE_ONLY:
+            break  # it follows the update
+        section = section.model_copy(update={"scale": section.scale // 2})
+    return section
+
+
+def _with_noise(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
+    variance = _least_noise(section, draft, kind)
     headroom = math.ceil(_DEVIATIONS * math.sqrt(variance))
     return section.model_copy(update={"noise_variance": variance, "headroom": headroom})
 
 
-def _noise_needed(manifest: Manifest) -> dict[str, float]:
-    """The least variance of one store's noise, by section; see `check_noise`."""
-    privacy = manifest.privacy
-    multiplier = {
+def _parts(manifest: Manifest, kind: Kind) -> tuple[SectionTerms, ...]:
+    return manifest.sections if kind == "train" else manifest.evaluation
+
+
+def _carries_data(section: SectionTerms) -> bool:
+    """Whether a section of this name is filled from the store's data; others are noise."""
+    return section.name in (UPDATE, STATISTICS, EVALUATION)
+
+
+def _multiplier(section: SectionTerms, privacy: PrivacyTerms) -> float | None:
+    return {
         UPDATE: privacy.noise_multiplier,
+        NOISE_ONLY: privacy.noise_multiplier,
         STATISTICS: privacy.statistics_noise_multiplier,
         EVALUATION: privacy.evaluation_noise_multiplier,
-    }
-    needed = {}
-    for kind in ("train", "evaluate"):
-        parts = manifest.sections if kind == "train" else manifest.evaluation
-        if not parts:
-            continue
-        honest = honest_survivors(manifest.terms("train" if kind == "train" else "evaluate"))
-        for section in parts:
-            noise = multiplier.get(section.name)
-            if noise is None:
-                continue
-            l2 = _one_customer(section, privacy) * section.scale + math.sqrt(section.length)
-            variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
-            needed[section.name] = variance / honest
-    if UPDATE in needed:
-        needed[NOISE_ONLY] = needed[UPDATE]
-    return needed
+    }.get(section.name)
+
+
+def _least_noise(section: SectionTerms, manifest: Manifest, kind: Kind) -> float:
+    """The least variance of one store's noise in a section; see `check_noise`."""
+    if section.name == NOISE_ONLY:
+        # As much as beside it, so that what is measured there says something of it.
+        beside = [part for part in _parts(manifest, kind) if part.name == UPDATE]
+        return _least_noise(beside[0], manifest, kind) if beside else 0.0
+    noise = _multiplier(section, manifest.privacy)
+    if noise is None:
+        return 0.0
+    l2 = _one_customer(section, manifest.privacy)
+    variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
+    return variance / honest_survivors(manifest.terms(kind))
 
 
 def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
-    """Largest L2 norm of what one person adds to a section before rounding."""
+    """Largest L2 norm of what one person adds to a section, in integer steps.
+
+    Each of their stores rounds for itself, which may move every coordinate by a step.
+    """
+    stores = privacy.max_stores_per_customer or 1
     if section.name == UPDATE:
-        return privacy.max_grad_norm or math.inf
-    return math.sqrt(section.length) * (privacy.max_stores_per_customer or 1)
+        values = privacy.max_grad_norm or math.inf
+    else:
+        values = math.sqrt(section.length) * stores
+    return values * section.scale + stores * math.sqrt(section.length)
 
 
 def _privacy_terms(settings: RunSettings, plan: PrivacyPlan | None) -> PrivacyTerms:

@@ -51,7 +51,7 @@ from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.noise import NoiseMonitor
-from hanse_server.stores import ForwardingGrid, StoreGrid, refusal_reason
+from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals, refusal_reason
 from hanse_server.strategies import to_record
 
 STAGE_SECONDS = 120.0
@@ -152,7 +152,11 @@ class SecureGrid(ForwardingGrid):
             except RoundFailed as error:
                 self._excluded |= frozenset(error.culprits)
                 if attempt == MAX_ATTEMPTS:
-                    raise
+                    raise RoundFailed(
+                        f"{error.message}; {describe_refusals(self._lost)}",
+                        hint=error.hint,
+                        culprits=error.culprits,
+                    ) from None
                 _log.warning("%s; trying once more", error)
             except ProtocolError as error:
                 self._excluded |= frozenset(error.culprits)

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,16 @@ import polars as pl
 from hanse_client.histories import Histories, item_class, prepare
 from hanse_client.ingest import Ingested, ingest
 from hanse_client.node import NODE_FILE, NodeSettings
-from hanse_client.store_config import load_store
+from hanse_client.store_config import StoreConfig, load_store
 from hanse_common.config import RunSettings
-from hanse_common.errors import DataError
+from hanse_common.errors import ConfigError, DataError
 from hanse_common.model import InterestConfig, InterestModel
 from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
-_FORMAT = 4
+_FORMAT = 5
+_RECORDS = timedelta(days=365)
 MAX_CLASSES = 12_000
 
 
@@ -103,6 +105,7 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
         settings.seed,
         data.level,
         data.min_items,
+        data.split and data.split.train_until.isoformat(),
         settings.model.model_dump_json(exclude={"trainable"}),
     ]
     for folder in folders:
@@ -118,10 +121,12 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
 def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     stores: list[tuple[str, Ingested]] = []
+    begun: list[datetime] = []
     for folder in folders:
         store = load_store(folder / "store.toml")
         try:
             stores.append((store.name, ingest(store)))
+            begun.append(_observed_from(store, settings))
         except DataError as error:
             raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
     catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
@@ -131,7 +136,13 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
     by_text = dict(zip(texts, vectors, strict=True))
     for number, (_, data) in enumerate(stores):
-        histories = prepare(data, classes=classes, level=settings.data.level, text_vectors=by_text)
+        histories = prepare(
+            data,
+            classes=classes,
+            level=settings.data.level,
+            text_vectors=by_text,
+            observed_from=begun[number],
+        )
         histories.save(target / f"{number:04d}.npz")
     text_of = dict(catalogue.select("item_id", "text").iter_rows())
     labels = [_class_text(name, settings.data.level, text_of) for name in classes]
@@ -155,6 +166,19 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)
     write_json(target / "index.json", {"names": names, "rejects": rejects})
+
+
+def _observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
+    """First day of a store's records, as it says, or by a rule that looks at no customer."""
+    if store.observed_from is not None:
+        return datetime.combine(store.observed_from, time.min)
+    split = settings.data.split
+    if split is None:
+        raise ConfigError(
+            f"store {store.name!r} does not say since when it has records",
+            hint="set observed_from in its store.toml",
+        )
+    return split.train_until - _RECORDS
 
 
 def _listed(

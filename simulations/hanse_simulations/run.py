@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -20,19 +19,16 @@ from transformers.utils.logging import disable_progress_bar
 from hanse_client.evaluate import Figures, evaluate_histories
 from hanse_client.histories import Histories
 from hanse_client.node import list_nodes
-from hanse_client.train import check_size, load_arrays, trained_arrays
+from hanse_client.train import check_size, load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
 from hanse_common.model import InterestModel
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
-from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
-from hanse_simulations.alone import run_alone
-from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
-from hanse_simulations.engines import WorkerPool, run_federation, start_workers
-from hanse_simulations.enrol import enrol_stores
+from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
@@ -41,18 +37,18 @@ from hanse_simulations.outcome import (
     spreads,
 )
 from hanse_simulations.peak_memory import PeakMemory
-from hanse_simulations.prepare import MAX_CLASSES, Prepared, make_nodes, prepare_stores
+from hanse_simulations.prepare import MAX_CLASSES, Prepared, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
-from hanse_simulations.results import MetricRow, RunResult, SweepRow
+from hanse_simulations.results import MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
-from hanse_simulations.sweep import folder_of, point_figures, points, pooled_stores, summarise
+from hanse_simulations.sweep import run_sweep
 from hanse_simulations.trackers import make_trackers
+from hanse_simulations.training import Arm, alone, federate
 
 PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
 WHOLE = "federated_transformer"
-_DONE = "done"
 BASKET_METRICS = tuple(
     f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
 )
@@ -147,7 +143,7 @@ def _simulate(
             rows += found
             for number in sorted({row["round"] or 0 for row in found}):
                 tracker.log([row for row in found if row["round"] == number], number)
-        swept = _sweep(folder, settings, prepared, histories, pool, progress, resume)
+        swept = run_sweep(folder, settings, prepared, histories, pool, progress, resume)
         # 4. Simple rules on the same customers, and the model before any training.
         progress.note("judging the simple rules")
         rows += _baseline_rows(prepared, histories, settings, customers)
@@ -172,28 +168,6 @@ def _simulate(
     return result
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arm:
-    """One way to train, in its own folder."""
-
-    name: str
-    folder: ArmFolder
-    settings: RunSettings
-    start: Callable[[Arm, WorkerPool, bool], None] = field(repr=False)
-
-    def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
-        """Lay out nodes, initial model and memberships, then train unless that is done."""
-        make_nodes(prepared, self.folder, self.settings, salt=self.name)
-        initial = self.folder.path / INITIAL
-        if not initial.exists():
-            model = InterestModel.from_pretrained(prepared.base_model)
-            model.train_only(self.settings.model.trainable)
-            replace_arrays(initial, trained_arrays(model))
-        if self.settings.secure and self.start is _federate:
-            enrol_stores(self.folder, self.settings, read_arrays(initial))
-        self.start(self, pool, resume)
-
-
 def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     """The main arm first; the others only if the settings ask to compare."""
     without = settings.with_changes({"privacy": {"mode": "none"}})
@@ -203,11 +177,11 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
             name=PRIVATE if private else OPEN,
             folder=folder,
             settings=settings,
-            start=_federate,
+            start=federate,
         )
     ]
     if settings.compare and private:
-        arms.append(Arm(name=OPEN, folder=folder.arm(OPEN), settings=without, start=_federate))
+        arms.append(Arm(name=OPEN, folder=folder.arm(OPEN), settings=without, start=federate))
     if settings.compare and settings.transformer_training is not None:
         whole = {
             "model.trainable": "all",
@@ -218,58 +192,12 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
                 name=WHOLE,
                 folder=folder.arm(WHOLE),
                 settings=without.with_changes(whole),
-                start=_federate,
+                start=federate,
             )
         )
     if settings.compare:
-        arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=_alone))
+        arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=alone))
     return arms
-
-
-def _federate(arm: Arm, pool: WorkerPool, resume: bool) -> None:
-    resumable = resume and latest_checkpoint(arm.folder.path) is not None
-    in_process = arm.settings.compute.engine == "in-process"
-    run_federation(
-        arm.folder.path,
-        arm.folder.stores_dir,
-        arm.settings,
-        resume=resumable,
-        pool=pool if in_process else None,
-    )
-
-
-def _alone(arm: Arm, pool: WorkerPool, resume: bool) -> None:
-    run_alone(arm.folder, arm.settings, pool)
-
-
-def _sweep(
-    folder: RunFolder,
-    settings: RunSettings,
-    prepared: Prepared,
-    histories: Sequence[Histories],
-    pool: WorkerPool,
-    progress: Progress,
-    resume: bool,
-) -> list[SweepRow]:
-    """Train every point of the sweep that the settings ask for; finished ones are kept."""
-    found = []
-    for point in points(settings, len(prepared.names)):
-        plan = PrivacyPlan.from_settings(point.settings)
-        noise = None if plan is None else plan.noise_multiplier
-        arm = Arm(
-            name=point.name,
-            folder=ArmFolder(folder_of(folder) / point.name),
-            settings=point.settings.with_changes({"privacy.noise_multiplier": noise}),
-            start=_alone if point.trainer in ("alone", "pooled") else _federate,
-        )
-        stores = pooled_stores(prepared, histories, folder_of(folder)) if point.pooled else prepared
-        rounds = settings.federation.rounds
-        progress.arm(point.name, arm.folder, rounds)
-        if not (arm.folder.path / _DONE).exists():
-            arm.run(stores, pool, resume)
-            (arm.folder.path / _DONE).touch()
-        found.append((point, point_figures(arm.folder.stores_dir, rounds)))
-    return summarise(found)
 
 
 def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:

@@ -17,9 +17,14 @@ from hanse_client.evaluate import Figures
 from hanse_client.histories import Histories
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.engines import WorkerPool
 from hanse_simulations.prepare import Prepared
+from hanse_simulations.progress import Progress
 from hanse_simulations.results import Spread, SweepRow
 from hanse_simulations.runs import RunFolder
+from hanse_simulations.training import Arm, alone, federate
 
 LABELS: Final = {
     "pooled": "All customers in one place, no privacy",
@@ -29,6 +34,7 @@ LABELS: Final = {
     "alone": "Each store alone, no privacy",
     "local": "Federation, each store adds its own noise",
 }
+_DONE = "done"
 METRICS: Final = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
 
 
@@ -51,6 +57,40 @@ class Point:
     def pooled(self) -> bool:
         """Whether all customers are in one place."""
         return self.trainer in ("pooled", "central")
+
+
+def run_sweep(
+    folder: RunFolder,
+    settings: RunSettings,
+    prepared: Prepared,
+    histories: Sequence[Histories],
+    pool: WorkerPool,
+    progress: Progress,
+    resume: bool,
+) -> list[SweepRow]:
+    """Train every point of the sweep that the settings ask for; finished ones are kept.
+
+    Raises:
+        HanseError: As `Arm.run` does.
+    """
+    found, home = [], folder.path / "sweep"
+    for point in points(settings, len(prepared.names)):
+        plan = PrivacyPlan.from_settings(point.settings)
+        noise = None if plan is None else plan.noise_multiplier
+        arm = Arm(
+            name=point.name,
+            folder=ArmFolder(home / point.name),
+            settings=point.settings.with_changes({"privacy.noise_multiplier": noise}),
+            start=alone if point.trainer in ("alone", "pooled") else federate,
+        )
+        stores = pooled_stores(prepared, histories, home) if point.pooled else prepared
+        rounds = settings.federation.rounds
+        progress.arm(point.name, arm.folder, rounds)
+        if not (arm.folder.path / _DONE).exists():
+            arm.run(stores, pool, resume)
+            (arm.folder.path / _DONE).touch()
+        found.append((point, point_figures(arm.folder.stores_dir, rounds)))
+    return summarise(found)
 
 
 def points(settings: RunSettings, stores: int) -> Iterator[Point]:
@@ -148,8 +188,3 @@ def summarise(found: Sequence[tuple[Point, dict[str, float]]]) -> list[SweepRow]
 
 def _spread(values: Sequence[float]) -> Spread:
     return Spread(mean=fmean(values), std=pstdev(values), min=min(values), max=max(values))
-
-
-def folder_of(run: RunFolder) -> Path:
-    """Where a run keeps its sweep."""
-    return run.path / "sweep"

@@ -135,14 +135,19 @@ def check_reply(sent: Sent, names: list[str]) -> object | None:
     return message
 
 
-@pytest.fixture(scope="module")
-def whole_run(secure_stores, tmp_path_factory):
+@pytest.fixture(scope="module", params=["local", "distributed"])
+def whole_run(request, secure_stores, tmp_path_factory):
     """A run with masked evaluations, to its end: all replies, and what was never to be seen."""
     from apps.secure_federation import SecureFederation
 
     settings, prepared = secure_stores
     settings = settings.with_changes(
-        {"privacy.evaluation_noise_multiplier": 40.0, "federation.evaluate_every": 1}
+        {
+            "privacy.mode": request.param,
+            "training.local_steps": 1,
+            "privacy.evaluation_noise_multiplier": 40.0,
+            "federation.evaluate_every": 1,
+        }
     )
     federation = SecureFederation(tmp_path_factory.mktemp("clear"), settings, prepared)
     secrets: list[np.ndarray] = []
@@ -168,10 +173,9 @@ def _spy_on_updates(patch, secrets):
 
     real_training, real_evaluation = vector.training_vector, vector.evaluation_vector
 
-    def training(node, trained, before, *args, **kwargs):
-        after = flatten(trained.arrays)
-        secrets.extend([after, after - flatten(before), np.array([trained.drawn, trained.losses])])
-        return real_training(node, trained, before, *args, **kwargs)
+    def training(node, trained, *args, **kwargs):
+        secrets.extend([flatten(trained.update), np.array([trained.drawn, trained.losses])])
+        return real_training(node, trained, *args, **kwargs)
 
     def evaluation(node, sums, *args, **kwargs):
         secrets.append(np.array(list(sums.values()), np.float64))

@@ -17,6 +17,7 @@ from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.verify import verify
 from ledger_kit import DELTA, RELEASE, STEPS, as_row, charge, new, put, rows, steps_in
@@ -269,3 +270,14 @@ def test_a_folder_that_cannot_be_written_is_a_named_error_and_can_be_read(begun)
         assert steps_in(new(folder)) == begun
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("sync", "level"), [(True, 3), (False, 0)])
+def test_a_ledger_waits_for_the_disk_unless_it_is_a_simulations(sync, level, tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr("hanse_common.durable.os.fsync", waited.append)
+    ledger = Ledger.open(tmp_path / "ledger.sqlite", sync=sync)
+    charge(ledger, vector=b"vector")
+    assert bool(waited) == sync
+    with ledger_file.writing(ledger.path, sync=sync) as database:
+        assert database.execute("PRAGMA synchronous").fetchone() == (level,)

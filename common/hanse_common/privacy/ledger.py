@@ -65,18 +65,29 @@ class Ledger:
     """
 
     def __init__(
-        self, path: Path, key: StoreKey | None, *, clock: Callable[[], float] = time.time
+        self,
+        path: Path,
+        key: StoreKey | None,
+        *,
+        clock: Callable[[], float] = time.time,
+        sync: bool = True,
     ) -> None:
         self.path = path
         self._key = key
         self._clock = clock
+        self._sync = sync
         self._lock = RLock()
         self._entries: list[Entry] = []
         """As far as this object has read and checked them."""
 
     @classmethod
     def open(
-        cls, path: Path, key: StoreKey | None = None, *, clock: Callable[[], float] = time.time
+        cls,
+        path: Path,
+        key: StoreKey | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        sync: bool = True,
     ) -> Ledger:
         """Open a ledger, and check it as far as can be done without a signature.
 
@@ -84,12 +95,14 @@ class Ledger:
             path: `ledger.sqlite`; it is made by the first entry.
             key: Signs new entries; without one they are chained, and say that nobody signed.
             clock: Unix seconds.
+            sync: Wait for the disk; without it a power failure can lose entries, a killed
+                process cannot. For simulations.
 
         Raises:
             LedgerError: The file is damaged, foreign, or of a newer version.
             LedgerWentBack: It lacks entries that were made.
         """
-        ledger = cls(path, key, clock=clock)
+        ledger = cls(path, key, clock=clock, sync=sync)
         ledger._read()
         return ledger
 
@@ -301,7 +314,7 @@ class Ledger:
         )
 
     def _commitment(self, entry: Entry, vector: bytes, *, make: bool) -> bytes | None:
-        key = ledger_file.salt_key(self.path, make=make)
+        key = ledger_file.salt_key(self.path, make=make, sync=self._sync)
         if key is None:
             return None
         salt = digest(_SALT_LABEL, key, entry.sequence.to_bytes(8, "big"), entry.previous)
@@ -326,19 +339,19 @@ class Ledger:
         with self._lock:
             if not self.path.exists():
                 self._check_gone(ledger_file.read_head(self.path))
-            with ledger_file.writing(self.path) as database:
+            with ledger_file.writing(self.path, sync=self._sync) as database:
                 remembered = ledger_file.read_head(self.path)
                 self._catch_up(database, remembered)
                 if remembered is None:
                     # From the first entry on, a ledger without a head is one that lost it.
-                    ledger_file.write_head(self.path, EMPTY)
+                    ledger_file.write_head(self.path, EMPTY, sync=self._sync)
                 write = _Write(self.path, self._key, database, self._entries)
                 yield write
             if write.has_more:
                 # With the right to write once more, so that no older head replaces a newer.
-                with ledger_file.writing(self.path) as database:
+                with ledger_file.writing(self.path, sync=self._sync) as database:
                     self._catch_up(database, EMPTY)
-                    ledger_file.write_head(self.path, head_of(self._entries))
+                    ledger_file.write_head(self.path, head_of(self._entries), sync=self._sync)
 
     def _catch_up(self, database: sqlite3.Connection, remembered: Head | None) -> None:
         """Read and check the entries that are new since this object last looked."""

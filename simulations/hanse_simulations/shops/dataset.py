@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Dataset:
     """Name and events of each; the columns are canonical ones (`hanse_common.events`)."""
     catalogue: pl.DataFrame
     """Canonical columns; one for all stores, and public."""
+    observed_from: date
+    """First day of the records, by the calendar of the data set and not of any customer."""
     split: Split
     note: str
     """Licence and origin, for every place that shows results."""

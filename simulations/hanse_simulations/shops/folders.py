@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hanse_common.config import DataSettings
     from hanse_simulations.shops.dataset import Dataset, Fact
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Raise it when the same settings make other folders: old ones are then no longer used."""
 
 _SUMMARY = "stores.json"
@@ -134,6 +134,7 @@ def _write(dataset: Dataset, folder: Path, digest: str) -> None:
         (store / "store.toml").write_text(
             f"# {dataset.note}\n"
             f"name = {json.dumps(name)}\n"
+            f"observed_from = {dataset.observed_from.isoformat()}\n"
             f'home_key = "{_HOME_KEY}"\n\n'
             '[events]\npath = "events.parquet"\n\n'
             '[catalogue]\npath = "../catalogue.parquet"\n',

@@ -76,6 +76,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
     return Dataset(
         stores=_stores(count, customers, seed),
         catalogue=_catalogue(),
+        observed_from=START.date(),
         split=SPLIT,
         note=NOTE,
         facts={"generator": "synthetic", "customers_per_store": customers},

@@ -1,0 +1,57 @@
+"""One way to train, in a folder of its own: what a run and a sweep are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hanse_client.train import trained_arrays
+from hanse_common.config import RunSettings
+from hanse_common.model import InterestModel
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
+from hanse_server.rounds import INITIAL
+from hanse_simulations.alone import run_alone
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.engines import WorkerPool, run_federation
+from hanse_simulations.enrol import enrol_stores
+from hanse_simulations.prepare import Prepared, make_nodes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One way to train, in its own folder."""
+
+    name: str
+    folder: ArmFolder
+    settings: RunSettings
+    start: Callable[[Arm, WorkerPool, bool], None] = field(repr=False)
+
+    def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
+        """Lay out nodes, initial model and memberships, then train unless that is done."""
+        make_nodes(prepared, self.folder, self.settings, salt=self.name)
+        initial = self.folder.path / INITIAL
+        if not initial.exists():
+            model = InterestModel.from_pretrained(prepared.base_model)
+            model.train_only(self.settings.model.trainable)
+            replace_arrays(initial, trained_arrays(model))
+        if self.settings.secure and self.start is federate:
+            enrol_stores(self.folder, self.settings, read_arrays(initial))
+        self.start(self, pool, resume)
+
+
+def federate(arm: Arm, pool: WorkerPool, resume: bool) -> None:
+    """Run a federation of the arm's stores, on the engine that its settings name."""
+    resumable = resume and latest_checkpoint(arm.folder.path) is not None
+    in_process = arm.settings.compute.engine == "in-process"
+    run_federation(
+        arm.folder.path,
+        arm.folder.stores_dir,
+        arm.settings,
+        resume=resumable,
+        pool=pool if in_process else None,
+    )
+
+
+def alone(arm: Arm, pool: WorkerPool, resume: bool) -> None:
+    """Let every store of the arm train a model of its own."""
+    run_alone(arm.folder, arm.settings, pool)
