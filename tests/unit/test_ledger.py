@@ -1,5 +1,7 @@
 """The ledger by itself: what it holds, what it refuses, and what it says when it cannot go on."""
 
+import hashlib
+import struct
 from dataclasses import replace
 from datetime import date
 
@@ -90,6 +92,56 @@ def test_spending_adds_up_over_everything_and_since_an_entry(tmp_path):
     charge(ledger)
     assert ledger.spent() == [replace(STEPS, count=2), other, STEPS]
     assert ledger.spent(since=3) == [STEPS]
+
+
+def test_an_entry_has_these_bytes_and_this_hash():
+    """By hand, field by field; whoever audits with another program needs them so."""
+    entry = Entry(
+        sequence=2,
+        kind="charge",
+        previous=b"P" * 32,
+        time=NOW,
+        clock_went_back=True,
+        signer=b"K" * 32,
+        release=RELEASE,
+        steps=replace(STEPS, count=5, stores=2),
+        target_delta=DELTA,
+        commitment=b"C" * 32,
+        epsilon_before=0.5,
+        epsilon_after=0.75,
+        max_epsilon=8.0,
+        accountant="PLD",
+        note="lübeck",
+    )
+    body = b"".join(
+        (
+            bytes.fromhex("0001"),  # version
+            bytes.fromhex("0000000000000002"),  # sequence
+            bytes.fromhex("00"),  # kind: charge
+            b"P" * 32,  # hash of the entry before
+            bytes.fromhex("00000000684ee180"),  # Unix time
+            bytes.fromhex("01"),  # the clock went back
+            b"K" * 32,  # signer
+            bytes.fromhex("00000005") + b"train",  # kind of exchange
+            bytes.fromhex("00000005") + b"local",  # mode
+            struct.pack(">d", 0.5),  # clip
+            struct.pack(">QQQB", 7, 1, 3, 1),  # run, round, exchange, attempt
+            b"M" * 32 + b"I" * 32 + b"R" * 32,  # manifest, instructions, roster
+            bytes.fromhex("01"),  # there are steps
+            struct.pack(">ddQI", 4.0, 0.1, 5, 2),  # noise, sample rate, count, stores
+            struct.pack(">d", 1e-6),  # delta
+            b"C" * 32,  # commitment
+            struct.pack(">ddd", 0.5, 0.75, 8.0),  # epsilon before, after, limit
+            bytes(8),  # renews
+            bytes.fromhex("00000003") + b"PLD",  # accountant
+            bytes.fromhex("00000007") + "lübeck".encode(),  # note
+        )
+    )
+    assert entry.body() == body
+    label = b"hanse/ledger-entry/1"
+    sized = len(label).to_bytes(8, "big") + label + len(body).to_bytes(8, "big") + body
+    assert entry.hash == hashlib.sha256(sized).digest()
+    assert Entry.decode(body) == entry
 
 
 def test_an_entry_is_read_in_its_one_encoding_only(tmp_path):

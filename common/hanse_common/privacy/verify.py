@@ -135,7 +135,11 @@ def _judge_epsilon(before: Sequence[Entry], entry: Entry) -> Fault | None:
         ("before", entry.epsilon_before, paid(before)),
         ("after", entry.epsilon_after, paid([*before, entry])),
     ):
-        found = epsilon(spent, target_delta=entry.target_delta)
+        try:
+            found = epsilon(spent, target_delta=entry.target_delta)
+        except (ArithmeticError, ValueError) as error:
+            detail = f"its terms have no epsilon: {error}"
+            return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
         if not (claimed == found or math.isclose(claimed, found, rel_tol=TOLERANCE)):
             detail = f"it says {claimed:.6g} {name} it, its charges come to {found:.6g}"
             return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
