@@ -298,7 +298,14 @@ def test_a_record_that_another_process_took_over_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "{}1", '[{"noise_multiplier": 1.0}]', "[1]", '[{"a":1}]']
+    "text",
+    [
+        *("", "[", "{}", "{}1", "[1]", "[" * 100_000, '[{"a":1}]'),
+        '[{"noise_multiplier": 1.0}]',
+        '[{"noise_multiplier": NaN, "sample_rate": 0.5, "count": 1}]',
+        '[{"noise_multiplier": 1.0, "sample_rate": 0.5, "count": 1.5}]',
+    ],
+    ids=lambda text: text[:60],
 )
 def test_a_damaged_older_record_is_a_named_error(text, tmp_path):
     record = tmp_path / "accountant.json"

@@ -231,10 +231,10 @@ class Ledger:
         """
         try:
             data = record.read_bytes()
-            steps = [SampledGaussianSteps(**row) for row in json.loads(data)]
+            steps = _steps_of(json.loads(data))
         except FileNotFoundError:
             return  # Another process was first.
-        except (OSError, ValueError, TypeError, HanseError) as error:
+        except (OSError, ValueError, TypeError, RecursionError, HanseError) as error:
             raise LedgerError(
                 f"cannot read what was spent from {record}: {error}",
                 hint="restore the file from a backup no older than the last round",
@@ -419,6 +419,16 @@ class _Write:
 def _last_renewal(entries: list[Entry]) -> Entry:
     nothing = Entry(sequence=0, kind="renewal", previous=GENESIS, time=0)
     return next((entry for entry in reversed(entries) if entry.kind == "renewal"), nothing)
+
+
+def _steps_of(record: object) -> list[SampledGaussianSteps]:
+    if not isinstance(record, list):
+        raise TypeError("it is no list")
+    steps = [SampledGaussianSteps(**row) for row in record]
+    for row in steps:
+        if not (isinstance(row.count, int) and isinstance(row.stores, int)):
+            raise TypeError(f"count={row.count} or stores={row.stores} is no whole number")
+    return steps
 
 
 @lru_cache(maxsize=1)

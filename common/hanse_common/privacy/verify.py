@@ -74,7 +74,7 @@ def verify(
         path: The SQLite file; nothing in it is changed.
         public_key: The store's, as its certificate has it. Without one, signatures are
             checked against the signers that entries name, and unsigned entries pass.
-        earlier_keys: Others that the store had before.
+        earlier_keys: Others that the store had before; `UNSIGNED` if it had none for a while.
         head: One that the reader remembers, or the store has shown elsewhere. If unset, the
             one that lies beside the file, if there is one.
 
