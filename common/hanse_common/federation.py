@@ -41,6 +41,9 @@ LARGEST_VARIANCE = 2.0**42
 """Of one store's noise. NumPy's Poisson sampler compares logarithms of probabilities in
 double precision: at variances of 10^14 it is off by 2 %, at 4 x 10^15 by 14 %."""
 
+_FLOAT_SLACK = 2e-4
+"""Of a clip: what adding up in float32 may move a sum of a few hundred clips by, twice over."""
+
 _SETTINGS_LABEL = b"hanse/settings/1"
 
 
@@ -297,7 +300,7 @@ def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
     """
     stores = privacy.max_stores_per_customer or 1
     if section.name == UPDATE:
-        values = privacy.max_grad_norm or math.inf
+        values = (privacy.max_grad_norm or math.inf) * (1 + _FLOAT_SLACK)
     else:
         values = math.sqrt(section.length) * stores
     return values * section.scale + stores * math.sqrt(section.length)

@@ -223,6 +223,32 @@ def test_shared_noise_without_masks_is_refused(hanse):
     assert "--mode local" in said
 
 
+@pytest.mark.parametrize(
+    "options", [("--compare", "--no-privacy"), ("--compare", "--no-compare"),
+                ("--no-privacy", "--mode", "local")]
+)  # fmt: skip
+def test_options_that_cannot_both_hold(hanse, options):
+    said = refused(hanse("simulate", "smoke", *options), errors.ContradictingOptions)
+    assert "contradicts" in said
+
+
+def test_accuracy_against_epsilon_is_printed_stored_and_drawn(hanse):
+    done = hanse("simulate", "synthetic", *SMALL, "--compare", "--format", "json", "--quiet",
+                 "--name", "swept", "--set", "sweep.seeds=2",
+                 "--set", "sweep.epsilons=[4.0]", "--set", "federation.rounds=1")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = {row["trainer"]: row for row in json.loads(done.stdout)["sweep"]}
+    assert list(rows) == ["pooled", "central", "federated", "distributed", "alone", "local"]
+    assert {rows[name]["epsilon"] for name in ("central", "distributed", "local")} == {4.0}
+    for row in rows.values():
+        assert row["seeds"] == 2
+        assert 0 < row["figures"]["fall_auc"]["mean"] < 1
+    assert "Accuracy by ε" in (hanse.runs / "swept" / "report.html").read_text()
+    again = hanse("simulate", "--resume", "swept", "--quiet")
+    assert again.returncode == 0, again.stderr
+    assert "Federation, noise shared under masks" in again.stdout
+
+
 def test_more_than_one_step_with_shared_noise_is_refused(hanse):
     done = hanse("simulate", "smoke", "--set", "training.local_steps=2")
     assert "one step a round" in refused(done, errors.ConfigError)
