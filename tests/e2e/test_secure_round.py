@@ -170,10 +170,15 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, federation)
     if stage == "unmask":
         failed_at, absent = "hello", [n for n in federation.names if n not in absent]
     count = 5 - len(absent)
-    assert raised.value.message == (
+    said_first = (
         f"attempt 2 of round 3 has {count} stores at stage '{failed_at}', needed are 4; "
-        f"missing: {failed_at}: {', '.join(absent)}"
+        f"missing: {failed_at}: {', '.join(absent)}; "
     )
+    assert raised.value.message.startswith(said_first)
+    reasons = raised.value.message.removeprefix(said_first)
+    why = "[attempt-refused]" if stage == "unmask" else "no reply in time"
+    for store in absent:
+        assert f"{store}: at stage '{failed_at}': {why}" in reasons
     assert {number for number, _ in attempts} == {1, 2}
     saying_hello = {s for s in federation.names if stage != "hello" or s not in (LOST, LOST_TOO)}
     assert Counter(attempts)[1, "synthetic-01"] == 1
