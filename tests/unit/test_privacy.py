@@ -107,3 +107,26 @@ def test_terms_of_no_mechanism_are_refused_by_name(change):
     terms = {"noise_multiplier": 1.0, "sample_rate": 0.1, "count": 1} | change
     with pytest.raises(PrivacyError, match=f"{next(iter(change))}={next(iter(change.values()))}"):
         SampledGaussianSteps(**terms)
+
+
+def test_a_plan_yields_the_event_that_its_epsilon_is_of():
+    """Any accountant of dp_accounting can repeat the figure."""
+    from dp_accounting import pld, rdp
+
+    settings = RECIPES["smoke"]().with_changes({"privacy.evaluation_noise_multiplier": 40.0})
+    plan = PrivacyPlan.from_settings(settings)
+    event = plan.event(rounds=plan.rounds)
+    again = pld.PLDAccountant(value_discretization_interval=1e-3).compose(event)
+    ours = plan.epsilon_after(rounds=plan.rounds)
+    assert again.get_epsilon(plan.target_delta) == pytest.approx(ours, rel=1e-6)
+    bound = rdp.RdpAccountant().compose(event).get_epsilon(plan.target_delta)
+    assert ours <= bound < 1.4 * ours
+
+
+def test_rounds_left_are_the_most_that_fit():
+    plan = PrivacyPlan.from_settings(RECIPES["grocery"]())
+    assert plan.rounds_left([], limit=plan.target_epsilon) == plan.rounds
+    half = plan.round_cost()
+    spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds - 7)]
+    assert plan.rounds_left(spent, limit=plan.target_epsilon) == 7
+    assert plan.rounds_left(spent, limit=0.1) == 0

@@ -102,6 +102,20 @@ def _event(noise_multiplier: float, sample_rate: float, stores: int) -> Any:
     )
 
 
+def composed_event(spent: Sequence[SampledGaussianSteps]) -> Any:
+    """Everything spent as one event of `dp_accounting`, for any accountant of that library."""
+    from dp_accounting import dp_event
+
+    return dp_event.ComposedDpEvent(
+        [
+            dp_event.SelfComposedDpEvent(
+                _event(steps.noise_multiplier, steps.sample_rate, steps.stores), steps.count
+            )
+            for steps in spent
+        ]
+    )
+
+
 def skellam_variance(noise_multiplier: float, l2: float, l1: float) -> float:
     """The variance at which Skellam noise protects integers as well as Gaussian noise would.
 

@@ -13,18 +13,22 @@ accountant takes its event from the same plan.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Final, Literal, Self
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
     apart,
+    composed_event,
     epsilon,
     noise_multiplier_for,
     together,
 )
+
+_MANY_ROUNDS: Final = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,11 +149,41 @@ class PrivacyPlan:
 
     def epsilon_after(self, *, rounds: int) -> float:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
+        return epsilon(self._spent_after(rounds), target_delta=self.target_delta)
+
+    def event(self, *, rounds: int) -> Any:
+        """Those rounds as one event of `dp_accounting`."""
+        return composed_event(self._spent_after(rounds))
+
+    def rounds_left(self, spent: Sequence[SampledGaussianSteps], *, limit: float) -> int:
+        """How many more rounds of training, without evaluations, a limit allows.
+
+        Args:
+            spent: What was spent before.
+            limit: Epsilon that must not be exceeded, at `target_delta`.
+
+        Returns:
+            0 if not even one fits; at most a million.
+        """
+
+        def fits(rounds: int) -> bool:
+            more = self._steps(self.steps_per_round * rounds)
+            return epsilon([*spent, more], target_delta=self.target_delta) <= limit
+
+        low, high = 0, 1
+        while high < _MANY_ROUNDS and fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    def _spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
         spent = [self._steps(self.steps_per_round * rounds)]
         if self.evaluation_noise_multiplier is not None:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)
             spent.append(_releases(self.evaluation_noise_multiplier, count * self._repeats))
-        return epsilon(spent, target_delta=self.target_delta)
+        return spent
 
     def _steps(self, count: int) -> SampledGaussianSteps:
         noise, statistics = self.noise_multiplier, self.statistics_noise_multiplier
