@@ -1,0 +1,29 @@
+"""Ledger entries as flat rows, for other people's tools."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.entry import Entry, Release
+
+_TERMS = tuple(field.name for field in fields(SampledGaussianSteps))
+_RELEASE = tuple(field.name for field in fields(Release))
+_OWN = tuple(f.name for f in fields(Entry) if f.name not in ("sequence", "release", "steps"))
+_RENAMED = {"kind": "release_kind"}
+
+FIELDS = (
+    *("store", "sequence", "hash", *_OWN),
+    *(_RENAMED.get(name, name) for name in _RELEASE),
+    *_TERMS,
+)
+"""Columns of a row, in order."""
+
+
+def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
+    """Return every field of an entry by name; bytes in hexadecimal, None where there is none."""
+    row = {"store": store, "sequence": entry.sequence, "hash": entry.hash}
+    row |= {name: getattr(entry, name) for name in _OWN}
+    row |= {_RENAMED.get(name, name): getattr(entry.release, name) for name in _RELEASE}
+    row |= {name: entry.steps and getattr(entry.steps, name) for name in _TERMS}
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
