@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import Entry, Release
@@ -22,8 +23,8 @@ FIELDS = (
 
 def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
     """Return every field of an entry by name; bytes in hexadecimal, None where there is none."""
-    row = {"store": store, "sequence": entry.sequence, "hash": entry.hash}
+    row: dict[str, Any] = {"store": store, "sequence": entry.sequence, "hash": entry.hash}
     row |= {name: getattr(entry, name) for name in _OWN}
     row |= {_RENAMED.get(name, name): getattr(entry.release, name) for name in _RELEASE}
-    row |= {name: entry.steps and getattr(entry.steps, name) for name in _TERMS}
+    row |= {name: getattr(entry.steps, name, None) for name in _TERMS}
     return {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}

@@ -145,7 +145,9 @@ def verify_store(
         ledger=evidence.ledger,
         entries=len(entries),
         charges=len(charges),
-        rounds=len({(e.release.run, e.release.round) for e in charges if e.kind == "charge"}),
+        rounds=len(
+            {(e.release.run, e.release.round) for e in charges if e.release.kind == "train"}
+        ),
         head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
         epsilon=read[-1].epsilon_after if read else 0.0,
         target_delta=read[-1].target_delta if read else 0.0,
