@@ -20,6 +20,8 @@ from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed, ConfigError, HanseError, LedgerError
 from hanse_common.identity import AuthorityKey, StoreKey
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import head_path
 from ledger_kit import put, rows
 
@@ -62,7 +64,9 @@ def test_a_good_run_verifies_and_says_what_could_not_be(run):
     ]
     for row in stores:
         assert "every entry is signed by the certificate's key" in row["verified"]
-        assert "every charge is as the manifest says, within its promise" in row["verified"]
+        assert (
+            "every charge under the manifest is as it says, within its promise" in row["verified"]
+        )
         assert "entries taken from the end: no head that others remember" in row["unverified"]
 
 
@@ -254,6 +258,34 @@ def test_charges_that_name_no_terms_are_counted_as_not_verified(run):
     run.forge(STORE, unnamed)
     row = verify(run.folder)["stores"][1]
     assert "the terms of 1 charges that name no manifest" in row["unverified"]
+
+
+def test_a_certificate_of_a_store_that_the_manifest_does_not_list_is_named(run):
+    certificate = run.authority.certify(
+        "danzig", run.keys[STORE].public, valid_from=0, valid_until=10
+    )
+    certificate.save(run.store(STORE) / evidence.ENROLMENT / evidence.CERTIFICATE)
+    assert fault(run)["problem"] == "no member"
+
+
+def test_older_records_and_renewals_are_verified_and_their_missing_terms_named(run):
+    (run.store(STORE) / "accountant.json").write_text(
+        '[{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 2}]'
+    )
+    ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
+    ledger.import_record(run.store(STORE) / "accountant.json")
+    before = run.plan().round_cost()
+    renewed = Budget(max_epsilon=4.0, renews=1_600_000_000)
+    ledger.charge(before, target_delta=1e-6, budget=renewed)
+    done = cli.invoke(app, ["verify", str(run.store(STORE)), "--format", "json"])
+    (row,) = json.loads(done.stdout)["stores"]
+    assert (row["fault"], row["entries"]) == (None, 5)
+    assert row["second_epsilon"] == pytest.approx(row["epsilon"], rel=0.02)
+    assert "1 entries of an older record: no terms, no rounds" in row["unverified"]
+    done = cli.invoke(app, ["budget", str(run.store(STORE)), "--format", "json"])
+    (row,) = json.loads(done.stdout)["stores"]
+    assert row["spent"] == pytest.approx(epsilon([before], target_delta=1e-6))
+    assert row["spent_ever"] == list(ledger)[-1].epsilon_after > row["spent"]
 
 
 # What was spent

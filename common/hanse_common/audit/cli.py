@@ -154,7 +154,7 @@ def export_command(
 ) -> None:
     """Write all entries to stdout, every field; digests in hexadecimal."""
     from hanse_common.audit.evidence import find
-    from hanse_common.audit.export import FIELDS, flat
+    from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
 
     rows = [flat(evidence.store, entry) for evidence in find(path) for entry in evidence.entries()]
     if output is ExportFormat.JSON:
@@ -165,7 +165,7 @@ def export_command(
 
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(for_spreadsheet, rows))
 
 
 def _key(text: str) -> bytes:

@@ -13,8 +13,8 @@ is that of a mixture over how many of them drew the person, as in `privacy.accou
 >>> for mode in ("local", "distributed"):
 ...     found = [epsilon_at_stores(charged(mode), k, covers=1, target_delta=1e-6) for k in (1, 2)]
 ...     print(mode, [round(value, 2) for value in found])
-local [0.74, 1.05]
-distributed [0.74, 1.1]
+local [0.71, 1.01]
+distributed [0.71, 1.51]
 """
 
 from __future__ import annotations

@@ -23,13 +23,13 @@ def print_audits(audits: Sequence[Audit]) -> None:
     table = _table("store", "entries", "rounds", "ε", "by Opacus", "δ", "result")
     for audit in audits:
         table.add_row(
-            Text(audit.store),
+            _safe(audit.store),
             str(audit.entries),
             str(audit.rounds),
             f"{audit.epsilon:.4f}",
             _figure(audit.second_epsilon, 4),
             f"{audit.target_delta:g}" if audit.target_delta else _ABSENT,
-            Text(_result(audit)),
+            _safe(_result(audit)),
         )
     console = _console()
     console.print(table)
@@ -51,9 +51,9 @@ def print_rounds(rows: Iterable[RoundRow]) -> None:
     )
     for row in rows:
         table.add_row(
-            Text(row.store),
+            _safe(row.store),
             str(row.entry),
-            Text(row.kind),
+            _safe(row.kind),
             str(row.round),
             str(row.attempt or _ABSENT),
             _figure(row.noise_multiplier, 3),
@@ -79,7 +79,7 @@ def print_budgets(rows: Sequence[BudgetRow]) -> None:
         left = row.rounds_left
         more = left is not None and left >= MOST_ROUNDS
         table.add_row(
-            Text(row.store),
+            _safe(row.store),
             f"{row.target_delta:g}",
             _figure(row.spent, 4),
             _figure(row.spent_ever, 4),
@@ -101,6 +101,11 @@ def _result(audit: Audit) -> str:
     if audit.fault is not None:
         return f"FAILED: {audit.fault}"
     return "ok" if audit.entries else "nothing to verify"
+
+
+def _safe(text: str) -> Text:
+    """Text that a store wrote: its control characters shall not reach the terminal."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -27,6 +27,7 @@ from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
 from hanse_common.audit.terms import Finding, check_charges, repeated_rounds, under
 from hanse_common.errors import ConfigError, HanseError, LedgerError
+from hanse_common.identity import Certificate
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import ACCOUNTANT
 from hanse_common.privacy.chain import compare, paid
@@ -41,6 +42,7 @@ class Audit:
 
     Args:
         store: See `Evidence`.
+        certified_as: The store's id in its certificate; None without one.
         ledger: The file.
         entries: Good ones, up to the first fault of the chain.
         charges: Of them, those that were paid.
@@ -56,6 +58,7 @@ class Audit:
 
     store: str
     ledger: Path
+    certified_as: str | None = None
     entries: int = 0
     charges: int = 0
     rounds: int = 0
@@ -72,6 +75,7 @@ class Audit:
         fault = self.fault
         return {
             "store": self.store,
+            "certified_as": self.certified_as,
             "ledger": str(self.ledger),
             "ok": fault is None,
             "entries": self.entries,
@@ -130,9 +134,10 @@ def verify_store(
         authority = _pinned(evidence, notes)
     else:
         notes.verified.append("the authority is the one that was given")
-    keys = _keys(evidence, authority, notes)
-    entries = _chain(evidence, keys, remembered, notes)
-    _terms(evidence, entries, authority, notes)
+    certificates = _certificates(evidence, authority, notes)
+    entries = _chain(evidence, [c.public_key for c in certificates], remembered, notes)
+    certified_as = certificates[0].store_id if certificates else None
+    _terms(evidence, entries, authority, certified_as, notes)
     second = _ask_again(entries, notes) if second_opinion else None
     if not second_opinion:
         notes.unverified.append("no second accountant: not asked for")
@@ -142,6 +147,7 @@ def verify_store(
     read = [entry for entry in entries if entry.target_delta > 0]
     return Audit(
         store=evidence.store,
+        certified_as=certified_as,
         ledger=evidence.ledger,
         entries=len(entries),
         charges=len(charges),
@@ -200,8 +206,8 @@ def _pinned(evidence: Evidence, notes: _Notes) -> bytes | None:
     return bytes.fromhex(policy.authority)
 
 
-def _keys(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[bytes]:
-    """The store's certified keys, today's first; none if it cannot be told."""
+def _certificates(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[Certificate]:
+    """The store's certificates, today's first; none if they are not to be trusted."""
     try:
         certificates = evidence.certificates()
         for certificate in certificates if authority else ():
@@ -218,7 +224,7 @@ def _keys(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[by
         notes.unverified.append("who certified the key: no authority is known")
     else:
         notes.verified.append("the key is certified by the authority")
-    return [certificate.public_key for certificate in certificates]
+    return certificates
 
 
 def _chain(
@@ -256,7 +262,11 @@ def _chain(
 
 
 def _terms(
-    evidence: Evidence, entries: Sequence[Entry], authority: bytes | None, notes: _Notes
+    evidence: Evidence,
+    entries: Sequence[Entry],
+    authority: bytes | None,
+    certified_as: str | None,
+    notes: _Notes,
 ) -> None:
     try:
         signed = evidence.manifest()
@@ -269,12 +279,15 @@ def _terms(
     except HanseError as error:
         notes.whole("the manifest is not to be trusted", error)
         return
+    if certified_as is not None and certified_as not in manifest.stores:
+        detail = f"the certificate is of {certified_as!r}, which the manifest does not list"
+        notes.faults.append(Finding(sequence=0, problem="no member", detail=detail))
     fault = check_charges(entries, manifest)
     charges = under(entries, manifest)
     if fault is not None:
         notes.faults.append(fault)
     elif charges:
-        notes.verified.append("every charge is as the manifest says, within its promise")
+        notes.verified.append("every charge under the manifest is as it says, within its promise")
     others = {e.release.manifest_digest for e in entries if e.kind == "charge"}
     others -= {manifest.digest()}
     for digest in sorted(others):
@@ -290,10 +303,15 @@ def _terms(
 
 
 def _ask_again(entries: Sequence[Entry], notes: _Notes) -> float | None:
-    """Ask the second accountant about every epsilon; return its last answer."""
+    """Ask the second accountant about every epsilon; return its last answer.
+
+    Terms that were found to be wrong are not asked about: no accountant need cope with them.
+    """
     answer: float | None = None
+    fault = notes.first()
+    end = fault.sequence if fault is not None and fault.sequence else len(entries) + 1
     for position, entry in enumerate(entries, start=1):
-        if entry.kind != "charge":
+        if entry.kind != "charge" or position >= end:
             continue
         spent = paid(entries[:position])
         reason = why_not(spent)
