@@ -117,6 +117,8 @@ def test_a_changed_byte_is_named_with_store_and_entry(run):
     body[60] ^= 1
     put(run.ledger(STORE), [kept[0], replace(kept[1], body=bytes(body))])
     assert fault(run)["entry"] == 2
+    row = verify(run.folder, code=36)["stores"][1]
+    assert row["verified"] == ["the key is certified by the authority"]
     done = cli.invoke(app, ["verify", str(run.folder), "--no-second-opinion"])
     assert str(done.exception).startswith(f"{STORE}: entry 2 is altered: ")
     assert "FAILED: entry 2 is altered" in done.stdout
@@ -190,6 +192,14 @@ def test_a_second_accountant_who_disagrees_by_more_than_two_percent_fails_the_au
     assert isinstance(done.exception, AuditFailed)
     (first, _) = json.loads(done.stdout)["stores"]
     assert (first["fault"]["entry"], first["fault"]["problem"]) == (1, "in doubt")
+
+
+def test_a_second_accountant_agrees_about_little_noise_and_much(tmp_path):
+    for noise in (1.0, 1000.0):
+        folder = tmp_path / str(noise)
+        AuditedRun(folder, noise_multiplier=noise, local_steps=1, sample_rate=0.02)
+        done = cli.invoke(app, ["verify", str(folder)])
+        assert done.exit_code == 0, done.output
 
 
 def test_without_a_second_accountant_the_audit_says_so_and_goes_on(run, monkeypatch):

@@ -286,7 +286,7 @@ def _terms(
     charges = under(entries, manifest)
     if fault is not None:
         notes.faults.append(fault)
-    elif charges:
+    elif charges and notes.first() is None:
         notes.verified.append("every charge under the manifest is as it says, within its promise")
     others = {e.release.manifest_digest for e in entries if e.kind == "charge"}
     others -= {manifest.digest()}
@@ -332,6 +332,6 @@ def _ask_again(entries: Sequence[Entry], notes: _Notes) -> float | None:
             )
             notes.faults.append(Finding(sequence=entry.sequence, problem="in doubt", detail=detail))
             return answer
-    if answer is not None:
+    if answer is not None and fault is None:
         notes.verified.append(f"a second accountant agrees within {TOLERANCE:.0%} (Opacus PRV)")
     return answer
