@@ -348,13 +348,13 @@ def test_a_manifest_that_covers_two_stores_has_paid_for_both(tmp_path):
 
 
 def test_at_several_stores_of_one_sum_the_noise_counts_for_less(tmp_path):
-    run = AuditedRun(tmp_path, mode="distributed")
+    run = AuditedRun(tmp_path, mode="distributed", sample_rate=0.1)
     found = at_stores(run.folder)
     assert found["1"] == pytest.approx(run.entries("bremen")[-1].epsilon_after)
-    together = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.5, count=4, stores=4)
+    together = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.1, count=4, stores=4)
     assert found["4"] == pytest.approx(epsilon([together], target_delta=1e-6))
     # Never better than the same stores, each with all of the noise.
-    apart = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.5, count=16)
+    apart = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=16)
     assert found["4"] > epsilon([apart], target_delta=1e-6)
 
 
