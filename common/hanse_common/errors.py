@@ -169,6 +169,13 @@ class BudgetSpent(PrivacyError):
     exit_status = 35
 
 
+class AuditFailed(PrivacyError):
+    """A store's ledger is not as it was written, not true, or beyond the signed terms."""
+
+    code = "audit-failed"
+    exit_status = 36
+
+
 class FederationError(HanseError):
     """A round could not be completed."""
 

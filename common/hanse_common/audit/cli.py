@@ -1,0 +1,190 @@
+"""`hanse audit`: what a third party asks of stores' ledgers, without trusting the stores.
+
+Nothing heavy is imported before a command needs it; torch only for a second opinion.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanse_common.errors import AuditFailed, ConfigError, LedgerError
+
+
+class Format(StrEnum):
+    """How a result is printed to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class ExportFormat(StrEnum):
+    """How entries are written to stdout."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+PathArgument = Annotated[
+    Path,
+    typer.Argument(metavar="PATH", help="A ledger.sqlite, a store's folder, or a run's folder."),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Check stores' ledgers: are they as written, true, and within the signed terms?",
+)
+
+
+@app.command("verify")
+def verify_command(
+    path: PathArgument,
+    authority: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX|FILE", help="The enrolment authority's public key, as you know it."
+        ),
+    ] = None,
+    remembered: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="What this command printed earlier; ledgers must go on from it."
+        ),
+    ] = None,
+    second_opinion: Annotated[
+        bool,
+        typer.Option(help="Recompute epsilon with Opacus as well, where it is installed."),
+    ] = True,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
+
+    Ends with an error that names the store and the first bad entry, if there is one.
+    """
+    from hanse_common.audit.evidence import find
+    from hanse_common.audit.verification import read_remembered, verify_store
+
+    key = None if authority is None else _key(authority)
+    heads = {} if remembered is None else read_remembered(remembered)
+    audits = [
+        verify_store(
+            evidence,
+            authority=key,
+            remembered=heads.pop(evidence.store, None),
+            second_opinion=second_opinion,
+        )
+        for evidence in find(path)
+    ]
+    failed = [audit for audit in audits if audit.fault is not None]
+    gone = sorted(store for store, head in heads.items() if head.sequence)
+    if output is Format.JSON:
+        rows = [audit.row() for audit in audits]
+        _print_json({"ok": not failed and not gone, "stores": rows, "gone": gone})
+    else:
+        from hanse_common.audit.tables import print_audits
+
+        print_audits(audits)
+    if gone:
+        raise AuditFailed(f"{gone[0]}: its ledger is remembered, and is not there any more")
+    if failed:
+        others = f"; {len(failed) - 1} more stores failed" if failed[1:] else ""
+        raise AuditFailed(
+            f"{failed[0].store}: {failed[0].fault}{others}",
+            hint="ask the store for the ledger and head as they lie there, and for an explanation",
+        )
+
+
+@app.command("rounds")
+def rounds_command(path: PathArgument, output: FormatOption = Format.TABLE) -> None:
+    """List what every entry was charged: terms, epsilon, epsilon so far, and what was left."""
+    from dataclasses import asdict
+
+    from hanse_common.audit.evidence import find
+    from hanse_common.audit.spending import rounds_of
+
+    rows = [row for evidence in find(path) for row in rounds_of(evidence)]
+    if output is Format.JSON:
+        _print_json({"rounds": [asdict(row) for row in rows]})
+    else:
+        from hanse_common.audit.tables import print_rounds
+
+        print_rounds(rows)
+
+
+@app.command("budget")
+def budget_command(
+    path: PathArgument,
+    stores: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Show what each store has spent and has left, and epsilon for people at several stores."""
+    from dataclasses import asdict
+
+    from hanse_common.audit.evidence import find
+    from hanse_common.audit.spending import budget_of
+
+    found = [budget_of(evidence, stores=stores or (1, 2, 4)) for evidence in find(path)]
+    rows = [row for row in found if row is not None]
+    if not rows:
+        raise LedgerError(f"no store under {path} has charged anything yet")
+    if output is Format.JSON:
+        _print_json({"stores": [asdict(row) for row in rows]})
+    else:
+        from hanse_common.audit.tables import print_budgets
+
+        print_budgets(rows)
+
+
+@app.command("export")
+def export_command(
+    path: PathArgument,
+    output: Annotated[
+        ExportFormat, typer.Option("--format", help="CSV, or a list of JSON objects.")
+    ] = ExportFormat.CSV,
+) -> None:
+    """Write all entries to stdout, every field; digests in hexadecimal."""
+    from hanse_common.audit.evidence import find
+    from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
+
+    rows = [flat(evidence.store, entry) for evidence in find(path) for entry in evidence.entries()]
+    if output is ExportFormat.JSON:
+        _print_json(rows)
+        return
+    import csv
+    import sys
+
+    writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(for_spreadsheet, rows))
+
+
+def _key(text: str) -> bytes:
+    """The public key that an option gives, in hexadecimal or as a file of it."""
+    from hanse_common.identity import KEY_SIZE
+
+    try:
+        path = Path(text)
+        given = path.read_text(encoding="ascii").strip() if path.is_file() else text
+        key = bytes.fromhex(given)
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != KEY_SIZE:
+        raise ConfigError(
+            f"--authority {text!r} is no public key",
+            hint=f"{KEY_SIZE} bytes in hexadecimal, or a file that holds them",
+        )
+    return key
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

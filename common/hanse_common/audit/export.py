@@ -1,0 +1,43 @@
+"""Ledger entries as flat rows, for other people's tools."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.entry import Entry, Release
+
+_TERMS = tuple(field.name for field in fields(SampledGaussianSteps))
+_RELEASE = tuple(field.name for field in fields(Release))
+_OWN = tuple(f.name for f in fields(Entry) if f.name not in ("sequence", "release", "steps"))
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_RENAMED = {"kind": "release_kind"}
+
+FIELDS = (
+    *("store", "sequence", "hash", *_OWN),
+    *(_RENAMED.get(name, name) for name in _RELEASE),
+    *_TERMS,
+)
+"""Columns of a row, in order."""
+
+
+def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
+    """Return every field of an entry by name; bytes in hexadecimal, None where there is none."""
+    row: dict[str, Any] = {"store": store, "sequence": entry.sequence, "hash": entry.hash}
+    row |= {name: getattr(entry, name) for name in _OWN}
+    row |= {_RENAMED.get(name, name): getattr(entry.release, name) for name in _RELEASE}
+    row |= {name: getattr(entry.steps, name, None) for name in _TERMS}
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
+
+
+def for_spreadsheet(row: dict[str, str | int | float | None]) -> dict[str, object]:
+    """Return a row whose texts no spreadsheet takes for formulas: a store wrote them.
+
+    >>> for_spreadsheet({"note": "=1+1", "round": 3})
+    {'note': "'=1+1", 'round': 3}
+    """
+    return {
+        name: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+        for name, value in row.items()
+    }

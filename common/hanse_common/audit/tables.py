@@ -1,0 +1,124 @@
+"""Audits as people read them: tables on stdout, and what was checked below them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hanse_common.audit.spending import MOST_ROUNDS, BudgetRow, RoundRow
+from hanse_common.audit.verification import Audit
+
+_PLAIN_WIDTH = 140
+_ABSENT = "–"
+_LEFT = ("store", "result", "kind")
+
+
+def print_audits(audits: Sequence[Audit]) -> None:
+    """Print a line per store, then what was checked at how many of them."""
+    table = _table("store", "entries", "rounds", "ε", "by Opacus", "δ", "result")
+    for audit in audits:
+        table.add_row(
+            _safe(audit.store),
+            str(audit.entries),
+            str(audit.rounds),
+            f"{audit.epsilon:.4f}",
+            _figure(audit.second_epsilon, 4),
+            f"{audit.target_delta:g}" if audit.target_delta else _ABSENT,
+            _safe(_result(audit)),
+        )
+    console = _console()
+    console.print(table)
+    for title, notes in (
+        ("Verified", [note for audit in audits for note in audit.verified]),
+        ("Not verified", [note for audit in audits for note in audit.unverified]),
+    ):
+        counts = {note: notes.count(note) for note in notes}
+        for note, count in counts.items():
+            where = "" if count == len(audits) else f" ({count} of {len(audits)} stores)"
+            console.print(Text(f"{title}: {note}{where}"))
+
+
+def print_rounds(rows: Iterable[RoundRow]) -> None:
+    """Print a line per entry."""
+    table = _table(
+        *("store", "entry", "kind", "round", "try", "σ", "q", "steps", "shops"),
+        *("δ", "ε of it", "ε so far", "left"),
+    )
+    for row in rows:
+        table.add_row(
+            _safe(row.store),
+            str(row.entry),
+            _safe(row.kind),
+            str(row.round),
+            str(row.attempt or _ABSENT),
+            _figure(row.noise_multiplier, 3),
+            _figure(row.sample_rate, 3),
+            str(row.steps or _ABSENT),
+            str(row.stores_per_person or _ABSENT),
+            f"{row.target_delta:g}" if row.target_delta else _ABSENT,
+            _figure(row.epsilon, 4),
+            _figure(row.cumulative, 4),
+            _figure(row.left, 4),
+        )
+    _console().print(table)
+
+
+def print_budgets(rows: Sequence[BudgetRow]) -> None:
+    """Print a line per store, then how to read the last columns."""
+    counts = sorted({count for row in rows for count in row.at_stores})
+    table = _table(
+        *("store", "δ", "spent", "ever", "limit", "left", "rounds left"),
+        *(f"ε at {count} {'store' if count == 1 else 'stores'}" for count in counts),
+    )
+    for row in rows:
+        left = row.rounds_left
+        more = left is not None and left >= MOST_ROUNDS
+        table.add_row(
+            _safe(row.store),
+            f"{row.target_delta:g}",
+            _figure(row.spent, 4),
+            _figure(row.spent_ever, 4),
+            _ABSENT if row.limit is None else f"{row.limit:g}",
+            _figure(row.left, 4),
+            _ABSENT if left is None else f"{MOST_ROUNDS}+" if more else str(left),
+            *(_figure(row.at_stores.get(count), 4) for count in counts),
+        )
+    console = _console()
+    console.print(table)
+    covers = sorted({row.covers_stores for row in rows})
+    console.print(
+        f"Spent, left: for a person at up to {' or '.join(map(str, covers))} store(s). Last "
+        "columns: upper bounds, if each of the person's stores spent, ever, as this one did."
+    )
+
+
+def _result(audit: Audit) -> str:
+    if audit.fault is not None:
+        return f"FAILED: {audit.fault}"
+    return "ok" if audit.entries else "nothing to verify"
+
+
+def _safe(text: str) -> Text:
+    """Text that a store wrote: its control characters shall not reach the terminal."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return _ABSENT if value is None else f"{value:.{digits}f}"
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="", padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        left = heading in _LEFT
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "result")
+    return table
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)

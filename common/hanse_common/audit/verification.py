@@ -1,0 +1,337 @@
+"""One store's ledger against everything that was handed over with it.
+
+>>> from tempfile import TemporaryDirectory
+>>> from hanse_common.audit.evidence import find
+>>> from hanse_common.identity import StoreKey
+>>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.ledger import Ledger
+>>> folder = TemporaryDirectory()
+>>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
+>>> ledger = Ledger.open(Path(folder.name) / "ledger.sqlite", StoreKey.generate())
+>>> _ = ledger.charge(steps, target_delta=1e-6)
+>>> (evidence,) = find(Path(folder.name))
+>>> audit = verify_store(evidence, second_opinion=False)
+>>> audit.fault, round(audit.epsilon, 2), audit.unverified[0]
+(None, 0.75, 'whose key signed: no certificate')
+>>> folder.cleanup()
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.audit.evidence import Evidence
+from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
+from hanse_common.audit.terms import Finding, check_charges, repeated_rounds, under
+from hanse_common.errors import ConfigError, HanseError, LedgerError
+from hanse_common.identity import Certificate
+from hanse_common.privacy import ledger_file
+from hanse_common.privacy.accounting import ACCOUNTANT
+from hanse_common.privacy.chain import compare, paid
+from hanse_common.privacy.entry import NOTHING, Entry
+from hanse_common.privacy.ledger_file import EMPTY, Head
+from hanse_common.privacy.verify import verify
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What was found out about one store.
+
+    Args:
+        store: See `Evidence`.
+        certified_as: The store's id in its certificate; None without one.
+        ledger: The file.
+        entries: Good ones, up to the first fault of the chain.
+        charges: Of them, those that were paid.
+        rounds: Different training rounds among them.
+        head: How far the good entries go; for a later audit to remember.
+        epsilon: Of everything ever paid.
+        target_delta: At which it is read; that of the last charge.
+        second_epsilon: By the second accountant; None if there was none.
+        fault: The first thing that is wrong; None if nothing is.
+        verified: What was checked, for people.
+        unverified: What could not be, and why.
+    """
+
+    store: str
+    ledger: Path
+    certified_as: str | None = None
+    entries: int = 0
+    charges: int = 0
+    rounds: int = 0
+    head: Head = EMPTY
+    epsilon: float = 0.0
+    target_delta: float = 0.0
+    second_epsilon: float | None = None
+    fault: Finding | None = None
+    verified: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        fault = self.fault
+        return {
+            "store": self.store,
+            "certified_as": self.certified_as,
+            "ledger": str(self.ledger),
+            "ok": fault is None,
+            "entries": self.entries,
+            "charges": self.charges,
+            "rounds": self.rounds,
+            "head": {"sequence": self.head.sequence, "hash": self.head.hash.hex()},
+            "epsilon": self.epsilon,
+            "target_delta": self.target_delta or None,
+            "second_epsilon": self.second_epsilon,
+            "fault": fault
+            and {"entry": fault.sequence, "problem": fault.problem, "detail": fault.detail},
+            "verified": list(self.verified),
+            "unverified": list(self.unverified),
+        }
+
+
+class _Notes:
+    """What was checked so far, and the first thing that is wrong."""
+
+    def __init__(self) -> None:
+        self.verified: list[str] = []
+        self.unverified: list[str] = []
+        self.faults: list[Finding] = []
+
+    def whole(self, problem: str, error: HanseError) -> None:
+        self.faults.append(Finding(sequence=0, problem=problem, detail=error.message))
+
+    def first(self) -> Finding | None:
+        return min(self.faults, key=lambda fault: fault.sequence, default=None)
+
+
+def verify_store(
+    evidence: Evidence,
+    *,
+    authority: bytes | None = None,
+    remembered: Head | None = None,
+    second_opinion: bool = True,
+) -> Audit:
+    """Check a store's ledger: as written, by whom, at what price, under which terms.
+
+    Args:
+        evidence: What was handed over.
+        authority: The enrolment authority's public key, as the auditor knows it; if unset,
+            the one that the store's policy names.
+        remembered: A head that this store has shown before.
+        second_opinion: Ask Opacus too; that imports torch.
+
+    Guarantees:
+        Nothing that was not checked is in `verified`. Whatever is wrong with the evidence
+        is in `fault`, and raises nothing.
+    """
+    notes = _Notes()
+    if not evidence.ledger.exists():
+        return _without_ledger(evidence, remembered)
+    if authority is None:
+        authority = _pinned(evidence, notes)
+    else:
+        notes.verified.append("the authority is the one that was given")
+    certificates = _certificates(evidence, authority, notes)
+    entries = _chain(evidence, [c.public_key for c in certificates], remembered, notes)
+    certified_as = certificates[0].store_id if certificates else None
+    _terms(evidence, entries, authority, certified_as, notes)
+    second = _ask_again(entries, notes) if second_opinion else None
+    if not second_opinion:
+        notes.unverified.append("no second accountant: not asked for")
+    if evidence.simulated:
+        notes.unverified.append("a simulation: its noise can be repeated, and protects nobody")
+    charges = [entry for entry in entries if entry.spends]
+    read = [entry for entry in entries if entry.target_delta > 0]
+    return Audit(
+        store=evidence.store,
+        certified_as=certified_as,
+        ledger=evidence.ledger,
+        entries=len(entries),
+        charges=len(charges),
+        rounds=len(
+            {(e.release.run, e.release.round) for e in charges if e.release.kind == "train"}
+        ),
+        head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
+        epsilon=read[-1].epsilon_after if read else 0.0,
+        target_delta=read[-1].target_delta if read else 0.0,
+        second_epsilon=second,
+        fault=notes.first(),
+        verified=tuple(notes.verified),
+        unverified=tuple(notes.unverified),
+    )
+
+
+def read_remembered(path: Path) -> dict[str, Head]:
+    """Return the heads in an earlier audit's JSON, by store.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["stores"]
+        return {
+            row["store"]: Head(int(row["head"]["sequence"]), bytes.fromhex(row["head"]["hash"]))
+            for row in rows
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path} is no earlier audit: {error!r}",
+            hint="keep what `hanse audit verify PATH --format json` printed",
+        ) from error
+
+
+def _without_ledger(evidence: Evidence, remembered: Head | None) -> Audit:
+    fault, unverified = None, ["no ledger, and no head: never charged, or both were taken away"]
+    if ledger_file.head_path(evidence.ledger).exists() or remembered not in (None, EMPTY):
+        fault = Finding(sequence=0, problem="the ledger is gone", detail="its head is remembered")
+        unverified = []
+    return Audit(
+        store=evidence.store, ledger=evidence.ledger, fault=fault, unverified=tuple(unverified)
+    )
+
+
+def _pinned(evidence: Evidence, notes: _Notes) -> bytes | None:
+    """The authority that the store itself says it trusts."""
+    try:
+        policy = evidence.policy()
+    except HanseError as error:
+        notes.whole("the policy cannot be read", error)
+        return None
+    if policy is None:
+        return None
+    notes.unverified.append("the authority is the one that the store names: give --authority")
+    return bytes.fromhex(policy.authority)
+
+
+def _certificates(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[Certificate]:
+    """The store's certificates, today's first; none if they are not to be trusted."""
+    try:
+        certificates = evidence.certificates()
+        for certificate in certificates if authority else ():
+            # Whether it is still valid today says nothing of what was signed under it.
+            certificate.check(authority or b"", now=certificate.valid_from)
+            if certificate.store_id != certificates[0].store_id:
+                raise LedgerError(f"a certificate is of another store, {certificate.store_id!r}")
+    except HanseError as error:
+        notes.whole("the certificate is not to be trusted", error)
+        return []
+    if not certificates:
+        notes.unverified.append("whose key signed: no certificate")
+    elif authority is None:
+        notes.unverified.append("who certified the key: no authority is known")
+    else:
+        notes.verified.append("the key is certified by the authority")
+    return certificates
+
+
+def _chain(
+    evidence: Evidence, keys: Sequence[bytes], remembered: Head | None, notes: _Notes
+) -> list[Entry]:
+    try:
+        found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
+    except LedgerError as error:
+        notes.whole("the ledger cannot be read", error)
+        return []
+    entries, faults = list(found.entries), [found.fault]
+    if found.fault is None:
+        notes.verified.append("no entry altered, missing or out of place")
+        if keys:
+            notes.verified.append("every entry is signed by the certificate's key")
+        notes.verified.append(f"every epsilon recomputed ({ACCOUNTANT})")
+        if found.unsigned:
+            notes.unverified.append("who wrote it: some entries have no signature")
+        if remembered is None:
+            notes.unverified.append("entries taken from the end: no head that others remember")
+        else:
+            faults.append(compare(entries, remembered))
+            if faults[-1] is None:
+                notes.verified.append("it goes on from the head that was remembered")
+        if found.compared is None:
+            notes.unverified.append("how far the store says it goes: no ledger.head")
+        else:
+            notes.verified.append("it goes as far as the store's own head")
+    notes.faults += [
+        Finding(sequence=fault.sequence, problem=fault.problem, detail=fault.detail)
+        for fault in faults
+        if fault is not None
+    ]
+    return entries
+
+
+def _terms(
+    evidence: Evidence,
+    entries: Sequence[Entry],
+    authority: bytes | None,
+    certified_as: str | None,
+    notes: _Notes,
+) -> None:
+    try:
+        signed = evidence.manifest()
+        if signed is None:
+            notes.unverified.append("the terms: no manifest")
+            return
+        if authority is None:
+            notes.unverified.append("who signed the manifest: no authority is known")
+        manifest = signed.unchecked if authority is None else signed.check(authority)
+    except HanseError as error:
+        notes.whole("the manifest is not to be trusted", error)
+        return
+    if certified_as is not None and certified_as not in manifest.stores:
+        detail = f"the certificate is of {certified_as!r}, which the manifest does not list"
+        notes.faults.append(Finding(sequence=0, problem="no member", detail=detail))
+    fault = check_charges(entries, manifest)
+    charges = under(entries, manifest)
+    if fault is not None:
+        notes.faults.append(fault)
+    elif charges and notes.first() is None:
+        notes.verified.append("every charge under the manifest is as it says, within its promise")
+    others = {e.release.manifest_digest for e in entries if e.kind == "charge"}
+    others -= {manifest.digest()}
+    for digest in sorted(others):
+        count = sum(e.kind == "charge" and e.release.manifest_digest == digest for e in entries)
+        which = "no manifest" if digest == NOTHING else f"manifest {digest.hex()[:9]}…"
+        notes.unverified.append(f"the terms of {count} charges that name {which}")
+    imports = sum(entry.kind == "import" for entry in entries)
+    if imports:
+        notes.unverified.append(f"{imports} entries of an older record: no terms, no rounds")
+    again = repeated_rounds(charges)
+    if again:
+        notes.unverified.append(f"why {again} rounds were charged more than once")
+
+
+def _ask_again(entries: Sequence[Entry], notes: _Notes) -> float | None:
+    """Ask the second accountant about every epsilon; return its last answer.
+
+    Terms that were found to be wrong are not asked about: no accountant need cope with them.
+    """
+    answer: float | None = None
+    fault = notes.first()
+    end = fault.sequence if fault is not None and fault.sequence else len(entries) + 1
+    for position, entry in enumerate(entries, start=1):
+        if entry.kind != "charge" or position >= end:
+            continue
+        spent = paid(entries[:position])
+        reason = why_not(spent)
+        if reason is not None:
+            notes.unverified.append(reason)
+            return None
+        try:
+            answer = second_epsilon(
+                spent, target_delta=entry.target_delta, about=entry.epsilon_after
+            )
+        except (ArithmeticError, ValueError, RuntimeError) as error:
+            notes.unverified.append(f"no second accountant: Opacus cannot compute it ({error})")
+            return None
+        if not agree(entry.epsilon_after, answer):
+            detail = (
+                f"it says epsilon={entry.epsilon_after:.4g}, Opacus PRV says {answer:.4g}: more "
+                f"than {TOLERANCE:.0%} apart"
+            )
+            notes.faults.append(Finding(sequence=entry.sequence, problem="in doubt", detail=detail))
+            return answer
+    if answer is not None and fault is None:
+        notes.verified.append(f"a second accountant agrees within {TOLERANCE:.0%} (Opacus PRV)")
+    return answer

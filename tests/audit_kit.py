@@ -1,0 +1,110 @@
+"""A run's folder of two enrolled stores, whose ledgers `Ledger` wrote; no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from hanse_common.audit.evidence import CERTIFICATE, ENROLMENT, LEDGER, MANIFEST, POLICY
+from hanse_common.identity import AuthorityKey, StoreKey
+from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.entry import Entry, Release
+from hanse_common.privacy.ledger import Ledger
+from hanse_common.privacy.ledger_file import Head, write_head
+from hanse_common.privacy.plan import PrivacyPlan
+from ledger_kit import as_row, chained, put
+
+STORES = ("bremen", "luebeck", "riga", "visby")
+TERMS = {
+    "mode": "local",
+    "target_epsilon": 3.0,
+    "target_delta": 1e-6,
+    "noise_multiplier": 4.0,
+    "sample_rate": 0.5,
+    "max_grad_norm": 0.5,
+    "local_steps": 2,
+    "max_stores_per_customer": 1,
+}
+
+
+class AuditedRun:
+    """Two stores with a key, a certificate, a policy, signed terms and a ledger."""
+
+    def __init__(self, folder: Path, *, rounds: int = 2, **terms: object) -> None:
+        self.folder = folder
+        self.authority = AuthorityKey.generate()
+        self.manifest = Manifest(
+            federation="baltic",
+            stores=STORES,
+            minimum_cohort=4,
+            sections=(SectionTerms(name="update", length=10, clip=1.0),),
+            model_digest="00" * 32,
+            rounds=rounds,
+            privacy=PrivacyTerms.model_validate({**TERMS, **terms}),
+        )
+        self.keys = {store: StoreKey.generate() for store in STORES[:2]}
+        for store, key in self.keys.items():
+            enrolment = self.store(store) / ENROLMENT
+            enrolment.mkdir(parents=True)
+            self.certify(store, key)
+            signed = SignedManifest.sign(self.manifest, self.authority)
+            signed.save(enrolment / MANIFEST)
+            policy = f'authority = "{self.authority.public.hex()}"\nmax_epsilon = 4.0\n'
+            (enrolment / POLICY).write_text(policy)
+            self.charge(store, 1, rounds)
+
+    def certify(self, store: str, key: StoreKey) -> None:
+        certificate = self.authority.certify(store, key.public, valid_from=0, valid_until=10)
+        certificate.save(self.store(store) / ENROLMENT / CERTIFICATE)
+
+    def store(self, store: str) -> Path:
+        return self.folder / "stores" / store
+
+    def ledger(self, store: str) -> Path:
+        return self.store(store) / LEDGER
+
+    def plan(self) -> PrivacyPlan:
+        terms = self.manifest.privacy
+        return PrivacyPlan(
+            mode=terms.mode,
+            sample_rate=terms.sample_rate,
+            max_grad_norm=terms.max_grad_norm,
+            noise_multiplier=terms.noise_multiplier,
+            steps_per_round=terms.local_steps,
+            rounds=self.manifest.rounds,
+            target_epsilon=terms.target_epsilon,
+            target_delta=terms.target_delta,
+            max_stores_per_customer=terms.max_stores_per_customer,
+        )
+
+    def charge(self, store: str, first: int, last: int, *, run: int = 1, **changes) -> None:
+        """Charge rounds as a node does; changes are to the steps."""
+        plan = self.plan()
+        ledger = Ledger.open(self.ledger(store), self.keys[store], sync=False)
+        for number in range(first, last + 1):
+            release = Release(
+                kind="train",
+                mode=plan.mode,
+                max_grad_norm=plan.max_grad_norm,
+                run=run,
+                round=number,
+                attempt=1,
+                manifest_digest=self.manifest.digest(),
+            )
+            ledger.charge(
+                replace(plan.round_cost(), **changes),
+                target_delta=plan.target_delta,
+                release=release,
+                budget=Budget(max_epsilon=4.0),
+            )
+
+    def entries(self, store: str) -> list[Entry]:
+        return list(Ledger.open(self.ledger(store)))
+
+    def forge(self, store: str, change: Callable[[list[Entry]], list[Entry]], key=None) -> None:
+        """Write the ledger and its head anew, as the holder of the key can."""
+        made = chained(change(self.entries(store)), key or self.keys[store])
+        put(self.ledger(store), [as_row(entry) for entry in made])
+        write_head(self.ledger(store), Head(made[-1].sequence, made[-1].hash), sync=False)
