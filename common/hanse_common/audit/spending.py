@@ -10,12 +10,9 @@ from dataclasses import dataclass
 
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.many_stores import covered, epsilon_at_stores
-from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.accounting import epsilon, rounds_left
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.entry import Entry
-
-MOST_ROUNDS = 4096
-"""Beyond so many rounds, what is left is not counted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +125,9 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
         spent_ever=ever,
         limit=limit,
         left=None if limit is None else limit - spent,
-        rounds_left=_rounds_left(since, last, delta, limit) if last and limit else None,
+        rounds_left=(
+            rounds_left(since, last, target_delta=delta, limit=limit) if last and limit else None
+        ),
         covers_stores=covers,
         at_stores={
             count: epsilon_at_stores(entries, count, covers=covers, target_delta=delta)
@@ -167,18 +166,3 @@ def _round(store: str, entries: Sequence[Entry]) -> RoundRow:
 
 def _last_renewal(entries: Sequence[Entry]) -> int:
     return max((entry.sequence for entry in entries if entry.kind == "renewal"), default=0)
-
-
-def _rounds_left(
-    spent: Sequence[SampledGaussianSteps], last: SampledGaussianSteps, delta: float, limit: float
-) -> int:
-    def fits(rounds: int) -> bool:
-        return epsilon([*spent, *[last] * rounds], target_delta=delta) <= limit
-
-    low, high = 0, 1
-    while high <= MOST_ROUNDS and fits(high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low

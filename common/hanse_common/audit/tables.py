@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hanse_common.audit.spending import MOST_ROUNDS, BudgetRow, RoundRow
+from hanse_common.audit.spending import BudgetRow, RoundRow
 from hanse_common.audit.verification import Audit
+from hanse_common.privacy.accounting import MOST_ROUNDS
 
 _PLAIN_WIDTH = 140
 _ABSENT = "–"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,9 @@ from hanse_common.errors import PrivacyError
 
 Composed = tuple[float, float, int, int]
 """Noise multiplier, sample rate, stores, count."""
+
+MOST_ROUNDS = 4096
+"""Beyond so many rounds, what is left is not counted."""
 
 ACCOUNTANT = "dp-accounting PLD"
 NEIGHBOURS = "add-or-remove-one"
@@ -100,6 +103,38 @@ def _event(noise_multiplier: float, sample_rate: float, stores: int) -> Any:
         [k / stores for k in drawn],
         [math.comb(stores, k) * sample_rate**k * (1 - sample_rate) ** (stores - k) for k in drawn],
     )
+
+
+def rounds_left(
+    spent: Sequence[SampledGaussianSteps],
+    one_round: SampledGaussianSteps,
+    *,
+    target_delta: float,
+    limit: float,
+) -> int:
+    """How many more rounds stay within a limit.
+
+    Args:
+        spent: What was spent before.
+        one_round: What a round costs.
+        target_delta: At which epsilon is read.
+        limit: Epsilon that must not be exceeded.
+
+    Returns:
+        0 if not even one fits; at most `MOST_ROUNDS`.
+    """
+
+    def fits(rounds: int) -> bool:
+        more = replace(one_round, count=one_round.count * rounds)
+        return epsilon([*spent, more], target_delta=target_delta) <= limit
+
+    low, high = 0, 1
+    while high <= MOST_ROUNDS and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def composed_event(spent: Sequence[SampledGaussianSteps]) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
@@ -25,10 +25,9 @@ from hanse_common.privacy.accounting import (
     composed_event,
     epsilon,
     noise_multiplier_for,
+    rounds_left,
     together,
 )
-
-_MANY_ROUNDS: Final = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,20 +162,9 @@ class PrivacyPlan:
             limit: Epsilon that must not be exceeded, at `target_delta`.
 
         Returns:
-            0 if not even one fits; at most a million.
+            0 if not even one fits; at most `accounting.MOST_ROUNDS`.
         """
-
-        def fits(rounds: int) -> bool:
-            more = self._steps(self.steps_per_round * rounds)
-            return epsilon([*spent, more], target_delta=self.target_delta) <= limit
-
-        low, high = 0, 1
-        while high < _MANY_ROUNDS and fits(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
+        return rounds_left(spent, self.round_cost(), target_delta=self.target_delta, limit=limit)
 
     def _spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
         spent = [self._steps(self.steps_per_round * rounds)]
