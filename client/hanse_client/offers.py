@@ -74,22 +74,14 @@ def offer(
     kept = exchange.waiting(header)
     if kept is not None:
         vector = kept.vector
-    elif told.kind == "train":
-        vector = _train(node, enrolment, told, settings, model, arrays, plan)
     else:
-        vector = _evaluate(node, enrolment, told, settings, model, arrays, plan)
+        vector = _computed(node, enrolment, told, settings, model, arrays, plan)
     return exchange.begin(
-        Waiting(
-            header=header,
-            kind=told.kind,
-            number=told.round,
-            vector=vector,
-            cost=cost,
-        )
+        Waiting(header=header, kind=told.kind, number=told.round, vector=vector, cost=cost)
     )
 
 
-def _train(
+def _computed(
     node: Node,
     enrolment: Enrolment,
     told: Instructions,
@@ -98,32 +90,19 @@ def _train(
     arrays: Mapping[str, NDArray],
     plan: PrivacyPlan | None,
 ) -> Integers:
-    from hanse_client.train import train_round
-    from hanse_client.vector import training_vector
-
-    trained = train_round(node, model, settings, arrays, told.round, proximal_mu=told.proximal_mu)
-    return training_vector(node, trained, enrolment.manifest, plan=plan, exchange=told.exchange)
-
-
-def _evaluate(
-    node: Node,
-    enrolment: Enrolment,
-    told: Instructions,
-    settings: RunSettings,
-    model: InterestModel,
-    arrays: Mapping[str, NDArray],
-    plan: PrivacyPlan | None,
-) -> Integers:
+    """Train or evaluate, and quantise what came of it."""
     from hanse_client.evaluate import evaluate_round
-    from hanse_client.train import at_home
-    from hanse_client.vector import evaluation_vector
+    from hanse_client.train import at_home, train_round
+    from hanse_client.vector import evaluation_vector, training_vector
 
-    figures = evaluate_round(node, model, settings, arrays, split=told.split, number=told.round)
+    manifest, number, exchange = enrolment.manifest, told.round, told.exchange
+    if told.kind == "train":
+        trained = train_round(node, model, settings, arrays, number, proximal_mu=told.proximal_mu)
+        return training_vector(node, trained, manifest, plan=plan, exchange=exchange)
+    figures = evaluate_round(node, model, settings, arrays, split=told.split, number=number)
     # Elsewhere the others are counted; the noise is measured by one store a person.
     counted = at_home(node, node.histories, settings).active()
-    return evaluation_vector(
-        node, figures.sums(counted), enrolment.manifest, plan=plan, exchange=told.exchange
-    )
+    return evaluation_vector(node, figures.sums(counted), manifest, plan=plan, exchange=exchange)
 
 
 def _cost(told: Instructions, plan: PrivacyPlan | None) -> Cost | None:
