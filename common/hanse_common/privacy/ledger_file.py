@@ -11,32 +11,30 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanse_common.append_only import Format, is_blank
 from hanse_common.codec import DIGEST_SIZE
-from hanse_common.durable import sync_folder, write_durably
+from hanse_common.durable import write_durably
 from hanse_common.errors import LedgerError
 from hanse_common.privacy.entry import GENESIS
 
-APPLICATION_ID = 0x484E534C
-"""`HNSL`, in the header of the SQLite file."""
-SCHEMA_VERSION = 1
 SALT_KEY_SIZE = 32
 
-_SCHEMA = (
-    "CREATE TABLE entry (sequence INTEGER PRIMARY KEY, body BLOB NOT NULL, "
-    "hash BLOB NOT NULL, signature BLOB NOT NULL) STRICT",
-    "CREATE TRIGGER entry_is_never_changed BEFORE UPDATE ON entry "
-    "BEGIN SELECT RAISE(ABORT, 'ledger entries are never changed'); END",
-    "CREATE TRIGGER entry_is_never_deleted BEFORE DELETE ON entry "
-    "BEGIN SELECT RAISE(ABORT, 'ledger entries are never deleted'); END",
-)
 _HEAD = "hanse-ledger-head-1"
-_BUSY_SECONDS = 60.0
 _RESTORE = "nothing was released; restore the ledger from a backup no older than the last round"
+_FORMAT = Format(
+    what="ledger",
+    rows="ledger entries",
+    table="entry",
+    columns="sequence INTEGER PRIMARY KEY, body BLOB NOT NULL, "
+    "hash BLOB NOT NULL, signature BLOB NOT NULL",
+    application_id=0x484E534C,  # HNSL
+    error=LedgerError,
+    hint=_RESTORE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,55 +68,14 @@ def salt_path(path: Path) -> Path:
     return path.with_suffix(".salt")
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a ledger that exists, to look at it; its file is not changed.
-
-    Raises:
-        LedgerError: The file is damaged, foreign, of a newer version, or cannot be read.
-    """
-    with _connection(path) as database:
-        with _named_errors(path):
-            # One state of the file for all that is read.
-            database.execute("BEGIN")
-            _check_schema(database, path)
-        yield database
+def reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+    """Open a ledger that exists, to look at it; see `append_only.Format.reading`."""
+    return _FORMAT.reading(path)
 
 
-@contextmanager
-def writing(path: Path, *, sync: bool = True) -> Iterator[sqlite3.Connection]:
-    """Hold a ledger's only right to write; what was inserted is durable at the end.
-
-    Makes the file if there is none. After an exception it is as it was before.
-
-    Args:
-        path: The file.
-        sync: Wait for the disk, so that this holds for a power failure too.
-
-    Raises:
-        LedgerError: As `reading`; or the disk is full, or the folder read-only.
-    """
-    if not path.exists():
-        with _named_errors(path):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            if sync:
-                sync_folder(path.parent)
-    with _connection(path) as database:
-        with _named_errors(path):
-            # A commit is on the disk, and the end of its journal too, before it returns.
-            database.execute(f"PRAGMA synchronous = {'EXTRA' if sync else 'OFF'}")
-            database.execute("BEGIN IMMEDIATE")
-        try:
-            with _named_errors(path):
-                if _check_schema(database, path):
-                    _make_schema(database)
-            yield database
-            with _named_errors(path):
-                database.execute("COMMIT")
-        finally:
-            if database.in_transaction:
-                with _named_errors(path):
-                    database.execute("ROLLBACK")
+def writing(path: Path, *, sync: bool = True) -> AbstractContextManager[sqlite3.Connection]:
+    """Hold a ledger's only right to write; see `append_only.Format.writing`."""
+    return _FORMAT.writing(path, sync=sync)
 
 
 def read_rows(database: sqlite3.Connection, path: Path, *, start: int = 0) -> list[Row]:
@@ -127,8 +84,8 @@ def read_rows(database: sqlite3.Connection, path: Path, *, start: int = 0) -> li
     Raises:
         LedgerError: The file is damaged.
     """
-    with _named_errors(path):
-        if _is_blank(database):
+    with _FORMAT.named_errors(path):
+        if is_blank(database):
             return []
         found = database.execute(
             "SELECT sequence, body, hash, signature FROM entry "
@@ -144,7 +101,7 @@ def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:
     Raises:
         LedgerError: There is one of that number, or the disk is full.
     """
-    with _named_errors(path):
+    with _FORMAT.named_errors(path):
         database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?)",
             (row.sequence, row.body, row.hash, row.signature),
@@ -152,15 +109,8 @@ def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:
 
 
 def check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Let SQLite look through the whole file.
-
-    Raises:
-        LedgerError: It is damaged.
-    """
-    with _named_errors(path):
-        ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
-    if found != "ok":
-        raise LedgerError(f"{path} is damaged: {found.splitlines()[-1]}", hint=_RESTORE)
+    """Let SQLite look through the whole file; see `append_only.Format.check_pages`."""
+    _FORMAT.check_pages(database, path)
 
 
 def read_head(path: Path) -> Head | None:
@@ -191,7 +141,7 @@ def write_head(path: Path, head: Head, *, sync: bool = True) -> None:
         LedgerError: The disk is full, or the folder read-only.
     """
     beside = head_path(path)
-    with _named_errors(beside):
+    with _FORMAT.named_errors(beside):
         write_durably(beside, f"{_HEAD} {head.sequence} {head.hash.hex()}\n", sync=sync)
 
 
@@ -202,7 +152,7 @@ def salt_key(path: Path, *, make: bool, sync: bool = True) -> bytes | None:
         LedgerError: It cannot be read or written, or is something else.
     """
     beside = salt_path(path)
-    with _named_errors(beside):
+    with _FORMAT.named_errors(beside):
         if beside.exists():
             key = beside.read_bytes()
             if len(key) != SALT_KEY_SIZE:
@@ -213,59 +163,3 @@ def salt_key(path: Path, *, make: bool, sync: bool = True) -> bytes | None:
         key = os.urandom(SALT_KEY_SIZE)
         write_durably(beside, key, mode=0o600, sync=sync)
         return key
-
-
-@contextmanager
-def _connection(path: Path) -> Iterator[sqlite3.Connection]:
-    with _named_errors(path):
-        # Writable where it can be, for reading too: what a crash left half done is taken back
-        # first. Without "c" no file is made.
-        uri = f"{path.absolute().as_uri()}?mode=rw"
-        database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-    try:
-        yield database
-    finally:
-        database.close()
-
-
-def _is_blank(database: sqlite3.Connection) -> bool:
-    """Whether there is nothing in the file: its making was cut short."""
-    return bool(database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,))
-
-
-def _make_schema(database: sqlite3.Connection) -> None:
-    for statement in _SCHEMA:
-        database.execute(statement)
-    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _check_schema(database: sqlite3.Connection, path: Path) -> bool:
-    """Check that the file is a ledger of this version; return whether it is blank."""
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if (application, version) == (0, 0) and _is_blank(database):
-        return True
-    if application != APPLICATION_ID:
-        raise LedgerError(f"{path} is a database of something else than a ledger", hint=_RESTORE)
-    if version > SCHEMA_VERSION:
-        raise LedgerError(
-            f"{path} has version {version}, this is version {SCHEMA_VERSION}",
-            hint="a newer version of Hanse wrote it: use that one",
-        )
-    found = database.execute("SELECT sql FROM sqlite_schema ORDER BY rowid").fetchall()
-    if version != SCHEMA_VERSION or [sql for (sql,) in found] != list(_SCHEMA):
-        raise LedgerError(f"{path} has other tables than a ledger", hint=_RESTORE)
-    return False
-
-
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise LedgerError(f"cannot use {path}: {error}", hint=_RESTORE) from error
-    except (sqlite3.Error, UnicodeError) as error:
-        raise LedgerError(f"{path} is damaged: {error}", hint=_RESTORE) from error
-    except OSError as error:
-        raise LedgerError(f"cannot use {path}: {error.strerror}", hint=_RESTORE) from error
