@@ -18,10 +18,11 @@ from flwr.clientapp import ClientApp
 
 from hanse_client.answering import answering
 from hanse_client.node import Node, list_nodes
-from hanse_client.secure import SecureExchange
+from hanse_client.secure import Answer, SecureExchange
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, OutOfTurn, PrivacyError
 from hanse_common.instructions import MESSAGE, PROXIMAL_MU, ROUND, SPLIT, Instructions, Kind
+from hanse_common.roundlog.evidence import LOG_SIZE
 
 if TYPE_CHECKING:
     from hanse_common.model import InterestModel
@@ -34,8 +35,13 @@ _MODS = [answering(lambda context: open_node(context))]
 
 @app.query("describe", mods=_MODS)
 def describe(message: Message, context: Context) -> Message:
-    """Say what the store is called."""
-    return _reply(message, {"config": ConfigRecord({"store": open_node(context).name})})
+    """Say what the store is called, and how much of the round log it has seen."""
+    from hanse_client.witness import Witness
+
+    node = open_node(context)
+    seen = None if node.enrolment is None else Witness(node, node.enrolment).seen
+    size = 0 if seen is None else seen.size
+    return _reply(message, {"config": ConfigRecord({"store": node.name, LOG_SIZE: size})})
 
 
 @app.train(mods=_MODS)
@@ -165,8 +171,8 @@ def _offer(message: Message, node: Node, settings: RunSettings, kind: Kind) -> M
         raise OutOfTurn("this store is not enrolled in a federation")
     arrays = _arrays(message)
     told = Instructions.read(dict(_config(message)), arrays, kind=kind)
-    hello = offer(node, node.enrolment, told, settings, base_model(node), arrays)
-    return _reply(message, {"config": ConfigRecord({MESSAGE: hello})})
+    answer = offer(node, node.enrolment, told, settings, base_model(node), arrays)
+    return _reply(message, {"config": ConfigRecord({**answer})})
 
 
 def _exchange(context: Context) -> SecureExchange:
@@ -179,11 +185,11 @@ def _exchange(context: Context) -> SecureExchange:
     return SecureExchange(node, node.enrolment)
 
 
-def _protocol(message: Message, stage: Callable[[bytes], bytes]) -> Message:
+def _protocol(message: Message, stage: Callable[[bytes], Answer]) -> Message:
     data = _config(message)[MESSAGE]
     if not isinstance(data, bytes):
         raise ConfigError("the message carries no bytes of the protocol")
-    return _reply(message, {"config": ConfigRecord({MESSAGE: stage(data)})})
+    return _reply(message, {"config": ConfigRecord({**stage(data)})})
 
 
 @lru_cache(maxsize=16)

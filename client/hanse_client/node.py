@@ -29,7 +29,7 @@ from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget
-from hanse_common.privacy.entry import Release
+from hanse_common.privacy.entry import Entry, Release
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
 
@@ -151,7 +151,7 @@ class Node:
         release: Release | None = None,
         budget: Budget | None = None,
         vector: bytes | None = None,
-    ) -> float:
+    ) -> Entry:
         """Write steps down as spent, durably, before what they cost leaves the store.
 
         A crash after this and before the update leaves over-counts; nothing under-counts.
@@ -165,7 +165,7 @@ class Node:
             vector: What will be masked, for the ledger to commit to.
 
         Returns:
-            Epsilon of everything spent at this node so far, at `target_delta`.
+            The entry; its `epsilon_after` is of everything spent at this node so far.
 
         Raises:
             BudgetSpent: It would exceed the budget.
@@ -179,7 +179,7 @@ class Node:
             vector=vector,
         )
         self.log(round=number, epsilon=entry.epsilon_after)
-        return entry.epsilon_after
+        return entry
 
     def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> None:
         """Replace a file of this node's folder before anything that rests on it leaves."""

@@ -13,12 +13,14 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
-from hanse_client.secure import Cost, SecureExchange, Waiting, release
+from hanse_client.secure import Answer, Cost, SecureExchange, Waiting, release
+from hanse_client.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation
 from hanse_common.federation import check_asked
 from hanse_common.instructions import Instructions, NDArray
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def offer(
     settings: RunSettings,
     model: InterestModel,
     arrays: Mapping[str, NDArray],
-) -> bytes:
+) -> Answer:
     """Do what the coordinator asks, if the manifest allows it, and say hello.
 
     Args:
@@ -44,9 +46,10 @@ def offer(
         arrays: Trained parameters of the global model.
 
     Returns:
-        The encoded Hello.
+        The Hello, with the cosignature of the coordinator's round log.
 
     Raises:
+        LogForked: The exchange is not announced in the round log that this store knows.
         PolicyViolation: The message asks for something beyond the manifest, or the
             manifest for something beyond the store's policy.
         BudgetSpent: It would cost more than the store's policy allows.
@@ -60,6 +63,7 @@ def offer(
     check_asked(told, settings, enrolment.manifest)
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise PolicyViolation("the coordinator's model holds values that are not finite")
+    cosignature = Witness(node, enrolment).cosign(told)
     exchange = SecureExchange(node, enrolment)
     header = exchange.header(told)
     plan = PrivacyPlan.from_settings(settings)
@@ -71,14 +75,22 @@ def offer(
             budget=enrolment.policy.budget,
             release=release(header, told.kind, told.round, cost),
         )
-    kept = exchange.waiting(header)
+    kept = exchange.waiting(header, told.digest)
     if kept is not None:
         vector = kept.vector
     else:
         vector = _computed(node, enrolment, told, settings, model, arrays, plan)
-    return exchange.begin(
-        Waiting(header=header, kind=told.kind, number=told.round, vector=vector, cost=cost)
+    hello = exchange.begin(
+        Waiting(
+            header=header,
+            asked=told.digest,
+            kind=told.kind,
+            number=told.round,
+            vector=vector,
+            cost=cost,
+        )
     )
+    return hello if cosignature is None else {**hello, COSIGNATURE: cosignature}
 
 
 def _computed(

@@ -24,14 +24,20 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
-from hanse_common.instructions import Instructions
+from hanse_common.instructions import MESSAGE, Instructions
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import NOTHING, Release
+from hanse_common.privacy.ledger_file import EMPTY, Head
+from hanse_common.roundlog.evidence import RECEIPT
+from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, Store
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
 from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
+
+Answer = dict[str, bytes]
+"""What a store replies at one stage: the protocol's message, and what goes with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +72,8 @@ class Waiting:
 
     Args:
         header: Of the attempt it was last offered in.
+        asked: Digest of what the store was told to do, without the log that announced it:
+            a second attempt is announced anew, and is for the same vector.
         kind: `train` or `evaluate`.
         number: The training round.
         vector: Quantised, within the manifest's bounds.
@@ -73,6 +81,7 @@ class Waiting:
     """
 
     header: Header
+    asked: bytes
     kind: str
     number: int
     vector: Integers
@@ -83,6 +92,7 @@ class Waiting:
         cost = self.cost
         table = {
             "header": self.header.encode().hex(),
+            "asked": self.asked.hex(),
             "kind": self.kind,
             "number": self.number,
             "cost": cost and asdict(cost),
@@ -106,6 +116,7 @@ class Waiting:
             cost = terms and Cost(**{**terms, "steps": SampledGaussianSteps(**terms["steps"])})
             return cls(
                 header=Header.decode(bytes.fromhex(table["header"])),
+                asked=bytes.fromhex(table["asked"]),
                 kind=table["kind"],
                 number=table["number"],
                 vector=vector,
@@ -137,21 +148,24 @@ class SecureExchange:
         self._journal().admit(header)
         return header
 
-    def waiting(self, header: Header) -> Waiting | None:
+    def waiting(self, header: Header, asked: bytes) -> Waiting | None:
         """The vector of this exchange's first attempt, if it is still there."""
         path = self._folder / "waiting"
         if not path.exists():
             return None
         found = Waiting.decode(path.read_bytes())
         # Another manifest has other bounds, and perhaps other noise.
-        same = replace(found.header, attempt=header.attempt) == header
-        return found if same else None
+        first, now = (
+            (h.run, h.round, h.manifest_digest, digest)
+            for h, digest in ((found.header, found.asked), (header, asked))
+        )
+        return found if first == now else None
 
-    def begin(self, waiting: Waiting) -> bytes:
+    def begin(self, waiting: Waiting) -> Answer:
         """Stage 0: put the vector aside and say hello.
 
         Returns:
-            The encoded Hello.
+            The Hello.
 
         Raises:
             BadVector: The vector is not within the manifest's bounds.
@@ -168,9 +182,9 @@ class SecureExchange:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
         self._keep(store)
-        return store.hello.encode()
+        return {MESSAGE: store.hello.encode()}
 
-    def share(self, data: bytes) -> bytes:
+    def share(self, data: bytes) -> Answer:
         """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
 
         Raises:
@@ -178,18 +192,20 @@ class SecureExchange:
         """
         return self._answer(lambda store, _: store.share(Roster.decode(data)))
 
-    def mask(self, data: bytes) -> bytes:
+    def mask(self, data: bytes) -> Answer:
         """Stage 2: check the shares, charge the upload, then mask.
 
-        The charge is on disk before the masked vector exists. See `share` for errors.
+        The charge is on disk before the masked vector exists; a receipt for it goes with the
+        vector. See `share` for errors.
         """
+        receipt: Answer = {}
 
         def answer(store: Store, waiting: Waiting) -> StoreMessage:
             store.accept(Delivery.decode(data))
-            cost = waiting.cost
+            cost, head = waiting.cost, EMPTY
             if cost is not None:
                 about = release(waiting.header, waiting.kind, waiting.number, cost)
-                self._node.charge(
+                entry = self._node.charge(
                     cost.steps,
                     target_delta=cost.target_delta,
                     number=waiting.number,
@@ -197,19 +213,30 @@ class SecureExchange:
                     budget=self._enrolment.policy.budget,
                     vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
                 )
+                head = Head(entry.sequence, entry.hash)
+            receipt[RECEIPT] = self._receipt(store, waiting.header, head).encode()
             return store.mask(waiting.vector)
 
-        return self._answer(answer)
+        return {**self._answer(answer), **receipt}
 
-    def confirm(self, data: bytes) -> bytes:
+    def confirm(self, data: bytes) -> Answer:
         """Stage 3; see `Store.confirm`, and `share` for errors."""
         return self._answer(lambda store, _: store.confirm(Survivors.decode(data)))
 
-    def unmask(self, data: bytes) -> bytes:
+    def unmask(self, data: bytes) -> Answer:
         """Stage 4; see `Store.unmask`, and `share` for errors. The vector is gone after it."""
         return self._answer(lambda store, _: store.unmask(UnmaskRequest.decode(data)))
 
-    def _answer(self, step: Callable[[Store, Waiting], Message]) -> bytes:
+    def _receipt(self, store: Store, header: Header, head: Head) -> Receipt:
+        return Receipt(
+            store_id=self._enrolment.certificate.store_id,
+            header_digest=header.digest(),
+            roster_digest=store.roster_digest or NOTHING,
+            sequence=head.sequence,
+            entry_hash=head.hash,
+        ).sign(self._enrolment.key)
+
+    def _answer(self, step: Callable[[Store, Waiting], Message]) -> Answer:
         waiting = self._waiting()
         store = Store.resume(
             self._enrolment.attempt(waiting.header, waiting.kind),
@@ -229,7 +256,7 @@ class SecureExchange:
         if store.stage is Stage.FINISHED:
             # Only now: after a crash before it, the store can still be asked once more.
             (self._folder / "waiting").unlink()
-        return reply.encode()
+        return {MESSAGE: reply.encode()}
 
     def _waiting(self) -> Waiting:
         path = self._folder / "waiting"

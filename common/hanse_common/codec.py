@@ -157,6 +157,12 @@ class Reader:
             raise MalformedMessage(f"{self._name} announces {count} elements, more than it holds")
         return tuple(read() for _ in range(count))
 
+    def expect(self, version: int) -> None:
+        """Read a u16 that must be this version."""
+        found = self.u16()
+        if found != version:
+            raise MalformedMessage(f"{self._name} has version {found}, this is version {version}")
+
     def rest(self) -> bytes:
         """Read everything that is left."""
         return self.raw(len(self._data) - self._position)

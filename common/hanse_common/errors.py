@@ -176,6 +176,20 @@ class AuditFailed(PrivacyError):
     exit_status = 36
 
 
+class RoundLogError(PrivacyError):
+    """The coordinator's round log is damaged, or cannot be written."""
+
+    code = "round-log"
+    exit_status = 37
+
+
+class LogForked(RoundLogError):
+    """A round log does not go on from what was seen of it: somebody is shown another history."""
+
+    code = "log-forked"
+    exit_status = 38
+
+
 class FederationError(HanseError):
     """A round could not be completed."""
 

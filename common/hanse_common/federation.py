@@ -53,6 +53,7 @@ def manifest_for(
     stores: Iterable[str],
     *,
     federation: str,
+    log_key: bytes | None = None,
 ) -> Manifest:
     """Write down the terms of a federation that runs these settings.
 
@@ -61,6 +62,7 @@ def manifest_for(
         arrays: The trained parameters that the first round starts from.
         stores: Ids of the stores.
         federation: What it is called.
+        log_key: The coordinator's public key, for its round log.
 
     Raises:
         ConfigError: There are too few stores to hide one among them.
@@ -85,6 +87,7 @@ def manifest_for(
         evaluation=_evaluation(settings, plan, len(ids)),
         model_digest=model_digest(arrays).hex(),
         settings_digest=settings_digest(settings).hex(),
+        log_key=None if log_key is None else log_key.hex(),
         rounds=settings.federation.rounds,
         privacy=_privacy_terms(settings, plan),
     )

@@ -160,6 +160,12 @@ class StoreKey(_SigningKey):
     _kind = "store-key"
 
 
+class CoordinatorKey(_SigningKey):
+    """The coordinator's key, which signs the checkpoints of its round log and nothing else."""
+
+    _kind = "coordinator-key"
+
+
 class AuthorityKey(_SigningKey):
     """The enrolment authority's key, kept offline; signs certificates and manifests."""
 

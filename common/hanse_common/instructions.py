@@ -32,6 +32,8 @@ Scalar = str | int | float | bool
 
 ROUND, SPLIT, SETTINGS, PROXIMAL_MU = "server-round", "split", "settings", "proximal-mu"
 RUN, ATTEMPT, MESSAGE = "run", "attempt", "message"
+LOG, PROOFS = "log", "log-proofs"
+"""Encoded checkpoint of the round log, and proofs that it can be trusted."""
 SHARE, MASK, CONFIRM, UNMASK = "train.share", "train.mask", "query.confirm", "query.unmask"
 """Message types of stages 1 to 4; stage 0 is the strategy's own `train` or `evaluate`."""
 
@@ -48,9 +50,12 @@ EVALUATION_NAMES = (
 """Sums over the customers judged: 1, and the mean of each of a customer's figures; then the
 same over those who bought something new to them."""
 
+_UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
+"""The header has the first three by themselves; proofs prove themselves."""
 _PLACES = {("train", ""): 0, ("evaluate", "validate"): 1, ("evaluate", "test"): 2}
 _MODEL_LABEL = b"hanse/model/1"
 _INSTRUCTIONS_LABEL = b"hanse/instructions/1"
+_LOGGED_LABEL = b"hanse/logged-instructions/1"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +71,9 @@ class Instructions:
         settings: The run's settings as JSON.
         proximal_mu: FedProx's pull.
         model_digest: Of the arrays that were sent.
-        digest: Of everything that was sent.
+        digest: Of everything that was sent, but for run, attempt and log.
+        checkpoint: Encoded; of the log that announces the attempt. Empty if there is none.
+        proofs: Of the checkpoint, as `hanse_common.roundlog.evidence` has them.
     """
 
     kind: Kind
@@ -78,6 +85,8 @@ class Instructions:
     proximal_mu: float
     model_digest: bytes
     digest: bytes
+    checkpoint: bytes = b""
+    proofs: str = ""
 
     @classmethod
     def read(
@@ -88,7 +97,7 @@ class Instructions:
         Raises:
             ConfigError: An entry is missing, or of the wrong type.
         """
-        sent = {key: value for key, value in config.items() if key not in (RUN, ATTEMPT)}
+        sent = {key: value for key, value in config.items() if key not in _UNDIGESTED}
         split = _entry(config, SPLIT, str, "")
         if (kind, split) not in _PLACES:
             raise ConfigError(f"there is no exchange {kind!r} on split={split!r}")
@@ -107,6 +116,8 @@ class Instructions:
             proximal_mu=float(_entry(config, PROXIMAL_MU, float, 0.0)),
             model_digest=model,
             digest=digest(_INSTRUCTIONS_LABEL, kind.encode(), model, terms),
+            checkpoint=_entry(config, LOG, bytes, b""),
+            proofs=_entry(config, PROOFS, str, ""),
         )
 
     @property
@@ -125,8 +136,19 @@ class Instructions:
             round=self.exchange,
             attempt=self.attempt,
             manifest_digest=manifest_digest,
-            model_digest=self.digest,
+            model_digest=self._bound(),
         )
+
+    def _bound(self) -> bytes:
+        """The digest of what was sent and of the log that announces it."""
+        if not self.checkpoint:
+            return self.digest
+        return logged_digest(self.digest, self.checkpoint)
+
+
+def logged_digest(instructions_digest: bytes, checkpoint: bytes) -> bytes:
+    """Bind an encoded checkpoint to what is sent, as the header of an attempt has it."""
+    return digest(_LOGGED_LABEL, instructions_digest, checkpoint)
 
 
 def model_digest(arrays: Mapping[str, NDArray]) -> bytes:

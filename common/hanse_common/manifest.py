@@ -102,6 +102,8 @@ class Manifest(Settings):
     """Of the run's settings on data, model and training; stores train in no run if unset."""
     fab_digest: Hex32 | None = None
     """SHA-256 of the Flower app bundle that stores accept."""
+    log_key: Hex32 | None = None
+    """The coordinator's public key, which signs the round log; there is no log if unset."""
     rounds: int = Field(ge=1, lt=2**32)
     privacy: PrivacyTerms
 

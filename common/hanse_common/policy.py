@@ -43,6 +43,8 @@ class StorePolicy(Settings):
     max_rounds: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=1)
     """Most coordinates of the vector that leaves the store."""
+    round_log: bool = True
+    """Take part only where the coordinator keeps a log that shows every store one history."""
     model_digest: Hex32 | None = None
     fab_digest: Hex32 | None = None
 
@@ -136,6 +138,7 @@ class StorePolicy(Settings):
         ):
             within = offered is None or ceiling is None or offered <= ceiling
             require(within, field, offered, f"at most {ceiling}")
+        require(not self.round_log or manifest.log_key is not None, "log_key", None, "a round log")
         equal("model_digest", self.model_digest)
         equal("fab_digest", self.fab_digest)
         return found

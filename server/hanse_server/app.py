@@ -16,8 +16,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, RunDirectoryError
+from hanse_common.identity import CoordinatorKey
 from hanse_common.manifest import SignedManifest
+from hanse_common.roundlog.file import LOG_FILE
 from hanse_server.grid import STAGE_SECONDS, SecureGrid
+from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
 from hanse_server.stores import StoreGrid
 from hanse_server.strategies import make_strategy
@@ -26,6 +29,8 @@ SETTINGS = "settings.json"
 MANIFEST = "manifest.json"
 AUTHORITY = "authority"
 """The enrolment authority's public key in hexadecimal, as the coordinator pins it."""
+COORDINATOR_KEY = "coordinator.key"
+"""Signs the round log, if the manifest names one."""
 
 app = ServerApp()
 
@@ -38,9 +43,10 @@ def main(grid: Grid, context: Context) -> None:
     (`HANSE_RUN`), the folder; `resume` (`HANSE_RESUME=1`), go on from the last checkpoint;
     `stores` (`HANSE_STORES`), how many stores to wait for; `timeout`, seconds to wait for
     stores to train or evaluate; `stage-timeout`, seconds for each later stage of secure
-    aggregation.
+    aggregation; `federation`, the folder of `coordinator.key` and `roundlog.sqlite`, which
+    outlive a run (the run's own folder if unset).
 
-    With secure aggregation the folder holds `manifest.json` and `authority` too.
+    With secure aggregation the run's folder holds `manifest.json` and `authority` too.
 
     Raises:
         HanseError: As `run_rounds` and `read_settings` do.
@@ -59,9 +65,12 @@ def main(grid: Grid, context: Context) -> None:
         grid,
         expected_stores=max(expected, strategy_minimum(make_strategy(settings))),
     )
+    federation = Path(str(config.get("federation") or run_dir))
     stage_seconds = float(config.get("stage-timeout") or STAGE_SECONDS)
     run_rounds(
-        secure_grid(stores, run_dir, stage_seconds=stage_seconds) if settings.secure else stores,
+        secure_grid(stores, run_dir, federation, stage_seconds=stage_seconds)
+        if settings.secure
+        else stores,
         run_dir,
         settings,
         resume=bool(config.get("resume") or os.environ.get("HANSE_RESUME") == "1"),
@@ -69,11 +78,21 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
-def secure_grid(stores: StoreGrid, run_dir: Path, *, stage_seconds: float) -> SecureGrid:
+def secure_grid(
+    stores: StoreGrid, run_dir: Path, federation: Path, *, stage_seconds: float
+) -> SecureGrid:
     """Put secure aggregation on top of the stores, by the manifest in the run's folder.
+
+    Args:
+        stores: Reaches them.
+        run_dir: With manifest and authority.
+        federation: Folder of the round log and its key.
+        stage_seconds: Deadline of each stage after the first.
 
     Raises:
         ConfigError: The authority's key is missing or malformed.
+        KeyFileError: The manifest names a round log, and its key is missing.
+        RoundLogError: The log is damaged, or lost records.
         BadManifest: The manifest is missing, altered, or not signed by that authority.
     """
     path = run_dir / AUTHORITY
@@ -86,7 +105,12 @@ def secure_grid(stores: StoreGrid, run_dir: Path, *, stage_seconds: float) -> Se
             "federation.secure_aggregation = false",
         ) from error
     manifest = SignedManifest.load(run_dir / MANIFEST).check(authority)
-    return SecureGrid(stores, manifest, authority, stage_seconds=stage_seconds)
+    log = None
+    if manifest.log_key is not None:
+        log = RoundLog.open(
+            federation / LOG_FILE, CoordinatorKey.load(federation / COORDINATOR_KEY)
+        )
+    return SecureGrid(stores, manifest, authority, log=log, stage_seconds=stage_seconds)
 
 
 def read_settings(run_dir: Path) -> RunSettings:

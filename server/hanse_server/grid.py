@@ -24,15 +24,23 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import FederationError, HanseError, ProtocolError, RoundFailed
+from hanse_common.errors import (
+    BadManifest,
+    FederationError,
+    HanseError,
+    ProtocolError,
+    RoundFailed,
+)
 from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
     EVALUATION,
     EVALUATION_NAMES,
+    LOG,
     MASK,
     MESSAGE,
     NOISE_ONLY,
+    PROOFS,
     RUN,
     SHARE,
     STATISTICS,
@@ -42,15 +50,19 @@ from hanse_common.instructions import (
     Instructions,
     Kind,
     NDArray,
+    model_digest,
     unflatten,
 )
 from hanse_common.manifest import Manifest
+from hanse_common.roundlog.checkpoint import Checkpoint
+from hanse_common.roundlog.records import SUMMED
 from hanse_common.secagg import Aggregate, Attempt, Coordinator, dequantize
 from hanse_common.secagg.messages import decode
 from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.noise import NoiseMonitor
+from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
 from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals, refusal_reason
 from hanse_server.strategies import to_record
 
@@ -69,13 +81,16 @@ class SecureGrid(ForwardingGrid):
         grid: Reaches the stores.
         manifest: The federation's terms, checked.
         authority: The enrolment authority's public key, as the coordinator pins it.
+        log: Where exchanges are announced and recorded; the manifest must name its key.
         stage_seconds: Deadline of each stage after the first, whose limit is the caller's
             `timeout`: there the stores train.
         clock: Unix seconds, for certificates.
 
     Guarantees:
         Messages of other kinds pass through. What comes back from a round holds the mean
-        of at least `manifest.terms().survivors(...)` stores, or nothing does.
+        of at least `manifest.terms().survivors(...)` stores, or nothing does. With a log, no
+        store is asked for what is not announced in it, and whatever came of it is in it
+        before the next exchange.
     """
 
     def __init__(
@@ -84,6 +99,7 @@ class SecureGrid(ForwardingGrid):
         manifest: Manifest,
         authority: bytes,
         *,
+        log: RoundLog | None = None,
         stage_seconds: float = STAGE_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,6 +107,8 @@ class SecureGrid(ForwardingGrid):
         self._stores = grid
         self._manifest = manifest
         self._authority = authority
+        self._log = log
+        self._witnesses: Witnesses | None = None
         self._stage_seconds = stage_seconds
         self._clock = clock
         # Drawn anew by every process: a coordinator that starts again begins a new run.
@@ -101,7 +119,12 @@ class SecureGrid(ForwardingGrid):
         noise = {part.name: part.noise_variance for part in manifest.sections}
         self._monitor = NoiseMonitor(noise[NOISE_ONLY]) if NOISE_ONLY in noise else None
         self.last: Aggregate | None = None
-        """What the last exchange gave, for the round log."""
+        """What the last exchange gave."""
+        if log is not None and manifest.log_key != log.checkpoint.log_key.hex():
+            raise BadManifest(
+                "the manifest names another key than that of the coordinator's round log",
+                hint="ask the authority to sign a manifest with this coordinator's key",
+            )
 
     @property
     def stores(self) -> Mapping[int, str]:
@@ -126,6 +149,15 @@ class SecureGrid(ForwardingGrid):
             return self._stores.refusals(messages, replies)
         return dict(sorted(self._lost.items()))
 
+    def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
+        """Write the model after a round into the log.
+
+        Raises:
+            RoundLogError: It cannot be written.
+        """
+        if self._log is not None:
+            self._log.publish(run=self._run_number, number=number, digest=model_digest(arrays))
+
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
@@ -140,6 +172,7 @@ class SecureGrid(ForwardingGrid):
             ProtocolError: The sum cannot be trusted; `culprits` names who is to blame, if
                 that is known, and they are left out from now on.
             FederationError: The strategy sent different messages to different stores.
+            RoundLogError: The log cannot be written.
         """
         sent = list(messages)
         kind = _kind(sent)
@@ -167,12 +200,13 @@ class SecureGrid(ForwardingGrid):
         self, sent: Sequence[Message], kind: Kind, number: int, timeout: float | None
     ) -> Message:
         """Run the five stages once."""
-        # 0. Everybody is told the same, does it at home, and says hello.
         content = sent[0].content
         config = {**cast(ConfigRecord, content["config"]), RUN: self._run_number, ATTEMPT: number}
         arrays = {
             name: array.numpy() for name, array in cast(ArrayRecord, content["arrays"]).items()
         }
+        nodes = [message.metadata.dst_node_id for message in sent]
+        announcing = self._announce(config, arrays, kind, nodes)
         told = Instructions.read(config, arrays, kind=kind)
         attempt = Attempt(
             header=told.header(self._manifest.digest()),
@@ -181,10 +215,11 @@ class SecureGrid(ForwardingGrid):
             now=int(self._clock()),
         )
         coordinator = Coordinator(attempt, excluded=self._excluded)
-        exchange = _Exchange(self._stores, coordinator)
+        exchange = _Exchange(self._stores, coordinator, self._record(attempt, announcing))
         opening = RecordDict({**content, "config": ConfigRecord(config)})
-        nodes = [message.metadata.dst_node_id for message in sent]
+        outcome = ""
         try:
+            # 0. Everybody is told the same, does it at home, and says hello.
             exchange.ask(dict.fromkeys(nodes, opening), kind, timeout)
             # 1. Shares of every secret go to every peer, by way of the coordinator.
             exchange.relay(SHARE, self._stage_seconds)
@@ -194,8 +229,15 @@ class SecureGrid(ForwardingGrid):
             exchange.relay(CONFIRM, self._stage_seconds)
             exchange.relay(UNMASK, self._stage_seconds)
             aggregate = coordinator.finish()
+            outcome = SUMMED
+        except HanseError as error:
+            outcome = error.code
+            raise
         finally:
             self._lost = exchange.lost()
+            # What stores have charged for is on record, however the attempt ended.
+            if self._log is not None and exchange.record is not None and outcome:
+                self._log.append(exchange.record.closed(outcome))
         self._lost |= exchange.liars(aggregate)
         self.last, self._participants = aggregate, len(aggregate.survivors)
         if kind == "train" and self._monitor is not None:
@@ -203,11 +245,39 @@ class SecureGrid(ForwardingGrid):
             self._monitor.take(only, stores=self._participants)
         return _reply(sent[0], told, attempt, aggregate, arrays)
 
+    def _announce(
+        self,
+        config: dict[str, Any],
+        arrays: Mapping[str, NDArray],
+        kind: Kind,
+        nodes: Sequence[int],
+    ) -> Checkpoint | None:
+        """Announce an attempt in the log, and add to the message what proves it."""
+        if self._log is None:
+            return None
+        if self._witnesses is None:
+            self._witnesses = Witnesses(self._stores.log_sizes)
+        told = Instructions.read(config, arrays, kind=kind)
+        checkpoint = self._log.announce(told)
+        earlier = self._witnesses.sent(nodes, checkpoint.size)
+        config[LOG] = checkpoint.encode()
+        config[PROOFS] = self._log.proofs(earlier).encode()
+        return checkpoint
+
+    def _record(self, attempt: Attempt, announcing: Checkpoint | None) -> AttemptLog | None:
+        if announcing is None or self._witnesses is None:
+            return None
+        private = self._manifest.privacy.mode != "none"
+        return AttemptLog(attempt.header, announcing, self._witnesses, private=private)
+
 
 class _Exchange:
     """Carries one attempt's messages between the coordinator's state machine and Flower."""
 
-    def __init__(self, grid: StoreGrid, coordinator: Coordinator) -> None:
+    def __init__(
+        self, grid: StoreGrid, coordinator: Coordinator, record: AttemptLog | None
+    ) -> None:
+        self.record = record
         self._grid = grid
         self._coordinator = coordinator
         self._nodes: dict[str, int] = {}
@@ -243,6 +313,8 @@ class _Exchange:
         for store_id, message in self._coordinator.advance().items():
             if id(message) not in encoded:  # most stages tell everybody the same
                 encoded[id(message)] = _content(message)
+                if self.record is not None:
+                    self.record.sends(message)
             contents[self._nodes[store_id]] = encoded[id(message)]
         self.ask(contents, message_type, timeout)
 
@@ -276,9 +348,13 @@ class _Exchange:
             self._reasons[node] = refusal_reason(reply.error)
             return
         try:
-            message = _protocol_message(reply)
+            message, config = _protocol_message(reply)
+            if self.record is not None:
+                self.record.check(message, config)
             self._coordinator.receive(message)
             self._nodes.setdefault(message.store_id, node)
+            if self.record is not None:
+                self.record.keep(message, config, node)
         except HanseError as error:
             self._reasons[node] = f"[{error.code}] {error}"
 
@@ -311,9 +387,11 @@ def _content(message: ProtocolMessage) -> RecordDict:
     return RecordDict({"config": ConfigRecord({MESSAGE: message.encode()})})
 
 
-def _protocol_message(reply: Message) -> StoreMessage:
-    config = reply.content.get("config")
-    data = config.get(MESSAGE) if isinstance(config, ConfigRecord) else None
+def _protocol_message(reply: Message) -> tuple[StoreMessage, Mapping[str, object]]:
+    """The store's message, and what came with it."""
+    record = reply.content.get("config")
+    config: Mapping[str, object] = record if isinstance(record, ConfigRecord) else {}
+    data = config.get(MESSAGE)
     if not isinstance(data, bytes):
         raise FederationError(
             "the store sent no message of the protocol; its reply was dropped unread",
@@ -322,7 +400,7 @@ def _protocol_message(reply: Message) -> StoreMessage:
     message = decode(data)
     if not isinstance(message, StoreMessage):
         raise FederationError(f"the store sent a {type(message).__name__}")
-    return message
+    return message, config
 
 
 def _reply(

@@ -98,6 +98,7 @@ def run_rounds(
             # their updates; 3. from here on, a crash loses nothing of this round.
             arrays = stages.train(number, arrays)
             save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
+        grid.publish(number, arrays)
         # 4. Now and then, and at both ends, every store measures the new model at home.
         if number % every == 0 or number == rounds:
             stages.evaluate(number, arrays, "validate")

@@ -18,6 +18,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from hanse_common.errors import FederationError
+from hanse_common.instructions import NDArray
+from hanse_common.roundlog.evidence import LOG_SIZE
 
 DESCRIBE = f"{MessageType.QUERY}.describe"
 _LONGEST_REASON = 300
@@ -87,6 +89,8 @@ class StoreGrid(ForwardingGrid):
         self._names: dict[int, str] | None = None
         self.absent: dict[str, str] = {}
         """Nodes that could not say their name, by node id, with the reason."""
+        self.log_sizes: dict[int, int] = {}
+        """How much of the round log each node said that it has seen."""
 
     @property
     def stores(self) -> Mapping[int, str]:
@@ -121,12 +125,17 @@ class StoreGrid(ForwardingGrid):
             else:
                 config = cast(ConfigRecord, reply.content["config"])
                 names[_sender(reply)] = str(config["store"])
+                size = config.get(LOG_SIZE)
+                self.log_sizes[_sender(reply)] = size if isinstance(size, int) else 0
         twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
         if twice:
             raise FederationError(f"two nodes call themselves {twice[0]!r}")
         if not names:
             raise FederationError(f"no store answered: {describe_refusals(self.absent)}")
         return dict(sorted(names.items(), key=lambda item: item[1]))
+
+    def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
+        """Do nothing: open rounds have no log; see `SecureGrid.publish`."""
 
     def participants(self, replies: Sequence[Message]) -> int:
         """How many stores are behind some replies."""

@@ -17,9 +17,9 @@ from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
 from hanse_common.federation import manifest_for
-from hanse_common.identity import AuthorityKey, StoreKey
+from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_server.app import AUTHORITY
+from hanse_server.app import AUTHORITY, COORDINATOR_KEY
 from hanse_server.app import MANIFEST as RUN_MANIFEST
 from hanse_simulations.arm_folder import ArmFolder
 
@@ -47,7 +47,12 @@ def enrol_stores(
     nodes = [Node(folder) for folder in list_nodes(arm.stores_dir)]
     ids = store_ids([node.name for node in nodes])
     authority = AuthorityKey.generate()
-    manifest = manifest_for(settings, arrays, ids, federation=settings.recipe)
+    coordinator = CoordinatorKey.generate()
+    (arm.path / COORDINATOR_KEY).unlink(missing_ok=True)  # of a start that was cut short
+    coordinator.save(arm.path / COORDINATOR_KEY)
+    manifest = manifest_for(
+        settings, arrays, ids, federation=settings.recipe, log_key=coordinator.public
+    )
     signed = SignedManifest.sign(manifest, authority)
     now = int(time.time())
     for node, store_id in zip(nodes, ids, strict=True):

@@ -23,16 +23,20 @@ from hanse_client import app as client_app
 from hanse_client.node import Node, list_nodes
 from hanse_client.secure import Waiting
 from hanse_client.train import trained_arrays
-from hanse_common.identity import AuthorityKey
-from hanse_common.instructions import ATTEMPT, MESSAGE, RUN, Instructions
+from hanse_common.errors import HanseError
+from hanse_common.identity import AuthorityKey, CoordinatorKey
+from hanse_common.instructions import ATTEMPT, LOG, MESSAGE, PROOFS, RUN, Instructions
 from hanse_common.manifest import SignedManifest
 from hanse_common.model import InterestModel
+from hanse_common.roundlog.file import LOG_FILE
+from hanse_common.roundlog.records import Announced
 from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.messages import decode
 from hanse_common.secagg.wire import Message as ProtocolMessage
-from hanse_server.app import AUTHORITY, MANIFEST, secure_grid
+from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, secure_grid
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.grid import SecureGrid
+from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import INITIAL
 from hanse_server.stores import StoreGrid
 from hanse_simulations.arm_folder import ArmFolder
@@ -146,7 +150,7 @@ class SecureFederation:
 
     def grid(self, *, stage_seconds: float = 0.05) -> SecureGrid:
         stores = StoreGrid(self.faults, expected_stores=len(self.names))
-        return secure_grid(stores, self.folder.path, stage_seconds=stage_seconds)
+        return secure_grid(stores, self.folder.path, self.folder.path, stage_seconds=stage_seconds)
 
     def waiting(self, name: str) -> Waiting | None:
         path = self.node(name).folder / "secagg" / "waiting"
@@ -182,8 +186,28 @@ class SecureFederation:
         """Give one store an order, as a coordinator of any intent can; return its reply."""
         order = {RUN: 1, ATTEMPT: 1, **{k: v for k, v in content.items() if k in (RUN, ATTEMPT)}}
         rest = {key: value for key, value in content.items() if key not in order}
-        record = self.content(**{**rest, **order})
+        record = self.announced(self.content(**{**rest, **order}), kind)
         return self._deliver(Message(record, self.faults.node_of(store), kind))
+
+    def log(self) -> RoundLog:
+        """The coordinator's round log as it lies on the disk."""
+        key = CoordinatorKey.load(self.folder.path / COORDINATOR_KEY)
+        return RoundLog.open(self.folder.path / LOG_FILE, key)
+
+    def announced(self, record: RecordDict, kind: str = "train") -> RecordDict:
+        """Announce an order in the log, unless the log ends with it, and add what proves it."""
+        arrays = {name: array.numpy() for name, array in record["arrays"].items()}
+        config = dict(record["config"])
+        log = self.log()
+        try:
+            told = Instructions.read(config, arrays, kind=kind)
+            if not log.records or log.records[-1] != Announced.of(told):
+                log.announce(told)
+        except HanseError:
+            return record  # what is no order cannot be announced either
+        config[LOG] = log.checkpoint.encode()
+        config[PROOFS] = log.proofs(range(1, log.checkpoint.size)).encode()
+        return RecordDict({**record, "config": ConfigRecord(config)})
 
     def relay(self, store: str, stage: str, data: bytes) -> Message:
         """Give one store the bytes of a later stage."""
@@ -248,7 +272,7 @@ class ByHand:
     ) -> None:
         self.federation, self.kind = federation, kind
         self.order = {**content, RUN: run, ATTEMPT: attempt}
-        record = federation.content(**self.order)
+        record = federation.announced(federation.content(**self.order), kind)
         arrays = {name: array.numpy() for name, array in record["arrays"].items()}
         told = Instructions.read(dict(record["config"]), arrays, kind=kind)
         manifest = federation.manifest()

@@ -28,6 +28,7 @@ def offer(**changes):
         "stores": tuple(f"store-{index:03}" for index in range(12)),
         "sections": (SectionTerms(name="update", length=100, clip=1.0),),
         "model_digest": "ab" * 32,
+        "log_key": "12" * 32,
         "rounds": 50,
         "privacy": PrivacyTerms(mode="local", target_epsilon=4.0, target_delta=1e-6),
     }

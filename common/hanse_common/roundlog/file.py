@@ -1,0 +1,57 @@
+"""The files of a round log: records in SQLite, and beside them the last signed checkpoint.
+
+roundlog.sqlite       the records
+roundlog.checkpoint   how many there are, and the root over them, signed
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from hanse_common.append_only import Format, is_blank
+from hanse_common.errors import RoundLogError
+
+LOG_FILE = "roundlog.sqlite"
+_HINT = "restore the round log from a backup no older than the last round"
+
+FORMAT = Format(
+    what="round log",
+    rows="round log records",
+    table="record",
+    columns="position INTEGER PRIMARY KEY, body BLOB NOT NULL",
+    application_id=0x484E5352,  # HNSR
+    error=RoundLogError,
+    hint=_HINT,
+)
+
+
+def checkpoint_path(path: Path) -> Path:
+    """Where a log's last checkpoint lies."""
+    return path.with_suffix(".checkpoint")
+
+
+def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
+    """Return the records in order; they are not decoded.
+
+    Raises:
+        RoundLogError: The file is damaged, or a record is missing.
+    """
+    with FORMAT.named_errors(path):
+        if is_blank(database):
+            return []
+        rows = database.execute("SELECT position, body FROM record ORDER BY position").fetchall()
+    for expected, (position, _) in enumerate(rows, 1):
+        if position != expected:
+            raise RoundLogError(f"{path} lacks record {expected}", hint=_HINT)
+    return [bytes(body) for _, body in rows]
+
+
+def insert_record(database: sqlite3.Connection, path: Path, position: int, body: bytes) -> None:
+    """Add a record.
+
+    Raises:
+        RoundLogError: There is one at that position, or the disk is full.
+    """
+    with FORMAT.named_errors(path):
+        database.execute("INSERT INTO record VALUES (?, ?)", (position, body))
