@@ -298,6 +298,75 @@ def test_older_records_and_renewals_are_verified_and_their_missing_terms_named(r
     assert row["spent_ever"] == list(ledger)[-1].epsilon_after > row["spent"]
 
 
+# What is beyond the store's own limit
+
+
+def test_a_charge_that_a_store_signed_beyond_its_own_limit_is_named(run):
+    one = run.entries(STORE)[0].epsilon_after
+
+    def careless(entries):
+        return [replace(entry, max_epsilon=1.01 * one) for entry in entries]
+
+    run.forge(STORE, careless)
+    found = fault(run)
+    assert (found["entry"], found["problem"]) == (2, "beyond the store's own limit")
+    assert f"it names max_epsilon={1.01 * one:g}" in found["detail"]
+    (row,) = (row for row in verify(run.folder, code=36)["stores"] if row["store"] == STORE)
+    assert "every charge is within the store's limit that it names" not in row["verified"]
+
+
+def test_only_what_was_spent_since_the_renewal_counts_towards_the_limit(run):
+    two = run.entries(STORE)[-1].epsilon_after
+    ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
+    renewed = Budget(max_epsilon=two, renews=1_600_000_000)
+    for _ in range(2):
+        ledger.charge(run.plan().round_cost(), target_delta=1e-6, budget=renewed)
+    row = verify(run.folder)["stores"][1]
+    assert "every charge is within the store's limit that it names" in row["verified"]
+    assert (
+        "why 2 charges name another limit than the policy's 4: it may have changed"
+        in (row["unverified"])
+    )
+    assert "why the budget was renewed on a day that the policy does not name" in row["unverified"]
+
+    def without_renewal(entries):
+        return [entry for entry in entries if entry.kind != "renewal"]
+
+    run.forge(STORE, without_renewal)
+    assert (fault(run)["entry"], fault(run)["problem"]) == (3, "beyond the store's own limit")
+
+
+@pytest.mark.parametrize(
+    ("renews", "problem"),
+    [(4_000_000_000, "a renewal before its day"), (1_600_000_000, "a second renewal")],
+)
+def test_a_renewal_that_the_policy_cannot_have_asked_for_is_named(run, renews, problem):
+    ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
+    renewed = Budget(max_epsilon=4.0, renews=1_600_000_000)
+    ledger.charge(run.plan().round_cost(), target_delta=1e-6, budget=renewed)
+
+    def again(entries):
+        return [
+            *entries,
+            replace(
+                entries[2],
+                renews=renews,
+                epsilon_before=(entries[-1].epsilon_after),
+                epsilon_after=entries[-1].epsilon_after,
+            ),
+        ]
+
+    run.forge(STORE, again)
+    assert (fault(run)["entry"], fault(run)["problem"]) == (5, problem)
+
+
+def test_charges_without_a_limit_are_counted_as_not_verified(run):
+    run.forge(STORE, lambda entries: [replace(entry, max_epsilon=0.0) for entry in entries])
+    row = verify(run.folder)["stores"][1]
+    assert "the store's limit: 2 charges name none" in row["unverified"]
+    assert not any("the store's limit" in note for note in row["verified"])
+
+
 # What was spent
 
 

@@ -24,10 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.audit.evidence import Evidence
+from hanse_common.audit.limits import check_limits, limits_not_checked
 from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
 from hanse_common.audit.terms import Finding, check_charges, repeated_rounds, under
 from hanse_common.errors import ConfigError, HanseError, LedgerError
 from hanse_common.identity import Certificate
+from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import ACCOUNTANT
 from hanse_common.privacy.chain import compare, paid
@@ -130,13 +132,16 @@ def verify_store(
     notes = _Notes()
     if not evidence.ledger.exists():
         return _without_ledger(evidence, remembered)
-    if authority is None:
-        authority = _pinned(evidence, notes)
-    else:
+    policy = _policy(evidence, notes)
+    if authority is not None:
         notes.verified.append("the authority is the one that was given")
+    elif policy is not None:
+        authority = bytes.fromhex(policy.authority)
+        notes.unverified.append("the authority is the one that the store names: give --authority")
     certificates = _certificates(evidence, authority, notes)
     entries = _chain(evidence, [c.public_key for c in certificates], remembered, notes)
     certified_as = certificates[0].store_id if certificates else None
+    _limits(entries, policy, notes)
     _terms(evidence, entries, authority, certified_as, notes)
     second = _ask_again(entries, notes) if second_opinion else None
     if not second_opinion:
@@ -193,17 +198,12 @@ def _without_ledger(evidence: Evidence, remembered: Head | None) -> Audit:
     )
 
 
-def _pinned(evidence: Evidence, notes: _Notes) -> bytes | None:
-    """The authority that the store itself says it trusts."""
+def _policy(evidence: Evidence, notes: _Notes) -> StorePolicy | None:
     try:
-        policy = evidence.policy()
+        return evidence.policy()
     except HanseError as error:
         notes.whole("the policy cannot be read", error)
         return None
-    if policy is None:
-        return None
-    notes.unverified.append("the authority is the one that the store names: give --authority")
-    return bytes.fromhex(policy.authority)
 
 
 def _certificates(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[Certificate]:
@@ -243,6 +243,12 @@ def _chain(
         notes.verified.append(f"every epsilon recomputed ({ACCOUNTANT})")
         if found.unsigned:
             notes.unverified.append("who wrote it: some entries have no signature")
+        for entry in entries:
+            if entry.kind == "recovery":
+                notes.unverified.append(
+                    f"entries taken from the end before entry {entry.sequence}: the store had "
+                    "lost its head, and went on"
+                )
         if remembered is None:
             notes.unverified.append("entries taken from the end: no head that others remember")
         else:
@@ -259,6 +265,17 @@ def _chain(
         if fault is not None
     ]
     return entries
+
+
+def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: _Notes) -> None:
+    fault = check_limits(entries)
+    if fault is not None:
+        notes.faults.append(fault)
+        return
+    limited = any(entry.kind == "charge" and entry.max_epsilon > 0 for entry in entries)
+    if limited and notes.first() is None:
+        notes.verified.append("every charge is within the store's limit that it names")
+    notes.unverified += limits_not_checked(entries, policy)
 
 
 def _terms(
