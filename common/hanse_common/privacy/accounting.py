@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from hanse_common.errors import PrivacyError
@@ -50,6 +51,19 @@ class SampledGaussianSteps:
         ):
             if not good:
                 raise PrivacyError(f"{name}={value} is no term of a sampled Gaussian mechanism")
+
+
+@lru_cache(maxsize=1)
+def accountant() -> str:
+    """Name what computes epsilon here, with its version; without, if it is not installed.
+
+    >>> accountant().startswith(ACCOUNTANT)
+    True
+    """
+    try:
+        return f"{ACCOUNTANT} {version('dp-accounting')}"
+    except PackageNotFoundError:
+        return ACCOUNTANT
 
 
 def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> float:

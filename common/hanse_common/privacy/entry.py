@@ -30,9 +30,10 @@ from hanse_common.identity import KEY_SIZE, StoreKey, verify
 from hanse_common.privacy.accounting import SampledGaussianSteps
 
 VERSION = 1
-Kind = Literal["charge", "refusal", "renewal", "import"]
+Kind = Literal["charge", "refusal", "renewal", "import", "recovery"]
 """What was paid; what was asked and not done; from where on the budget counts anew; what an
-older record of the same store said was paid."""
+older record of the same store said was paid; that the head was lost, and the ledger was taken
+as it lay there."""
 
 NOTHING = bytes(DIGEST_SIZE)
 """In place of a digest: there is nothing to name."""
@@ -89,8 +90,9 @@ class Entry:
         clock_went_back: The clock showed less than `time`, which is that of the entry before.
         signer: Ed25519 public key, or `UNSIGNED`.
         release: What left, or was to leave.
-        steps: As accounted; None in a renewal.
-        target_delta: At which epsilon is read; 0 in an import, which reads none.
+        steps: As accounted; None in a renewal or recovery.
+        target_delta: At which epsilon is read; 0 in an import, which reads none, and in a
+            recovery with nothing but imports before it.
         commitment: SHA-256 of the vector before it was masked, with a salt that the store
             keeps; in an import, SHA-256 of the older record; else `NOTHING`.
         epsilon_before: Of everything in the ledger before this entry, at `target_delta`.

@@ -30,9 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import RLock
 from typing import NoReturn
@@ -42,7 +40,7 @@ from hanse_common.durable import sync_folder
 from hanse_common.errors import BudgetSpent, HanseError, LedgerError, LedgerWentBack
 from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
-from hanse_common.privacy.accounting import ACCOUNTANT, SampledGaussianSteps, epsilon
+from hanse_common.privacy.accounting import SampledGaussianSteps, accountant, epsilon
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.chain import Fault, compare, follow, head_of, paid
 from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry, Kind, Release
@@ -310,7 +308,7 @@ class Ledger:
             epsilon_before=epsilon(before, target_delta=target_delta) if read else 0.0,
             epsilon_after=epsilon([*before, *spends], target_delta=target_delta) if read else 0.0,
             max_epsilon=0.0 if budget is None else budget.max_epsilon,
-            accountant=_accountant(),
+            accountant=accountant(),
         )
 
     def _commitment(self, entry: Entry, vector: bytes, *, make: bool) -> bytes | None:
@@ -371,7 +369,8 @@ class Ledger:
                 )
             entries.append(found)
         if remembered is None and entries:
-            self._went_back(f"{ledger_file.head_path(self.path).name} is gone")
+            beside = ledger_file.head_path(self.path).name
+            self._went_back(f"{beside} is gone", more=f"; {ledger_file.HEAD_LOST}")
         fault = remembered and compare(entries, remembered)
         if fault:
             self._went_back(str(fault))
@@ -381,10 +380,10 @@ class Ledger:
         if self._entries or remembered not in (None, EMPTY):
             self._went_back("the file is gone")
 
-    def _went_back(self, why: str) -> NoReturn:
+    def _went_back(self, why: str, *, more: str = "") -> NoReturn:
         raise LedgerWentBack(
             f"{self.path} is not the ledger that this store remembers: {why}",
-            hint="nothing was released; bring back the newest ledger and its head, both",
+            hint=f"nothing was released; bring back the newest ledger and its head, both{more}",
         )
 
 
@@ -429,11 +428,3 @@ def _steps_of(record: object) -> list[SampledGaussianSteps]:
         if not (isinstance(row.count, int) and isinstance(row.stores, int)):
             raise TypeError(f"count={row.count} or stores={row.stores} is no whole number")
     return steps
-
-
-@lru_cache(maxsize=1)
-def _accountant() -> str:
-    try:
-        return f"{ACCOUNTANT} {version('dp-accounting')}"
-    except PackageNotFoundError:
-        return ACCOUNTANT

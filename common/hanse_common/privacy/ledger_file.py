@@ -24,6 +24,8 @@ from hanse_common.privacy.entry import GENESIS
 SALT_KEY_SIZE = 32
 
 _HEAD = "hanse-ledger-head-1"
+HEAD_LOST = "a head that is lost for good: hanse store ledger accept-head"
+"""What to do about it, in a hint."""
 _RESTORE = "nothing was released; restore the ledger from a backup no older than the last round"
 _FORMAT = Format(
     what="ledger",
@@ -128,9 +130,9 @@ def read_head(path: Path) -> Head | None:
     except OSError as error:
         raise LedgerError(f"cannot read {beside}: {error.strerror}", hint=_RESTORE) from error
     except ValueError:
-        raise LedgerError(f"{beside} is damaged", hint=_RESTORE) from None
+        raise LedgerError(f"{beside} is damaged", hint=f"{_RESTORE}; {HEAD_LOST}") from None
     if kind != _HEAD or head.sequence < 0 or len(head.hash) != DIGEST_SIZE:
-        raise LedgerError(f"{beside} is no head of a ledger", hint=_RESTORE)
+        raise LedgerError(f"{beside} is no head of a ledger", hint=f"{_RESTORE}; {HEAD_LOST}")
     return head
 
 

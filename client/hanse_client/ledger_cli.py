@@ -1,0 +1,70 @@
+"""What a store's operator does with the store's ledger when something has been lost."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def accept_head(
+    ledger: Annotated[
+        Path, typer.Argument(metavar="LEDGER", help="A ledger.sqlite, or its store's folder.")
+    ],
+    key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The store's key, if not in its enrolment folder."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: Annotated[
+        Format, typer.Option("--format", help="For people, or for programs.")
+    ] = Format.TEXT,
+) -> None:
+    """Take a ledger whose ledger.head is lost for good as it lies there, and write that down.
+
+    Every entry is verified first. Bring the head back from a backup if there is any: whoever
+    accepts a ledger that lacks its last entries forgets what they cost, and every audit will
+    say that it was accepted.
+    """
+    from hanse_client.enrolment import KEY
+    from hanse_common.audit.evidence import LEDGER, find
+    from hanse_common.identity import StoreKey
+    from hanse_common.privacy.restore import check_headless, restore_head
+
+    path = ledger / LEDGER if ledger.is_dir() else ledger
+    evidence = find(path)[0] if path.exists() else None
+    if key is None and evidence is not None and evidence.enrolment is not None:
+        beside = evidence.enrolment / KEY
+        key = beside if beside.exists() else None
+    store_key = None if key is None else StoreKey.load(key)
+    certificates = evidence.certificates() if evidence else []
+    earlier = {certificate.public_key for certificate in certificates}
+    entries = check_headless(path, store_key, earlier_keys=earlier)
+    spent = next((entry.epsilon_after for entry in reversed(entries) if entry.target_delta), None)
+    if not yes:
+        so_far = "" if spent is None else f", epsilon {spent:.4f} so far"
+        typer.confirm(
+            f"{path} has {len(entries)} entries{so_far}. Is that all of them?", abort=True, err=True
+        )
+    entry = restore_head(path, store_key, earlier_keys=earlier)
+    if output is Format.JSON:
+        found = {
+            "ledger": str(path),
+            "accepted": len(entries),
+            "epsilon": spent,
+            "entry": entry.sequence,
+            "head": entry.hash.hex(),
+        }
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(f"{path}: entry {entry.sequence} says that {len(entries)} entries were accepted")

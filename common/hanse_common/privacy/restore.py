@@ -1,0 +1,148 @@
+"""A ledger whose head is lost for good: take it as it lies there, and write that down.
+
+Without its head a store cannot tell whether entries are missing at the end, and does nothing
+more. Where the head cannot be brought back, somebody has to decide that the ledger is whole.
+
+>>> from tempfile import TemporaryDirectory
+>>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.ledger import Ledger
+>>> folder, key = TemporaryDirectory(), StoreKey.generate()
+>>> path = Path(folder.name) / "ledger.sqlite"
+>>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
+>>> _ = Ledger.open(path, key).charge(steps, target_delta=1e-6)
+>>> ledger_file.head_path(path).unlink()
+>>> entry = restore_head(path, key)
+>>> entry.sequence, entry.kind, entry.note
+(2, 'recovery', 'the head was lost; entries up to 1 were accepted as they lay there')
+>>> Ledger.open(path, key).head.sequence
+2
+>>> folder.cleanup()
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from hanse_common.errors import LedgerError
+from hanse_common.identity import StoreKey
+from hanse_common.privacy import ledger_file
+from hanse_common.privacy.accounting import accountant, epsilon
+from hanse_common.privacy.chain import head_of, paid
+from hanse_common.privacy.entry import UNSIGNED, Entry
+from hanse_common.privacy.ledger_file import EMPTY, Row
+from hanse_common.privacy.verify import verify
+
+_NOTHING_WRITTEN = "nothing was written"
+
+
+def check_headless(
+    path: Path, key: StoreKey | None, *, earlier_keys: Collection[bytes] = ()
+) -> tuple[Entry, ...]:
+    """Return a ledger's entries if all is well with it but that its head is lost.
+
+    Args:
+        path: `ledger.sqlite`.
+        key: The store's; None if it has none, as a node in no federation.
+        earlier_keys: Public keys that the store had before; `UNSIGNED` if it had none.
+
+    Raises:
+        LedgerError: There is no ledger, or nothing in it; its head is there and can be read;
+            or an entry is not as the store wrote it.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}", hint="give the store's ledger.sqlite")
+    _check_lost(path)
+    found = verify(path, None if key is None else key.public, earlier_keys=earlier_keys, head=EMPTY)
+    if found.fault is not None:
+        raise LedgerError(
+            f"{path} does not verify: {found.fault}",
+            hint=f"{_NOTHING_WRITTEN}; restore it from a backup no older than the last round",
+        )
+    if not found.entries:
+        raise LedgerError(f"{path} has no entry", hint="it needs no head before its first entry")
+    if key is None and found.entries[-1].signer != UNSIGNED:
+        raise LedgerError(
+            f"the entries of {path} are signed, and no key was given",
+            hint=f"{_NOTHING_WRITTEN}; the entry that says so must be signed by the store too",
+        )
+    return found.entries
+
+
+def restore_head(
+    path: Path,
+    key: StoreKey | None,
+    *,
+    earlier_keys: Collection[bytes] = (),
+    clock: Callable[[], float] = time.time,
+) -> Entry:
+    """Write the head of a ledger anew, durably, with an entry that says that it was lost.
+
+    Args:
+        path: `ledger.sqlite`.
+        key: The store's; signs the entry.
+        earlier_keys: As `check_headless`.
+        clock: Unix seconds.
+
+    Returns:
+        The entry, a `recovery`.
+
+    Raises:
+        LedgerError: As `check_headless`, or it cannot be written.
+
+    Guarantees:
+        No head is written without the entry, and the entry cannot be taken back: every
+        audit of the ledger says that its end was accepted, and by whom it was signed.
+
+    Edge cases:
+        Entries that were cut off together with the head stay unnoticed here; an auditor who
+        remembers a later head notices. A head that can be read is never replaced.
+    """
+    entries = check_headless(path, key, earlier_keys=earlier_keys)
+    entry = _recovery(entries, key, int(max(clock(), 0)))
+    with ledger_file.writing(path) as database:
+        # Once more, with nobody else writing.
+        _check_lost(path)
+        rows = ledger_file.read_rows(database, path)
+        if [row.hash for row in rows] != [known.hash for known in entries]:
+            raise LedgerError(f"{path} changed meanwhile", hint=f"{_NOTHING_WRITTEN}; try again")
+        row = Row(entry.sequence, entry.body(), entry.hash, entry.signature)
+        ledger_file.insert_row(database, path, row)
+    ledger_file.write_head(path, head_of([entry]))
+    return entry
+
+
+def _check_lost(path: Path) -> None:
+    """Refuse where the head can be read: what it says of the ledger counts."""
+    try:
+        head = ledger_file.read_head(path)
+    except LedgerError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # It may be whole, and only out of reach.
+        return
+    if head is not None:
+        raise LedgerError(
+            f"the head of {path} is there, and remembers {head.sequence} entries",
+            hint=f"{_NOTHING_WRITTEN}; if entries are missing, bring back the newest ledger",
+        )
+
+
+def _recovery(entries: Sequence[Entry], key: StoreKey | None, now: int) -> Entry:
+    last = entries[-1]
+    delta = next((e.target_delta for e in reversed(entries) if e.target_delta), 0.0)
+    spent = epsilon(paid(entries), target_delta=delta) if delta else 0.0
+    entry = Entry(
+        sequence=last.sequence + 1,
+        kind="recovery",
+        previous=last.hash,
+        time=max(last.time, now),
+        clock_went_back=now < last.time,
+        signer=UNSIGNED if key is None else key.public,
+        target_delta=delta,
+        epsilon_before=spent,
+        epsilon_after=spent,
+        accountant=accountant(),
+        note=f"the head was lost; entries up to {last.sequence} were accepted as they lay there",
+    )
+    return entry if key is None else entry.sign(key)
