@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import re
 
-ABSENT = "–"
+from hanse_common.wording import ABSENT, counted, epsilon
+
+__all__ = ["ABSENT", "counted", "delta", "duration", "epsilon", "figure", "natural"]
 
 
 def figure(value: float | None, *, digits: int = 3) -> str:
@@ -20,15 +22,6 @@ def figure(value: float | None, *, digits: int = 3) -> str:
         return ABSENT
     text = f"{value:.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 and "0." in text[:3] else text
-
-
-def epsilon(value: float | None) -> str:
-    """Write an ε with two decimals, rounded **up**: a promise may not look better than it is."""
-    if value is None:
-        return ABSENT
-    if not math.isfinite(value):
-        return "unbounded"
-    return f"{math.ceil(round(value * 100, 6)) / 100:.2f}"
 
 
 def delta(value: float) -> str:
@@ -53,15 +46,6 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def counted(number: int, noun: str) -> str:
-    """Write a count with its noun.
-
-    >>> counted(1, "store"), counted(2310, "customer")
-    ('1 store', '2,310 customers')
-    """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hanse_common.pages import page_environment
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.arms import METRICS, POOLED, TASKS, Metric, Task, arm
 from hanse_simulations.files import write_text
@@ -116,13 +116,7 @@ def write_report(folder: RunFolder) -> Path:
     settings = dict(flatten(folder.read_settings_table()))
     figures = folder.read_metrics()
     target = settings.get("privacy.target_epsilon") if result.epsilon else None
-    environment = Environment(
-        loader=PackageLoader("hanse_simulations", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("hanse_simulations", "report")
     page = environment.get_template("template.html.j2").render(
         run=folder.name,
         result=result,
