@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from hanse_common.codec import digest
 from hanse_common.errors import ConfigError, WrongHeader
+from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.secagg.terms import Header
 
 NDArray = npt.NDArray[Any]
@@ -143,11 +144,12 @@ class Instructions:
         """The digest of what was sent and of the log that announces it."""
         if not self.checkpoint:
             return self.digest
-        return logged_digest(self.digest, self.checkpoint)
+        # Without the signature, which says nothing of the log that an auditor could compute.
+        return logged_digest(self.digest, self.checkpoint[:-SIGNATURE_SIZE])
 
 
 def logged_digest(instructions_digest: bytes, checkpoint: bytes) -> bytes:
-    """Bind an encoded checkpoint to what is sent, as the header of an attempt has it."""
+    """Bind a checkpoint's payload to what is sent, as the header of an attempt has it."""
     return digest(_LOGGED_LABEL, instructions_digest, checkpoint)
 
 

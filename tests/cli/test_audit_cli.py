@@ -102,8 +102,8 @@ def test_a_ledger_without_certificate_and_terms_verifies_as_far_as_it_can(run, t
     (row,) = verify(alone)["stores"]
     assert row["unverified"][:3] == [
         "whose key signed: no certificate",
-        "entries taken from the end: no head that others remember",
         "how far the store says it goes: no ledger.head",
+        "entries taken from the end: no head that others remember",
     ]
     assert "the terms: no manifest" in row["unverified"]
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hanse_common.errors import AuditFailed, ConfigError, LedgerError
+from hanse_common.errors import ConfigError, LedgerError
 
 
 class Format(StrEnum):
@@ -32,7 +32,10 @@ class ExportFormat(StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 PathArgument = Annotated[
     Path,
-    typer.Argument(metavar="PATH", help="A ledger.sqlite, a store's folder, or a run's folder."),
+    typer.Argument(
+        metavar="PATH",
+        help="A ledger.sqlite, a roundlog.sqlite, a store's folder, or a run's folder.",
+    ),
 ]
 
 app = typer.Typer(
@@ -55,7 +58,8 @@ def verify_command(
     remembered: Annotated[
         Path | None,
         typer.Option(
-            metavar="JSON", help="What this command printed earlier; ledgers must go on from it."
+            metavar="JSON",
+            help="What this command printed earlier; ledgers and logs must go on from it.",
         ),
     ] = None,
     second_opinion: Annotated[
@@ -66,39 +70,26 @@ def verify_command(
 ) -> None:
     """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
 
-    Ends with an error that names the store and the first bad entry, if there is one.
+    A round log is checked too, and held against the ledgers. Ends with an error that names
+    the store, or the log, and the first bad entry, if there is one.
     """
-    from hanse_common.audit.evidence import find
-    from hanse_common.audit.verification import read_remembered, verify_store
+    from hanse_common.audit.everything import verify_all
+    from hanse_common.audit.remembered import Remembered
 
-    key = None if authority is None else _key(authority)
-    heads = {} if remembered is None else read_remembered(remembered)
-    audits = [
-        verify_store(
-            evidence,
-            authority=key,
-            remembered=heads.pop(evidence.store, None),
-            second_opinion=second_opinion,
-        )
-        for evidence in find(path)
-    ]
-    failed = [audit for audit in audits if audit.fault is not None]
-    gone = sorted(store for store, head in heads.items() if head.sequence)
+    verdict = verify_all(
+        path,
+        authority=None if authority is None else _key(authority),
+        remembered=None if remembered is None else Remembered.read(remembered),
+        second_opinion=second_opinion,
+    )
     if output is Format.JSON:
-        rows = [audit.row() for audit in audits]
-        _print_json({"ok": not failed and not gone, "stores": rows, "gone": gone})
+        _print_json(verdict.row())
     else:
-        from hanse_common.audit.tables import print_audits
+        from hanse_common.audit.tables import print_audits, print_logs
 
-        print_audits(audits)
-    if gone:
-        raise AuditFailed(f"{gone[0]}: its ledger is remembered, and is not there any more")
-    if failed:
-        others = f"; {len(failed) - 1} more stores failed" if failed[1:] else ""
-        raise AuditFailed(
-            f"{failed[0].store}: {failed[0].fault}{others}",
-            hint="ask the store for the ledger and head as they lie there, and for an explanation",
-        )
+        print_audits(verdict.stores)
+        print_logs(verdict.logs)
+    verdict.check()
 
 
 @app.command("rounds")

@@ -1,10 +1,15 @@
-"""What an auditor was handed: ledgers, and what makes a store a member, where it lies beside them.
+"""What an auditor was handed: ledgers, round logs, and what makes a store a member.
 
     <store>/ledger.sqlite            all that is needed
     <store>/ledger.head              how far the store says it goes
+    <store>/checkpoints/*            what the store has seen of the coordinator's round log
     <store>/enrolment/certificate    whose key signs; `certificate*` beside it: keys it had before
     <store>/enrolment/policy.toml    the store's own limits, and the authority it trusts
     <store>/enrolment/manifest.json  the federation's signed terms
+
+    <run>/roundlog.sqlite            what the coordinator asked, and what came of it
+    <run>/roundlog.checkpoint        how far it goes, signed
+    <run>/manifest.json              the terms, as the coordinator has them
 
 The files of `enrolment/` may also lie beside the ledger, or where `node.json` says.
 """
@@ -24,9 +29,12 @@ from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.chain import Fault, follow
 from hanse_common.privacy.entry import Entry
+from hanse_common.roundlog.checkpoint import Checkpoint
+from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 
 LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
 CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +82,16 @@ class Evidence:
         path = self.enrolment and self.enrolment / MANIFEST
         return SignedManifest.load(path) if path and path.exists() else None
 
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return the last checkpoint that the store accepted of each round log it has seen.
+
+        Raises:
+            RoundLogError: A file is no checkpoint.
+        """
+        paths = sorted((self.ledger.parent / CHECKPOINTS).glob("*"))
+        found = (Checkpoint.load(path) for path in paths if path.suffix != ".partial")
+        return [checkpoint for checkpoint in found if checkpoint is not None]
+
     def entries(self) -> list[Entry]:
         """Return the ledger's entries; the chain is checked, signatures and epsilon are not.
 
@@ -105,9 +123,10 @@ def find(path: Path) -> list[Evidence]:
         LedgerError: There is no ledger.
     """
     if path.is_file():
-        return [_evidence(path, path.absolute().parent.name)]
+        one = [_evidence(path, path.absolute().parent.name)]
+        return [] if path.name == LOG_FILE else one
     kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
-    if not kept:
+    if not kept and not find_logs(path):
         what = "holds no ledger" if path.is_dir() else "does not exist"
         raise LedgerError(
             f"{path} {what}",
@@ -118,6 +137,15 @@ def find(path: Path) -> list[Evidence]:
     parents = {folder.parent for folder in kept if folder != path}
     kept |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE}")}
     return [_evidence(folder / LEDGER, _name(folder, path)) for folder in sorted(kept)]
+
+
+def find_logs(path: Path) -> list[Path]:
+    """Return every round log under a path, in the order of their folders; there may be none."""
+    if path.is_file():
+        return [path] if path.name == LOG_FILE else []
+    beside = checkpoint_path(Path(LOG_FILE)).name
+    folders = {file.parent for name in (LOG_FILE, beside) for file in path.rglob(name)}
+    return [folder / LOG_FILE for folder in sorted(folders)]
 
 
 def _ledgers(path: Path, pattern: str) -> Iterator[Path]:

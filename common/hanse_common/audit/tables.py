@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.spending import BudgetRow, RoundRow
 from hanse_common.audit.verification import Audit
 from hanse_common.privacy.accounting import MOST_ROUNDS
 
 _PLAIN_WIDTH = 140
 _ABSENT = "–"
-_LEFT = ("store", "result", "kind")
+_LEFT = ("store", "log", "result", "kind")
 
 
 def print_audits(audits: Sequence[Audit]) -> None:
@@ -32,15 +33,39 @@ def print_audits(audits: Sequence[Audit]) -> None:
             f"{audit.target_delta:g}" if audit.target_delta else _ABSENT,
             _safe(_result(audit)),
         )
+    _console().print(table)
+    _print_notes(audits, "stores")
+
+
+def print_logs(logs: Sequence[LogAudit]) -> None:
+    """Print a line per round log, then what was checked of them; nothing if there are none."""
+    if not logs:
+        return
+    table = _table("log", "records", "attempts", "sums", "models", "receipts", "stores", "result")
+    for log in logs:
+        table.add_row(
+            _safe(log.log.parent.name or log.log.name),
+            str(log.records),
+            str(log.announced),
+            str(log.summed),
+            str(log.published),
+            f"{log.matched}/{log.receipts}",
+            str(len(log.cosigned_by)),
+            _safe(f"FAILED: {log.failure}" if log.fault else "ok"),
+        )
+    _console().print(table)
+    _print_notes(logs, "logs")
+
+
+def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> None:
     console = _console()
-    console.print(table)
     for title, notes in (
         ("Verified", [note for audit in audits for note in audit.verified]),
         ("Not verified", [note for audit in audits for note in audit.unverified]),
     ):
         counts = {note: notes.count(note) for note in notes}
         for note, count in counts.items():
-            where = "" if count == len(audits) else f" ({count} of {len(audits)} stores)"
+            where = "" if count == len(audits) else f" ({count} of {len(audits)} {things})"
             console.print(Text(f"{title}: {note}{where}"))
 
 

@@ -18,16 +18,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.limits import check_limits, limits_not_checked
+from hanse_common.audit.notes import Notes
 from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
 from hanse_common.audit.terms import Finding, check_charges, repeated_rounds, under
-from hanse_common.errors import ConfigError, HanseError, LedgerError
+from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
@@ -94,26 +94,12 @@ class Audit:
         }
 
 
-class _Notes:
-    """What was checked so far, and the first thing that is wrong."""
-
-    def __init__(self) -> None:
-        self.verified: list[str] = []
-        self.unverified: list[str] = []
-        self.faults: list[Finding] = []
-
-    def whole(self, problem: str, error: HanseError) -> None:
-        self.faults.append(Finding(sequence=0, problem=problem, detail=error.message))
-
-    def first(self) -> Finding | None:
-        return min(self.faults, key=lambda fault: fault.sequence, default=None)
-
-
 def verify_store(
     evidence: Evidence,
     *,
     authority: bytes | None = None,
     remembered: Head | None = None,
+    receipted: Head | None = None,
     second_opinion: bool = True,
 ) -> Audit:
     """Check a store's ledger: as written, by whom, at what price, under which terms.
@@ -123,15 +109,16 @@ def verify_store(
         authority: The enrolment authority's public key, as the auditor knows it; if unset,
             the one that the store's policy names.
         remembered: A head that this store has shown before.
+        receipted: The last entry for which the coordinator holds the store's receipt.
         second_opinion: Ask Opacus too; that imports torch.
 
     Guarantees:
         Nothing that was not checked is in `verified`. Whatever is wrong with the evidence
         is in `fault`, and raises nothing.
     """
-    notes = _Notes()
+    notes = Notes()
     if not evidence.ledger.exists():
-        return _without_ledger(evidence, remembered)
+        return _without_ledger(evidence, remembered, receipted)
     policy = _policy(evidence, notes)
     if authority is not None:
         notes.verified.append("the authority is the one that was given")
@@ -139,7 +126,8 @@ def verify_store(
         authority = bytes.fromhex(policy.authority)
         notes.unverified.append("the authority is the one that the store names: give --authority")
     certificates = _certificates(evidence, authority, notes)
-    entries = _chain(evidence, [c.public_key for c in certificates], remembered, notes)
+    entries = _chain(evidence, [c.public_key for c in certificates], notes)
+    _heads(entries, remembered, receipted, notes)
     certified_as = certificates[0].store_id if certificates else None
     _limits(entries, policy, notes)
     _terms(evidence, entries, authority, certified_as, notes)
@@ -169,28 +157,10 @@ def verify_store(
     )
 
 
-def read_remembered(path: Path) -> dict[str, Head]:
-    """Return the heads in an earlier audit's JSON, by store.
-
-    Raises:
-        ConfigError: It is something else.
-    """
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["stores"]
-        return {
-            row["store"]: Head(int(row["head"]["sequence"]), bytes.fromhex(row["head"]["hash"]))
-            for row in rows
-        }
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{path} is no earlier audit: {error!r}",
-            hint="keep what `hanse audit verify PATH --format json` printed",
-        ) from error
-
-
-def _without_ledger(evidence: Evidence, remembered: Head | None) -> Audit:
+def _without_ledger(evidence: Evidence, remembered: Head | None, receipted: Head | None) -> Audit:
     fault, unverified = None, ["no ledger, and no head: never charged, or both were taken away"]
-    if ledger_file.head_path(evidence.ledger).exists() or remembered not in (None, EMPTY):
+    known = {remembered, receipted} - {None, EMPTY}
+    if ledger_file.head_path(evidence.ledger).exists() or known:
         fault = Finding(sequence=0, problem="the ledger is gone", detail="its head is remembered")
         unverified = []
     return Audit(
@@ -198,7 +168,7 @@ def _without_ledger(evidence: Evidence, remembered: Head | None) -> Audit:
     )
 
 
-def _policy(evidence: Evidence, notes: _Notes) -> StorePolicy | None:
+def _policy(evidence: Evidence, notes: Notes) -> StorePolicy | None:
     try:
         return evidence.policy()
     except HanseError as error:
@@ -206,7 +176,7 @@ def _policy(evidence: Evidence, notes: _Notes) -> StorePolicy | None:
         return None
 
 
-def _certificates(evidence: Evidence, authority: bytes | None, notes: _Notes) -> list[Certificate]:
+def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> list[Certificate]:
     """The store's certificates, today's first; none if they are not to be trusted."""
     try:
         certificates = evidence.certificates()
@@ -227,47 +197,55 @@ def _certificates(evidence: Evidence, authority: bytes | None, notes: _Notes) ->
     return certificates
 
 
-def _chain(
-    evidence: Evidence, keys: Sequence[bytes], remembered: Head | None, notes: _Notes
-) -> list[Entry]:
+def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
     try:
         found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
     except LedgerError as error:
         notes.whole("the ledger cannot be read", error)
         return []
-    entries, faults = list(found.entries), [found.fault]
-    if found.fault is None:
+    if found.fault is not None:
+        notes.fault(found.fault.sequence, found.fault.problem, found.fault.detail)
+    else:
         notes.verified.append("no entry altered, missing or out of place")
         if keys:
             notes.verified.append("every entry is signed by the certificate's key")
         notes.verified.append(f"every epsilon recomputed ({ACCOUNTANT})")
         if found.unsigned:
             notes.unverified.append("who wrote it: some entries have no signature")
-        for entry in entries:
+        for entry in found.entries:
             if entry.kind == "recovery":
                 notes.unverified.append(
                     f"entries taken from the end before entry {entry.sequence}: the store had "
                     "lost its head, and went on"
                 )
-        if remembered is None:
-            notes.unverified.append("entries taken from the end: no head that others remember")
-        else:
-            faults.append(compare(entries, remembered))
-            if faults[-1] is None:
-                notes.verified.append("it goes on from the head that was remembered")
         if found.compared is None:
             notes.unverified.append("how far the store says it goes: no ledger.head")
         else:
             notes.verified.append("it goes as far as the store's own head")
-    notes.faults += [
-        Finding(sequence=fault.sequence, problem=fault.problem, detail=fault.detail)
-        for fault in faults
-        if fault is not None
-    ]
-    return entries
+    return list(found.entries)
 
 
-def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: _Notes) -> None:
+def _heads(
+    entries: Sequence[Entry], remembered: Head | None, receipted: Head | None, notes: Notes
+) -> None:
+    """Compare the ledger with what others remember of it."""
+    if notes.first() is not None:
+        return
+    known = {
+        "it goes on from the head that was remembered": remembered,
+        "it holds what the store gave the coordinator receipts for": receipted,
+    }
+    for holds, head in known.items():
+        fault = None if head is None else compare(entries, head)
+        if fault is not None:
+            notes.fault(fault.sequence, fault.problem, fault.detail)
+        elif head is not None:
+            notes.verified.append(holds)
+    if not any(known.values()):
+        notes.unverified.append("entries taken from the end: no head that others remember")
+
+
+def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: Notes) -> None:
     fault = check_limits(entries)
     if fault is not None:
         notes.faults.append(fault)
@@ -283,7 +261,7 @@ def _terms(
     entries: Sequence[Entry],
     authority: bytes | None,
     certified_as: str | None,
-    notes: _Notes,
+    notes: Notes,
 ) -> None:
     try:
         signed = evidence.manifest()
@@ -298,7 +276,7 @@ def _terms(
         return
     if certified_as is not None and certified_as not in manifest.stores:
         detail = f"the certificate is of {certified_as!r}, which the manifest does not list"
-        notes.faults.append(Finding(sequence=0, problem="no member", detail=detail))
+        notes.fault(0, "no member", detail)
     fault = check_charges(entries, manifest)
     charges = under(entries, manifest)
     if fault is not None:
@@ -319,7 +297,7 @@ def _terms(
         notes.unverified.append(f"why {again} rounds were charged more than once")
 
 
-def _ask_again(entries: Sequence[Entry], notes: _Notes) -> float | None:
+def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
     """Ask the second accountant about every epsilon; return its last answer.
 
     Terms that were found to be wrong are not asked about: no accountant need cope with them.
@@ -347,7 +325,7 @@ def _ask_again(entries: Sequence[Entry], notes: _Notes) -> float | None:
                 f"it says epsilon={entry.epsilon_after:.4g}, Opacus PRV says {answer:.4g}: more "
                 f"than {TOLERANCE:.0%} apart"
             )
-            notes.faults.append(Finding(sequence=entry.sequence, problem="in doubt", detail=detail))
+            notes.fault(entry.sequence, "in doubt", detail)
             return answer
     if answer is not None and fault is None:
         notes.verified.append(f"a second accountant agrees within {TOLERANCE:.0%} (Opacus PRV)")

@@ -1,0 +1,277 @@
+"""A round log against the ledgers of the stores that it names, and what they have seen of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.audit.evidence import MANIFEST, Evidence
+from hanse_common.audit.notes import Notes
+from hanse_common.audit.roundlog import LogFile, check_log, read_log
+from hanse_common.audit.terms import Finding
+from hanse_common.errors import HanseError
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.privacy.entry import Entry
+from hanse_common.privacy.ledger_file import Head
+from hanse_common.roundlog.checkpoint import Checkpoint
+from hanse_common.roundlog.receipt import Receipt
+from hanse_common.roundlog.records import SUMMED, Announced, Closed, Published
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogAudit:
+    """What was found out about one round log.
+
+    Args:
+        log: The file.
+        records: How many it has.
+        announced: Attempts among them.
+        summed: Attempts that gave a sum.
+        published: Models.
+        checkpoint: That lies beside it.
+        cosigned_by: Stores that have cosigned it at some time.
+        receipts: Stores' receipts in it.
+        matched: Receipts whose entry is in a ledger that was handed over.
+        heads: By store id, the last entry that the store gave a receipt for.
+        fault: The first thing that is wrong; None if nothing is.
+        verified: What was checked, for people.
+        unverified: What could not be, and why.
+    """
+
+    log: Path
+    records: int = 0
+    announced: int = 0
+    summed: int = 0
+    published: int = 0
+    checkpoint: Checkpoint | None = None
+    cosigned_by: tuple[str, ...] = ()
+    receipts: int = 0
+    matched: int = 0
+    heads: Mapping[str, Head]
+    fault: Finding | None = None
+    verified: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+
+    @property
+    def failure(self) -> str:
+        """What is wrong, in the words of an error; empty if nothing is."""
+        fault = self.fault
+        where = f"record {fault.sequence} is " if fault is not None and fault.sequence else ""
+        return "" if fault is None else f"{where}{fault.problem}: {fault.detail}"
+
+    def row(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        fault, last = self.fault, self.checkpoint
+        return {
+            "log": str(self.log),
+            "ok": fault is None,
+            "records": self.records,
+            "announced": self.announced,
+            "summed": self.summed,
+            "published": self.published,
+            "checkpoint": last
+            and {"size": last.size, "root": last.root.hex(), "log_key": last.log_key.hex()},
+            "cosigned_by": list(self.cosigned_by),
+            "receipts": self.receipts,
+            "matched": self.matched,
+            "fault": fault
+            and {"record": fault.sequence, "problem": fault.problem, "detail": fault.detail},
+            "verified": list(self.verified),
+            "unverified": list(self.unverified),
+        }
+
+
+def verify_log(
+    path: Path,
+    stores: Sequence[Evidence],
+    *,
+    authority: bytes | None = None,
+    remembered: Sequence[Checkpoint] = (),
+) -> LogAudit:
+    """Check a round log by itself, then against what its stores handed over.
+
+    Args:
+        path: `roundlog.sqlite`; the manifest lies beside it, or at a store.
+        stores: Those whose evidence lies under the same folder.
+        authority: The enrolment authority's public key, as the auditor knows it; if unset,
+            the one that a store's policy names.
+        remembered: Checkpoints that an earlier audit saw, of this log or others.
+
+    Guarantees:
+        As `verify_store`.
+    """
+    notes = Notes()
+    authority = _authority(stores, notes) if authority is None else authority
+    manifest = _manifest(path, stores, authority, notes)
+    log = read_log(path, notes)
+    if log is None:
+        return LogAudit(log=path, heads={}, fault=notes.first())
+    if not notes.faults:
+        check_log(log, manifest, authority, notes)
+    closed, matched, heads = log.closed(), 0, {}
+    if not notes.faults:
+        # Receipts are signed, and were checked: what they say of ledgers can be held against them.
+        heads = _heads(closed)
+        matched = _check_stores(log, stores, notes)
+        if any(_check_seen(log, "an earlier audit", seen, notes) for seen in remembered):
+            notes.verified.append("it goes on from the checkpoint that was remembered")
+    return LogAudit(
+        log=path,
+        records=len(log.records),
+        announced=sum(isinstance(record, Announced) for record in log.records),
+        summed=sum(attempt.outcome == SUMMED for attempt in closed),
+        published=sum(isinstance(record, Published) for record in log.records),
+        checkpoint=log.checkpoint,
+        cosigned_by=tuple(sorted({name for attempt in closed for name in attempt.stores})),
+        receipts=sum(len(attempt.receipts) for attempt in closed),
+        matched=matched,
+        heads=heads,
+        fault=notes.first(),
+        verified=tuple(notes.verified),
+        unverified=tuple(notes.unverified),
+    )
+
+
+def store_id(evidence: Evidence) -> str | None:
+    """The id in a store's certificate, unchecked; None if there is none to read."""
+    try:
+        certificates = evidence.certificates()
+    except HanseError:
+        return None
+    return certificates[0].store_id if certificates else None
+
+
+def _authority(stores: Sequence[Evidence], notes: Notes) -> bytes | None:
+    for evidence in stores:
+        try:
+            policy = evidence.policy()
+        except HanseError:
+            continue  # The store's own audit says so.
+        if policy is not None:
+            notes.unverified.append("the authority is the one that a store names: give --authority")
+            return bytes.fromhex(policy.authority)
+    notes.unverified.append("who certified the stores' keys: no authority is known")
+    return None
+
+
+def _manifest(
+    path: Path, stores: Sequence[Evidence], authority: bytes | None, notes: Notes
+) -> Manifest | None:
+    try:
+        beside = path.with_name(MANIFEST)
+        signed = SignedManifest.load(beside) if beside.exists() else None
+        for evidence in stores if signed is None else ():
+            signed = signed or evidence.manifest()
+        if signed is None:
+            notes.unverified.append("the terms: no manifest")
+            return None
+        return signed.unchecked if authority is None else signed.check(authority)
+    except HanseError as error:
+        notes.whole("the manifest is not to be trusted", error)
+        return None
+
+
+def _heads(closed: Sequence[Closed]) -> dict[str, Head]:
+    heads: dict[str, Head] = {}
+    for attempt in closed:
+        for receipt in attempt.receipts:
+            if receipt.sequence > heads.get(receipt.store_id, Head(0, b"")).sequence:
+                heads[receipt.store_id] = Head(receipt.sequence, receipt.entry_hash)
+    return heads
+
+
+def _check_stores(log: LogFile, stores: Sequence[Evidence], notes: Notes) -> int:
+    """Compare the log with every store; return how many receipts were found in ledgers."""
+    matched, compared, seen = 0, 0, 0
+    for evidence in stores:
+        name = store_id(evidence)
+        try:
+            checkpoints = evidence.checkpoints()
+            entries = evidence.entries()
+        except HanseError:
+            continue  # The store's own audit says what is wrong with it.
+        for checkpoint in checkpoints:
+            seen += _check_seen(log, evidence.store, checkpoint, notes)
+        if name is None or not entries:
+            continue
+        compared += 1
+        matched += _check_ledger(log, evidence.store, name, entries, notes)
+    if not compared:
+        notes.unverified.append("what stores have charged: no ledger with a certificate")
+    elif not notes.faults:
+        notes.verified += [
+            f"{compared} ledgers hold the entry of every receipt that their store gave",
+            f"{compared} ledgers charge nothing that the log does not announce",
+        ]
+    if not seen:
+        notes.unverified.append("that stores were shown this log: no checkpoint of theirs")
+    elif not notes.faults:
+        notes.verified.append(f"{seen} stores have seen this log, and no other")
+    return matched
+
+
+def _check_seen(log: LogFile, store: str, seen: Checkpoint, notes: Notes) -> bool:
+    """Compare the log with what a store remembers of it; return whether it is of this log."""
+    if log.checkpoint is None or seen.log_key != log.checkpoint.log_key:
+        return False
+    size = len(log.tree)
+    if seen.size > size:
+        detail = f"{store} has seen {seen.size} records of it"
+        notes.fault(size + 1, "cut off", detail)
+    elif log.tree.root(seen.size) != seen.root:
+        detail = f"{store} was shown other records up to this one"
+        notes.fault(seen.size, "another history", detail)
+    return True
+
+
+def _check_ledger(
+    log: LogFile, store: str, name: str, entries: Sequence[Entry], notes: Notes
+) -> int:
+    """Hold a store's receipts against its ledger, and its charges against the log."""
+    matched, announced = 0, set()
+    manifests = {attempt.header.manifest_digest for attempt in log.closed()}
+    for position, record in enumerate(log.records, start=1):
+        if isinstance(record, Announced):
+            announced.add((record.run, record.exchange, record.attempt))
+        if not isinstance(record, Closed):
+            continue
+        for receipt in record.receipts:
+            if receipt.store_id != name or not receipt.sequence:
+                continue
+            wrong = _differs(receipt, record, entries)
+            if wrong:
+                notes.fault(position, "against a ledger", f"{store} {wrong}")
+            else:
+                matched += 1
+    for entry in entries:
+        release = entry.release
+        if entry.kind != "charge" or release.manifest_digest not in manifests:
+            continue
+        if (release.run, release.exchange, release.attempt) not in announced:
+            detail = (
+                f"{store} has charged entry {entry.sequence} for attempt {release.attempt} of "
+                f"round {release.round}, which the log does not announce"
+            )
+            notes.fault(len(log.records) + 1, "missing", detail)
+            break
+    return matched
+
+
+def _differs(receipt: Receipt, record: Closed, entries: Sequence[Entry]) -> str:
+    """Say how a ledger differs from a receipt that its store gave; empty if it does not."""
+    if receipt.sequence > len(entries):
+        return f"gave a receipt for entry {receipt.sequence}, its ledger has {len(entries)}"
+    entry, header = entries[receipt.sequence - 1], record.header
+    if entry.hash != receipt.entry_hash:
+        return f"gave a receipt for another entry {receipt.sequence} than its ledger has"
+    release = entry.release
+    charged = (release.run, release.exchange, release.attempt, release.manifest_digest)
+    if (
+        entry.kind != "charge"
+        or charged != (header.run, header.round, header.attempt, header.manifest_digest)
+        or release.instructions_digest != header.model_digest
+        or release.roster_digest != record.roster_digest
+    ):
+        return f"gave a receipt for entry {receipt.sequence}, which charges something else"
+    return ""

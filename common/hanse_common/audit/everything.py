@@ -1,0 +1,115 @@
+"""Everything under a path, verified together: round logs, then the ledgers of their stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.audit.crosscheck import LogAudit, store_id, verify_log
+from hanse_common.audit.evidence import Evidence, find, find_logs
+from hanse_common.audit.remembered import Remembered
+from hanse_common.audit.verification import Audit, verify_store
+from hanse_common.errors import AuditFailed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was found under a path.
+
+    Args:
+        stores: One audit a store.
+        logs: One a round log.
+        gone: Stores whose ledger an earlier audit saw, and that have none now.
+    """
+
+    stores: tuple[Audit, ...]
+    logs: tuple[LogAudit, ...]
+    gone: tuple[str, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that is wrong, in the words of an error."""
+        found = [
+            f"{store}: its ledger is remembered, and is not there any more" for store in self.gone
+        ]
+        found += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
+        return found + [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
+
+    def row(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return {
+            "ok": not self.faults,
+            "stores": [audit.row() for audit in self.stores],
+            "logs": [log.row() for log in self.logs],
+            "gone": list(self.gone),
+        }
+
+    def check(self) -> None:
+        """Raise if anything is wrong.
+
+        Raises:
+            AuditFailed: Names the first fault, and how many others there are.
+        """
+        faults = self.faults
+        if faults:
+            others = f"; {len(faults) - 1} more faults" if faults[1:] else ""
+            raise AuditFailed(
+                faults[0] + others,
+                hint="ask for the files as they lie there, and for an explanation",
+            )
+
+
+def verify_all(
+    path: Path,
+    *,
+    authority: bytes | None = None,
+    remembered: Remembered | None = None,
+    second_opinion: bool = True,
+) -> Verdict:
+    """Verify every round log and every ledger under a path, and each against the others.
+
+    Args:
+        path: A ledger, a round log, a store's folder, or a run's folder with all its arms.
+        authority: The enrolment authority's public key, as the auditor knows it.
+        remembered: What an earlier audit saw.
+        second_opinion: Ask Opacus too; that imports torch.
+
+    Raises:
+        LedgerError: There is neither a ledger nor a round log.
+    """
+    known = remembered or Remembered()
+    logs, stores = find_logs(path), find(path)
+    audited = {
+        log: verify_log(
+            log, _stores_of(log, logs, stores), authority=authority, remembered=known.checkpoints
+        )
+        for log in logs
+    }
+    heads = dict(known.heads)
+    audits = []
+    for evidence in stores:
+        log = next((log for log in logs if evidence in _stores_of(log, logs, stores)), None)
+        receipts = audited[log].heads if log is not None else {}
+        audits.append(
+            verify_store(
+                evidence,
+                authority=authority,
+                remembered=heads.pop(evidence.store, None),
+                receipted=receipts.get(store_id(evidence) or ""),
+                second_opinion=second_opinion,
+            )
+        )
+    gone = tuple(sorted(store for store, head in heads.items() if head.sequence))
+    return Verdict(stores=tuple(audits), logs=tuple(audited.values()), gone=gone)
+
+
+def _stores_of(log: Path, logs: Sequence[Path], stores: Sequence[Evidence]) -> list[Evidence]:
+    """Stores under a log's folder and under no other log's that lies deeper."""
+    deeper = [other.parent for other in logs if log.parent in other.parent.parents]
+    return [
+        evidence
+        for evidence in stores
+        if log.parent in evidence.ledger.parents
+        and not any(folder in evidence.ledger.parents for folder in deeper)
+    ]

@@ -1,0 +1,49 @@
+"""What an earlier audit printed: how far each ledger and each round log went."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hanse_common.errors import ConfigError
+from hanse_common.privacy.ledger_file import Head
+from hanse_common.roundlog.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remembered:
+    """Heads by store, and the logs' checkpoints, whose signatures are not kept."""
+
+    heads: dict[str, Head] = field(default_factory=dict)
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Remembered:
+        """Read what `hanse audit verify --format json` printed.
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            heads = {
+                row["store"]: Head(int(row["head"]["sequence"]), bytes.fromhex(row["head"]["hash"]))
+                for row in table["stores"]
+            }
+            logs = (row["checkpoint"] for row in table.get("logs", ()))
+            return cls(heads=heads, checkpoints=tuple(_checkpoint(row) for row in logs if row))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} is no earlier audit: {error!r}",
+                hint="keep what `hanse audit verify PATH --format json` printed",
+            ) from error
+
+
+def _checkpoint(row: Any) -> Checkpoint:
+    return Checkpoint(
+        log_key=bytes.fromhex(row["log_key"]),
+        size=int(row["size"]),
+        root=bytes.fromhex(row["root"]),
+    )
