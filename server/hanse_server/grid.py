@@ -108,7 +108,7 @@ class SecureGrid(ForwardingGrid):
         self._manifest = manifest
         self._authority = authority
         self._log = log
-        self._witnesses: Witnesses | None = None
+        self._witnesses = None if log is None else Witnesses(log)
         self._stage_seconds = stage_seconds
         self._clock = clock
         # Drawn anew by every process: a coordinator that starts again begins a new run.
@@ -253,13 +253,11 @@ class SecureGrid(ForwardingGrid):
         nodes: Sequence[int],
     ) -> Checkpoint | None:
         """Announce an attempt in the log, and add to the message what proves it."""
-        if self._log is None:
+        if self._log is None or self._witnesses is None:
             return None
-        if self._witnesses is None:
-            self._witnesses = Witnesses(self._stores.log_sizes)
-        told = Instructions.read(config, arrays, kind=kind)
-        checkpoint = self._log.announce(told)
-        earlier = self._witnesses.sent(nodes, checkpoint.size)
+        checkpoint = self._log.announce(Instructions.read(config, arrays, kind=kind))
+        names = {node: self._stores.stores[node] for node in nodes}
+        earlier = self._witnesses.shown(names, self._stores.log_sizes)
         config[LOG] = checkpoint.encode()
         config[PROOFS] = self._log.proofs(earlier).encode()
         return checkpoint

@@ -123,6 +123,16 @@ class RoundLog:
         if last is None or (last.round, last.model_digest) != (number, digest):
             self.append(Published(run=run, round=number, model_digest=digest))
 
+    def may_have_seen(self, store_id: str) -> set[int]:
+        """Sizes that a store may remember: the last that it cosigned, and all shown since."""
+        found: set[int] = set()
+        for position, record in enumerate(self.records, start=1):
+            if isinstance(record, Announced):
+                found.add(position)
+            elif isinstance(record, Closed) and store_id in record.stores:
+                found = {max(found, default=position)}
+        return found
+
     def proofs(self, earlier: Iterable[int]) -> Proofs:
         """Prove that the last record is in the log, and that it goes on from earlier sizes.
 
@@ -166,19 +176,27 @@ class Witnesses:
     """Which checkpoint each node may remember, so that it can be proven to go on from there.
 
     Args:
-        sizes: What nodes said that they have seen.
+        log: What it says of stores that have said nothing themselves.
     """
 
-    def __init__(self, sizes: Mapping[int, int]) -> None:
-        self._sizes = {node: {size} for node, size in sizes.items()}
+    def __init__(self, log: RoundLog) -> None:
+        self._log = log
+        self._sizes: dict[int, set[int]] = {}
 
-    def sent(self, nodes: Iterable[int], size: int) -> set[int]:
-        """Note that nodes are shown a checkpoint; return the sizes to prove it from."""
+    def shown(self, nodes: Mapping[int, str], said: Mapping[int, int]) -> set[int]:
+        """Note that nodes are shown the log as it is; return the sizes to prove it from.
+
+        Args:
+            nodes: Store names by node; they are ids where the coordinator named the nodes.
+            said: How much of the log nodes have said that they have seen.
+        """
         before: set[int] = set()
-        for node in nodes:
-            known = self._sizes.setdefault(node, set())
-            before |= known
-            known.add(size)
+        for node, name in nodes.items():
+            if node not in self._sizes:
+                known = {said[node]} if node in said else self._log.may_have_seen(name)
+                self._sizes[node] = known
+            before |= self._sizes[node]
+            self._sizes[node].add(self._log.checkpoint.size)
         return before
 
     def cosigned(self, node: int, size: int) -> None:

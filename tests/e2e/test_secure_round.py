@@ -212,7 +212,7 @@ def test_a_second_attempt_saves_the_round(federation):
         config = message.content.get("config", {})
         if ATTEMPT in config:
             numbers[store] = config[ATTEMPT]
-        lost = store in (LOST, LOST_TOO) and numbers[store] == 1
+        lost = store in (LOST, LOST_TOO) and numbers.get(store) == 1
         return None if lost and message.metadata.message_type == "train.mask" else message
 
     faults.to_store = to_store
