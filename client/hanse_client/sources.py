@@ -1,8 +1,10 @@
 """Reads one source of a store: Parquet, CSV, or a query on any SQL database.
 
 Only the columns that the mapping names are read; a name or an address that stands beside
-them never enters this process. Types stay as the source has them (CSV: text); making
-sense of them is the work of `hanse_client.ingest`. No error quotes a row or a password.
+them in a file never enters this process, and what else a query returns is dropped as it
+arrives. Queries are read in chunks, through a cursor of the database where it has one.
+Types stay as the source has them (CSV: text); making sense of them is the work of
+`hanse_client.ingest`. No error quotes a row or a password.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from hanse_common.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from sqlalchemy.engine import URL
 
@@ -54,8 +56,7 @@ def read_source(source: Source) -> pl.DataFrame:
         MissingDependency: The database's driver is not installed.
     """
     if source.sql is not None:
-        frame = _read_sql(source)
-        return frame.select(_canonical(source, frame.columns, source.label))
+        return _read_sql(source)
     frames = [_read_file(source, path) for path in _files(source)]
     try:
         return pl.concat(frames, how="diagonal_relaxed")
@@ -170,7 +171,10 @@ def _read_sql(source: Source) -> pl.DataFrame:
                     f"{source.label} returns two columns of one name",
                     hint="name each with AS",
                 )
-            chunks = [_frame(names, rows) for rows in result.partitions(_ROWS_AT_ONCE)]
+            # First, so that a missing column is told before all rows are fetched.
+            chosen = _canonical(source, names, source.label)
+            wanted = {column for name in source.CANONICAL for column in source.source_of(name)}
+            chunks = [_frame(names, rows, wanted) for rows in result.partitions(_ROWS_AT_ONCE)]
     except SQLAlchemyError as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         raise DataError(
@@ -179,9 +183,9 @@ def _read_sql(source: Source) -> pl.DataFrame:
         ) from None
     finally:
         engine.dispose()
-    empty = pl.DataFrame({name: pl.Series(dtype=pl.Null) for name in names})
+    empty = pl.DataFrame({name: pl.Series(dtype=pl.Null) for name in names if name in wanted})
     try:
-        return pl.concat([empty, *chunks], how="vertical_relaxed")
+        return pl.concat([empty, *chunks], how="vertical_relaxed").select(chosen)
     except pl.exceptions.PolarsError:
         raise WrongTypes(
             f"{source.label} returns a column as types that do not go together",
@@ -208,11 +212,11 @@ def _url(source: Source) -> URL:
         ) from None
 
 
-def _frame(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:
-    columns = zip(*rows, strict=True)
-    return pl.DataFrame(
-        [_series(name, values) for name, values in zip(names, columns, strict=True)]
-    )
+def _frame(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], wanted: Collection[str]
+) -> pl.DataFrame:
+    columns = zip(names, zip(*rows, strict=True), strict=True)
+    return pl.DataFrame([_series(name, values) for name, values in columns if name in wanted])
 
 
 def _series(name: str, values: Sequence[Any]) -> pl.Series:
