@@ -64,6 +64,13 @@ class MissingDependency(HanseError):
     exit_status = 5
 
 
+class NotReady(HanseError):
+    """A service is not up, or could not do its work if it were asked to."""
+
+    code = "not-ready"
+    exit_status = 6
+
+
 class DataError(HanseError):
     """A store's data cannot be read or used."""
 

@@ -120,6 +120,8 @@ class SecureGrid(ForwardingGrid):
         self._monitor = NoiseMonitor(noise[NOISE_ONLY]) if NOISE_ONLY in noise else None
         self.last: Aggregate | None = None
         """What the last exchange gave."""
+        self.attempts = 1
+        """How often the last exchange was made."""
         if log is not None and manifest.log_key != log.checkpoint.log_key.hex():
             raise BadManifest(
                 "the manifest names another key than that of the coordinator's round log",
@@ -135,6 +137,11 @@ class SecureGrid(ForwardingGrid):
     def absent(self) -> dict[str, str]:
         """Nodes that could not say their name; see `StoreGrid`."""
         return self._stores.absent
+
+    @property
+    def noise_share(self) -> float | None:
+        """Noise measured over noise promised, all rounds of this process; see `NoiseMonitor`."""
+        return None if self._monitor is None else self._monitor.share
 
     def participants(self, replies: Sequence[Message]) -> int:
         """How many stores are in the sum that the replies carry."""
@@ -176,10 +183,11 @@ class SecureGrid(ForwardingGrid):
         """
         sent = list(messages)
         kind = _kind(sent)
-        self.last, self._lost = None, {}
+        self.last, self._lost, self.attempts = None, {}, 1
         if kind is None or not (kind == "train" or self._manifest.evaluation):
             return self._stores.send_and_receive(sent, timeout=timeout)
         for attempt in range(1, MAX_ATTEMPTS + 1):
+            self.attempts = attempt
             try:
                 return [self._attempt(sent, kind, attempt, timeout)]
             except RoundFailed as error:

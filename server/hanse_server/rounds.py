@@ -198,7 +198,12 @@ class _Stages:
             # Shares are out, so this round cannot be tried again; the next goes on without
             # the culprits, from the same model.
             self._log.append(
-                number, "train", refusals=dict.fromkeys(error.culprits, str(error)), started=started
+                number,
+                "train",
+                refusals=dict.fromkeys(error.culprits, str(error)),
+                started=started,
+                attempts=self._grid.attempts,
+                noise_share=self._grid.noise_share,
             )
             return dict(arrays)
         trained = self._grid.participants(replies)
@@ -231,6 +236,8 @@ class _Stages:
             refusals=refusals,
             started=started,
             sums=_sums(metrics),
+            attempts=self._grid.attempts,
+            noise_share=self._grid.noise_share,
         )
         return updated
 
@@ -259,6 +266,7 @@ class _Stages:
                 split=split,
                 refusals=dict.fromkeys(error.culprits, str(error)),
                 started=started,
+                attempts=self._grid.attempts,
             )
             return
         if refusals and not replies:
@@ -274,6 +282,7 @@ class _Stages:
             refusals=refusals,
             started=started,
             sums=_sums(replies[0].content.get("metrics")) if len(replies) == 1 else {},
+            attempts=self._grid.attempts,
         )
 
     def finish(self, number: int) -> None:

@@ -45,6 +45,8 @@ class StageLog:
         refusals: Mapping[str, str] | None = None,
         started: float | None = None,
         sums: Mapping[str, float] | None = None,
+        attempts: int = 1,
+        noise_share: float | None = None,
     ) -> None:
         """Note a finished stage.
 
@@ -56,6 +58,8 @@ class StageLog:
             refusals: Why the others did not, by store name.
             started: When the stage began, by `time.monotonic`.
             sums: What the stores' masked vectors add up to beside the update.
+            attempts: How often the exchange was made.
+            noise_share: Noise measured over noise promised, all rounds so far together.
         """
         line = {
             "round": number,
@@ -64,6 +68,8 @@ class StageLog:
             "replies": replies,
             "refusals": dict(refusals or {}),
             "sums": dict(sums or {}),
+            "attempts": attempts,
+            "noise_share": noise_share,
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),
         }

@@ -82,6 +82,11 @@ class StoreGrid(ForwardingGrid):
         patience: Seconds to wait for them, and for each answer.
     """
 
+    attempts = 1
+    """How often the last exchange was made."""
+    noise_share: float | None = None
+    """Nobody measures noise here."""
+
     def __init__(self, grid: Grid, *, expected_stores: int = 1, patience: float = 120.0) -> None:
         super().__init__(grid)
         self._expected = expected_stores

@@ -1,0 +1,208 @@
+"""A coordinator's figures and health, read from its folder.
+
+All of it is public within the federation or the coordinator's own: rounds, times, who was lost
+where. What the stores' vectors add up to (losses, counts) is left out: it derives from
+customers, and what may be told of it the manifest says.
+
+>>> from tempfile import TemporaryDirectory
+>>> with TemporaryDirectory() as folder:
+...     [figure.name for figure in read_metrics(Path(folder))]
+['hanse_runs']
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hanse_common.identity import Certificate
+from hanse_common.observe.codes import OTHER, code_in, known_codes
+from hanse_common.observe.health import Health, is_locked, listens
+from hanse_server.stages import read_stages
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""Upper ends, in seconds, that stages are sorted by."""
+PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
+_LOST = re.compile(r"at stage '(\w+)': ")
+
+
+def read_metrics(folder: Path) -> Iterator[Metric]:
+    """Read a coordinator's folder: its last run, and when certificates end.
+
+    Args:
+        folder: With `runs/` and `certificates/` in it; what is not there gives no figure.
+
+    Raises:
+        HanseError: A file cannot be read.
+    """
+    from prometheus_client.core import GaugeMetricFamily
+
+    runs = sorted((path.parent for path in (folder / "runs").glob("*/settings.json")), key=_begun)
+    yield GaugeMetricFamily("hanse_runs", "Runs in the folder.", value=len(runs))
+    if runs:
+        yield from _run_metrics(runs[-1])
+    ends = GaugeMetricFamily(
+        "hanse_certificate_end_timestamp_seconds",
+        "When a store's certificate ends.",
+        labels=["store"],
+    )
+    for path in sorted((folder / "certificates").glob("*")):
+        if path.is_file():
+            certificate = Certificate.load(path)
+            ends.add_metric([certificate.store_id], certificate.valid_until)
+    if ends.samples:
+        yield ends
+
+
+def read_health(folder: Path) -> Health:
+    """Look whether `hanse server up` runs, and whether stores can reach it from here."""
+    table = _federation(folder)
+    fleet = table.get("fleet", {})
+    port = fleet.get("listen") or str(fleet.get("address", "")).rpartition(":")[2]
+    checks = {"federation": "" if table else f"{folder} holds no federation.toml"}
+    held = is_locked(folder / "state" / "up.pid")
+    checks["up"] = "" if held else "`hanse server up` does not run"
+    if str(port).isascii() and str(port).isdigit():
+        open_ = listens(str(fleet.get("bind", "0.0.0.0")), int(port))
+        checks["fleet"] = "" if open_ else f"nothing accepts connections on port {port}"
+        checks["certificate"] = _certificate(folder, fleet)
+    return Health(checks=checks)
+
+
+def _begun(run: Path) -> float:
+    return (run / "settings.json").stat().st_mtime
+
+
+def _run_metrics(run: Path) -> Iterator[Metric]:
+    from prometheus_client.core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    stages = read_stages(run)
+    settings = _json(run / "settings.json")
+    trained = [stage for stage in stages if stage["stage"] == "train"]
+    failed = (run / "failure.json").exists()
+
+    def gauge(name: str, text: str, value: float, **labels: str) -> Metric:
+        family = GaugeMetricFamily(name, text, labels=["run", *labels])
+        family.add_metric([run.name, *labels.values()], value)
+        return family
+
+    planned = settings.get("federation", {}).get("rounds", 0)
+    yield gauge("hanse_run_rounds", "Rounds that the run is to have.", planned)
+    yield gauge("hanse_run_rounds_done", "Rounds that are done.", len(trained))
+    finished = any(stage["stage"] == "done" for stage in stages)
+    yield gauge("hanse_run_finished", "1 once nothing is left to do.", finished)
+    code = _failure(run) if failed else ""
+    yield gauge("hanse_run_failed", "1 if its last process failed, and why.", failed, code=code)
+    if not stages:
+        return
+    yield gauge(
+        "hanse_run_last_stage_timestamp_seconds", "When a stage last ended.", stages[-1]["time"]
+    )
+    shares = [share for stage in trained if (share := stage.get("noise_share")) is not None]
+    if shares:
+        yield gauge(
+            "hanse_noise_share",
+            "Variance of the stores' noise as measured, over what the manifest promises.",
+            shares[-1],
+        )
+
+    seconds = HistogramMetricFamily(
+        "hanse_stage_seconds", "How long stages took.", labels=["run", "stage"]
+    )
+    attempts = CounterMetricFamily(
+        "hanse_attempts", "Attempts at exchanges.", labels=["run", "stage"]
+    )
+    replies = GaugeMetricFamily(
+        "hanse_stage_stores", "Stores in the last exchange.", labels=["run", "stage"]
+    )
+    for name, found in _by_name(stages).items():
+        times = [float(stage["seconds"]) for stage in found]
+        seconds.add_metric([run.name, name], buckets=_buckets(times), sum_value=sum(times))
+        attempts.add_metric([run.name, name], sum(stage.get("attempts", 1) for stage in found))
+        replies.add_metric([run.name, name], found[-1]["replies"])
+    lost = CounterMetricFamily(
+        "hanse_stores_lost",
+        "Stores that an exchange went on without.",
+        labels=["run", "stage", "at", "code", "store"],
+    )
+    for labels, count in sorted(_lost(stages).items()):
+        lost.add_metric([run.name, *labels], count)
+    yield from (seconds, attempts, replies, lost)
+
+
+def _by_name(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    named: dict[str, list[Mapping[str, Any]]] = {}
+    for stage in stages:
+        if stage["stage"] != "done":
+            named.setdefault(_name(stage), []).append(stage)
+    return named
+
+
+def _name(stage: Mapping[str, Any]) -> str:
+    return " ".join(part for part in (stage["stage"], stage["split"]) if part)
+
+
+def _buckets(times: Sequence[float]) -> list[tuple[str, float]]:
+    ends = [(str(end), float(sum(t <= end for t in times))) for end in BUCKETS]
+    return [*ends, ("+Inf", float(len(times)))]
+
+
+def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, str]]:
+    """Stores lost by stage, the protocol's stage, code and store."""
+    found: Counter[tuple[str, str, str, str]] = Counter()
+    for stage in stages:
+        for store, reason in stage["refusals"].items():
+            where = _LOST.match(reason)
+            at = where[1] if where and where[1] in PROTOCOL_STAGES else ""
+            rest = reason[where.end() :] if where else reason
+            found[_name(stage), at, code_in(rest), store] += 1
+    return found
+
+
+def _failure(run: Path) -> str:
+    code = str(_json(run / "failure.json").get("code"))
+    return code if code in known_codes().values() else OTHER
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a file that may be half-written; empty if it cannot be read."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def _federation(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "federation.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _certificate(folder: Path, fleet: Mapping[str, Any]) -> str:
+    """What is wrong with the certificate that stores see."""
+    from cryptography import x509
+
+    path = folder / str(fleet.get("certificate", "tls/server.crt"))
+    try:
+        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return f"{path} cannot be read"
+    if ends < datetime.fromtimestamp(time.time(), UTC):
+        return f"{path.name} ended on {ends.date()}"
+    return ""
