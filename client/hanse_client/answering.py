@@ -7,15 +7,19 @@ of public terms. Of any other error only its kind leaves; the words stay in the 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode
 
 from hanse_client.node import Node
-from hanse_common.errors import ConfigError, HanseError, ProtocolError
+from hanse_common.errors import HanseError, public_reason
 
-_PUBLIC = (ProtocolError, ConfigError)
+__all__ = ["answering", "public_reason"]
+
+_log = logging.getLogger(__name__)
 
 
 def answering(open_node: Callable[[Context], Node]) -> Callable[..., Message]:
@@ -31,33 +35,17 @@ def answering(open_node: Callable[[Context], Node]) -> Callable[..., Message]:
         node = open_node(context)
         if node.enrolment is None:
             return call_next(message, context)
+        about = {"store": node.name, "stage": message.metadata.message_type}
+        started = time.monotonic()
         try:
-            return call_next(message, context)
+            reply = call_next(message, context)
+            _log.info("answered", extra=about | {"seconds": round(time.monotonic() - started, 3)})
+            return reply
         except Exception as error:
             node.log(error=f"{type(error).__name__}: {error}")
-            return Message(
-                Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, public_reason(error)),
-                reply_to=message,
-            )
+            code = error.code if isinstance(error, HanseError) else "internal"
+            reason = public_reason(error)
+            _log.info("refused: %s", reason, extra=about | {"error_code": code})
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
     return mod
-
-
-def public_reason(error: Exception) -> str:
-    """Say what may leave the store about an error.
-
-    >>> from hanse_common.errors import DataError, WeakKey
-    >>> public_reason(WeakKey("public key 00… has small order"))
-    '[weak-key] public key 00… has small order'
-    >>> public_reason(DataError("customer 'Ada' bought twice"))
-    "[data] A store's data cannot be read or used. (the store's own log says more)"
-    >>> public_reason(KeyError("Ada"))
-    "[internal] KeyError (the store's own log says more)"
-    """
-    if isinstance(error, _PUBLIC):
-        return f"[{error.code}] {error}"
-    where = "(the store's own log says more)"
-    if isinstance(error, HanseError):
-        first = (type(error).__doc__ or "").strip().splitlines()[0]
-        return f"[{error.code}] {first} {where}"
-    return f"[internal] {type(error).__name__} {where}"

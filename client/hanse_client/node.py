@@ -15,6 +15,7 @@ there. What an older version left in `accountant.json` becomes entries of the le
 from __future__ import annotations
 
 import json
+import logging
 import time
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.entry import Entry, Release
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
+
+_log = logging.getLogger(__name__)
 
 NODE_FILE = "node.json"
 LEDGER_FILE = "ledger.sqlite"
@@ -179,6 +182,10 @@ class Node:
             vector=vector,
         )
         self.log(round=number, epsilon=entry.epsilon_after)
+        _log.info(
+            "charged",
+            extra={"store": self.name, "round": number, "epsilon": round(entry.epsilon_after, 6)},
+        )
         return entry
 
     def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> None:

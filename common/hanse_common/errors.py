@@ -396,3 +396,24 @@ class PolicyViolation(ProtocolError):
 
     code = "policy-violation"
     exit_status = 73
+
+
+def public_reason(error: BaseException, *, hint: str = " (the store's own log says more)") -> str:
+    """Say what may leave a store, or be logged, about an error.
+
+    Errors of the protocol and of the configuration speak of public terms. The words of any
+    other may quote a customer's row; of those only the kind is told.
+
+    >>> public_reason(WeakKey("public key 00… has small order"))
+    '[weak-key] public key 00… has small order'
+    >>> public_reason(DataError("customer 'Ada' bought twice"))
+    "[data] A store's data cannot be read or used. (the store's own log says more)"
+    >>> public_reason(KeyError("Ada"), hint="")
+    '[internal] KeyError'
+    """
+    if isinstance(error, ProtocolError | ConfigError):
+        return f"[{error.code}] {error}"
+    if isinstance(error, HanseError):
+        first = (type(error).__doc__ or "").strip().splitlines()[0]
+        return f"[{error.code}] {first}{hint}"
+    return f"[internal] {type(error).__name__}{hint}"

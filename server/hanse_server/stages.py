@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from hanse_common.observe.codes import code_in
+
+_log = logging.getLogger(__name__)
+_STAGE = re.compile(r"^at stage '\w+': ")
 
 Stage = Literal["train", "evaluate", "done"]
 
@@ -61,7 +68,7 @@ class StageLog:
             attempts: How often the exchange was made.
             noise_share: Noise measured over noise promised, all rounds so far together.
         """
-        line = {
+        line: dict[str, Any] = {
             "round": number,
             "stage": stage,
             "split": split,
@@ -76,6 +83,12 @@ class StageLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_as_line(line))
         self._seen.add((number, stage, split))
+        about = {"round": number, "stage": stage, "split": split}
+        for store, reason in line["refusals"].items():
+            lost = about | {"store": store, "error_code": code_in(_STAGE.sub("", reason))}
+            _log.info("went on without a store", extra=lost)
+        done = about | {"stores": replies, "attempt": attempts, "seconds": line["seconds"]}
+        _log.info("stage done", extra=done)
 
 
 def read_stages(run_dir: Path) -> list[dict[str, Any]]:

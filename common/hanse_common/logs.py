@@ -1,0 +1,138 @@
+r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a customer in it.
+
+>>> import io
+>>> stream = io.StringIO()
+>>> set_up(store="luebeck", stream=stream)
+>>> log = logging.getLogger("hanse_client.example")
+>>> log.info("answered", extra={"round": 3, "stage": "train.mask", "customer": "Ada"})
+>>> log.warning("could not train: %s", KeyError("Ada"))
+>>> for line in stream.getvalue().splitlines():
+...     table = json.loads(line)
+...     _ = table.pop("time"), table.pop("logger")
+...     print(table)
+{'level': 'info', 'event': 'answered', 'store': 'luebeck', 'round': 3, 'stage': 'train.mask'}
+{'level': 'warning', 'event': 'could not train: [internal] KeyError', 'store': 'luebeck'}
+>>> take_down()
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from hanse_common.errors import HanseError, public_reason
+
+FIELDS = (
+    *("store", "run", "round", "stage", "split", "attempt"),
+    *("error_code", "stores", "seconds", "epsilon"),
+)
+"""What a line may hold beside time, level, logger and event; other extras are left out."""
+
+_OURS = ("hanse_common", "hanse_client", "hanse_server", "hanse_simulations")
+_TAKEN_OVER = ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access")
+"""Loggers of others that would write in their own way."""
+
+
+def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None) -> None:
+    """Send everything that is logged to stderr, one JSON object a line.
+
+    Args:
+        store: Its id, for every line of a store's process.
+        level: Least level of the project's own lines; of others', warnings at the least.
+        stream: Where to, if not stderr.
+
+    Guarantees:
+        An exception leaves its kind, code and constant words, as it would leave the store
+        (`public_reason`); no traceback, no local variable. Of other packages' lines the
+        template is kept and what was put into it is not. Extras that are not in `FIELDS` are
+        dropped. What the project's own lines say in words is theirs to answer for.
+
+    Edge cases:
+        Called again, it replaces what it set up before.
+    """
+    take_down()
+    handler = _Handler(stream or sys.stderr)
+    handler.setFormatter(_Formatter(store))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    for name in _TAKEN_OVER:
+        other = logging.getLogger(name)
+        other.handlers.clear()
+        other.propagate = True
+    logging.captureWarnings(True)
+
+
+def take_down() -> None:
+    """Undo `set_up`: the levels and handlers of the root and of the project's loggers."""
+    root = logging.getLogger()
+    for handler in [found for found in root.handlers if isinstance(found, _Handler)]:
+        root.removeHandler(handler)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.captureWarnings(False)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Tells this module's handler from others."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing: the standard way prints the record's arguments."""
+
+
+class _Formatter(logging.Formatter):
+    """Writes what a record may tell, and nothing else of it."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__()
+        self._store = store
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        error = record.exc_info[1] if record.exc_info else None
+        found = {"store": self._store}
+        if isinstance(error, HanseError):
+            found["error_code"] = error.code
+        found |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        moment = datetime.fromtimestamp(record.created, UTC)
+        table = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": _event(record, error),
+            **{name: found[name] for name in FIELDS if _is_plain(found.get(name))},
+        }
+        return json.dumps(table, ensure_ascii=False)
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str | int | float) and value != ""
+
+
+def _event(record: logging.LogRecord, error: BaseException | None) -> str:
+    """A record's words, without what they may quote."""
+    if record.name == "py.warnings":
+        return "a Python warning"
+    text = str(record.msg)
+    if isinstance(record.msg, BaseException):
+        text = _told(record.msg)
+    elif record.name.partition(".")[0] in _OURS and record.args:
+        with suppress(TypeError, ValueError, KeyError):  # the template alone is better than none
+            text = text % _cleaned(record.args)
+    return f"{text}: {_told(error)}" if error is not None else text
+
+
+def _cleaned(args: Any) -> Any:
+    if isinstance(args, dict):
+        return {name: _told(value) for name, value in args.items()}
+    return tuple(map(_told, args))
+
+
+def _told(value: object) -> Any:
+    return public_reason(value, hint="") if isinstance(value, BaseException) else value
