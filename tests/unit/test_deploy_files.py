@@ -12,7 +12,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,16 @@ import typer
 import yaml
 from compose_spec import PyCompose
 from dockerfile_parse import DockerfileParser
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[2]
+from packages_kit import PROJECT, ROOT, closure, extras
+
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 MANIFESTS = sorted(
     path for path in (DEPLOY / "kubernetes").rglob("*.yaml") if path.name != "kustomization.yaml"
 )
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDER = "/var/lib/hanse"
 FLEET = 9443
 HIGHEST_EXPOSURE = 20
@@ -206,11 +204,9 @@ EXTRAS = {
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=by_name)
 def test_everything_that_an_image_installs_is_pinned(path: Path):
-    (extras,) = re.findall(r"pip install '\.\[([\w,]+)\]'", path.read_text())
-    assert extras.split(",") == EXTRAS[path.name]
-    asked = [*PROJECT["dependencies"], *read_build_requirements()]
-    for extra in EXTRAS[path.name]:
-        asked += PROJECT["optional-dependencies"][extra]
+    (named,) = re.findall(r"pip install '\.\[([\w,]+)\]'", path.read_text())
+    assert named.split(",") == EXTRAS[path.name]
+    asked = [*extras(*EXTRAS[path.name]), *read_build_requirements()]
     pins = {canonicalize_name(line.split("==")[0]) for line in lines(ROOT / "constraints.txt")}
     needed = closure(asked)
     assert sorted(needed - pins) == []
@@ -219,23 +215,6 @@ def test_everything_that_an_image_installs_is_pinned(path: Path):
 
 def read_build_requirements() -> list[str]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-
-
-def closure(asked: list[str]) -> set[str]:
-    """Names of all packages that these need, as far as this machine's platform needs them."""
-    waiting, seen = [Requirement(text) for text in asked], set()
-    while waiting:
-        wanted = waiting.pop()
-        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-        if key in seen:
-            continue
-        seen.add(key)
-        for text in distribution(wanted.name).requires or []:
-            more = Requirement(text)
-            extras = wanted.extras or {""}
-            if more.marker is None or any(more.marker.evaluate({"extra": e}) for e in extras):
-                waiting.append(more)
-    return {name for name, _ in seen if not name.startswith(("nvidia-", "cuda-", "triton"))}
 
 
 def lines(path: Path) -> list[str]:

@@ -1,0 +1,78 @@
+"""docs/operators.md: what it says about licences, ports and figures is so."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import distribution
+
+import pytest
+
+from hanse_client.metrics_cli import PORT as STORE_PORT
+from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
+from packages_kit import ROOT, closure, extras
+
+DOC = (ROOT / "docs" / "operators.md").read_text()
+PERMISSIVE = ("MIT", "BSD", "Apache", "ISC", "PSF", "Python Software", "HPND", "Unlicense", "NCSA")
+COPYLEFT = re.compile(r"GPL|GNU|MPL|Mozilla|EPL|CDDL|EUPL|CC-BY|Artistic")
+
+
+def licence(name: str) -> str:
+    about = distribution(name).metadata
+    kinds = [
+        kind.rpartition("::")[2].strip()
+        for kind in about.get_all("Classifier") or []
+        if kind.startswith("License ::")
+    ]
+    stated = about.get("License-Expression") or "; ".join(kinds) or about.get("License") or ""
+    return stated.splitlines()[0] if stated else ""
+
+
+def listed() -> dict[str, str]:
+    table = DOC.partition("## Licences")[2]
+    rows = re.findall(r"^\| ((?:`[\w-]+`(?:, )?)+) \| ([^|]+) \|", table, re.MULTILINE)
+    return {name: terms for names, terms in rows for name in re.findall(r"`([\w-]+)`", names)}
+
+
+@pytest.mark.parametrize("part", ["client", "server", "audit", "postgres", "metrics"])
+def test_every_package_that_is_not_permissive_is_listed(part: str):
+    missing = {
+        name: terms
+        for name in closure(extras(part))
+        if (COPYLEFT.search(terms := licence(name)) or not terms.startswith(PERMISSIVE))
+        and name not in listed()
+        and not any(word in terms for word in PERMISSIVE if not COPYLEFT.search(terms))
+    }
+    assert missing == {}
+
+
+def test_every_listed_licence_is_the_packages_own():
+    words = {"GPL-3": "GPL", "LGPL": "GPL", "MPL": "MPL|Mozilla"}
+    for name, terms in listed().items():
+        (found,) = {wanted for start, wanted in words.items() if terms.startswith(start)}
+        assert re.search(found, licence(name)), (name, licence(name))
+
+
+def test_ports_are_the_commands_own():
+    for port in (COORDINATOR_PORT, STORE_PORT):
+        assert f"| {port} |" in DOC
+
+
+def test_every_figure_that_is_named_exists():
+    sources = "".join(
+        (ROOT / part).read_text()
+        for part in (
+            "server/hanse_server/metrics.py",
+            "client/hanse_client/metrics.py",
+            "common/hanse_common/observe/endpoint.py",
+        )
+    )
+    named = set(re.findall(r"`(hanse_[a-z_]+?)(?:_total)?(?:\{[^`]*)?`", DOC))
+    assert len(named) > 10
+    for name in named:
+        short = name.removeprefix("hanse_store_")
+        assert f'"{name}"' in sources or f'"{short}"' in sources, name
+
+
+def test_every_page_that_is_linked_exists():
+    for target in re.findall(r"\]\(([^)#]+)", DOC):
+        assert (ROOT / "docs" / target).resolve().exists(), target
