@@ -89,7 +89,7 @@ def running_server() -> Iterator[Server]:
             *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"),
         )
         _run(
-            *(binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-t", "60"),
+            *(binaries / "pg_ctl", "-D", data, "-l", folder / "log", "-w", "-t", "110"),
             *("-o", options, "start"),
         )
         yield server

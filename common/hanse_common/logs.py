@@ -52,7 +52,8 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
         dropped. What the project's own lines say in words is theirs to answer for.
 
     Edge cases:
-        Called again, it replaces what it set up before.
+        Called again, it replaces what it set up before. Flower adds a handler of its own when
+        it is imported: call this after that. A forked or spawned process calls it anew.
     """
     take_down()
     handler = _Handler(stream or sys.stderr)

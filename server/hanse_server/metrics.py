@@ -67,7 +67,8 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
 def read_health(folder: Path) -> Health:
     """Look whether `hanse server up` runs, and whether stores can reach it from here."""
     table = _federation(folder)
-    fleet = table.get("fleet", {})
+    fleet = table.get("fleet")
+    fleet = fleet if isinstance(fleet, dict) else {}
     port = fleet.get("listen") or str(fleet.get("address", "")).rpartition(":")[2]
     checks = {"federation": "" if table else f"{folder} holds no federation.toml"}
     held = is_locked(folder / "state" / "up.pid")
