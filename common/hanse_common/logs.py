@@ -58,6 +58,7 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
     take_down()
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Formatter(store))
+    handler.addFilter(_matters)
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -112,6 +113,15 @@ class _Formatter(logging.Formatter):
         return json.dumps(table, ensure_ascii=False)
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] in _OURS
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Other packages set levels of their own."""
+    return _is_ours(record) or record.levelno >= logging.WARNING
+
+
 def _is_plain(value: object) -> bool:
     return isinstance(value, str | int | float) and value != ""
 
@@ -123,7 +133,7 @@ def _event(record: logging.LogRecord, error: BaseException | None) -> str:
     text = str(record.msg)
     if isinstance(record.msg, BaseException):
         text = _told(record.msg)
-    elif record.name.partition(".")[0] in _OURS and record.args:
+    elif _is_ours(record) and record.args:
         with suppress(TypeError, ValueError, KeyError):  # the template alone is better than none
             text = text % _cleaned(record.args)
     return f"{text}: {_told(error)}" if error is not None else text

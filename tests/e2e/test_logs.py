@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -46,31 +47,24 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
     failing = federation.names[1]
     told = []
 
-    def to_store(store, message):
-        if store == failing and message.metadata.message_type == "train" and not told:
-            told.append(store)
-            # As when a row of this store cannot be used: the error quotes it.
-            with pytest.MonkeyPatch.context() as patch:
+    @contextmanager
+    def around(store, message):
+        """As when a row of this store cannot be used, and the error quotes it."""
+        with pytest.MonkeyPatch.context() as patch:
+            if store == failing and message.metadata.message_type == "train" and not told:
+                told.append(store)
                 patch.setattr("hanse_client.train.training_histories", _quoting)
-                federation.faults.to_server(store, federation.faults.deliver_as_is(store, message))
-            return None
-        return message
+            yield
 
-    federation.faults.deliver_as_is = lambda store, message: federation.faults.client(
-        message, federation.faults.contexts[federation.faults.node_of(store)]
-    )
-    federation.faults.to_store = to_store
-    run_rounds(
-        federation.grid(stage_seconds=0.05),
-        federation.folder.path,
-        federation.settings,
-        timeout=0.05,
-    )
+    federation.faults.around = around
+    run_rounds(federation.grid(), federation.folder.path, federation.settings)
 
     found = lines(stream)
     assert {line["event"] for line in found} >= {"answered", "charged", "stage done"}
-    assert any(line.get("error_code") == "data" and line["store"] == failing for line in found)
-    assert any(line.get("error_code") == "no-reply" for line in found)
+    failed = [line for line in found if line.get("error_code") == "data"]
+    assert {line["store"] for line in failed} == {failing}
+    # Once at the store, once at the coordinator.
+    assert {line["logger"] for line in failed} == {"hanse_client.answering", "hanse_server.stages"}
     for line in found:
         assert ALWAYS <= set(line) <= ALWAYS | set(logs.FIELDS), line
 
@@ -141,6 +135,9 @@ def test_an_exception_is_logged_as_it_would_leave_the_store(error, said, stream)
 def test_of_other_packages_lines_only_the_template_is_kept(stream):
     logging.getLogger("uvicorn.error").error("%s asked for %d", ADA, 31337)
     logging.getLogger("some.library").info("below warnings")
+    flower = logging.getLogger("flwr")
+    flower.setLevel(logging.INFO)
+    flower.info("below warnings")
     warnings.warn(f"{ADA} is odd", RuntimeWarning, stacklevel=1)
     events = [line["event"] for line in lines(stream)]
     assert events == ["%s asked for %d", "a Python warning"]
