@@ -203,7 +203,6 @@ class _Stages:
                 refusals=dict.fromkeys(error.culprits, str(error)),
                 started=started,
                 attempts=self._grid.attempts,
-                noise_share=self._grid.noise_share,
             )
             return dict(arrays)
         trained = self._grid.participants(replies)

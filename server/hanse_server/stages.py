@@ -66,7 +66,7 @@ class StageLog:
             started: When the stage began, by `time.monotonic`.
             sums: What the stores' masked vectors add up to beside the update.
             attempts: How often the exchange was made.
-            noise_share: Noise measured over noise promised, all rounds so far together.
+            noise_share: Noise measured over noise promised, all rounds of this process together.
         """
         line: dict[str, Any] = {
             "round": number,
