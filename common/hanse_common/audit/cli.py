@@ -38,6 +38,24 @@ PathArgument = Annotated[
     ),
 ]
 
+AuthorityOption = Annotated[
+    str | None,
+    typer.Option(metavar="HEX|FILE", help="The enrolment authority's public key, as you know it."),
+]
+RememberedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="JSON", help="What `verify` printed earlier; ledgers and logs must go on from it."
+    ),
+]
+SecondOpinionOption = Annotated[
+    bool, typer.Option(help="Recompute epsilon with Opacus as well, where it is installed.")
+]
+StoresOption = Annotated[
+    list[int] | None,
+    typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -49,23 +67,9 @@ app = typer.Typer(
 @app.command("verify")
 def verify_command(
     path: PathArgument,
-    authority: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HEX|FILE", help="The enrolment authority's public key, as you know it."
-        ),
-    ] = None,
-    remembered: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="JSON",
-            help="What this command printed earlier; ledgers and logs must go on from it.",
-        ),
-    ] = None,
-    second_opinion: Annotated[
-        bool,
-        typer.Option(help="Recompute epsilon with Opacus as well, where it is installed."),
-    ] = True,
+    authority: AuthorityOption = None,
+    remembered: RememberedOption = None,
+    second_opinion: SecondOpinionOption = True,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
@@ -92,6 +96,47 @@ def verify_command(
     verdict.check()
 
 
+@app.command("report")
+def report_command(
+    path: PathArgument,
+    authority: AuthorityOption = None,
+    remembered: RememberedOption = None,
+    second_opinion: SecondOpinionOption = True,
+    stores: StoresOption = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Where the page goes; audit-report.html."),
+    ] = None,
+    output: Annotated[
+        Format, typer.Option("--format", help="Name the page, or print what it says as JSON.")
+    ] = Format.TABLE,
+) -> None:
+    """Write one page for the people who must sign: what is promised, verified, and left open.
+
+    With `--format json` the page is written only if `--output` names it. Ends with an error,
+    after the page is written, if anything is wrong.
+    """
+    from hanse_common.audit.report.command import audit_for_signing, write_page
+
+    report, verdict = audit_for_signing(
+        path,
+        authority=None if authority is None else _key(authority),
+        remembered=remembered,
+        second_opinion=second_opinion,
+        stores=stores or (1, 2, 4),
+    )
+    if page is None and output is Format.TABLE:
+        page = Path("audit-report.html")
+    if page is not None:
+        digest = write_page(report, page)
+        typer.echo(f"SHA-256 of {page}: {digest}", err=True)
+    if output is Format.JSON:
+        _print_json(report.to_json())
+    else:
+        typer.echo(str(page))
+    verdict.check()
+
+
 @app.command("rounds")
 def rounds_command(path: PathArgument, output: FormatOption = Format.TABLE) -> None:
     """List what every entry was charged: terms, epsilon, epsilon so far, and what was left."""
@@ -112,10 +157,7 @@ def rounds_command(path: PathArgument, output: FormatOption = Format.TABLE) -> N
 @app.command("budget")
 def budget_command(
     path: PathArgument,
-    stores: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
-    ] = None,
+    stores: StoresOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Show what each store has spent and has left, and epsilon for people at several stores."""

@@ -1,0 +1,83 @@
+"""What `hanse audit report` does."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hanse_common.audit.everything import Verdict, verify_all
+from hanse_common.audit.remembered import Remembered
+from hanse_common.audit.report.content import Report
+from hanse_common.audit.report.gather import digests, gather
+from hanse_common.audit.report.page import render
+from hanse_common.durable import write_durably
+from hanse_common.errors import ConfigError, LedgerError
+
+
+def audit_for_signing(
+    path: Path,
+    *,
+    authority: bytes | None,
+    remembered: Path | None,
+    second_opinion: bool,
+    stores: Sequence[int],
+) -> tuple[Report, Verdict]:
+    """Audit everything under a path; what is wrong is in both, and raises nothing.
+
+    Args:
+        path: As `evidence.find` takes it.
+        authority: The enrolment authority's public key, as the auditor knows it.
+        remembered: An earlier audit's JSON.
+        second_opinion: Ask Opacus too.
+        stores: At how many stores a person may shop.
+
+    Raises:
+        LedgerError: There is no ledger, or a file changed while it was read.
+        ConfigError: `remembered` is no earlier audit.
+    """
+    words = ["hanse", "audit", "report", str(path)]
+    words += [] if authority is None else ["--authority", authority.hex()]
+    words += [] if remembered is None else ["--remembered", str(remembered)]
+    words += [] if second_opinion else ["--no-second-opinion"]
+    counts = sorted(set(stores))
+    words += [word for count in counts for word in ("--stores", str(count))]
+    before = digests(path)
+    verdict = verify_all(
+        path,
+        authority=authority,
+        remembered=None if remembered is None else Remembered.read(remembered),
+        second_opinion=second_opinion,
+    )
+    report = gather(
+        path,
+        verdict,
+        authority=authority,
+        stores=counts,
+        command=shlex.join(words),
+        now=int(time.time()),
+    )
+    if digests(path) != before:
+        raise LedgerError(
+            f"files under {path} changed while they were read", hint="audit a copy of them"
+        )
+    return report, verdict
+
+
+def write_page(report: Report, page: Path) -> str:
+    """Write a report's page in place of an older one; return its SHA-256 in hexadecimal.
+
+    Raises:
+        ConfigError: The page cannot be written there.
+        MissingDependency: There is no jinja2 on this machine.
+    """
+    data = render(report).encode()
+    try:
+        write_durably(page, data)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {page}: {error.strerror}", hint="name another place with --output"
+        ) from error
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,343 @@
+"""From what was handed over to what the page says; every figure is the other commands' own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from hanse_common.audit.crosscheck import LogAudit
+from hanse_common.audit.everything import Verdict
+from hanse_common.audit.evidence import CERTIFICATE, MANIFEST, POLICY, Evidence, find, find_logs
+from hanse_common.audit.report import sentences
+from hanse_common.audit.report.content import (
+    Digest,
+    FederationTerms,
+    Mechanism,
+    Note,
+    Problem,
+    Report,
+    RoundLog,
+    Rounds,
+    Status,
+    StoreFigures,
+)
+from hanse_common.audit.report.meaning import meaning
+from hanse_common.audit.spending import RoundRow, budget_of, rounds_of
+from hanse_common.audit.terms import under
+from hanse_common.audit.verification import Audit
+from hanse_common.errors import LedgerError
+from hanse_common.federation import honest_survivors
+from hanse_common.identity import fingerprint
+from hanse_common.manifest import Manifest
+from hanse_common.privacy.accounting import accountant
+from hanse_common.privacy.entry import Entry
+from hanse_common.privacy.ledger_file import head_path
+from hanse_common.roundlog.file import checkpoint_path
+
+_NO_ROUND_LOG = "what left a store without a charge: no log of rounds was handed over"
+
+
+def gather(
+    path: Path,
+    verdict: Verdict,
+    *,
+    authority: bytes | None,
+    stores: Sequence[int],
+    command: str,
+    now: int,
+) -> Report:
+    """Put together what there is to say about everything under a path.
+
+    Args:
+        path: As `evidence.find` takes it.
+        verdict: What `verify_all` found there.
+        authority: The enrolment authority's public key, as the auditor knows it.
+        stores: At how many stores a person may shop.
+        command: That repeats the audit.
+        now: Unix time.
+
+    Guarantees:
+        A store with a fault is among the problems, and no figure of its ledger is anywhere.
+    """
+    audits, logs = verdict.stores, verdict.logs
+    found = find(path)
+    good = [(e, audit) for e, audit in zip(found, audits, strict=True) if audit.fault is None]
+    figures = [
+        _figures(evidence, audit, stores) for evidence, audit in good if audit.ledger.exists()
+    ]
+    entries = {evidence.store: evidence.entries() for evidence, _ in good}
+    names = {log.log: _below(log.log, path) for log in logs}
+    verified = _notes((note, audit.store) for audit in audits for note in audit.verified)
+    verified += _notes((note, names[log.log]) for log in logs for note in log.verified)
+    unverified = _notes((note, audit.store) for audit in audits for note in audit.unverified)
+    unverified += _notes((note, names[log.log]) for log in logs for note in log.unverified)
+    if not logs:
+        unverified.append(Note(text=_NO_ROUND_LOG, where=tuple(a.store for a in audits)))
+    status: Status = "failed" if verdict.faults else "incomplete" if unverified else "verified"
+    charged = [store for store in figures if store.target_delta]
+    worst = max(charged, key=lambda store: store.epsilon, default=None)
+    simulated = any(evidence.simulated for evidence in found)
+    terms = _terms(good, entries, authority)
+    mechanisms = _mechanisms(entries)
+    files = digests(path)
+    return Report(
+        status=status,
+        audited=len(audits),
+        problems=tuple(_problems(verdict)),
+        simulated=simulated,
+        statement=sentences.statement(
+            status, charged, terms, mechanisms, len(unverified), simulated=simulated
+        ),
+        unit=sentences.unit(charged, terms),
+        worst=None if worst is None else worst.store,
+        meaning={
+            count: meaning(*max((s.at_stores[count], s.target_delta) for s in charged))
+            for count in (stores if charged else ())
+        },
+        figures=tuple(figures),
+        terms=tuple(terms),
+        mechanisms=tuple(mechanisms),
+        rounds=tuple(_grouped(row for evidence, _ in good for row in rounds_of(evidence))),
+        accountants=tuple(sorted({e.accountant for kept in entries.values() for e in kept})),
+        accountant=accountant(),
+        second_accountant=_second(audits),
+        sights=sentences.sights(mechanisms),
+        assumptions=sentences.assumptions(mechanisms, terms),
+        not_covered=sentences.NOT_COVERED,
+        verified=tuple(verified),
+        unverified=tuple(unverified),
+        round_logs=tuple(_round_log(log, names[log.log]) for log in logs),
+        authorities=_authorities(good, authority),
+        authority_given=authority is not None,
+        files=files,
+        evidence_digest=hashlib.sha256(
+            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode()
+        ).hexdigest(),
+        command=command,
+        made=now,
+        version=version("hanse"),
+    )
+
+
+def digests(path: Path) -> tuple[Digest, ...]:
+    """Return the SHA-256 of every file that an audit of this path reads.
+
+    Raises:
+        LedgerError: There is no ledger, or a file cannot be read.
+    """
+    logs = [file for log in find_logs(path) for file in (log, checkpoint_path(log))]
+    terms = [file.with_name(MANIFEST) for file in logs[::2]]
+    own = [
+        Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
+        for evidence in find(path)
+        for file in _files(evidence)
+        if file.is_file()
+    ]
+    shared = [
+        Digest(store="", file=_below(file, path), sha256=_sha256(file))
+        for file in sorted([*logs, *terms])
+        if file.is_file()
+    ]
+    return (*own, *shared)
+
+
+def _problems(verdict: Verdict) -> list[Problem]:
+    found = [
+        Problem(
+            store=audit.store,
+            entry=audit.fault.sequence,
+            problem=audit.fault.problem,
+            detail=audit.fault.detail,
+        )
+        for audit in verdict.stores
+        if audit.fault is not None
+    ]
+    return found + [
+        Problem(store=store, entry=0, problem="the ledger is gone", detail="it is remembered")
+        for store in verdict.gone
+    ]
+
+
+def _round_log(log: LogAudit, name: str) -> RoundLog:
+    last = log.checkpoint
+    return RoundLog(
+        log=name,
+        records=log.records,
+        announced=log.announced,
+        summed=log.summed,
+        published=log.published,
+        checkpoint_size=last.size if last else 0,
+        checkpoint_root=last.root.hex() if last else "",
+        cosigned_by=log.cosigned_by,
+        receipts=log.receipts,
+        receipts_matched=log.matched,
+        fault=log.failure,
+    )
+
+
+def _figures(evidence: Evidence, audit: Audit, stores: Sequence[int]) -> StoreFigures:
+    budget = budget_of(evidence, stores=stores)
+    times = [entry.time for entry in evidence.entries() if entry.spends]
+    return StoreFigures(
+        store=audit.store,
+        certified_as=audit.certified_as,
+        entries=audit.entries,
+        rounds=audit.rounds,
+        first=min(times, default=0),
+        last=max(times, default=0),
+        head=audit.head.hash.hex(),
+        epsilon=budget.spent_ever if budget else 0.0,
+        second_epsilon=audit.second_epsilon,
+        target_delta=budget.target_delta if budget else 0.0,
+        spent=budget.spent if budget else 0.0,
+        limit=budget.limit if budget else None,
+        left=budget.left if budget else None,
+        rounds_left=budget.rounds_left if budget else None,
+        covers_stores=budget.covers_stores if budget else 1,
+        at_stores=budget.at_stores if budget else {},
+    )
+
+
+def _terms(
+    good: Sequence[tuple[Evidence, Audit]],
+    entries: Mapping[str, Sequence[Entry]],
+    authority: bytes | None,
+) -> list[FederationTerms]:
+    found: dict[bytes, tuple[Manifest, list[Evidence]]] = {}
+    for evidence, _ in good:
+        signed = evidence.manifest()
+        if signed is not None:
+            digest = signed.unchecked.digest()
+            found.setdefault(digest, (signed.unchecked, []))[1].append(evidence)
+    return [
+        _federation_terms(
+            manifest,
+            [evidence.store for evidence in holders],
+            charges=sum(len(under(kept, manifest)) for kept in entries.values()),
+            # With an authority, theirs or the auditor's, a store without a fault passed.
+            checked=authority is not None or all(e.policy() for e in holders),
+        )
+        for manifest, holders in found.values()
+    ]
+
+
+def _federation_terms(
+    manifest: Manifest, audited: Sequence[str], *, charges: int, checked: bool
+) -> FederationTerms:
+    privacy, terms = manifest.privacy, manifest.terms()
+    return FederationTerms(
+        digest=manifest.digest().hex(),
+        checked=checked,
+        audited=tuple(audited),
+        charges=charges,
+        federation=manifest.federation,
+        mode=privacy.mode,
+        target_epsilon=privacy.target_epsilon,
+        target_delta=privacy.target_delta,
+        noise_multiplier=privacy.noise_multiplier,
+        sample_rate=privacy.sample_rate,
+        max_grad_norm=privacy.max_grad_norm,
+        local_steps=privacy.local_steps,
+        rounds=manifest.rounds,
+        statistics_noise_multiplier=privacy.statistics_noise_multiplier,
+        evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
+        max_stores_per_customer=privacy.max_stores_per_customer or 1,
+        one_home=bool(privacy.one_home),
+        stores=len(manifest.stores),
+        minimum_cohort=manifest.minimum_cohort,
+        smallest_sum=terms.survivors(terms.minimum_cohort),
+        colluders=manifest.colluders,
+        honest_survivors=honest_survivors(terms),
+    )
+
+
+def _mechanisms(entries: Mapping[str, Sequence[Entry]]) -> list[Mechanism]:
+    counts: Counter[Mechanism] = Counter()
+    holders: defaultdict[Mechanism, set[str]] = defaultdict(set)
+    for store, kept in entries.items():
+        for entry in kept:
+            steps, release = entry.steps, entry.release
+            if entry.kind != "charge" or steps is None:
+                continue
+            one = Mechanism(
+                kind=release.kind or "charge",
+                mode=release.mode,
+                # An exchange without masks has no attempts.
+                masked=release.attempt > 0,
+                noise_multiplier=steps.noise_multiplier,
+                sample_rate=steps.sample_rate,
+                steps=steps.count,
+                stores_per_person=steps.stores,
+                max_grad_norm=release.max_grad_norm,
+                charges=0,
+                stores=0,
+            )
+            counts[one] += 1
+            holders[one].add(store)
+    return [
+        replace(one, charges=count, stores=len(holders[one]))
+        for one, count in sorted(counts.items(), key=lambda item: (item[0].kind, -item[1]))[::-1]
+    ]
+
+
+def _grouped(rows: Iterable[RoundRow]) -> list[Rounds]:
+    """Join the stores whose entries say the same, those with the most stores first."""
+    by_store: defaultdict[str, list[RoundRow]] = defaultdict(list)
+    for row in rows:
+        by_store[row.store].append(row)
+    groups: defaultdict[tuple[RoundRow, ...], list[str]] = defaultdict(list)
+    for store, kept in by_store.items():
+        groups[tuple(replace(row, store="") for row in kept)].append(store)
+    found = [Rounds(stores=tuple(stores), rows=kept) for kept, stores in groups.items()]
+    return sorted(found, key=lambda group: (-len(group.stores), group.stores))
+
+
+def _notes(found: Iterable[tuple[str, str]]) -> list[Note]:
+    where: dict[str, list[str]] = {}
+    for text, name in found:
+        where.setdefault(text, []).append(name)
+    return [Note(text=text, where=tuple(names)) for text, names in where.items()]
+
+
+def _second(audits: Sequence[Audit]) -> str:
+    asked = any(audit.second_epsilon is not None for audit in audits)
+    return f"Opacus PRV {version('opacus')}" if asked else ""
+
+
+def _authorities(
+    good: Sequence[tuple[Evidence, Audit]], authority: bytes | None
+) -> tuple[str, ...]:
+    if authority is not None:
+        return (fingerprint(authority),)
+    policies = [evidence.policy() for evidence, _ in good]
+    return tuple(sorted({fingerprint(bytes.fromhex(p.authority)) for p in policies if p}))
+
+
+def _files(evidence: Evidence) -> list[Path]:
+    own = [evidence.ledger, head_path(evidence.ledger)]
+    folder = evidence.enrolment
+    if folder is None:
+        return own
+    certificates = sorted(folder.glob(f"{CERTIFICATE}*"))
+    return [*own, *certificates, folder / POLICY, folder / MANIFEST]
+
+
+def _below(file: Path, path: Path) -> str:
+    return str(file.relative_to(path)) if path.is_dir() else file.name
+
+
+def _shown(path: Path, evidence: Evidence) -> str:
+    folder = evidence.ledger.parent
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LedgerError(f"cannot read {path}: {error.strerror}") from error
