@@ -431,7 +431,7 @@ def test_a_round_log_has_its_section_and_answers_what_left_without_a_charge(run)
     for part in (
         "8. Round log",
         "nothing wrong",
-        "2 attempts announced, 2 of them summed; 1 models published",
+        "2 attempts announced, 2 of them summed; 1 model published",
         "ab" * 32,
         "bremen, luebeck",
         "4 of 4",

@@ -11,7 +11,16 @@ from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.everything import Verdict
-from hanse_common.audit.evidence import CERTIFICATE, MANIFEST, POLICY, Evidence, find, find_logs
+from hanse_common.audit.evidence import (
+    CERTIFICATE,
+    CHECKPOINTS,
+    MANIFEST,
+    NODE,
+    POLICY,
+    Evidence,
+    find,
+    find_logs,
+)
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
     Digest,
@@ -318,12 +327,12 @@ def _authorities(
 
 
 def _files(evidence: Evidence) -> list[Path]:
-    own = [evidence.ledger, head_path(evidence.ledger)]
-    folder = evidence.enrolment
-    if folder is None:
-        return own
-    certificates = sorted(folder.glob(f"{CERTIFICATE}*"))
-    return [*own, *certificates, folder / POLICY, folder / MANIFEST]
+    store, folder = evidence.ledger.parent, evidence.enrolment
+    own = [evidence.ledger, head_path(evidence.ledger), store / NODE]
+    own += sorted((store / CHECKPOINTS).glob("*"))
+    if folder is not None:
+        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, folder / MANIFEST]
+    return own
 
 
 def _below(file: Path, path: Path) -> str:

@@ -2,7 +2,7 @@
 
 The order of the page is that of the pyramid of NIST SP 800-226, "Guidelines for Evaluating
 Differential Privacy Guarantees" (March 2025), from its top down: epsilon and the unit of
-privacy, the algorithm, the trust model, side channels, security, and how data are collected.
+privacy; algorithm, utility and trust model; side channels, access and how data are collected.
 """
 
 from __future__ import annotations
