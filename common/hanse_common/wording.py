@@ -21,9 +21,15 @@ def epsilon(value: float | None) -> str:
 
 
 def epsilon_left(value: float | None) -> str:
-    """Write what is left of an ε with two decimals, rounded **down**."""
+    """Write what is left of an ε with two decimals, rounded **down**.
+
+    >>> epsilon_left(-math.inf)
+    'nothing'
+    """
     if value is None:
         return ABSENT
+    if not math.isfinite(value):
+        return "nothing"
     return f"{math.floor(round(value * 100, 6)) / 100:.2f}"
 
 

@@ -6,6 +6,7 @@ nothing is told by colour alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,11 +41,12 @@ def lines_of(groups: Sequence[Rounds]) -> list[Line]:
     found = [
         Line(
             label=_label(group.stores),
-            values=tuple(row.cumulative for row in group.rows if row.epsilon > 0),
+            values=tuple(row.cumulative for row in group.rows if 0 < row.epsilon < math.inf),
         )
         for group in groups
     ]
-    found = sorted((line for line in found if line.values), key=lambda line: -line.values[-1])
+    drawable = (line for line in found if line.values and math.isfinite(line.values[-1]))
+    found = sorted(drawable, key=lambda line: -line.values[-1])
     if len(found) <= MOST_LINES:
         return found
     return [*found[: MOST_LINES - 1], found[-1]]
