@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 ABSENT = "–"
 
@@ -40,3 +42,18 @@ def counted(number: int, noun: str) -> str:
     ('1 store', '2,310 customers')
     """
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def finite(value: Any) -> Any:
+    """Return plain values as JSON can hold them: undefined and infinite numbers become None.
+
+    >>> finite({"epsilon": [1.5, math.inf]})
+    {'epsilon': [1.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -1,20 +1,16 @@
-"""Writing the files of a run so that a reader never meets half of one.
-
->>> finite({"value": float("nan")})
-{'value': None}
-"""
+"""Writing the files of a run so that a reader never meets half of one."""
 
 from __future__ import annotations
 
 import json
-import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from hanse_common.errors import RunDirectoryError
+from hanse_common.wording import finite
 
 
 def write_json(path: Path, value: object) -> None:
@@ -31,17 +27,6 @@ def write_text(path: Path, text: str) -> None:
     """Write text so that a reader sees the old file or the new one, never a half."""
     with replacing(path) as file:
         file.write(text.encode())
-
-
-def finite(value: Any) -> Any:
-    """Return plain values with every undefined number replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
 
 
 def unwritable(path: Path, reason: str) -> RunDirectoryError:

@@ -31,8 +31,9 @@ from pydantic import ValidationError
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
+from hanse_common.wording import finite
 from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.files import finite, replacing, unwritable, write_json
+from hanse_simulations.files import replacing, unwritable, write_json
 from hanse_simulations.results import METRIC_COLUMNS, MetricRow, RunResult, first_problem
 
 if TYPE_CHECKING:

@@ -113,6 +113,6 @@ def report_command(name: RunName, output: FormatOption = Format.TABLE) -> None:
 
 
 def _print_json(value: object) -> None:
-    from hanse_simulations.files import finite
+    from hanse_common.wording import finite
 
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

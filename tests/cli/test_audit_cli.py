@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -485,3 +486,26 @@ def test_an_audit_looks_where_a_node_keeps_things():
     assert (node.LEDGER_FILE, node.NODE_FILE) == (evidence.LEDGER, evidence.NODE)
     ours = (evidence.CERTIFICATE, evidence.POLICY, evidence.MANIFEST)
     assert ours == (enrolment.CERTIFICATE, enrolment.POLICY, enrolment.MANIFEST)
+
+
+@pytest.mark.parametrize("noise_multiplier", [1e-12, 0.001, 0.049])
+def test_a_charge_with_next_to_no_noise_is_beyond_every_promise_and_fills_no_memory(
+    run, noise_multiplier
+):
+    """The accountant would need more memory than there is; the answer is known without it."""
+    run.forge(
+        STORE,
+        lambda entries: [
+            *entries[:1],
+            replace(
+                entries[1],
+                steps=replace(entries[1].steps, noise_multiplier=noise_multiplier),
+                epsilon_after=math.inf,
+            ),
+        ],
+    )
+    done = cli.invoke(app, ["verify", str(run.folder), "--no-second-opinion", "--format", "json"])
+    assert isinstance(done.exception, AuditFailed)
+    (row,) = [row for row in json.loads(done.stdout)["stores"] if row["store"] == STORE]
+    assert row["fault"]["entry"] == 2
+    assert row["epsilon"] is None

@@ -220,4 +220,7 @@ def _key(text: str) -> bytes:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    from hanse_common.wording import finite
+
+    # An epsilon without bound has no JSON; null says so, and `ok` that it is no good.
+    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

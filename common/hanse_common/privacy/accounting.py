@@ -23,6 +23,9 @@ from hanse_common.errors import PrivacyError
 Composed = tuple[float, float, int, int]
 """Noise multiplier, sample rate, stores, count."""
 
+LEAST_NOISE = 0.05
+"""Noise multiplier below which an accountant is not asked: a single step would come to an
+epsilon of hundreds, and its loss distribution would fill the memory."""
 MOST_ROUNDS = 4096
 """Beyond so many rounds, what is left is not counted."""
 
@@ -74,11 +77,13 @@ def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> fl
         target_delta: The delta at which epsilon is read, in (0, 1).
 
     Returns:
-        Epsilon; 0 if nothing was spent.
+        Epsilon; 0 if nothing was spent, and infinity where noise is below `LEAST_NOISE`.
 
     Guarantees:
         An upper bound for a customer's whole history: the discretisation rounds up.
     """
+    if any(steps.noise_multiplier < LEAST_NOISE for steps in spent if steps.count):
+        return math.inf
     counts: dict[tuple[float, float, int], int] = {}
     for steps in spent:
         key = (steps.noise_multiplier, steps.sample_rate, steps.stores)

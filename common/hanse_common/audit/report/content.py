@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from hanse_common.audit.report.meaning import Meaning
 from hanse_common.audit.spending import RoundRow
 from hanse_common.audit.terms import Finding
+from hanse_common.wording import finite
 
 Status = Literal["verified", "incomplete", "failed"]
 """Nothing was left open; nothing is wrong, and something could not be checked; something is."""
@@ -252,13 +252,5 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it; an epsilon without bound is null."""
-        found: dict[str, Any] = _finite(asdict(self))
+        found: dict[str, Any] = finite(asdict(self))
         return {**found, "ok": self.status != "failed"}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
