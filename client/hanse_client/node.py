@@ -43,7 +43,10 @@ OLDER_RECORD = "accountant.json"
 
 
 class NodeSettings(Settings):
-    """`node.json`: what a node must know before it hears from a coordinator."""
+    """`node.json`: what a node must know before it hears from a coordinator.
+
+    Paths are relative to its folder.
+    """
 
     name: str
     histories: Path
@@ -74,7 +77,14 @@ class Node:
             raise ConfigError(
                 f"{folder} is no store's node: {error}", hint="prepare the store first"
             ) from error
-        self.settings = parse_settings(NodeSettings, table)
+        found = parse_settings(NodeSettings, table)
+        self.settings = found.model_copy(
+            update={
+                "histories": folder / found.histories,
+                "base_model": folder / found.base_model,
+                "enrolment": None if found.enrolment is None else folder / found.enrolment,
+            }
+        )
 
     @property
     def name(self) -> str:

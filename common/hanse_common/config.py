@@ -10,6 +10,7 @@ kept apart from `ComputeSettings`, which change only how fast it happens.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
@@ -306,6 +307,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a table of plain values.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not such a table.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if isinstance(table, dict):
+        return table
+    raise ConfigError(f"{path} is not a JSON object")
 
 
 def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:

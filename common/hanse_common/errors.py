@@ -412,6 +412,48 @@ class BadEnrolmentRequest(ProtocolError):
     exit_status = 75
 
 
+class ForeignCode(ProtocolError):
+    """The coordinator's app bundle is not the one that manifest and policy name."""
+
+    code = "foreign-code"
+    exit_status = 76
+
+
+class StoreLeft(ProtocolError):
+    """The store has left the federation, or leaves before this round."""
+
+    code = "store-left"
+    exit_status = 77
+
+
+class StoreNotReady(HanseError):
+    """A store lacks something that it needs before it can take part."""
+
+    code = "store-not-ready"
+    exit_status = 80
+
+
+class Unreachable(HanseError):
+    """The coordinator's server does not answer."""
+
+    code = "unreachable"
+    exit_status = 81
+
+
+class UntrustedServer(HanseError):
+    """The server's TLS certificate is not one that the invitation's root vouches for."""
+
+    code = "untrusted-server"
+    exit_status = 82
+
+
+class NotAdmitted(HanseError):
+    """The server does not know this store's node key, or knows it no longer."""
+
+    code = "not-admitted"
+    exit_status = 83
+
+
 def public_reason(error: BaseException, *, hint: str = " (the store's own log says more)") -> str:
     """Say what may leave a store, or be logged, about an error.
 

@@ -112,7 +112,7 @@ class _SigningKey:
         Raises:
             KeyFileError: The file is missing, readable by others, or not a key of this kind.
         """
-        line = _read_private(path).strip()
+        line = read_private(path).strip()
         kind, _, hexadecimal = line.partition(" ")
         try:
             seed = bytes.fromhex(hexadecimal)
@@ -131,17 +131,7 @@ class _SigningKey:
         Raises:
             KeyFileError: The file exists already, or cannot be written.
         """
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise KeyFileError(
-                f"{path} exists already", hint="a key is never overwritten: move it away first"
-            ) from None
-        except OSError as error:
-            raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            os.fchmod(handle, 0o600)  # the umask may have narrowed it further; say exactly this
-            file.write(f"hanse-{self._kind}-1 {self._private.private_bytes_raw().hex()}\n")
+        save_private(path, f"hanse-{self._kind}-1 {self._private.private_bytes_raw().hex()}\n")
 
     def sign(self, label: bytes, payload: bytes) -> bytes:
         """Ed25519 signature over `label` and `payload`."""
@@ -314,7 +304,33 @@ class Certificate:
         return cls.decode(data)
 
 
-def _read_private(path: Path) -> str:
+def save_private(path: Path, text: str) -> None:
+    """Write a secret to a new file that only its owner can read.
+
+    Raises:
+        KeyFileError: The file exists already, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyFileError(
+            f"{path} exists already", hint="a key is never overwritten: move it away first"
+        ) from None
+    except OSError as error:
+        raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        os.fchmod(handle, 0o600)  # the umask may have narrowed it further; say exactly this
+        file.write(text)
+        file.flush()
+        os.fsync(handle)
+
+
+def read_private(path: Path) -> str:
+    """Read a secret that only its owner can read.
+
+    Raises:
+        KeyFileError: The file is missing, open to others, or not text.
+    """
     try:
         with path.open(encoding="ascii") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,16 @@ import polars as pl
 from hanse_client.histories import Histories, item_class, prepare
 from hanse_client.ingest import Ingested, ingest
 from hanse_client.node import NODE_FILE, NodeSettings
-from hanse_client.store_config import StoreConfig, load_store
+from hanse_client.preparing import observed_from
+from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, DataError
+from hanse_common.errors import DataError
 from hanse_common.model import InterestConfig, InterestModel
 from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
 _FORMAT = 5
-_RECORDS = timedelta(days=365)
 MAX_CLASSES = 12_000
 
 
@@ -126,7 +126,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
         store = load_store(folder / "store.toml")
         try:
             stores.append((store.name, ingest(store)))
-            begun.append(_observed_from(store, settings))
+            begun.append(observed_from(store, settings))
         except DataError as error:
             raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
     catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
@@ -166,19 +166,6 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)
     write_json(target / "index.json", {"names": names, "rejects": rejects})
-
-
-def _observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
-    """First day of a store's records, as it says, or by a rule that looks at no customer."""
-    if store.observed_from is not None:
-        return datetime.combine(store.observed_from, time.min)
-    split = settings.data.split
-    if split is None:
-        raise ConfigError(
-            f"store {store.name!r} does not say since when it has records",
-            hint="set observed_from in its store.toml",
-        )
-    return split.train_until - _RECORDS
 
 
 def _listed(

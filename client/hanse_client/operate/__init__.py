@@ -1,0 +1,1 @@
+"""What a store's operator does: `hanse store …`, from the first key to the last round."""
