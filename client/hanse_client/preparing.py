@@ -138,12 +138,11 @@ def observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
 def _save(histories: Histories, target: Path) -> None:
     """Replace the file as a whole, for its owner's eyes only."""
     _note(target).unlink(missing_ok=True)  # it speaks of what is about to go
-    aside = target.with_name(f".{target.name}")
-    aside.touch(mode=0o600)
-    histories.save(aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(target)
+    before = os.umask(0o077)
+    try:
+        histories.save(target)
+    finally:
+        os.umask(before)
     sync_folder(target.parent)
 
 

@@ -204,6 +204,13 @@ class FederationError(HanseError):
     exit_status = 40
 
 
+class RunOver(FederationError):
+    """The run that a message belongs to has ended; there is nobody to answer."""
+
+    code = "run-over"
+    exit_status = 48
+
+
 class Interrupted(HanseError):
     """A person stopped the run; it can be resumed."""
 

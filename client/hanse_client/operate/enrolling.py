@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hanse_client.enrolment import Enrolment
 from hanse_client.operate.folder import NEXT, SETTINGS_FILE, StoreFolder, load_node_key
 from hanse_client.operate.templates import AUTHORITY_LINE
 from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
@@ -167,6 +168,27 @@ def violations(manifest: Manifest, policy: StorePolicy, name: str) -> list[str]:
     return found
 
 
+def check_membership(folder: StoreFolder, *, now: int | None = None) -> Enrolment:
+    """Check that certificate, keys, manifest and policy hold and go together.
+
+    Raises:
+        StoreNotReady: Something has not come back yet.
+        KeyFileError: A key is missing, or readable by others.
+        BadCertificate, ExpiredCertificate: The certificate does not hold, or is another's.
+        BadManifest: The manifest is not the pinned authority's.
+        PolicyViolation: The terms go beyond the policy; names every field.
+    """
+    policy, name, enrolment = pinned_policy(folder), folder.node().name, folder.membership()
+    authority = bytes.fromhex(policy.authority)
+    enrolment.certificate.check(authority, now=int(time.time()) if now is None else now)
+    _check_ours(folder, enrolment.certificate, in_use=True)
+    signed = SignedManifest.load(folder.manifest)
+    found = violations(signed.check(authority), policy, name)
+    if found:
+        raise PolicyViolation("; ".join(found), hint="ask the federation, or change the policy")
+    return enrolment
+
+
 def accept_settings(folder: StoreFolder, path: Path) -> RunSettings:
     """Keep the run's settings, if they are those that the manifest names.
 
@@ -263,10 +285,11 @@ def pinned_policy(folder: StoreFolder) -> StorePolicy:
     return StorePolicy.from_toml(folder.policy)
 
 
-def _check_ours(folder: StoreFolder, certificate: Certificate) -> None:
-    name = folder.node().name
-    key = StoreKey.load(newest(folder.store_key))
-    node = node_key_digest(node_public_pem(newest(folder.node_key)))
+def _check_ours(folder: StoreFolder, certificate: Certificate, *, in_use: bool = False) -> None:
+    """Compare a certificate with the keys in use, or with those that wait for one."""
+    name, place = folder.node().name, (lambda path: path) if in_use else newest
+    key = StoreKey.load(place(folder.store_key))
+    node = node_key_digest(node_public_pem(place(folder.node_key)))
     for holds, what in (
         (certificate.store_id == name, f"of store {certificate.store_id!r}, this is {name!r}"),
         (certificate.public_key == key.public, "of another store key"),

@@ -1,0 +1,142 @@
+"""The loop of a store's node: take a message, check the code pin, answer, send.
+
+Flower's own SuperNode sleeps three seconds when there is nothing to do, installs whatever
+bundle it is handed and starts a Python from nothing for each message. This loop looks often
+while a round is on and seldom when there is none, and installs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from threading import Event
+
+from flwr.app import Message
+
+from hanse_client.answering import public_reason
+from hanse_client.node import Node
+from hanse_client.operate import pin
+from hanse_client.operate.fleet import Fleet
+from hanse_client.operate.worker import Answering, refused
+from hanse_common.errors import (
+    ForeignCode,
+    HanseError,
+    NotAdmitted,
+    RunOver,
+    Unreachable,
+    UntrustedServer,
+)
+
+log = logging.getLogger(__name__)
+
+SHORTEST, LONGEST = 0.05, 3.0
+"""Seconds between two looks for a message."""
+_PART_OF_THE_WAIT = 0.05
+
+
+class Pace:
+    """How long to sleep before the next look: a twentieth of the time since the last message.
+
+    >>> pace = Pace(now=100.0)
+    >>> pace.wait(now=100.1), pace.wait(now=110.0), pace.wait(now=900.0)
+    (0.05, 0.5, 3.0)
+    """
+
+    def __init__(self, *, now: float) -> None:
+        self._last = now
+
+    def message(self, *, now: float) -> None:
+        """A message came."""
+        self._last = now
+
+    def wait(self, *, now: float) -> float:
+        """Seconds to sleep."""
+        return min(LONGEST, max(SHORTEST, _PART_OF_THE_WAIT * (now - self._last)))
+
+
+def serve(
+    fleet: Fleet,
+    node: Node,
+    answering: Answering,
+    *,
+    stop: Event,
+    told: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Answer messages until `stop` is set.
+
+    Args:
+        fleet: The connection.
+        node: The store; opened anew for every message.
+        answering: Answers a message.
+        stop: Ends the loop after the message at hand.
+        told: Hears what happens, in a line each.
+
+    Raises:
+        NotAdmitted: The server no longer knows this node.
+        HanseError: As `Fleet` does.
+    """
+    pace, allowed = Pace(now=time.monotonic()), _Runs(fleet, node)
+    while not stop.is_set():
+        if fleet.lost.is_set():
+            raise NotAdmitted(
+                "the server no longer knows this node",
+                hint="ask the coordinator whether this store was revoked, or the server restarted",
+            )
+        found = fleet.receive()
+        if found is None:
+            stop.wait(pace.wait(now=time.monotonic()))
+            continue
+        begun = time.monotonic()
+        message, tree = found
+        kind = message.metadata.message_type
+        try:
+            reply = allowed.refusal(message)
+            if reply is None:
+                reply = answering.answer(fleet.content(message, tree), fleet.node_id)
+            else:
+                fleet.received(message.metadata.run_id)(message.metadata.message_id)
+            if reply is None:
+                told(f"{kind}: expired before it was answered")
+                continue
+            seconds = time.monotonic() - begun
+            fleet.send(reply, seconds)
+            told(f"{kind}: {_outcome(reply)} after {seconds:.1f} s")
+        except RunOver:
+            told(f"{kind}: the run ended first")
+        pace.message(now=time.monotonic())
+
+
+class _Runs:
+    """Which runs' bundles have been checked; a refusal is the same for every message of a run."""
+
+    def __init__(self, fleet: Fleet, node: Node) -> None:
+        self._fleet = fleet
+        self._node = node
+        self._found: dict[int, str] = {}
+
+    def refusal(self, message: Message) -> Message | None:
+        """The reply to a message of a run that is not this store's to take part in."""
+        run = message.metadata.run_id
+        try:
+            pinned = self._pinned()
+            if self._found.get(run) != pinned:
+                pin.check(self._fleet.bundle(run), pinned=pinned)
+                self._found[run] = pinned
+        except (RunOver, Unreachable, UntrustedServer, NotAdmitted):
+            raise
+        except HanseError as error:
+            self._node.log(error=f"[{error.code}] {error}")
+            return refused(message, public_reason(error))
+        return None
+
+    def _pinned(self) -> str:
+        """Read anew: policy and manifest may have changed since the last message."""
+        enrolment = Node(self._node.folder).enrolment
+        if enrolment is None:
+            raise ForeignCode("this store is not enrolled in a federation")
+        return pin.pinned_digest(enrolment)
+
+
+def _outcome(reply: Message) -> str:
+    return str(reply.error.reason) if reply.has_error() else "answered"

@@ -1,0 +1,102 @@
+"""A fresh process for every message, without the seconds that a fresh process costs.
+
+A server process imports the heavy packages once and forks a child for each message
+(`multiprocessing`'s forkserver). A child reads node, policy and ledger from disk as they are
+then, and gives all memory back when it ends; if it dies, only that message is lost.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
+
+HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
+"""Imported once, before the first message: torch, transformers and Opacus come with them."""
+
+
+class Answering:
+    """Answers messages with the ClientApp that is installed here, in a process each."""
+
+    def __init__(self, node: Path) -> None:
+        self._node = node
+        # A file in the working folder must not pass for an installed module.
+        os.environ["PYTHONSAFEPATH"] = "1"
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(list(HEAVY))
+
+    def warm(self) -> None:
+        """Start the server process, so that the first message need not wait for it."""
+        child = self._processes.Process(target=_nothing)
+        child.start()
+        child.join()
+
+    def answer(self, message: Message, node_id: int) -> Message | None:
+        """Have a message answered.
+
+        Returns:
+            The reply; None if the message expired first.
+        """
+        ours, theirs = self._processes.Pipe(duplex=False)
+        child = self._processes.Process(
+            target=_answer, args=(theirs, message, str(self._node), node_id), daemon=True
+        )
+        child.start()
+        theirs.close()
+        try:
+            if not ours.poll(_time_left(message)):
+                return None
+            reply: Message = ours.recv()
+            return reply
+        except EOFError:
+            child.join()
+            reason = f"[internal] the store's process ended with status {child.exitcode}"
+            return refused(message, reason, ErrorCode.CLIENT_APP_CRASHED)
+        finally:
+            ours.close()
+            _end(child)
+
+
+def refused(message: Message, reason: str, code: int = ErrorCode.INVALID_FAB) -> Message:
+    """The reply that says why there is no other."""
+    return Message(Error(code, reason), reply_to=message)
+
+
+def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None:
+    """Runs in the child."""
+    from hanse_client.answering import public_reason
+    from hanse_client.app import app
+
+    context = Context(
+        run_id=message.metadata.run_id,
+        node_id=node_id,
+        node_config={"node": node},
+        state=RecordDict(),
+        run_config={},
+    )
+    try:
+        reply = app(message, context)
+    except Exception as error:  # a node without membership lets them through
+        reply = refused(message, public_reason(error), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+    conn.send(reply)
+    conn.close()
+
+
+def _nothing() -> None:
+    """What a child does whose only purpose is that the server process is up."""
+
+
+def _time_left(message: Message) -> float:
+    return max(0.0, message.metadata.created_at + message.metadata.ttl - time.time())
+
+
+def _end(child: multiprocessing.process.BaseProcess) -> None:
+    child.join(timeout=5)
+    if child.is_alive():
+        child.kill()
+        child.join()
