@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hanse_client.enrolment import Enrolment
+from hanse_client.leaving import check_staying
 from hanse_client.node import Node
 from hanse_client.secure import Answer, Cost, SecureExchange, Waiting, release
 from hanse_client.witness import Witness
@@ -50,6 +51,7 @@ def offer(
 
     Raises:
         LogForked: The exchange is not announced in the round log that this store knows.
+        StoreLeft: The store takes part in no round as late as this.
         PolicyViolation: The message asks for something beyond the manifest, or the
             manifest for something beyond the store's policy.
         BudgetSpent: It would cost more than the store's policy allows.
@@ -60,6 +62,7 @@ def offer(
         A second attempt offers the update of the first, if it is still there: nothing is
         trained or noised anew.
     """
+    check_staying(node.folder, told.round)
     check_asked(told, settings, enrolment.manifest)
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise PolicyViolation("the coordinator's model holds values that are not finite")

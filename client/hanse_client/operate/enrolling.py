@@ -28,7 +28,7 @@ from hanse_common.errors import (
     StoreNotReady,
 )
 from hanse_common.federation import check_noise, settings_digest
-from hanse_common.identity import Certificate, StoreKey
+from hanse_common.identity import Certificate, StoreKey, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.policy import StorePolicy
@@ -57,6 +57,11 @@ def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
     path = folder.path / request.file_name
     request.save(path)
     return path
+
+
+def own_fingerprint(folder: StoreFolder) -> str:
+    """Of this store's newest key, to read to the authority by phone."""
+    return fingerprint(StoreKey.load(newest(folder.store_key)).public)
 
 
 def newest(path: Path) -> Path:

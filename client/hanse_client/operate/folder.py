@@ -187,7 +187,8 @@ def create(folder: StoreFolder, name: str) -> None:
                 hint="a store is laid out once; for new keys use `hanse store keys rotate`",
             )
     try:
-        folder.enrolment.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.enrolment.mkdir(mode=0o700, exist_ok=True)
         folder.store_toml.write_text(store_toml(name), encoding="utf-8")
         folder.policy.write_text(policy_toml(), encoding="utf-8")
         load_or_make_key(folder.path / CUSTOMER_KEY)

@@ -1,0 +1,82 @@
+"""How `hanse store` prints: results on stdout, words for people on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hanse_client.cli import Format
+
+if TYPE_CHECKING:
+    from hanse_client.operate.doctor import Finding
+    from hanse_client.operate.preview import Preview
+
+
+def say(line: str) -> None:
+    """Say something to the person at the terminal."""
+    typer.echo(line, err=True)
+
+
+def print_facts(facts: Mapping[str, Any], output: Format) -> None:
+    """Print names and values."""
+    if output is Format.JSON:
+        table = {key.replace(" ", "_"): value for key, value in facts.items()}
+        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
+        return
+    _print_rows([(key, _plain(value)) for key, value in facts.items()])
+
+
+def print_findings(findings: Sequence[Finding], output: Format) -> None:
+    """Print what `doctor` found: a line a check, and below a failure how to mend it."""
+    if output is Format.JSON:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return
+    rows: list[tuple[str, ...]] = []
+    for finding in findings:
+        rows.append((finding.check, finding.state, finding.message))
+        if finding.mend:
+            rows.append(("", "", f"-> {finding.mend}"))
+    _print_rows(rows)
+
+
+def print_preview(found: Preview, output: Format) -> None:
+    """Print what a round would send and cost."""
+    if output is Format.JSON:
+        typer.echo(json.dumps(asdict(found), indent=2))
+        return
+    _print_rows(
+        [("stage", "bytes", "what leaves the store")],
+        *[(part.stage, f"{part.size:,}", part.content) for part in found.messages],
+    )
+    _print_rows(
+        [("in the masked vector", "numbers", "largest norm", "own noise")],
+        *[
+            (part.name, f"{part.length:,}", f"{part.clip:g}", _plain(part.noise))
+            for part in found.sections
+        ],
+    )
+    print_facts(found.cost, output)
+
+
+def _print_rows(first: Sequence[tuple[str, ...]], *more: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [*first, *more]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for _ in range(max(len(row) for row in rows)):
+        table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(width=None).print(table)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
