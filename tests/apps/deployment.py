@@ -64,6 +64,13 @@ timeout = 0.0
 stage-timeout = 0.0
 """
 PATIENCE = 240.0
+_STORE = """\
+from hanse_client.operate.cli import app
+from hanse_common import cli
+cli.app = app
+cli.main()
+"""
+"""`hanse store`, also where the command was not installed anew since it is there."""
 
 
 def bundle(files: Mapping[str, str] | None = None) -> bytes:
@@ -278,8 +285,7 @@ class Joined:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
         command = [
-            *(str(Path(sys.executable).with_name("hanse")), "store", "join"),
-            *("--folder", str(folder), *arguments),
+            *(sys.executable, "-c", _STORE, "join", "--folder", str(folder), *arguments),
         ]
         self.process = subprocess.Popen(
             command,
@@ -314,7 +320,7 @@ def wait_for(condition, what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from apps.deployment import Coordinator, Joined, lay_out_store
+from apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 from hanse_client.operate import enrolling
-from hanse_client.operate.folder import StoreFolder
+from hanse_client.operate.folder import StoreFolder, make_node_key
 from hanse_client.operate.joining import prepare
 from hanse_client.train import trained_arrays
+from hanse_common.errors import (
+    ExpiredCertificate,
+    NotAdmitted,
+    StoreNotReady,
+    Unreachable,
+    UntrustedServer,
+)
 from hanse_common.model import InterestModel
+from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS
+from hanse_server.rounds import INITIAL
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +36,7 @@ class Federation:
         self.coordinator = Coordinator(folder / "coordinator")
         self.stores: dict[str, StoreFolder] = {}
         self.joined: list[Joined] = []
+        self.runs = 0
         model = InterestModel.from_pretrained(base)
         model.train_only(settings.model.trainable)
         for name, source in zip(NAMES, data, strict=True):
@@ -43,6 +54,16 @@ class Federation:
             enrolling.accept_model(store, base)
             prepare(store)
 
+    def again(self) -> Path:
+        """A fresh folder for another run under the same terms."""
+        self.runs += 1
+        folder = self.run.with_name(f"run-{self.runs}")
+        folder.mkdir()
+        for path in self.run.iterdir():
+            if path.name in (SETTINGS, MANIFEST, AUTHORITY, INITIAL):
+                shutil.copyfile(path, folder / path.name)
+        return folder
+
     def join(self, *names: str) -> list[Joined]:
         started = [Joined(self.stores[name].path) for name in names or NAMES]
         self.joined += started
@@ -56,40 +77,146 @@ class Federation:
         self.coordinator.stop()
 
 
-@pytest.fixture
-def found(secure_stores, store_cache, tmp_path):
-    """Found a federation of three small synthetic stores; ends every process afterwards."""
+@pytest.fixture(scope="module")
+def federation(secure_stores, store_cache, tmp_path_factory):
+    """Three small synthetic stores, all joined; ends every process afterwards."""
     from hanse_simulations.shops import make_stores
 
     settings, prepared = secure_stores
     data = make_stores(settings.data, seed=settings.seed, cache=store_cache).folders[:3]
-    made: list[Federation] = []
-
-    def found(changes=(), **terms) -> Federation:
-        changed = settings.with_changes(
-            {
-                "federation.rounds": 1,
-                "federation.evaluate_every": 1,
-                "federation.minimum_cohort": 3,
-                **dict(changes),
-            }
-        )
-        federation = Federation(tmp_path, changed, data, prepared.base_model, **terms)
-        made.append(federation)
-        return federation
-
-    yield found
-    for federation in made:
+    changed = settings.with_changes(
+        {
+            "federation.rounds": 1,
+            "federation.evaluate_every": 1,
+            "federation.minimum_cohort": 3,
+        }
+    )
+    federation = Federation(
+        tmp_path_factory.mktemp("federation"), changed, data, prepared.base_model
+    )
+    try:
+        federation.join()
+        yield federation
+    finally:
         federation.stop()
 
 
-def test_a_private_round_over_tls_with_authentication(found):
-    federation = found()
-    federation.join()
+@pytest.fixture
+def copied(federation, tmp_path):
+    """A copy of an enrolled store, to break."""
+    shutil.copytree(federation.stores["luebeck"].path, tmp_path / "luebeck")
+    return StoreFolder(tmp_path / "luebeck")
+
+
+def ended(store: StoreFolder, *arguments: str) -> tuple[int, str]:
+    """How `join` ends, and what it says last."""
+    process = Joined(store.path, *arguments)
+    status = process.wait_for_end()
+    process.stop()
+    return status, process.said().strip().splitlines()[-1]
+
+
+def test_a_private_round_over_tls_with_authentication(federation):
+    assert federation.coordinator.online() == set(NAMES)
     run = federation.coordinator.start_run(federation.run, stores=3)
     status = federation.coordinator.wait_for_run(run)
     assert status.sub_status == "completed", federation.coordinator.logged()
-    assert (federation.run / "checkpoints").exists()
+    assert list((federation.run / "checkpoints").iterdir())
     for store in federation.stores.values():
-        (charge,) = store.node().ledger.entries()
+        (charge,) = store.node().ledger
         assert (charge.kind, charge.release.round) == ("charge", 1)
+
+
+def test_a_hostile_bundle_is_refused_and_none_of_its_code_runs(federation, tmp_path):
+    """It brings a package that shadows the store's own, and would leave a file when imported."""
+    canary = tmp_path / "imported"
+    code = f"open({str(canary)!r}, 'w').close()\n"
+    hostile = bundle(dict.fromkeys(["hanse_client/__init__.py", "torch/__init__.py"], code))
+    run = federation.coordinator.start_run(federation.again(), stores=3, fab=hostile)
+    status = federation.coordinator.wait_for_run(run)
+    assert status.sub_status == "failed"
+    assert not canary.exists()
+    assert "[foreign-code] the app bundle's SHA-256 is" in status.details
+    for process in federation.joined:
+        assert "query.describe: [foreign-code]" in process.said()
+        assert "it brings 'hanse_client/__init__.py', 'torch/__init__.py'" in process.said()
+    for store in federation.stores.values():
+        assert "foreign-code" in (store.path / "log.jsonl").read_text()
+
+
+def test_a_changed_bundle_without_code_is_refused_as_well(federation):
+    changed = bundle({"LICENSE": "MIT\n"})
+    run = federation.coordinator.start_run(federation.again(), stores=3, fab=changed)
+    assert federation.coordinator.wait_for_run(run).sub_status == "failed"
+    assert all("it holds no code" in process.said() for process in federation.joined)
+
+
+def test_a_store_whose_data_disappear_says_so_and_stays(federation):
+    histories = federation.stores["rostock"].histories
+    aside = histories.with_name("elsewhere.npz")
+    histories.rename(aside)
+    try:
+        run = federation.coordinator.start_run(federation.again(), stores=3)
+        assert federation.coordinator.wait_for_run(run).sub_status == "failed"
+    finally:
+        aside.rename(histories)
+    assert "[data] A store's data cannot be read or used." in federation.joined[2].said()
+    assert str(histories) not in federation.coordinator.logged()
+    assert str(histories) in (histories.parent / "log.jsonl").read_text()
+    assert federation.coordinator.online() == set(NAMES)
+
+
+def test_another_root_is_an_untrusted_server(federation, copied, tmp_path):
+    make_tls(tmp_path / "other")
+    root = (tmp_path / "other" / "ca.crt").read_bytes()
+    federation.coordinator.invitation(root=root).save(copied.path / "invitation.json")
+    status, said = ended(copied)
+    assert status == UntrustedServer.exit_status
+    assert "is not to be trusted" in said and "[untrusted-server]" in said
+
+
+def test_a_server_that_is_down_is_named(copied):
+    invitation = copied.invitation().model_copy(update={"fleet": f"127.0.0.1:{free_port()}"})
+    invitation.save(copied.path / "invitation.json")
+    status, said = ended(copied, "--patience", "1")
+    assert (status, "does not answer" in said) == (Unreachable.exit_status, True)
+
+
+def test_a_certificate_that_has_expired_is_named(federation, copied):
+    request = enrolling.write_request(copied)
+    expired = federation.coordinator.admit(request, days=-0.01, register=False)
+    shutil.copyfile(expired, copied.certificate)
+    status, said = ended(copied)
+    assert status == ExpiredCertificate.exit_status
+    assert "ask the enrolment authority for a new one" in said
+
+
+def test_a_node_key_that_nobody_admitted_is_not_let_in(federation, copied):
+    copied.node_key.unlink()
+    make_node_key(copied.node_key, copied.node_public)
+    request = enrolling.write_request(copied)
+    certificate = federation.coordinator.admit(request, register=False)
+    enrolling.accept_certificate(copied, certificate)
+    status, said = ended(copied, "--patience", "1")
+    assert (status, "[not-admitted]" in said) == (NotAdmitted.exit_status, True)
+
+
+def test_two_processes_cannot_be_one_store(federation):
+    status, said = ended(federation.stores["bremen"])
+    assert status == StoreNotReady.exit_status
+    assert "another process is joined" in said
+
+
+def test_a_store_stops_when_asked_and_says_goodbye(federation):
+    process = federation.joined[0]
+    process.process.terminate()
+    assert process.wait_for_end() == 0
+    assert process.said().strip().endswith("stopped")
+    assert "bremen" not in federation.coordinator.online()
+
+
+def test_a_revoked_store_ends_and_says_why(federation):
+    federation.coordinator.revoke("luebeck")
+    process = federation.joined[1]
+    assert process.wait_for_end() == NotAdmitted.exit_status
+    assert "revoked" in process.said().strip().splitlines()[-1]

@@ -8,6 +8,7 @@ as the operator allows; a wrong certificate or an unknown key is said at once.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,17 +165,14 @@ class Fleet:
             make_pull_object_fn_protobuf(
                 self._calling(self._client.PullObject), self._node, run_id
             ),
-            self.received(run_id),
+            make_confirm_message_received_fn_protobuf(
+                self._calling(self._client.ConfirmMessageReceived), self._node, run_id
+            ),
             return_type=Message,
         )
         # A message does not carry its own id, which is the hash of its content.
         whole.metadata.__dict__["_message_id"] = tree.object_id
         return whole
-
-    def received(self, run_id: int) -> Callable[[str], None]:
-        """What confirms that a message has been read, and may be deleted."""
-        confirm = self._calling(self._client.ConfirmMessageReceived)
-        return make_confirm_message_received_fn_protobuf(confirm, self._node, run_id)
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply and its content.
@@ -265,7 +263,8 @@ def connected(
         ],
     ) as client:
         fleet = Fleet(client, trying(Unreachable, patience), address)
-        trying(NotAdmitted, _ADMISSION_SECONDS).invoke(fleet.activate)
+        admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
+        trying(NotAdmitted, admission).invoke(fleet.activate)
         heart = HeartbeatSender(fleet.heartbeat)
         heart.start()
         try:

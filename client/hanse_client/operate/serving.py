@@ -94,8 +94,6 @@ def serve(
             reply = allowed.refusal(message)
             if reply is None:
                 reply = answering.answer(fleet.content(message, tree), fleet.node_id)
-            else:
-                fleet.received(message.metadata.run_id)(message.metadata.message_id)
             if reply is None:
                 told(f"{kind}: expired before it was answered")
                 continue

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from hanse_client.node import LEDGER_FILE
+from hanse_client.operate.enrolling import pinned_policy
 from hanse_client.operate.folder import StoreFolder
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
-from hanse_common.policy import StorePolicy
+from hanse_common.errors import StoreNotReady
 
 
 def budget_row(folder: StoreFolder) -> BudgetRow | None:
@@ -34,15 +35,15 @@ def spending(folder: StoreFolder) -> dict[str, Any]:
         LedgerError: The ledger is damaged.
         ConfigError: The policy is malformed.
     """
-    row, policy = budget_row(folder), StorePolicy.from_toml(folder.policy)
+    name = folder.node().name
+    try:
+        policy = pinned_policy(folder)
+    except StoreNotReady:
+        # Nothing can have been spent before there is a federation.
+        return {"store": name, "spent": 0.0, "spent ever": 0.0, "limit": None, "left": None}
+    row, limit = budget_row(folder), policy.max_epsilon
     if row is None:
-        return {
-            "store": folder.node().name,
-            "spent": 0.0,
-            "spent ever": 0.0,
-            "limit": policy.max_epsilon,
-            "left": policy.max_epsilon,
-        }
+        return {"store": name, "spent": 0.0, "spent ever": 0.0, "limit": limit, "left": limit}
     table = asdict(row)
     at_stores = {f"at {count} stores": value for count, value in table.pop("at_stores").items()}
     return {key.replace("_", " "): value for key, value in (table | at_stores).items()}
