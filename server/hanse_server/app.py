@@ -20,6 +20,7 @@ from hanse_common.identity import CoordinatorKey
 from hanse_common.manifest import SignedManifest
 from hanse_common.roundlog.file import LOG_FILE
 from hanse_server.grid import STAGE_SECONDS, SecureGrid
+from hanse_server.impatience import look_again_sooner
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
 from hanse_server.stores import StoreGrid
@@ -51,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     Raises:
         HanseError: As `run_rounds` and `read_settings` do.
     """
+    look_again_sooner()
     config = context.run_config
     folder = config.get("run-dir") or os.environ.get("HANSE_RUN")
     if not folder:

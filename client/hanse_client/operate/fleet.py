@@ -69,6 +69,8 @@ _PASSING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.code
 _LONGEST_WAIT = 20
 _ADMISSION_SECONDS = 75.0
 """A node that was killed counts as connected for a minute, and is not let in a second time."""
+_FIRST_WAIT, _LONGEST_OBJECT_WAIT, _TRIES = 0.05, 0.5, 20_000
+"""Seconds before an object that is still being uploaded is asked for again; how often."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -169,6 +171,10 @@ class Fleet:
                 self._calling(self._client.ConfirmMessageReceived), self._node, run_id
             ),
             return_type=Message,
+            # The message is here before all of its content is; Flower would wait a second.
+            initial_backoff=_FIRST_WAIT,
+            backoff_cap=_LONGEST_OBJECT_WAIT,
+            max_tries_per_object=_TRIES,
         )
         # A message does not carry its own id, which is the hash of its content.
         whole.metadata.__dict__["_message_id"] = tree.object_id
