@@ -286,7 +286,7 @@ def test_every_term_beyond_the_policy_is_listed(invited, authority):
         "privacy.target_epsilon=9.0",
         "privacy.target_delta=0.001",
         "does not list 'luebeck'",
-        "names the app bundle (fab_digest)",
+        "does not name the app bundle (fab_digest)",
         "no noise multiplier",
     ):
         assert words in said

@@ -164,8 +164,8 @@ def violations(manifest: Manifest, policy: StorePolicy, name: str) -> list[str]:
     found = [violation.message for violation in policy.violations(manifest)]
     if name not in manifest.stores:
         found.append(f"manifest of {manifest.federation!r} does not list {name!r}")
-    if manifest.fab_digest is None and policy.fab_digest is None:
-        found.append("neither manifest nor policy names the app bundle (fab_digest)")
+    if manifest.fab_digest is None:
+        found.append("manifest does not name the app bundle (fab_digest)")
     try:
         check_noise(manifest)
     except PolicyViolation as error:

@@ -3,8 +3,9 @@
 Flower installs the app bundle (FAB) that a SuperLink hands out and puts it first on the path
 of imports, so that a bundle with a `torch` folder would be the store's torch. A Hanse store
 installs none: it runs `hanse_client.app` as installed here, whatever a bundle holds, and
-takes messages only of runs whose bundle is the one that the signed manifest, or the store's
-policy, names by its SHA-256. A bundle is read for one thing, to say what is wrong with it.
+takes messages only of runs whose bundle is the one that the signed manifest names by its
+SHA-256, and the store's policy too if it names one. A bundle is read for one thing: to say
+what is wrong with it.
 
 >>> check(b"anything", pinned="00" * 32)
 Traceback (most recent call last):
@@ -31,15 +32,14 @@ def pinned_digest(enrolment: Enrolment) -> str:
     """The SHA-256 of the only bundle that this store takes messages under.
 
     Raises:
-        ForeignCode: Neither manifest nor policy names one.
-        PolicyViolation: They name different ones.
+        ForeignCode: The manifest names none.
+        PolicyViolation: The policy names another.
     """
-    # A manifest that names another bundle than the policy has not passed the policy.
-    named = enrolment.manifest.fab_digest or enrolment.policy.fab_digest
+    named = enrolment.manifest.fab_digest
     if named is None:
         raise ForeignCode(
-            "neither the manifest nor this store's policy names the app bundle",
-            hint="ask the federation for a manifest with fab_digest, or set it in policy.toml",
+            "the manifest does not name the app bundle",
+            hint="ask the federation for a manifest with fab_digest",
         )
     return named
 
