@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 from hanse_client.operate import enrolling
+from hanse_client.operate.cli import app
+from hanse_client.operate.doctor import examine
 from hanse_client.operate.folder import StoreFolder, make_node_key
 from hanse_client.operate.joining import prepare
 from hanse_client.train import trained_arrays
@@ -116,6 +120,37 @@ def ended(store: StoreFolder, *arguments: str) -> tuple[int, str]:
     return status, process.said().strip().splitlines()[-1]
 
 
+def test_doctor_finds_nothing_wrong_with_a_store_that_is_ready(federation):
+    findings = examine(federation.stores["bremen"])
+    assert [found for found in findings if found.state == "failed"] == []
+    said = {found.check: found.message for found in findings}
+    assert "answers in" in said["server"] and "TLSv1" in said["TLS"]
+    assert "within 1 s of the server's" in said["clock"]
+
+
+def test_doctor_and_join_say_the_same_of_another_root(federation, copied, tmp_path):
+    make_tls(tmp_path / "other")
+    root = (tmp_path / "other" / "ca.crt").read_bytes()
+    federation.coordinator.invitation(root=root).save(copied.path / "invitation.json")
+    (server,) = (found for found in examine(copied) if found.check == "server")
+    assert server.state == "failed" and "[untrusted-server]" in server.message
+    status, said = ended(copied)
+    assert status == UntrustedServer.exit_status
+    assert "is not to be trusted" in said and "[untrusted-server]" in said
+
+
+def test_a_dry_run_says_what_a_round_costs_and_leaves_no_trace(federation, copied):
+    before = {path.name for path in copied.path.iterdir()}
+    line = ["join", "--dry-run", "--folder", str(copied.path), "--format", "json"]
+    shown = json.loads(CliRunner().invoke(app, line).stdout)
+    assert [part["stage"] for part in shown["messages"]] == [
+        *("hello", "share", "mask", "confirm", "unmask")
+    ]
+    cost = shown["cost"]
+    assert 0 < cost["epsilon after this round"] <= cost["limit of the policy"]
+    assert {path.name for path in copied.path.iterdir()} == before
+
+
 def test_a_private_round_over_tls_with_authentication(federation):
     assert federation.coordinator.online() == set(NAMES)
     run = federation.coordinator.start_run(federation.run, stores=3)
@@ -164,15 +199,6 @@ def test_a_store_whose_data_disappear_says_so_and_stays(federation):
     assert str(histories) not in federation.coordinator.logged()
     assert str(histories) in (histories.parent / "log.jsonl").read_text()
     assert federation.coordinator.online() == set(NAMES)
-
-
-def test_another_root_is_an_untrusted_server(federation, copied, tmp_path):
-    make_tls(tmp_path / "other")
-    root = (tmp_path / "other" / "ca.crt").read_bytes()
-    federation.coordinator.invitation(root=root).save(copied.path / "invitation.json")
-    status, said = ended(copied)
-    assert status == UntrustedServer.exit_status
-    assert "is not to be trusted" in said and "[untrusted-server]" in said
 
 
 def test_a_server_that_is_down_is_named(copied):

@@ -44,6 +44,8 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     pull_and_inflate_object_from_tree,
     push_objects,
 )
@@ -65,7 +67,6 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_PASSING = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
 _LONGEST_WAIT = 20
 _ADMISSION_SECONDS = 75.0
 """A node that was killed counts as connected for a minute, and is not let in a second time."""
@@ -160,22 +161,25 @@ class Fleet:
 
         Raises:
             RunOver: The run has ended.
+            FederationError: The content is gone, or no message.
         """
         run_id = message.metadata.run_id
-        whole = pull_and_inflate_object_from_tree(
-            tree,
-            make_pull_object_fn_protobuf(
-                self._calling(self._client.PullObject), self._node, run_id
-            ),
-            make_confirm_message_received_fn_protobuf(
-                self._calling(self._client.ConfirmMessageReceived), self._node, run_id
-            ),
-            return_type=Message,
-            # The message is here before all of its content is; Flower would wait a second.
-            initial_backoff=_FIRST_WAIT,
-            backoff_cap=_LONGEST_OBJECT_WAIT,
-            max_tries_per_object=_TRIES,
-        )
+        confirm = self._calling(self._client.ConfirmMessageReceived)
+        try:
+            whole = pull_and_inflate_object_from_tree(
+                tree,
+                make_pull_object_fn_protobuf(
+                    self._calling(self._client.PullObject), self._node, run_id
+                ),
+                make_confirm_message_received_fn_protobuf(confirm, self._node, run_id),
+                return_type=Message,
+                # The message is here before all of its content is; Flower would wait a second.
+                initial_backoff=_FIRST_WAIT,
+                backoff_cap=_LONGEST_OBJECT_WAIT,
+                max_tries_per_object=_TRIES,
+            )
+        except (ObjectPullError, TypeError, ValueError, KeyError) as error:
+            raise FederationError(f"the message's content cannot be read: {error!a}") from error
         # A message does not carry its own id, which is the hash of its content.
         whole.metadata.__dict__["_message_id"] = tree.object_id
         return whole
@@ -189,6 +193,7 @@ class Fleet:
 
         Raises:
             RunOver: The run has ended.
+            FederationError: The server did not take it.
         """
         reply.metadata.__dict__["_message_id"] = reply.object_id
         run_id = reply.metadata.run_id
@@ -204,11 +209,14 @@ class Fleet:
                 ),
             )
             push = self._calling(self._client.PushObject)
-            push_objects(
-                get_all_nested_objects(reply),
-                make_push_object_fn_protobuf(push, self._node, run_id, announced.session_id),
-                object_ids_to_push=set(announced.objects_to_push),
-            )
+            try:
+                push_objects(
+                    get_all_nested_objects(reply),
+                    make_push_object_fn_protobuf(push, self._node, run_id, announced.session_id),
+                    object_ids_to_push=set(announced.objects_to_push),
+                )
+            except ObjectPushError as error:
+                raise FederationError(f"the reply was not taken: {error}") from error
 
     def leave(self) -> None:
         """Say that the node is gone; a server that cannot hear it finds out by itself."""
@@ -298,7 +306,7 @@ def _named(call: Callable[[], T], address: Address) -> T:
         ) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if status in _PASSING:
+        if error.response.is_server_error:
             raise Unreachable(f"{address.fleet} answers {status}") from error
         if status == httpx.codes.UNAUTHORIZED:
             raise NotAdmitted(

@@ -20,10 +20,10 @@ from hanse_client.operate import pin
 from hanse_client.operate.fleet import Fleet
 from hanse_client.operate.worker import Answering, refused
 from hanse_common.errors import (
+    FederationError,
     ForeignCode,
     HanseError,
     NotAdmitted,
-    RunOver,
     Unreachable,
     UntrustedServer,
 )
@@ -106,8 +106,9 @@ def serve(
             seconds = time.monotonic() - begun
             fleet.send(reply, seconds)
             told(f"{kind}: {_outcome(reply)} after {seconds:.1f} s")
-        except RunOver:
-            told(f"{kind}: the run ended first")
+        except FederationError as error:
+            # One message is lost; the next may do better.
+            told(f"{kind}: {error} [{error.code}]")
         pace.message(now=time.monotonic())
 
 
@@ -127,7 +128,7 @@ class _Runs:
             if self._found.get(run) != pinned:
                 pin.check(self._fleet.bundle(run), pinned=pinned)
                 self._found[run] = pinned
-        except (RunOver, Unreachable, UntrustedServer, NotAdmitted):
+        except (FederationError, Unreachable, UntrustedServer, NotAdmitted):
             raise
         except HanseError as error:
             self._node.log(error=f"[{error.code}] {error}")
