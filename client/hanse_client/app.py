@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from hanse_client.answering import answering
+from hanse_client.leaving import check_staying
 from hanse_client.node import Node, list_nodes
 from hanse_client.secure import Answer, SecureExchange
 from hanse_common.config import RunSettings
@@ -35,10 +36,14 @@ _MODS = [answering(lambda context: open_node(context))]
 
 @app.query("describe", mods=_MODS)
 def describe(message: Message, context: Context) -> Message:
-    """Say what the store is called, and how much of the round log it has seen."""
+    """Say what the store is called, and how much of the round log it has seen.
+
+    One that has left says that.
+    """
     from hanse_client.witness import Witness
 
     node = open_node(context)
+    check_staying(node.folder, 0)
     seen = None if node.enrolment is None else Witness(node, node.enrolment).seen
     size = 0 if seen is None else seen.size
     return _reply(message, {"config": ConfigRecord({"store": node.name, LOG_SIZE: size})})
@@ -128,6 +133,7 @@ def alone(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global model; sums are offered for masking if the manifest says so."""
     node, settings, config = open_node(context), _settings(message), _config(message)
+    check_staying(node.folder, int(str(config[ROUND])))
     if node.enrolment is not None and node.enrolment.manifest.evaluation:
         return _offer(message, node, settings, "evaluate")
     from hanse_client.evaluate import evaluate_round

@@ -60,18 +60,21 @@ def check_staying(node: Path, number: int) -> None:
 
     Args:
         node: The node's folder.
-        number: The round that is asked for.
+        number: The round that is asked for; 0 before the first.
 
     Raises:
         StoreLeft: It is a later round, or a later one was refused before.
     """
     decided = leaving(node)
-    if decided is None or (not decided.left and number <= decided.after_round):
+    if decided is None:
+        return
+    last = decided.after_round
+    if not decided.left and last > 0 and number <= last:
         return
     if not decided.left:
-        Leaving(after_round=decided.after_round, left=True).save(node)
+        Leaving(after_round=last, left=True).save(node)
     raise StoreLeft(
-        f"this store left the federation after round {decided.after_round}",
+        f"this store left the federation after round {last}" if last else "this store has left",
         hint="nothing was trained or sent; go on without it",
     )
 

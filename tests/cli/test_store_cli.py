@@ -238,8 +238,17 @@ def test_a_fingerprint_heard_by_phone_stands_for_the_question(store, authority):
 def test_another_authority_is_not_pinned_over_the_first(invited, tmp_path):
     (tmp_path / "other").mkdir()
     other = Authority(tmp_path / "other").invitation()
+    before = invited.policy.read_bytes()
     said = refused(PolicyViolation, invited, "enrol", "--invitation", other, "--yes")
     assert "invitation has authority=" in said
+    assert invited.policy.read_bytes() == before
+
+
+def test_an_invitation_of_another_federation_pins_nothing(store, authority):
+    text = 'federation = "hanse"\n' + store.policy.read_text()
+    store.policy.write_text(text)
+    refused(PolicyViolation, store, "enrol", "--invitation", authority.invitation(), "--yes")
+    assert store.policy.read_text() == text
 
 
 def test_nothing_is_taken_in_before_an_authority_is_pinned(store, authority):
@@ -384,6 +393,12 @@ def test_a_store_leaves_after_a_round_for_good(store):
         check_staying(store.path, 1)  # a new run counts from one
     hanse(store, "leave", "--stay")
     check_staying(store.path, 4)
+
+
+def test_a_store_that_leaves_at_once_takes_part_in_nothing(store):
+    hanse(store, "leave", "--after-round", 0)
+    with pytest.raises(StoreLeft, match="has left"):
+        check_staying(store.path, 0)
 
 
 def test_leave_wants_one_answer(store):

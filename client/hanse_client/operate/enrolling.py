@@ -19,7 +19,7 @@ from hanse_client.enrolment import Enrolment
 from hanse_client.operate.folder import NEXT, SETTINGS_FILE, StoreFolder, load_node_key
 from hanse_client.operate.templates import AUTHORITY_LINE
 from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
-from hanse_common.config import RunSettings, read_json
+from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
 from hanse_common.durable import sync_folder, write_durably
 from hanse_common.errors import (
     BadCertificate,
@@ -91,9 +91,8 @@ def accept_invitation(folder: StoreFolder, invitation: Invitation) -> None:
     folder.node()
     text = folder.policy.read_text(encoding="utf-8")
     if AUTHORITY_LINE in text.splitlines():
-        pinned = text.replace(AUTHORITY_LINE, f'authority = "{invitation.authority}"', 1)
-        write_durably(folder.policy, pinned)
-    policy = StorePolicy.from_toml(folder.policy)
+        text = text.replace(AUTHORITY_LINE, f'authority = "{invitation.authority}"', 1)
+    policy = parse_settings(StorePolicy, parse_toml(text, folder.policy))
     for field, wanted, offered in (
         ("authority", policy.authority, invitation.authority),
         ("federation", policy.federation, invitation.federation),
@@ -103,6 +102,7 @@ def accept_invitation(folder: StoreFolder, invitation: Invitation) -> None:
                 f"invitation has {field}={offered}, this store's policy requires {wanted}",
                 hint="an invitation of another federation, or change the policy",
             )
+    write_durably(folder.policy, text)
     invitation.save(folder.path / INVITATION_FILE)
 
 
@@ -225,7 +225,10 @@ def check_settings(folder: StoreFolder, settings: RunSettings) -> None:
 
 
 def accept_model(folder: StoreFolder, source: Path) -> None:
-    """Keep the frozen start of the model, if it is the one that the manifest names.
+    """Keep the start of the model, if its trained parameters are those that the manifest names.
+
+    The frozen rest (vocabulary, text vectors, the transformer where it is not trained) is the
+    coordinator's word alone. Clipping and noise do not depend on it.
 
     Raises:
         ConfigError: The folder holds no model.
