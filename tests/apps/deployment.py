@@ -35,9 +35,9 @@ from flwr.supercore.fab import Fab
 from hanse_client.operate.folder import StoreFolder, create
 from hanse_common.admission import Invitation, Request
 from hanse_common.federation import manifest_for
-from hanse_common.identity import AuthorityKey
+from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS
+from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, SETTINGS
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import INITIAL
 
@@ -59,6 +59,7 @@ clientapp = "hanse_client.app:app"
 
 [tool.flwr.app.config]
 run-dir = ""
+federation = ""
 stores = 0
 timeout = 0.0
 stage-timeout = 0.0
@@ -244,7 +245,9 @@ class Coordinator:
         """A run's folder, with a manifest of these stores."""
         folder = self.folder / name
         folder.mkdir()
-        draft = manifest_for(settings, arrays, stores, federation="test")
+        key = CoordinatorKey.generate()
+        key.save(self.folder / COORDINATOR_KEY)
+        draft = manifest_for(settings, arrays, stores, federation="test", log_key=key.public)
         digest = hashlib.sha256(bundle()).hexdigest()
         manifest = Manifest.model_validate({**draft.model_dump(), "fab_digest": digest, **terms})
         SignedManifest.sign(manifest, self.authority).save(folder / MANIFEST)
@@ -256,7 +259,7 @@ class Coordinator:
     def start_run(self, run: Path, *, fab: bytes | None = None, **config: Any) -> int:
         content = bundle() if fab is None else fab
         found = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        table = {"run-dir": str(run), **config}
+        table = {"run-dir": str(run), "federation": str(self.folder), **config}
         request = StartRunRequest(
             fab=fab_to_proto(found), override_config=user_config_to_proto(table)
         )

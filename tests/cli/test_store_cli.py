@@ -106,6 +106,7 @@ class Authority:
             "sections": (SectionTerms(name="update", length=1000, clip=1.0),),
             "model_digest": "00" * 32,
             "fab_digest": "ab" * 32,
+            "log_key": "cd" * 32,
             "rounds": 50,
             "privacy": PrivacyTerms(
                 mode="local",

@@ -27,6 +27,7 @@ def terms(manifest_digest, policy_digest) -> SimpleNamespace:
         sections=(SectionTerms(name="update", length=1, clip=1.0),),
         model_digest="00" * 32,
         fab_digest=manifest_digest,
+        log_key="cd" * 32,
         rounds=1,
         privacy=PrivacyTerms(mode="local", target_epsilon=4.0, target_delta=1e-6),
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from hanse_client.cli import Format, check
+from hanse_client.ledger_cli import accept_head
 from hanse_client.operate.keys_cli import keys
 from hanse_client.operate.printing import print_facts, say
 from hanse_common.errors import BadInvitation, ConfigError, Interrupted, StoreNotReady
@@ -25,6 +26,9 @@ data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store'
 data.command()(check)
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
+ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own ledger.")
+ledger.command("accept-head")(accept_head)
+app.add_typer(ledger, name="ledger")
 
 Folder = Annotated[
     Path, typer.Option("--folder", metavar="DIR", help="The store's folder.", show_default=True)
@@ -130,6 +134,11 @@ def enrol(
     print_facts(facts, output)
     if "request" in facts:
         say("Send the request to the coordinator; read your fingerprint to the authority by phone.")
+
+
+@ledger.callback()
+def _ledger() -> None:
+    """The store's own ledger."""
 
 
 @data.command()

@@ -133,7 +133,7 @@ def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
     confirmation = Confirmation(sharers_digest=_DIGEST, survivors_digest=_DIGEST, **about)
     unmasking = Unmasking(seed_shares=(bytes(SHARE_SIZE),) * count, mask_key_shares=(), **about)
     return (
-        _part("hello", hello, "certificate, fresh public keys, a commitment; it has trained"),
+        _part("hello", hello, "certificate, fresh public keys, the log cosigned; it has trained"),
         _part("share", shares, f"its secrets in shares, one sealed for each of {count - 1} others"),
         _part("mask", vector, f"{length:,} masked numbers: update, counts and losses; charged"),
         _part("confirm", confirmation, "its signature on who is in the sum"),

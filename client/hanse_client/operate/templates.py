@@ -63,6 +63,9 @@ max_delta = 1e-5
 # From this day (UTC) on, what was spent before no longer counts towards max_epsilon:
 # budget_renews = 2027-01-01
 
+# Take part only where the coordinator keeps a log that shows every store one history.
+round_log = true
+
 # max_rounds = 200
 
 # SHA-256 of the only app bundle this store accepts; if unset, the manifest's is accepted.
