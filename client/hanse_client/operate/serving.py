@@ -14,7 +14,6 @@ from threading import Event
 
 from flwr.app import Message
 
-from hanse_client.answering import public_reason
 from hanse_client.node import Node
 from hanse_client.operate import pin
 from hanse_client.operate.fleet import Fleet
@@ -26,6 +25,7 @@ from hanse_common.errors import (
     NotAdmitted,
     Unreachable,
     UntrustedServer,
+    public_reason,
 )
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,8 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from hanse_common.errors import public_reason
+
 HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
 """Imported once, before the first message: torch, transformers and Opacus come with them."""
 
@@ -69,7 +71,6 @@ def refused(message: Message, reason: str, code: int = ErrorCode.INVALID_FAB) ->
 
 def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None:
     """Runs in the child."""
-    from hanse_client.answering import public_reason
     from hanse_client.app import app
 
     context = Context(
