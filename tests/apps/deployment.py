@@ -7,12 +7,14 @@ import io
 import ipaddress
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -327,12 +329,15 @@ def wait_for(condition, what: str) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a session of its own, and whatever it started."""
     process.terminate()
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def lay_out_store(folder: Path, name: str, data: Path) -> StoreFolder:
