@@ -242,10 +242,11 @@ def test_a_store_that_cannot_train_is_left_out_and_charged_nothing(federation):
 
 
 def test_what_a_run_writes_down_holds_nothing_of_one_store(federation):
-    """The coordinator's whole folder: model, checkpoints, rounds, and nothing by store."""
+    """What is told of each stage: counts, sums and the noise of the whole."""
     run_rounds(federation.grid(), federation.folder.path, federation.settings)
     for line in read_stages(federation.folder.path):
         assert set(line) == {
-            *("round", "stage", "split", "replies", "refusals", "sums", "seconds", "time")
+            *("round", "stage", "split", "replies", "refusals", "sums", "seconds", "time"),
+            *("attempts", "noise_share"),
         }
         assert not any(name in json.dumps(line) for name in federation.names)
