@@ -398,6 +398,20 @@ class PolicyViolation(ProtocolError):
     exit_status = 73
 
 
+class BadInvitation(ProtocolError):
+    """An invitation cannot be read, or names no authority, address or root certificate."""
+
+    code = "bad-invitation"
+    exit_status = 74
+
+
+class BadEnrolmentRequest(ProtocolError):
+    """A request to be admitted is altered, too old, or not signed by the key in it."""
+
+    code = "bad-enrolment-request"
+    exit_status = 75
+
+
 def public_reason(error: BaseException, *, hint: str = " (the store's own log says more)") -> str:
     """Say what may leave a store, or be logged, about an error.
 

@@ -1,0 +1,361 @@
+"""How a store comes in: an invitation goes to it, a request comes back.
+
+The coordinator hands the invitation to anybody. It is not signed: whoever gets it compares
+the authority's fingerprint with the authority itself, by phone. The request carries the
+store's two public keys, signed by the store's own; private keys never leave the store. The
+answer to it is a `Certificate`, and later the signed manifest.
+
+>>> from cryptography.hazmat.primitives.asymmetric import ec
+>>> from hanse_common.identity import StoreKey
+>>> node = public_pem(ec.generate_private_key(ec.SECP384R1()).public_key())
+>>> request = Request.make("luebeck", StoreKey.generate(), node_key=node, created=1_800_000_000)
+>>> request.file_name
+'luebeck.request'
+>>> Request.decode(request.encode()).check(now=1_800_000_060)
+>>> Request.decode(request.encode().replace(b"luebeck", b"rostock")).check()
+Traceback (most recent call last):
+    ...
+hanse_common.errors.BadEnrolmentRequest: request of 'rostock' is not signed by the key in it \
+(ask the store for the file as `hanse store enrol` wrote it)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+from pydantic import Field, StringConstraints, field_validator
+
+from hanse_common.codec import Writer
+from hanse_common.config import Settings, parse_settings
+from hanse_common.durable import write_durably
+from hanse_common.errors import (
+    BadEnrolmentRequest,
+    BadInvitation,
+    BadSignature,
+    ConfigError,
+    MalformedMessage,
+)
+from hanse_common.identity import (
+    KEY_SIZE,
+    SIGNATURE_SIZE,
+    StoreKey,
+    check_store_id,
+    fingerprint,
+    verify,
+)
+from hanse_common.manifest import Hex32
+
+INVITATION_FILE = "invitation.json"
+REQUEST_SUFFIX = ".request"
+REQUEST_VERSION = 1
+REQUEST_SECONDS = 30 * 86_400
+"""How long a request may wait for its answer."""
+CLOCK_SECONDS = 3_600
+"""By how much a store's clock may be ahead of the authority's."""
+LARGEST_FILE = 64 * 1024
+"""Bytes of an invitation or a request; more is refused unread."""
+
+_REQUEST_LABEL = b"hanse/request/1"
+_REFUSED_REQUEST = "ask the store for the file as `hanse store enrol` wrote it"
+_REFUSED_INVITATION = "ask the coordinator for invitation.json as `hanse server init` wrote it"
+_HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+
+
+class Invitation(Settings):
+    """Where a federation is, and who may admit stores to it; public, and not signed."""
+
+    version: Literal[1] = 1
+    federation: str = Field(min_length=1, max_length=128)
+    authority: Hex32
+    """Public key of the enrolment authority; compare its fingerprint by phone."""
+    fleet: Annotated[str, StringConstraints(max_length=270)]
+    """`host:port` that stores connect to."""
+    ca: Annotated[str, StringConstraints(max_length=LARGEST_FILE)]
+    """PEM certificates of the roots that the coordinator's TLS certificate is checked by."""
+
+    @field_validator("fleet")
+    @classmethod
+    def _host_and_port(cls, fleet: str) -> str:
+        host, _, port = fleet.rpartition(":")
+        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
+        if not (_HOST.fullmatch(host) and 1 <= number <= 65_535):
+            raise ValueError("expected host:port, such as hanse.example.org:9092")
+        return fleet
+
+    @field_validator("ca")
+    @classmethod
+    def _certificates(cls, ca: str) -> str:
+        if "PRIVATE KEY" in ca:
+            raise ValueError("it holds a private key, which nobody else may have")
+        try:
+            found = x509.load_pem_x509_certificates(ca.encode("ascii"))
+        except ValueError:
+            raise ValueError("it is not a PEM certificate") from None
+        return "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in found)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the authority's key, to compare by phone."""
+        return fingerprint(bytes.fromhex(self.authority))
+
+    def encode(self) -> bytes:
+        """Return the file's bytes: readable JSON."""
+        return _readable(self.model_dump(mode="json"))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read an invitation file's bytes.
+
+        Raises:
+            BadInvitation: It is not an invitation.
+        """
+        try:
+            return parse_settings(cls, _table(data))
+        except ConfigError as error:
+            # The certificate itself would fill the screen.
+            what = error.message.split("=", 1)[0] if "BEGIN" in error.message else error.message
+            raise BadInvitation(f"invitation: {what}", hint=_REFUSED_INVITATION) from None
+        except ValueError as error:
+            raise BadInvitation(f"invitation {error}", hint=_REFUSED_INVITATION) from None
+
+    def save(self, path: Path) -> None:
+        """Write the invitation file; it is public."""
+        write_durably(path, self.encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read an invitation file.
+
+        Raises:
+            BadInvitation: It cannot be read, or is not an invitation.
+        """
+        try:
+            return cls.decode(path.read_bytes())
+        except OSError as error:
+            raise BadInvitation(f"cannot read {path}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A store's wish to be admitted: its id and its two public keys.
+
+    Args:
+        store_id: What the store wants to be called.
+        public_key: Its Ed25519 key, 32 bytes.
+        node_key: Its Flower node's public key, PEM, on a NIST curve.
+        created: Unix seconds, by the store's clock.
+        signature: Over all of it, by the store's own key.
+    """
+
+    store_id: str
+    public_key: bytes
+    node_key: str
+    created: int
+    signature: bytes
+
+    @classmethod
+    def make(cls, store_id: str, key: StoreKey, *, node_key: str, created: int) -> Request:
+        """Write a request.
+
+        Raises:
+            BadEnrolmentRequest: The node's key is none that Flower's authentication takes.
+            MalformedMessage: The store id is not one.
+        """
+        unsigned = cls(
+            store_id=check_store_id(store_id),
+            public_key=key.public,
+            node_key=public_pem(_node_key(node_key)),
+            created=created,
+            signature=b"",
+        )
+        signature = key.sign(_REQUEST_LABEL, unsigned.payload())
+        return cls.decode(unsigned._encoded(signature))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the store's own key, to compare by phone before it is certified."""
+        return fingerprint(self.public_key)
+
+    @property
+    def node_digest(self) -> bytes:
+        """What a certificate holds as `node_key`."""
+        return node_key_digest(self.node_key)
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called."""
+        return self.store_id + REQUEST_SUFFIX
+
+    def payload(self) -> bytes:
+        """Return the bytes that the store signs."""
+        writer = Writer().u16(REQUEST_VERSION).text(self.store_id).raw(self.public_key)
+        return writer.blob(_der(self.node_key)).u64(self.created).finish()
+
+    def check(self, *, now: int | None = None) -> None:
+        """Check that the store has the key it asks a certificate for.
+
+        Args:
+            now: Unix seconds; if given, a request that has waited too long, or was made in
+                the future, is refused too.
+
+        Raises:
+            BadEnrolmentRequest: The signature is not the key's own, or the time is not right.
+
+        Edge cases:
+            A good signature says nothing about who sent it: compare the fingerprint.
+        """
+        try:
+            verify(self.public_key, self.signature, _REQUEST_LABEL, self.payload())
+        except BadSignature:
+            raise BadEnrolmentRequest(
+                f"request of {self.store_id!r} is not signed by the key in it",
+                hint=_REFUSED_REQUEST,
+                culprits=(self.store_id,),
+            ) from None
+        if now is None:
+            return
+        age = now - self.created
+        if age > REQUEST_SECONDS:
+            raise BadEnrolmentRequest(
+                f"request of {self.store_id!r} is {age // 86_400} days old, at most "
+                f"{REQUEST_SECONDS // 86_400}",
+                hint="ask the store to run `hanse store enrol` again",
+                culprits=(self.store_id,),
+            )
+        if age < -CLOCK_SECONDS:
+            raise BadEnrolmentRequest(
+                f"request of {self.store_id!r} was made {-age} s in the future",
+                hint="check the clocks of both machines",
+                culprits=(self.store_id,),
+            )
+
+    def encode(self) -> bytes:
+        """Return the file's bytes: readable JSON."""
+        return self._encoded(self.signature)
+
+    def _encoded(self, signature: bytes) -> bytes:
+        return _readable(
+            {
+                "version": REQUEST_VERSION,
+                "store": self.store_id,
+                "public_key": self.public_key.hex(),
+                "node_key": self.node_key,
+                "created": self.created,
+                "signature": signature.hex(),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Request:
+        """Read a request file's bytes; `check` verifies the signature.
+
+        Raises:
+            BadEnrolmentRequest: It is not a request.
+        """
+        try:
+            table = parse_settings(_RequestFile, _table(data))
+            return cls(
+                store_id=check_store_id(table.store),
+                public_key=_raw(table.public_key, KEY_SIZE, "public_key"),
+                node_key=public_pem(_node_key(table.node_key)),
+                created=table.created,
+                signature=_raw(table.signature, SIGNATURE_SIZE, "signature"),
+            )
+        except (ConfigError, MalformedMessage) as error:
+            raise BadEnrolmentRequest(f"request: {error.message}", hint=_REFUSED_REQUEST) from None
+        except ValueError as error:
+            raise BadEnrolmentRequest(f"request {error}", hint=_REFUSED_REQUEST) from None
+
+    def save(self, path: Path) -> None:
+        """Write the request file; it is public."""
+        write_durably(path, self.encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Request:
+        """Read a request file; `check` verifies the signature.
+
+        Raises:
+            BadEnrolmentRequest: It cannot be read, or is not a request.
+        """
+        try:
+            return cls.decode(path.read_bytes())
+        except OSError as error:
+            raise BadEnrolmentRequest(f"cannot read {path}: {error.strerror}") from error
+
+
+class _RequestFile(Settings):
+    """The fields of a request as they are written."""
+
+    version: Literal[1]
+    store: str
+    public_key: str
+    node_key: Annotated[str, StringConstraints(max_length=2048)]
+    created: int = Field(ge=0, lt=2**63)
+    signature: str
+
+
+def public_pem(key: ec.EllipticCurvePublicKey) -> str:
+    """A node's public key as Flower sends it: PEM, SubjectPublicKeyInfo."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+
+def node_key_digest(pem: str) -> bytes:
+    """SHA-256 of a node's public key (DER, SubjectPublicKeyInfo): what a certificate binds.
+
+    Raises:
+        BadEnrolmentRequest: It is no key that Flower's authentication takes.
+    """
+    return hashlib.sha256(_der(pem)).digest()
+
+
+def _der(pem: str) -> bytes:
+    return _node_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _node_key(pem: str) -> ec.EllipticCurvePublicKey:
+    try:
+        key = load_pem_public_key(pem.encode("ascii"))
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curves):
+        raise BadEnrolmentRequest(
+            "node_key is not a public key on a NIST curve of at least 256 bits in PEM",
+            hint=_REFUSED_REQUEST,
+        )
+    return key
+
+
+def _raw(text: str, size: int, name: str) -> bytes:
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * size}}}", text):
+        raise ValueError(f"has a {name} that is not {size} bytes in lower-case hexadecimal")
+    return bytes.fromhex(text)
+
+
+def _readable(table: dict[str, Any]) -> bytes:
+    return (json.dumps(table, indent=2) + "\n").encode()
+
+
+def _table(data: bytes) -> dict[str, Any]:
+    if len(data) > LARGEST_FILE:
+        raise ValueError(f"has {len(data)} bytes, at most {LARGEST_FILE}")
+    try:
+        table: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        table = None
+    if isinstance(table, dict):
+        return table
+    raise ValueError("is not a JSON object")
