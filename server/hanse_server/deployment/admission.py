@@ -69,12 +69,13 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
                     f"request of {store_id!r} shows the {what} key of {other.store_id!r}",
                     hint="every store has its own keys: ask it to run `hanse store init` anew",
                 )
-    before = _certificate(folder.revoked / store_id)
-    if before is not None and before.public_key == request.public_key:
-        raise AdmissionRefused(
-            f"the key of {store_id!r} was revoked",
-            hint="ask the store for a new key: `hanse store keys rotate`",
-        )
+    for path in _store_files(folder.revoked):
+        out = Certificate.load(path)
+        if request.public_key == out.public_key or request.node_digest == out.node_key:
+            raise AdmissionRefused(
+                f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
+                hint="a revoked store comes back with new keys only: `hanse store init` anew",
+            )
     return request
 
 

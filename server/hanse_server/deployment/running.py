@@ -30,6 +30,7 @@ from hanse_common.errors import (
     RunNotResumable,
     RunUnderway,
 )
+from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS, read_settings
 from hanse_server.checkpoint import latest_checkpoint, replace_arrays
@@ -121,11 +122,9 @@ def stop(folder: FederationFolder) -> RunState:
         SuperLinkDown: The federation is not up.
     """
     with Control(folder) as control:
-        for run_dir in reversed(all_runs(folder)):
-            found = _flower_run(control, run_dir)
-            if found is not None and found.status != "finished":
-                control.stop(found.run_id)
-                return state_of(folder, run_dir)
+        if (run_dir := _underway(folder, control)) is not None:
+            control.stop(_flower_ids(run_dir)[-1])
+            return state_of(folder, run_dir)
     raise RunNotFound("no run is underway", hint="`hanse server status` shows the last one")
 
 
@@ -215,8 +214,6 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
         )
     run_dir = folder.run(name)
     initial = read_initial(folder.resolve(folder.file.model))
-    from hanse_common.instructions import model_digest
-
     if model_digest(initial).hex() != manifest.model_digest:
         raise BadManifest(
             f"the manifest is for another initial model than {folder.resolve(folder.file.model)}",
@@ -280,13 +277,18 @@ def _start(
 
 
 def _check_idle(folder: FederationFolder, control: Control) -> None:
-    for run_dir in all_runs(folder):
-        found = _flower_run(control, run_dir)
-        if found is not None and found.status != "finished":
-            raise RunUnderway(
-                f"run {run_dir.name!r} is underway",
-                hint="`hanse server status` shows it, `hanse server stop` stops it",
-            )
+    if (run_dir := _underway(folder, control)) is not None:
+        raise RunUnderway(
+            f"run {run_dir.name!r} is underway",
+            hint="`hanse server status` shows it, `hanse server stop` stops it",
+        )
+
+
+def _underway(folder: FederationFolder, control: Control) -> Path | None:
+    """The run whose process the SuperLink has, if there is one."""
+    active = {run.run_id for run in control.runs() if run.status != "finished"}
+    runs = (path for path in all_runs(folder) if active & set(_flower_ids(path)))
+    return next(runs, None)
 
 
 def _flower_ids(run_dir: Path) -> list[int]:
