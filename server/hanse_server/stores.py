@@ -171,8 +171,10 @@ class StoreGrid(ForwardingGrid):
         asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
         for reply in replies:
             if reply.has_error():
-                node = asked.get(reply.metadata.reply_to_message_id, _sender(reply))
-                reasons[self.stores[node]] = refusal_reason(reply.error)
+                node = _sender(reply)
+                if node not in self.stores:  # a SuperLink that gave a node up replies itself
+                    node = asked.get(reply.metadata.reply_to_message_id, node)
+                reasons[self.stores.get(node, f"node {node}")] = refusal_reason(reply.error)
         return dict(sorted(reasons.items()))
 
     def get_node_ids(self) -> Iterable[int]:
