@@ -33,6 +33,7 @@ from hanse_server.cli import app
 from hanse_server.deployment import tls
 from hanse_server.deployment.admission import Gate
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.terms import read_run_settings
 from hanse_simulations.recipes import synthetic
 
 cli = CliRunner()
@@ -136,6 +137,14 @@ def test_federation_toml_as_init_writes_it_is_read_and_unknown_keys_are_errors(f
     path = folder / "federation.toml"
     path.write_text(path.read_text().replace("[wait]", "[wait]\nnap = 3"))
     assert "unknown setting 'wait.nap'" in refused(ConfigError, "status", "--folder", folder)
+
+
+def test_the_settings_that_init_leaves_are_sound(folder):
+    settings = read_run_settings(folder / "settings.toml")
+    assert settings.data.source == "own" and settings.secure
+    split = settings.data.split
+    assert split is not None and split.train_until < split.validate_until < split.test_until
+    assert settings.privacy.mode == "distributed" and settings.federation.rounds == 80
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

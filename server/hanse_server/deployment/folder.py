@@ -1,6 +1,7 @@
 """The coordinator's folder: `federation.toml` and everything that lies beside it.
 
     federation.toml      name, addresses, TLS files, run settings; see `FederationFile`
+    settings.toml        what is learnt and promised; `init` leaves one to change
     authority.key        0600; signs certificates and manifests; may be kept offline elsewhere
     authority            its public key in hexadecimal
     coordinator.key      0600; signs the round log's checkpoints

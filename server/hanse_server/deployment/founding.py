@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 from hanse_common.admission import Invitation
@@ -50,6 +51,44 @@ port = {superlink}
 connect = 120
 train = 900
 stage = 120
+"""
+
+
+_SETTINGS = """\
+# What a federation learns, and what it promises every customer. Every store checks each
+# message against the terms that are signed for this; docs/privacy.md lists every setting.
+
+[data]
+source = "own"         # each store's own data, as its store.toml says
+level = "category"     # what baskets are ranked by: "category", "type" or "product"
+min_items = 1          # a class is ranked if the public catalogue lists so many items of it
+
+# Where training, validation and test end, on the shops' own clocks. Change these.
+[data.split]
+train_until = {train}
+validate_until = {validate}
+test_until = {test}
+
+[model]
+trainable = "rules"    # the few hundred parameters that amend simple rules
+
+[training]
+sample_rate = 0.1
+learning_rate = 3.2
+expected_batch_size = 16.0
+outlook_weight = 2.0
+
+[privacy]
+mode = "distributed"   # the stores share the noise; "local" trusts nobody, at a price
+target_epsilon = 4.0
+target_delta = 1e-6
+max_grad_norm = 0.5
+
+[federation]
+rounds = 80
+strategy = "FedAvg"
+evaluate_every = 20
+minimum_cohort = 5
 """
 
 
@@ -151,6 +190,9 @@ def found(
             folder.invitation
         )
         write_durably(folder.authority_file, authority.public.hex() + "\n")
+        settings = folder.resolve(file.settings)
+        if not settings.exists():
+            write_durably(settings, _settings_toml(date.today()))
         # Last: with it, the federation is there.
         write_durably(folder.path / FEDERATION_FILE, _toml(file))
     except OSError as error:
@@ -200,6 +242,15 @@ def _toml(file: FederationFile) -> str:
         key=_quoted(str(fleet.key)),
         ca=_quoted(str(fleet.ca)),
         superlink=file.superlink.port,
+    )
+
+
+def _settings_toml(today: date) -> str:
+    """Settings to begin with, whose test weeks end on the last Monday."""
+    monday = datetime.combine(today - timedelta(days=today.weekday()), time.min)
+    weeks = {"train": 8, "validate": 4, "test": 0}
+    return _SETTINGS.format(
+        **{name: (monday - timedelta(weeks=ago)).isoformat() for name, ago in weeks.items()}
     )
 
 
