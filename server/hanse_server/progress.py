@@ -36,15 +36,15 @@ class Progress:
     def stage(
         self, number: int, kind: str, attempt: int, stage: str, asked: Collection[str]
     ) -> None:
-        """Note that stores were asked for a stage's message."""
+        """Note that stores were asked for a stage's message; refusals stay for the attempt."""
+        exchange = {"round": number, "kind": kind, "attempt": attempt}
+        same = exchange.items() <= self._table.items()
         self._table = {
-            "round": number,
-            "kind": kind,
-            "attempt": attempt,
+            **exchange,
             "stage": stage,
             "waiting": sorted(asked),
             "answered": [],
-            "refusals": {},
+            "refusals": self._table["refusals"] if same else {},
         }
         self._write()
 

@@ -61,6 +61,7 @@ def test_progress_says_who_was_asked_and_who_refused(run):
     progress = read_progress(federation.folder.path)
     assert progress["stage"] == "query.unmask" and progress["round"] == 1
     assert sorted(progress["answered"]) == federation.names[1:] and not progress["waiting"]
+    assert list(progress["refusals"]) == [federation.names[0]]
 
 
 def test_a_failure_is_kept_until_the_next_process(tmp_path):
