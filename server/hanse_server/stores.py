@@ -217,7 +217,6 @@ class AdmittedGrid(StoreGrid):
         """List the nodes that are connected now, in the order of their stores' names."""
         known, connected = self.stores, self._connected()
         self._names = dict(sorted({**known, **connected}.items(), key=lambda item: item[1]))
-        self._ask_log_sizes(connected)
         return [node for node in self._names if node in connected]
 
     def _ask_names(self) -> dict[int, str]:
@@ -231,27 +230,7 @@ class AdmittedGrid(StoreGrid):
                     hint="start the missing stores' nodes, or wait for fewer with --stores",
                 )
             time.sleep(_LOOK_SECONDS)
-        self._ask_log_sizes(names)
         return dict(sorted(names.items(), key=lambda item: item[1]))
-
-    def _ask_log_sizes(self, nodes: Mapping[int, str]) -> None:
-        """Ask nodes, once, how much of the round log they have seen."""
-        asked = [node for node in nodes if node not in self.log_sizes]
-        messages = [Message(RecordDict(), node, DESCRIBE) for node in asked]
-        if not messages:
-            return
-        sent = zip(self._grid.push_messages(messages), asked, strict=True)
-        waiting = {identifier: node for identifier, node in sent if identifier}
-        deadline = time.monotonic() + self._patience
-        while waiting and time.monotonic() < deadline:
-            for reply in list(self._grid.pull_messages(waiting)):
-                node = waiting.pop(reply.metadata.reply_to_message_id, _sender(reply))
-                if reply.has_error():
-                    self.absent[nodes[node]] = refusal_reason(reply.error)
-                else:
-                    self.log_sizes[node] = _log_size(reply)
-            time.sleep(_LOOK_SECONDS)
-        self.absent |= {nodes[node]: "no answer" for node in waiting.values()}
 
     def _connected(self) -> dict[int, str]:
         return {node.node_id: node.name for node in self._superlink.get_nodes() if node.name}
