@@ -6,6 +6,7 @@ Heavy packages are imported by the commands that need them.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
+from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
     from hanse_common.admission import Request
@@ -260,7 +262,13 @@ def up(
         typer.echo(start_detached(federation))
         _say("up, as that process; `hanse server down` ends it")
         return
-    serve(federation, tell=_say)
+    if sys.stderr.isatty():
+        serve(federation, tell=_say)
+        return
+    from hanse_common import logs
+
+    logs.set_up()
+    serve(federation, tell=_log)
 
 
 @app.command()
@@ -329,6 +337,9 @@ def status(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> 
         _print_json(found.row())
     else:
         print_status(found)
+
+
+app.command()(metrics)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
@@ -416,6 +427,10 @@ def _certificate_row(federation: FederationFolder, certificate: Certificate) -> 
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
+
+
+def _log(line: str) -> None:
+    logging.getLogger(__name__).info(line)
 
 
 def _print_json(value: object) -> None:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown, SuperLinkFailed
+from hanse_common.observe.health import is_locked, listens
 from hanse_server.deployment import tls
 from hanse_server.deployment.admission import members
 from hanse_server.deployment.control import Control
@@ -128,7 +128,7 @@ def detach(folder: FederationFolder) -> int:
     folder.state.mkdir(parents=True, exist_ok=True)
     if (pid := running(folder)) is not None:
         raise _up_already(folder, pid)
-    log = folder.state / _LOG
+    fleet, log = folder.file.fleet, folder.state / _LOG
     log.write_bytes(b"")
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -145,7 +145,7 @@ def detach(folder: FederationFolder) -> int:
                 f"`hanse server up` ended with status {process.returncode}: {last_lines(log)}",
                 hint=f"see {log}",
             )
-        if _listens(folder):
+        if listens(fleet.bind, fleet.port):  # the front is the last to come
             return process.pid
         time.sleep(_LOOK_SECONDS)
     process.terminate()
@@ -176,15 +176,7 @@ def take_down(folder: FederationFolder) -> int:
 def running(folder: FederationFolder) -> int | None:
     """Return the process id of a federation's `up`, or None if it is not up."""
     path = folder.state / _PID
-    try:
-        with path.open("r+", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read() or 0)
-    except FileNotFoundError:
-        pass
-    return None
+    return int(path.read_text(encoding="ascii") or 0) if is_locked(path) else None
 
 
 @contextmanager
@@ -265,20 +257,3 @@ def _check_free(host: str, port: int, setting: str) -> None:
                 f"cannot listen on {host}:{port}: {error.strerror}",
                 hint=f"end what listens there, or change {setting} in federation.toml",
             ) from error
-
-
-def _listens(folder: FederationFolder) -> bool:
-    """Whether stores can connect: the front is the last to come."""
-    fleet = folder.file.fleet
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(fleet.bind, fleet.bind)
-    try:
-        socket.create_connection((host, fleet.port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def up_state(folder: FederationFolder) -> dict[str, Any]:
-    """Say whether a federation is up, for `status`."""
-    pid = running(folder)
-    return {"up": pid is not None, "pid": pid, "address": folder.file.fleet.address}
