@@ -45,7 +45,7 @@ from hanse_common.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hanse_client.store_config import EventsSource, Source, StoreConfig
+    from hanse_client.store_config import CatalogueSource, EventsSource, Source, StoreConfig
 
 _UNKNOWN_ITEM = "unknown item_id"
 _REPEATED_ITEM = "repeated item"
@@ -93,7 +93,8 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         UnknownIds: More events than `max_reject_share` name items not in the catalogue.
         DataError: More rows than that are rejected altogether.
     """
-    catalogue, catalogue_rejects, catalogue_rows = _read_catalogue(config)
+    share = config.max_reject_share
+    catalogue, catalogue_rejects, catalogue_rows = read_catalogue(config.catalogue, share)
     raw = read_source(config.events)
     if raw.is_empty():
         raise EmptyStore(f"{config.events.label} has no row", hint="a store needs events")
@@ -160,8 +161,22 @@ def summarise(store: Ingested) -> dict[str, Any]:
     }
 
 
-def _read_catalogue(config: StoreConfig) -> tuple[pl.DataFrame, dict[str, int], int]:
-    source = config.catalogue
+def read_catalogue(
+    source: CatalogueSource, max_reject_share: float
+) -> tuple[pl.DataFrame, dict[str, int], int]:
+    """Read and check what a shop sells.
+
+    Args:
+        source: Where it is.
+        max_reject_share: It is refused when more of its rows than this are rejected.
+
+    Returns:
+        The canonical catalogue, how many rows were rejected by reason, and how many were read.
+
+    Raises:
+        MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`.
+        DataError: No item is usable, or too many rows are rejected.
+    """
     raw = read_source(source)
     text, category = _text(raw, source, "text"), _text(raw, source, "category")
     path = category.str.replace_all(r"\s*/[\s/]*", "/").str.strip_chars("/ ")
@@ -193,7 +208,7 @@ def _read_catalogue(config: StoreConfig) -> tuple[pl.DataFrame, dict[str, int], 
     faults = {reason: count for reason, count in rejects.items() if reason != _REPEATED_ITEM}
     if items.is_empty():
         raise DataError(f"{source.label} holds no usable item", hint=_listed(rejects))
-    _refuse_share(config, source, faults, raw.height)
+    _refuse_share(max_reject_share, source, faults, raw.height)
     return conform_catalogue(items.sort("item_id")), rejects, raw.height
 
 
@@ -317,7 +332,7 @@ def _refuse_bad_events(
             hint="is item_id the same number in both, leading zeros included? "
             "or raise max_reject_share",
         )
-    _refuse_share(config, config.events, rejects, rows)
+    _refuse_share(config.max_reject_share, config.events, rejects, rows)
     if not kept:
         raise EmptyStore(
             f"no row of {config.events.label} is usable: {_listed(rejects)}",
@@ -325,15 +340,13 @@ def _refuse_bad_events(
         )
 
 
-def _refuse_share(
-    config: StoreConfig, source: Source, rejects: Mapping[str, int], rows: int
-) -> None:
+def _refuse_share(share: float, source: Source, rejects: Mapping[str, int], rows: int) -> None:
     rejected = sum(rejects.values())
-    if rejected > config.max_reject_share * rows:
+    if rejected > share * rows:
         reason, count = max(rejects.items(), key=lambda item: item[1])
         raise DataError(
             f"{rejected:,} of {rows:,} rows of {source.label} are rejected "
-            f"({rejected / rows:.1%}, at most {config.max_reject_share:.1%}), "
+            f"({rejected / rows:.1%}, at most {share:.1%}), "
             f"most of them for {reason!r}: {count:,}",
             hint="mend the source or its mapping, or raise max_reject_share",
         )

@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from hanse_common.config import Settings, parse_settings
+from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.events import (
     CATALOGUE_COLUMNS,
@@ -249,6 +249,26 @@ def load_store(path: Path) -> StoreConfig:
             "home_key": None if config.home_key is None else folder / config.home_key,
         }
     )
+
+
+def load_catalogue(path: Path) -> CatalogueSource:
+    """Read the `[catalogue]` of a `store.toml`, or of a file that holds nothing else.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds no or a malformed catalogue.
+    """
+    table = read_toml(path).get("catalogue")
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} has no [catalogue]", hint="docs/data.md shows one")
+    try:
+        source = parse_settings(CatalogueSource, table)
+    except ConfigError as error:
+        # A URL in the wrong place may hold a password.
+        raise type(error)(
+            f"{path.name}: catalogue: {_URL.sub('<url>', error.message)}",
+            hint=_URL.sub("<url>", error.hint),
+        ) from None
+    return _beside(source, path.absolute().parent)
 
 
 def _beside(source: SourceT, folder: Path) -> SourceT:

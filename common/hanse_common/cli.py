@@ -82,9 +82,14 @@ def _root(
 
 
 def main() -> None:
-    """Run `hanse`; print a `HanseError` on one line of stderr and exit with its status."""
+    """Run `hanse`."""
+    guarded(app)
+
+
+def guarded(command: typer.Typer) -> None:
+    """Run a command; print a `HanseError` on one line of stderr and exit with its status."""
     try:
-        app()
+        command()
     except HanseError as error:
         typer.echo(f"hanse: error: {error} [{error.code}]", err=True)
         sys.exit(error.exit_status)

@@ -57,7 +57,9 @@ class Split(Settings):
 class DataSettings(Settings):
     """Which shops there are and what the basket head ranks."""
 
-    source: Literal["complete-journey", "synthetic", "stores"]
+    source: Literal["complete-journey", "synthetic", "stores", "own"]
+    """`stores`: a folder of stores that somebody brought to a simulation; `own`: a deployment,
+    where each store has its own data, as its own `store.toml` says."""
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
     stores: int | None = Field(default=None, ge=1)
@@ -72,7 +74,7 @@ class DataSettings(Settings):
     min_customers: int = Field(default=10, ge=2)
     """A store with fewer customers is refused (`stores`) or left out (the others)."""
     split: Split | None = None
-    """`stores` only: where training, validation and test end; the others know their own."""
+    """`stores` and `own` only: where training, validation and test end; the others know it."""
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:
@@ -82,9 +84,9 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _split_goes_with_stores(self) -> Self:
-        if self.source == "stores" and self.split is None:
+        if self.source in ("stores", "own") and self.split is None:
             raise ValueError(
-                "data.source = 'stores' needs a split in time: write [data.split] with "
+                f"data.source = {self.source!r} needs a split in time: write [data.split] with "
                 "train_until, validate_until and test_until, e.g. train_until = 2024-10-14T00:00:00"
             )
         return self

@@ -211,6 +211,55 @@ class RunOver(FederationError):
     exit_status = 48
 
 
+class DeploymentError(HanseError):
+    """Something between this machine's processes, files and addresses is not as it must be."""
+
+    code = "deployment"
+    exit_status = 41
+
+
+class AlreadyThere(DeploymentError):
+    """A file or process that would be made is there already, and is not replaced."""
+
+    code = "already-there"
+    exit_status = 42
+
+
+class AdmissionRefused(DeploymentError):
+    """A store's request is genuine, yet cannot be granted as it stands."""
+
+    code = "admission-refused"
+    exit_status = 43
+
+
+class TlsError(DeploymentError):
+    """A TLS certificate or key cannot be read, does not fit, or is out of date."""
+
+    code = "tls"
+    exit_status = 44
+
+
+class SuperLinkDown(DeploymentError):
+    """What was asked needs the SuperLink, which does not answer."""
+
+    code = "superlink-down"
+    exit_status = 45
+
+
+class SuperLinkFailed(DeploymentError):
+    """The SuperLink or the front before it stopped, or refused what was asked of it."""
+
+    code = "superlink-failed"
+    exit_status = 46
+
+
+class RunUnderway(DeploymentError):
+    """A federation trains one model at a time, and a run is underway."""
+
+    code = "run-underway"
+    exit_status = 47
+
+
 class Interrupted(HanseError):
     """A person stopped the run; it can be resumed."""
 

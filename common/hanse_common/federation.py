@@ -33,6 +33,9 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
 from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
 
+INITIAL = "initial.safetensors"
+"""Name of the file with the trained parameters that a run starts from."""
+
 _KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10
 """Room for noise, in standard deviations of one store's share: beyond it once in 10^22."""

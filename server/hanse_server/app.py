@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from flwr.app import Context
+from flwr.app.user_config import UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, RunDirectoryError
-from hanse_common.identity import CoordinatorKey
+from hanse_common.errors import ConfigError, HanseError, RunDirectoryError
+from hanse_common.identity import Certificate, CoordinatorKey
 from hanse_common.manifest import SignedManifest
 from hanse_common.roundlog.file import LOG_FILE
+from hanse_server.deployment.admission import Gate
 from hanse_server.grid import STAGE_SECONDS, SecureGrid
 from hanse_server.impatience import look_again_sooner
+from hanse_server.progress import Progress
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
-from hanse_server.stores import StoreGrid
+from hanse_server.stores import CONNECT_SECONDS, AdmittedGrid, StoreGrid
 from hanse_server.strategies import make_strategy
+
+if TYPE_CHECKING:
+    from flwr.superlink.grid import HttpGrid
 
 SETTINGS = "settings.json"
 MANIFEST = "manifest.json"
@@ -42,15 +50,16 @@ def main(grid: Grid, context: Context) -> None:
 
     Run config, each with the environment variable that stands in for it: `run-dir`
     (`HANSE_RUN`), the folder; `resume` (`HANSE_RESUME=1`), go on from the last checkpoint;
-    `stores` (`HANSE_STORES`), how many stores to wait for; `timeout`, seconds to wait for
-    stores to train or evaluate; `stage-timeout`, seconds for each later stage of secure
-    aggregation; `federation`, the folder of `coordinator.key` and `roundlog.sqlite`, which
-    outlive a run (the run's own folder if unset).
+    `stores` (`HANSE_STORES`), how many stores to wait for; `patience`, seconds to wait for
+    them; `timeout`, seconds to wait for stores to train or evaluate; `stage-timeout`,
+    seconds for each later stage of secure aggregation; `federation`, in a deployment the
+    coordinator's folder: it names stores by their admission, and has `coordinator.key` and
+    `roundlog.sqlite`, which outlive a run (the run's own folder has them if unset).
 
     With secure aggregation the run's folder holds `manifest.json` and `authority` too.
 
     Raises:
-        HanseError: As `run_rounds` and `read_settings` do.
+        HanseError: As `run_rounds` and `read_settings` do; written to `failure.json` too.
     """
     look_again_sooner()
     config = context.run_config
@@ -60,19 +69,32 @@ def main(grid: Grid, context: Context) -> None:
             "no run directory is set", hint="pass run-dir in the run config, or set HANSE_RUN"
         )
     run_dir = Path(str(folder))
+    progress = Progress(run_dir)
+    try:
+        _run(grid, run_dir, config, progress)
+    except HanseError as error:
+        progress.failed(error)
+        raise
+
+
+def _run(grid: Grid, run_dir: Path, config: UserConfig, progress: Progress) -> None:
     settings = read_settings(run_dir)
-    expected = int(config.get("stores") or os.environ.get("HANSE_STORES") or 0)
     timeout = config.get("timeout")
-    stores = StoreGrid(
-        grid,
-        expected_stores=max(expected, strategy_minimum(make_strategy(settings))),
-    )
-    federation = Path(str(config.get("federation") or run_dir))
+    federation = str(config.get("federation") or "")
+    stores = _stores(grid, config, settings, deployed=bool(federation))
     stage_seconds = float(config.get("stage-timeout") or STAGE_SECONDS)
+    through: StoreGrid | SecureGrid = stores
+    if settings.secure:
+        through = secure_grid(
+            stores,
+            run_dir,
+            Path(federation) if federation else run_dir,
+            stage_seconds=stage_seconds,
+            gate=Gate(Path(federation)) if federation else None,
+            progress=progress if federation else None,
+        )
     run_rounds(
-        secure_grid(stores, run_dir, federation, stage_seconds=stage_seconds)
-        if settings.secure
-        else stores,
+        through,
         run_dir,
         settings,
         resume=bool(config.get("resume") or os.environ.get("HANSE_RESUME") == "1"),
@@ -80,8 +102,23 @@ def main(grid: Grid, context: Context) -> None:
     )
 
 
+def _stores(grid: Grid, config: UserConfig, settings: RunSettings, *, deployed: bool) -> StoreGrid:
+    expected = int(config.get("stores") or os.environ.get("HANSE_STORES") or 0)
+    least = max(expected, strategy_minimum(make_strategy(settings)))
+    patience = float(config.get("patience") or CONNECT_SECONDS)
+    if deployed:
+        return AdmittedGrid(cast("HttpGrid", grid), expected_stores=least, patience=patience)
+    return StoreGrid(grid, expected_stores=least, patience=patience)
+
+
 def secure_grid(
-    stores: StoreGrid, run_dir: Path, federation: Path, *, stage_seconds: float
+    stores: StoreGrid,
+    run_dir: Path,
+    federation: Path,
+    *,
+    stage_seconds: float,
+    gate: Callable[[Certificate], None] | None = None,
+    progress: Progress | None = None,
 ) -> SecureGrid:
     """Put secure aggregation on top of the stores, by the manifest in the run's folder.
 
@@ -90,6 +127,8 @@ def secure_grid(
         run_dir: With manifest and authority.
         federation: Folder of the round log and its key.
         stage_seconds: Deadline of each stage after the first.
+        gate: Raises for certificates to go on without; see `SecureGrid`.
+        progress: Where each stage is written down.
 
     Raises:
         ConfigError: The authority's key is missing or malformed.
@@ -112,7 +151,15 @@ def secure_grid(
         log = RoundLog.open(
             federation / LOG_FILE, CoordinatorKey.load(federation / COORDINATOR_KEY)
         )
-    return SecureGrid(stores, manifest, authority, log=log, stage_seconds=stage_seconds)
+    return SecureGrid(
+        stores,
+        manifest,
+        authority,
+        log=log,
+        stage_seconds=stage_seconds,
+        gate=gate,
+        progress=progress,
+    )
 
 
 def read_settings(run_dir: Path) -> RunSettings:

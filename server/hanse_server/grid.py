@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from hanse_common.errors import (
     ProtocolError,
     RoundFailed,
 )
+from hanse_common.identity import Certificate
 from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
@@ -57,11 +58,12 @@ from hanse_common.manifest import Manifest
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.records import SUMMED
 from hanse_common.secagg import Aggregate, Attempt, Coordinator, dequantize
-from hanse_common.secagg.messages import decode
+from hanse_common.secagg.messages import Hello, decode
 from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.noise import NoiseMonitor
+from hanse_server.progress import Progress
 from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
 from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals, refusal_reason
 from hanse_server.strategies import to_record
@@ -85,6 +87,9 @@ class SecureGrid(ForwardingGrid):
         stage_seconds: Deadline of each stage after the first, whose limit is the caller's
             `timeout`: there the stores train.
         clock: Unix seconds, for certificates.
+        gate: Raises for a certificate that the coordinator does not go on with, whatever
+            the authority once said.
+        progress: Where each stage is written down.
 
     Guarantees:
         Messages of other kinds pass through. What comes back from a round holds the mean
@@ -102,8 +107,12 @@ class SecureGrid(ForwardingGrid):
         log: RoundLog | None = None,
         stage_seconds: float = STAGE_SECONDS,
         clock: Callable[[], float] = time.time,
+        gate: Callable[[Certificate], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__(grid)
+        self._gate = gate
+        self._progress = progress
         self._stores = grid
         self._manifest = manifest
         self._authority = authority
@@ -223,7 +232,11 @@ class SecureGrid(ForwardingGrid):
             now=int(self._clock()),
         )
         coordinator = Coordinator(attempt, excluded=self._excluded)
-        exchange = _Exchange(self._stores, coordinator, self._record(attempt, announcing))
+        exchange = _Exchange(
+            self._stores, coordinator, self._record(attempt, announcing), self._gate
+        )
+        if self._progress is not None:
+            exchange.report_to(self._progress, told.round, kind, number)
         opening = RecordDict({**content, "config": ConfigRecord(config)})
         outcome = ""
         try:
@@ -281,27 +294,48 @@ class _Exchange:
     """Carries one attempt's messages between the coordinator's state machine and Flower."""
 
     def __init__(
-        self, grid: StoreGrid, coordinator: Coordinator, record: AttemptLog | None
+        self,
+        grid: StoreGrid,
+        coordinator: Coordinator,
+        record: AttemptLog | None,
+        gate: Callable[[Certificate], None] | None,
     ) -> None:
         self.record = record
         self._grid = grid
         self._coordinator = coordinator
+        self._gate = gate
+        self._report: Callable[[str, Collection[str]], None] | None = None
+        self._answered: Callable[[str, str | None], None] | None = None
         self._nodes: dict[str, int] = {}
         self._reasons: dict[int, str] = {}
         self._asked: list[int] = []
+
+    def report_to(self, progress: Progress, number: int, kind: Kind, attempt: int) -> None:
+        """Write every stage of this attempt down."""
+        self._report = partial(progress.stage, number, kind, attempt)
+        self._answered = progress.answered
 
     def ask(
         self, contents: Mapping[int, RecordDict], message_type: str, timeout: float | None
     ) -> None:
         """Send one message to each node; hand the coordinator what comes back in time."""
         self._asked = self._asked or list(contents)
+        if self._report is not None:
+            names = [self._grid.stores[node] for node in contents]
+            self._report(message_type, names)
         messages = [Message(content, node, message_type) for node, content in contents.items()]
-        waiting = set(self._grid.push_messages(messages))
+        waiting: dict[str, int] = {}
+        for identifier, node in zip(self._grid.push_messages(messages), contents, strict=True):
+            if identifier:
+                waiting[identifier] = node
+            else:  # a SuperLink takes no message for a node that was unregistered
+                self._note(node, "[federation] the store's node is not registered any more")
         started = time.monotonic()
         while waiting:
             for reply in list(self._grid.pull_messages(waiting)):
-                waiting.discard(reply.metadata.reply_to_message_id)
-                self._take(reply)
+                # By what it answers: a SuperLink that gave a node up replies in its own name.
+                node = waiting.pop(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+                self._take(node, reply)
             waited = time.monotonic() - started
             if timeout is not None and waited > timeout:
                 break
@@ -348,13 +382,14 @@ class _Exchange:
         reason = "at stage 'unmask': its shares are not those that were dealt to it"
         return {self._grid.stores[self._nodes[store_id]]: reason for store_id in aggregate.liars}
 
-    def _take(self, reply: Message) -> None:
-        node = reply.metadata.src_node_id
+    def _take(self, node: int, reply: Message) -> None:
         if reply.has_error():
-            self._reasons[node] = refusal_reason(reply.error)
+            self._note(node, refusal_reason(reply.error))
             return
         try:
             message, config = _protocol_message(reply)
+            if self._gate is not None and isinstance(message, Hello):
+                self._gate(message.certificate)
             if self.record is not None:
                 self.record.check(message, config)
             self._coordinator.receive(message)
@@ -362,7 +397,15 @@ class _Exchange:
             if self.record is not None:
                 self.record.keep(message, config, node)
         except HanseError as error:
-            self._reasons[node] = f"[{error.code}] {error}"
+            self._note(node, f"[{error.code}] {error}")
+        else:
+            if self._answered is not None:
+                self._answered(self._grid.stores[node], None)
+
+    def _note(self, node: int, reason: str) -> None:
+        self._reasons[node] = reason
+        if self._answered is not None:
+            self._answered(self._grid.stores[node], reason)
 
 
 def _kind(messages: Sequence[Message]) -> Kind | None:

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import FederationError, RunDirectoryError, WrongShare
+from hanse_common.federation import INITIAL as INITIAL
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
@@ -45,7 +46,6 @@ from hanse_server.strategies import make_strategy, restore_state, strategy_state
 NDArray = npt.NDArray[Any]
 Split = Literal["validate", "test"]
 
-INITIAL = "initial.safetensors"
 GLOBAL = "global.safetensors"
 WEIGHT = 1
 """What every store must report as its number of examples: a store's size is its own."""

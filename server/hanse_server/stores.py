@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -21,7 +21,12 @@ from hanse_common.errors import FederationError
 from hanse_common.instructions import NDArray
 from hanse_common.roundlog.evidence import LOG_SIZE
 
+if TYPE_CHECKING:
+    from flwr.superlink.grid import HttpGrid
+
 DESCRIBE = f"{MessageType.QUERY}.describe"
+CONNECT_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
 _LONGEST_REASON = 300
 _NAMED_REASON = re.compile(r"\[[a-z-]+\] [^\n]+")
 
@@ -87,7 +92,9 @@ class StoreGrid(ForwardingGrid):
     noise_share: float | None = None
     """Nobody measures noise here."""
 
-    def __init__(self, grid: Grid, *, expected_stores: int = 1, patience: float = 120.0) -> None:
+    def __init__(
+        self, grid: Grid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
+    ) -> None:
         super().__init__(grid)
         self._expected = expected_stores
         self._patience = patience
@@ -130,8 +137,7 @@ class StoreGrid(ForwardingGrid):
             else:
                 config = cast(ConfigRecord, reply.content["config"])
                 names[_sender(reply)] = str(config["store"])
-                size = config.get(LOG_SIZE)
-                self.log_sizes[_sender(reply)] = size if isinstance(size, int) else 0
+                self.log_sizes[_sender(reply)] = _log_size(reply)
         twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
         if twice:
             raise FederationError(f"two nodes call themselves {twice[0]!r}")
@@ -162,9 +168,13 @@ class StoreGrid(ForwardingGrid):
             for message in messages
             if message.metadata.dst_node_id not in answered
         }
+        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
         for reply in replies:
             if reply.has_error():
-                reasons[self.stores[_sender(reply)]] = refusal_reason(reply.error)
+                node = _sender(reply)
+                if node not in self.stores:  # a SuperLink that gave a node up replies itself
+                    node = asked.get(reply.metadata.reply_to_message_id, node)
+                reasons[self.stores.get(node, f"node {node}")] = refusal_reason(reply.error)
         return dict(sorted(reasons.items()))
 
     def get_node_ids(self) -> Iterable[int]:
@@ -183,6 +193,47 @@ class StoreGrid(ForwardingGrid):
 
     def _sorted(self, replies: Iterable[Message]) -> list[Message]:
         return sorted(replies, key=lambda reply: self.stores.get(_sender(reply), ""))
+
+
+class AdmittedGrid(StoreGrid):
+    """The stores of a deployment: named by who admitted them, not by themselves.
+
+    The coordinator registers every node's key under its store's id. A store that connects
+    later, or again, is asked from the next round on.
+
+    Args:
+        grid: Flower's Grid at a SuperLink.
+        expected_stores: Wait until so many are connected before the first round.
+        patience: Seconds to wait for them.
+    """
+
+    def __init__(
+        self, grid: HttpGrid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
+    ) -> None:
+        super().__init__(grid, expected_stores=expected_stores, patience=patience)
+        self._superlink = grid
+
+    def get_node_ids(self) -> Iterable[int]:
+        """List the nodes that are connected now, in the order of their stores' names."""
+        known, connected = self.stores, self._connected()
+        self._names = dict(sorted({**known, **connected}.items(), key=lambda item: item[1]))
+        return [node for node in self._names if node in connected]
+
+    def _ask_names(self) -> dict[int, str]:
+        deadline = time.monotonic() + self._patience
+        while len(names := self._connected()) < self._expected:
+            if time.monotonic() > deadline:
+                here = ", ".join(sorted(names.values())) or "none"
+                raise FederationError(
+                    f"{len(names)} of {self._expected} stores connected within "
+                    f"{self._patience:g} s: {here}",
+                    hint="start the missing stores' nodes, or wait for fewer with --stores",
+                )
+            time.sleep(_LOOK_SECONDS)
+        return dict(sorted(names.items(), key=lambda item: item[1]))
+
+    def _connected(self) -> dict[int, str]:
+        return {node.node_id: node.name for node in self._superlink.get_nodes() if node.name}
 
 
 def refusal_reason(error: Error) -> str:
@@ -213,6 +264,12 @@ def describe_refusals(refusals: Mapping[str, str]) -> str:
     'north: no reply in time; south: [data] no rows'
     """
     return "; ".join(f"{store}: {reason}" for store, reason in refusals.items())
+
+
+def _log_size(reply: Message) -> int:
+    config = reply.content.get("config")
+    size = config.get(LOG_SIZE) if isinstance(config, ConfigRecord) else None
+    return size if isinstance(size, int) else 0
 
 
 def _sender(reply: Message) -> int:

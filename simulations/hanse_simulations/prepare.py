@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from hanse_client.base_model import MAX_CLASSES, fresh_model, listed_classes
 from hanse_client.histories import Histories, item_class, prepare
 from hanse_client.ingest import Ingested, ingest
 from hanse_client.node import NODE_FILE, NodeSettings
@@ -20,13 +21,11 @@ from hanse_client.preparing import observed_from
 from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
 from hanse_common.errors import DataError
-from hanse_common.model import InterestConfig, InterestModel
 from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
 _FORMAT = 5
-MAX_CLASSES = 12_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,24 +143,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
             observed_from=begun[number],
         )
         histories.save(target / f"{number:04d}.npz")
-    text_of = dict(catalogue.select("item_id", "text").iter_rows())
-    labels = [_class_text(name, settings.data.level, text_of) for name in classes]
-    config = InterestConfig(
-        classes=classes,
-        level=settings.data.level,
-        vector_size=vectors.shape[1],
-        n_layer=settings.model.n_layer,
-        n_head=settings.model.n_head,
-        n_embd=settings.model.n_embd,
-        max_steps=settings.model.max_steps,
-    )
-    model = InterestModel.fresh(
-        config,
-        class_texts=encode_texts(labels, encoder=settings.model.encoder, cache=cache / "texts"),
-        item_texts=vectors,
-        class_sizes=np.array([listed[name] for name in classes], dtype=np.float32),
-        seed=settings.seed,
-    )
+    model = fresh_model(catalogue, listed, settings, cache=cache / "texts")
     model.save_pretrained(target / "base")
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)
@@ -186,20 +168,7 @@ def _listed(
     counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
     if settings.data.level == "product" and len(counts) > MAX_CLASSES:
         return dict.fromkeys(_most_bought(stores, settings, MAX_CLASSES), 1)
-    needed = 1 if settings.data.level == "product" else settings.data.min_items
-    classes = {name: count for name, count in counts.items() if count >= needed}
-    if not classes:
-        raise DataError(
-            f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
-            hint="lower data.min_items",
-        )
-    if len(classes) > MAX_CLASSES:
-        raise DataError(
-            f"{len(classes)} classes at level {settings.data.level!r}; at most {MAX_CLASSES} "
-            "can be ranked",
-            hint="use data.level = 'type' or 'category', or a smaller catalogue",
-        )
-    return classes
+    return listed_classes(catalogue, settings)
 
 
 def _most_bought(stores: Sequence[Ingested], settings: RunSettings, count: int) -> list[str]:
@@ -209,13 +178,6 @@ def _most_bought(stores: Sequence[Ingested], settings: RunSettings, count: int) 
         sold = sold.filter(pl.col("timestamp") < settings.data.split.train_until)
     ranked = sold.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
     return ranked["item_id"].head(count).to_list()
-
-
-def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
-    """Readable words for a class: the last step of its path first, or the item's own text."""
-    if level == "product":
-        return text_of[name]
-    return ", ".join(part.strip().lower() for part in reversed(name.split("/")))
 
 
 def customers_of(histories: Sequence[Histories]) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
+from hanse_client.base_model import MAX_CLASSES
 from hanse_client.evaluate import Figures, evaluate_histories
 from hanse_client.histories import Histories
 from hanse_client.node import list_nodes
@@ -37,7 +38,7 @@ from hanse_simulations.outcome import (
     spreads,
 )
 from hanse_simulations.peak_memory import PeakMemory
-from hanse_simulations.prepare import MAX_CLASSES, Prepared, prepare_stores
+from hanse_simulations.prepare import Prepared, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
 from hanse_simulations.results import MetricRow, RunResult

@@ -65,6 +65,11 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
     """
     if data.source == "stores":
         return _brought(data)
+    if data.source == "own":
+        raise ConfigError(
+            "data.source='own' is a deployment's: the data are at the stores",
+            hint="simulate with data.source = 'stores' and a folder of stores",
+        )
     customers = data.customers
     if customers is None and data.source == "synthetic":
         customers = synthetic.DEFAULT_CUSTOMERS

@@ -1,0 +1,86 @@
+"""`hanse model`: the model that a federation starts from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """How a result is printed to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="The model that a federation starts from.",
+)
+
+
+@app.callback()
+def _model() -> None:
+    """The model that a federation starts from."""
+
+
+@app.command()
+def init(
+    catalogue: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CATALOGUE",
+            help="What the shops sell: a Parquet, CSV or TSV file with item_id, text and "
+            "category, or a .toml file whose [catalogue] says where and under which names.",
+        ),
+    ],
+    settings: Annotated[Path, typer.Option(metavar="TOML", help="The run's settings.")] = Path(
+        "settings.toml"
+    ),
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the model.")
+    ] = Path("model"),
+    output: Annotated[
+        Format, typer.Option("--format", help="For people, or for programs.")
+    ] = Format.TABLE,
+) -> None:
+    """Make the initial model from a public catalogue alone; nobody's purchases are read.
+
+    The coordinator signs its digest, and every store gets the folder.
+    """
+    # Imported on use: polars, torch, transformers.
+    from tempfile import TemporaryDirectory
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.base_model import make_base_model
+    from hanse_client.ingest import read_catalogue
+    from hanse_client.store_config import CatalogueSource, StoreConfig, load_catalogue
+    from hanse_common.config import RunSettings
+
+    disable_progress_bar()
+    run = RunSettings.from_toml(settings)
+    if catalogue.suffix == ".toml":
+        source = load_catalogue(catalogue)
+    else:
+        source = CatalogueSource(path=str(catalogue.absolute()))
+    share = StoreConfig.model_fields["max_reject_share"].default
+    items, _, _ = read_catalogue(source, share)
+    with TemporaryDirectory(prefix="hanse-") as cache:
+        made = make_base_model(items, run, folder=folder, cache=Path(cache))
+    if output is Format.JSON:
+        typer.echo(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        return
+    typer.echo(made.folder)
+    typer.echo(
+        f"{made.classes:,} classes; {made.trained:,} of {made.parameters:,} parameters are "
+        f"trained; digest {made.digest}",
+        err=True,
+    )

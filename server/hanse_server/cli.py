@@ -1,0 +1,437 @@
+"""`hanse server`: what a coordinator does, from founding a federation to running it.
+
+Heavy packages are imported by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
+from hanse_server.metrics_cli import metrics
+
+if TYPE_CHECKING:
+    from hanse_common.admission import Request
+    from hanse_common.identity import AuthorityKey, Certificate
+    from hanse_server.deployment.folder import FederationFolder
+    from hanse_server.deployment.running import RunState
+
+
+class Format(StrEnum):
+    """How a result is printed to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+FolderOption = Annotated[
+    Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+AuthorityOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--authority-key", metavar="FILE", help="The authority's key, if not in the folder."
+    ),
+]
+StoresOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many stores to wait for; all of the manifest's if unset."),
+]
+DetachOption = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")]
+HERE = Path()
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Coordinate a federation of real stores.",
+)
+manifest = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The signed terms.")
+app.add_typer(manifest, name="manifest")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="What the federation is called.")],
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where stores reach this machine.")
+    ],
+    folder: FolderOption = HERE,
+    bind: Annotated[str, typer.Option(help="Address of this machine to listen on.")] = "0.0.0.0",
+    listen: Annotated[
+        int | None, typer.Option(help="Port of this machine to listen on, if not the address's.")
+    ] = None,
+    superlink_port: Annotated[
+        int, typer.Option(help="Port of the SuperLink, on this machine only.")
+    ] = 9444,
+    certificate_days: Annotated[
+        int, typer.Option(help="How long a store's certificate holds.")
+    ] = 365,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="Your own TLS certificate for that host (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="The roots that issued it (PEM).")] = None,
+    authority_key: AuthorityOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Found a federation: keys, TLS files, federation.toml and the invitation for stores.
+
+    Replaces nothing. Without TLS files of your own, makes a root and a certificate to try
+    things out with.
+    """
+    from hanse_server.deployment.founding import OwnTls, found
+
+    own = None
+    if tls_certificate and tls_key and tls_ca:
+        own = OwnTls(certificate=tls_certificate, key=tls_key, ca=tls_ca)
+    elif tls_certificate or tls_key or tls_ca:
+        raise ConfigError("--tls-certificate, --tls-key and --tls-ca go together, or not at all")
+    made = found(
+        _folder(folder),
+        name=name,
+        address=address,
+        bind=bind,
+        listen=listen,
+        superlink_port=superlink_port,
+        certificate_days=certificate_days,
+        own_tls=own,
+        authority_key=authority_key,
+    )
+    row = {
+        "folder": str(made.folder),
+        "federation": made.name,
+        "authority": made.authority,
+        "address": made.fleet,
+        "invitation": str(made.invitation),
+        "authority_key": str(made.authority_key),
+    }
+    if output is Format.JSON:
+        _print_json(row)
+        return
+    typer.echo(f"authority {made.authority}")
+    _say(f"founded {made.name!r} in {made.folder}")
+    _say(f"hand {made.invitation} to the stores, and read the authority's fingerprint by phone")
+    _say(f"keep {made.authority_key} offline: whoever has it can admit anybody")
+
+
+@app.command()
+def admit(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="A store's request file.")],
+    folder: FolderOption = HERE,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The store key's fingerprint, as the store read it out.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the request came by a safe way.")
+    ] = False,
+    days: Annotated[int | None, typer.Option(min=1, help="How long it holds.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put it in the place of an earlier certificate.")
+    ] = False,
+    authority_key: AuthorityOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Admit a store: check its request, compare its fingerprint, write its certificate."""
+    from hanse_server.deployment.admission import admit as grant
+    from hanse_server.deployment.admission import open_request
+
+    federation = _folder(folder)
+    wish = open_request(federation, request)
+    key = _authority(federation, authority_key)
+    _confirm(wish, fingerprint, yes)
+    certificate = grant(federation, wish, key, days=days, replace=replace)
+    connection = _register(federation)
+    row = _certificate_row(federation, certificate) | {"connection": connection}
+    if output is Format.JSON:
+        _print_json(row)
+        return
+    typer.echo(row["certificate"])
+    _say(f"admitted {wish.store_id!r} until {row['valid_until']}; send it that certificate")
+    if connection:
+        _say(connection)
+
+
+@app.command()
+def revoke(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store's id.")],
+    folder: FolderOption = HERE,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Shut a store out at once: its certificate is refused and its node cannot connect."""
+    from hanse_server.deployment.admission import revoke as refuse
+
+    federation = _folder(folder)
+    refuse(federation, store)
+    connection = _register(federation)
+    if output is Format.JSON:
+        _print_json({"store": store, "revoked": True, "connection": connection})
+        return
+    typer.echo(store)
+    _say(f"revoked {store!r}; the coordinator leaves it out from now on")
+    if connection:
+        _say(connection)
+    _say("other stores still take its certificate until its last day: sign a manifest without")
+    _say("it (`hanse server manifest sign`) and hand that out, to make it final")
+
+
+@manifest.command()
+def sign(
+    folder: FolderOption = HERE,
+    settings: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Run settings, if not the folder's.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The initial model, if not the folder's.")
+    ] = None,
+    authority_key: AuthorityOption = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Write the terms down for all admitted stores, and sign them."""
+    from hanse_server.deployment.terms import sign_manifest
+
+    federation = _folder(folder)
+    signed = sign_manifest(
+        federation, _authority(federation, authority_key), settings=settings, model=model
+    )
+    terms = signed.manifest
+    if output is Format.JSON:
+        row = {
+            "manifest": str(federation.manifest),
+            "digest": terms.digest().hex(),
+            "expired": list(signed.expired),
+        }
+        _print_json(row | {"terms": terms.model_dump(mode="json")})
+        return
+    typer.echo(federation.manifest)
+    promise = "no privacy"
+    if terms.privacy.mode != "none":
+        promise = (
+            f"epsilon at most {terms.privacy.target_epsilon} at delta {terms.privacy.target_delta}"
+        )
+    _say(f"signed for {len(terms.stores)} stores: {terms.rounds} rounds, {promise}")
+    for store in signed.expired:
+        _say(f"left out {store!r}: its certificate has ended")
+    _say(f"hand {federation.manifest.name} to every store")
+
+
+@manifest.command()
+def show(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+    """Check the signed terms, and print them."""
+    from hanse_server.deployment.terms import signed_manifest
+
+    terms = signed_manifest(_folder(folder))
+    table = {"digest": terms.digest().hex(), **terms.model_dump(mode="json")}
+    if output is Format.JSON:
+        _print_json(table)
+        return
+    privacy = table.pop("privacy")
+    sections = {kind: table.pop(kind) for kind in ("sections", "evaluation")}
+    for key, value in table.items():
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        typer.echo(f"{key} = {text}")
+    for key, value in privacy.items():
+        typer.echo(f"privacy.{key} = {value}")
+    for kind, parts in sections.items():
+        for part in parts:
+            typer.echo(f"{kind}.{part['name']} = {part['length']} numbers")
+
+
+@app.command()
+def up(
+    folder: FolderOption = HERE,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="In the background; returns once stores can connect.")
+    ] = False,
+) -> None:
+    """Let stores connect: Flower's SuperLink, and before it a gate for fleet calls only."""
+    from hanse_server.deployment.up import detach as start_detached
+    from hanse_server.deployment.up import serve
+
+    federation = _folder(folder)
+    if detach:
+        typer.echo(start_detached(federation))
+        _say("up, as that process; `hanse server down` ends it")
+        return
+    if sys.stderr.isatty():
+        serve(federation, tell=_say)
+        return
+    from hanse_common import logs
+
+    logs.set_up()
+    serve(federation, tell=_log)
+
+
+@app.command()
+def down(folder: FolderOption = HERE) -> None:
+    """End `up`; a run that is underway can be resumed."""
+    from hanse_server.deployment.up import take_down
+
+    typer.echo(take_down(_folder(folder)))
+
+
+@app.command()
+def run(
+    folder: FolderOption = HERE,
+    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
+    stores: StoresOption = None,
+    detach: DetachOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Train: start a run with the stores of the manifest, and wait for its end.
+
+    Ctrl-C stops waiting, not the run.
+    """
+    from hanse_server.deployment.running import start
+
+    federation = _folder(folder)
+    _follow(federation, start(federation, name=name, stores=stores), detach, output)
+
+
+@app.command()
+def resume(
+    folder: FolderOption = HERE,
+    name: Annotated[str | None, typer.Option(help="The run; the last one if unset.")] = None,
+    stores: StoresOption = None,
+    detach: DetachOption = False,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Go on with a run from its last whole round."""
+    from hanse_server.deployment.running import resume as go_on
+
+    federation = _folder(folder)
+    _follow(federation, go_on(federation, name=name, stores=stores), detach, output)
+
+
+@app.command()
+def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+    """Stop the run that is underway; the stores stay connected, and it can be resumed."""
+    from hanse_server.deployment.running import as_row
+    from hanse_server.deployment.running import stop as halt
+
+    state = halt(_folder(folder))
+    if output is Format.JSON:
+        _print_json(as_row(state))
+        return
+    typer.echo(state.name)
+    _say(f"stopped after round {state.round} of {state.rounds}; `hanse server resume` goes on")
+
+
+@app.command()
+def status(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+    """Show the stores, what each is doing or why it refused, and the run."""
+    from hanse_server.deployment.status import read_status
+    from hanse_server.deployment.tables import print_status
+
+    found = read_status(_folder(folder))
+    if output is Format.JSON:
+        _print_json(found.row())
+    else:
+        print_status(found)
+
+
+app.command()(metrics)
+
+
+def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
+    """Show a run's stages as they finish, then print what came of it."""
+    from hanse_server.deployment.running import as_row, find, state_of, watch
+    from hanse_server.deployment.tables import run_line, stage_line
+
+    if not detach:
+        _say(f"run {state.name}, in {state.folder}")
+        try:
+            for stage in watch(federation, state.name):
+                _say(stage_line(stage, state.rounds))
+        except KeyboardInterrupt:
+            _say("not waiting any longer; the run goes on (`hanse server status`, `… stop`)")
+        state = state_of(federation, find(federation, state.name))
+    if output is Format.JSON:
+        _print_json(as_row(state))
+    else:
+        typer.echo(run_line(state))
+
+
+def _folder(path: Path) -> FederationFolder:
+    from hanse_server.deployment.folder import FederationFolder
+
+    return FederationFolder(path)
+
+
+def _authority(federation: FederationFolder, path: Path | None) -> AuthorityKey:
+    from hanse_common.identity import AuthorityKey
+
+    return AuthorityKey.load(path or federation.authority_key)
+
+
+def _confirm(request: Request, told: str | None, yes: bool) -> None:
+    """Make sure that the request is the store's, by a way that its sender does not control."""
+    _say(f"{request.store_id!r} has the fingerprint {request.fingerprint}")
+    if told is not None:
+        if _digits(told) != _digits(request.fingerprint):
+            raise AdmissionRefused(
+                f"the fingerprint of {request.store_id!r} is {request.fingerprint}, not {told}",
+                hint="somebody else may have sent the request: talk to the store",
+            )
+        return
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise AdmissionRefused(
+            f"nobody is here to compare the fingerprint of {request.store_id!r}",
+            hint="pass it with --fingerprint, or --yes if the request came by a safe way",
+        )
+    if not typer.confirm("Does the store read out the same?", err=True):
+        raise AdmissionRefused(f"{request.store_id!r} was not admitted", hint="talk to the store")
+
+
+def _digits(fingerprint: str) -> str:
+    return fingerprint.lower().replace(":", "").replace(" ", "")
+
+
+def _register(federation: FederationFolder) -> str:
+    """Bring the SuperLink up to date, if it is up; say what that gave, if anything."""
+    from hanse_server.deployment.up import register
+
+    try:
+        done = register(federation)
+    except SuperLinkDown:
+        return ""
+    lines = [f"{store}: {reason}" for store, reason in done.refused.items()]
+    if done.registered:
+        lines.append(f"the SuperLink lets in {', '.join(done.registered)}")
+    if done.shut_out:
+        lines.append(f"the SuperLink shuts out {', '.join(done.shut_out)}")
+    return "; ".join(lines)
+
+
+def _certificate_row(federation: FederationFolder, certificate: Certificate) -> dict[str, Any]:
+    from hanse_common.identity import fingerprint
+
+    return {
+        "store": certificate.store_id,
+        "certificate": str(federation.certificate(certificate.store_id)),
+        "fingerprint": fingerprint(certificate.public_key),
+        "valid_until": time.strftime("%Y-%m-%d", time.gmtime(certificate.valid_until)),
+    }
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _log(line: str) -> None:
+    logging.getLogger(__name__).info(line)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,275 @@
+"""Who is in: requests become certificates, certificates are revoked, and both are looked up.
+
+A store is admitted by the authority's key and nothing else. What lies in the folder's
+`certificates/` is this coordinator's list of members; a certificate in `revoked/` is refused
+although it would still verify.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.admission import Request
+from hanse_common.errors import (
+    AdmissionRefused,
+    BadCertificate,
+    ConfigError,
+    DeploymentError,
+    KeyFileError,
+    MalformedMessage,
+    ProtocolError,
+)
+from hanse_common.identity import AuthorityKey, Certificate, check_store_id, fingerprint
+from hanse_server.deployment.folder import FederationFolder
+
+_DAY = 86_400
+_CLOCK = 3_600
+"""Seconds that a store's clock may be behind: certificates begin so much earlier."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """An admitted store."""
+
+    certificate: Certificate
+    request: Request
+
+    @property
+    def store_id(self) -> str:
+        """What the federation calls it."""
+        return self.certificate.store_id
+
+
+def open_request(folder: FederationFolder, path: Path, *, now: int | None = None) -> Request:
+    """Read a request and check everything but who sent it.
+
+    Args:
+        folder: The federation's.
+        path: The request's file.
+        now: Unix seconds; the clock's if unset.
+
+    Raises:
+        BadEnrolmentRequest: It is altered, too old, or not signed by the key in it.
+        AdmissionRefused: It contradicts what was admitted or revoked before.
+    """
+    request = Request.load(path)
+    request.check(now=int(time.time()) if now is None else now)
+    store_id = request.store_id
+    for other in members(folder):
+        if other.store_id == store_id:
+            continue
+        for what, same in (
+            ("store", other.request.public_key == request.public_key),
+            ("node", other.request.node_digest == request.node_digest),
+        ):
+            if same:
+                raise AdmissionRefused(
+                    f"request of {store_id!r} shows the {what} key of {other.store_id!r}",
+                    hint="every store has its own keys: ask it to run `hanse store init` anew",
+                )
+    for path in _store_files(folder.revoked):
+        out = Certificate.load(path)
+        if request.public_key == out.public_key or request.node_digest == out.node_key:
+            raise AdmissionRefused(
+                f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
+                hint="a revoked store comes back with new keys only: `hanse store init` anew",
+            )
+    return request
+
+
+def replaced_by(folder: FederationFolder, request: Request) -> Certificate | None:
+    """Return the certificate that granting a request would replace, if there is one."""
+    return _certificate(folder.certificate(request.store_id))
+
+
+def admit(
+    folder: FederationFolder,
+    request: Request,
+    authority: AuthorityKey,
+    *,
+    days: int | None = None,
+    replace: bool = False,
+    now: int | None = None,
+) -> Certificate:
+    """Certify the two keys of a request that `open_request` returned, and write it down.
+
+    Args:
+        folder: The federation's.
+        request: The store's.
+        authority: The enrolment authority's key.
+        days: How long the certificate holds; as `federation.toml` says if unset.
+        replace: Put it in the place of an earlier one, for a new key or a new period.
+        now: Unix seconds; the clock's if unset.
+
+    Raises:
+        AdmissionRefused: The store is admitted already, and `replace` is off.
+        ConfigError: The key is not this federation's authority's.
+        DeploymentError: The folder cannot be written.
+    """
+    if authority.public != folder.authority:
+        raise ConfigError(
+            f"the authority's key has the fingerprint {fingerprint(authority.public)}, this "
+            f"federation's is {fingerprint(folder.authority)}",
+            hint="name the right one with --authority-key",
+        )
+    before = replaced_by(folder, request)
+    if before is not None and not replace:
+        if before.public_key == request.public_key:
+            raise AdmissionRefused(
+                f"{request.store_id!r} is admitted already, with this key",
+                hint="add --replace for a new period, or for a new node key",
+            )
+        raise AdmissionRefused(
+            f"{request.store_id!r} is admitted already, with another key of fingerprint "
+            f"{fingerprint(before.public_key)}",
+            hint="if the store itself says by phone that it changed its key, add --replace",
+        )
+    now = int(time.time()) if now is None else now
+    period = (days or folder.file.certificate_days) * _DAY
+    certificate = authority.certify(
+        request.store_id,
+        request.public_key,
+        valid_from=now - _CLOCK,
+        valid_until=now + period,
+        node_key=request.node_digest,
+    )
+    try:
+        for path in (folder.certificates, folder.request(request.store_id).parent):
+            path.mkdir(exist_ok=True)
+        if before is not None:
+            _set_aside(folder.certificate(request.store_id))
+        request.save(folder.request(request.store_id))
+        certificate.save(folder.certificate(request.store_id))
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
+    return certificate
+
+
+def revoke(folder: FederationFolder, store_id: str) -> Member:
+    """Refuse a store's certificate from now on.
+
+    Returns:
+        The former member.
+
+    Raises:
+        AdmissionRefused: No such store is admitted.
+        DeploymentError: The folder cannot be written.
+    """
+    member = next((m for m in members(folder) if m.store_id == store_id), None)
+    if member is None:
+        known = ", ".join(m.store_id for m in members(folder)) or "none"
+        raise AdmissionRefused(f"no store {store_id!r} is admitted", hint=f"admitted: {known}")
+    try:
+        folder.revoked.mkdir(exist_ok=True)
+        folder.certificate(store_id).replace(folder.revoked / store_id)
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder.revoked}: {error.strerror}") from error
+    return member
+
+
+def members(folder: FederationFolder) -> list[Member]:
+    """Return the admitted stores that were not revoked, in the order of their ids.
+
+    Raises:
+        KeyFileError: A file in `certificates/` is none.
+        BadEnrolmentRequest: A request that was granted is missing or altered.
+        BadCertificate: A certificate is not this federation's authority's.
+    """
+    found = []
+    for path in _store_files(folder.certificates):
+        certificate = Certificate.load(path)
+        request = Request.load(folder.request(path.name))
+        # Dates are looked at where they matter; here it is who signed it, and for whom.
+        certificate.check(folder.authority, now=certificate.valid_from)
+        if certificate.store_id != path.name or (
+            certificate.public_key,
+            certificate.node_key,
+        ) != (request.public_key, request.node_digest):
+            raise BadCertificate(
+                f"{path} is not the certificate of the request {folder.request(path.name)}",
+                hint="put back the file that `hanse server admit` wrote",
+            )
+        found.append(Member(certificate=certificate, request=request))
+    return found
+
+
+def revoked_ids(folder: FederationFolder) -> list[str]:
+    """Return the ids of stores that are refused: revoked, and not admitted with a new key."""
+    return [
+        path.name
+        for path in _store_files(folder.revoked)
+        if not folder.certificate(path.name).exists()
+    ]
+
+
+class Gate:
+    """Tells, at any moment, whether a certificate is one that the coordinator goes on with.
+
+    A run asks it for every store in every attempt, so that a revocation holds at once.
+
+    Args:
+        folder: The federation's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = FederationFolder(folder)
+
+    def __call__(self, certificate: Certificate) -> None:
+        """Let a certificate pass, or not.
+
+        Raises:
+            BadCertificate: It was revoked, replaced, or never admitted here.
+        """
+        store_id = certificate.store_id
+        current = _certificate(self._folder.certificate(store_id))
+        if current == certificate:
+            return
+        if current is not None:
+            reason, hint = "was replaced by a later one", "give the store its new certificate"
+        elif (self._folder.revoked / store_id).exists():
+            reason, hint = "was revoked", "sign a manifest without it"
+        else:
+            reason, hint = "was not issued by this coordinator's folder", "admit the store"
+        raise BadCertificate(
+            f"certificate of {store_id!r} {reason}", hint=hint, culprits=(store_id,)
+        )
+
+
+def _store_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and _is_id(path.name))
+
+
+def _is_id(name: str) -> bool:
+    try:
+        check_store_id(name)
+    except MalformedMessage:
+        return False
+    return not name.endswith(".partial")
+
+
+def _certificate(path: Path) -> Certificate | None:
+    if not path.exists():
+        return None
+    try:
+        return Certificate.load(path)
+    except KeyFileError:
+        raise
+    except ProtocolError as error:
+        raise KeyFileError(f"{path} is not a certificate file: {error.message}") from error
+
+
+def _set_aside(path: Path) -> None:
+    """Keep a certificate that is replaced, under its first day."""
+    earlier = path.parent / "earlier"
+    earlier.mkdir(exist_ok=True)
+    old = Certificate.load(path)
+    name = f"{path.name}@{time.strftime('%Y-%m-%d', time.gmtime(old.valid_from))}"
+    target, count = earlier / name, 1
+    while target.exists():
+        count += 1
+        target = earlier / f"{name}-{count}"
+    path.rename(target)

@@ -1,0 +1,208 @@
+"""What the coordinator asks of its SuperLink: nodes' keys, and runs.
+
+Flower 1.41 offers its Control, Fleet and Runtime APIs on one HTTPS port, as protobuf bodies
+of `POST /v1/<api>/<call>`, and its Control API asks nobody who they are. So the SuperLink
+listens on loopback only (`superlink.py`), and this client talks to it there, checking the
+certificate that `init` made for this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.supercore.constant import NodeStatus
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.error import FlowerError
+from flwr.supercore.fab import Fab
+
+from hanse_common import bundle
+from hanse_common.errors import SuperLinkDown, SuperLinkFailed
+from hanse_server.deployment.folder import FederationFolder
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RegisteredNode:
+    """A node whose key the SuperLink knows."""
+
+    node_id: int
+    store_id: str
+    public_key: bytes
+    status: str
+    """`registered` (never seen), `online` or `offline`."""
+    last_seen: datetime | None
+    """When it was last heard of, as far as Flower says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowerRun:
+    """A run as the SuperLink sees it."""
+
+    run_id: int
+    status: str
+    """`pending`, `starting`, `running` or `finished`."""
+    outcome: str
+    """`completed`, `failed` or `stopped`, once finished."""
+    details: str
+
+
+class Control(AbstractContextManager["Control"]):
+    """A connection to the SuperLink of a federation's folder.
+
+    Args:
+        folder: The federation's.
+
+    Raises:
+        SuperLinkDown: The certificate for this machine is missing.
+    """
+
+    def __init__(self, folder: FederationFolder) -> None:
+        self._address = f"127.0.0.1:{folder.file.superlink.port}"
+        try:
+            root = (folder.tls / "loopback-ca.crt").read_bytes()
+        except OSError as error:
+            raise SuperLinkDown(
+                f"cannot read {folder.tls / 'loopback-ca.crt'}: {error.strerror}",
+                hint="`hanse server init` made it; put it back",
+            ) from error
+        self._client = ControlHttpClient.from_server_address(
+            self._address, insecure=False, root_certificates=root, interceptors=()
+        )
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def nodes(self) -> list[RegisteredNode]:
+        """Return the nodes that are registered, in the order of their stores' ids.
+
+        Raises:
+            SuperLinkDown: It does not answer.
+        """
+        answer = self._call(lambda: self._client.ListNodes(ListNodesRequest()))
+        nodes = [
+            RegisteredNode(
+                node_id=node.node_id,
+                store_id=node.name,
+                public_key=node.public_key,
+                status=node.status,
+                last_seen=_last_seen(node.status, node.online_until, node.heartbeat_interval),
+            )
+            for node in answer.nodes_info
+            if node.status != NodeStatus.UNREGISTERED
+        ]
+        return sorted(nodes, key=lambda node: node.store_id)
+
+    def register(self, store_id: str, node_key: str) -> None:
+        """Let a node's key in, under its store's id.
+
+        Raises:
+            SuperLinkDown: The SuperLink does not answer.
+            SuperLinkFailed: It refuses the key, such as one that was unregistered before.
+        """
+        request = RegisterNodeRequest(public_key=node_key.encode(), name=store_id)
+        self._call(lambda: self._client.RegisterNode(request))
+
+    def unregister(self, node_id: int) -> None:
+        """Shut a node out, for good: Flower never takes its key again.
+
+        Raises:
+            SuperLinkDown: The SuperLink does not answer.
+            SuperLinkFailed: It knows no such node.
+        """
+        self._call(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
+
+    def start(self, config: Mapping[str, str | int | float]) -> int:
+        """Start a run of the thin bundle.
+
+        Returns:
+            Flower's id of the run.
+
+        Raises:
+            SuperLinkDown: The SuperLink does not answer.
+            SuperLinkFailed: It does not start the run.
+        """
+        fab = Fab(bundle.digest(), bundle.build(), {})
+        request = StartRunRequest(
+            fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(config))
+        )
+        answer = self._call(lambda: self._client.StartRun(request))
+        if not answer.HasField("run_id"):
+            raise SuperLinkFailed("the SuperLink started no run, and says nothing of why")
+        return int(answer.run_id)
+
+    def stop(self, run_id: int) -> None:
+        """Stop a run.
+
+        Raises:
+            SuperLinkDown: The SuperLink does not answer.
+            SuperLinkFailed: There is no such run, or it has finished.
+        """
+        self._call(lambda: self._client.StopRun(StopRunRequest(run_id=run_id)))
+
+    def runs(self, limit: int = 20) -> list[FlowerRun]:
+        """Return the latest runs, the last started first.
+
+        Raises:
+            SuperLinkDown: The SuperLink does not answer.
+        """
+        answer = self._call(lambda: self._client.ListRuns(ListRunsRequest(limit=limit)))
+        found = [
+            (
+                run.pending_at,
+                FlowerRun(
+                    run_id=run.run_id,
+                    status=run.status.status,
+                    outcome=run.status.sub_status,
+                    details=run.status.details,
+                ),
+            )
+            for run in answer.run_dict.values()
+        ]
+        return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def _call(self, call: Callable[[], ResultT]) -> ResultT:
+        try:
+            return call()
+        except httpx.TransportError as error:
+            raise SuperLinkDown(
+                f"no SuperLink answers at {self._address}: {error}",
+                hint="start it with `hanse server up`",
+            ) from error
+        except httpx.HTTPStatusError as error:
+            said = FlowerError.from_json(error.response.text)
+            reason = said.message if said else error.response.text[:200]
+            raise SuperLinkFailed(f"the SuperLink refuses: {reason}") from error
+
+
+def _last_seen(status: str, online_until: float, heartbeat_interval: float) -> datetime | None:
+    """When a node's last heartbeat came: Flower keeps until when it is believed after one."""
+    from flwr.common.constant import HEARTBEAT_PATIENCE
+
+    if status == NodeStatus.REGISTERED or online_until <= 0:
+        return None
+    ago = HEARTBEAT_PATIENCE * heartbeat_interval if status == NodeStatus.ONLINE else 0
+    return datetime.fromtimestamp(online_until - ago, UTC)

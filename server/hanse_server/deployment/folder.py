@@ -1,0 +1,226 @@
+"""The coordinator's folder: `federation.toml` and everything that lies beside it.
+
+    federation.toml      name, addresses, TLS files, run settings; see `FederationFile`
+    settings.toml        what is learnt and promised; `init` leaves one to change
+    authority.key        0600; signs certificates and manifests; may be kept offline elsewhere
+    authority            its public key in hexadecimal
+    coordinator.key      0600; signs the round log's checkpoints
+    invitation.json      for stores: where to connect, whose certificates to trust
+    tls/                 what stores see, and apart from it what only this machine sees
+    requests/            requests that were admitted, `<store>.request`
+    certificates/        `<store>`; under `earlier/` those that were replaced
+    revoked/             `<store>`: certificates that are refused, whatever their date
+    roundlog.sqlite      what every round asked and what came of it, with its checkpoint beside it
+    manifest.json        the signed terms
+    settings.json        the run settings that the terms were made of
+    state/               the SuperLink's database, its own home, pid files and logs
+    runs/<name>/         a run, as `hanse_server.app` reads it
+
+>>> FederationFile(name="baltic", fleet=FleetSettings(address="hanse.example.org:9443")).fleet.port
+9443
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from hanse_common.admission import INVITATION_FILE, REQUEST_SUFFIX
+from hanse_common.config import Settings, parse_settings, read_toml
+from hanse_common.errors import ConfigError
+
+FEDERATION_FILE = "federation.toml"
+
+
+class FleetSettings(Settings):
+    """What stores connect to: the only address of a coordinator that others can reach."""
+
+    address: str
+    """`host:port` as stores reach it; the TLS certificate must hold for the host."""
+    bind: str = "0.0.0.0"
+    """Address of this machine to listen on."""
+    listen: int | None = Field(default=None, ge=1, le=65535)
+    """Port of this machine to listen on, if it is not the address's own."""
+    certificate: Path = Path("tls/server.crt")
+    key: Path = Path("tls/server.key")
+    ca: Path = Path("tls/ca.crt")
+    """Roots that stores check the certificate by; they get them with the invitation."""
+    largest_request: int = Field(default=64 * 2**20, ge=2**20)
+    """Most bytes of one request; Flower sends models in pieces of 5 MiB."""
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+            raise ValueError("expected host:port, such as hanse.example.org:9443")
+        return address
+
+    @property
+    def host(self) -> str:
+        """The host that stores know."""
+        return self.address.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The port that this machine listens on."""
+        return self.listen or int(self.address.rpartition(":")[2])
+
+
+class SuperLinkSettings(Settings):
+    """Flower's SuperLink, which listens on this machine's loopback address only."""
+
+    port: int = Field(default=9444, ge=1, le=65535)
+    start_seconds: float = Field(default=60.0, gt=0)
+    """How long it may take to start."""
+
+
+class WaitSettings(Settings):
+    """How long a run waits for stores, in seconds."""
+
+    connect: float = Field(default=120.0, gt=0)
+    """For the stores to be connected, when a run starts."""
+    train: float = Field(default=900.0, gt=0)
+    """For stores to train or evaluate."""
+    stage: float = Field(default=120.0, gt=0)
+    """For each later stage of secure aggregation."""
+
+
+class FederationFile(Settings):
+    """`federation.toml`."""
+
+    name: str = Field(min_length=1, max_length=128)
+    settings: Path = Path("settings.toml")
+    """Run settings: what is learnt, and what is promised."""
+    model: Path = Path("model")
+    """Folder that `hanse model init` wrote, whose `initial.safetensors` a run starts from."""
+    certificate_days: int = Field(default=365, ge=1, le=3650)
+    """How long a store's certificate holds."""
+    fleet: FleetSettings
+    superlink: SuperLinkSettings = SuperLinkSettings()
+    wait: WaitSettings = WaitSettings()
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.fleet.port == self.superlink.port:
+            raise ValueError(
+                f"superlink.port={self.superlink.port} is the port that stores connect to; "
+                "the SuperLink must be reachable on this machine only, on another port"
+            )
+        return self
+
+
+class FederationFolder:
+    """Paths of a coordinator's folder, and what its `federation.toml` says.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    @cached_property
+    def file(self) -> FederationFile:
+        """What `federation.toml` says.
+
+        Raises:
+            ConfigError: There is none, or it holds an unknown or malformed setting.
+        """
+        path = self.path / FEDERATION_FILE
+        if not path.is_file():
+            raise ConfigError(
+                f"{self.path} is no federation's folder: it has no {FEDERATION_FILE}",
+                hint="`hanse server init --folder FOLDER …` makes one; or name it with --folder",
+            )
+        return parse_settings(FederationFile, read_toml(path))
+
+    @cached_property
+    def authority(self) -> bytes:
+        """The enrolment authority's public key.
+
+        Raises:
+            ConfigError: The file is missing or malformed.
+        """
+        try:
+            key = bytes.fromhex(self.authority_file.read_text(encoding="ascii").strip())
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot read the enrolment authority's public key {self.authority_file}: {error}",
+                hint="`hanse server init` wrote it; put it back",
+            ) from error
+        return key
+
+    def resolve(self, path: Path) -> Path:
+        """A path of `federation.toml`: relative ones are relative to the folder."""
+        return self.path / path.expanduser()
+
+    @property
+    def authority_file(self) -> Path:
+        """The authority's public key, in hexadecimal."""
+        return self.path / "authority"
+
+    @property
+    def authority_key(self) -> Path:
+        """The authority's private key, if it is kept here."""
+        return self.path / "authority.key"
+
+    @property
+    def coordinator_key(self) -> Path:
+        """The key that signs the round log's checkpoints."""
+        return self.path / "coordinator.key"
+
+    @property
+    def invitation(self) -> Path:
+        """What stores are given first."""
+        return self.path / INVITATION_FILE
+
+    @property
+    def manifest(self) -> Path:
+        """The terms as the authority signed them."""
+        return self.path / "manifest.json"
+
+    @property
+    def settings(self) -> Path:
+        """The run settings that the terms were made of, with the noise solved for."""
+        return self.path / "settings.json"
+
+    @property
+    def tls(self) -> Path:
+        """Certificates and keys that `init` made."""
+        return self.path / "tls"
+
+    @property
+    def certificates(self) -> Path:
+        """One certificate for each admitted store."""
+        return self.path / "certificates"
+
+    @property
+    def revoked(self) -> Path:
+        """Certificates that are refused."""
+        return self.path / "revoked"
+
+    @property
+    def state(self) -> Path:
+        """The SuperLink's database, pid files, logs."""
+        return self.path / "state"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.path / "runs"
+
+    def request(self, store_id: str) -> Path:
+        """The request that a store was admitted by."""
+        return self.path / "requests" / (store_id + REQUEST_SUFFIX)
+
+    def certificate(self, store_id: str) -> Path:
+        """A store's certificate."""
+        return self.certificates / store_id
+
+    def run(self, name: str) -> Path:
+        """A run's folder."""
+        return self.runs / name

@@ -1,0 +1,259 @@
+"""How a federation begins: keys, TLS files, `federation.toml` and the invitation for stores.
+
+Nothing that is there already is replaced: a second authority would disown every store that
+the first admitted.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+
+from hanse_common.admission import Invitation
+from hanse_common.config import parse_settings
+from hanse_common.durable import write_durably
+from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
+from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
+from hanse_server.deployment import tls
+from hanse_server.deployment.folder import FEDERATION_FILE, FederationFile, FederationFolder
+
+_TEMPLATE = """\
+# A federation, as its coordinator runs it. Unknown keys are errors.
+# Relative paths begin at this folder.
+name = {name}
+
+# What is learnt and what is promised (docs/privacy.md lists every setting), and the folder
+# that `hanse model init` makes from it and the public catalogue.
+settings = "settings.toml"
+model = "model"
+
+# How long a store's certificate holds.
+certificate_days = {days}
+
+# What stores connect to: the only address that others can reach. Nothing but Flower's fleet
+# calls pass through it.
+[fleet]
+address = {address}
+bind = {bind}
+{listen}certificate = {certificate}
+key = {key}
+ca = {ca}
+
+# Flower's SuperLink. It listens on this machine's loopback address only, because whoever
+# reaches it can start runs.
+[superlink]
+port = {superlink}
+
+# How long a run waits for stores, in seconds.
+[wait]
+connect = 120
+train = 900
+stage = 120
+"""
+
+
+_SETTINGS = """\
+# What a federation learns, and what it promises every customer. Every store checks each
+# message against the terms that are signed for this; docs/privacy.md lists every setting.
+
+[data]
+source = "own"         # each store's own data, as its store.toml says
+level = "category"     # what baskets are ranked by: "category", "type" or "product"
+min_items = 1          # a class is ranked if the public catalogue lists so many items of it
+
+# Where training, validation and test end, on the shops' own clocks. Change these.
+[data.split]
+train_until = {train}
+validate_until = {validate}
+test_until = {test}
+
+[model]
+trainable = "rules"    # the few hundred parameters that amend simple rules
+
+[training]
+sample_rate = 0.1
+learning_rate = 3.2
+expected_batch_size = 16.0
+outlook_weight = 2.0
+
+[privacy]
+mode = "distributed"   # the stores share the noise; "local" trusts nobody, at a price
+target_epsilon = 4.0
+target_delta = 1e-6
+max_grad_norm = 0.5
+
+[federation]
+rounds = 80
+strategy = "FedAvg"
+evaluate_every = 20
+minimum_cohort = 5
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTls:
+    """An operator's own certificate for what stores connect to."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Founded:
+    """What a new federation is known by."""
+
+    folder: Path
+    name: str
+    authority: str
+    fleet: str
+    invitation: Path
+    authority_key: Path
+
+
+def found(
+    folder: FederationFolder,
+    *,
+    name: str,
+    address: str,
+    bind: str = "0.0.0.0",
+    listen: int | None = None,
+    superlink_port: int = 9444,
+    certificate_days: int = 365,
+    own_tls: OwnTls | None = None,
+    authority_key: Path | None = None,
+) -> Founded:
+    """Make a federation's folder.
+
+    Args:
+        folder: Where; made if it does not exist.
+        name: What the federation is called, in the manifest too.
+        address: `host:port` as stores reach the coordinator.
+        bind: Address of this machine to listen on.
+        listen: Port of this machine to listen on, if not the address's.
+        superlink_port: Loopback port of the SuperLink.
+        certificate_days: How long a store's certificate holds.
+        own_tls: The operator's own certificate; one for trying out is made if unset.
+        authority_key: Where the authority's key is put, or lies already; in the folder if unset.
+
+    Raises:
+        AlreadyThere: The folder holds a federation; nothing was changed.
+        ConfigError: A value is out of range.
+        TlsError: Stores would refuse the operator's certificate.
+        DeploymentError: The folder cannot be written.
+    """
+    for path in (folder.path / FEDERATION_FILE, folder.authority_file, folder.coordinator_key):
+        if path.exists():
+            raise AlreadyThere(
+                f"{path} exists already: a federation is founded once",
+                hint="name another --folder, or edit federation.toml by hand",
+            )
+    ca, certificate, key = (
+        (own_tls.ca.absolute(), own_tls.certificate.absolute(), own_tls.key.absolute())
+        if own_tls
+        else (Path("tls/ca.crt"), Path("tls/server.crt"), Path("tls/server.key"))
+    )
+    fleet = {
+        "address": address,
+        "bind": bind,
+        "listen": listen,
+        "certificate": certificate,
+        "key": key,
+        "ca": ca,
+    }
+    table = {
+        "name": name,
+        "certificate_days": certificate_days,
+        "fleet": fleet,
+        "superlink": {"port": superlink_port},
+    }
+    file = parse_settings(FederationFile, table)
+    if own_tls:
+        tls.check_server(certificate, key, ca, file.fleet.host)
+    authority_path = authority_key or folder.authority_key
+    authority = _authority(authority_path)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        for part in (folder.tls, folder.state):
+            part.mkdir(exist_ok=True, mode=0o700)
+        if not own_tls:
+            _make_tls(folder, file)
+        _make_loopback(folder)
+        if not authority_path.exists():
+            authority_path.parent.mkdir(parents=True, exist_ok=True)
+            authority.save(authority_path)
+        CoordinatorKey.generate().save(folder.coordinator_key)
+        roots = folder.resolve(ca).read_text(encoding="ascii")
+        Invitation(federation=name, authority=authority.public.hex(), fleet=address, ca=roots).save(
+            folder.invitation
+        )
+        write_durably(folder.authority_file, authority.public.hex() + "\n")
+        settings = folder.resolve(file.settings)
+        if not settings.exists():
+            write_durably(settings, _settings_toml(date.today()))
+        # Last: with it, the federation is there.
+        write_durably(folder.path / FEDERATION_FILE, _toml(file))
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot invite stores: {error}") from error
+    return Founded(
+        folder=folder.path,
+        name=name,
+        authority=fingerprint(authority.public),
+        fleet=address,
+        invitation=folder.invitation,
+        authority_key=authority_path,
+    )
+
+
+def _authority(path: Path) -> AuthorityKey:
+    return AuthorityKey.load(path) if path.exists() else AuthorityKey.generate()
+
+
+def _make_tls(folder: FederationFolder, file: FederationFile) -> None:
+    root_key, root = tls.make_root(f"{file.name} test root")
+    key, certificate = tls.make_server(root_key, root, (file.fleet.host,))
+    tls.save_key(folder.tls / "ca.key", root_key)
+    tls.save_certificate(folder.tls / "ca.crt", root)
+    tls.save_key(folder.tls / "server.key", key)
+    tls.save_certificate(folder.tls / "server.crt", certificate)
+
+
+def _make_loopback(folder: FederationFolder) -> None:
+    root_key, root = tls.make_root("this machine only")
+    key, certificate = tls.make_server(root_key, root, ("127.0.0.1", "localhost"))
+    tls.save_certificate(folder.tls / "loopback-ca.crt", root)
+    tls.save_key(folder.tls / "loopback.key", key)
+    tls.save_certificate(folder.tls / "loopback.crt", certificate)
+
+
+def _toml(file: FederationFile) -> str:
+    fleet = file.fleet
+    return _TEMPLATE.format(
+        name=_quoted(file.name),
+        days=file.certificate_days,
+        address=_quoted(fleet.address),
+        bind=_quoted(fleet.bind),
+        listen="" if fleet.listen is None else f"listen = {fleet.listen}\n",
+        certificate=_quoted(str(fleet.certificate)),
+        key=_quoted(str(fleet.key)),
+        ca=_quoted(str(fleet.ca)),
+        superlink=file.superlink.port,
+    )
+
+
+def _settings_toml(today: date) -> str:
+    """Settings to begin with, whose test weeks end on the last Monday."""
+    monday = datetime.combine(today - timedelta(days=today.weekday()), time.min)
+    weeks = {"train": 8, "validate": 4, "test": 0}
+    return _SETTINGS.format(
+        **{name: (monday - timedelta(weeks=ago)).isoformat() for name, ago in weeks.items()}
+    )
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string; JSON's strings are TOML's."""
+    return json.dumps(text, ensure_ascii=False)

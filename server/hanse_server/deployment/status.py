@@ -1,0 +1,173 @@
+"""What a coordinator can see of its federation: members, what they are doing, the run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hanse_common.errors import BadManifest, SuperLinkDown
+from hanse_common.identity import fingerprint
+from hanse_server.deployment import tls
+from hanse_server.deployment.admission import Member, members, revoked_ids
+from hanse_server.deployment.control import Control, RegisteredNode
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.running import RunState, all_runs, state_of
+from hanse_server.deployment.terms import signed_manifest
+from hanse_server.deployment.up import running
+from hanse_server.progress import read_progress
+from hanse_server.stages import read_stages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreRow:
+    """A store, as the coordinator sees it."""
+
+    store: str
+    standing: str
+    """`admitted`, `expired` or `revoked`."""
+    in_manifest: bool
+    valid_until: str | None
+    connection: str
+    """`online`, `offline`, `never` (not seen yet), `shut out`, or `unknown`."""
+    last_seen: str | None
+    stage: str | None
+    """What it is asked for, or has answered, in the exchange that goes on."""
+    refusal: str | None
+    """Why it took no part in the last exchange that it was asked to."""
+    refused_round: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """All that `hanse server status` shows."""
+
+    federation: str
+    authority: str
+    up: bool
+    pid: int | None
+    address: str
+    tls_until: str
+    manifest: str | None
+    """Digest of the signed terms."""
+    stores: tuple[StoreRow, ...]
+    run: RunState | None
+    progress: dict[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """Return all of it as plain JSON."""
+        return asdict(self)
+
+
+def read_status(folder: FederationFolder) -> Status:
+    """Look at a federation's folder, and at its SuperLink if that is up.
+
+    Raises:
+        ConfigError: The folder is no federation's.
+    """
+    file = folder.file
+    runs = all_runs(folder)
+    run = state_of(folder, runs[-1]) if runs else None
+    progress = read_progress(runs[-1]) if run and run.state == "underway" else {}
+    refusals = _refusals(folder)
+    try:
+        manifest = signed_manifest(folder)
+    except BadManifest:
+        manifest = None
+    nodes = _nodes(folder)
+    listed = manifest.stores if manifest else ()
+    rows = [
+        _row(member, nodes, listed, progress, refusals.get(member.store_id))
+        for member in members(folder)
+    ]
+    rows += [
+        StoreRow(
+            store=store_id,
+            standing="revoked",
+            in_manifest=store_id in listed,
+            valid_until=None,
+            connection="shut out",
+            last_seen=None,
+            stage=None,
+            refusal=(refusals.get(store_id) or (None, None))[1],
+            refused_round=(refusals.get(store_id) or (None, None))[0],
+        )
+        for store_id in revoked_ids(folder)
+    ]
+    pid = running(folder)
+    return Status(
+        federation=file.name,
+        authority=fingerprint(folder.authority),
+        up=pid is not None,
+        pid=pid,
+        address=file.fleet.address,
+        tls_until=tls.expires(folder.resolve(file.fleet.certificate)).isoformat(),
+        manifest=manifest.digest().hex() if manifest else None,
+        stores=tuple(sorted(rows, key=lambda row: row.store)),
+        run=run,
+        progress=progress,
+    )
+
+
+def _row(
+    member: Member,
+    nodes: dict[bytes, RegisteredNode] | None,
+    listed: tuple[str, ...],
+    progress: dict[str, Any],
+    refused: tuple[int, str] | None,
+) -> StoreRow:
+    store_id, until = member.store_id, member.certificate.valid_until
+    node = None if nodes is None else nodes.get(member.request.node_key.encode())
+    if nodes is None:
+        connection = "unknown"
+    elif node is None:
+        connection = "shut out"
+    else:
+        connection = {"registered": "never"}.get(node.status, node.status)
+    seen = node.last_seen if node else None
+    return StoreRow(
+        store=store_id,
+        standing="admitted" if time.time() < until else "expired",
+        in_manifest=store_id in listed,
+        valid_until=datetime.fromtimestamp(until, UTC).isoformat(),
+        connection=connection,
+        last_seen=seen.isoformat(timespec="seconds") if seen else None,
+        stage=_stage(store_id, progress),
+        refusal=refused[1] if refused else None,
+        refused_round=refused[0] if refused else None,
+    )
+
+
+def _stage(store_id: str, progress: dict[str, Any]) -> str | None:
+    stage = progress.get("stage")
+    if store_id in progress.get("waiting", ()):
+        return f"asked for {stage}"
+    if store_id in progress.get("answered", ()):
+        return f"answered {stage}"
+    if store_id in progress.get("refusals", {}):
+        return f"refused {stage}"
+    return None
+
+
+def _refusals(folder: FederationFolder) -> dict[str, tuple[int, str]]:
+    """The last reason of each store that did not take part in the last stage it could."""
+    found: dict[str, tuple[int, str]] = {}
+    for run_dir in all_runs(folder)[-1:]:
+        for line in read_stages(run_dir):
+            if line["stage"] == "done":
+                continue
+            found = {} if line["replies"] else found
+            found |= {store: (line["round"], why) for store, why in line["refusals"].items()}
+        progress = read_progress(run_dir)
+        for store, why in progress.get("refusals", {}).items():
+            found[store] = (progress["round"], why)
+    return found
+
+
+def _nodes(folder: FederationFolder) -> dict[bytes, RegisteredNode] | None:
+    try:
+        with Control(folder) as control:
+            return {node.public_key: node for node in control.nodes()}
+    except SuperLinkDown:
+        return None

@@ -1,0 +1,158 @@
+"""Flower's SuperLink as this project starts it: loopback only, quiet, and never alone.
+
+What Flower 1.41 does unless told otherwise, and what is set here instead:
+
+- All APIs share one `--host` and `--port`; there is no flag that separates them. It gets the
+  loopback address, and `front.py` stands before it.
+- Nodes may register themselves unless `--enable-supernode-auth`.
+- Telemetry and update checks are on; apps' dependencies are installed when a run starts.
+- Its home is the user's; here it is `state/flower`.
+- It starts `flower-superexec`, which looks for work once a second and starts one
+  `flwr-serverapp` a run; both are found by `PATH`, and inherit the environment.
+- A SuperLink whose parent dies lives on, and keeps the port. `python -m` of this module
+  watches the parent and ends with it; its own children do the same.
+
+A restarted SuperLink still knows its nodes (SQLite) but not the processes of its runs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hanse_common.errors import SuperLinkDown, SuperLinkFailed
+from hanse_server.deployment.control import Control
+from hanse_server.deployment.folder import FederationFolder
+
+_UNSET = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_OIDC_ENABLED")
+_LAST_LINES = 5
+
+
+def environment(folder: FederationFolder) -> dict[str, str]:
+    """The environment of the SuperLink and everything it starts."""
+    kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
+    programs = str(Path(sys.executable).parent)
+    return kept | {
+        "FLWR_HOME": str(folder.state / "flower"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "PATH": os.pathsep.join([programs, kept.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def arguments(folder: FederationFolder) -> list[str]:
+    """The flags of `flower-superlink`."""
+    tls = folder.tls
+    return [
+        *("--host", "127.0.0.1"),
+        *("--port", str(folder.file.superlink.port)),
+        *("--ssl-certfile", str(tls / "loopback.crt")),
+        *("--ssl-keyfile", str(tls / "loopback.key")),
+        *("--ssl-ca-certfile", str(tls / "loopback-ca.crt")),
+        "--enable-supernode-auth",
+        *("--database", str(folder.state / "superlink.db")),
+        *("--isolation", "subprocess"),
+        "--disable-runtime-dependency-installation",
+    ]
+
+
+class SuperLink:
+    """A SuperLink process.
+
+    Args:
+        folder: The federation's.
+    """
+
+    def __init__(self, folder: FederationFolder) -> None:
+        self._folder = folder
+        self.log = folder.state / "superlink.log"
+        (folder.state / "flower").mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(os.getpid()), *arguments(folder)],
+                env=environment(folder),
+                cwd=folder.state,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who then stop it in order
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            SuperLinkFailed: It ended, or took too long.
+        """
+        limit = self._folder.file.superlink.start_seconds
+        deadline = time.monotonic() + limit
+        with Control(self._folder) as control:
+            while True:
+                if not self.running:
+                    raise self.failure()
+                try:
+                    control.nodes()
+                    return
+                except SuperLinkDown:
+                    if time.monotonic() > deadline:
+                        raise SuperLinkFailed(
+                            f"the SuperLink did not answer within {limit:g} s",
+                            hint=f"see {self.log}, or raise superlink.start_seconds",
+                        ) from None
+                    time.sleep(0.1)
+
+    def failure(self) -> SuperLinkFailed:
+        """The error to raise when it has ended by itself."""
+        return SuperLinkFailed(
+            f"the SuperLink ended with status {self._process.poll()}: {last_lines(self.log)}",
+            hint=f"see {self.log}",
+        )
+
+    def stop(self) -> None:
+        """End it, and what it started."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def last_lines(path: Path) -> str:
+    """The end of a log on one line, for an error's message."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "no log"
+    return " | ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
+
+
+def _main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
+    from flwr.supercore.app_utils import start_parent_process_monitor
+    from flwr.superlink.cli import flower_superlink
+
+    parent, *flags = arguments
+    start_parent_process_monitor(int(parent))
+    sys.argv = ["flower-superlink", *flags]
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

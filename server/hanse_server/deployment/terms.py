@@ -1,0 +1,145 @@
+"""From run settings to the signed manifest: the one step that fixes what every store accepts.
+
+Nothing of it needs torch: the model's folder, which `hanse model init` makes, holds the
+parameters that a run starts from as plain arrays.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from hanse_common import bundle
+from hanse_common.config import RunSettings
+from hanse_common.durable import write_durably
+from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
+from hanse_common.federation import check_noise, manifest_for
+from hanse_common.identity import AuthorityKey, CoordinatorKey
+from hanse_common.instructions import NDArray
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.checkpoint import read_arrays
+from hanse_server.deployment.admission import members
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.rounds import INITIAL
+from hanse_server.strategies import make_strategy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """What was signed, and who was left out of it."""
+
+    manifest: Manifest
+    expired: tuple[str, ...]
+    """Admitted stores whose certificate has ended."""
+
+
+def sign_manifest(
+    folder: FederationFolder,
+    authority: AuthorityKey,
+    *,
+    settings: Path | None = None,
+    model: Path | None = None,
+    now: int | None = None,
+) -> Signed:
+    """Write down the terms for all admitted stores, and sign them.
+
+    Args:
+        folder: The federation's.
+        authority: The enrolment authority's key.
+        settings: Run settings (TOML); as `federation.toml` says if unset.
+        model: Folder with `initial.safetensors`; as `federation.toml` says if unset.
+        now: Unix seconds; the clock's if unset.
+
+    Raises:
+        ConfigError: The key is another authority's, a setting is wrong, the model is not
+            there, or there are too few stores.
+        KeyFileError: The coordinator's key is missing, or readable by others.
+        UnsafeTerms: The terms break one of the protocol's promises.
+        PrivacyError: The settings promise more than their noise can keep.
+        DeploymentError: The folder cannot be written.
+    """
+    if authority.public != folder.authority:
+        raise ConfigError(
+            "that is not this federation's authority's key",
+            hint="name the right one with --authority-key",
+        )
+    run = read_run_settings(settings or folder.resolve(folder.file.settings))
+    arrays = read_initial(model or folder.resolve(folder.file.model))
+    now = int(time.time()) if now is None else now
+    stores, expired = [], []
+    for member in members(folder):
+        try:
+            member.certificate.check(authority.public, now=now)
+            stores.append(member.store_id)
+        except ExpiredCertificate:
+            expired.append(member.store_id)
+    plan = PrivacyPlan.from_settings(run)
+    if plan is not None:
+        # Solved once and written down, so that stores and coordinator need not agree on a solver.
+        run = run.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    log_key = CoordinatorKey.load(folder.coordinator_key).public
+    draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
+    terms = draft.model_dump() | {"fab_digest": bundle.digest()}
+    manifest = Manifest.model_validate(terms)
+    check_noise(manifest)
+    try:
+        _keep_earlier(folder)
+        write_durably(folder.settings, run.model_dump_json(indent=2) + "\n")
+        write_durably(folder.manifest, SignedManifest.sign(manifest, authority).encode())
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder.manifest}: {error.strerror}") from error
+    return Signed(manifest=manifest, expired=tuple(expired))
+
+
+def read_run_settings(path: Path) -> RunSettings:
+    """Read the settings that a federation's runs follow.
+
+    Raises:
+        ConfigError: They cannot be read, are wrong, or leave updates open.
+    """
+    settings = RunSettings.from_toml(path)
+    make_strategy(settings)
+    if not settings.secure:
+        raise ConfigError(
+            "federation.secure_aggregation is off, and a deployment's stores send nothing else",
+            hint="leave it out, or run `hanse simulate` to compare without masks",
+        )
+    return settings
+
+
+def read_initial(model: Path) -> dict[str, NDArray]:
+    """Read the parameters that a run starts from.
+
+    Raises:
+        ConfigError: The folder holds none.
+    """
+    path = model / INITIAL
+    try:
+        return read_arrays(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"cannot read the initial model {path}: {error}",
+            hint="make it with `hanse model init`, and name its folder with --model",
+        ) from error
+
+
+def signed_manifest(folder: FederationFolder) -> Manifest:
+    """Read the signed terms.
+
+    Raises:
+        BadManifest: There are none, or they are not this authority's.
+    """
+    return SignedManifest.load(folder.manifest).check(folder.authority)
+
+
+def _keep_earlier(folder: FederationFolder) -> None:
+    """Keep terms that are replaced: a run that began under them may be looked at later."""
+    if folder.manifest.exists():
+        old = SignedManifest.load(folder.manifest)
+        earlier = folder.path / "manifests"
+        earlier.mkdir(exist_ok=True)
+        old.save(earlier / f"{old.unchecked.digest().hex()[:16]}.json")

@@ -1,0 +1,181 @@
+"""TLS files: a root and a certificate for trying things out, and checks of an operator's own.
+
+A deployment has two of them. What stores see is checked by the root in their invitation.
+The SuperLink behind it listens on loopback, where only this machine's own processes talk to
+it; its certificate comes from a root whose key is forgotten as soon as it has signed.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hanse_common.durable import write_durably
+from hanse_common.errors import TlsError
+
+CA_DAYS, SERVER_DAYS = 3650, 825
+"""A root lasts as long as a federation; clients refuse server certificates beyond 825 days."""
+_BACKDATED = timedelta(hours=1)  # for stores whose clock is behind
+
+
+def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Make a root of a federation's own."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = (
+        _builder(subject, subject, key.public_key(), CA_DAYS)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    return key, builder.sign(key, hashes.SHA256())
+
+
+def make_server(
+    root_key: ec.EllipticCurvePrivateKey, root: x509.Certificate, hosts: tuple[str, ...]
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Make a server's key and certificate for hosts: names or IP addresses."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
+    builder = (
+        _builder(names, root.subject, key.public_key(), SERVER_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()),
+            critical=False,
+        )
+    )
+    return key, builder.sign(root_key, hashes.SHA256())
+
+
+def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a private key that only its owner can read."""
+    write_durably(
+        path,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        mode=0o600,
+    )
+
+
+def save_certificate(path: Path, certificate: x509.Certificate) -> None:
+    """Write a certificate."""
+    write_durably(path, certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
+    """Check that stores will believe a server with these files, under that host's name.
+
+    Shakes hands with itself in memory, exactly as a store's node will over the network.
+
+    Args:
+        certificate: PEM, the server's own first, then those between it and the root.
+        key: PEM, without a passphrase.
+        ca: PEM roots, as the invitation holds them.
+        host: Name or IP address that stores connect to.
+
+    Raises:
+        TlsError: Says which file, what is wrong with it, and how to mend it.
+    """
+    read_certificates(certificate)
+    read_certificates(ca)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(certificate, key, password="")
+    except OSError as error:  # ssl.SSLError is one
+        raise TlsError(
+            f"{key} is not the private key of {certificate}: {error}",
+            hint="set fleet.certificate and fleet.key to a pair, the key without a passphrase",
+        ) from error
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.load_verify_locations(ca)
+    try:
+        _shake_hands(server, client, host)
+    except ssl.SSLCertVerificationError as error:
+        raise TlsError(
+            f"stores will refuse {certificate} for {host!r}, by the roots in {ca}: "
+            f"{error.verify_message}",
+            hint="it must be in date, name that host, and be issued by one of those roots; "
+            "a new root needs a new invitation for stores",
+        ) from error
+
+
+def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> None:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        client.wrap_bio(to_client, to_server, server_hostname=host),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for _ in range(4):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Read a PEM file of one or more certificates.
+
+    Raises:
+        TlsError: It cannot be read, or holds none.
+    """
+    try:
+        return x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise TlsError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise TlsError(f"{path} is not a PEM certificate: {error}") from error
+
+
+def expires(path: Path) -> datetime:
+    """When a certificate file's first certificate ends.
+
+    Raises:
+        TlsError: It cannot be read, or holds none.
+    """
+    return read_certificates(path)[0].not_valid_after_utc
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATED)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _name(host: str) -> x509.DNSName | x509.IPAddress:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)

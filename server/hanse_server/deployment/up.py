@@ -1,0 +1,259 @@
+"""`hanse server up`: the SuperLink and the front before it, for as long as this process lives.
+
+state/up.pid          this process's id; locked while it lives
+state/superlink.log   the SuperLink's own words, and its runs'
+state/up.log          this process's, when detached
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown, SuperLinkFailed
+from hanse_common.observe.health import is_locked, listens
+from hanse_server.deployment import tls
+from hanse_server.deployment.admission import members
+from hanse_server.deployment.control import Control
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.superlink import SuperLink, last_lines
+
+_PID = "up.pid"
+_LOG = "up.log"
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What was changed at the SuperLink so that it lets in exactly the admitted stores."""
+
+    admitted: tuple[str, ...]
+    registered: tuple[str, ...]
+    shut_out: tuple[str, ...]
+    refused: dict[str, str]
+    """Stores whose node key the SuperLink does not take, with the reason."""
+
+
+def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
+    """Run the SuperLink and the front until a signal ends them.
+
+    Args:
+        folder: The federation's.
+        tell: Takes a line for the operator.
+
+    Raises:
+        AlreadyThere: The federation is up already.
+        TlsError: Stores would refuse the front's certificate.
+        DeploymentError: A port is taken.
+        SuperLinkFailed: The SuperLink ended by itself.
+    """
+    file = folder.file
+    fleet = file.fleet
+    certificate, key, ca = (folder.resolve(p) for p in (fleet.certificate, fleet.key, fleet.ca))
+    with _alone(folder):
+        tls.check_server(certificate, key, ca, fleet.host)
+        _check_free(fleet.bind, fleet.port, "fleet.listen")
+        _check_free("127.0.0.1", file.superlink.port, "superlink.port")
+        superlink = SuperLink(folder)
+        try:
+            superlink.wait_until_ready()
+            registration = register(folder)
+            _stop_lost_runs(folder)
+            for store_id, reason in registration.refused.items():
+                tell(f"{store_id}: {reason}")
+            tell(
+                f"up: {len(registration.admitted)} stores admitted; they connect to "
+                f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
+            )
+            asyncio.run(_front(folder, superlink, certificate, key))
+        finally:
+            superlink.stop()
+
+
+def register(folder: FederationFolder) -> Registration:
+    """Make the SuperLink let in the admitted stores' nodes, and no others.
+
+    Raises:
+        SuperLinkDown: It does not answer.
+    """
+    admitted = members(folder)
+    keys = {member.request.node_key.encode(): member.store_id for member in admitted}
+    new, out, refused = [], [], {}
+    with Control(folder) as control:
+        known = control.nodes()
+        for node in known:
+            if keys.get(node.public_key) != node.store_id:
+                control.unregister(node.node_id)
+                out.append(node.store_id)
+        there = {(node.store_id, node.public_key) for node in known}
+        for key, store_id in keys.items():
+            if (store_id, key) in there:
+                continue
+            try:
+                control.register(store_id, key.decode())
+                new.append(store_id)
+            except SuperLinkFailed as error:
+                refused[store_id] = (
+                    f"its node cannot connect: {error.message}; a node key that was shut out "
+                    "stays out, so ask the store for a new one"
+                )
+    return Registration(
+        admitted=tuple(member.store_id for member in admitted),
+        registered=tuple(new),
+        shut_out=tuple(out),
+        refused=refused,
+    )
+
+
+def detach(folder: FederationFolder) -> int:
+    """Start `up` in the background, and wait until stores can connect.
+
+    Returns:
+        Its process id.
+
+    Raises:
+        AlreadyThere: The federation is up already.
+        DeploymentError: It ended; says the last lines of its log.
+    """
+    folder.state.mkdir(parents=True, exist_ok=True)
+    if (pid := running(folder)) is not None:
+        raise _up_already(folder, pid)
+    fleet, log = folder.file.fleet, folder.state / _LOG
+    log.write_bytes(b"")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hanse_server", "up", "--folder", str(folder.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + folder.file.superlink.start_seconds + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DeploymentError(
+                f"`hanse server up` ended with status {process.returncode}: {last_lines(log)}",
+                hint=f"see {log}",
+            )
+        if listens(fleet.bind, fleet.port):  # the front is the last to come
+            return process.pid
+        time.sleep(_LOOK_SECONDS)
+    process.terminate()
+    raise DeploymentError("`hanse server up` took too long to start", hint=f"see {log}")
+
+
+def take_down(folder: FederationFolder) -> int:
+    """End a federation's `up`, and with it whatever run is underway.
+
+    Returns:
+        The process id that it had.
+
+    Raises:
+        SuperLinkDown: It is not up.
+    """
+    pid = running(folder)
+    if pid is None:
+        raise SuperLinkDown(f"the federation in {folder.path} is not up")
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while running(folder) is not None:
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"process {pid} does not end", hint=f"kill -9 {pid}")
+        time.sleep(_LOOK_SECONDS)
+    return pid
+
+
+def running(folder: FederationFolder) -> int | None:
+    """Return the process id of a federation's `up`, or None if it is not up."""
+    path = folder.state / _PID
+    return int(path.read_text(encoding="ascii") or 0) if is_locked(path) else None
+
+
+@contextmanager
+def _alone(folder: FederationFolder) -> Iterator[None]:
+    """Hold the lock that says that a federation is up; the system drops it with the process."""
+    folder.state.mkdir(parents=True, exist_ok=True)
+    with (folder.state / _PID).open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _up_already(folder, int(file.read() or 0)) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
+    return AlreadyThere(
+        f"the federation in {folder.path} is up already, as process {pid}",
+        hint="`hanse server status` shows it, `hanse server down` ends it",
+    )
+
+
+async def _front(
+    folder: FederationFolder, superlink: SuperLink, certificate: Path, key: Path
+) -> None:
+    import uvicorn
+
+    from hanse_server.deployment.front import Front
+
+    file = folder.file
+    front = Front(
+        f"https://127.0.0.1:{file.superlink.port}",
+        folder.tls / "loopback-ca.crt",
+        largest_request=file.fleet.largest_request,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            front,
+            host=file.fleet.bind,
+            port=file.fleet.port,
+            ssl_certfile=str(certificate),
+            ssl_keyfile=str(key),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    serving = asyncio.create_task(server.serve())
+    while not serving.done():
+        if not superlink.running and not server.should_exit:
+            server.should_exit = True
+            await serving
+            raise superlink.failure()
+        await asyncio.wait([serving], timeout=_LOOK_SECONDS)
+    await serving
+
+
+def _stop_lost_runs(folder: FederationFolder) -> None:
+    """Close runs that an earlier SuperLink left open: their processes ended with it."""
+    with Control(folder) as control:
+        for run in control.runs():
+            if run.status != "finished":
+                control.stop(run.run_id)
+
+
+def _check_free(host: str, port: int, setting: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise DeploymentError(
+                f"cannot listen on {host}:{port}: {error.strerror}",
+                hint=f"end what listens there, or change {setting} in federation.toml",
+            ) from error

@@ -1,0 +1,98 @@
+"""`hanse model init`: a federation's initial model from a catalogue alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hanse_client.model_cli import app
+from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns
+from hanse_common.instructions import model_digest
+from hanse_server.checkpoint import read_arrays
+from hanse_server.deployment.terms import read_initial
+
+cli = CliRunner()
+CATALOGUE = "item_id,text,category\n" + "".join(
+    f"{n},{what} {n},{path}\n"
+    for n, (what, path) in enumerate(
+        [("milk", "DAIRY/MILK"), ("butter", "DAIRY/BUTTER"), ("rye bread", "BAKERY/BREAD")] * 4
+    )
+)
+SETTINGS = """
+[data]
+source = "own"
+[data.split]
+train_until = 2026-01-05T00:00:00
+validate_until = 2026-02-02T00:00:00
+test_until = 2026-03-02T00:00:00
+[model]
+n_embd = 16
+n_layer = 1
+trainable = "rules"
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "items.csv").write_text(CATALOGUE)
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    return tmp_path
+
+
+def init(shop: Path, catalogue: str, *more: object):
+    words = [shop / catalogue, "--settings", shop / "settings.toml", *more]
+    return cli.invoke(app, ["init", *map(str, words), "--format", "json"])
+
+
+def test_coordinator_and_stores_can_read_what_is_made(shop):
+    from hanse_common.model import InterestModel
+
+    done = init(shop, "items.csv", "--folder", shop / "model")
+    assert done.exit_code == 0, done.output
+    row = json.loads(done.stdout)
+    arrays = read_initial(shop / "model")
+    assert model_digest(arrays).hex() == row["digest"]
+    assert sum(array.size for array in arrays.values()) == row["trained"] < row["parameters"]
+    model = InterestModel.from_pretrained(shop / "model")
+    assert list(model.config.classes) == ["BAKERY/BREAD", "DAIRY/BUTTER", "DAIRY/MILK"]
+    assert row["classes"] == 3
+    named = dict(model.named_parameters())
+    for name, array in arrays.items():
+        assert np.array_equal(named[name].detach().numpy(), array)
+
+
+def test_the_same_catalogue_and_settings_make_the_same_model(shop):
+    first, second = (
+        json.loads(init(shop, "items.csv", "--folder", shop / name).stdout) for name in "ab"
+    )
+    assert first["digest"] == second["digest"]
+    for name, array in read_arrays(shop / "a" / "initial.safetensors").items():
+        assert np.array_equal(array, read_arrays(shop / "b" / "initial.safetensors")[name])
+
+
+def test_a_catalogue_may_have_other_columns(shop):
+    (shop / "items.csv").write_text(CATALOGUE.replace("item_id,text", "article,description"))
+    assert isinstance(init(shop, "items.csv").exception, MissingColumns)
+    (shop / "catalogue.toml").write_text(
+        "[catalogue]\npath = 'items.csv'\n"
+        "[catalogue.columns]\nitem_id = 'article'\ntext = 'description'\n"
+    )
+    done = init(shop, "catalogue.toml", "--folder", shop / "model")
+    assert done.exit_code == 0, done.output
+
+
+def test_a_model_that_stores_may_have_is_never_replaced(shop):
+    assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
+    assert isinstance(init(shop, "items.csv", "--folder", shop / "model").exception, AlreadyThere)
+
+
+def test_what_is_missing_is_named(shop):
+    (shop / "empty.toml").write_text("name = 'x'\n")
+    assert "has no [catalogue]" in str(init(shop, "empty.toml").exception)
+    assert isinstance(init(shop, "none.csv").exception, ConfigError | DataError)
+    (shop / "settings.toml").write_text(SETTINGS.replace('"own"', '"own"\nmin_items = 100'))
+    assert "lower data.min_items" in str(init(shop, "items.csv", "--folder", shop / "m").exception)

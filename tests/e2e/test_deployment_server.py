@@ -1,0 +1,258 @@
+"""A coordinator's real processes on loopback: what is reachable, who gets in, what survives.
+
+The SuperLink, the front before it and the stores' nodes are the real ones, over TLS, with
+node authentication. Nothing here is faster than its imports: a message to a store's node
+starts a process there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+
+from deployment_kit import (
+    PROGRAMS,
+    QUIET,
+    Deployment,
+    StoreFiles,
+    found,
+    free_ports,
+    server,
+    succeed,
+    wait_for,
+)
+from hanse_server.deployment.control import Control
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.front import CALLS
+from hanse_server.stages import read_stages
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A federation that is up, with one admitted store."""
+    root = tmp_path_factory.mktemp("gate")
+    found(root / "federation")
+    store = StoreFiles(root / "luebeck", "luebeck")
+    succeed(server(root / "federation", "admit", store.request, "--yes"))
+    succeed(server(root / "federation", "up", "--detach"))
+    yield root
+    succeed(server(root / "federation", "down"))
+
+
+def call(port: int, ca: Path, path: str, *, method: str = "POST") -> int:
+    """The status that a call gets over TLS."""
+    trust = ssl.create_default_context(cafile=str(ca))
+    request = urllib.request.Request(
+        f"https://127.0.0.1:{port}{path}",
+        data=b"" if method == "POST" else None,
+        method=method,
+        headers={"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE},
+    )
+    try:
+        with urllib.request.urlopen(request, context=trust, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def node(root: Path, store: StoreFiles, ca: Path) -> str:
+    """What Flower's own node says when it cannot get in."""
+    fleet, log = FederationFolder(root / "federation").file.fleet, store.folder / "refused.log"
+    with log.open("wb") as output:  # no pipe: what Flower's node starts outlives it for a while
+        status = subprocess.call(
+            [
+                str(PROGRAMS / "flower-supernode"),
+                *("--superlink", fleet.address, "--root-certificates", str(ca)),
+                *("--auth-supernode-private-key", str(store.node_key), "--max-retries", "1"),
+                *("--host", "127.0.0.1", "--port", str(free_ports(1)[0])),
+            ],
+            env=os.environ | QUIET | {"FLWR_HOME": str(store.folder / "flower")},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=120,
+        )
+    assert status != 0
+    return log.read_text()
+
+
+def test_only_fleet_calls_pass_the_exposed_port(gate):
+    folder = FederationFolder(gate / "federation")
+    fleet, inner = folder.file.fleet.port, folder.file.superlink.port
+    outside, inside = folder.tls / "ca.crt", folder.tls / "loopback-ca.crt"
+    for path in ("/v1/control/list-nodes", "/v1/control/start-run", "/v1/runtime/acquire-task"):
+        assert call(fleet, outside, path) == 404
+    assert call(inner, inside, "/v1/control/list-nodes") == 200
+    for path in (
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/health",
+        "/v1/fleet/register-node",
+        "/v1/fleet/../control/list-nodes",
+        "/v1/fleet/%2e%2e/control/list-nodes",
+        "/v1/fleet/pull-messages/../../control/list-nodes",
+        "/v1/fleet/pull-messages;/../../control/list-nodes",
+        "//v1/control/list-nodes",
+        "/v1/fleet/pull-messages?x=/v1/control/list-nodes",
+    ):
+        assert call(fleet, outside, path) == 404, path
+    assert call(fleet, outside, "/v1/control/list-nodes", method="GET") == 404
+    assert call(fleet, outside, "/v1/fleet/pull-messages", method="GET") == 404
+
+
+def test_fleet_calls_reach_the_superlink_which_asks_for_the_nodes_signature(gate):
+    folder = FederationFolder(gate / "federation")
+    for path in sorted(CALLS):
+        assert call(folder.file.fleet.port, folder.tls / "ca.crt", path) == 401, path
+
+
+def test_the_superlink_listens_on_loopback_only(gate):
+    port = FederationFolder(gate / "federation").file.superlink.port
+    addresses = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening = [line.split()[1] for line in addresses if line.split()[3] == "0A"]
+    assert [a for a in listening if int(a.partition(":")[2], 16) == port] == [
+        f"0100007F:{port:04X}"
+    ]
+
+
+def test_a_node_that_was_not_admitted_is_refused(gate, tmp_path):
+    stranger = StoreFiles(tmp_path / "stranger", "stranger")
+    said = node(gate, stranger, gate / "federation" / "tls" / "ca.crt")
+    assert "Failed to initialize the connection" in said
+    rows = succeed(server(gate / "federation", "status", "--format", "json")).json["stores"]
+    assert [(row["store"], row["connection"]) for row in rows] == [("luebeck", "never")]
+
+
+def test_a_node_with_another_root_does_not_talk_to_the_coordinator(gate, tmp_path):
+    found(tmp_path / "other")
+    luebeck = StoreFiles.__new__(StoreFiles)
+    luebeck.folder, luebeck.node_key = gate / "luebeck", gate / "luebeck" / "node.key"
+    said = node(gate, luebeck, tmp_path / "other" / "tls" / "ca.crt")
+    assert "CERTIFICATE_VERIFY_FAILED" in said
+
+
+def test_a_federation_is_up_once(gate):
+    again = server(gate / "federation", "up")
+    assert again.status == 42 and "is up already" in again.err
+    assert server(gate / "federation", "up", "--detach").status == 42
+
+
+def test_a_front_whose_certificate_has_become_useless_does_not_start(tmp_path):
+    found(tmp_path / "f")
+    found(tmp_path / "g")
+    stray = (tmp_path / "g" / "tls" / "ca.crt").read_bytes()
+    (tmp_path / "f" / "tls" / "ca.crt").write_bytes(stray)
+    done = server(tmp_path / "f", "up", "--detach")
+    assert done.status == 41 and "stores will refuse" in done.err and "[tls]" in done.err
+
+
+def test_a_taken_port_is_named(gate, tmp_path):
+    found(tmp_path / "f")
+    taken = FederationFolder(gate / "federation").file.fleet.port
+    path = tmp_path / "f" / "federation.toml"
+    path.write_text(path.read_text().replace("[fleet]", f"[fleet]\nlisten = {taken}"))
+    done = server(tmp_path / "f", "up")
+    assert done.status == 41 and "fleet.listen" in done.err
+
+
+def test_when_the_superlink_dies_up_ends_with_its_words(tmp_path):
+    found(tmp_path / "f")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hanse_server", "up", "--folder", str(tmp_path / "f")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = FederationFolder(tmp_path / "f")
+    assert process.stderr is not None and "up: 0 stores" in process.stderr.readline()
+    for child in children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    assert process.wait(timeout=30) == 46
+    assert "superlink.log" in process.stderr.read()
+    assert server(tmp_path / "f", "stop").status == 45
+    assert not (folder.path / "runs").exists()
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory, secure_stores) -> Iterator[Deployment]:
+    """Five admitted stores whose nodes are connected."""
+    settings, prepared = secure_stores
+    made = Deployment(tmp_path_factory.mktemp("deployment"), settings, prepared)
+    succeed(server(made.folder, "up", "--detach"))
+    for store in made.stores:
+        made.join(store)
+    wait_for(
+        lambda: all(row["connection"] == "online" for row in made.status()["stores"]),
+        "five stores online",
+    )
+    yield made
+    made.close()
+
+
+def test_a_run_survives_the_death_of_everything_at_the_coordinator(deployment):
+    folder = FederationFolder(deployment.folder)
+    started = succeed(server(deployment.folder, "run", "--name", "first", "--detach"))
+    assert "underway" in started.out
+    assert server(deployment.folder, "run").status == 47
+    run_dir = deployment.folder / "runs" / "first"
+    wait_for(lambda: reached(run_dir) == [1], "the first round", 420)
+    wait_for(lambda: deployment.status()["progress"].get("round") == 2, "the second round", 60)
+    row = deployment.row("store-1")
+    assert row["stage"] and row["standing"] == "admitted" and row["in_manifest"]
+    # The machine, so to speak: the front, the SuperLink and the run's process at once.
+    os.kill(int((deployment.folder / "state" / "up.pid").read_text()), signal.SIGKILL)
+    wait_for(lambda: superlink_gone(folder), "the SuperLink to follow its parent", 60)
+    lost = deployment.status()
+    assert lost["run"]["state"] == "lost" and lost["run"]["round"] == 1 and not lost["up"]
+    succeed(server(deployment.folder, "up", "--detach"))
+    done = server(deployment.folder, "resume", "--format", "json", timeout=560)
+    assert done.status == 0 and done.json["state"] == "finished", done.err
+    assert reached(run_dir) == [1, 2], "every round is in the log once"
+    assert server(deployment.folder, "resume").status == 22
+
+
+def reached(run_dir: Path) -> list[int]:
+    return [line["round"] for line in read_stages(run_dir) if line["stage"] == "train"]
+
+
+def superlink_gone(folder: FederationFolder) -> bool:
+    from hanse_common.errors import SuperLinkDown
+
+    try:
+        with Control(folder) as control:
+            control.nodes()
+    except SuperLinkDown:
+        return True
+    return False
+
+
+def test_a_stopped_run_says_so_and_a_revoked_store_is_shut_out_at_once(deployment):
+    succeed(server(deployment.folder, "run", "--name", "second", "--detach"))
+    wait_for(lambda: bool(deployment.status()["progress"]), "the first stage", 120)
+    stopped = succeed(server(deployment.folder, "stop", "--format", "json")).json
+    assert stopped["state"] == "stopped" and stopped["name"] == "second"
+    assert server(deployment.folder, "stop").status == 21
+    done = succeed(server(deployment.folder, "revoke", "store-5"))
+    assert "shuts out store-5" in done.err and "manifest sign" in done.err
+    row = deployment.row("store-5")
+    assert row["standing"] == "revoked" and row["connection"] == "shut out"
+    wait_for(lambda: deployment.processes[4].poll() is not None, "store-5's node to end", 90)
+    assert json.loads((deployment.folder / "runs" / "second" / "flower.json").read_text())["runs"]
