@@ -30,7 +30,7 @@ from hanse_common.errors import (
 from hanse_common.identity import AuthorityKey, Certificate, fingerprint
 from hanse_common.manifest import SignedManifest
 from hanse_server.cli import app
-from hanse_server.deployment import tls
+from hanse_server.deployment import running, tls
 from hanse_server.deployment.admission import Gate
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.terms import read_run_settings
@@ -440,6 +440,19 @@ def test_terms_show_as_they_were_signed_and_altered_ones_do_not(members):
     path = members / "manifest.json"
     path.write_text(path.read_text().replace('"rounds": 4', '"rounds": 400'))
     assert "was altered" in refused(BadManifest, "manifest", "show", "--folder", members)
+
+
+def test_terms_that_every_store_would_refuse_start_no_run(members):
+    sign(members)
+    path = members / "settings.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"training": {"sample_rate": 0.5}}))
+    terms = SignedManifest.load(members / "manifest.json").unchecked
+    with pytest.raises(BadManifest, match="other settings"):
+        running._make(FederationFolder(members), "first", terms)
+    with pytest.raises(BadManifest, match="after an upgrade"):
+        running._check_installed(terms.model_copy(update={"fab_digest": "00" * 32}))
+    assert not (members / "runs").exists()
 
 
 # What needs a SuperLink

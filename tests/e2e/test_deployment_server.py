@@ -186,6 +186,18 @@ def test_when_the_superlink_dies_up_ends_with_its_words(tmp_path):
     assert not (folder.path / "runs").exists()
 
 
+def test_up_ends_in_order_with_everything_it_started(tmp_path):
+    found(tmp_path / "f")
+    pid = int(succeed(server(tmp_path / "f", "up", "--detach")).out)
+    below = children(pid)
+    assert len(below) == 1
+    assert succeed(server(tmp_path / "f", "down")).out.strip() == str(pid)
+    assert not Path(f"/proc/{below[0]}").exists()
+    assert superlink_gone(FederationFolder(tmp_path / "f"))
+    log = (tmp_path / "f" / "state" / "up.log").read_text()
+    assert "Traceback" not in log and "error" not in log
+
+
 def children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in path.read_text().split()]

@@ -25,6 +25,7 @@ from hanse_common.identity import AuthorityKey, Certificate, check_store_id, fin
 from hanse_server.deployment.folder import FederationFolder
 
 _DAY = 86_400
+_PARTIAL = ".partial"
 _CLOCK = 3_600
 """Seconds that a store's clock may be behind: certificates begin so much earlier."""
 
@@ -141,7 +142,10 @@ def admit(
         if before is not None:
             _set_aside(folder.certificate(request.store_id))
         request.save(folder.request(request.store_id))
-        certificate.save(folder.certificate(request.store_id))
+        # Whole or not there: a run may look at it in this very moment.
+        partial = folder.certificates / (request.store_id + _PARTIAL)
+        certificate.save(partial)
+        partial.replace(folder.certificate(request.store_id))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
     return certificate
@@ -248,7 +252,7 @@ def _is_id(name: str) -> bool:
         check_store_id(name)
     except MalformedMessage:
         return False
-    return not name.endswith(".partial")
+    return not name.endswith(_PARTIAL)
 
 
 def _certificate(path: Path) -> Certificate | None:

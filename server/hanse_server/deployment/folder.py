@@ -48,7 +48,7 @@ class FleetSettings(Settings):
     key: Path = Path("tls/server.key")
     ca: Path = Path("tls/ca.crt")
     """Roots that stores check the certificate by; they get them with the invitation."""
-    largest_request: int = Field(default=64 * 2**20, ge=2**20)
+    largest_request: int = Field(default=16 * 2**20, ge=6 * 2**20)
     """Most bytes of one request; Flower sends models in pieces of 5 MiB."""
 
     @field_validator("address")

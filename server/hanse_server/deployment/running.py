@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hanse_common import errors
+from hanse_common import bundle, errors
 from hanse_common.durable import write_durably
 from hanse_common.errors import (
     BadManifest,
@@ -30,6 +30,7 @@ from hanse_common.errors import (
     RunNotResumable,
     RunUnderway,
 )
+from hanse_common.federation import settings_digest
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS, read_settings
@@ -44,7 +45,7 @@ from hanse_server.stages import read_stages
 FLOWER = "flower.json"
 """Which Flower runs a run has been, the last one last."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,11 +74,13 @@ def start(
 
     Raises:
         RunUnderway: Another run is.
-        BadManifest: There are no signed terms.
+        BadManifest: There are no signed terms, or they are for another model, other settings
+            or another app bundle than what is here.
         RunDirectoryError: The name is taken or malformed.
         SuperLinkDown: The federation is not up.
     """
     manifest = signed_manifest(folder)
+    _check_installed(manifest)
     with Control(folder) as control:
         _check_idle(folder, control)
         run_dir = _make(folder, name, manifest)
@@ -109,6 +112,7 @@ def resume(
     with Control(folder) as control:
         _check_idle(folder, control)
         manifest = _renew_terms(folder, run_dir)
+        _check_installed(manifest)
         begun = latest_checkpoint(run_dir) is not None
         _start(folder, control, run_dir, stores or len(manifest.stores), resume=begun)
     return state_of(folder, run_dir)
@@ -219,6 +223,12 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
             f"the manifest is for another initial model than {folder.resolve(folder.file.model)}",
             hint="sign a new one with `hanse server manifest sign`, or put the model back",
         )
+    settings = read_settings(folder.path)
+    if settings_digest(settings).hex() != manifest.settings_digest:
+        raise BadManifest(
+            f"the manifest is for other settings than {folder.settings}",
+            hint="sign a new one with `hanse server manifest sign`, which writes both",
+        )
     try:
         folder.runs.mkdir(exist_ok=True)
         run_dir.mkdir()
@@ -238,6 +248,16 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
     except OSError as error:
         raise RunDirectoryError(f"cannot write {run_dir}: {error.strerror}") from error
     return run_dir
+
+
+def _check_installed(manifest: Manifest) -> None:
+    """Refuse at the coordinator what every store would refuse."""
+    if manifest.fab_digest != bundle.digest():
+        raise BadManifest(
+            f"the manifest names the app bundle {(manifest.fab_digest or 'none')[:12]}…, this "
+            f"version of Hanse has {bundle.digest()[:12]}…",
+            hint="after an upgrade, sign a new manifest and hand it out",
+        )
 
 
 def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:

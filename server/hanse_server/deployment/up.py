@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Registration:
 
 
 def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
-    """Run the SuperLink and the front until a signal ends them.
+    """Run the SuperLink and the front until a signal (Ctrl-C, SIGTERM) ends them.
 
     Args:
         folder: The federation's.
@@ -60,7 +60,9 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
     file = folder.file
     fleet = file.fleet
     certificate, key, ca = (folder.resolve(p) for p in (fleet.certificate, fleet.key, fleet.ca))
-    with _alone(folder):
+    with _alone(folder), suppress(KeyboardInterrupt):
+        # Both signals end it in order: left to itself, SIGTERM would skip what is below.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         tls.check_server(certificate, key, ca, fleet.host)
         _check_free(fleet.bind, fleet.port, "fleet.listen")
         _check_free("127.0.0.1", file.superlink.port, "superlink.port")
@@ -228,14 +230,19 @@ async def _front(
             timeout_graceful_shutdown=2,
         )
     )
-    serving = asyncio.create_task(server.serve())
-    while not serving.done():
-        if not superlink.running and not server.should_exit:
-            server.should_exit = True
-            await serving
-            raise superlink.failure()
-        await asyncio.wait([serving], timeout=_LOOK_SECONDS)
-    await serving
+
+    async def watch() -> None:
+        while superlink.running:
+            await asyncio.sleep(_LOOK_SECONDS)
+        server.should_exit = True
+
+    watching = asyncio.create_task(watch())
+    try:
+        await server.serve()  # after a signal, raises it again for whoever is above
+    finally:
+        watching.cancel()
+    if not superlink.running:
+        raise superlink.failure()
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:
