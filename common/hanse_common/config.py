@@ -249,8 +249,10 @@ class RunSettings(Settings):
         Where noise is distributed, updates are sums of clipped gradients, and a round is one
         step of gradient descent; else they are changes of the model.
         """
-        if self.privacy.mode != "distributed":
-            return 1.0
+        return self.step_factor(number) if self.privacy.mode == "distributed" else 1.0
+
+    def step_factor(self, number: int) -> float:
+        """What a private step of a round moves a model by, for a sum of clipped gradients."""
         training = self.training
         return -training.learning_rate * self.fading(number) / training.expected_batch_size
 

@@ -197,6 +197,13 @@ class LogForked(RoundLogError):
     exit_status = 38
 
 
+class ClaimRefuted(AuditFailed):
+    """An attack learnt more about customers than the claimed epsilon allows."""
+
+    code = "claim-refuted"
+    exit_status = 39
+
+
 class FederationError(HanseError):
     """A round could not be completed."""
 

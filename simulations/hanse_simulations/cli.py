@@ -129,7 +129,7 @@ def run(
         "seed": seed,
     }
     changes = {key: value for key, value in given.items() if value is not None}
-    changes |= dict(_setting(text) for text in set_ or [])
+    changes |= dict(parse_setting(text) for text in set_ or [])
     _simulate(recipe, resume, name, changes, tracker or [], format_, quiet)
 
 
@@ -184,7 +184,7 @@ def _simulate(
         typer.echo(f"report: {folder.report_file}", err=True)
 
 
-def _setting(text: str) -> tuple[str, object]:
+def parse_setting(text: str) -> tuple[str, object]:
     """Parse KEY=VALUE; the value is TOML where it can be, else text."""
     import tomllib
 

@@ -3,7 +3,7 @@
 >>> RECIPES["grocery"]().data.partition
 'regions'
 >>> sorted(RECIPES)
-['grocery', 'grocery-shops', 'grocery-visits', 'smoke', 'synthetic']
+['attack', 'grocery', 'grocery-shops', 'grocery-visits', 'smoke', 'synthetic']
 """
 
 from __future__ import annotations
@@ -93,12 +93,30 @@ def synthetic() -> RunSettings:
     )
 
 
+def attack() -> RunSettings:
+    """What `hanse audit attack` attacks: many small synthetic stores, more of the model trained.
+
+    Twenty stores, so that sigma/n is well below sigma/sqrt(n); more parameters than rules
+    alone have, so that a thousand canaries can have one each.
+    """
+    return synthetic().with_changes(
+        {
+            "recipe": "attack",
+            "data.stores": 20,
+            "data.customers": 10,
+            "model.trainable": "heads",
+            "federation.rounds": 80,
+        }
+    )
+
+
 RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "grocery": grocery,
     "grocery-shops": grocery_shops,
     "grocery-visits": grocery_visits,
     "smoke": smoke,
     "synthetic": synthetic,
+    "attack": attack,
 }
 
 

@@ -127,7 +127,8 @@ def _simulate(
         progress = stack.enter_context(Progress(quiet=quiet))
         # 2. Shops become stores with prepared histories, by the door that real data takes.
         progress.note("reading the shops")
-        stores, settings, prepared = _prepare(folder, settings)
+        stores, settings, prepared = prepare_run(folder.path, settings)
+        folder.write_settings(settings)
         histories = prepared.load()
         for name, store in zip(prepared.names, histories, strict=True):
             check_size(name, store, settings)
@@ -201,8 +202,18 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     return arms
 
 
-def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:
-    """Make the stores, fix the split and the noise, and write both into the run's settings."""
+def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:
+    """Make the stores, fix the split and the noise in the settings, prepare the histories.
+
+    Args:
+        folder: The run's; a person's own shops are prepared there, others in the cache.
+        settings: What to run.
+
+    Raises:
+        ConfigError: The settings' split is not the data set's.
+        DataError: A store's data cannot be used.
+        PrivacyError: No noise keeps the promise.
+    """
     cache = cache_folder()
     stores = make_stores(settings.data, seed=settings.seed, cache=cache)
     if settings.data.split not in (None, stores.split):
@@ -215,8 +226,7 @@ def _prepare(folder: RunFolder, settings: RunSettings) -> tuple[Stores, RunSetti
     plan = PrivacyPlan.from_settings(settings)
     if plan is not None:
         settings = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
-    prepared = prepare_stores(stores.folders, settings, folder.path if own else cache)
-    folder.write_settings(settings)
+    prepared = prepare_stores(stores.folders, settings, folder if own else cache)
     return stores, settings, prepared
 
 

@@ -1,0 +1,137 @@
+"""From right guesses about canaries to a lower bound on epsilon.
+
+Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run"
+(arXiv:2305.08846). Each of m canaries was in the data or not by a fair coin of its own; an
+attacker guesses r of the coins from what the mechanism released, and v guesses are right. If
+the mechanism is (eps, delta)-DP, then (theorem 3.1; corollary 5.4; the code in appendix D)
+
+    P[at least v right] <= beta + 2 m delta alpha,
+    beta  = P[W >= v] for W ~ Binomial(r, e^eps / (e^eps + 1)),
+    alpha = max over i = 1..v of P[v > W >= v - i] / i.
+
+Any eps at which that is less than 5 % is refuted with 95 % confidence.
+
+>>> round(epsilon_lower_bound(canaries=1000, guesses=100, right=75, delta=1e-4), 3)
+0.673
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+_PRECISION = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guesses:
+    """How an attacker's guesses about some canaries came out."""
+
+    count: int
+    """Guesses made, r; about the other canaries the attacker says nothing."""
+    right: int
+    """Guesses that were right, v."""
+
+
+def p_value(*, canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
+    """The most likely so many right guesses can be under (epsilon, delta)-DP.
+
+    Args:
+        canaries: m, each in the data by a fair coin.
+        guesses: r, at most m.
+        right: v, at most r.
+        epsilon: The hypothesis, at least 0.
+        delta: In [0, 1].
+
+    Returns:
+        An upper bound on the probability of `right` or more right guesses, at most 1.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    from scipy.stats import binom
+
+    if not 0 <= right <= guesses <= canaries:
+        raise ValueError(f"{right=} <= {guesses=} <= {canaries=} does not hold")
+    if epsilon < 0 or not 0 <= delta <= 1:
+        raise ValueError(f"{epsilon=} must not be negative, {delta=} must lie in [0, 1]")
+    chance = 1 / (1 + math.exp(-epsilon))
+    beta = float(binom.sf(right - 1, guesses, chance))
+    alpha, below = 0.0, 0.0
+    for less in range(1, right + 1) if delta else ():
+        below += float(binom.pmf(right - less, guesses, chance))
+        alpha = max(alpha, below / less)
+    return min(1.0, beta + 2 * canaries * delta * alpha)
+
+
+def epsilon_lower_bound(
+    *, canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE
+) -> float:
+    """The largest epsilon that so many right guesses refute.
+
+    Args:
+        canaries: m, each in the data by a fair coin.
+        guesses: r, at most m.
+        right: v, at most r.
+        delta: At which epsilon is bounded.
+        confidence: That the mechanism's epsilon at `delta` is no smaller.
+
+    Returns:
+        The bound, rounded down; 0 if not even epsilon = 0 is refuted.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Guarantees:
+        For a mechanism that is (epsilon, delta)-DP, whatever the attacker does, the result
+        exceeds epsilon with a chance of at most 1 - `confidence`, over the canaries' coins
+        and the mechanism's randomness; provided that the number of guesses does not depend
+        on how right they are.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"{confidence=} must lie in (0, 1)")
+
+    def refuted(epsilon: float) -> bool:
+        p = p_value(canaries=canaries, guesses=guesses, right=right, epsilon=epsilon, delta=delta)
+        return p < 1 - confidence
+
+    if not refuted(0.0):
+        return 0.0
+    low, high = 0.0, 1.0
+    while refuted(high):
+        low, high = high, 2 * high
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if refuted(middle) else (low, middle)
+    return low
+
+
+def best_lower_bound(
+    tries: Sequence[Guesses], *, canaries: int, delta: float, confidence: float = CONFIDENCE
+) -> float:
+    """The best of several bounds from one run, each at a confidence that pays for all tries.
+
+    By the union bound: k tries at 1 - (1 - c)/k each are right together with confidence c.
+
+    Args:
+        tries: Guesses of different numbers, about the same canaries.
+        canaries: m.
+        delta: At which epsilon is bounded.
+        confidence: Of the result.
+    """
+    each = 1 - (1 - confidence) / max(len(tries), 1)
+    return max(
+        (
+            epsilon_lower_bound(
+                canaries=canaries,
+                guesses=one.count,
+                right=one.right,
+                delta=delta,
+                confidence=each,
+            )
+            for one in tries
+        ),
+        default=0.0,
+    )
