@@ -8,48 +8,17 @@ An entry point names a `typer.Typer` application.
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from typing import Annotated
 
-import click
 import typer
-from typer.core import TyperGroup
 
-from hanse_common.errors import HanseError, Interrupted, MissingDependency
-
-GROUP = "hanse.commands"
+from hanse_common.commands import InstalledCommands
+from hanse_common.errors import HanseError, Interrupted
 
 
-class _InstalledCommands(TyperGroup):
-    """A group whose commands are the installed entry points, loaded when they are needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_entry_points())
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _entry_points().get(cmd_name)
-        if entry is None:
-            return None
-        try:
-            command = typer.main.get_command(entry.load())
-        except ModuleNotFoundError as error:
-            return _not_installed(cmd_name, error)
-        command.name = cmd_name
-        return command
-
-
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def _not_installed(name: str, error: ModuleNotFoundError) -> click.Command:
-    def refuse() -> None:
-        raise MissingDependency(
-            f"`hanse {name}` needs the package {error.name!r}, which is not installed",
-            hint="pip install 'hanse[simulate]', or the extra for this machine's part",
-        )
-
-    return click.Command(name, callback=refuse, help="(not installed on this machine)")
+class _InstalledCommands(InstalledCommands):
+    entry_point_group = "hanse.commands"
 
 
 def _print_version(asked: bool) -> None:

@@ -94,18 +94,20 @@ def synthetic() -> RunSettings:
 
 
 def attack() -> RunSettings:
-    """What `hanse audit attack` attacks: many small synthetic stores, more of the model trained.
+    """What `hanse audit attack` attacks if nothing else is named: many small synthetic stores.
 
-    Twenty stores, so that sigma/n is well below sigma/sqrt(n); more parameters than rules
-    alone have, so that a thousand canaries can have one each.
+    Thirty stores, so that sigma/n is well below sigma/sqrt(n); more trained parameters than
+    the rules have, so that a thousand canaries can have one each.
     """
     return synthetic().with_changes(
         {
             "recipe": "attack",
-            "data.stores": 20,
+            "data.stores": 30,
             "data.customers": 10,
             "model.trainable": "heads",
-            "federation.rounds": 80,
+            "training.sample_rate": 0.3,
+            "privacy.target_epsilon": 2.0,
+            "federation.rounds": 20,
         }
     )
 

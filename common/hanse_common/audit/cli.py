@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from hanse_common.commands import InstalledCommands
 from hanse_common.errors import ConfigError, LedgerError
 
 
@@ -56,7 +57,15 @@ StoresOption = Annotated[
     typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
 ]
 
+
+class _AuditCommands(InstalledCommands):
+    """Those below, and what other packages bring: an attack needs a simulation."""
+
+    entry_point_group = "hanse.audit.commands"
+
+
 app = typer.Typer(
+    cls=_AuditCommands,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -21,6 +21,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 CONFIDENCE = 0.95
 _PRECISION = 1e-6
 
@@ -59,10 +61,9 @@ def p_value(*, canaries: int, guesses: int, right: int, epsilon: float, delta: f
         raise ValueError(f"{epsilon=} must not be negative, {delta=} must lie in [0, 1]")
     chance = 1 / (1 + math.exp(-epsilon))
     beta = float(binom.sf(right - 1, guesses, chance))
-    alpha, below = 0.0, 0.0
-    for less in range(1, right + 1) if delta else ():
-        below += float(binom.pmf(right - less, guesses, chance))
-        alpha = max(alpha, below / less)
+    less = np.arange(1, right + 1)
+    below = np.cumsum(binom.pmf(right - less, guesses, chance))
+    alpha = float(np.max(below / less, initial=0.0))
     return min(1.0, beta + 2 * canaries * delta * alpha)
 
 

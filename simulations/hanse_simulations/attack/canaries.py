@@ -58,9 +58,7 @@ class Canaries:
         }
 
 
-def draw_canaries(
-    stores: Sequence[str], *, count: int, parameters: int, seed: int
-) -> Canaries:
+def draw_canaries(stores: Sequence[str], *, count: int, parameters: int, seed: int) -> Canaries:
     """Spread canaries over stores and toss their coins.
 
     Args:

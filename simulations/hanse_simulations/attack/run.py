@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.histories import days
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError
+from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
 from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import NEIGHBOURS
 from hanse_common.privacy.plan import PrivacyPlan
@@ -113,7 +113,7 @@ def attack(
         stack.enter_context(pool)
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hanse-attack-")))
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_empty(folder)
         progress = stack.enter_context(Progress(quiet=quiet))
         # 1. The federation as any run prepares it, and what it claims.
         progress.note("reading the shops")
@@ -132,7 +132,10 @@ def attack(
         prepared = _joined(prepared, drawn, arm.folder, settings, fault)
         # 3. The production code runs; the attacker looks at what it released.
         progress.arm(arm.name, folder, settings.federation.rounds)
-        arm.run(prepared, pool, False)
+        try:
+            arm.run(prepared, pool, False)
+        except Interrupted:
+            raise Interrupted("stopped", hint="an attack begins anew") from None
         progress.note("guessing the canaries' coins")
         seen = seen_of_canaries(arm.folder, drawn, settings, plan)
         tries = all_guesses(scores(seen, sample_rate=plan.sample_rate), drawn.included)
@@ -161,6 +164,18 @@ def attack(
     )
 
 
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {folder}: {error.strerror}", hint="name another folder"
+        ) from error
+    if taken:
+        raise RunDirectoryError(f"{folder} is not empty", hint="name a new folder")
+
+
 def _checked(settings: RunSettings) -> RunSettings:
     """The settings without what an attack does not need, if it can read such a run.
 
@@ -181,7 +196,9 @@ def _checked(settings: RunSettings) -> RunSettings:
             hint="set privacy.one_home=false; the promise at one store is the same",
         )
     changes: dict[str, object] = {
-        "compute.engine": "in-process", "compare": False, "sweep": None,
+        "compute.engine": "in-process",
+        "compare": False,
+        "sweep": None,
     }
     if settings.privacy.evaluation_noise_multiplier is None:
         changes["federation.evaluate_every"] = settings.federation.rounds

@@ -25,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from pydantic import Field
 
 from hanse_client import app as production
 from hanse_client import train, vector
-from hanse_client.batches import Anchors
+from hanse_client.batches import Anchors, collate
 from hanse_client.histories import Histories
 from hanse_client.node import Node
 from hanse_client.npz import load_npz, save_npz
@@ -52,7 +53,7 @@ class Orders(Settings):
     """`attack.json`: what the attack does at one store."""
 
     fault: Fault = Fault.NONE
-    coordinates: dict[str, int] = {}
+    coordinates: dict[str, int] = Field(default_factory=dict)
     """Along which parameter each canary's gradient points, by pseudonym."""
 
     def save(self, folder: Path) -> None:
@@ -105,7 +106,7 @@ class _Attack:
         self._clipper: CanaryClipper | None = None
         self._train_round = train.train_round
         self._training_vector = vector.training_vector
-        self._collate = train.collate
+        self._collate = collate
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
