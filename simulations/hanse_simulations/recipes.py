@@ -105,9 +105,9 @@ def attack() -> RunSettings:
             "data.stores": 30,
             "data.customers": 10,
             "model.trainable": "heads",
-            "training.sample_rate": 0.3,
+            "training.sample_rate": 0.5,
             "privacy.target_epsilon": 2.0,
-            "federation.rounds": 20,
+            "federation.rounds": 8,
         }
     )
 

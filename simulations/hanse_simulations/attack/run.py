@@ -201,7 +201,8 @@ def _checked(settings: RunSettings) -> RunSettings:
         "sweep": None,
     }
     if settings.privacy.evaluation_noise_multiplier is None:
-        changes["federation.evaluate_every"] = settings.federation.rounds
+        # Evaluations stay at the stores, where no attacker sees them.
+        changes["federation.strategy_options"] = {"fraction_evaluate": 0.0}
     return settings.with_changes(changes)
 
 
