@@ -166,9 +166,9 @@ def test_scores_follow_the_likelihood_and_guesses_abstain_in_the_middle():
     included = rng.random(400) < 0.5
     drawn = included & (rng.random((30, 400)) < 0.3)
     found = scores(drawn + rng.normal(0, 0.3, drawn.shape), sample_rate=0.3)
-    assert guess(found, included, 0.5).right == guess(found, included, 0.5).count == 200
+    assert guess(found, included, 200).right == guess(found, included, 200).count == 200
     assert np.isfinite(scores(drawn.astype(float), sample_rate=1.0)).all()
-    nothing = guess(rng.normal(size=400), included, 0.5)
+    nothing = guess(rng.normal(size=400), included, 200)
     assert stats.binomtest(nothing.right, nothing.count).pvalue > 1e-3
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
-_PRECISION = 1e-6
+_PRECISION = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.histories import days
@@ -29,7 +28,7 @@ from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.attack.bound import CONFIDENCE, Guesses, best_lower_bound
 from hanse_simulations.attack.canaries import Canaries, draw_canaries, with_canaries
 from hanse_simulations.attack.faults import Fault
-from hanse_simulations.attack.scoring import all_guesses, measured_noise, scores
+from hanse_simulations.attack.scoring import guess, guess_counts, measured_noise, scores
 from hanse_simulations.attack.seen import seen_of_canaries
 from hanse_simulations.attack.store import CLIENT_APP, Orders
 from hanse_simulations.engines import start_workers
@@ -138,7 +137,8 @@ def attack(
             raise Interrupted("stopped", hint="an attack begins anew") from None
         progress.note("guessing the canaries' coins")
         seen = seen_of_canaries(arm.folder, drawn, settings, plan)
-        tries = all_guesses(scores(seen, sample_rate=plan.sample_rate), drawn.included)
+        found = scores(seen, sample_rate=plan.sample_rate)
+        tries = [guess(found, drawn.included, count) for count in guess_counts(canaries)]
         claimed = epsilon_spent(arm.folder.stores_dir, plan, settings).max
     return AttackResult(
         recipe=settings.recipe,
@@ -202,7 +202,8 @@ def _checked(settings: RunSettings) -> RunSettings:
     }
     if settings.privacy.evaluation_noise_multiplier is None:
         # Evaluations stay at the stores, where no attacker sees them.
-        changes["federation.strategy_options"] = {"fraction_evaluate": 0.0}
+        options = {**settings.federation.strategy_options, "fraction_evaluate": 0.0}
+        changes["federation.strategy_options"] = options
     return settings.with_changes(changes)
 
 
@@ -213,9 +214,7 @@ def _most_provable(canaries: int, plan: PrivacyPlan) -> float:
         ConfigError: Not even that would refute the claim, so that the attack could not fail.
     """
     claim = plan.epsilon_after(rounds=plan.rounds)
-    nobody = np.zeros(canaries)
-    numbers = [one.count for one in all_guesses(nobody, nobody > 0)]
-    tries = [Guesses(count=count, right=count) for count in numbers]
+    tries = [Guesses(count=count, right=count) for count in guess_counts(canaries)]
     most = best_lower_bound(tries, canaries=canaries, delta=plan.target_delta)
     if most <= claim:
         raise ConfigError(

@@ -17,8 +17,6 @@ the noise s is measured on the released sums, as an attacker would.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -61,20 +59,24 @@ def scores(seen: Floats, *, sample_rate: float) -> Floats:
     return total
 
 
-def guess(found: Floats, included: npt.NDArray[np.bool_], share: float) -> Guesses:
+def guess_counts(canaries: int) -> list[int]:
+    """How many guesses are made of so many canaries: an even number for each of `SHARES`.
+
+    >>> guess_counts(1000)
+    [124, 250, 500]
+    """
+    return [2 * round(share * canaries / 2) for share in SHARES]
+
+
+def guess(found: Floats, included: npt.NDArray[np.bool_], count: int) -> Guesses:
     """Guess the highest scores in and the lowest out, as many of each; count what is right.
 
     Args:
         found: Scores, [canaries].
         included: The coins, [canaries].
-        share: Of the canaries, how many to guess about.
+        count: How many guesses to make, an even number.
     """
-    each = round(share * len(found) / 2)
+    each = count // 2
     order = np.argsort(-found, kind="stable")
     right = included[order[:each]].sum() + (~included[order[len(order) - each :]]).sum()
     return Guesses(count=2 * each, right=int(right))
-
-
-def all_guesses(found: Floats, included: npt.NDArray[np.bool_]) -> Sequence[Guesses]:
-    """The guesses of every one of `SHARES`."""
-    return [guess(found, included, share) for share in SHARES]

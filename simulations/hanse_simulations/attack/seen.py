@@ -63,14 +63,15 @@ def _sum_of_all(arm: ArmFolder, nodes: Sequence[Node], settings: RunSettings) ->
         for stage in read_stages(arm.path)
         if stage["stage"] == "train"
     }
-    known = [
-        [Known.load(node.folder, number) for node in nodes]
-        for number in range(1, settings.federation.rounds + 1)
+    models, others = [], []
+    for number in range(1, settings.federation.rounds + 1):
+        known = [Known.load(node.folder, number) for node in nodes]
+        models.append(known[0].model)
+        others.append(np.sum([store.others for store in known], axis=0))
+    models.append(flatten(read_arrays(arm.path / GLOBAL)))
+    rounds = [
+        (models[number] - models[number - 1]) * counts[number] / settings.step_factor(number)
+        for number in range(1, len(models))
     ]
-    models = [stores[0].model for stores in known] + [flatten(read_arrays(arm.path / GLOBAL))]
-    rounds = []
-    for number, stores in enumerate(known, start=1):
-        moved = models[number] - models[number - 1]
-        total = moved * counts[number] / settings.step_factor(number)
-        rounds.append(total - np.sum([store.others for store in stores], axis=0))
-    return np.stack(rounds)
+    seen: Floats = np.stack(rounds) - np.stack(others)
+    return seen

@@ -8,8 +8,9 @@ module as the ClientApp, and `attack.json` in the node's folder.
 
 What an attacker of the threat model would know lies in `attack/` in that folder afterwards,
 one file a round: the global model that came in; what customers who are no canaries added to
-the sum, as whoever knows everybody but one person knows that; and, in mode `local`, where
-nobody else is trusted, the store's own noised update.
+the sum; and, in mode `local`, where nobody else is trusted, the store's own noised update.
+The promise holds against somebody who knows everybody else's data and lots: lots are drawn
+for each customer by itself, so that those of others say nothing about a canary.
 """
 
 from __future__ import annotations
