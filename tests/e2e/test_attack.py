@@ -28,7 +28,7 @@ def attack(store_cache, monkeypatch):
     return run
 
 
-FEW = ("--mode", "local", "--stores", "5", "--rounds", "6", "--number", "400")
+FEW = ("--mode", "local", "--stores", "10", "--rounds", "6", "--number", "500")
 
 
 @pytest.mark.parametrize("options", [(), FEW], ids=["distributed", "local"])
