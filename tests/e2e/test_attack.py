@@ -49,7 +49,7 @@ def test_missing_noise_is_found_while_the_ledgers_are_in_order(attack, options, 
     folder = tmp_path / "run"
     found, error = attack(*options, "--fault", fault, "--keep", str(folder))
     assert found["lower_bound"] > found["claimed"]
-    assert not found["ok"] and isinstance(error, ClaimRefuted) and error.exit_status == 37
+    assert not found["ok"] and isinstance(error, ClaimRefuted) and error.exit_status == 39
     audits = [verify_store(one, second_opinion=False) for one in find(folder)]
     assert len(audits) == found["stores"]
     assert all(audit.fault is None for audit in audits)
