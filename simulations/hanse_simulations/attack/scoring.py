@@ -7,8 +7,9 @@ that direction less what everybody else added, a round is evidence of
     log((1 - q) + q exp((x - 1/2) / s²)),
 
 q being the sampling rate: the likelihood ratio, whose sum over the rounds is the best score
-there is (Neyman and Pearson). It grows with x like the inner product of sum and direction;
-the noise s is measured on the released sums, as an attacker would.
+there is (Neyman and Pearson) where a round is one step. It grows with x, the inner product
+of sum and direction; the noise s is measured on the released sums, as an attacker would.
+Where a round has several steps, the same score is a weaker one, and the bound as valid.
 
 >>> seen = np.array([[1.1, 0.1, -0.1], [0.9, 0.0, 0.1]])  # two rounds, three canaries
 >>> (scores(seen, sample_rate=0.5) > 0).tolist()
