@@ -24,7 +24,13 @@ from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import Instructions
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import COSIGNATURE, RECEIPT, Proofs
-from hanse_common.roundlog.file import FORMAT, checkpoint_path, insert_record, read_records
+from hanse_common.roundlog.file import (
+    FORMAT,
+    checkpoint_path,
+    count_records,
+    insert_record,
+    read_records,
+)
 from hanse_common.roundlog.merkle import Tree
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import Announced, Closed, Member, Published, Record, decode
@@ -41,6 +47,9 @@ from hanse_common.secagg.messages import (
 )
 from hanse_common.secagg.roster import form_cohort
 
+_MOST_SIZES = 1_000
+"""Checkpoints that a silent node may remember, beside the one that it cosigned last."""
+
 
 class RoundLog:
     """An append-only file of records, and the Merkle tree over them.
@@ -55,8 +64,10 @@ class RoundLog:
         self._key = key
         bodies = list(records)
         self._tree = Tree(bodies)
-        self.records: list[Record] = [decode(body) for body in bodies]
+        self.records: list[Record] = _decoded(bodies, path)
         """In order; do not change the list."""
+        self._signed = 0
+        """How many records the checkpoint on the disk has."""
 
     @classmethod
     def open(cls, path: Path, key: CoordinatorKey) -> RoundLog:
@@ -68,6 +79,9 @@ class RoundLog:
 
         Raises:
             RoundLogError: The file is damaged, or is not the one of the last checkpoint.
+
+        Edge cases:
+            A record that a crash left without its checkpoint is signed now.
         """
         bodies: list[bytes] = []
         if path.exists():
@@ -75,6 +89,7 @@ class RoundLog:
                 bodies = read_records(database, path)
         log = cls(path, key, bodies)
         log._check_last(Checkpoint.load(checkpoint_path(path)))
+        log._sign()
         return log
 
     @property
@@ -90,9 +105,10 @@ class RoundLog:
         Raises:
             RoundLogError: It cannot be written, or somebody else writes this log.
         """
+        self._sign()  # What an earlier attempt to write left unsigned comes first.
         body = record.encode()
         with FORMAT.writing(self._path) as database:
-            if len(read_records(database, self._path)) != len(self._tree):
+            if count_records(database, self._path) != len(self._tree):
                 raise RoundLogError(
                     f"another process has written to {self._path}",
                     hint="run one coordinator at a time on a round log",
@@ -100,10 +116,7 @@ class RoundLog:
             insert_record(database, self._path, len(self._tree) + 1, body)
         self._tree.append(body)
         self.records.append(record)
-        checkpoint, beside = self.checkpoint, checkpoint_path(self._path)
-        with FORMAT.named_errors(beside):
-            write_durably(beside, checkpoint.line())
-        return checkpoint
+        return self._sign()
 
     def announce(self, told: Instructions) -> Checkpoint:
         """Write down what stores will be asked, before they are.
@@ -145,6 +158,15 @@ class RoundLog:
             consistency={size: self._tree.consistency(size) for size in sizes},
         )
 
+    def _sign(self) -> Checkpoint:
+        """Write the checkpoint of all records, if the one on the disk has fewer."""
+        checkpoint, beside = self.checkpoint, checkpoint_path(self._path)
+        if checkpoint.size > self._signed:
+            with FORMAT.named_errors(beside):
+                write_durably(beside, checkpoint.line())
+            self._signed = checkpoint.size
+        return checkpoint
+
     def _check_last(self, last: Checkpoint | None) -> None:
         """Compare the records with the checkpoint beside them; a crash leaves one fewer in it."""
         size, beside = len(self._tree), checkpoint_path(self._path)
@@ -170,6 +192,12 @@ class RoundLog:
                 f"{self._path} is not the log of {last.size} records that {beside.name} names",
                 hint="restore both from one backup no older than the last round",
             )
+        if size > last.size + 1:
+            raise RoundLogError(
+                f"{self._path} has {size - last.size} records that {beside.name} does not cover",
+                hint="restore both from one backup no older than the last round",
+            )
+        self._signed = last.size
 
 
 class Witnesses:
@@ -177,6 +205,10 @@ class Witnesses:
 
     Args:
         log: What it says of stores that have said nothing themselves.
+
+    Edge cases:
+        Of a node that is silent for long, the newest checkpoints and the one that it cosigned
+        last are kept. One that remembers another refuses to take part.
     """
 
     def __init__(self, log: RoundLog) -> None:
@@ -195,8 +227,11 @@ class Witnesses:
             if node not in self._sizes:
                 known = {said[node]} if node in said else self._log.may_have_seen(name)
                 self._sizes[node] = known
-            before |= self._sizes[node]
-            self._sizes[node].add(self._log.checkpoint.size)
+            sizes = sorted(self._sizes[node])
+            # Everybody is sent every proof: one silent node must not make them many.
+            kept = {*sizes[:1], *sizes[1:][-_MOST_SIZES:]}
+            before |= kept
+            self._sizes[node] = {*kept, self._log.checkpoint.size}
         return before
 
     def cosigned(self, node: int, size: int) -> None:
@@ -274,7 +309,7 @@ class AttemptLog:
         """The record of the attempt.
 
         Args:
-            outcome: `SUMMED`, or the code of the error that ended it.
+            outcome: As `Closed` has it.
         """
         return Closed(
             header=self._header,
@@ -297,6 +332,19 @@ class AttemptLog:
             if hello.store_id == store_id:
                 return hello.certificate.public_key
         raise MalformedMessage(f"{store_id!r} is not in the roster")
+
+
+def _decoded(bodies: Iterable[bytes], path: Path) -> list[Record]:
+    records: list[Record] = []
+    for position, body in enumerate(bodies, start=1):
+        try:
+            records.append(decode(body))
+        except RoundLogError as error:
+            raise RoundLogError(
+                f"record {position} of {path} is damaged: {error.message}",
+                hint=error.hint or FORMAT.hint,
+            ) from None
+    return records
 
 
 def _bytes(config: Mapping[str, object], key: str, store_id: str) -> bytes:

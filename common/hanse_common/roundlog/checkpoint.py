@@ -105,7 +105,8 @@ class Checkpoint:
             RoundLogError: It cannot be read, or is something else.
         """
         try:
-            kind, value = path.read_text(encoding="ascii").split()
+            text = path.read_bytes().decode("ascii")
+            kind, value = text.split()
             data = bytes.fromhex(value)
         except FileNotFoundError:
             return None
@@ -116,6 +117,9 @@ class Checkpoint:
         if kind != _LINE:
             raise RoundLogError(f"{path} is no checkpoint of a round log")
         try:
-            return cls.decode(data)
+            checkpoint = cls.decode(data)
         except MalformedMessage as error:
             raise RoundLogError(f"{path} is damaged: {error.message}") from None
+        if checkpoint.line() != text:
+            raise RoundLogError(f"{path} is damaged: it is not as it was written")
+        return checkpoint

@@ -47,6 +47,19 @@ def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
     return [bytes(body) for _, body in rows]
 
 
+def count_records(database: sqlite3.Connection, path: Path) -> int:
+    """Return how many records there are, without reading them.
+
+    Raises:
+        RoundLogError: The file is damaged.
+    """
+    with FORMAT.named_errors(path):
+        if is_blank(database):
+            return 0
+        (count,) = database.execute("SELECT count(*) FROM record").fetchone()
+    return int(count)
+
+
 def insert_record(database: sqlite3.Connection, path: Path, position: int, body: bytes) -> None:
     """Add a record.
 
