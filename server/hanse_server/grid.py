@@ -28,6 +28,7 @@ from hanse_common.errors import (
     BadManifest,
     FederationError,
     HanseError,
+    Interrupted,
     ProtocolError,
     RoundFailed,
 )
@@ -238,7 +239,7 @@ class SecureGrid(ForwardingGrid):
         if self._progress is not None:
             exchange.report_to(self._progress, told.round, kind, number)
         opening = RecordDict({**content, "config": ConfigRecord(config)})
-        outcome = ""
+        outcome = Interrupted.code
         try:
             # 0. Everybody is told the same, does it at home, and says hello.
             exchange.ask(dict.fromkeys(nodes, opening), kind, timeout)
@@ -257,7 +258,7 @@ class SecureGrid(ForwardingGrid):
         finally:
             self._lost = exchange.lost()
             # What stores have charged for is on record, however the attempt ended.
-            if self._log is not None and exchange.record is not None and outcome:
+            if self._log is not None and exchange.record is not None:
                 self._log.append(exchange.record.closed(outcome))
         self._lost |= exchange.liars(aggregate)
         self.last, self._participants = aggregate, len(aggregate.survivors)

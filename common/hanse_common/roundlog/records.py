@@ -91,11 +91,13 @@ class Closed:
 
     Args:
         header: Of the attempt; its model digest binds the announcing checkpoint.
-        outcome: `summed`, or the code of the error that ended it.
+        outcome: `summed`, or the code of the error that ended it; `interrupted` if it was
+            none of ours.
         roster_digest: What the stores sign; zero if there never was a roster.
         members: The roster in its order.
         sharers: Roster indices of those who dealt shares (U2).
-        survivors: Roster indices of those in the sum (U3); empty if it never came to it.
+        survivors: Roster indices of those whose vectors are in the sum, if there is one (U3);
+            empty if the attempt ended before stage 3.
         receipts: Of those who sent a masked vector.
         confirmations: Of those who signed U3.
     """
