@@ -2,13 +2,15 @@
 
     <node>/checkpoints/<log>   the last checkpoint that this store accepted, by the log's key
 
-What it cosigns it remembers first, on the disk, so that a restart forgets nothing.
+What it cosigns it remembers first, on the disk, so that a restart forgets nothing; and one
+process at a time does so, so that two messages at once cannot be two histories.
 """
 
 from __future__ import annotations
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
+from hanse_common.durable import locked, sync_folder
 from hanse_common.errors import LogForked
 from hanse_common.instructions import Instructions
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -49,18 +51,22 @@ class Witness:
         key, name = self._enrolment.manifest.log_key, self._name
         if key is None or name is None:
             return None
-        try:
-            checkpoint = check_announced(
-                told,
-                Proofs.decode(told.proofs) if told.checkpoint else Proofs(inclusion=""),
-                log_key=bytes.fromhex(key),
-                seen=self.seen,
-            )
-        except LogForked as error:
-            self._node.log(round=told.round, error=f"[{error.code}] {error}")
-            raise
-        (self._node.folder / FOLDER).mkdir(exist_ok=True)
-        self._node.write(name, checkpoint.line())
+        folder = self._node.folder / FOLDER
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)
+            sync_folder(self._node.folder)
+        with locked(folder):
+            try:
+                checkpoint = check_announced(
+                    told,
+                    Proofs.decode(told.proofs) if told.checkpoint else Proofs(inclusion=""),
+                    log_key=bytes.fromhex(key),
+                    seen=self.seen,
+                )
+            except LogForked as error:
+                self._node.log(round=told.round, error=f"[{error.code}] {error}")
+                raise
+            self._node.write(name, checkpoint.line())
         return checkpoint.cosign(self._enrolment.key)
 
     @property
