@@ -113,8 +113,8 @@ def verify_log(
     if not notes.faults:
         # Receipts are signed, and were checked: what they say of ledgers can be held against them.
         heads = _heads(closed)
-        matched = _check_stores(log, stores, notes)
-        if any(_check_seen(log, "an earlier audit", seen, notes) for seen in remembered):
+        matched = _check_stores(log, stores, manifest, notes)
+        if sum(_check_seen(log, "an earlier audit", seen, notes) for seen in remembered):
             notes.verified.append("it goes on from the checkpoint that was remembered")
     return LogAudit(
         log=path,
@@ -181,22 +181,25 @@ def _heads(closed: Sequence[Closed]) -> dict[str, Head]:
     return heads
 
 
-def _check_stores(log: LogFile, stores: Sequence[Evidence], notes: Notes) -> int:
+def _check_stores(
+    log: LogFile, stores: Sequence[Evidence], manifest: Manifest | None, notes: Notes
+) -> int:
     """Compare the log with every store; return how many receipts were found in ledgers."""
     matched, compared, seen = 0, 0, 0
+    manifests = {attempt.header.manifest_digest for attempt in log.closed()}
+    if manifest is not None:
+        manifests.add(manifest.digest())
     for evidence in stores:
+        seen += _check_witness(log, evidence, notes)
         name = store_id(evidence)
         try:
-            checkpoints = evidence.checkpoints()
             entries = evidence.entries()
         except HanseError:
             continue  # The store's own audit says what is wrong with it.
-        for checkpoint in checkpoints:
-            seen += _check_seen(log, evidence.store, checkpoint, notes)
         if name is None or not entries:
             continue
         compared += 1
-        matched += _check_ledger(log, evidence.store, name, entries, notes)
+        matched += _check_ledger(log, evidence.store, name, entries, manifests, notes)
     if not compared:
         notes.unverified.append("what stores have charged: no ledger with a certificate")
     elif not notes.faults:
@@ -209,6 +212,19 @@ def _check_stores(log: LogFile, stores: Sequence[Evidence], notes: Notes) -> int
     elif not notes.faults:
         notes.verified.append(f"{seen} stores have seen this log, and no other")
     return matched
+
+
+def _check_witness(log: LogFile, evidence: Evidence, notes: Notes) -> bool:
+    """Compare the log with what a store handed over; return whether it has seen this log."""
+    try:
+        checkpoints = evidence.checkpoints()
+        for checkpoint in checkpoints:
+            # Nobody is to be accused of a history that they have not signed.
+            checkpoint.check_signature()
+    except HanseError as error:
+        notes.whole(f"what {evidence.store} has seen of it is not to be trusted", error)
+        return False
+    return sum(_check_seen(log, evidence.store, seen, notes) for seen in checkpoints) > 0
 
 
 def _check_seen(log: LogFile, store: str, seen: Checkpoint, notes: Notes) -> bool:
@@ -226,11 +242,27 @@ def _check_seen(log: LogFile, store: str, seen: Checkpoint, notes: Notes) -> boo
 
 
 def _check_ledger(
-    log: LogFile, store: str, name: str, entries: Sequence[Entry], notes: Notes
+    log: LogFile,
+    store: str,
+    name: str,
+    entries: Sequence[Entry],
+    manifests: set[bytes],
+    notes: Notes,
 ) -> int:
-    """Hold a store's receipts against its ledger, and its charges against the log."""
+    """Hold a store's receipts against its ledger, and its charges against the log.
+
+    Args:
+        log: Checked by itself.
+        store: What the auditor calls it.
+        name: Its id in rosters.
+        entries: Of its ledger.
+        manifests: Digests of the terms whose charges the log must announce.
+        notes: Take what is found.
+
+    Returns:
+        How many receipts the ledger has the entries of.
+    """
     matched, announced = 0, set()
-    manifests = {attempt.header.manifest_digest for attempt in log.closed()}
     for position, record in enumerate(log.records, start=1):
         if isinstance(record, Announced):
             announced.add((record.run, record.exchange, record.attempt))

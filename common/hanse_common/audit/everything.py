@@ -11,6 +11,7 @@ from hanse_common.audit.evidence import Evidence, find, find_logs
 from hanse_common.audit.remembered import Remembered
 from hanse_common.audit.verification import Audit, verify_store
 from hanse_common.errors import AuditFailed
+from hanse_common.roundlog.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,17 +22,23 @@ class Verdict:
         stores: One audit a store.
         logs: One a round log.
         gone: Stores whose ledger an earlier audit saw, and that have none now.
+        logs_gone: Keys of round logs that an earlier audit saw, and that are not here now.
     """
 
     stores: tuple[Audit, ...]
     logs: tuple[LogAudit, ...]
     gone: tuple[str, ...]
+    logs_gone: tuple[str, ...] = ()
 
     @property
     def faults(self) -> list[str]:
         """Everything that is wrong, in the words of an error."""
         found = [
             f"{store}: its ledger is remembered, and is not there any more" for store in self.gone
+        ]
+        found += [
+            f"the round log of key {key[:16]}… is remembered, and is not there any more"
+            for key in self.logs_gone
         ]
         found += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
         return found + [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
@@ -43,6 +50,7 @@ class Verdict:
             "stores": [audit.row() for audit in self.stores],
             "logs": [log.row() for log in self.logs],
             "gone": list(self.gone),
+            "logs_gone": list(self.logs_gone),
         }
 
     def check(self) -> None:
@@ -101,7 +109,19 @@ def verify_all(
             )
         )
     gone = tuple(sorted(store for store, head in heads.items() if head.sequence))
-    return Verdict(stores=tuple(audits), logs=tuple(audited.values()), gone=gone)
+    return Verdict(
+        stores=tuple(audits),
+        logs=tuple(audited.values()),
+        gone=gone,
+        logs_gone=_gone(known.checkpoints, list(audited.values())),
+    )
+
+
+def _gone(remembered: Sequence[Checkpoint], logs: Sequence[LogAudit]) -> tuple[str, ...]:
+    """Keys of remembered logs that are none of these; a log that cannot be read may be any."""
+    here = [None if log.checkpoint is None else log.checkpoint.log_key for log in logs]
+    keys = {seen.log_key.hex() for seen in remembered if seen.log_key not in here}
+    return () if None in here else tuple(sorted(keys))
 
 
 def _stores_of(log: Path, logs: Sequence[Path], stores: Sequence[Evidence]) -> list[Evidence]:

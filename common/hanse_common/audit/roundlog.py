@@ -104,7 +104,7 @@ def check_log(
         elif isinstance(record, Closed):
             _take_outcome(log, position, record, reading, manifest, authority, notes)
         else:
-            _take_model(position, record, reading, manifest, notes)
+            _take_model(position, record, reading, notes)
         if notes.faults:
             return
     notes.verified += [
@@ -212,7 +212,7 @@ def _take_outcome(
     try:
         _check_signatures(record, _checkpoint(log, place), authority)
         if manifest is not None:
-            _check_terms(record, manifest)
+            _check_terms(record, order, manifest)
     except HanseError as error:
         notes.fault(position, "not to be trusted", error.message)
         return
@@ -273,14 +273,17 @@ def _signed(store: str, what: str, check: Callable[[], None]) -> None:
         raise RoundLogError(f"the {what} of {store!r} is not signed by its key") from None
 
 
-def _check_terms(record: Closed, manifest: Manifest) -> None:
+def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> None:
     """Check an attempt against the federation's terms.
 
     Raises:
         RoundLogError: It breaks one of them.
     """
     if record.header.manifest_digest != manifest.digest():
-        return
+        return  # A log outlives manifests.
+    first = record.header.round == _EXCHANGES_PER_ROUND
+    if first and announced.model_digest.hex() != manifest.model_digest:
+        raise RoundLogError("the first round starts from another model than the manifest names")
     strangers = set(record.stores) - set(manifest.stores)
     if strangers:
         raise RoundLogError(f"{min(strangers)!r} is not in the manifest")
@@ -301,20 +304,11 @@ def _check_terms(record: Closed, manifest: Manifest) -> None:
             raise RoundLogError(f"it has {found} {what}, its manifest requires {needed}")
 
 
-def _take_model(
-    position: int,
-    record: Published,
-    reading: _Reading,
-    manifest: Manifest | None,
-    notes: Notes,
-) -> None:
-    initial = None if manifest is None else manifest.model_digest
-    if record.round == 0:
-        if initial not in (None, record.model_digest.hex()):
-            notes.fault(position, "another model", "it is not the one that the manifest names")
+def _take_model(position: int, record: Published, reading: _Reading, notes: Notes) -> None:
     # A lost round, or a coordinator that went on from a checkpoint, publishes a model again.
-    elif (
-        reading.models
+    if (
+        record.round
+        and reading.models
         and record.model_digest not in reading.models
         and _EXCHANGES_PER_ROUND * record.round not in reading.summed
     ):
