@@ -126,6 +126,8 @@ def find(path: Path) -> list[Evidence]:
         one = [_evidence(path, path.absolute().parent.name)]
         return [] if path.name == LOG_FILE else one
     kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
+    # A store that has charged nothing can still say what it was shown of the round log.
+    kept |= {seen.parents[1] for seen in path.rglob(f"{CHECKPOINTS}/*") if seen.is_file()}
     if not kept and not find_logs(path):
         what = "holds no ledger" if path.is_dir() else "does not exist"
         raise LedgerError(
