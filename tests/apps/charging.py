@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import sys
-import time
 from pathlib import Path
+
+from killing import forked, kills
 
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
@@ -41,35 +40,24 @@ def upload_some(ledger: Ledger, uploads: Path, count: int) -> None:
 
 def child(folder: Path, key: StoreKey, count: int) -> int:
     """Fork a process that opens the ledger and uploads; return its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        upload_some(Ledger.open(folder / "ledger.sqlite", key), folder / "uploads", count)
-    except BaseException as error:
-        (folder / f"error-{os.getpid()}").write_text(f"{type(error).__name__}: {error}")
-        os._exit(1)
-    os._exit(0)
+    return forked(
+        lambda: upload_some(Ledger.open(folder / "ledger.sqlite", key), folder / "uploads", count),
+        folder,
+    )
 
 
 def killed(folder: Path, key: StoreKey, times: int) -> None:
     warm(IN_A_ROW * KILLS_OF_ONE)
-    chance = random.Random(times)
-    seconds = 0.0
-    for number in range(times + 1):
+
+    def place_of(number: int) -> Path:
         place = folder / f"{number // KILLS_OF_ONE:03}"
         (place / "uploads").mkdir(parents=True, exist_ok=True)
-        begun = time.monotonic()
-        pid = child(place, key, IN_A_ROW)
-        if number == 0:
-            os.waitpid(pid, 0)  # how long it takes when nobody kills it
-            seconds = time.monotonic() - begun
-            continue
-        time.sleep(chance.uniform(0, seconds))
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
+        return place
+
+    for number, was_killed in kills(lambda n: child(place_of(n), key, IN_A_ROW), times):
+        place = place_of(number)
         uploads = len(list((place / "uploads").iterdir()))
-        line = {"folder": place.name, "killed": os.WIFSIGNALED(status), "uploads": uploads}
+        line = {"folder": place.name, "killed": was_killed, "uploads": uploads}
         # As after a restart: the next process finds what the killed one left.
         line["charged"] = sum(s.count for s in Ledger.open(place / "ledger.sqlite", key).spent())
         print(json.dumps(line), flush=True)

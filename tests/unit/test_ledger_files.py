@@ -1,10 +1,7 @@
 """A ledger's files, when they are old, broken, or on a disk that cannot hold them."""
 
-import os
-import resource
 import shutil
 import sqlite3
-import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from disk_kit import as_nobody, no_file_above, small_disk
 from hanse_common.errors import LedgerError, LedgerWentBack, PrivacyError
 from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
@@ -175,23 +173,6 @@ def test_a_ledger_does_not_change_or_lose_an_entry_by_accident(tmp_path):
 # Disks
 
 
-@contextmanager
-def small_disk(kilobytes):
-    """A folder of a real file system that is soon full."""
-    folder = Path(tempfile.mkdtemp())
-    options = ["-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
-    try:
-        subprocess.run(["mount", *options], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        folder.rmdir()
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-        folder.rmdir()
-
-
 def charge_until_it_fails(ledger):
     done = 0
     with pytest.raises(LedgerError, match="cannot use"):
@@ -223,30 +204,11 @@ def test_a_full_disk_releases_nothing_and_loses_nothing(tmp_path):
 def test_a_file_that_may_not_grow_releases_nothing_and_loses_nothing(tmp_path):
     ledger = new(tmp_path, KEY)
     charge(ledger)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.path.stat().st_size + 4096, hard))
-    try:
+    with no_file_above(ledger.path.stat().st_size + 4096):
         done = 1 + charge_until_it_fails(ledger)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert done <= steps_in(new(tmp_path)) <= done + 1
     charge(new(tmp_path, KEY))
     assert verify(ledger.path, KEY.public).fault is None
-
-
-@contextmanager
-def as_nobody(folder):
-    """Give up root's right to write everywhere, if one has it."""
-    folder.chmod(0o555)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o700)
 
 
 @pytest.mark.parametrize("begun", [False, True])
