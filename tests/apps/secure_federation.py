@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
@@ -184,21 +185,31 @@ class SecureFederation:
 
     def tell(self, store: str, kind: str = "train", **content: Any) -> Message:
         """Give one store an order, as a coordinator of any intent can; return its reply."""
-        order = {RUN: 1, ATTEMPT: 1, **{k: v for k, v in content.items() if k in (RUN, ATTEMPT)}}
-        rest = {key: value for key, value in content.items() if key not in order}
-        record = self.announced(self.content(**{**rest, **order}), kind)
+        return self.give(store, self.announced(self.order(**content), kind), kind)
+
+    def give(self, store: str, record: RecordDict, kind: str = "train") -> Message:
+        """Give one store an order as it is; return its reply."""
         return self._deliver(Message(record, self.faults.node_of(store), kind))
 
-    def log(self) -> RoundLog:
-        """The coordinator's round log as it lies on the disk."""
-        key = CoordinatorKey.load(self.folder.path / COORDINATOR_KEY)
-        return RoundLog.open(self.folder.path / LOG_FILE, key)
+    def order(self, **content: Any) -> RecordDict:
+        """What a coordinator sends in the first attempt of run 1, unless told otherwise."""
+        return self.content(**{RUN: 1, ATTEMPT: 1, **content})
 
-    def announced(self, record: RecordDict, kind: str = "train") -> RecordDict:
-        """Announce an order in the log, unless the log ends with it, and add what proves it."""
+    def key(self) -> CoordinatorKey:
+        """What signs the round log."""
+        return CoordinatorKey.load(self.folder.path / COORDINATOR_KEY)
+
+    def log(self, name: str = LOG_FILE) -> RoundLog:
+        """The coordinator's round log as it lies on the disk, or another one by its key."""
+        return RoundLog.open(self.folder.path / name, self.key())
+
+    def announced(
+        self, record: RecordDict, kind: str = "train", *, log: RoundLog | None = None
+    ) -> RecordDict:
+        """Announce an order in a log, unless it ends with it, and add what proves it."""
         arrays = {name: array.numpy() for name, array in record["arrays"].items()}
         config = dict(record["config"])
-        log = self.log()
+        log = log or self.log()
         try:
             told = Instructions.read(config, arrays, kind=kind)
             if not log.records or log.records[-1] != Announced.of(told):
@@ -258,6 +269,21 @@ class SecureFederation:
         return authority
 
 
+def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if a store trains, judges or noises anything from now on."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the store began to work")
+
+    for place in (
+        "hanse_client.train.train_round",
+        "hanse_client.evaluate.evaluate_round",
+        "hanse_client.vector.training_vector",
+        "hanse_client.vector.evaluation_vector",
+    ):
+        monkeypatch.setattr(place, fail)
+
+
 class ByHand:
     """An attempt whose coordinator is a test: it may stop, repeat and alter what it likes."""
 
@@ -268,11 +294,12 @@ class ByHand:
         *,
         run: int = 1,
         attempt: int = 1,
+        log: RoundLog | None = None,
         **content: Any,
     ) -> None:
         self.federation, self.kind = federation, kind
-        self.order = {**content, RUN: run, ATTEMPT: attempt}
-        record = federation.announced(federation.content(**self.order), kind)
+        order = federation.content(**{**content, RUN: run, ATTEMPT: attempt})
+        self.order = record = federation.announced(order, kind, log=log)
         arrays = {name: array.numpy() for name, array in record["arrays"].items()}
         told = Instructions.read(dict(record["config"]), arrays, kind=kind)
         manifest = federation.manifest()
@@ -289,8 +316,7 @@ class ByHand:
     def open(self) -> dict[str, Message]:
         """Stage 0."""
         names = self.federation.names
-        replies = {n: self.federation.tell(n, self.kind, **self.order) for n in names}
-        return self._take(replies)
+        return self._take({n: self.federation.give(n, self.order, self.kind) for n in names})
 
     def next(self, stage: str) -> dict[str, Message]:
         """Close the stage before, run the next one with all stores."""

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, ByHand, said
+from apps.secure_federation import STAGES, ByHand, forbid_work, said
 from hanse_common.errors import RoundFailed, WrongHeader
 from hanse_common.identity import AuthorityKey
 from hanse_common.secagg.messages import Hello, Refusal, Roster
@@ -19,21 +19,8 @@ STORE = "synthetic-03"
 @pytest.fixture
 def untrained(federation, monkeypatch):
     """The federation; fails the test if a store trains, judges or noises anything."""
-    _forbid_work(monkeypatch)
+    forbid_work(monkeypatch)
     return federation
-
-
-def _forbid_work(monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("the store began to work")
-
-    for place in (
-        "hanse_client.train.train_round",
-        "hanse_client.evaluate.evaluate_round",
-        "hanse_client.vector.training_vector",
-        "hanse_client.vector.evaluation_vector",
-    ):
-        monkeypatch.setattr(place, fail)
 
 
 def refused(federation, reply, code, *words):
@@ -287,7 +274,7 @@ def test_a_store_with_another_manifest_is_left_out(found_federation):
 
 def test_the_same_attempt_is_made_once(federation, monkeypatch):
     federation.tell(STORE)
-    _forbid_work(monkeypatch)
+    forbid_work(monkeypatch)
     reply = federation.tell(STORE)
     assert reply.error.reason.startswith("[attempt-refused] attempt 1 of round 3")
 
@@ -295,7 +282,7 @@ def test_the_same_attempt_is_made_once(federation, monkeypatch):
 def test_a_round_gives_no_third_attempt(federation, monkeypatch):
     federation.tell(STORE)
     federation.tell(STORE, attempt=2)
-    _forbid_work(monkeypatch)
+    forbid_work(monkeypatch)
     for attempt in (1, 2):
         reply = federation.tell(STORE, attempt=attempt)
         assert reply.error.reason.startswith("[attempt-refused] ")
@@ -304,13 +291,13 @@ def test_a_round_gives_no_third_attempt(federation, monkeypatch):
 
 def test_an_earlier_round_of_the_same_run_is_refused(federation, monkeypatch):
     federation.tell(STORE, **{"server-round": 2})
-    _forbid_work(monkeypatch)
+    forbid_work(monkeypatch)
     assert federation.tell(STORE).error.reason.startswith("[attempt-refused] ")
 
 
 def test_no_second_attempt_follows_released_shares(federation, monkeypatch):
     ByHand(federation).upto("unmask")
-    _forbid_work(monkeypatch)
+    forbid_work(monkeypatch)
     charged = federation.charged(STORE)
     for name in federation.names:
         reply = federation.tell(name, attempt=2)
