@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hanse_common.identity import AuthorityKey, StoreKey
+from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
+from hanse_common.roundlog.checkpoint import Checkpoint
+from hanse_common.roundlog.receipt import Receipt
+from hanse_common.roundlog.records import SUMMED, Announced, Closed, Member, Published, Record
 from hanse_common.secagg import Header
 from hanse_common.secagg.messages import (
     Confirmation,
@@ -37,6 +40,7 @@ CERTIFICATE = AUTHORITY.certify(
     valid_until=1_800_000_000,
     node_key=b"\xc0" * 32,
 )
+COORDINATOR = CoordinatorKey.generate(fixed(0xC1))
 HEADER = Header(run=7, round=3, attempt=1, manifest_digest=b"\x11" * 32, model_digest=b"\x22" * 32)
 
 
@@ -74,6 +78,42 @@ def messages() -> dict[str, Message]:
         "Refusal": Refusal(
             header_digest=b"\x33" * 32, **name, code="bad-shares", culprits=("wismar",)
         ).sign(STORE),
+    }
+
+
+CHECKPOINT = Checkpoint(log_key=COORDINATOR.public, size=5, root=b"\x25" * 32).sign(COORDINATOR)
+RECEIPT = Receipt(
+    store_id="luebeck",
+    header_digest=b"\x33" * 32,
+    roster_digest=b"\x44" * 32,
+    sequence=2,
+    entry_hash=b"\x26" * 32,
+).sign(STORE)
+
+
+def records() -> dict[str, Record]:
+    """One record of every kind, as in `roundlog.txt`."""
+    confirmation = messages()["Confirmation"]
+    assert isinstance(confirmation, Confirmation)
+    return {
+        "Announced": Announced(
+            run=7,
+            exchange=3,
+            attempt=1,
+            model_digest=b"\x23" * 32,
+            instructions_digest=b"\x24" * 32,
+        ),
+        "Closed": Closed(
+            header=HEADER,
+            outcome=SUMMED,
+            roster_digest=b"\x44" * 32,
+            members=(Member(certificate=CERTIFICATE, cosignature=CHECKPOINT.cosign(STORE)),),
+            sharers=(0,),
+            survivors=(0,),
+            receipts=(RECEIPT,),
+            confirmations=(confirmation,),
+        ),
+        "Published": Published(run=7, round=1, model_digest=b"\x27" * 32),
     }
 
 

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, a decoder gives a value or a `ProtocolError`."""
+"""Whatever bytes come in, a decoder gives a value or its own kind of error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from hypothesis import strategies as st
 
 from federation_kit import Federation
 from hanse_common.codec import Reader
-from hanse_common.errors import ProtocolError
+from hanse_common.errors import MalformedMessage, ProtocolError, RoundLogError
 from hanse_common.identity import Certificate
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.roundlog import records as roundlog
+from hanse_common.roundlog.checkpoint import Checkpoint
+from hanse_common.roundlog.evidence import Proofs
+from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, decode
 from hanse_common.secagg.state import StoreState
-from vector_kit import AUTHORITY, CERTIFICATE, HEADER, messages
+from vector_kit import (
+    AUTHORITY,
+    CERTIFICATE,
+    CHECKPOINT,
+    HEADER,
+    RECEIPT,
+    messages,
+    records,
+)
 
 
 def state() -> bytes:
@@ -43,14 +55,20 @@ DECODERS = {
     "journal": (Journal.decode, Journal().admit(HEADER).close(HEADER).encode()),
     "state": (StoreState.decode, state()),
     "manifest": (SignedManifest.decode, manifest()),
+    **{name: (roundlog.decode, record.encode()) for name, record in records().items()},
+    "checkpoint": (Checkpoint.decode, CHECKPOINT.encode()),
+    "receipt": (Receipt.decode, RECEIPT.encode()),
 }
+
+
+ERRORS = dict.fromkeys(records(), RoundLogError)
 
 
 def accepted(name: str, data: bytes) -> bool:
     decoder, _ = DECODERS[name]
     try:
         value = decoder(data)
-    except ProtocolError as error:
+    except ERRORS.get(name, ProtocolError) as error:
         assert error.message and type(error) is not Exception
         return False
     if name != "manifest":  # a manifest is JSON: blanks may differ, what is signed does not
@@ -128,6 +146,21 @@ def test_numbers_that_are_none_in_a_manifest(place, value):
 def test_any_json_for_a_manifest(value):
     accepted("manifest", json.dumps(value).encode())
     accepted("manifest", json.dumps({"manifest": value, "signature": value}).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    inclusion=JSON,
+    consistency=JSON | st.dictionaries(st.sampled_from(["1", "2", "-1", "x"]), JSON),
+)
+def test_any_json_for_proofs_of_a_round_log(inclusion, consistency):
+    text = json.dumps({"inclusion": inclusion, "consistency": consistency})
+    for data in (text, json.dumps(consistency)):
+        try:
+            proofs = Proofs.decode(data)
+        except MalformedMessage:
+            continue
+        assert Proofs.decode(proofs.encode()) == proofs
 
 
 @settings(max_examples=200, deadline=None)

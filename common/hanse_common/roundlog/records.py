@@ -1,6 +1,6 @@
 """What a round log records, in canonical bytes.
 
-Encoding version 1, in the terms of `hanse_common.codec`; a record's first byte is its kind.
+Encoding version 1, in the terms of `hanse_common.codec`: u16 version, u8 kind, fields.
 
 >>> record = Published(run=7, round=3, model_digest=bytes(32))
 >>> decode(record.encode()) == record
