@@ -109,8 +109,8 @@ def check_log(
             return
     notes.verified += [
         "every announcement precedes its exchange, and every header binds the log as it was",
-        "every roster, cosignature, receipt and confirmation is signed by its store",
-        "every model is the outcome of the sum before it, and the start of the next round",
+        "every cosignature, receipt and confirmation is signed by its store",
+        "every change of the model follows a sum, and every round starts from the model before it",
     ]
     if reading.announced:
         count = len(reading.announced)
@@ -134,30 +134,32 @@ def _check_checkpoint(log: LogFile, log_key: str | None, notes: Notes) -> None:
         detail = "the checkpoint is not signed by the key that the manifest names"
         notes.fault(0, "another key", detail)
         return
-    if last.size > size:
-        notes.fault(size + 1, "cut off", f"the log ends before it, and had {last.size} records")
-    elif log.tree.root(last.size) == last.root:
+    if last.size <= size and log.tree.root(last.size) == last.root:
         if size > last.size + 1:
             notes.fault(last.size + 1, "unsigned", "no checkpoint covers it")
         elif size > last.size:
             notes.unverified.append("the last record: a crash left it without a checkpoint")
         notes.verified.append(f"the log is that of the signed checkpoint of {last.size} records")
+        return
+    # Which record it is, the headers of attempts tell.
+    good, all_bound = _vouched(log)
+    if all_bound and last.size > size:
+        notes.fault(size + 1, "cut off", f"the log ends before it, and had {last.size} records")
     else:
-        # Which record it is, cosignatures on earlier checkpoints tell.
-        notes.fault(_first_bad(log), "altered", "the root of the log is not the one that is signed")
+        notes.fault(good + 1, "altered", "the root of the log is not the one that is signed")
 
 
-def _first_bad(log: LogFile) -> int:
-    """The first record that no cosigned checkpoint vouches for as it is."""
+def _vouched(log: LogFile) -> tuple[int, bool]:
+    """Up to where attempts were bound to the log as it is, and whether all of them were."""
     good = 0
     for position, record in enumerate(log.records, start=1):
         if not isinstance(record, Closed) or not record.members:
             continue
         announced = _announcement_of(log, position, record)
-        if announced is None:
-            break
+        if announced is None or announced <= good:
+            return good, False
         good = announced
-    return good + 1
+    return good, True
 
 
 def _announcement_of(log: LogFile, position: int, closed: Closed) -> int | None:
