@@ -112,3 +112,19 @@ def found_federation(secure_stores, tmp_path, monkeypatch):
 def federation(found_federation):
     """Five enrolled stores, as they come."""
     return found_federation()
+
+
+@pytest.fixture(scope="session")
+def logged_run(secure_stores, tmp_path_factory):
+    """The five stores' federation after two rounds to their end; copy it to change it."""
+    from apps.secure_federation import SecureFederation
+    from hanse_server.rounds import run_rounds
+
+    settings, prepared = secure_stores
+    federation = SecureFederation(tmp_path_factory.mktemp("logged"), settings, prepared)
+    for node in federation.nodes():
+        (node.folder / "clipping-check.json").write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
+        run_rounds(federation.grid(), federation.folder.path, settings)
+    return federation
