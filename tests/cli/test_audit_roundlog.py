@@ -317,6 +317,10 @@ def test_a_log_that_is_gone_is_missed_by_who_remembers(run):
     assert found["logs_gone"] == [key(run).public.hex()]
     done = cli.invoke(app, ["verify", str(run), "--no-second-opinion", "--remembered", earlier])
     assert str(done.exception).startswith("the round log of key ")
+    page = run.parent / "page.html"
+    options = ["--output", str(page), "--no-second-opinion", "--remembered", earlier]
+    assert cli.invoke(app, ["report", str(run), *options]).exit_code
+    assert "the round log is gone: it is remembered" in page.read_text()
 
 
 # Runs that were stopped

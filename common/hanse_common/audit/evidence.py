@@ -35,6 +35,8 @@ from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
 CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
 CHECKPOINTS = "checkpoints"
+_SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
+"""A store's last checkpoint of a log, by the beginning of the log's key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +129,7 @@ def find(path: Path) -> list[Evidence]:
         return [] if path.name == LOG_FILE else one
     kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
     # A store that has charged nothing can still say what it was shown of the round log.
-    kept |= {seen.parents[1] for seen in path.rglob(f"{CHECKPOINTS}/*") if seen.is_file()}
+    kept |= {seen.parents[1] for seen in path.rglob(_SEEN)}
     if not kept and not find_logs(path):
         what = "holds no ledger" if path.is_dir() else "does not exist"
         raise LedgerError(

@@ -165,9 +165,18 @@ def _problems(verdict: Verdict) -> list[Problem]:
         for audit in verdict.stores
         if audit.fault is not None
     ]
-    return found + [
+    found += [
         Problem(store=store, entry=0, problem="the ledger is gone", detail="it is remembered")
         for store in verdict.gone
+    ]
+    return found + [
+        Problem(
+            store=f"round log of key {key[:16]}…",
+            entry=0,
+            problem="the round log is gone",
+            detail="it is remembered",
+        )
+        for key in verdict.logs_gone
     ]
 
 
