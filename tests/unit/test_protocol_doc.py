@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 from federation_kit import Federation
+from hanse_common.roundlog.records import Closed
 from hanse_common.secagg import Layout, Section, Terms
-from hanse_common.secagg.messages import MaskedVector
+from hanse_common.secagg.messages import Confirmation, MaskedVector
+from vector_kit import CHECKPOINT, RECEIPT, messages, records
 
 DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 ROWS = [
     [int(cell.replace(",", "")) for cell in line.strip("| ").split(" | ")[:6]]
     for line in DOC.partition("| n | threshold t |")[2].splitlines()[2:9]
 ]
+LOG_ROWS = {
+    row[0]: row[1]
+    for line in DOC.partition("| structure | bytes | fields |")[2].splitlines()[2:7]
+    if (row := line.strip("| ").split(" | "))
+}
 BEYOND = 843, 191
 """Bytes beside the vector: a constant, and for each store of the roster."""
 
@@ -62,3 +69,32 @@ def test_a_store_sends_just_that_much(count):
     # The table is for ids of ten characters; these have nine, in each of four messages.
     assert len(set(sent.values())) == 1
     assert abs(sent["store-000"] - BEYOND[0] - BEYOND[1] * count) <= 8
+
+
+def test_the_structures_of_the_round_log_have_the_sizes_that_the_table_says():
+    made = records()
+    name = len(RECEIPT.store_id)
+    assert {
+        "Announced": f"{len(made['Announced'].encode())}",
+        "Closed": "144 + 611 n + 3 ids",
+        "Published": f"{len(made['Published'].encode())}",
+        "Checkpoint": f"{len(CHECKPOINT.encode())}",
+        "Receipt": f"{len(RECEIPT.encode()) - name} + id",
+    } == LOG_ROWS
+    # What a store that stays to the end adds to a closed attempt.
+    closed, confirmation = made["Closed"], messages()["Confirmation"]
+    assert isinstance(closed, Closed) and isinstance(confirmation, Confirmation)
+    for count in (1, 5):
+        many = Closed(
+            header=closed.header,
+            outcome=closed.outcome,
+            roster_digest=closed.roster_digest,
+            members=closed.members * count,
+            sharers=tuple(range(count)),
+            survivors=tuple(range(count)),
+            receipts=(RECEIPT,) * count,
+            confirmations=(confirmation,) * count,
+        )
+        assert len(many.encode()) == 144 + (611 + 3 * name) * count
+    # A cosignature, and a receipt: what a store sends more than without a log.
+    assert f"A store sends {64 + len(RECEIPT.encode()) - name} bytes and its id more" in DOC
