@@ -16,6 +16,7 @@ from apps.secure_federation import STAGES
 from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
+from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, head_path, write_head
 from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
@@ -233,6 +234,15 @@ def test_an_authority_that_did_not_certify_the_stores_is_named(run):
     other = AuthorityKey.generate().public.hex()
     fault = log_of(run, "--authority", other, ok=False)["fault"]
     assert (fault["record"], fault["problem"]) == (0, "the manifest is not to be trusted")
+
+
+def test_a_log_outlives_the_manifest_that_its_records_are_under(run):
+    """A federation that goes on under other terms, from another model, keeps its log."""
+    shutil.rmtree(run / "stores")
+    manifest = SignedManifest.load(run / "manifest.json").unchecked
+    changed = manifest.model_copy(update={"model_digest": "ab" * 32})
+    SignedManifest.sign(changed, AuthorityKey.generate()).save(run / "manifest.json")
+    assert log_of(run)["records"] == 7
 
 
 # Parts of the evidence

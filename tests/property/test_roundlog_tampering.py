@@ -272,16 +272,17 @@ def test_a_rewritten_record_is_found_though_the_coordinator_signs_it_all_anew(
     assert fault(log, stores=True) is not None
 
 
-def with_new_headers(records, key):
+def with_new_headers(records, key, sign=lambda record, _: record):
     """Bind every closed attempt to the log as it is now; nobody has cosigned that."""
     made = []
     for body in records:
         record = decode(body)
         if isinstance(record, Closed):
             announced = decode(made[-1])
-            payload = checkpoint_of(made, key).payload()
-            bound = logged_digest(announced.instructions_digest, payload)
-            record = replace(record, header=replace(record.header, model_digest=bound))
+            checkpoint = checkpoint_of(made, key)
+            bound = logged_digest(announced.instructions_digest, checkpoint.payload())
+            header = replace(record.header, model_digest=bound)
+            record = sign(replace(record, header=header), checkpoint)
         made.append(record.encode())
     return made
 
@@ -313,6 +314,54 @@ def test_a_past_in_which_nothing_is_signed_by_stores_is_found_by_what_stores_saw
     assert fault(log) is None
     found = fault(log, stores=True)
     assert (found.sequence, found.problem) == (LAST_SEEN, "another history")
+
+
+def signed_by_all(logged_run):
+    """Let every store sign the past that the coordinator makes up with it."""
+    keys = {node.name: node.enrolment.key for node in logged_run.nodes()}
+
+    def sign(record, checkpoint):
+        header = record.header.digest()
+        sharers, survivors = record.signed_digests()
+        confirmed = {
+            "header_digest": header,
+            "sharers_digest": sharers,
+            "survivors_digest": survivors,
+        }
+        return replace(
+            record,
+            members=tuple(
+                replace(member, cosignature=checkpoint.cosign(keys[name]))
+                for name, member in zip(record.stores, record.members, strict=True)
+            ),
+            receipts=tuple(
+                replace(receipt, header_digest=header).sign(keys[receipt.store_id])
+                for receipt in record.receipts
+            ),
+            confirmations=tuple(
+                replace(confirmation, **confirmed).sign(keys[confirmation.store_id])
+                for confirmation in record.confirmations
+            ),
+        )
+
+    return sign
+
+
+def test_a_past_that_all_stores_make_up_with_the_coordinator_is_found_by_who_was_not_one(
+    log, whole, key, logged_run
+):
+    remembered = audit(log).checkpoint
+    sign = signed_by_all(logged_run)
+    rewrite(log, with_new_headers(rewritten(whole, 1, run=1), key, sign), key)
+    assert fault(log) is None
+    assert fault(log, remembered=[remembered]).problem == "another history"
+    # The manifest's start of the model is the authority's word, and stays.
+    other = {"model_digest": b"x" * 32}
+    records = rewritten(rewritten(whole, 1, **other), 2, **other)
+    rewrite(log, with_new_headers(records, key, sign), key)
+    found = fault(log)
+    assert (found.sequence, found.problem) == (3, "not to be trusted")
+    assert "starts from another model than the manifest names" in found.detail
 
 
 def test_an_emptied_past_is_found_by_the_ledgers_where_stores_remember_nothing(
