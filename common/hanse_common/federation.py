@@ -72,39 +72,34 @@ def manifest_for(
         UnsafeTerms: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
     """
-    ids = tuple(sorted(stores))
-    if len(ids) < SMALLEST_COHORT:
-        raise ConfigError(
-            f"{len(ids)} stores cannot hide one update among them, at least {SMALLEST_COHORT} can",
-            hint="add stores, or turn masking off with --no-secure-aggregation",
-        )
-    plan = PrivacyPlan.from_settings(settings)
-    cohort, survivors = _sizes(settings, len(ids))
-    draft = Manifest(
+    return _written(
+        settings,
+        sum(array.size for array in arrays.values()),
+        stores,
         federation=federation,
-        stores=ids,
-        minimum_cohort=cohort,
-        minimum_survivors=survivors,
-        colluders=settings.federation.colluders,
-        sections=_sections(settings, plan, sum(a.size for a in arrays.values()), len(ids)),
-        evaluation=_evaluation(settings, plan, len(ids)),
         model_digest=model_digest(arrays).hex(),
-        settings_digest=settings_digest(settings).hex(),
         log_key=None if log_key is None else log_key.hex(),
-        rounds=settings.federation.rounds,
-        privacy=_privacy_terms(settings, plan),
     )
-    if plan is None or plan.mode != "distributed":
-        return draft
-    for change in (_with_drawable_scale, _with_noise):
-        draft = draft.model_copy(
-            update={
-                field: tuple(change(section, draft, kind) for section in _parts(draft, kind))
-                for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
-            }
-        )
-    # Checked anew: there may be no room for so much noise.
-    return Manifest.model_validate(draft.model_dump())
+
+
+def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Manifest:
+    """Work out the terms of a federation whose model and stores do not exist yet.
+
+    It says what noise and what sums there would be; its stores have numbers for ids, and the
+    digest of its model is that of none.
+
+    Args:
+        settings: As for `manifest_for`.
+        parameters: How many are trained.
+        stores: How many there are.
+
+    Raises:
+        ConfigError: As `manifest_for`.
+        UnsafeTerms: As `manifest_for`.
+        PrivacyError: As `manifest_for`.
+    """
+    ids = [f"{number:05}" for number in range(stores)]
+    return _written(settings, parameters, ids, federation="planned", model_digest="0" * 64)
 
 
 def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -> None:
@@ -209,6 +204,50 @@ def check_noise(manifest: Manifest) -> None:
 def honest_survivors(terms: Terms) -> int:
     """Stores of the smallest admissible sum that do not collude: whose noise counts."""
     return terms.survivors(terms.minimum_cohort) - terms.colluders
+
+
+def _written(
+    settings: RunSettings,
+    parameters: int,
+    stores: Iterable[str],
+    *,
+    federation: str,
+    model_digest: str,
+    log_key: str | None = None,
+) -> Manifest:
+    ids = tuple(sorted(stores))
+    if len(ids) < SMALLEST_COHORT:
+        raise ConfigError(
+            f"{len(ids)} stores cannot hide one update among them, at least {SMALLEST_COHORT} can",
+            hint="add stores, or turn masking off with --no-secure-aggregation",
+        )
+    plan = PrivacyPlan.from_settings(settings)
+    cohort, survivors = _sizes(settings, len(ids))
+    draft = Manifest(
+        federation=federation,
+        stores=ids,
+        minimum_cohort=cohort,
+        minimum_survivors=survivors,
+        colluders=settings.federation.colluders,
+        sections=_sections(settings, plan, parameters, len(ids)),
+        evaluation=_evaluation(settings, plan, len(ids)),
+        model_digest=model_digest,
+        settings_digest=settings_digest(settings).hex(),
+        log_key=log_key,
+        rounds=settings.federation.rounds,
+        privacy=_privacy_terms(settings, plan),
+    )
+    if plan is None or plan.mode != "distributed":
+        return draft
+    for change in (_with_drawable_scale, _with_noise):
+        draft = draft.model_copy(
+            update={
+                field: tuple(change(section, draft, kind) for section in _parts(draft, kind))
+                for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
+            }
+        )
+    # Checked anew: there may be no room for so much noise.
+    return Manifest.model_validate(draft.model_dump())
 
 
 def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:

@@ -64,16 +64,24 @@ def epsilon_at_stores(
         ledger's own epsilon.
     """
     spent = [
-        _at_stores(entry.steps, entry.release.mode, count, covers)
+        at_stores(entry.steps, entry.release.mode, count, covers)
         for entry in entries
         if entry.spends and entry.steps is not None
     ]
     return epsilon(spent, target_delta=target_delta)
 
 
-def _at_stores(
+def at_stores(
     steps: SampledGaussianSteps, mode: str, count: int, covers: int
 ) -> SampledGaussianSteps:
+    """What steps of one store's account come to for a person at `count` such stores.
+
+    Args:
+        steps: As accounted at one store.
+        mode: `distributed`, the stores share one sum; else each pays by itself.
+        count: Of the person's stores.
+        covers: Up to how many the account holds as it stands.
+    """
     if mode != "distributed":
         # What is charged stands for `covers` stores already; each does the same number.
         return replace(steps, count=math.ceil(steps.count * count / covers))

@@ -110,7 +110,7 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
     if not charges:
         return None
     delta = charges[-1].target_delta
-    since = paid(entries, since=_last_renewal(entries))
+    since = paid(entries, since=last_renewal(entries))
     spent, ever = (epsilon(s, target_delta=delta) for s in (since, paid(entries)))
     policy = evidence.policy()
     limit = policy.max_epsilon if policy else (charges[-1].max_epsilon or None)
@@ -143,7 +143,7 @@ def _round(store: str, entries: Sequence[Entry]) -> RoundRow:
     own = since = 0.0
     if delta > 0:
         own = epsilon([steps], target_delta=delta) if steps and entry.spends else 0.0
-        since = epsilon(paid(entries, since=_last_renewal(entries)), target_delta=delta)
+        since = epsilon(paid(entries, since=last_renewal(entries)), target_delta=delta)
     return RoundRow(
         store=store,
         entry=entry.sequence,
@@ -164,5 +164,6 @@ def _round(store: str, entries: Sequence[Entry]) -> RoundRow:
     )
 
 
-def _last_renewal(entries: Sequence[Entry]) -> int:
+def last_renewal(entries: Sequence[Entry]) -> int:
+    """Number of the entry after which the budget counts; 0 if it was never renewed."""
     return max((entry.sequence for entry in entries if entry.kind == "renewal"), default=0)

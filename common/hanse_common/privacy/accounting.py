@@ -12,7 +12,7 @@ Rényi accounting (Mironov 2017) only brackets the search for a noise multiplier
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -147,9 +147,22 @@ def rounds_left(
         more = replace(one_round, count=one_round.count * rounds)
         return epsilon([*spent, more], target_delta=target_delta) <= limit
 
+    return largest(fits, most=MOST_ROUNDS)
+
+
+def largest(fits: Callable[[int], bool], *, most: int) -> int:
+    """Find the largest whole number up to `most` that fits, where every smaller one does too.
+
+    Returns:
+        0 if not even 1 fits.
+
+    >>> largest(lambda number: number**2 <= 50, most=100), largest(lambda _: True, most=100)
+    (7, 100)
+    """
     low, high = 0, 1
-    while high <= MOST_ROUNDS and fits(high):
+    while high <= most and fits(high):
         low, high = high, 2 * high
+    high = min(high, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

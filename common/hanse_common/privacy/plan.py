@@ -148,11 +148,11 @@ class PrivacyPlan:
 
     def epsilon_after(self, *, rounds: int) -> float:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
-        return epsilon(self._spent_after(rounds), target_delta=self.target_delta)
+        return epsilon(self.spent_after(rounds), target_delta=self.target_delta)
 
     def event(self, *, rounds: int) -> Any:
         """Those rounds as one event of `dp_accounting`."""
-        return composed_event(self._spent_after(rounds))
+        return composed_event(self.spent_after(rounds))
 
     def rounds_left(self, spent: Sequence[SampledGaussianSteps], *, limit: float) -> int:
         """How many more rounds of training, without evaluations, a limit allows.
@@ -166,7 +166,8 @@ class PrivacyPlan:
         """
         return rounds_left(spent, self.round_cost(), target_delta=self.target_delta, limit=limit)
 
-    def _spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
+    def spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
+        """What that many rounds are charged, evaluations with them."""
         spent = [self._steps(self.steps_per_round * rounds)]
         if self.evaluation_noise_multiplier is not None:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)

@@ -1,0 +1,105 @@
+"""Settings' plan, or what would be possible where there is none.
+
+>>> from hanse_common.config import DataSettings, FederationSettings, PrivacySettings
+>>> settings = RunSettings(
+...     recipe="planned", data=DataSettings(source="synthetic"),
+...     privacy=PrivacySettings(target_epsilon=0.05), federation=FederationSettings(rounds=4000),
+... )
+>>> try:
+...     solved_plan(settings)
+... except PrivacyError as error:
+...     print(error.hint)
+possible: epsilon >= 2.62 for 4000 rounds, or 1 round at epsilon = 0.05
+"""
+
+from __future__ import annotations
+
+import math
+
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError, PrivacyError
+from hanse_common.privacy.accounting import MOST_ROUNDS, largest
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.wording import counted, epsilon
+
+_MOST_NOISE = 999.0
+"""Noise multiplier that no plan is solved beyond."""
+
+
+def solved_plan(settings: RunSettings) -> PrivacyPlan:
+    """The plan of a run's settings.
+
+    Raises:
+        ConfigError: They ask for no privacy.
+        PrivacyError: No noise keeps the promise; the hint says what is possible.
+    """
+    _check_private(settings)
+    try:
+        plan = PrivacyPlan.from_settings(settings)
+    except PrivacyError as error:
+        raise PrivacyError(error.message, hint=_possible(settings)) from error
+    if plan is None:
+        raise _nothing_to_plan()
+    return plan
+
+
+def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None = None) -> float:
+    """Epsilon of a run at that noise, whatever its target; infinite at next to no noise.
+
+    Args:
+        settings: Of the run.
+        noise_multiplier: On the sum of gradients.
+        rounds: How many; the settings' own if unset.
+    """
+    _check_private(settings)
+    changes: dict[str, object] = {
+        "privacy.target_epsilon": math.inf,
+        "privacy.noise_multiplier": noise_multiplier,
+    }
+    if rounds is not None:
+        changes["federation.rounds"] = rounds
+    plan = PrivacyPlan.from_settings(settings.with_changes(changes))
+    if plan is None:
+        raise _nothing_to_plan()
+    return plan.epsilon_after(rounds=plan.rounds)
+
+
+def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:
+    """How many rounds stay within the target at that noise; 0 if not even one does.
+
+    At most `accounting.MOST_ROUNDS`.
+    """
+    return largest(
+        lambda rounds: (
+            price(settings, noise_multiplier, rounds=rounds) <= settings.privacy.target_epsilon
+        ),
+        most=MOST_ROUNDS,
+    )
+
+
+def _possible(settings: RunSettings) -> str:
+    """What the most noise allows: how small an epsilon, or how many rounds."""
+    most, terms = _most_noise(settings), settings.privacy
+    least = price(settings, most)
+    rounds = most_rounds(settings, most)
+    what = f"epsilon >= {epsilon(least)} for {counted(settings.federation.rounds, 'round')}"
+    if rounds:
+        what += f", or {counted(rounds, 'round')} at epsilon = {terms.target_epsilon:g}"
+    return f"possible: {what}"
+
+
+def _most_noise(settings: RunSettings) -> float:
+    """The noise multiplier asked for, or the largest that a plan is solved for."""
+    return settings.privacy.noise_multiplier or _MOST_NOISE
+
+
+def _check_private(settings: RunSettings) -> None:
+    if settings.privacy.mode == "none":
+        raise _nothing_to_plan()
+
+
+def _nothing_to_plan() -> ConfigError:
+    return ConfigError(
+        "privacy.mode='none' has no noise and no budget to plan",
+        hint="give --mode distributed or --mode local",
+    )
