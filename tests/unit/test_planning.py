@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from hanse_common.planning.variants import Variant, count_variant, planned_model
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
-from hanse_simulations.recipes import grocery, synthetic
+from hanse_simulations.recipes import grocery
 from ledger_kit import charge, new
 
 RULES = Variant("rules", 392)
@@ -71,9 +72,7 @@ def test_signal_and_noise_are_those_of_a_simulated_round(mode):
     """Customers who all push the same way with all they may, and the stores' real noise."""
     length, stores, each, clip = 400, 8, 250, 0.5
     steps = 3 if mode == "local" else 1
-    settings = terms(
-        privacy__mode=mode, privacy__max_grad_norm=clip, training__local_steps=steps
-    )
+    settings = terms(privacy__mode=mode, privacy__max_grad_norm=clip, training__local_steps=steps)
     row = forecast(
         settings, Population((each,) * stores), [Variant("400", length)], stores=(1,)
     ).rows[0]
@@ -87,9 +86,7 @@ def test_signal_and_noise_are_those_of_a_simulated_round(mode):
         signals.append(np.linalg.norm(drawn * direction) / stores)
         if mode == "distributed":
             noises = [
-                skellam_noise(
-                    keystream(bytes([number, store]) * 16), update.noise_variance, length
-                )
+                skellam_noise(keystream(bytes([number, store]) * 16), update.noise_variance, length)
                 / update.scale
                 for store in range(stores)
             ]
@@ -122,7 +119,8 @@ def test_people_at_several_stores_share_the_clip_and_not_the_noise():
 
 
 def test_a_person_at_more_stores_pays_more():
-    at = forecast(terms(), REGIONS, [RULES], stores=(1, 2, 4)).at_stores
+    settings = terms(privacy__noise_multiplier=6.0)
+    at = forecast(settings, REGIONS, [RULES], stores=(1, 2, 4)).at_stores
     assert at[1] < at[2] < at[4]
 
 
@@ -182,11 +180,6 @@ def test_what_is_no_variant_says_what_would_be(text, model):
 
 @pytest.mark.parametrize("text", ["0", "top:0", "top:3", "lora:0", "2000000000"])
 def test_impossible_sizes_are_refused(text, model):
-    if text == "lora:0":
-        # Rank 0 is the heads alone: asked for by mistake.
-        with pytest.raises(ConfigError):
-            count_variant(text, model)
-        return
     with pytest.raises(ConfigError):
         count_variant(text, model)
 
@@ -223,7 +216,7 @@ def test_a_larger_delta_is_warned_about():
 def test_signal_to_noise_falls_with_parameters_and_grows_with_customers():
     sizes = [Variant(str(n), n) for n in (10, 100, 1000, 10_000)]
     few, many = (forecast(terms(), Population((n,) * 6), sizes).rows for n in (100, 200))
-    assert all(a.signal_to_noise > b.signal_to_noise for a, b in zip(few, few[1:], strict=False))
+    assert all(a.signal_to_noise > b.signal_to_noise for a, b in pairwise(few))
     assert all(a.signal_to_noise < b.signal_to_noise for a, b in zip(few, many, strict=True))
 
 
@@ -294,18 +287,18 @@ def test_more_of_anything_never_affords_less():
 
 
 def test_what_cannot_be_found_says_what_is_possible():
-    given = terms(privacy__noise_multiplier=None, privacy__target_epsilon=0.5)
+    given = terms(privacy__noise_multiplier=None, privacy__target_epsilon=2.0)
     with pytest.raises(PrivacyError, match="not even one round") as caught:
-        solve(Unknown.ROUNDS, given, Population((20,) * 4), Variant("100000", 100_000))
+        solve(Unknown.ROUNDS, given, Population((100,) * 4), Variant("100000", 100_000))
     parameters = int(re.search(r"possible: ([\d,]+) parameters", caught.value.hint)[1])
     one = given.with_changes({"federation.rounds": 1})
-    row = forecast(one, Population((20,) * 4), [Variant("p", parameters)], stores=(1,)).rows[0]
+    row = forecast(one, Population((100,) * 4), [Variant("p", parameters)], stores=(1,)).rows[0]
     assert row.signal_to_noise >= 0.99 * SIGNAL_TO_NOISE
 
 
 def test_an_impossible_budget_says_which_is_possible():
     given = terms(
-        privacy__noise_multiplier=None, privacy__target_epsilon=0.05, federation__rounds=1000
+        privacy__noise_multiplier=None, privacy__target_epsilon=0.3, federation__rounds=1000
     )
     with pytest.raises(PrivacyError) as caught:
         solved_plan(given)
@@ -315,7 +308,7 @@ def test_an_impossible_budget_says_which_is_possible():
 
 
 def test_without_privacy_there_is_nothing_to_plan():
-    with pytest.raises(ConfigError, match="nothing|no noise"):
+    with pytest.raises(ConfigError, match="no noise and no budget"):
         forecast(terms().with_changes({"privacy.mode": "none"}), REGIONS, [RULES])
 
 
@@ -339,10 +332,13 @@ def test_a_ledger_leaves_the_rounds_that_its_limit_still_pays_for(tmp_path):
 # The documentation
 
 
+@pytest.mark.slow
 def test_the_rule_of_thumb_agrees_with_what_was_measured():
     """The table of docs/privacy.md: at 3 and above no worse than alone, below it worse."""
     text = DOCS.read_text(encoding="utf-8").split("## Planning")[1]
-    rows = re.findall(r"^\| (distributed|local) \| (\d) \| ([\d.]+) \| \.(\d+) ±\.(\d+) \|", text, re.M)
+    rows = re.findall(
+        r"^\| (distributed|local) \| (\d) \| ([\d.]+) \| \.(\d+) ±\.(\d+) \|", text, re.M
+    )
     assert len(rows) == 8
     for mode, target, ratio, auc, spread in rows:
         settings = grocery().with_changes(
@@ -353,8 +349,3 @@ def test_the_rule_of_thumb_agrees_with_what_was_measured():
         assert row.signal_to_noise == pytest.approx(float(ratio), abs=0.06)
         as_good = int(auc) + int(spread) >= 704 - 1
         assert as_good == (row.signal_to_noise >= SIGNAL_TO_NOISE)
-
-
-def test_synthetic_recipe_can_be_planned():
-    people = Population((40,) * 6)
-    assert forecast(synthetic(), people, [RULES], stores=(1,)).rows[0].signal_to_noise > 0

@@ -9,7 +9,7 @@
 ...     solved_plan(settings)
 ... except PrivacyError as error:
 ...     print(error.hint)
-possible: epsilon >= 2.62 for 4000 rounds, or 1 round at epsilon = 0.05
+possible: epsilon >= 2.64 for 4,000 rounds
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from hanse_common.privacy.accounting import MOST_ROUNDS, largest
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.wording import counted, epsilon
 
-_MOST_NOISE = 999.0
-"""Noise multiplier that no plan is solved beyond."""
+_MOST_NOISE = 100.0
+"""What is called possible needs no more noise; beside it, that on statistics is all that is
+left, with a margin for what a solved plan has too much (0.2 %)."""
 
 
 def solved_plan(settings: RunSettings) -> PrivacyPlan:
@@ -79,18 +80,23 @@ def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:
 
 def _possible(settings: RunSettings) -> str:
     """What the most noise allows: how small an epsilon, or how many rounds."""
-    most, terms = _most_noise(settings), settings.privacy
-    least = price(settings, most)
-    rounds = most_rounds(settings, most)
-    what = f"epsilon >= {epsilon(least)} for {counted(settings.federation.rounds, 'round')}"
-    if rounds:
-        what += f", or {counted(rounds, 'round')} at epsilon = {terms.target_epsilon:g}"
-    return f"possible: {what}"
+    noise = settings.privacy.noise_multiplier or _MOST_NOISE
+    asked, target = settings.federation.rounds, settings.privacy.target_epsilon
+    least = price(settings, noise)
+    ways = []
+    if math.isfinite(least):
+        ways.append(f"epsilon >= {epsilon(least)} for {counted(asked, 'round')}")
+    rounds = most_rounds(settings, noise)
+    if rounds and _holds(settings.with_changes({"federation.rounds": rounds})):
+        ways.append(f"{counted(rounds, 'round')} at epsilon = {target:g}")
+    return f"possible: {', or '.join(ways)}" if ways else "raise privacy.noise_multiplier"
 
 
-def _most_noise(settings: RunSettings) -> float:
-    """The noise multiplier asked for, or the largest that a plan is solved for."""
-    return settings.privacy.noise_multiplier or _MOST_NOISE
+def _holds(settings: RunSettings) -> bool:
+    try:
+        return PrivacyPlan.from_settings(settings) is not None
+    except PrivacyError:
+        return False
 
 
 def _check_private(settings: RunSettings) -> None:

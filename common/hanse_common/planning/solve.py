@@ -195,11 +195,12 @@ class _Task:
             at_most = (
                 self.variant.parameters * (self.bearable(possible) / plan.noise_multiplier) ** 2
             )
-            rounds = counted(plan.rounds, "round")
-            hint = (
-                f"possible: {math.floor(at_most):,} parameters in {rounds} at "
-                f"epsilon={plan.target_epsilon:g}, or take more customers"
-            )
+            if at_most >= 1:
+                hint = (
+                    f"possible: {math.floor(at_most):,} parameters in "
+                    f"{counted(plan.rounds, 'round')} at epsilon={plan.target_epsilon:g}, or take "
+                    "more customers"
+                )
         return PrivacyError(f"{what} reaches {aim}", hint=hint)
 
 

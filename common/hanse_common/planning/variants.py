@@ -74,9 +74,8 @@ def count_variant(text: str, model: InterestModel | None = None) -> Variant:
     digits = text.replace("_", "").replace(",", "")
     if digits.isdecimal():
         return Variant(digits, int(digits))
-    if (kind in ("top", "lora")) != number.isdecimal() or (
-        kind not in ("top", "lora", "full", *TRAINABLE)
-    ):
+    sized = kind in ("top", "lora") and number.isdecimal() and int(number) > 0
+    if not sized and text not in ("full", *TRAINABLE):
         raise ConfigError(f"there is no variant {text!r}", hint=f"take {_KNOWN}")
     if model is None:
         raise ConfigError(
