@@ -1,4 +1,4 @@
-"""`hanse model`: the model that a federation starts from."""
+"""`hanse model`: the model that a federation starts from, and the use of the trained one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hanse_client.using import commands
 
 
 class Format(StrEnum):
@@ -22,13 +24,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="The model that a federation starts from.",
+    help="The model that a federation starts from, and the use of the trained one.",
 )
 
 
 @app.callback()
 def _model() -> None:
-    """The model that a federation starts from."""
+    """The model that a federation starts from, and the use of the trained one."""
 
 
 @app.command()
@@ -84,3 +86,8 @@ def init(
         f"trained; digest {made.digest}",
         err=True,
     )
+
+
+app.command("predict")(commands.predict)
+app.command("evaluate")(commands.evaluate)
+app.command("audience")(commands.audience)

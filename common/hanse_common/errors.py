@@ -113,6 +113,27 @@ class TooFewCustomers(DataError):
     exit_status = 15
 
 
+class OtherCatalogue(DataError):
+    """A model ranks classes of another catalogue than the store's."""
+
+    code = "other-catalogue"
+    exit_status = 16
+
+
+class UnknownCategory(DataError):
+    """The model ranks no such category."""
+
+    code = "unknown-category"
+    exit_status = 17
+
+
+class UnknownCustomer(DataError):
+    """The store has no history under that pseudonym."""
+
+    code = "unknown-customer"
+    exit_status = 18
+
+
 class RunDirectoryError(HanseError):
     """The folder for a run cannot be written, or is taken."""
 
@@ -132,6 +153,13 @@ class RunNotResumable(HanseError):
 
     code = "run-not-resumable"
     exit_status = 22
+
+
+class ModelNotFound(HanseError):
+    """A folder holds no interest model, or not all of one."""
+
+    code = "model-not-found"
+    exit_status = 23
 
 
 class PrivacyError(HanseError):

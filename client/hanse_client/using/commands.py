@@ -1,0 +1,237 @@
+"""`hanse model predict | evaluate | audience | card`: a trained model used where the data are.
+
+Rows about customers go to files that only their owner can read, never to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanse_client.using.choices import Candidates, Format, Split, When
+
+if TYPE_CHECKING:
+    from hanse_client.using.opening import OpenStore, Trained
+    from hanse_common.config import RunSettings
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder, or its run's.")]
+StoreOption = Annotated[
+    Path,
+    typer.Option(metavar="STORE", help="A node's folder, or a store.toml."),
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The run's settings, if not beside the model."),
+]
+WhenOption = Annotated[
+    When,
+    typer.Option(
+        "--split", help="Predict from after the last visit, or from the first day of a split."
+    ),
+]
+CandidatesOption = Annotated[
+    Candidates, typer.Option(help="All classes, or only those new to the customer.")
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+
+
+def predict(
+    model: Model,
+    store: StoreOption,
+    top: Annotated[int, typer.Option(min=1, help="Classes a customer.")] = 10,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
+        "predictions.parquet"
+    ),
+    outlook: Annotated[
+        bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
+    ] = False,
+    split: WhenOption = When.LATEST,
+    candidates: CandidatesOption = Candidates.ALL,
+    settings: SettingsOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Rank what each customer of a store will buy next; the file stays at the store.
+
+    With --outlook, FILE.outlook holds each customer's chances by class, FILE.shop the shop's.
+    """
+    # Imported on use: polars, torch, transformers.
+    from hanse_client.using.asking import ask, known, moment_of
+    from hanse_client.using.files import beside, check_output, write_table
+    from hanse_client.using.protocol import outlook_protocol, protocol, ranking_protocol
+    from hanse_client.using.tables import outlook_table, ranking_table, shop_outlook
+
+    check_output(output)
+    trained, opened, run = _open(model, store, settings)
+    moment = moment_of(opened, split, run)
+    customers = known(opened, moment)
+    about = protocol(trained, opened, when=split, moment=moment, customers=len(customers))
+    config = trained.config
+
+    def answers() -> Any:
+        return ask(trained.model, opened.histories, customers, moment)
+
+    ranking = ranking_table(opened, config, answers(), top=top, candidates=candidates)
+    write_table(ranking, output, {**about, **ranking_protocol(candidates, top)})
+    files = {"ranking": (output, ranking.height)}
+    if outlook:
+        chances = outlook_table(opened, config, answers())
+        shop = shop_outlook(chances)
+        for name, table in (("outlook", chances), ("shop", shop)):
+            path = beside(output, name)
+            write_table(table, path, {**about, **outlook_protocol(trained)})
+            files[name] = (path, table.height)
+    _say(
+        {
+            "store": opened.name,
+            "customers": len(customers),
+            "predicted_from": about["predicted_from"],
+            **{name: {"file": str(path), "rows": rows} for name, (path, rows) in files.items()},
+        },
+        [f"{path}: {rows:,} rows" for path, rows in files.values()],
+        format_,
+    )
+
+
+def audience(
+    model: Model,
+    store: StoreOption,
+    category: Annotated[
+        str, typer.Option(help="A class of the model, or a path above some, such as GROCERY.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="Customers.")] = 100,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
+        "audience.csv"
+    ),
+    split: WhenOption = When.LATEST,
+    candidates: Annotated[
+        Candidates, typer.Option(help="All customers, or only those to whom the category is new.")
+    ] = Candidates.ALL,
+    settings: SettingsOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """List the customers of a store whose next basket most probably holds a category.
+
+    Written to a file that only its owner can read; nothing is printed of any customer.
+    """
+    # Imported on use: polars, torch, transformers.
+    from hanse_client.using.asking import ask, known, moment_of
+    from hanse_client.using.files import check_output, write_table
+    from hanse_client.using.protocol import protocol
+    from hanse_client.using.tables import audience_table, classes_of
+
+    check_output(output)
+    trained, opened, run = _open(model, store, settings)
+    classes = classes_of(category, trained.config, opened)
+    moment = moment_of(opened, split, run)
+    customers = known(opened, moment)
+    answers = ask(trained.model, opened.histories, customers, moment)
+    table = audience_table(opened, answers, classes, top=top, candidates=candidates)
+    names = [trained.config.classes[index] for index in classes]
+    about = protocol(trained, opened, when=split, moment=moment, customers=len(customers))
+    only = "all customers" if candidates is Candidates.ALL else "customers who never bought of it"
+    about |= {
+        "category": category,
+        "ranked_classes": names,
+        "candidates": only,
+        "score": "the classes' share of the next visit's basket",
+        "top": top,
+    }
+    write_table(table, output, about)
+    _say(
+        {
+            "store": opened.name,
+            "category": category,
+            "classes": names,
+            "predicted_from": about["predicted_from"],
+            "file": str(output),
+            "rows": table.height,
+        },
+        [f"{output}: {table.height:,} customers"],
+        format_,
+    )
+
+
+def evaluate(
+    model: Model,
+    store: Annotated[
+        list[Path],
+        typer.Option(metavar="STORE", help="A node's folder or a store.toml; may be repeated."),
+    ],
+    split: Annotated[Split, typer.Option(help="What is judged.")] = Split.TEST,
+    settings: SettingsOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Judge a model on a split of one store's customers, or of several stores' together.
+
+    Every visit of the split is predicted from all visits before it, over all classes.
+    """
+    # Imported on use: polars, torch, transformers.
+    from hanse_client.using.judging import evaluation, print_evaluation
+
+    trained = _trained(model)
+    found = evaluation(trained, store, split, settings)
+    if format_ is Format.JSON:
+        _print_json(found)
+    else:
+        print_evaluation(found)
+
+
+def card(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|MODEL", help="A run's folder or a model's.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to; stdout if left out.")
+    ] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Write a model's card: what it is, what it cost in privacy, how good it is, its limits.
+
+    Holds figures of the whole run, none of any customer.
+    """
+    from hanse_client.using.card import gather, render, write_card  # on use: huggingface_hub
+
+    facts = gather(model)
+    if output is not None:
+        write_card(facts, output)
+    if format_ is Format.JSON:
+        _print_json({**facts.plain(), "card": None if output is None else str(output)})
+    elif output is None:
+        typer.echo(str(render(facts)))
+    else:
+        typer.echo(str(output))
+
+
+def _trained(model: Path) -> Trained:
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.using.opening import open_model
+
+    disable_progress_bar()
+    return open_model(model)
+
+
+def _open(
+    model: Path, store: Path, settings: Path | None
+) -> tuple[Trained, OpenStore, RunSettings | None]:
+    from hanse_client.using.opening import open_store, run_settings
+
+    trained = _trained(model)
+    run = run_settings(trained, store, settings)
+    return trained, open_store(store, trained, run), run
+
+
+def _say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
+    if format_ is Format.JSON:
+        _print_json(result)
+    else:
+        typer.echo("\n".join(lines))
+
+
+def _print_json(value: Any) -> None:
+    from hanse_common.wording import finite
+
+    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,81 @@
+"""Results as files: whole or not there, for their owner's eyes, with how they were made.
+
+A table's protocol stands in its Parquet metadata under `hanse`, and beside the table in
+`<file>.json`, which is all that a CSV file has.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from hanse_common.durable import write_durably
+from hanse_common.errors import ConfigError
+
+SUFFIXES = (".parquet", ".csv")
+_KEY = b"hanse"
+_PRIVATE = 0o600
+
+
+def check_output(path: Path) -> None:
+    """Refuse, before any work, what could not be written.
+
+    Raises:
+        ConfigError: The suffix is unknown, or the folder is not there.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--output {path} is of no known kind", hint=f"known suffixes: {', '.join(SUFFIXES)}"
+        )
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(
+            f"--output {path} cannot be written", hint="its folder must exist, and it be no folder"
+        )
+
+
+def beside(path: Path, what: str) -> Path:
+    """The file of a further table: `ranking.parquet` -> `ranking.outlook.parquet`."""
+    return path.with_name(f"{path.stem}.{what}{path.suffix}")
+
+
+def write_table(table: pl.DataFrame, path: Path, protocol: Mapping[str, Any]) -> None:
+    """Write a table about customers, readable by its owner alone (0600).
+
+    Args:
+        table: What to write.
+        path: Parquet or CSV by suffix; what was there is replaced as a whole.
+        protocol: Plain values that say how the table was made.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    note = json.dumps(protocol, indent=2, ensure_ascii=False)
+    try:
+        write_private(path, _encode(table, path, note))
+        write_private(path.with_name(path.name + ".json"), (note + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _encode(table: pl.DataFrame, path: Path, note: str) -> bytes:
+    if path.suffix.lower() == ".csv":
+        return table.write_csv().encode()
+    import pyarrow.parquet
+
+    arrow = table.to_arrow()
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _KEY: note})
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(arrow, buffer)
+    return buffer.getvalue()
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file so that only its owner can ever have read the new content."""
+    # What a crash left may be open to others, and would keep its permissions.
+    path.with_name(path.name + ".partial").unlink(missing_ok=True)
+    write_durably(path, content, mode=_PRIVATE)

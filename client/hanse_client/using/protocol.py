@@ -1,0 +1,59 @@
+"""How a table of answers was made, as stands in its file: model, moment, candidates, ranking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hanse_client.using.asking import said
+from hanse_client.using.choices import Candidates, When
+from hanse_client.using.opening import OpenStore, Trained
+
+
+def protocol(
+    trained: Trained,
+    store: OpenStore,
+    *,
+    when: When,
+    moment: float,
+    customers: int,
+) -> dict[str, Any]:
+    """What every table says of how it was made."""
+    config = trained.config
+    return {
+        "model_sha256": trained.digest,
+        "store": store.name,
+        "split": when.value,
+        "predicted_from": said(moment),
+        "known": f"visits before {said(moment)}",
+        "level": config.level,
+        "classes": len(config.classes),
+        "customers": customers,
+        "customers_without_history": len(store.histories) - customers,
+        "personal_data": "user_id is a pseudonym; whoever holds the store's key can undo it",
+    }
+
+
+def ranking_protocol(candidates: Candidates, top: int) -> dict[str, Any]:
+    """What a ranking says beside that."""
+    only = {
+        Candidates.ALL: "all classes",
+        Candidates.NEW: "classes that the customer never bought before",
+    }
+    return {
+        "candidates": only[candidates],
+        "ranking": "full, no sampled candidates; ties go to the lower class index",
+        "top": top,
+        "score": "share of the next visit's basket, a softmax over all classes",
+    }
+
+
+def outlook_protocol(trained: Trained) -> dict[str, Any]:
+    """What an outlook says beside that."""
+    config = trained.config
+    return {
+        "horizon_days": config.horizon_days,
+        "reference_days": config.reference_days,
+        "candidates": f"classes with at least {config.min_visits} visits in the reference days",
+        "rise": "more than mu + sqrt(mu + 1) visits; mu is what the reference days expect",
+        "fall": "fewer than mu - sqrt(mu + 1)",
+    }
