@@ -91,3 +91,4 @@ def init(
 app.command("predict")(commands.predict)
 app.command("evaluate")(commands.evaluate)
 app.command("audience")(commands.audience)
+app.command("card")(commands.card)

@@ -21,6 +21,7 @@ from hanse_client.evaluate import Figures, evaluate_histories
 from hanse_client.histories import Histories
 from hanse_client.node import list_nodes
 from hanse_client.train import check_size, load_arrays
+from hanse_client.using.card import gather, write_card
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
 from hanse_common.model import InterestModel
@@ -167,6 +168,7 @@ def _simulate(
         )
         folder.write_result(result)
         write_report(folder)
+        write_card(gather(folder.path), folder.model_dir / "README.md")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def print_evaluation(found: dict[str, Any]) -> None:
     """Print one column a store."""
     rows = found["stores"]
     table = Table(title=f"{found['split']}: {found['candidates']}")
-    table.add_column()
+    table.add_column(no_wrap=True)
     for row in rows:
         table.add_column(row["store"], justify="right")
     for count in ("customers", "baskets", "interests"):
@@ -85,5 +86,4 @@ def print_evaluation(found: dict[str, Any]) -> None:
     for name in rows[0]["metrics"]:
         values = (row["metrics"][name] for row in rows)
         table.add_row(name, *(ABSENT if value is None else f"{value:.3f}" for value in values))
-    console = Console()
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
