@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def open_model(path: Path) -> Trained:
                 f"{folder} holds another kind of model",
                 hint="`hanse simulate` and `hanse model init` write interest models",
             )
-        model, found = InterestModel.from_pretrained(
+        loaded: Any = InterestModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -97,6 +98,7 @@ def open_model(path: Path) -> Trained:
             f"{folder} cannot be read as a model: {type(error).__name__}",
             hint="is it a whole copy of what the run wrote?",
         ) from error
+    model, found = loaded
     if found["missing_keys"] or found.get("mismatched_keys"):
         raise ModelNotFound(
             f"{folder / WEIGHTS} lacks weights that {CONFIG} asks for",

@@ -139,9 +139,8 @@ def audience_table(
     found: list[npt.NDArray[np.float32]] = []
     customers: list[npt.NDArray[np.int64]] = []
     for part in parts:
-        allowed = np.ones(len(part.customers), dtype=bool)
-        if candidates is Candidates.NEW:
-            allowed = ~part.seen[:, classes].any(axis=1)
+        bought = np.any(part.seen[:, classes], axis=1)
+        allowed = np.flatnonzero(~bought | (candidates is Candidates.ALL))
         customers.append(part.customers[allowed])
         found.append(part.shares[allowed][:, classes].sum(axis=1))
     scores, owners = np.concatenate(found), np.concatenate(customers)
