@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -274,6 +275,20 @@ def bench_clipping(
         progress=lambda text: typer.echo(text, err=True),
     )
     _print_rows(rows, render, format_)
+
+
+@bench.command("serve")
+def bench_serve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's or a run's folder.")],
+    store: Annotated[Path, typer.Option(metavar="STORE", help="A node's folder or store.toml.")],
+    requests: Annotated[int, typer.Option(min=1, help="Of one customer each.")] = 1_000,
+    clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 8,
+    format_: FormatOption = Format.table,
+) -> None:
+    """A store's service: latency and throughput in float beside eight bits, and agreement."""
+    from hanse_simulations.bench.serve import render, serve
+
+    _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
 
 
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:

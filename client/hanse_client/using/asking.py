@@ -95,17 +95,25 @@ def ask(
     model: InterestModel,
     histories: Histories,
     customers: npt.NDArray[np.int64],
-    moment: float,
+    moment: float | npt.NDArray[np.float64],
 ) -> Iterator[Answers]:
-    """Ask the model about customers, some at a time."""
+    """Ask the model about customers, some at a time.
+
+    Args:
+        model: Ready to be asked.
+        histories: Of whom.
+        customers: Indices into them.
+        moment: From when on to predict, for all or for each.
+    """
     config = model.config
+    moments = np.broadcast_to(np.asarray(moment, dtype=np.float64), customers.shape)
     rows = _ROWS * rows_at_once(config)
     for start in range(0, len(customers), rows):
         some = customers[start : start + rows]
         shape = (len(some), 1)
         anchors = Anchors(
             customers=some,
-            moments=np.full(shape, moment),
+            moments=moments[start : start + rows].reshape(shape),
             basket=np.zeros(shape, dtype=bool),
             outlook=np.zeros(shape, dtype=bool),
         )
@@ -129,7 +137,7 @@ def ask_all(
     model: InterestModel,
     histories: Histories,
     customers: npt.NDArray[np.int64],
-    moment: float,
+    moment: float | npt.NDArray[np.float64],
 ) -> Answers:
     """Ask about customers, all at once: the caller bounds how many."""
     parts = list(ask(model, histories, customers, moment))

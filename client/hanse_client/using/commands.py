@@ -1,4 +1,4 @@
-"""`hanse model predict | evaluate | audience | card`: a trained model used where the data are.
+"""`hanse model predict | evaluate | audience | card | serve`: a trained model where the data are.
 
 Rows about customers go to files that only their owner can read, never to stdout.
 """
@@ -177,6 +177,27 @@ def evaluate(
         _print_json(found)
     else:
         print_evaluation(found)
+
+
+def serve(
+    model: Model,
+    store: StoreOption,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Multiply in eight bits; see `hanse bench serve`.")
+    ] = False,
+    settings: SettingsOption = None,
+) -> None:
+    """Answer POST /predict on this machine alone, until interrupted; prints its address."""
+    # Imported on use: polars, torch, transformers, starlette.
+    from hanse_client.using.int8 import to_int8
+    from hanse_client.using.serving import serve as serve_until_interrupted
+
+    trained, opened, _ = _open(model, store, settings)
+    answering = to_int8(trained.model) if int8 else trained.model
+    serve_until_interrupted(
+        trained, opened, model=answering, port=port, announce=lambda url: typer.echo(url)
+    )
 
 
 def card(

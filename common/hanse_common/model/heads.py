@@ -131,8 +131,11 @@ class Popularity(nn.Module):
 
 def is_silent(layer: nn.Linear) -> bool:
     """Whether a layer's answer is exactly zero and nobody asks for its gradient."""
-    trained = torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters())
-    return not trained and not any(bool(p.any()) for p in layer.parameters())
+    parameters = list(layer.parameters())
+    if not parameters:  # packed by quantisation: it has a say, and shows no weights
+        return False
+    trained = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+    return not trained and not any(bool(p.any()) for p in parameters)
 
 
 class _Mixer(nn.Module):

@@ -1,0 +1,144 @@
+"""`hanse model serve`: a real process, asked over HTTP on loopback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from transformers.pytorch_utils import Conv1D
+
+from hanse_client.node import Node, list_nodes
+from hanse_client.using.asking import ask_all, moment_of, ranked
+from hanse_client.using.choices import Candidates, When
+from hanse_client.using.int8 import to_int8
+from hanse_client.using.opening import open_model, open_store
+from hanse_common.model import InterestModel
+
+
+@pytest.fixture(scope="module")
+def service(small_stores, tmp_path_factory):
+    """A service over the untrained model of the first small store; yields (address, node)."""
+    from hanse_simulations.arm_folder import ArmFolder
+    from hanse_simulations.prepare import make_nodes
+
+    settings, prepared = small_stores
+    folder = tmp_path_factory.mktemp("served")
+    node = list_nodes(make_nodes(prepared, ArmFolder(folder), settings, salt="test"))[0]
+    code = "from hanse_client.model_cli import app; app()"
+    words = ["serve", str(prepared.base_model), "--store", str(node), "--port", "0"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), Node(node)
+        process.terminate()
+
+
+def post(address: str, body: object, **headers: str):
+    asked = Request(f"{address}/predict", json.dumps(body).encode(), headers)
+    try:
+        with urlopen(asked) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        text = error.read().decode()
+        return error.code, json.loads(text) if text.startswith("{") else text
+
+
+def expected(node: Node, top: int) -> dict[str, list[str]]:
+    trained = open_model(node.settings.base_model)
+    store = open_store(node.folder, trained)
+    everybody = store.histories.active()
+    moment = moment_of(store, When.LATEST, None)
+    found = ask_all(trained.model, store.histories, everybody, moment)
+    lists = ranked(found, top=top, candidates=Candidates.ALL)
+    return {
+        str(store.histories.customers[index]): [trained.config.classes[i] for i in best]
+        for index, best in zip(everybody, lists, strict=True)
+    }
+
+
+def test_answers_are_the_models_whoever_else_asks_at_the_time(service):
+    address, node = service
+    wanted = expected(node, top=4)
+    with urlopen(f"{address}/healthz") as answer:
+        assert json.load(answer)["ready"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda n: post(address, {"users": [n], "top": 4}), wanted))
+    for name, (status, answer) in zip(wanted, answers, strict=True):
+        assert status == 200
+        assert [row["item_id"] for row in answer["predictions"][0]] == wanted[name]
+    names = list(wanted)[:3]
+    _, together = post(address, {"users": names, "top": 4})
+    assert [[row["item_id"] for row in one] for one in together["predictions"]] == [
+        wanted[name] for name in names
+    ]
+
+
+def test_a_posted_history_is_answered_as_the_same_customers(service):
+    address, node = service
+    histories = node.histories
+    classes = InterestModel.from_pretrained(node.settings.base_model).config.classes
+    visits = []
+    for visit in range(histories.visit_offsets[0], histories.visit_offsets[1]):
+        pairs = slice(histories.pair_offsets[visit], histories.pair_offsets[visit + 1])
+        at = np.datetime64("1970-01-01") + np.timedelta64(
+            round(histories.visit_days[visit] * 86_400e6), "us"
+        )
+        bought = [classes[i] for i in histories.pair_classes[pairs]]
+        visits.append({"time": str(at), "classes": bought})
+    _, posted = post(address, {"histories": [visits]})
+    _, known = post(address, {"users": [str(histories.customers[0])]})
+    for one, other in zip(posted["predictions"][0], known["predictions"][0], strict=True):
+        assert one["item_id"] == other["item_id"]
+        assert one["score"] == pytest.approx(other["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"users": ["nobody"]}, "unknown-customer"),
+        ({"users": []}, "malformed"),
+        ({}, "malformed"),
+        ({"users": ["a"], "histories": [[]]}, "malformed"),
+        ({"histories": [[]]}, "empty-store"),
+        ({"histories": [[{"time": "2023-01-05", "classes": ["NONE/SUCH"]}]]}, "unknown-category"),
+        ({"histories": [[{"time": "2023-01-05T10:00+01:00", "classes": []}]]}, "malformed"),
+        ({"users": ["a"], "more": 1}, "malformed"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_its_reason(service, body, code):
+    status, answer = post(service[0], body)
+    assert (status, answer["error"]) == (422, code)
+
+
+def test_a_question_addressed_elsewhere_is_not_answered(service):
+    address, node = service
+    name = str(node.histories.customers[0])
+    status, _ = post(address, {"users": [name]}, Host="shop.example")
+    assert status == 400
+
+
+def test_eight_bits_change_a_listening_model_little_and_leave_the_original(small_stores):
+    import torch
+
+    _, prepared = small_stores
+    model = InterestModel.from_pretrained(prepared.base_model).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    histories = prepared.load()[0]
+    moment = float(histories.visit_days.max()) + 1
+    small = to_int8(model)
+    assert not any(isinstance(layer, Conv1D) for layer in small.modules())
+    scores = [ask_all(one, histories, histories.active(), moment).scores for one in (model, small)]
+    apart = np.abs(scores[0] - scores[1])
+    assert 0 < apart.mean() < 0.1 * scores[0].std()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
