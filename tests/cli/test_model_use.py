@@ -237,7 +237,7 @@ def test_an_unknown_category_names_the_nearest(run, node, tmp_path):
         ask("audience", run, "--store", node.folder, "--category", "")
 
 
-def test_what_does_not_fit_is_refused_and_named(run, node, small_stores, tmp_path):
+def test_what_does_not_fit_is_refused_and_named(run, node, store_toml, tmp_path):
     with pytest.raises(ModelNotFound, match="does not exist"):
         ask("predict", tmp_path / "none", "--store", node.folder)
     with pytest.raises(ModelNotFound, match="holds no model"):
@@ -255,6 +255,9 @@ def test_what_does_not_fit_is_refused_and_named(run, node, small_stores, tmp_pat
         ask("evaluate", lonely, "--store", node.folder)
     with pytest.raises(ConfigError, match="--settings"):
         ask("predict", lonely, "--store", node.folder, "--split", "test")
+
+    with pytest.raises(ConfigError, match="--settings"):
+        ask("predict", lonely, "--store", store_toml)
 
     (lonely / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ModelNotFound, match="cannot be read"):

@@ -68,6 +68,7 @@ def test_json_has_what_it_promises(hanse):
     for name in ("settings.json", "metrics.csv", "metrics.json", "report.html"):
         assert (folder / name).stat().st_size > 100
     assert (folder / "model" / "model.safetensors").exists()
+    assert "## Privacy" in (folder / "model" / "README.md").read_text()
     assert "synthetic" in result["data_note"].lower()
 
 

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ from safetensors import SafetensorError
 from hanse_client.histories import Histories, item_class, prepare
 from hanse_client.ingest import ingest
 from hanse_client.node import NODE_FILE, Node
-from hanse_client.store_config import StoreConfig, load_store
+from hanse_client.preparing import observed_from
+from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
 from hanse_common.model import InterestConfig, InterestModel
-from hanse_common.model.items import PACKAGED, Vectors, encode_texts
+from hanse_common.model.items import Vectors, encode_texts
 
 CONFIG, WEIGHTS, SETTINGS, STORE = (
     "config.json",
@@ -29,7 +29,6 @@ CONFIG, WEIGHTS, SETTINGS, STORE = (
     "settings.json",
     "store.toml",
 )
-_RECORDS = timedelta(days=365)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +120,8 @@ def open_store(path: Path, trained: Trained, settings: RunSettings | None = None
 
     Raises:
         OtherCatalogue: The model ranks classes of another catalogue.
-        ConfigError: There is no such store, or the encoder is not the model's.
+        ConfigError: There is no such store, a `store.toml` comes without settings, or their
+            encoder is not the model's.
         DataError: The store's data cannot be used.
     """
     if path.is_dir() and (path / NODE_FILE).exists():
@@ -172,23 +172,20 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
     # Nothing but what was bought needs a vector.
     bought = data.catalogue.filter(data.catalogue["item_id"].is_in(data.events["item_id"].unique()))
     texts = sorted(bought["text"].unique())
-    encoder = PACKAGED if settings is None else settings.model.encoder
+    if settings is None:
+        raise ConfigError(
+            "nothing here says how the model's run read histories",
+            hint="name the settings of the model's run with --settings",
+        )
+    encoder = settings.model.encoder
     histories = prepare(
         replace(data, catalogue=bought),
         classes=config.classes,
         level=config.level,
         text_vectors=_vectors(texts, trained, encoder, path.parent),
-        observed_from=_observed_from(store, settings),
+        observed_from=observed_from(store, settings),
     )
     return OpenStore(name=store.name, histories=histories, categories=dict(rows))
-
-
-def _observed_from(store: StoreConfig, settings: RunSettings | None) -> datetime | None:
-    """As in training: what the store says, else a year before training ended."""
-    if store.observed_from is not None:
-        return datetime.combine(store.observed_from, time.min)
-    split = None if settings is None else settings.data.split
-    return None if split is None else split.train_until - _RECORDS
 
 
 def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> dict[str, Vectors]:
