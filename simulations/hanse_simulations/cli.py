@@ -291,6 +291,19 @@ def bench_serve(
     _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
 
 
+@bench.command("tasks")
+def bench_tasks(
+    run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
+    format_: FormatOption = Format.table,
+) -> None:
+    """What follows from a run's model without training, beside baselines, in the test weeks."""
+    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.tasks.rows import render
+    from hanse_simulations.tasks.run import measure
+
+    _print_rows(measure(RunFolder.open(run)), render, format_)
+
+
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
     """Print a benchmark's rows, dataclasses, for people or for programs."""
     from dataclasses import asdict

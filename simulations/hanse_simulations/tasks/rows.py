@@ -1,0 +1,111 @@
+"""One figure of one method on one task, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from hanse_common.metrics import auc
+
+LABELS = {
+    "model": "Shared model",
+    "untrained": "Model before training",
+    "personal": "Personal frequency",
+    "most_repeats": "Most repeated class of the day",
+    "left_in_cart": "Items left in the cart",
+    "stay": "Stays as it is",
+    "markov": "Markov chain",
+    "logistic_regression": "Logistic regression",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One method's figure on one task."""
+
+    task: str
+    method: str
+    part: str
+    """Which score of the method was judged."""
+    metric: str
+    value: float | None
+    """None where there was nothing to judge."""
+    cases: int
+    """How many of those judged are what was looked for."""
+    judged: int
+
+    @classmethod
+    def auc(
+        cls,
+        task: str,
+        method: str,
+        part: str,
+        scores: npt.NDArray[np.float64],
+        positive: npt.NDArray[np.bool_],
+    ) -> Row:
+        """How well scores tell the positive from the others."""
+        return cls._of(task, method, part, "auc", auc(scores, positive), positive)
+
+    @classmethod
+    def share(
+        cls, task: str, method: str, part: str, metric: str, hits: npt.NDArray[np.bool_]
+    ) -> Row:
+        """How often it was right."""
+        return cls._of(task, method, part, metric, hits.mean() if len(hits) else np.nan, hits)
+
+    @classmethod
+    def _of(
+        cls,
+        task: str,
+        method: str,
+        part: str,
+        metric: str,
+        value: float,
+        cases: npt.NDArray[np.bool_],
+    ) -> Row:
+        return cls(
+            task=task,
+            method=method,
+            part=part,
+            metric=metric,
+            value=round(float(value), 4) if np.isfinite(value) else None,
+            cases=int(cases.sum()),
+            judged=len(cases),
+        )
+
+
+def best(rows: Sequence[Row]) -> Mapping[tuple[str, str], float]:
+    """The best figure of each task and metric."""
+    found: dict[tuple[str, str], float] = {}
+    for row in rows:
+        key = (row.task, row.metric)
+        found[key] = max(found.get(key, 0.0), row.value or 0.0)
+    return found
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """Lay the rows out as a table for people; the best of each task and metric is marked."""
+    table = Table(title="What follows from the shared model, beside baselines (* the best)")
+    for heading in ("task", "method", "score"):
+        table.add_column(heading)
+    for heading in ("metric", "figure", "cases", "of"):
+        table.add_column(heading, justify="right")
+    leading = best(rows)
+    before = ""
+    for row in rows:
+        mark = "*" if row.value is not None and row.value == leading[row.task, row.metric] else " "
+        table.add_row(
+            row.task if row.task != before else "",
+            LABELS[row.method],
+            row.part,
+            row.metric,
+            "–" if row.value is None else f"{row.value:.3f}{mark}",
+            str(row.cases),
+            str(row.judged),
+        )
+        before = row.task
+    return table

@@ -1,0 +1,52 @@
+"""Measure a finished run's model on the tasks, on the stores that the run left.
+
+rows = measure(RunFolder.open("grocery"))
+rich.print(render(rows))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from hanse_client.histories import Histories, days
+from hanse_client.node import Node, list_nodes
+from hanse_client.train import node_split
+from hanse_common.errors import RunNotFound
+from hanse_common.model import InterestModel
+from hanse_simulations.runs import RunFolder
+from hanse_simulations.tasks.anomalies import anomaly_rows
+from hanse_simulations.tasks.rows import Row
+
+
+def measure(folder: RunFolder) -> list[Row]:
+    """Judge the run's model, and the same model before training, in the test weeks.
+
+    Nothing is written: the run stays as it is.
+
+    Raises:
+        RunNotFound: The run has not finished.
+        DataError: The run's prepared histories are gone.
+    """
+    disable_progress_bar()
+    folder.read_result()
+    if not folder.model_dir.is_dir():
+        raise RunNotFound(
+            f"run {folder.name!r} holds no model", hint=f"go on with --resume {folder.name}"
+        )
+    settings = folder.read_settings()
+    split = node_split(settings)
+    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
+    stores: list[Histories] = [node.histories for node in nodes]
+    models = {
+        "model": _read(folder.model_dir),
+        "untrained": _read(nodes[0].settings.base_model),
+    }
+    start, stop = days(split.validate_until), days(split.test_until)
+    return anomaly_rows(stores, models, start=start, stop=stop, seed=settings.seed)
+
+
+def _read(path: Path) -> InterestModel:
+    model: InterestModel = InterestModel.from_pretrained(path)
+    return model.eval()
