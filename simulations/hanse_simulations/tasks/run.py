@@ -17,6 +17,7 @@ from hanse_common.errors import RunNotFound
 from hanse_common.model import InterestModel
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.tasks.anomalies import anomaly_rows
+from hanse_simulations.tasks.migration import migration_rows
 from hanse_simulations.tasks.rows import Row
 
 
@@ -44,7 +45,9 @@ def measure(folder: RunFolder) -> list[Row]:
         "untrained": _read(nodes[0].settings.base_model),
     }
     start, stop = days(split.validate_until), days(split.test_until)
-    return anomaly_rows(stores, models, start=start, stop=stop, seed=settings.seed)
+    rows = anomaly_rows(stores, models, start=start, stop=stop, seed=settings.seed)
+    until = days(split.train_until)
+    return rows + migration_rows(stores, models, train_until=until, start=start)
 
 
 def _read(path: Path) -> InterestModel:
