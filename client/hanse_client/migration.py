@@ -7,12 +7,15 @@ heads follows how likely each class is to lead the next weeks, without anything 
    how many visits with it to expect; their number is taken to be Poisson.
 2. Where the customer has an interest, the outlook head says how likely that number falls,
    stays or rises: the Poisson is reweighted to agree with it.
-3. Class c leads if no other class has more visits. Classes are taken to be independent:
-   P(c leads) = sum over k of P(N_c = k) * prod over others of P(N <= k), over all, normalised.
+3. Class c leads if it is bought and no other class has more visits. Classes are taken to be
+   independent: P(c leads) = sum over k > 0 of P(N_c = k) * prod over others of P(N <= k).
+
+Classes are not independent, for a customer who comes less often buys less of each: the order
+of these scores is what counts, and the chance of a change is put too high.
 
     found = migrations(histories, customers, moments, model)
-    found.change          # [n] probability that today's leading class will not lead
-    found.next_leader     # [n, C]
+    found.change          # [n] how likely it is that today's leading class will not lead
+    found.leads           # [n, C] how likely each class is to lead
 """
 
 from __future__ import annotations
@@ -39,13 +42,14 @@ class Migrations:
 
     leading: Ints
     """[n] today's leading class, over the reference days; -1 without any purchase in them."""
-    next_leader: Floats
-    """[n, C] probability that the class leads the next horizon days; sums to 1."""
+    leads: Floats
+    """[n, C] probability that no class has more visits in the next horizon days; several may
+    lead together."""
 
     @property
     def change(self) -> Floats:
         """[n] probability that today's leading class will not lead; 1 if there is none."""
-        stays = np.take_along_axis(self.next_leader, np.maximum(self.leading, 0)[:, None], axis=1)
+        stays = np.take_along_axis(self.leads, np.maximum(self.leading, 0)[:, None], axis=1)
         change: Floats = np.where(self.leading >= 0, 1.0 - stays[:, 0], 1.0)
         return change
 
@@ -86,7 +90,7 @@ def migrations(
                 numbers = torch.where(heard, reweighted, numbers)
             shares[view.questions] = leads(numbers).numpy()
             leading[view.questions] = leaders(past, config.reference_window)
-    return Migrations(leading=leading, next_leader=shares)
+    return Migrations(leading=leading, leads=shares)
 
 
 def leaders(past: Interests, window: int) -> Ints:
@@ -104,7 +108,7 @@ def leaders(past: Interests, window: int) -> Ints:
 
 
 def leads(numbers: Tensor) -> Tensor:
-    """Probability that no other class has more visits, normalised.
+    """Probability that a class is bought and no other has more visits.
 
     Args:
         numbers: [n, C, K] probability of k visits with the class, k < K.
@@ -114,15 +118,13 @@ def leads(numbers: Tensor) -> Tensor:
 
     Example:
         >>> sure = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])  # One visit against none.
-        >>> leads(sure).round().tolist()
+        >>> leads(sure).tolist()
         [[1.0, 0.0]]
     """
     numbers = numbers.double()
-    at_most = numbers.cumsum(-1).clamp(min=1e-300)
-    logs = torch.log(at_most)
+    logs = torch.log(numbers.cumsum(-1).clamp(1e-300, 1.0))
     others = torch.exp(logs.sum(1, keepdim=True) - logs)
-    share = (numbers * others).sum(-1)
-    return share / share.sum(-1, keepdim=True).clamp(min=1e-300)
+    return (numbers * others)[..., 1:].sum(-1)
 
 
 def _poisson(rates: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ def migration_rows(
         for name, model in models.items():
             for part, heard in (("both heads", True), ("next basket", False)):
                 told = migrations(store, some.customers, moments, model, use_outlook=heard)
-                answers.setdefault((name, part), []).append((told.change, told.next_leader))
+                answers.setdefault((name, part), []).append((told.change, told.leads))
         for name, found in baselines.answers(some).items():
             answers.setdefault((name, ""), []).append(found)
     changed = np.concatenate([some.changed for some in asked])
