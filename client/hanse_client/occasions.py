@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hanse_client.batches import Floats, Ints
 from hanse_client.histories import FACTS, Histories
@@ -29,7 +31,7 @@ class Occasions:
     def __len__(self) -> int:
         return len(self.customers)
 
-    def keep(self, chosen: np.ndarray) -> Occasions:  # type: ignore[type-arg]
+    def keep(self, chosen: npt.NDArray[Any]) -> Occasions:
         """Some of them, by a mask or by indices."""
         return Occasions(
             customers=self.customers[chosen],
