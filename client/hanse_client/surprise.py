@@ -159,7 +159,8 @@ def log_likelihood_ratio(log_p: Floats, log_share: Floats, counts: Floats) -> Fl
     """
     bought = counts > 0
     total: Floats = ((log_share - log_p) * bought).sum(axis=1)
-    return total / np.maximum(bought.sum(axis=1), 1)
+    mean: Floats = total / np.maximum(bought.sum(axis=1), 1)
+    return mean
 
 
 def unexplained_repeats(rates: Floats, counts: Floats) -> Floats:

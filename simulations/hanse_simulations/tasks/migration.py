@@ -197,8 +197,8 @@ def migration_rows(
     for key, parts in answers.items():
         ranked = np.argsort(-np.concatenate([part[1] for part in parts]), axis=1, kind="stable")
         hits = np.take_along_axis(right, ranked[:, :_TOP], axis=1)
-        rows.append(Row.share(NEXT, *key, "top-1", hits[:, :1].any(axis=1)))
-        rows.append(Row.share(NEXT, *key, f"hr@{_TOP}", hits.any(axis=1)))
+        rows.append(Row.share(NEXT, *key, "top-1", hits[:, 0]))
+        rows.append(Row.share(NEXT, *key, f"hr@{_TOP}", np.any(hits, axis=1)))
     return rows
 
 

@@ -52,4 +52,5 @@ def measure(folder: RunFolder) -> list[Row]:
 
 def _read(path: Path) -> InterestModel:
     model: InterestModel = InterestModel.from_pretrained(path)
-    return model.eval()
+    model.train(False)
+    return model
