@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import tomli_w
+from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import make_base_model
 from hanse_client.operate import enrolling
@@ -51,6 +52,7 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
     Raises:
         HanseError: As the steps do.
     """
+    disable_progress_bar()
     settings = _settings(stores, rounds)
     made = make_stores(settings.data, seed=settings.seed, cache=folder / "cache")
     settings = settings.with_changes({"data.split": made.split.model_dump()})
