@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +93,13 @@ def deployment(
         stages, private = _private(made)
         progress(f"{rounds} plain rounds of Flower")
         plain = _plain(made)
+    return rows_of(stages, private=private, plain=plain)
+
+
+def rows_of(
+    stages: Mapping[str, Sequence[float]], *, private: Sequence[float], plain: Sequence[float]
+) -> list[Row]:
+    """Make rows of seconds: of each private stage by round, and of each round as a whole."""
     reference = statistics.median(plain[1:])
     parts = [("private", name, statistics.median(stages[name][1:])) for name in STAGES]
     parts += [("private", "round", statistics.median(private[1:])), ("plain", "round", reference)]
