@@ -44,6 +44,7 @@ bench: $(STAMP) ## Every benchmark, each beside its reference
 	$(BIN)/hanse bench engines
 	$(BIN)/hanse bench secagg
 	$(BIN)/hanse bench clipping
+	$(BIN)/hanse bench deployment
 
 clean: ## Remove the environment and all caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

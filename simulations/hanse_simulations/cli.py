@@ -304,6 +304,19 @@ def bench_tasks(
     _print_rows(measure(RunFolder.open(run)), render, format_)
 
 
+@bench.command("deployment")
+def bench_deployment(
+    stores: Annotated[int, typer.Option(help="Number of stores.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 3,
+    format_: FormatOption = Format.table,
+) -> None:
+    """A private round of a deployment on loopback beside a plain round of Flower; minutes."""
+    from hanse_simulations.bench.deployment import deployment, render
+
+    rows = deployment(stores, rounds, progress=lambda text: typer.echo(text, err=True))
+    _print_rows(rows, render, format_)
+
+
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
     """Print a benchmark's rows, dataclasses, for people or for programs."""
     from dataclasses import asdict

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -286,11 +286,11 @@ class Coordinator:
 class Joined:
     """A `hanse store join` process."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, code: Sequence[str] = (_STORE,)) -> None:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
         command = [
-            *(sys.executable, "-c", _STORE, "join", "--folder", str(folder), *arguments),
+            *(sys.executable, "-c", *code, "join", "--folder", str(folder), *arguments),
         ]
         self.process = subprocess.Popen(
             command,
@@ -344,6 +344,14 @@ def lay_out_store(folder: Path, name: str, data: Path) -> StoreFolder:
     """A store's folder as `init` makes it, with somebody's data filled in."""
     store = StoreFolder(folder)
     create(store, name)
+    fill_in(store, name, data)
+    policy = store.policy.read_text().replace("minimum_cohort = 5", "minimum_cohort = 3")
+    store.policy.write_text(policy)
+    return store
+
+
+def fill_in(store: StoreFolder, name: str, data: Path) -> None:
+    """Say in a store's store.toml where somebody's data are."""
     text = (data / "store.toml").read_text()
     lines = [f'name = "{name}"', *(x for x in text.splitlines() if not x.startswith("name"))]
     found = "\n".join(lines).replace('"events.parquet"', json.dumps(str(data / "events.parquet")))
@@ -351,6 +359,3 @@ def lay_out_store(folder: Path, name: str, data: Path) -> StoreFolder:
     home = json.dumps(str(data / "home.key"))
     found = found.replace('"../catalogue.parquet"', catalogue).replace('"home.key"', home)
     store.store_toml.write_text(found + "\n")
-    policy = store.policy.read_text().replace("minimum_cohort = 5", "minimum_cohort = 3")
-    store.policy.write_text(policy)
-    return store

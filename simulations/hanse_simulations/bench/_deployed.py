@@ -1,0 +1,133 @@
+"""A coordinator's folder and its stores', ready to be started, for measurements on loopback.
+
+All of it is made by what the commands of operators call; only what people would carry from
+one machine to another stays on this one.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import tomli_w
+from transformers.utils.logging import disable_progress_bar
+
+from hanse_client.base_model import make_base_model
+from hanse_client.operate import enrolling
+from hanse_client.operate.folder import StoreFolder, create
+from hanse_client.operate.joining import prepare
+from hanse_common.admission import Invitation
+from hanse_common.config import RunSettings
+from hanse_common.identity import AuthorityKey
+from hanse_server.deployment.admission import admit, open_request
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.founding import found
+from hanse_server.deployment.terms import sign_manifest
+from hanse_simulations.recipes import synthetic
+from hanse_simulations.shops import make_stores
+
+_CUSTOMERS = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployed:
+    """A federation whose stores are admitted, and have everything that a round needs."""
+
+    federation: FederationFolder
+    settings: RunSettings
+    stores: tuple[Path, ...]
+
+
+def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
+    """Found a federation of small synthetic stores.
+
+    Args:
+        folder: An empty folder.
+        stores: How many.
+        rounds: Of the runs that are to come.
+
+    Raises:
+        HanseError: As the steps do.
+    """
+    disable_progress_bar()
+    settings = _settings(stores, rounds)
+    made = make_stores(settings.data, seed=settings.seed, cache=folder / "cache")
+    settings = settings.with_changes({"data.split": made.split.model_dump()})
+    federation = FederationFolder(folder / "federation")
+    fleet, superlink = free_ports(2)
+    found(
+        federation,
+        name="bench",
+        address=f"127.0.0.1:{fleet}",
+        bind="127.0.0.1",
+        superlink_port=superlink,
+    )
+    text = tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+    federation.resolve(federation.file.settings).write_text(text, encoding="utf-8")
+    catalogue = made.folders[0].parent / "catalogue.parquet"
+    model = federation.resolve(federation.file.model)
+    make_base_model(
+        pl.read_parquet(catalogue), settings, folder=model, cache=folder / "cache" / "texts"
+    )
+    (folder / "stores").mkdir()
+    shutil.copyfile(catalogue, folder / "stores" / catalogue.name)
+    authority = AuthorityKey.load(federation.authority_key)
+    invitation = Invitation.load(federation.invitation)
+    homes = []
+    for number, data in enumerate(made.folders, start=1):
+        store = StoreFolder(folder / "stores" / f"store-{number}")
+        create(store, store.path.name)
+        shutil.copytree(data, store.path, dirs_exist_ok=True)
+        enrolling.accept_invitation(store, invitation)
+        request = open_request(federation, enrolling.write_request(store))
+        admit(federation, request, authority)
+        enrolling.accept_certificate(store, federation.certificate(request.store_id))
+        homes.append(store)
+    sign_manifest(federation, authority)
+    for store in homes:
+        _allow(store, stores)
+        enrolling.accept_manifest(store, federation.manifest)
+        enrolling.accept_settings(store, federation.settings)
+        enrolling.accept_model(store, model)
+        prepare(store)
+    return Deployed(
+        federation=federation, settings=settings, stores=tuple(store.path for store in homes)
+    )
+
+
+def _settings(stores: int, rounds: int) -> RunSettings:
+    return synthetic().with_changes(
+        {
+            "data.stores": stores,
+            "data.customers": _CUSTOMERS,
+            "federation.rounds": rounds,
+            "federation.evaluate_every": rounds,
+            "federation.strategy": "FedAvg",
+            "federation.strategy_options": {},
+            "federation.minimum_cohort": min(stores, 5),
+            "privacy.mode": "local",
+            "privacy.target_epsilon": 8.0,
+            "training.sample_rate": 0.5,
+        }
+    )
+
+
+def _allow(store: StoreFolder, stores: int) -> None:
+    """Let a policy go along with fewer stores than a policy should."""
+    text = store.policy.read_text(encoding="utf-8")
+    text = text.replace("minimum_cohort = 5", f"minimum_cohort = {min(stores, 5)}")
+    text = text.replace("max_epsilon = 8.0", "max_epsilon = 100.0")  # both runs charge the ledger
+    store.policy.write_text(text, encoding="utf-8")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on now."""
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(one.getsockname()[1]) for one in held]
+    finally:
+        for one in held:
+            one.close()

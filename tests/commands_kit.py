@@ -1,0 +1,264 @@
+"""A whole federation made by nothing but the commands that its operators type.
+
+    shops = Shops(root, settings, data)       # hanse server init … admit, hanse store init … enrol
+    shops.up(); shops.join("luebeck")
+    shops.server("run")
+
+Every command is a process of its own, and so is every node. Only what a person would fill in,
+or carry from one machine to another, is done by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apps.deployment import Joined, fill_in
+from deployment_kit import QUIET, Done, as_toml, free_ports, succeed, wait_for
+from hanse_client.operate.folder import StoreFolder
+from hanse_common.identity import fingerprint
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.progress import read_progress
+
+NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
+_HANSE = "from hanse_common.cli import main; main()"
+_DYING = """\
+import os, signal, sys
+from hanse_client.operate.cli import app
+from hanse_client.operate.worker import Answering
+from hanse_common.cli import guarded
+
+kind, when, left = sys.argv.pop(1).split(":")
+answer, left = Answering.answer, int(left)
+
+def die_here(self, message, node_id):
+    global left
+    left -= message.metadata.message_type == kind
+    now = message.metadata.message_type == kind and left == 0
+    if now and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    reply = answer(self, message, node_id)
+    if now:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return reply
+
+Answering.answer = die_here
+guarded(app)
+"""
+"""A node that is killed at one message, before it is answered or before the answer is sent."""
+
+
+def hanse(*words: object, timeout: float = 300) -> Done:
+    """Run `hanse …` as a process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _HANSE, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | QUIET,
+        stdin=subprocess.DEVNULL,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Shops:
+    """A coordinator and its stores: admitted, under signed terms, with prepared histories.
+
+    Args:
+        root: Folder for all of them.
+        settings: Of the runs.
+        data: One folder a store, as `make_stores` leaves them.
+        wait: The coordinator's `[wait]`.
+        policy: What the stores' policies say other than by default.
+        seeds: Make each store's sampling and noise repeatable, as only a test may.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: Any,
+        data: list[Path],
+        *,
+        wait: Mapping[str, float],
+        policy: Mapping[str, float],
+        seeds: bool = False,
+    ) -> None:
+        self.folder = FederationFolder(root / "federation")
+        self.stores: dict[str, StoreFolder] = {}
+        self.joined: dict[str, Joined] = {}
+        fleet, superlink = free_ports(2)
+        self.server(
+            *("init", "--name", "baltic", "--address", f"127.0.0.1:{fleet}"),
+            *("--bind", "127.0.0.1", "--superlink-port", superlink),
+        )
+        at = self.folder.path
+        edit(at / "federation.toml", wait)
+        table = settings.model_dump(mode="json", exclude_none=True)
+        (at / "settings.toml").write_text(as_toml(table))
+        catalogue = data[0].parent / "catalogue.parquet"
+        where = ("--settings", at / "settings.toml", "--folder", at / "model")
+        succeed(hanse("model", "init", catalogue, *where))
+        for name, source in zip(NAMES, data, strict=False):
+            self._ask(name, source, policy)
+        self.server("manifest", "sign")
+        for number, name in enumerate(self.stores):
+            self._take(name)
+            if seeds:
+                self.edit_node(name, seed=1000 + number)
+
+    def server(self, *words: object, **options: Any) -> Done:
+        """Run `hanse server …` on the federation's folder; it must succeed."""
+        return succeed(self.try_server(*words, **options))
+
+    def try_server(self, *words: object, **options: Any) -> Done:
+        """Run `hanse server …` on the federation's folder."""
+        return hanse("server", *words, "--folder", self.folder.path, **options)
+
+    def store(self, name: str, *words: object) -> Done:
+        """Run `hanse store …` on a store's folder; it must succeed."""
+        return succeed(self.try_store(name, *words))
+
+    def try_store(self, name: str, *words: object) -> Done:
+        """Run `hanse store …` on a store's folder."""
+        return hanse("store", *words, "--folder", self.stores[name].path)
+
+    def up(self) -> None:
+        """Let stores connect."""
+        self.server("up", "--detach")
+
+    def join(self, name: str) -> Joined:
+        """Start a store's node."""
+        self.joined[name] = Joined(self.stores[name].path)
+        return self.joined[name]
+
+    def join_and_die(self, name: str, kind: str, when: str, number: int) -> Joined:
+        """Start a node that is killed at its n-th message of a kind, `before` or `after`."""
+        code = (_DYING, f"{kind}:{when}:{number}")
+        self.joined[name] = Joined(self.stores[name].path, code=code)
+        return self.joined[name]
+
+    def wait_until_online(self, *names: str) -> None:
+        """Wait until the coordinator sees these stores; all if unset."""
+        wanted = set(names or self.stores)
+        wait_for(lambda: wanted <= self.online(), f"{sorted(wanted)} online", 240)
+
+    def online(self) -> set[str]:
+        """The stores that the coordinator sees."""
+        return {name for name, row in self.rows().items() if row["connection"] == "online"}
+
+    def rows(self) -> dict[str, Any]:
+        """What `hanse server status` says of each store."""
+        return {row["store"]: row for row in self.status()["stores"]}
+
+    def status(self) -> Any:
+        """What `hanse server status` says."""
+        return self.server("status", "--format", "json").json
+
+    def run_dir(self, name: str) -> Path:
+        """A run's folder."""
+        return self.folder.run(name)
+
+    def charges(self, name: str) -> list[Any]:
+        """The charges in a store's ledger."""
+        return [entry for entry in self.stores[name].node().ledger if entry.kind == "charge"]
+
+    def begun(self, run: str) -> float:
+        """When a run began, in Unix seconds."""
+        return int((self.run_dir(run) / "initial.safetensors").stat().st_mtime)
+
+    def wait_for_round(self, run: str, number: int) -> None:
+        """Wait until a round's training has begun."""
+
+        def there() -> bool:
+            found = read_progress(self.run_dir(run))
+            return (found.get("round"), found.get("kind")) == (number, "train")
+
+        wait_for(there, f"round {number} of {run}", 300)
+
+    def wait_for_end(self, run: str) -> Any:
+        """Wait until a run is no longer underway; returns its state as `status` prints it."""
+        found: dict[str, Any] = {}
+
+        def over() -> bool:
+            found.update(self.status()["run"])
+            assert found["name"] == run
+            return bool(found["state"] != "underway")
+
+        wait_for(over, f"the end of {run}", 500)
+        return found
+
+    def superlinks(self) -> list[int]:
+        """The SuperLink's process."""
+        return pids_of("hanse_server.deployment.superlink", self.folder.path)
+
+    def edit_node(self, name: str, **changes: Any) -> None:
+        """Change a store's node.json."""
+        path = self.stores[name].path / "node.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    def close(self) -> None:
+        """End every process."""
+        for node in self.joined.values():
+            node.stop()
+        self.try_server("down")
+
+    def _ask(self, name: str, data: Path, policy: Mapping[str, float]) -> None:
+        store = StoreFolder(self.folder.path.parent / "stores" / name)
+        self.stores[name] = store
+        succeed(hanse("store", "init", name, "--folder", store.path))
+        fill_in(store, name, data)
+        edit(store.policy, policy)
+        invitation = json.loads(self.folder.invitation.read_text())
+        heard = fingerprint(bytes.fromhex(invitation["authority"]))  # as read out by phone
+        self.store(name, "enrol", "--invitation", self.folder.invitation, "--fingerprint", heard)
+        told = self.store(name, "enrol", "--format", "json").json
+        self.server("admit", told["request"], "--fingerprint", told["fingerprint"])
+
+    def _take(self, name: str) -> None:
+        at = self.folder
+        self.store(
+            name,
+            *("enrol", "--certificate", at.certificate(name), "--manifest", at.manifest),
+            *("--settings", at.settings, "--model", at.path / "model"),
+        )
+        if name == NAMES[0]:
+            self.store(name, "data", "prepare")  # `join` does it for the others
+
+
+def edit(path: Path, changes: Mapping[str, object]) -> None:
+    """Give keys of a TOML file that somebody filled in other values."""
+    text = path.read_text()
+    for key, value in changes.items():
+        text, found = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", text)
+        assert found == 1, f"{key} is there {found} times in {path}"
+    path.write_text(text)
+
+
+def pids_of(program: str, folder: Path) -> list[int]:
+    """Processes of a program that work for a folder: its name is in their command or environment.
+
+    Only those of a test's own folder are found, never another's.
+    """
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            environment = (path / "environ").read_bytes()
+        except OSError:  # gone, or not ours
+            continue
+        named = any(Path(os.fsdecode(word)).name == program for word in words)
+        if named and os.fsencode(str(folder)) in environment:
+            found.append(int(path.name))
+    return found
+
+
+def kill(pid: int) -> None:
+    """End a process at once, as a machine that loses its power does."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,209 @@
+"""A coordinator and five stores, by their operators' commands alone: what it gives and survives.
+
+Every process is the real one, over TLS with node authentication. The tests share one running
+federation and go on from one another in the order in which they stand.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from commands_kit import Shops, edit, hanse, kill, pids_of
+from deployment_kit import succeed, wait_for
+from hanse_common.errors import RoundFailed, SuperLinkDown
+from hanse_server.app import read_settings
+from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.stages import read_stages
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.engines import run_federation
+from hanse_simulations.enrol import enrol_stores
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def shops(secure_stores, store_cache, tmp_path_factory):
+    """Five stores that are joined, each with repeatable noise; ends every process afterwards."""
+    from hanse_simulations.shops import make_stores
+
+    settings, _ = secure_stores
+    data = make_stores(settings.data, seed=settings.seed, cache=store_cache).folders
+    shops = Shops(
+        tmp_path_factory.mktemp("baltic"),
+        settings.with_changes({"federation.rounds": ROUNDS, "federation.evaluate_every": ROUNDS}),
+        data,
+        wait={"connect": 240, "train": 100, "stage": 25},
+        policy={"minimum_cohort": 4, "max_epsilon": 60.0},
+        seeds=True,
+    )
+    try:
+        shops.up()
+        for name in shops.stores:
+            shops.join(name)
+        shops.wait_until_online()
+        yield shops
+    finally:
+        shops.close()
+
+
+@pytest.fixture(scope="module")
+def first_run(shops):
+    """A run with nothing in its way; returns its folder."""
+    done = shops.server("run", "--name", "first", "--format", "json", timeout=500)
+    assert (done.json["state"], done.json["round"]) == ("finished", ROUNDS)
+    return shops.run_dir("first")
+
+
+def test_commands_alone_make_a_federation_that_the_doctor_finds_ready(shops):
+    for name in ("bremen", "rostock"):
+        findings = shops.store(name, "doctor", "--format", "json").json
+        assert [found for found in findings if found["state"] in ("failed", "skipped")] == []
+    assert all(row["in_manifest"] for row in shops.rows().values())
+
+
+def test_five_stores_run_three_private_rounds(shops, first_run):
+    lines = [line for line in read_stages(first_run) if line["stage"] != "done"]
+    assert [line["round"] for line in lines if line["stage"] == "train"] == [1, 2, 3]
+    assert all(line["replies"] == 5 and not line["refusals"] for line in lines)
+    for name in shops.stores:
+        kinds = [(entry.release.kind, entry.release.round) for entry in shops.charges(name)]
+        assert [number for kind, number in kinds if kind == "train"] == [1, 2, 3]
+
+
+def test_the_deployed_model_is_the_simulated_one(shops, first_run, tmp_path):
+    """The same stores, terms and seeds on the in-process engine: equal bit for bit."""
+    deployed = load_file(first_run / GLOBAL)
+    simulated = load_file(simulate(shops, first_run, tmp_path) / GLOBAL)
+    assert deployed.keys() == simulated.keys()
+    for name, array in deployed.items():
+        np.testing.assert_array_equal(array, simulated[name], err_msg=name)
+    start = load_file(first_run / INITIAL)
+    assert any(not np.array_equal(array, start[name]) for name, array in deployed.items())
+
+
+def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
+    verdict = audit(shops)
+    assert verdict["ok"] and not verdict["gone"]
+    assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
+
+
+def test_a_store_killed_at_any_stage_is_lost_to_that_exchange_and_comes_back(shops):
+    """One a round: before it trains; with its upload charged and not sent; before it confirms."""
+    deaths = {
+        "bremen": ("train", "before", 1),
+        "danzig": ("train.mask", "after", 2),
+        "luebeck": ("query.confirm", "before", 3),
+    }
+    for name, (kind, when, number) in deaths.items():
+        shops.joined[name].stop()
+        shops.join_and_die(name, kind, when, number)
+    shops.wait_until_online()
+    shops.server("run", "--name", "deaths", "--detach")
+    for name in deaths:
+        assert shops.joined[name].wait_for_end() == -signal.SIGKILL
+        shops.joined[name].stop()
+        shops.join(name)
+    assert shops.wait_for_end("deaths")["state"] == "finished"
+    trained = {
+        line["round"]: (line["replies"], list(line["refusals"]))
+        for line in read_stages(shops.run_dir("deaths"))
+        if line["stage"] == "train"
+    }
+    # Who is lost after its masked vector has come is in the sum all the same.
+    assert trained == {1: (4, ["bremen"]), 2: (4, ["danzig"]), 3: (5, ["luebeck"])}
+    charged = {
+        name: [
+            entry.release.round
+            for entry in shops.charges(name)[-6:]
+            if entry.release.kind == "train" and entry.time >= shops.begun("deaths")
+        ]
+        for name in deaths
+    }
+    assert charged == {"bremen": [2, 3], "danzig": [1, 2, 3], "luebeck": [1, 2, 3]}
+    assert audit(shops)["ok"]
+
+
+def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(shops):
+    """The stores' nodes stay as they are, and come back by themselves."""
+    shops.wait_until_online()
+    pids = {name: node.process.pid for name, node in shops.joined.items()}
+    shops.server("run", "--name", "crashes", "--detach")
+    shops.wait_for_round("crashes", 1)
+    for pid in pids_of("flwr-serverapp", shops.folder.path):
+        kill(pid)
+    failed = shops.wait_for_end("crashes")
+    assert failed["state"] == "failed" and failed["failure"]["message"]
+    assert "hanse server resume" in failed["failure"]["hint"]
+    shops.server("resume", "--detach")
+    shops.wait_for_round("crashes", 2)
+    (superlink,) = shops.superlinks()
+    kill(superlink)
+    wait_for(lambda: not shops.status()["up"], "`up` to end with its SuperLink", 60)
+    assert shops.status()["run"]["state"] == "lost"
+    assert shops.try_server("resume").status == SuperLinkDown.exit_status
+    shops.up()
+    shops.wait_until_online()
+    done = shops.server("resume", "--format", "json", timeout=500).json
+    assert (done["state"], done["round"]) == ("finished", ROUNDS)
+    lines = [line for line in read_stages(shops.run_dir("crashes")) if line["stage"] == "train"]
+    assert [line["round"] for line in lines] == [1, 2, 3]
+    assert {name: node.process.pid for name, node in shops.joined.items()} == pids
+    assert all(node.process.poll() is None for node in shops.joined.values())
+    assert audit(shops)["ok"]
+
+
+def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
+    """Two of five refuse, so that the run ends; both learn of it, and neither is charged."""
+    strict, poor = shops.stores["luebeck"], shops.stores["riga"]
+    before = {name: len(shops.charges(name)) for name in ("luebeck", "riga")}
+    kept = {store: store.policy.read_text() for store in (strict, poor)}
+    edit(strict.policy, {"minimum_cohort": 5})
+    edit(poor.policy, {"max_epsilon": 0.01})
+    try:
+        done = shops.try_server("run", "--name", "refused", timeout=400)
+    finally:
+        for store, text in kept.items():
+            store.policy.write_text(text)
+    assert done.status == RoundFailed.exit_status
+    rows = shops.rows()
+    for name, code in (("luebeck", "policy-violation"), ("riga", "budget-spent")):
+        assert f"[{code}]" in done.err and f"[{code}]" in rows[name]["refusal"]
+        assert f"[{code}]" in shops.joined[name].said()
+        assert len(shops.charges(name)) == before[name]
+    assert [entry.kind for entry in poor.node().ledger][-1] == "refusal"
+    assert audit(shops)["ok"]
+    go_on = shops.server("resume", "--name", "refused", "--format", "json", timeout=500)
+    assert go_on.json["state"] == "finished"
+
+
+def simulate(shops, run_dir, folder):
+    """A deployed run once more, on the in-process engine; returns that run's folder."""
+    settings = read_settings(run_dir)
+    arm = ArmFolder(folder)
+    shutil.copyfile(run_dir / INITIAL, folder / INITIAL)
+    for name, store in shops.stores.items():
+        node = json.loads((store.path / "node.json").read_text())
+        for key in ("histories", "base_model"):
+            node[key] = str(store.path / node[key])
+        (arm.stores_dir / name).mkdir(parents=True)
+        (arm.stores_dir / name / "node.json").write_text(json.dumps(node))
+    enrol_stores(arm, settings, load_file(folder / INITIAL))
+    run_federation(folder, arm.stores_dir, settings)
+    return folder
+
+
+def audit(shops):
+    """What `hanse audit verify` says of the coordinator's and the stores' folders together."""
+    authority = shops.folder.authority_file
+    root = shops.folder.path.parent
+    return succeed(
+        hanse("audit", "verify", root, "--authority", authority, "--format", "json")
+    ).json
