@@ -29,30 +29,6 @@ from hanse_server.progress import read_progress
 
 NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 _HANSE = "from hanse_common.cli import main; main()"
-_DYING = """\
-import os, signal, sys
-from hanse_client.operate.cli import app
-from hanse_client.operate.worker import Answering
-from hanse_common.cli import guarded
-
-kind, when, left = sys.argv.pop(1).split(":")
-answer, left = Answering.answer, int(left)
-
-def die_here(self, message, node_id):
-    global left
-    left -= message.metadata.message_type == kind
-    now = message.metadata.message_type == kind and left == 0
-    if now and when == "before":
-        os.kill(os.getpid(), signal.SIGKILL)
-    reply = answer(self, message, node_id)
-    if now:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return reply
-
-Answering.answer = die_here
-guarded(app)
-"""
-"""A node that is killed at one message, before it is answered or before the answer is sent."""
 
 
 def hanse(*words: object, timeout: float = 300) -> Done:
@@ -138,12 +114,6 @@ class Shops:
         self.joined[name] = Joined(self.stores[name].path)
         return self.joined[name]
 
-    def join_and_die(self, name: str, kind: str, when: str, number: int) -> Joined:
-        """Start a node that is killed at its n-th message of a kind, `before` or `after`."""
-        code = (_DYING, f"{kind}:{when}:{number}")
-        self.joined[name] = Joined(self.stores[name].path, code=code)
-        return self.joined[name]
-
     def wait_until_online(self, *names: str) -> None:
         """Wait until the coordinator sees these stores; all if unset."""
         wanted = set(names or self.stores)
@@ -168,10 +138,6 @@ class Shops:
     def charges(self, name: str) -> list[Any]:
         """The charges in a store's ledger."""
         return [entry for entry in self.stores[name].node().ledger if entry.kind == "charge"]
-
-    def begun(self, run: str) -> float:
-        """When a run began, in Unix seconds."""
-        return int((self.run_dir(run) / "initial.safetensors").stat().st_mtime)
 
     def wait_for_round(self, run: str, number: int) -> None:
         """Wait until a round's training has begun."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from commands_kit import Shops, edit, hanse, kill, pids_of
+from commands_kit import Shops, hanse, kill, pids_of
 from deployment_kit import succeed, wait_for
-from hanse_common.errors import RoundFailed, SuperLinkDown
+from hanse_common.errors import SuperLinkDown
 from hanse_server.app import read_settings
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stages import read_stages
@@ -95,42 +94,6 @@ def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
     assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
 
 
-def test_a_store_killed_at_any_stage_is_lost_to_that_exchange_and_comes_back(shops):
-    """One a round: before it trains; with its upload charged and not sent; before it confirms."""
-    deaths = {
-        "bremen": ("train", "before", 1),
-        "danzig": ("train.mask", "after", 2),
-        "luebeck": ("query.confirm", "before", 3),
-    }
-    for name, (kind, when, number) in deaths.items():
-        shops.joined[name].stop()
-        shops.join_and_die(name, kind, when, number)
-    shops.wait_until_online()
-    shops.server("run", "--name", "deaths", "--detach")
-    for name in deaths:
-        assert shops.joined[name].wait_for_end() == -signal.SIGKILL
-        shops.joined[name].stop()
-        shops.join(name)
-    assert shops.wait_for_end("deaths")["state"] == "finished"
-    trained = {
-        line["round"]: (line["replies"], list(line["refusals"]))
-        for line in read_stages(shops.run_dir("deaths"))
-        if line["stage"] == "train"
-    }
-    # Who is lost after its masked vector has come is in the sum all the same.
-    assert trained == {1: (4, ["bremen"]), 2: (4, ["danzig"]), 3: (5, ["luebeck"])}
-    charged = {
-        name: [
-            entry.release.round
-            for entry in shops.charges(name)[-6:]
-            if entry.release.kind == "train" and entry.time >= shops.begun("deaths")
-        ]
-        for name in deaths
-    }
-    assert charged == {"bremen": [2, 3], "danzig": [1, 2, 3], "luebeck": [1, 2, 3]}
-    assert audit(shops)["ok"]
-
-
 def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(shops):
     """The stores' nodes stay as they are, and come back by themselves."""
     shops.wait_until_online()
@@ -158,30 +121,6 @@ def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(
     assert {name: node.process.pid for name, node in shops.joined.items()} == pids
     assert all(node.process.poll() is None for node in shops.joined.values())
     assert audit(shops)["ok"]
-
-
-def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
-    """Two of five refuse, so that the run ends; both learn of it, and neither is charged."""
-    strict, poor = shops.stores["luebeck"], shops.stores["riga"]
-    before = {name: len(shops.charges(name)) for name in ("luebeck", "riga")}
-    kept = {store: store.policy.read_text() for store in (strict, poor)}
-    edit(strict.policy, {"minimum_cohort": 5})
-    edit(poor.policy, {"max_epsilon": 0.01})
-    try:
-        done = shops.try_server("run", "--name", "refused", timeout=400)
-    finally:
-        for store, text in kept.items():
-            store.policy.write_text(text)
-    assert done.status == RoundFailed.exit_status
-    rows = shops.rows()
-    for name, code in (("luebeck", "policy-violation"), ("riga", "budget-spent")):
-        assert f"[{code}]" in done.err and f"[{code}]" in rows[name]["refusal"]
-        assert f"[{code}]" in shops.joined[name].said()
-        assert len(shops.charges(name)) == before[name]
-    assert [entry.kind for entry in poor.node().ledger][-1] == "refusal"
-    assert audit(shops)["ok"]
-    go_on = shops.server("resume", "--name", "refused", "--format", "json", timeout=500)
-    assert go_on.json["state"] == "finished"
 
 
 def simulate(shops, run_dir, folder):
