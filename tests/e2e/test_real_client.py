@@ -43,10 +43,10 @@ def ask(small_stores, tmp_path, monkeypatch):
     return send
 
 
-def test_a_store_says_its_name_and_no_more(ask):
+def test_a_store_says_its_name_and_what_it_saw_of_the_log_and_no_more(ask):
     reply = ask("query.describe")
     assert {name: dict(record) for name, record in reply.content.items()} == {
-        "config": {"store": "synthetic-01"}
+        "config": {"store": "synthetic-01", "log-size": 0}
     }
 
 

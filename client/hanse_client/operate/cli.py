@@ -11,6 +11,7 @@ import typer
 
 from hanse_client.cli import Format, check
 from hanse_client.ledger_cli import accept_head
+from hanse_client.metrics_cli import metrics
 from hanse_client.operate.keys_cli import keys
 from hanse_client.operate.printing import print_facts, say
 from hanse_common.errors import BadInvitation, ConfigError, Interrupted, StoreNotReady
@@ -29,6 +30,7 @@ app.add_typer(keys, name="keys")
 ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own ledger.")
 ledger.command("accept-head")(accept_head)
 app.add_typer(ledger, name="ledger")
+app.command()(metrics)
 
 Folder = Annotated[
     Path, typer.Option("--folder", metavar="DIR", help="The store's folder.", show_default=True)

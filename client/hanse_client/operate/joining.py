@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import signal
 import threading
@@ -15,6 +14,7 @@ from types import FrameType
 from hanse_client.operate.folder import StoreFolder, load_node_key
 from hanse_client.preparing import Preparation, prepare_store
 from hanse_client.store_config import load_store
+from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
 
 LOCK = "join.lock"
@@ -47,7 +47,7 @@ def join(
         from hanse_client.operate.serving import serve
         from hanse_client.operate.worker import Answering
 
-        logging.basicConfig(format="%(message)s")
+        logs.set_up(store=folder.node().name)  # Flower has set up its own by now
         invitation = folder.invitation()
         address = Address(
             fleet=invitation.fleet,
