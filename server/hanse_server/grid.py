@@ -17,6 +17,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, cast
 
@@ -224,8 +225,13 @@ class SecureGrid(ForwardingGrid):
             name: array.numpy() for name, array in cast(ArrayRecord, content["arrays"]).items()
         }
         nodes = [message.metadata.dst_node_id for message in sent]
-        announcing = self._announce(config, arrays, kind, nodes)
         told = Instructions.read(config, arrays, kind=kind)
+        announcing = self._announce(told, nodes)
+        if announcing is not None:
+            # Not read anew: that would hash the whole model a second time.
+            checkpoint, proofs = announcing
+            config |= {LOG: checkpoint.encode(), PROOFS: proofs}
+            told = replace(told, checkpoint=checkpoint.encode(), proofs=proofs)
         attempt = Attempt(
             header=told.header(self._manifest.digest()),
             terms=self._manifest.terms(kind),
@@ -234,7 +240,10 @@ class SecureGrid(ForwardingGrid):
         )
         coordinator = Coordinator(attempt, excluded=self._excluded)
         exchange = _Exchange(
-            self._stores, coordinator, self._record(attempt, announcing), self._gate
+            self._stores,
+            coordinator,
+            self._record(attempt, announcing and announcing[0]),
+            self._gate,
         )
         if self._progress is not None:
             exchange.report_to(self._progress, told.round, kind, number)
@@ -267,22 +276,14 @@ class SecureGrid(ForwardingGrid):
             self._monitor.take(only, stores=self._participants)
         return _reply(sent[0], told, attempt, aggregate, arrays)
 
-    def _announce(
-        self,
-        config: dict[str, Any],
-        arrays: Mapping[str, NDArray],
-        kind: Kind,
-        nodes: Sequence[int],
-    ) -> Checkpoint | None:
-        """Announce an attempt in the log, and add to the message what proves it."""
+    def _announce(self, told: Instructions, nodes: Sequence[int]) -> tuple[Checkpoint, str] | None:
+        """Announce an attempt in the log; return its checkpoint, and what proves it."""
         if self._log is None or self._witnesses is None:
             return None
-        checkpoint = self._log.announce(Instructions.read(config, arrays, kind=kind))
+        checkpoint = self._log.announce(told)
         names = {node: self._stores.stores[node] for node in nodes}
         earlier = self._witnesses.shown(names, self._stores.log_sizes)
-        config[LOG] = checkpoint.encode()
-        config[PROOFS] = self._log.proofs(earlier).encode()
-        return checkpoint
+        return checkpoint, self._log.proofs(earlier).encode()
 
     def _record(self, attempt: Attempt, announcing: Checkpoint | None) -> AttemptLog | None:
         if announcing is None or self._witnesses is None:
