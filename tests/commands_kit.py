@@ -16,7 +16,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 _HANSE = "from hanse_common.cli import main; main()"
 
 
-def hanse(*words: object, timeout: float = 300) -> Done:
+def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
     """Run `hanse …` as a process."""
     done = subprocess.run(
         [sys.executable, "-c", _HANSE, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=os.environ | QUIET,
+        env=os.environ | QUIET | environment,
         stdin=subprocess.DEVNULL,
     )
     return Done(done.returncode, done.stdout, done.stderr)
@@ -105,13 +106,20 @@ class Shops:
         """Run `hanse store …` on a store's folder."""
         return hanse("store", *words, "--folder", self.stores[name].path)
 
-    def up(self) -> None:
+    def up(self, **environment: str) -> None:
         """Let stores connect."""
-        self.server("up", "--detach")
+        self.server("up", "--detach", **environment)
 
     def join(self, name: str) -> Joined:
         """Start a store's node."""
         self.joined[name] = Joined(self.stores[name].path)
+        return self.joined[name]
+
+    def join_and_die(self, name: str, where: str) -> Joined:
+        """Start a node in place of a store's, to be killed; see `apps/dying_node.py`."""
+        self.joined[name].stop()
+        program = (str(Path(__file__).parent / "apps" / "dying_node.py"), where)
+        self.joined[name] = Joined(self.stores[name].path, program=program)
         return self.joined[name]
 
     def wait_until_online(self, *names: str) -> None:
@@ -138,6 +146,16 @@ class Shops:
     def charges(self, name: str) -> list[Any]:
         """The charges in a store's ledger."""
         return [entry for entry in self.stores[name].node().ledger if entry.kind == "charge"]
+
+    def refused(self, name: str) -> list[Any]:
+        """The refusals in a store's ledger."""
+        return [entry for entry in self.stores[name].node().ledger if entry.kind == "refusal"]
+
+    def audit(self) -> Any:
+        """What `hanse audit verify` says of the coordinator's and the stores' folders together."""
+        root, authority = self.folder.path.parent, self.folder.authority_file
+        words = ("audit", "verify", root, "--authority", authority, "--format", "json")
+        return succeed(hanse(*words)).json
 
     def wait_for_round(self, run: str, number: int) -> None:
         """Wait until a round's training has begun."""
@@ -196,6 +214,26 @@ class Shops:
         )
         if name == NAMES[0]:
             self.store(name, "data", "prepare")  # `join` does it for the others
+
+
+@contextmanager
+def joined_shops(
+    root: Path, settings: Any, cache: Path, *, wait: Mapping[str, float]
+) -> Iterator[Shops]:
+    """Five small stores that are joined, each with repeatable noise; ends every process."""
+    from hanse_simulations.shops import make_stores
+
+    data = make_stores(settings.data, seed=settings.seed, cache=cache).folders
+    policy = {"minimum_cohort": 4, "max_epsilon": 60.0}
+    shops = Shops(root, settings, data, wait=wait, policy=policy, seeds=True)
+    try:
+        shops.up()
+        for name in shops.stores:
+            shops.join(name)
+        shops.wait_until_online()
+        yield shops
+    finally:
+        shops.close()
 
 
 def edit(path: Path, changes: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode
@@ -42,7 +43,8 @@ def answering(open_node: Callable[[Context], Node]) -> Callable[..., Message]:
             _log.info("answered", extra=about | {"seconds": round(time.monotonic() - started, 3)})
             return reply
         except Exception as error:
-            node.log(error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # a full disk may be what is wrong
+                node.log(error=f"{type(error).__name__}: {error}")
             code = error.code if isinstance(error, HanseError) else "internal"
             reason = public_reason(error)
             _log.info("refused: %s", reason, extra=about | {"error_code": code})

@@ -88,6 +88,41 @@ def init(
     )
 
 
+@app.command()
+def export(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A finished run's folder, or its file of trained parameters."
+        ),
+    ],
+    base: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The model that the run began with.")
+    ] = Path("model"),
+    folder: Annotated[
+        Path, typer.Option("--output", metavar="FOLDER", help="Where to put the whole model.")
+    ] = Path("trained"),
+    output: Annotated[
+        Format, typer.Option("--format", help="For people, or for programs.")
+    ] = Format.TABLE,
+) -> None:
+    """Put a deployed run's trained parameters and its base model together, to be used."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.using.exporting import export_model
+
+    disable_progress_bar()
+    made = export_model(run, base, folder)
+    if output is Format.JSON:
+        typer.echo(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        return
+    typer.echo(made.folder)
+    typer.echo(
+        f"{made.trained:,} of {made.parameters:,} parameters are the run's; SHA-256 {made.digest}",
+        err=True,
+    )
+
+
 app.command("predict")(commands.predict)
 app.command("evaluate")(commands.evaluate)
 app.command("audience")(commands.audience)

@@ -11,7 +11,10 @@ line and exits with `exit_status`; nothing else in the project decides how an er
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HanseError(Exception):
@@ -181,6 +184,13 @@ class NoiseMissing(PrivacyError):
 
     code = "noise-missing"
     exit_status = 32
+
+
+class DiskFull(HanseError):
+    """The disk that a store's folder is on is full."""
+
+    code = "disk-full"
+    exit_status = 84
 
 
 class LedgerError(PrivacyError):
@@ -557,7 +567,11 @@ def public_reason(error: BaseException, *, hint: str = " (the store's own log sa
     "[data] A store's data cannot be read or used. (the store's own log says more)"
     >>> public_reason(KeyError("Ada"), hint="")
     '[internal] KeyError'
+    >>> public_reason(OSError(errno.ENOSPC, "No space left on device", "/srv/ada"), hint="")
+    "[disk-full] The disk that a store's folder is on is full."
     """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        error = DiskFull("")
     if isinstance(error, ProtocolError | ConfigError):
         return f"[{error.code}] {error}"
     if isinstance(error, HanseError):

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -286,11 +286,13 @@ class Coordinator:
 class Joined:
     """A `hanse store join` process."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, program: Sequence[str] = ("-c", _STORE)
+    ) -> None:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
         command = [
-            *(sys.executable, "-c", _STORE, "join", "--folder", str(folder), *arguments),
+            *(sys.executable, *program, "join", "--folder", str(folder), *arguments),
         ]
         self.process = subprocess.Popen(
             command,

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_client.model_cli import app
-from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns
+from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns, ModelNotFound
 from hanse_common.instructions import model_digest
-from hanse_server.checkpoint import read_arrays
+from hanse_server.checkpoint import read_arrays, replace_arrays
 from hanse_server.deployment.terms import read_initial
+from hanse_server.rounds import GLOBAL
 
 cli = CliRunner()
 CATALOGUE = "item_id,text,category\n" + "".join(
@@ -96,3 +97,47 @@ def test_what_is_missing_is_named(shop):
     assert isinstance(init(shop, "none.csv").exception, ConfigError | DataError)
     (shop / "settings.toml").write_text(SETTINGS.replace('"own"', '"own"\nmin_items = 100'))
     assert "lower data.min_items" in str(init(shop, "items.csv", "--folder", shop / "m").exception)
+
+
+# What a deployed run leaves
+
+
+@pytest.fixture
+def run(shop: Path) -> Path:
+    """A finished run's folder, whose training has moved every trained parameter."""
+    assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
+    (shop / "run").mkdir()
+    moved = {name: array + 1 for name, array in read_initial(shop / "model").items()}
+    replace_arrays(shop / "run" / GLOBAL, moved)
+    return shop / "run"
+
+
+def export(shop: Path, run: Path, *more: object):
+    words = [run, "--base", shop / "model", "--output", shop / "trained", *more]
+    return cli.invoke(app, ["export", *map(str, words), "--format", "json"])
+
+
+def test_an_exported_model_is_the_base_with_what_the_run_trained(shop, run):
+    from hanse_client.using.opening import open_model
+
+    done = export(shop, run)
+    assert done.exit_code == 0, done.output
+    opened = open_model(shop / "trained")
+    assert json.loads(done.stdout)["digest"] == opened.digest
+    base = dict(open_model(shop / "model").model.named_parameters())
+    moved = read_arrays(run / GLOBAL)
+    for name, parameter in opened.model.named_parameters():
+        expected = moved.get(name, base[name].numpy())
+        assert np.array_equal(parameter.numpy(), expected), name
+
+
+def test_nothing_is_exported_over_something_or_from_another_model(shop, run):
+    (shop / "trained").mkdir()
+    assert isinstance(export(shop, run).exception, ConfigError)
+    (shop / "trained").rmdir()
+    replace_arrays(run / GLOBAL, {"basket.repeat.weight": np.zeros((7, 7), np.float32)})
+    failed = export(shop, run).exception
+    assert isinstance(failed, ConfigError) and "basket.repeat.weight" in failed.message
+    (run / GLOBAL).unlink()
+    assert isinstance(export(shop, run).exception, ModelNotFound)
+    assert not (shop / "trained").exists()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from commands_kit import Shops, hanse, kill, pids_of
-from deployment_kit import succeed, wait_for
+from commands_kit import joined_shops, kill, pids_of
+from deployment_kit import wait_for
 from hanse_common.errors import SuperLinkDown
 from hanse_server.app import read_settings
 from hanse_server.rounds import GLOBAL, INITIAL
@@ -30,27 +30,13 @@ ROUNDS = 3
 
 @pytest.fixture(scope="module")
 def shops(secure_stores, store_cache, tmp_path_factory):
-    """Five stores that are joined, each with repeatable noise; ends every process afterwards."""
-    from hanse_simulations.shops import make_stores
-
-    settings, _ = secure_stores
-    data = make_stores(settings.data, seed=settings.seed, cache=store_cache).folders
-    shops = Shops(
-        tmp_path_factory.mktemp("baltic"),
-        settings.with_changes({"federation.rounds": ROUNDS, "federation.evaluate_every": ROUNDS}),
-        data,
-        wait={"connect": 240, "train": 100, "stage": 25},
-        policy={"minimum_cohort": 4, "max_epsilon": 60.0},
-        seeds=True,
+    """Five stores that are joined, for runs of three rounds."""
+    settings = secure_stores[0].with_changes(
+        {"federation.rounds": ROUNDS, "federation.evaluate_every": ROUNDS}
     )
-    try:
-        shops.up()
-        for name in shops.stores:
-            shops.join(name)
-        shops.wait_until_online()
+    wait = {"connect": 240, "train": 100, "stage": 25}
+    with joined_shops(tmp_path_factory.mktemp("baltic"), settings, store_cache, wait=wait) as shops:
         yield shops
-    finally:
-        shops.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +75,7 @@ def test_the_deployed_model_is_the_simulated_one(shops, first_run, tmp_path):
 
 
 def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
-    verdict = audit(shops)
+    verdict = shops.audit()
     assert verdict["ok"] and not verdict["gone"]
     assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
 
@@ -120,7 +106,7 @@ def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert {name: node.process.pid for name, node in shops.joined.items()} == pids
     assert all(node.process.poll() is None for node in shops.joined.values())
-    assert audit(shops)["ok"]
+    assert shops.audit()["ok"]
 
 
 def simulate(shops, run_dir, folder):
@@ -137,12 +123,3 @@ def simulate(shops, run_dir, folder):
     enrol_stores(arm, settings, load_file(folder / INITIAL))
     run_federation(folder, arm.stores_dir, settings)
     return folder
-
-
-def audit(shops):
-    """What `hanse audit verify` says of the coordinator's and the stores' folders together."""
-    authority = shops.folder.authority_file
-    root = shops.folder.path.parent
-    return succeed(
-        hanse("audit", "verify", root, "--authority", authority, "--format", "json")
-    ).json

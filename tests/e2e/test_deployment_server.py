@@ -135,6 +135,8 @@ def test_a_node_that_was_not_admitted_is_refused(gate, tmp_path):
     assert "Failed to initialize the connection" in said
     rows = succeed(server(gate / "federation", "status", "--format", "json")).json["stores"]
     assert [(row["store"], row["connection"]) for row in rows] == [("luebeck", "never")]
+    logged = (gate / "federation" / "state" / "up.log").read_text()
+    assert "refused a node at 127.0.0.1: its key is not of an admitted store" in logged
 
 
 def test_a_node_with_another_root_does_not_talk_to_the_coordinator(gate, tmp_path):
@@ -143,6 +145,8 @@ def test_a_node_with_another_root_does_not_talk_to_the_coordinator(gate, tmp_pat
     luebeck.folder, luebeck.node_key = gate / "luebeck", gate / "luebeck" / "node.key"
     said = node(gate, luebeck, tmp_path / "other" / "tls" / "ca.crt")
     assert "CERTIFICATE_VERIFY_FAILED" in said
+    rows = succeed(server(gate / "federation", "status", "--format", "json")).json["stores"]
+    assert [(row["store"], row["connection"]) for row in rows] == [("luebeck", "never")]
 
 
 def test_a_federation_is_up_once(gate):

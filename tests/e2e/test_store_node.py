@@ -237,7 +237,7 @@ def test_a_store_stops_when_asked_and_says_goodbye(federation):
     process = federation.joined[0]
     process.process.terminate()
     assert process.wait_for_end() == 0
-    assert process.said().strip().endswith("stopped")
+    assert process.said().strip().endswith('"event": "stopped", "store": "bremen"}')
     assert "bremen" not in federation.coordinator.online()
 
 

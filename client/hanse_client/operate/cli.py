@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,8 @@ ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The stor
 ledger.command("accept-head")(accept_head)
 app.add_typer(ledger, name="ledger")
 app.command()(metrics)
+
+_log = logging.getLogger(__name__)
 
 Folder = Annotated[
     Path, typer.Option("--folder", metavar="DIR", help="The store's folder.", show_default=True)
@@ -198,7 +202,9 @@ def join(
         return
     from hanse_client.operate.joining import join
 
-    join(store, patience=patience, told=_timed(say))
+    # A person reads lines; whatever else stderr goes to gets one JSON object a line.
+    told = _timed(say) if sys.stderr.isatty() else _log.info
+    join(store, patience=patience, told=told)
 
 
 @app.command()

@@ -19,7 +19,6 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.proto.fleet_pb2 import (
@@ -32,7 +31,6 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.node_pb2 import Node as ProtoNode
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -55,6 +53,7 @@ from flwr.supercore.retry import RetryInvoker, RetryState, exponential
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from hanse_client.operate.heartbeat import INTERVAL, beating
 from hanse_common.errors import (
     FederationError,
     NotAdmitted,
@@ -69,7 +68,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 20
 _ADMISSION_SECONDS = 75.0
-"""A node that was killed counts as connected for a minute, and is not let in a second time."""
+"""A node that was killed counts as connected for a while, and is not let in a second time."""
 _FIRST_WAIT, _LONGEST_OBJECT_WAIT, _TRIES = 0.05, 0.5, 20_000
 """Seconds before an object that is still being uploaded is asked for again; how often."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
@@ -114,7 +113,7 @@ class Fleet:
         """
         request = ActivateNodeRequest(
             public_key=public_key_to_bytes(self._address.key.public_key()),
-            heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL,
+            heartbeat_interval=INTERVAL,
         )
         try:
             found = self._call(self._client.ActivateNode, request)
@@ -126,18 +125,15 @@ class Fleet:
             ) from error
         self._node = ProtoNode(node_id=found.node_id)
 
-    def heartbeat(self) -> bool:
-        """Say that the node is still here; False if nobody heard."""
-        request = SendNodeHeartbeatRequest(
-            node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-        )
+    def heartbeat(self) -> None:
+        """Say that the node is still here; a server that cannot hear it hears the next one."""
+        request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=INTERVAL)
         try:
-            return bool(_named(lambda: self._client.SendNodeHeartbeat(request), self._address))
+            _named(lambda: self._client.SendNodeHeartbeat(request), self._address)
         except (NotAdmitted, FederationError):
-            self.lost.set()
-            return True  # the loop says why, and ends
-        except (Unreachable, UntrustedServer):
-            return False
+            self.lost.set()  # the loop says why, and ends
+        except (Unreachable, UntrustedServer) as error:
+            log.debug("no heartbeat: %s", error)
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
         """Take the next message, without its content; None if there is none."""
@@ -279,13 +275,10 @@ def connected(
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         trying(NotAdmitted, admission).invoke(fleet.activate)
-        heart = HeartbeatSender(fleet.heartbeat)
-        heart.start()
         try:
-            yield fleet
+            with beating(fleet.heartbeat):
+                yield fleet
         finally:
-            if heart.is_running:
-                heart.stop()
             fleet.leave()
 
 

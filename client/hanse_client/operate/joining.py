@@ -42,12 +42,13 @@ def join(
     """
     os.environ.update(FLOWER)  # before Flower is imported
     with _alone(folder), _stopped_by_signal() as stop:
+        logs.set_up(store=folder.node().name)
         check_ready(folder, told)
         from hanse_client.operate.fleet import Address, connected
         from hanse_client.operate.serving import serve
         from hanse_client.operate.worker import Answering
 
-        logs.set_up(store=folder.node().name)  # Flower has set up its own by now
+        logs.set_up(store=folder.node().name)  # once more: Flower has set up its own by now
         invitation = folder.invitation()
         address = Address(
             fleet=invitation.fleet,

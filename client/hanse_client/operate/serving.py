@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Event
 
 from flwr.app import Message
@@ -131,7 +132,8 @@ class _Runs:
         except (FederationError, Unreachable, UntrustedServer, NotAdmitted):
             raise
         except HanseError as error:
-            self._node.log(error=f"[{error.code}] {error}")
+            with suppress(OSError):  # a full disk must not end the node
+                self._node.log(error=f"[{error.code}] {error}")
             return refused(message, public_reason(error))
         return None
 

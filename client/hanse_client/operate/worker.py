@@ -16,6 +16,8 @@ from pathlib import Path
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
+from hanse_client.node import Node
+from hanse_common import logs
 from hanse_common.errors import public_reason
 
 HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
@@ -73,6 +75,7 @@ def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None
     """Runs in the child."""
     from hanse_client.app import app
 
+    logs.set_up(store=Node(Path(node)).name)
     context = Context(
         run_id=message.metadata.run_id,
         node_id=node_id,

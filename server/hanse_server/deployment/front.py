@@ -14,7 +14,9 @@ the SuperLink checks itself, by the node's signature.
 from __future__ import annotations
 
 import logging
+import math
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -51,6 +53,9 @@ _FOR_ONE_HOP = frozenset(
 
 _BACKLOG = 256
 _SECONDS = httpx.Timeout(60.0, connect=5.0)
+_REFUSALS_APART = 300.0
+_ADDRESSES = 1024
+"""Seconds between two lines on refused nodes of one address; addresses that are remembered."""
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +73,7 @@ class Front:
         trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         trust.load_verify_locations(root)
         self._largest = largest_request
+        self._refused: dict[str, float] = {}
         self._client = httpx.AsyncClient(
             base_url=superlink,
             verify=trust,
@@ -111,6 +117,8 @@ class Front:
             "POST", path, headers=headers, content=await self._body(request)
         )
         answer = await self._client.send(passed, stream=True)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            self._say_refused(request)
         response = StreamingResponse(_raw(answer), status_code=answer.status_code)
         response.raw_headers = [
             (name.lower(), value)
@@ -118,6 +126,20 @@ class Front:
             if name.decode("latin-1").lower() not in _FOR_ONE_HOP - {"content-length"}
         ]
         return response
+
+    def _say_refused(self, request: Request) -> None:
+        """Tell the operator of a node that nobody admitted, once a while: it tries again."""
+        address = request.client.host if request.client else "somewhere"
+        now = time.monotonic()
+        if now - self._refused.get(address, -math.inf) < _REFUSALS_APART:
+            return
+        if len(self._refused) >= _ADDRESSES:
+            self._refused.clear()
+        self._refused[address] = now
+        _log.warning(
+            "refused a node at %s: its key is not of an admitted store, or its clock differs",
+            address,
+        )
 
     async def _body(self, request: Request) -> bytes:
         """All of a body: the SuperLink reads it whole too, before it knows whose it is."""
