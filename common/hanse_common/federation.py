@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
@@ -48,6 +49,10 @@ _FLOAT_SLACK = 2e-4
 """Of a clip: what adding up in float32 may move a sum of a few hundred clips by, twice over."""
 
 _SETTINGS_LABEL = b"hanse/settings/1"
+_BASE_LABEL = b"hanse/base-model/1"
+
+BASE_MODEL_FILES = ("config.json", "model.safetensors")
+"""What every store is given before the first round."""
 
 
 def manifest_for(
@@ -100,6 +105,17 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
     """
     ids = [f"{number:05}" for number in range(stores)]
     return _written(settings, parameters, ids, federation="planned", model_digest="0" * 64)
+
+
+def base_model_digest(folder: Path) -> bytes | None:
+    """Return the digest of a base model's files, byte for byte; None if one is not there.
+
+    Messages carry only what is trained. This is what makes all stores train the same rest.
+    """
+    paths = [folder / name for name in BASE_MODEL_FILES]
+    if not all(path.is_file() for path in paths):
+        return None
+    return hash_bytes(_BASE_LABEL, *(path.read_bytes() for path in paths))
 
 
 def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -> None:

@@ -97,7 +97,9 @@ class Manifest(Settings):
     evaluation: tuple[SectionTerms, ...] = ()
     """What a store sends when it has judged a model; nothing if empty."""
     model_digest: Hex32
-    """SHA-256 of the model that the first round starts from."""
+    """SHA-256 of the trained parameters that the first round starts from."""
+    base_digest: Hex32 | None = None
+    """SHA-256 of the base model's files, frozen rest included; see `base_model_digest`."""
     settings_digest: Hex32 | None = None
     """Of the run's settings on data, model and training; stores train in no run if unset."""
     fab_digest: Hex32 | None = None

@@ -11,11 +11,11 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from commands_kit import joined_shops, kill, pids_of
 from deployment_kit import wait_for
-from hanse_common.errors import SuperLinkDown
+from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_server.app import read_settings
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stages import read_stages
@@ -52,6 +52,17 @@ def test_commands_alone_make_a_federation_that_the_doctor_finds_ready(shops):
         findings = shops.store(name, "doctor", "--format", "json").json
         assert [found for found in findings if found["state"] in ("failed", "skipped")] == []
     assert all(row["in_manifest"] for row in shops.rows().values())
+
+
+def test_a_store_takes_no_base_model_but_the_one_that_was_signed(shops, tmp_path):
+    """Not even with the trained parameters as the manifest names them."""
+    altered = shutil.copytree(shops.folder.path / "model", tmp_path / "model")
+    weights = load_file(altered / "model.safetensors")
+    weights["class_vectors"] = weights["class_vectors"] + 1
+    save_file(weights, altered / "model.safetensors", metadata={"format": "pt"})
+    done = shops.try_store("bremen", "enrol", "--model", altered)
+    assert done.status == PolicyViolation.exit_status
+    assert "is not the one that the manifest names" in done.err
 
 
 def test_five_stores_run_three_private_rounds(shops, first_run):

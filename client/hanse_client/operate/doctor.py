@@ -159,12 +159,13 @@ def _code(folder: StoreFolder) -> Finding:
 
 
 def _model(folder: StoreFolder) -> Finding:
-    from hanse_client.operate.enrolling import check_settings, start_of
+    from hanse_client.operate.enrolling import check_base_model, check_settings, start_of
     from hanse_common.instructions import model_digest
 
-    settings = folder.settings()
+    settings, manifest = folder.settings(), folder.membership().manifest
     check_settings(folder, settings)
-    named = folder.membership().manifest.model_digest
+    check_base_model(folder.model, manifest)
+    named = manifest.model_digest
     if model_digest(start_of(folder.model, settings)).hex() != named:
         return _fail(
             "model",

@@ -27,13 +27,17 @@ from hanse_common.errors import (
     PolicyViolation,
     StoreNotReady,
 )
-from hanse_common.federation import check_noise, settings_digest
+from hanse_common.federation import (
+    BASE_MODEL_FILES,
+    base_model_digest,
+    check_noise,
+    settings_digest,
+)
 from hanse_common.identity import Certificate, StoreKey, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.policy import StorePolicy
 
-MODEL_FILES = ("config.json", "model.safetensors")
 """All that is taken of a model's folder: no format that could hold code."""
 
 
@@ -227,21 +231,21 @@ def check_settings(folder: StoreFolder, settings: RunSettings) -> None:
 def accept_model(folder: StoreFolder, source: Path) -> None:
     """Keep the start of the model, if its trained parameters are those that the manifest names.
 
-    The frozen rest (vocabulary, text vectors, the transformer where it is not trained) is the
-    coordinator's word alone. Clipping and noise do not depend on it.
+    So must be the frozen rest: vocabulary, text vectors, the transformer where it is not
+    trained. Clipping and noise do not depend on it.
 
     Raises:
         ConfigError: The folder holds no model.
         StoreNotReady: Manifest or settings are missing.
         PolicyViolation: The manifest names another model.
     """
-    for name in MODEL_FILES:
+    for name in BASE_MODEL_FILES:
         if not (source / name).is_file():
             raise ConfigError(f"{source} holds no {name}", hint="it is a folder of both")
     settings, manifest = folder.settings(), folder.membership().manifest
     aside = Path(tempfile.mkdtemp(prefix=".model-", dir=folder.path))
     try:
-        for name in MODEL_FILES:
+        for name in BASE_MODEL_FILES:
             shutil.copyfile(source / name, aside / name)
         found = model_digest(start_of(aside, settings)).hex()
         if found != manifest.model_digest:
@@ -249,12 +253,27 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
                 f"the model's digest is {found}, the manifest names {manifest.model_digest}",
                 hint="ask the coordinator for the model that the manifest was signed for",
             )
+        check_base_model(aside, manifest)
         aside.chmod(0o755)
         if folder.model.exists():
             shutil.rmtree(folder.model)
         aside.rename(folder.model)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_base_model(model: Path, manifest: Manifest) -> None:
+    """Check the frozen rest of a model, if the manifest names one.
+
+    Raises:
+        PolicyViolation: It is another one.
+    """
+    found = base_model_digest(model)
+    if manifest.base_digest is not None and (found is None or found.hex() != manifest.base_digest):
+        raise PolicyViolation(
+            f"the base model in {model} is not the one that the manifest names",
+            hint="import the coordinator's model folder as it is: `hanse store enrol --model DIR`",
+        )
 
 
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:

@@ -79,7 +79,7 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
         PolicyViolation: The terms go beyond the policy, or are not about this store.
         DataError: The data cannot be used.
     """
-    from hanse_client.operate.enrolling import check_membership, check_settings
+    from hanse_client.operate.enrolling import check_base_model, check_membership, check_settings
 
     check_membership(folder)
     folder.invitation()
@@ -90,6 +90,7 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
             "this store has no model to start from",
             hint="`hanse store enrol --model DIR`, with the coordinator's folder",
         )
+    check_base_model(folder.model, folder.membership().manifest)
     store = load_store(folder.store_toml)
     done = Preparation.load(folder.histories)
     if done is None or not done.fits(folder.model, store, settings):

@@ -16,7 +16,7 @@ from hanse_common import bundle
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
-from hanse_common.federation import check_noise, manifest_for
+from hanse_common.federation import base_model_digest, check_noise, manifest_for
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
@@ -68,7 +68,8 @@ def sign_manifest(
             hint="name the right one with --authority-key",
         )
     run = read_run_settings(settings or folder.resolve(folder.file.settings))
-    arrays = read_initial(model or folder.resolve(folder.file.model))
+    start = model or folder.resolve(folder.file.model)
+    arrays, base = read_initial(start), base_model_digest(start)
     now = int(time.time()) if now is None else now
     stores, expired = [], []
     for member in members(folder):
@@ -83,7 +84,10 @@ def sign_manifest(
         run = run.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
     log_key = CoordinatorKey.load(folder.coordinator_key).public
     draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
-    terms = draft.model_dump() | {"fab_digest": bundle.digest()}
+    terms = draft.model_dump() | {
+        "fab_digest": bundle.digest(),
+        "base_digest": None if base is None else base.hex(),
+    }
     manifest = Manifest.model_validate(terms)
     check_noise(manifest)
     try:
