@@ -26,7 +26,7 @@ from hanse_common.instructions import MESSAGE, PROXIMAL_MU, ROUND, SPLIT, Instru
 from hanse_common.roundlog.evidence import LOG_SIZE
 
 if TYPE_CHECKING:
-    from hanse_common.model import InterestModel
+    from torch import nn
 
 app = ClientApp()
 
@@ -68,7 +68,7 @@ def train(message: Message, context: Context) -> Message:
     number, before = int(str(config[ROUND])), _arrays(message)
     trained = train_round(
         node,
-        base_model(node),
+        base_model(node, settings),
         settings,
         before,
         number,
@@ -115,17 +115,17 @@ def unmask(message: Message, context: Context) -> Message:
 @app.train("alone", mods=_MODS)
 def alone(message: Message, context: Context) -> Message:
     """Train and judge a model of this store's own; nothing of it leaves the store."""
-    from hanse_client.evaluate import evaluate_histories
-    from hanse_client.train import load_arrays, train_alone
+    from hanse_client.evaluate import evaluate_round
+    from hanse_client.train import load_arrays, train_alone, trained_arrays
 
     node, settings = open_node(context), _settings(message)
-    model = base_model(node)
+    model = base_model(node, settings)
     load_arrays(model, _arrays(message))
     train_alone(node, model, settings)
     rounds = settings.federation.rounds
+    own = trained_arrays(model)
     for split in ("validate", "test"):
-        figures = evaluate_histories(node.histories, model, settings, split)
-        figures.save(node.evaluation(split, rounds))
+        evaluate_round(node, model, settings, own, split=split, number=rounds)
     return _reply(message, {"metrics": _public_weight()})
 
 
@@ -140,7 +140,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
     evaluate_round(
         node,
-        base_model(node),
+        base_model(node, settings),
         settings,
         _arrays(message),
         split=str(config[SPLIT]),
@@ -177,7 +177,7 @@ def _offer(message: Message, node: Node, settings: RunSettings, kind: Kind) -> M
         raise OutOfTurn("this store is not enrolled in a federation")
     arrays = _arrays(message)
     told = Instructions.read(dict(_config(message)), arrays, kind=kind)
-    answer = offer(node, node.enrolment, told, settings, base_model(node), arrays)
+    answer = offer(node, node.enrolment, told, settings, base_model(node, settings), arrays)
     return _reply(message, {"config": ConfigRecord({**answer})})
 
 
@@ -203,20 +203,19 @@ def _node(folder: Path) -> Node:
     return Node(folder)
 
 
-def base_model(node: Node) -> InterestModel:
-    """The frozen start of the model; its trained parameters come with each message."""
-    return _base_model(node.settings.base_model)
+def base_model(node: Node, settings: RunSettings) -> nn.Module:
+    """The frozen start of the task's model; its trained parameters come with each message."""
+    return _base_model(node.settings.base_model, settings.task)
 
 
 @lru_cache(maxsize=1)
-def _base_model(folder: Path) -> InterestModel:
+def _base_model(folder: Path, task: str) -> nn.Module:
     from transformers.utils.logging import disable_progress_bar
 
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks import task_of
 
     disable_progress_bar()
-    model: InterestModel = InterestModel.from_pretrained(folder)
-    return model
+    return task_of(task).load_model(folder)
 
 
 @lru_cache(maxsize=4)

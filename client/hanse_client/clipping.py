@@ -1,4 +1,4 @@
-"""Per-customer clipping of the interest model, and the proof on real data that it is exact here.
+"""Per-customer clipping of a task's model, and the proof on real data that it is exact here.
 
 Some layers yield wrong per-customer gradients without a word (in Opacus a padded embedding is
 off by 23 %, shared position ids break altogether), and then neither clip nor epsilon means
@@ -9,24 +9,27 @@ with gradients computed one customer at a time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from hanse_client.bookkeeping import BookKeeping
+from hanse_client.tasks.base import Batch
 from hanse_common.errors import InexactClipping
-from hanse_common.model import Batch, InterestModel, customer_losses
 from hanse_common.model.heads import Popularity
+
+BatchT = TypeVar("BatchT", bound=Batch)
 
 TOLERANCE = 1e-4
 """Largest difference between the two, relative to the layer's largest gradient."""
 
 
-def customer_clipper(model: InterestModel, max_grad_norm: float) -> BookKeeping:
-    """The clipper for every part of the interest model.
+def customer_clipper(model: nn.Module, max_grad_norm: float) -> BookKeeping:
+    """The clipper for every part of a task's model.
 
     `Popularity` adds one vector to each customer's own row, so it may be replayed.
     """
@@ -52,7 +55,9 @@ def per_customer_gradients(model: nn.Module) -> Iterator[GradSampleModule]:
         wrapped.to_standard_module()
 
 
-def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float) -> float:
+def check_exactness(
+    model: nn.Module, batch: BatchT, *, losses: Callable[[BatchT], Tensor]
+) -> float:
     """Compare what training clips and adds up with gradients taken one customer at a time.
 
     Compared are each customer's norm in each layer, and each layer's sum under a clip that
@@ -64,7 +69,7 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
             it are zero, and two zeros prove nothing; and were they the coordinator's, it
             could make the check fail for some customers and not for others.
         batch: A few real customers, with targets.
-        outlook_weight: As in training.
+        losses: Each customer's own loss, by the model, as in training.
 
     Returns:
         The largest relative difference over all layers and customers.
@@ -79,12 +84,12 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
         with torch.no_grad():
             for parameter in trained.values():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        alone = _one_by_one(model, batch, outlook_weight)
+        alone = _one_by_one(model, batch, losses)
         layer_norms = {name: g.reshape(len(batch), -1).norm(dim=1) for name, g in alone.items()}
         norms = torch.stack(list(layer_norms.values())).norm(dim=0)
         clip = max(float(norms.median()), 1e-6)
         with customer_clipper(model, clip) as clipper:
-            clipper.backward(_losses(model, batch, outlook_weight))
+            clipper.backward(losses(batch))
         weights = (clip / norms).clamp(max=1.0)
         worst = 0.0
         for name, parameter in trained.items():
@@ -100,18 +105,15 @@ def check_exactness(model: InterestModel, batch: Batch, *, outlook_weight: float
     return worst
 
 
-def _losses(model: nn.Module, batch: Batch, outlook_weight: float) -> Tensor:
-    basket, outlook = customer_losses(model(batch), batch, outlook_weight=outlook_weight)
-    return basket + outlook
-
-
-def _one_by_one(model: InterestModel, batch: Batch, outlook_weight: float) -> dict[str, Tensor]:
+def _one_by_one(
+    model: nn.Module, batch: BatchT, losses: Callable[[BatchT], Tensor]
+) -> dict[str, Tensor]:
     """Gradients [B, ...] by name."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     gradients: dict[str, list[Tensor]] = {name: [] for name in trained}
     for customer in range(len(batch)):
         model.zero_grad(set_to_none=True)
-        _losses(model, batch.rows(customer, customer + 1), outlook_weight).sum().backward()
+        losses(batch.rows(customer, customer + 1)).sum().backward()
         for name, parameter in trained.items():
             gradient = parameter.grad
             gradients[name].append(

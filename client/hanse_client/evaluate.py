@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from hanse_client.batches import Anchors, collate, evaluation_anchors, rows_at_once
-from hanse_client.histories import Histories, days
+from hanse_client.histories import Histories, days, run_split
 from hanse_client.node import Node
 from hanse_client.npz import load_npz, save_npz
-from hanse_client.train import load_arrays, node_split
+from hanse_client.tasks import base as tasks
+from hanse_client.tasks import task_of
+from hanse_client.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.metrics import TOP, auc, ranking_metrics
 from hanse_common.model import Batch, InterestModel
@@ -149,7 +152,7 @@ def judge(
 
 def split_anchors(histories: Histories, settings: RunSettings, split: str) -> Anchors:
     """What a split asks for: every visit in it, and each customer's outlook at its start."""
-    ends = node_split(settings)
+    ends = run_split(settings)
     start, stop = (
         (ends.train_until, ends.validate_until)
         if split == "validate"
@@ -179,15 +182,16 @@ def evaluate_histories(
 
 def evaluate_round(
     node: Node,
-    model: InterestModel,
+    model: nn.Module,
     settings: RunSettings,
     arrays: Mapping[str, Any],
     *,
     split: str,
     number: int,
-) -> Figures:
-    """Judge the global model of a round and keep the figures at the store."""
+) -> tasks.Figures:
+    """Judge the global model of a round, of any task, and keep the figures at the store."""
     load_arrays(model, arrays)
-    figures = evaluate_histories(node.histories, model, settings, split)
+    task = task_of(settings.task)
+    figures = task.evaluate(task.load_data(node), model, settings, split)
     figures.save(node.evaluation(split, number))
     return figures

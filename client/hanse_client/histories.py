@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_client.npz import load_npz, save_npz
+from hanse_common.config import RunSettings, Split
 from hanse_common.errors import ConfigError, EmptyStore
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ _CATEGORY_DEPTH = 2
 def days(moment: datetime) -> float:
     """Days since 1970 on the shop's own clock."""
     return (moment - EPOCH).total_seconds() / 86_400
+
+
+def run_split(settings: RunSettings) -> Split:
+    """The split in time that the run fixed.
+
+    Raises:
+        EmptyStore: It fixed none.
+    """
+    if settings.data.split is None:
+        raise EmptyStore("the run's settings fix no split", hint="set data.split")
+    return settings.data.split
 
 
 def item_class(category: str, item_id: str, level: str) -> str:

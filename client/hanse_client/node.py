@@ -19,7 +19,7 @@ import logging
 import time
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
@@ -40,6 +40,18 @@ NODE_FILE = "node.json"
 LEDGER_FILE = "ledger.sqlite"
 OLDER_RECORD = "accountant.json"
 """Where versions before the ledger kept what was spent."""
+
+
+class Loadable(Protocol):
+    """Prepared data of some task."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read them from one file."""
+        ...
+
+
+LoadableT = TypeVar("LoadableT", bound=Loadable)
 
 
 class NodeSettings(Settings):
@@ -71,6 +83,7 @@ class Node:
             ConfigError: The folder holds no readable `node.json`.
         """
         self.folder = folder
+        self._prepared: dict[type, Loadable] = {}
         try:
             table = json.loads((folder / NODE_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -95,6 +108,12 @@ class Node:
     def histories(self) -> Histories:
         """The store's prepared histories."""
         return Histories.load(self.settings.histories)
+
+    def prepared(self, kind: type[LoadableT]) -> LoadableT:
+        """The store's prepared data, of a task that reads them in another form; read once."""
+        if kind not in self._prepared:
+            self._prepared[kind] = kind.load(self.settings.histories)
+        return cast(LoadableT, self._prepared[kind])
 
     @cached_property
     def enrolment(self) -> Enrolment | None:

@@ -19,13 +19,13 @@ from hanse_client.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation
 from hanse_common.federation import check_asked
-from hanse_common.instructions import Instructions, NDArray
+from hanse_common.instructions import Instructions, NDArray, evaluation_names
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
 
 if TYPE_CHECKING:
-    from hanse_common.model import InterestModel
+    from torch import nn
 
 
 def offer(
@@ -33,7 +33,7 @@ def offer(
     enrolment: Enrolment,
     told: Instructions,
     settings: RunSettings,
-    model: InterestModel,
+    model: nn.Module,
     arrays: Mapping[str, NDArray],
 ) -> Answer:
     """Do what the coordinator asks, if the manifest allows it, and say hello.
@@ -101,12 +101,13 @@ def _computed(
     enrolment: Enrolment,
     told: Instructions,
     settings: RunSettings,
-    model: InterestModel,
+    model: nn.Module,
     arrays: Mapping[str, NDArray],
     plan: PrivacyPlan | None,
 ) -> Integers:
     """Train or evaluate, and quantise what came of it."""
     from hanse_client.evaluate import evaluate_round
+    from hanse_client.tasks import task_of
     from hanse_client.train import at_home, train_round
     from hanse_client.vector import evaluation_vector, training_vector
 
@@ -116,8 +117,10 @@ def _computed(
         return training_vector(node, trained, manifest, plan=plan, exchange=exchange)
     figures = evaluate_round(node, model, settings, arrays, split=told.split, number=number)
     # Elsewhere the others are counted; the noise is measured by one store a person.
-    counted = at_home(node, node.histories, settings).active()
-    return evaluation_vector(node, figures.sums(counted), manifest, plan=plan, exchange=exchange)
+    counted = at_home(node, task_of(settings.task).load_data(node), settings).active()
+    found = figures.sums(counted)
+    sums = {name: found[name] for name in evaluation_names(settings.task)}
+    return evaluation_vector(node, sums, manifest, plan=plan, exchange=exchange)
 
 
 def _cost(told: Instructions, plan: PrivacyPlan | None) -> Cost | None:

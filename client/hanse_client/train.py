@@ -1,42 +1,58 @@
 """One round of training at a store: sample customers, clip each, add noise, step.
 
-The update is a sum over customers divided by a public constant, never by the store's true
-size or batch, so that neither can be read off it.
+What is learnt is the task's that the settings name; all that privacy rests on is here. The
+update is a sum over customers divided by a public constant, never by the store's true size or
+batch, so that neither can be read off it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
 from hanse_client.bookkeeping import BookKeeping
 from hanse_client.clipping import check_exactness, customer_clipper
-from hanse_client.histories import Histories, days
 from hanse_client.node import Node
 from hanse_client.optimizer import KeystreamOptimizer
+from hanse_client.tasks import task_of
+from hanse_client.tasks.base import Batch, Draw, StoreData, Task
 from hanse_client.vector import Trained
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
-from hanse_common.model import Batch, InterestModel, customer_losses
 from hanse_common.privacy.plan import PrivacyPlan
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 _CHECKED = 4
 
 # What a draw of the node's generator is for; see `vector.py` for the others.
-_ANCHORS, _SAMPLE, _NOISE = 0, 1, 2
+_EXAMPLES, _SAMPLE, _NOISE = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """What a round works on: one store's customers, and the model of the run's task."""
+
+    node: Node
+    task: Task
+    model: nn.Module
+    data: StoreData
+    settings: RunSettings
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
 
 def train_round(
     node: Node,
-    model: InterestModel,
+    model: nn.Module,
     settings: RunSettings,
     arrays: Mapping[str, Any],
     number: int,
@@ -49,7 +65,7 @@ def train_round(
 
     Args:
         node: The store.
-        model: Anything of the right shape; it is overwritten with `arrays`.
+        model: The task's, of the right shape; it is overwritten with `arrays`.
         settings: The run's.
         arrays: Trained parameters of the global model, by name.
         number: The round, from 1.
@@ -66,20 +82,19 @@ def train_round(
     """
     # 1. The global model, and the customers who were here before training ends.
     load_arrays(model, arrays)
-    model.train_only(settings.model.trainable)
-    data = training_histories(node, settings)
+    work = _work(node, model, settings)
     plan = PrivacyPlan.from_settings(settings)
     if plan is not None:
         # 2. Clipping is proven exact once, before this store's first private step.
-        _ensure_exact(node, model, data, settings)
+        _ensure_exact(work)
     # 3. A few steps, each on a Poisson sample of customers.
     update: Arrays = {}
     if plan is None:
-        losses = _open_steps(node, model, data, settings, number, proximal_mu)
+        losses = _open_steps(work, number, proximal_mu)
     elif plan.mode == "local":
-        losses = _private_steps(node, model, data, settings, plan, number, proximal_mu)
+        losses = _private_steps(work, plan, number, proximal_mu)
     else:
-        losses = _gradient_sum(node, model, data, settings, plan, number, update)
+        losses = _gradient_sum(work, plan, number, update)
     drawn, total, steps = 0, 0.0, settings.training.local_steps
     for step, found in enumerate(losses, start=1):
         mean = float(found.mean()) if len(found) else 0.0
@@ -92,35 +107,36 @@ def train_round(
     return Trained(update=update, drawn=drawn, losses=total, steps=steps)
 
 
-def train_alone(node: Node, model: InterestModel, settings: RunSettings) -> None:
+def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
     """Train on this store's customers only, without noise, for as many steps as a whole run.
 
     The model is left trained; what a store could do without the federation.
     """
-    model.train_only(settings.model.trainable)
-    data = training_histories(node, settings)
+    work = _work(node, model, settings)
     rounds, steps = settings.federation.rounds, settings.training.local_steps
-    optimizer = _open_optimizer(model, settings)
+    optimizer = _open_optimizer(work)
     for number in range(1, rounds + 1):
         losses = torch.zeros(0)
-        for anchors in _samples(node, data, settings, model, number):
-            losses = _open_step(optimizer, model, data, anchors, settings, number)
+        for draw in _samples(work, number):
+            losses = _open_step(optimizer, work, draw, number)
         mean = float(losses.mean()) if len(losses) else 0.0
         node.log(round=number, step=steps, steps=steps, loss=mean)
 
 
-def training_histories(node: Node, settings: RunSettings) -> Histories:
-    """What training may look at: visits before `train_until`, of people at home here.
+def training_data(node: Node, settings: RunSettings) -> StoreData:
+    """What training may look at: the time before it ends, of people at home here.
 
     Raises:
         ConfigError: Each person has one home, and this store does not know theirs.
         EmptyStore, TooFewCustomers: See `check_size`.
     """
-    check_size(node.name, node.histories, settings)
-    return at_home(node, node.histories.until(days(node_split(settings).train_until)), settings)
+    task = task_of(settings.task)
+    data = task.load_data(node)
+    check_size(node.name, data, settings)
+    return at_home(node, task.training_data(data, settings), settings)
 
 
-def at_home(node: Node, known: Histories, settings: RunSettings) -> Histories:
+def at_home(node: Node, known: StoreData, settings: RunSettings) -> StoreData:
     """What of it may leave the store in a sum: all, or of people at home here.
 
     Raises:
@@ -137,20 +153,20 @@ def at_home(node: Node, known: Histories, settings: RunSettings) -> Histories:
     return known.at_home(stores.index(node.enrolment.certificate.store_id), len(stores))
 
 
-def check_size(name: str, histories: Histories, settings: RunSettings) -> None:
+def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
     """Refuse a store that is too small to train.
 
     Raises:
-        EmptyStore: No customer has any visit before training ends.
+        EmptyStore: No customer has anything to learn from before training ends.
         TooFewCustomers: Fewer than `data.min_customers` have.
     """
-    first = histories.visit_days[histories.visit_offsets[histories.active()]]
-    count = int((first < days(node_split(settings).train_until)).sum())
+    task = task_of(settings.task)
+    count = len(task.training_data(data, settings).active())
     needed = settings.data.min_customers
     if count == 0:
         raise EmptyStore(
-            f"store {name!r} has no visit before {node_split(settings).train_until}",
-            hint="check the dates of the split against the store's data",
+            f"store {name!r} has no {task.training_ends(settings)}",
+            hint="check where the split ends training against the store's data",
         )
     if count < needed:
         raise TooFewCustomers(
@@ -160,14 +176,7 @@ def check_size(name: str, histories: Histories, settings: RunSettings) -> None:
         )
 
 
-def node_split(settings: RunSettings) -> Any:
-    """The split that the run fixed."""
-    if settings.data.split is None:
-        raise EmptyStore("the run's settings fix no split", hint="set data.split")
-    return settings.data.split
-
-
-def load_arrays(model: InterestModel, arrays: Mapping[str, Any]) -> None:
+def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
     """Copy named arrays into the model's parameters."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -175,74 +184,60 @@ def load_arrays(model: InterestModel, arrays: Mapping[str, Any]) -> None:
             parameters[name].copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
 
 
-def trained_arrays(model: InterestModel) -> Arrays:
+def trained_arrays(model: nn.Module) -> Arrays:
     """The trained parameters by name, in the order of their names."""
     named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
     return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
 
 
+def _work(node: Node, model: nn.Module, settings: RunSettings) -> _Work:
+    task = task_of(settings.task)
+    task.freeze(model, settings)
+    data = training_data(node, settings)
+    return _Work(node=node, task=task, model=model, data=data, settings=settings)
+
+
 def _private_steps(
-    node: Node,
-    model: InterestModel,
-    data: Histories,
-    settings: RunSettings,
-    plan: PrivacyPlan,
-    number: int,
-    proximal_mu: float,
+    work: _Work, plan: PrivacyPlan, number: int, proximal_mu: float
 ) -> Iterator[Tensor]:
     """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's losses [B]."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in trained]
-    rate = settings.training.learning_rate * settings.fading(number)
+    start = [p.detach().clone() for p in work.trained]
+    rate = work.settings.training.learning_rate * work.settings.fading(number)
     optimizer = KeystreamOptimizer(
-        torch.optim.SGD(trained, lr=rate),
+        torch.optim.SGD(work.trained, lr=rate),
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.store_clip,
-        expected_batch_size=settings.training.expected_batch_size,
-        randomness=node.generator(number, _NOISE),
+        expected_batch_size=work.settings.training.expected_batch_size,
+        randomness=work.node.generator(number, _NOISE),
     )
-    with customer_clipper(model, plan.store_clip) as clipper:
-        for anchors in _samples(node, data, settings, model, number):
-            losses = _clipped_sum(clipper, model, data, anchors, settings)
+    with customer_clipper(work.model, plan.store_clip) as clipper:
+        for draw in _samples(work, number):
+            losses = _clipped_sum(clipper, work, draw)
             optimizer.step()
             optimizer.zero_grad()
-            _pull_back(trained, start, proximal_mu * rate)
+            _pull_back(work.trained, start, proximal_mu * rate)
             yield losses
 
 
-def _gradient_sum(
-    node: Node,
-    model: InterestModel,
-    data: Histories,
-    settings: RunSettings,
-    plan: PrivacyPlan,
-    number: int,
-    update: Arrays,
-) -> Iterator[Tensor]:
+def _gradient_sum(work: _Work, plan: PrivacyPlan, number: int, update: Arrays) -> Iterator[Tensor]:
     """One sum of clipped gradients, into `update`; yields the losses [B].
 
     The noise comes later, on the quantised integers. The proximal term of FedProx is zero
     here: the model has not moved.
     """
-    with customer_clipper(model, plan.store_clip) as clipper:
-        for anchors in _samples(node, data, settings, model, number):
-            losses = _clipped_sum(clipper, model, data, anchors, settings)
-            for name, parameter in sorted(model.named_parameters()):
+    with customer_clipper(work.model, plan.store_clip) as clipper:
+        for draw in _samples(work, number):
+            losses = _clipped_sum(clipper, work, draw)
+            for name, parameter in sorted(work.model.named_parameters()):
                 if parameter.requires_grad:
                     found = parameter.grad
                     zero = np.zeros(tuple(parameter.shape), np.float32)
                     update[name] = zero if found is None else found.numpy().copy()
-            model.zero_grad(set_to_none=True)
+            work.model.zero_grad(set_to_none=True)
             yield losses
 
 
-def _clipped_sum(
-    clipper: BookKeeping,
-    model: InterestModel,
-    data: Histories,
-    anchors: Anchors,
-    settings: RunSettings,
-) -> Tensor:
+def _clipped_sum(clipper: BookKeeping, work: _Work, draw: Draw) -> Tensor:
     """Add the customers' clipped gradients up in `parameter.grad`; return their losses [B].
 
     Edge cases:
@@ -250,32 +245,24 @@ def _clipped_sum(
         assumes.
     """
     losses = [torch.zeros(0)]
-    for part in _parts(data, anchors, model):
-        loss = _losses(model, part, settings)
+    for part in _parts(work, draw):
+        loss = work.task.losses(work.model, part, work.settings)
         clipper.backward(loss)
         losses.append(loss.detach())
     return torch.cat(losses)
 
 
-def _open_steps(
-    node: Node,
-    model: InterestModel,
-    data: Histories,
-    settings: RunSettings,
-    number: int,
-    proximal_mu: float,
-) -> Iterator[Tensor]:
+def _open_steps(work: _Work, number: int, proximal_mu: float) -> Iterator[Tensor]:
     """Steps without clip and noise; yields each step's losses [B]."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in trained]
-    optimizer = _open_optimizer(model, settings)
-    rate = settings.training.open_learning_rate * settings.fading(number)
-    for anchors in _samples(node, data, settings, model, number):
-        yield _open_step(optimizer, model, data, anchors, settings, number)
-        _pull_back(trained, start, proximal_mu * rate)
+    start = [p.detach().clone() for p in work.trained]
+    optimizer = _open_optimizer(work)
+    rate = work.settings.training.open_learning_rate * work.settings.fading(number)
+    for draw in _samples(work, number):
+        yield _open_step(optimizer, work, draw, number)
+        _pull_back(work.trained, start, proximal_mu * rate)
 
 
-def _pull_back(trained: list[torch.nn.Parameter], start: list[Tensor], amount: float) -> None:
+def _pull_back(trained: list[nn.Parameter], start: list[Tensor], amount: float) -> None:
     """FedProx's proximal term (Li et al. 2020), as a step of its own: it looks at no data."""
     if amount:
         with torch.no_grad():
@@ -283,85 +270,58 @@ def _pull_back(trained: list[torch.nn.Parameter], start: list[Tensor], amount: f
                 parameter.lerp_(old, min(amount, 1.0))
 
 
-def _open_optimizer(model: InterestModel, settings: RunSettings) -> torch.optim.Optimizer:
-    trained = [p for p in model.parameters() if p.requires_grad]
-    kind = torch.optim.Adam if settings.training.open_optimizer == "adam" else torch.optim.SGD
-    return kind(trained, lr=settings.training.open_learning_rate)
+def _open_optimizer(work: _Work) -> torch.optim.Optimizer:
+    training = work.settings.training
+    kind = torch.optim.Adam if training.open_optimizer == "adam" else torch.optim.SGD
+    return kind(work.trained, lr=training.open_learning_rate)
 
 
-def _open_step(
-    optimizer: torch.optim.Optimizer,
-    model: InterestModel,
-    data: Histories,
-    anchors: Anchors,
-    settings: RunSettings,
-    number: int,
-) -> Tensor:
+def _open_step(optimizer: torch.optim.Optimizer, work: _Work, draw: Draw, number: int) -> Tensor:
     """Step along the mean gradient of the customers drawn; return their losses [B].
 
     By sums, as under privacy, the largest store would take steps ten times the smallest's,
     and nothing would clip them: that federation diverges.
     """
     for group in optimizer.param_groups:
-        group["lr"] = settings.training.open_learning_rate * settings.fading(number)
+        group["lr"] = work.settings.training.open_learning_rate * work.settings.fading(number)
     optimizer.zero_grad()
     losses = [torch.zeros(0)]
-    for part in _parts(data, anchors, model):
-        loss = _losses(model, part, settings)
-        (loss.sum() / len(anchors)).backward()
+    for part in _parts(work, draw):
+        loss = work.task.losses(work.model, part, work.settings)
+        (loss.sum() / len(draw)).backward()
         losses.append(loss.detach())
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+    torch.nn.utils.clip_grad_norm_(work.trained, 1.0)
     optimizer.step()
     return torch.cat(losses)
 
 
-def _losses(model: torch.nn.Module, batch: Batch, settings: RunSettings) -> Tensor:
-    basket, outlook = customer_losses(
-        model(batch), batch, outlook_weight=settings.training.outlook_weight
-    )
-    return basket + outlook
-
-
-def _parts(data: Histories, anchors: Anchors, model: InterestModel) -> Iterator[Batch]:
+def _parts(work: _Work, draw: Draw) -> Iterator[Batch]:
     """A step's customers, as many at a time as fit in memory."""
-    size = rows_at_once(model.config)
-    for first in range(0, len(anchors), size):
-        yield collate(data, anchors.rows(first, first + size), model.config)
+    size = work.task.rows_at_once(work.model)
+    for first in range(0, len(draw), size):
+        yield work.task.collate(work.data, draw.rows(first, first + size), work.model)
 
 
-def _samples(
-    node: Node, data: Histories, settings: RunSettings, model: InterestModel, number: int
-) -> Iterator[Anchors]:
+def _samples(work: _Work, number: int) -> Iterator[Draw]:
     """Poisson samples of the store's customers, `local_steps` of them, by secret lots."""
-    customers = data.active()
-    rng, lot = node.generator(number, _ANCHORS), node.generator(number, _SAMPLE)
-    for _ in range(settings.training.local_steps):
-        yield training_anchors(
-            data,
-            customers[lot.random(len(customers)) < settings.training.sample_rate],
-            count=settings.training.anchors,
-            until=days(node_split(settings).train_until),
-            config=model.config,
-            rng=rng,
-        )
+    customers = work.data.active()
+    rng, lot = work.node.generator(number, _EXAMPLES), work.node.generator(number, _SAMPLE)
+    for _ in range(work.settings.training.local_steps):
+        drawn = customers[lot.random(len(customers)) < work.settings.training.sample_rate]
+        yield work.task.draw(work.data, drawn, work.model, work.settings, rng)
 
 
-def _ensure_exact(node: Node, model: InterestModel, data: Histories, settings: RunSettings) -> None:
+def _ensure_exact(work: _Work) -> None:
     """Check clipping on a few of the store's customers unless this store already has."""
-    record = node.folder / "clipping-check.json"
+    record = work.node.folder / "clipping-check.json"
     if record.exists():
         return
-    anchors = training_anchors(
-        data,
-        data.active()[:_CHECKED],
-        count=settings.training.anchors,
-        until=days(node_split(settings).train_until),
-        config=model.config,
-        rng=np.random.default_rng(0),
-    )
+    task, model, settings = work.task, work.model, work.settings
+    some = work.data.active()[:_CHECKED]
+    draw = task.draw(work.data, some, model, settings, np.random.default_rng(0))
     worst = check_exactness(
         model,
-        collate(data, anchors, model.config),
-        outlook_weight=settings.training.outlook_weight,
+        task.collate(work.data, draw, model),
+        losses=lambda batch: task.losses(model, batch, settings),
     )
-    write_durably(record, f'{{"customers": {len(anchors)}, "worst_relative_error": {worst:.3g}}}')
+    write_durably(record, f'{{"customers": {len(draw)}, "worst_relative_error": {worst:.3g}}}')

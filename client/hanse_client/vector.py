@@ -20,7 +20,6 @@ import numpy.typing as npt
 from hanse_client.node import Node
 from hanse_common.instructions import (
     EVALUATION,
-    EVALUATION_NAMES,
     STATISTICS,
     STATISTICS_NAMES,
     UPDATE,
@@ -104,7 +103,8 @@ def evaluation_vector(
 
     Args:
         node: The store.
-        sums: Of `EVALUATION_NAMES`, over customers; each adds a number in [0, 1] to each.
+        sums: Over customers, each of whom adds a number in [0, 1] to each; in the order of
+            the task's `evaluation_names`.
         manifest: The store's.
         plan: Gives the noise; None for no privacy.
         exchange: The exchange's number.
@@ -113,10 +113,10 @@ def evaluation_vector(
         Shape `(length,)` and within the bounds of the manifest's layout for evaluations.
 
     Guarantees:
-        One customer adds a vector of norm at most sqrt(8); the noise is that times
-        `evaluation_noise_multiplier`, or the store's share of it.
+        One customer adds a vector of norm at most the square root of how many sums there
+        are; the noise is that times `evaluation_noise_multiplier`, or the store's share of it.
     """
-    values = np.array([sums[name] for name in EVALUATION_NAMES], np.float64)
+    values = np.array(list(sums.values()), np.float64)
     if plan and plan.mode == "local" and plan.evaluation_noise_multiplier is not None:
         values += _gaussian(node, exchange, len(values), plan.evaluation_noise_multiplier)
     return _quantized(node, {EVALUATION: values}, manifest, "evaluate", exchange)

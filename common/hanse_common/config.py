@@ -23,6 +23,9 @@ from hanse_common.errors import ConfigError, ContradictingOptions
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
+TaskName = Literal[
+    "interest",  # one a line
+]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -200,6 +203,8 @@ class RunSettings(Settings):
     """Everything that a run depends on; its JSON is stored beside the results."""
 
     recipe: str
+    task: TaskName = "interest"
+    """What is learnt: a module of `hanse_client.tasks`."""
     seed: int = Field(default=7, ge=0, lt=2**32)
     data: DataSettings
     model: ModelSettings = ModelSettings()

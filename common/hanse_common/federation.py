@@ -18,7 +18,6 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PolicyViolation, PrivacyError
 from hanse_common.instructions import (
     EVALUATION,
-    EVALUATION_NAMES,
     NOISE_ONLY,
     STATISTICS,
     STATISTICS_NAMES,
@@ -26,6 +25,7 @@ from hanse_common.instructions import (
     Instructions,
     Kind,
     NDArray,
+    evaluation_names,
     model_digest,
 )
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
@@ -174,6 +174,8 @@ def settings_digest(settings: RunSettings) -> bytes:
     customers and refuses when asked for 25 would have told how many it has.
     """
     table = settings.model_dump(mode="json", include={"data", "model", "training"})
+    if settings.task != "interest":  # the only one there was; older manifests stay good
+        table["task"] = settings.task
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     return hash_bytes(_SETTINGS_LABEL, text.encode())
 
@@ -293,7 +295,7 @@ def _evaluation(
 ) -> tuple[SectionTerms, ...]:
     if plan is not None and plan.evaluation_noise_multiplier is None:
         return ()
-    return (_counts(EVALUATION, EVALUATION_NAMES, settings, stores),)
+    return (_counts(EVALUATION, evaluation_names(settings.task), settings, stores),)
 
 
 def _counts(name: str, names: tuple[str, ...], settings: RunSettings, stores: int) -> SectionTerms:

@@ -17,12 +17,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hanse_common.codec import digest
+from hanse_common.config import TaskName
 from hanse_common.errors import ConfigError, WrongHeader
 from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.secagg.terms import Header
@@ -44,12 +45,14 @@ NOISE_ONLY = "noise_only"
 distributed, a sum of clipped gradients."""
 STATISTICS_NAMES = ("customers", "losses")
 """Sums over the customers drawn: 1, and the loss in units of `training.loss_clip`."""
-EVALUATION_NAMES = (
+EVALUATION_NAMES: Final = (
     *("customers", "hr@10", "recall@10", "ndcg@10"),
     *("explore_customers", "explore_hr@10", "explore_recall@10", "explore_ndcg@10"),
 )
-"""Sums over the customers judged: 1, and the mean of each of a customer's figures; then the
-same over those who bought something new to them."""
+"""Task `interest`: sums over the customers judged: 1, and the mean of each of a customer's
+figures; then the same over those who bought something new to them."""
+
+_EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {"interest": EVALUATION_NAMES}
 
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
 """The header has the first three by themselves; proofs prove themselves."""
@@ -146,6 +149,15 @@ class Instructions:
             return self.digest
         # Without the signature, which says nothing of the log that an auditor could compute.
         return logged_digest(self.digest, self.checkpoint[:-SIGNATURE_SIZE])
+
+
+def evaluation_names(task: TaskName) -> tuple[str, ...]:
+    """What an evaluation of a task adds up over customers, in the order of the vector.
+
+    >>> evaluation_names("interest")[:2]
+    ('customers', 'hr@10')
+    """
+    return _EVALUATIONS[task]
 
 
 def logged_digest(instructions_digest: bytes, checkpoint: bytes) -> bytes:

@@ -38,7 +38,6 @@ from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
     EVALUATION,
-    EVALUATION_NAMES,
     LOG,
     MASK,
     MESSAGE,
@@ -53,6 +52,7 @@ from hanse_common.instructions import (
     Instructions,
     Kind,
     NDArray,
+    evaluation_names,
     model_digest,
     unflatten,
 )
@@ -466,12 +466,13 @@ def _reply(
     parts = layout.split(aggregate.total)
     sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
     records: dict[str, Any] = {}
+    settings = _settings(told.settings)
     if told.kind == "train":
-        factor = _settings(told.settings).update_factor(told.round)
+        factor = settings.update_factor(told.round)
         mean = unflatten(sums[UPDATE] * (factor / len(aggregate.survivors)), arrays)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
         records["arrays"] = to_record(moved)
-    names = STATISTICS_NAMES if told.kind == "train" else EVALUATION_NAMES
+    names = STATISTICS_NAMES if told.kind == "train" else evaluation_names(settings.task)
     values = sums[STATISTICS if told.kind == "train" else EVALUATION]
     figures = dict(zip(names, map(float, values), strict=True))
     records["metrics"] = MetricRecord({"num-examples": 1, **figures})

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from hanse_client.batches import Anchors, collate, rows_at_once
 from hanse_client.evaluate import FALL, RISE, Figures, judge, split_anchors
-from hanse_client.histories import Histories, days
-from hanse_client.train import node_split
+from hanse_client.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
 from hanse_common.model import Batch, InterestConfig
 
@@ -44,7 +43,7 @@ class Rules:
         cls, stores: Sequence[Histories], settings: RunSettings, config: InterestConfig
     ) -> Rules:
         """Count and fit on visits before the split's `train_until`."""
-        until = days(node_split(settings).train_until)
+        until = days(run_split(settings).train_until)
         training = [store.until(until) for store in stores]
         count = len(config.classes)
         bought = np.zeros(count)

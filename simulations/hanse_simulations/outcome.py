@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hanse_client.evaluate import Figures
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks import task_of
+from hanse_client.tasks.base import Figures
 from hanse_common.config import RunSettings
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
@@ -40,7 +41,7 @@ def metric_rows(
         number: The round; None for a baseline.
         wanted: Metrics that this arm has anything to say about; all if unset.
     """
-    pooled = {POOLED: Figures.pooled(list(figures.values()))}
+    pooled = {POOLED: next(iter(figures.values())).pooled(list(figures.values()))}
     weights = {**customers, POOLED: sum(customers.values())}
     return [
         MetricRow(
@@ -58,8 +59,11 @@ def metric_rows(
     ]
 
 
-def arm_rows(arm: str, folder: ArmFolder, customers: Mapping[str, int]) -> list[MetricRow]:
+def arm_rows(
+    arm: str, folder: ArmFolder, customers: Mapping[str, int], *, task: str
+) -> list[MetricRow]:
     """Read what every store found in every evaluation of an arm, and its epsilon by round."""
+    kind = task_of(task).figures
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
     evaluations = sorted(
         {path.name for node in nodes for path in (node.folder / "evaluations").glob("*.npz")}
@@ -70,7 +74,7 @@ def arm_rows(arm: str, folder: ArmFolder, customers: Mapping[str, int]) -> list[
         if match is None:
             continue
         files = {node.name: node.folder / "evaluations" / name for node in nodes}
-        figures = {store: Figures.load(path) for store, path in files.items() if path.exists()}
+        figures = {store: kind.load(path) for store, path in files.items() if path.exists()}
         rows += metric_rows(arm, figures, customers, split=match[1], number=int(match[2]))
     return rows + list(_log_rows(arm, nodes, customers))
 

@@ -142,7 +142,7 @@ def _simulate(
         for arm in arms:
             progress.arm(arm.name, arm.folder, arm.settings.federation.rounds)
             arm.run(prepared, pool, resume)
-            found = arm_rows(arm.name, arm.folder, customers)
+            found = arm_rows(arm.name, arm.folder, customers, task=settings.task)
             rows += found
             for number in sorted({row["round"] or 0 for row in found}):
                 tracker.log([row for row in found if row["round"] == number], number)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hanse_client.tasks import task_of
 from hanse_client.train import trained_arrays
 from hanse_common.config import RunSettings
-from hanse_common.model import InterestModel
 from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
 from hanse_server.rounds import INITIAL
 from hanse_simulations.alone import run_alone
@@ -31,8 +31,9 @@ class Arm:
         make_nodes(prepared, self.folder, self.settings, salt=self.name)
         initial = self.folder.path / INITIAL
         if not initial.exists():
-            model = InterestModel.from_pretrained(prepared.base_model)
-            model.train_only(self.settings.model.trainable)
+            task = task_of(self.settings.task)
+            model = task.load_model(prepared.base_model)
+            task.freeze(model, self.settings)
             replace_arrays(initial, trained_arrays(model))
         if self.settings.secure and self.start is federate:
             enrol_stores(self.folder, self.settings, read_arrays(initial))

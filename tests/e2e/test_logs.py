@@ -53,7 +53,7 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
         with pytest.MonkeyPatch.context() as patch:
             if store == failing and message.metadata.message_type == "train" and not told:
                 told.append(store)
-                patch.setattr("hanse_client.train.training_histories", _quoting)
+                patch.setattr("hanse_client.train.training_data", _quoting)
             yield
 
     federation.faults.around = around

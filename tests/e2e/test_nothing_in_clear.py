@@ -329,7 +329,7 @@ def test_an_error_leaves_as_its_code_and_constant_words(failure, federation):
     told = {}
     for number, place in enumerate(
         (
-            "hanse_client.train.training_histories",
+            "hanse_client.train.training_data",
             "hanse_client.train.train_round",
             "hanse_client.vector.training_vector",
             "hanse_client.node.Node.check_affordable",

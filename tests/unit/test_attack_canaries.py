@@ -112,7 +112,7 @@ def test_a_drawn_canary_adds_the_clip_along_its_parameter_and_others_what_they_a
 
 def test_nothing_of_the_attack_is_left_in_the_production_code(attacked):
     node = attacked[0]
-    names = ("train_round", "customer_clipper", "collate", "KeystreamOptimizer")
+    names = ("train_round", "customer_clipper", "task_of", "KeystreamOptimizer")
     before = [getattr(train, name) for name in names] + [vector.training_vector]
     with pytest.raises(ZeroDivisionError), _Attack(node).under_way():
         assert train.customer_clipper != customer_clipper

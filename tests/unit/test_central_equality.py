@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client import train
 from hanse_client.batches import Anchors, training_anchors
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks import interest
 from hanse_client.train import train_round, trained_arrays
 from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel
@@ -62,7 +62,7 @@ def same_anchors(monkeypatch, small_stores):
         names = [f.name for f in fields(Anchors)]
         return Anchors(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
 
-    monkeypatch.setattr(train, "training_anchors", draw)
+    monkeypatch.setattr(interest, "training_anchors", draw)
     return whole
 
 

@@ -1,5 +1,7 @@
 """Per-customer clipping is exact on the interest model, and where it is not nobody trains."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,11 @@ from hanse_client.clipping import check_exactness, customer_clipper, per_custome
 from hanse_client.histories import days
 from hanse_common.errors import InexactClipping
 from hanse_common.model import InterestModel, customer_losses
+
+
+def losses_of(model, batch):
+    basket, outlook = customer_losses(model(batch), batch, outlook_weight=1.0)
+    return basket + outlook
 
 
 @pytest.fixture
@@ -39,12 +46,12 @@ def model(small_stores):
 @pytest.mark.parametrize("part", ["all", "heads", "rules"])
 def test_gradients_of_every_layer_equal_one_by_one_gradients(model, batch_of, part):
     assert model.train_only(part)
-    assert check_exactness(model, batch_of(4, model), outlook_weight=1.0) < 1e-4
+    assert check_exactness(model, batch_of(4, model), losses=partial(losses_of, model)) < 1e-4
 
 
 def test_the_check_leaves_the_model_as_it_was(model, batch_of):
     before = {name: p.clone() for name, p in model.named_parameters()}
-    check_exactness(model, batch_of(3, model), outlook_weight=1.0)
+    check_exactness(model, batch_of(3, model), losses=partial(losses_of, model))
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
 
@@ -65,7 +72,7 @@ def test_a_layer_that_mixes_customers_is_refused_by_name(model, batch_of):
     model.train_only("heads")
     model.basket.popularity = _Leaky(model.basket.popularity)
     with pytest.raises(InexactClipping, match=r"layer '(basket|outlook)"):
-        check_exactness(model, batch_of(4, model), outlook_weight=1.0)
+        check_exactness(model, batch_of(4, model), losses=partial(losses_of, model))
 
 
 class _Unseen(nn.Module):
@@ -84,12 +91,7 @@ def test_a_parameter_used_outside_its_own_layer_is_refused(model, batch_of):
     model.train_only("heads")
     model.basket.popularity = _Unseen(model.basket.popularity, model.outlook.rule.bias)
     with pytest.raises(InexactClipping, match=r"outlook\.rule\.bias"):
-        check_exactness(model, batch_of(4, model), outlook_weight=1.0)
-
-
-def losses_of(model, batch):
-    basket, outlook = customer_losses(model(batch), batch, outlook_weight=1.0)
-    return basket + outlook
+        check_exactness(model, batch_of(4, model), losses=partial(losses_of, model))
 
 
 @pytest.mark.parametrize("part", ["all", "heads", "rules"])

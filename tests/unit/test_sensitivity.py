@@ -19,6 +19,7 @@ from hanse_client.batches import Anchors, training_anchors
 from hanse_client.evaluate import evaluate_round
 from hanse_client.histories import Histories, days
 from hanse_client.node import Node
+from hanse_client.tasks import interest
 from hanse_client.train import train_round, trained_arrays
 from hanse_common.federation import manifest_for
 from hanse_common.instructions import flatten
@@ -94,7 +95,7 @@ def crafted(histories, *, visits, classes, huge=1.0):
 def store(small_node, monkeypatch):
     """Run the client step on any histories; every customer is drawn."""
     node, settings = small_node
-    monkeypatch.setattr(train, "training_anchors", anchors_by_name)
+    monkeypatch.setattr(interest, "training_anchors", anchors_by_name)
     settings = settings.with_changes(
         {
             "privacy.mode": "distributed",
@@ -199,13 +200,18 @@ def test_a_store_of_one_customer_and_an_empty_batch(store):
     both = crafted(alone, visits=until + np.arange(3.0), classes=np.arange(3))
     changes = {"data.min_customers": 2}
     for histories, expected in ((both, 1), (nobody, 0)):
-        data = histories.until(until)
         model, _ = store.model("rules")
         settings = store.settings.with_changes(changes)
+        work = train._Work(
+            node=store.holding(histories),
+            task=interest.InterestTask(),
+            model=model,
+            data=histories.until(until),
+            settings=settings,
+        )
         plan = train.PrivacyPlan.from_settings(settings)
         update = {}
-        node = store.holding(histories)
-        (losses,) = train._gradient_sum(node, model, data, settings, plan, 1, update)
+        (losses,) = train._gradient_sum(work, plan, 1, update)
         assert len(losses) == expected
         norm = np.linalg.norm(flatten(update))
         assert norm == 0 if expected == 0 else 0 < norm <= CLIP * (1 + 1e-6)

@@ -280,15 +280,16 @@ def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
     """The trained parameters that a run begins with, by name."""
     from transformers.utils.logging import disable_progress_bar
 
+    from hanse_client.tasks import task_of
     from hanse_client.train import trained_arrays
-    from hanse_common.model import InterestModel
 
+    task = task_of(settings.task)
     disable_progress_bar()
     try:
-        loaded: InterestModel = InterestModel.from_pretrained(model)
+        loaded = task.load_model(model)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{model} holds no interest model: {error}") from error
-    loaded.train_only(settings.model.trainable)
+        raise ConfigError(f"{model} holds no model of {settings.task!r}: {error}") from error
+    task.freeze(loaded, settings)
     return trained_arrays(loaded)
 
 

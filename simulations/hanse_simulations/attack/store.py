@@ -1,8 +1,8 @@
 """The ClientApp of a store under attack: the production app, with canaries in its clipper.
 
 What runs is `hanse_client.app`. While it answers, a few names in its modules stand for the
-attack's: the clipper (canaries' gradients), the making of a batch (who is in it), a round of
-training (to write down what an attacker knows) and, where a fault is asked for, noise.
+attack's: the clipper (canaries' gradients), the task's making of a batch (who is in it), a round
+of training (to write down what an attacker knows) and, where a fault is asked for, noise.
 Nothing of this is in the production code, and no message can ask for it: it takes this
 module as the ClientApp, and `attack.json` in the node's folder.
 
@@ -16,30 +16,30 @@ for each customer by itself, so that those of others say nothing about a canary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from pydantic import Field
+from torch import nn
 
 from hanse_client import app as production
 from hanse_client import train, vector
-from hanse_client.batches import Anchors, collate
-from hanse_client.histories import Histories
 from hanse_client.node import Node
 from hanse_client.npz import load_npz, save_npz
 from hanse_client.optimizer import KeystreamOptimizer
+from hanse_client.tasks import task_of
+from hanse_client.tasks.base import Batch, Task
 from hanse_client.vector import Trained
 from hanse_common.config import RunSettings, Settings, parse_settings
 from hanse_common.instructions import flatten
 from hanse_common.manifest import Manifest
-from hanse_common.model import Batch, InterestConfig, InterestModel
 from hanse_common.model.heads import Popularity
 from hanse_common.secagg.layout import Integers
 from hanse_simulations.attack.clipper import CanaryClipper
@@ -107,7 +107,6 @@ class _Attack:
         self._clipper: CanaryClipper | None = None
         self._train_round = train.train_round
         self._training_vector = vector.training_vector
-        self._collate = collate
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -115,7 +114,7 @@ class _Attack:
             for module, name, stand_in in (
                 (train, "train_round", self.train_round),
                 (train, "customer_clipper", self.customer_clipper),
-                (train, "collate", self.collate),
+                (train, "task_of", self.task_of),
                 (train, "KeystreamOptimizer", self.optimizer),
                 (vector, "training_vector", self.training_vector),
             ):
@@ -126,7 +125,7 @@ class _Attack:
     def train_round(
         self,
         node: Node,
-        model: InterestModel,
+        model: nn.Module,
         settings: RunSettings,
         arrays: Mapping[str, Any],
         number: int,
@@ -144,7 +143,7 @@ class _Attack:
             known.save(node.folder, number)
         return trained
 
-    def customer_clipper(self, model: InterestModel, max_grad_norm: float) -> CanaryClipper:
+    def customer_clipper(self, model: nn.Module, max_grad_norm: float) -> CanaryClipper:
         """As `hanse_client.clipping.customer_clipper`, with canaries."""
         model.train()
         self._clipper = CanaryClipper(
@@ -155,11 +154,13 @@ class _Attack:
         )
         return self._clipper
 
-    def collate(self, histories: Histories, anchors: Anchors, config: InterestConfig) -> Batch:
-        """Make a batch as ever; tell the clipper who is in it."""
+    def task_of(self, name: str) -> Task:
+        """The task, making batches as ever, and telling the clipper who is in them."""
+        return cast(Task, _Watched(task_of(name), self._expect))
+
+    def _expect(self, customers: list[str]) -> None:
         if self._clipper is not None:
-            self._clipper.expect([str(name) for name in histories.customers[anchors.customers]])
-        return self._collate(histories, anchors, config)
+            self._clipper.expect(customers)
 
     def optimizer(self, *args: Any, noise_multiplier: float, **more: Any) -> KeystreamOptimizer:
         """Add the noise that the fault leaves, in mode `local`."""
@@ -174,6 +175,20 @@ class _Attack:
         """Add the noise that the fault leaves, in mode `distributed`."""
         faulty = faulty_manifest(manifest, self._orders.fault)
         return self._training_vector(node, trained, faulty, **more)
+
+
+class _Watched:
+    """A task that says who is in each batch before it makes one."""
+
+    def __init__(self, task: Task, tell: Callable[[list[str]], None]) -> None:
+        self._task, self._tell = task, tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def collate(self, data: Any, draw: Any, model: Any) -> Batch:
+        self._tell([str(name) for name in data.customers[draw.customers]])
+        return self._task.collate(data, draw, model)
 
 
 def _place(folder: Path, number: int) -> Path:

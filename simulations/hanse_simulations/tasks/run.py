@@ -10,9 +10,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.histories import Histories, days
+from hanse_client.histories import Histories, days, run_split
 from hanse_client.node import Node, list_nodes
-from hanse_client.train import node_split
 from hanse_common.errors import RunNotFound
 from hanse_common.model import InterestModel
 from hanse_simulations.runs import RunFolder
@@ -37,7 +36,7 @@ def measure(folder: RunFolder) -> list[Row]:
             f"run {folder.name!r} holds no model", hint=f"go on with --resume {folder.name}"
         )
     settings = folder.read_settings()
-    split = node_split(settings)
+    split = run_split(settings)
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
     stores: list[Histories] = [node.histories for node in nodes]
     models = {

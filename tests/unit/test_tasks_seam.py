@@ -1,0 +1,137 @@
+"""Another task trains by the same rounds: its losses are clipped, charged and noised alike."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hanse_client.tasks import task_of
+from hanse_client.tasks.interest import InterestTask
+from hanse_client.train import train_alone, train_round, trained_arrays
+from hanse_common.codec import digest as hash_bytes
+from hanse_common.errors import ConfigError, InexactClipping
+from hanse_common.federation import settings_digest
+
+
+class Rows:
+    """Rows of anything that slices; their customers are data and draw at once."""
+
+    def __init__(self, customers, values):
+        self.customers, self.values = customers, values
+
+    def __len__(self):
+        return len(self.customers)
+
+    def rows(self, start, stop):
+        return Rows(self.customers[start:stop], self.values[start:stop])
+
+
+class VisitsTask(InterestTask):
+    """Guesses the logarithm of a customer's number of visits from the mean of their facts."""
+
+    name = "visits"
+
+    def freeze(self, model, settings):
+        model.requires_grad_(True)
+
+    def draw(self, data, customers, model, settings, rng):
+        starts, stops = data.visit_offsets[customers], data.visit_offsets[customers + 1]
+        means = [data.visit_facts[a:b].mean(0) for a, b in zip(starts, stops, strict=True)]
+        values = np.zeros((len(customers), 12), np.float32)
+        for row, mean in enumerate(means):
+            values[row] = [*mean, np.log(stops[row] - starts[row])]
+        return Rows(customers, values)
+
+    def rows_at_once(self, model):
+        return 5
+
+    def collate(self, data, draw, model):
+        return Rows(draw.customers, torch.from_numpy(draw.values))
+
+    def losses(self, model, batch, settings):
+        return (model(batch.values[:, :-1]).squeeze(-1) - batch.values[:, -1]).square()
+
+
+class MixingTask(VisitsTask):
+    """Centres on the mean of the batch: a loss of all customers, not of one."""
+
+    def losses(self, model, batch, settings):
+        guessed = model(batch.values[:, :-1]).squeeze(-1)
+        return (guessed - guessed.mean() - batch.values[:, -1]).square()
+
+
+@pytest.fixture
+def another(small_node, monkeypatch):
+    """A node whose settings name a task of this file, and a model for it."""
+
+    def make(task, **changes):
+        monkeypatch.setattr("hanse_client.train.task_of", lambda name: {"visits": task}[name])
+        node, settings = small_node
+        settings = settings.with_changes(changes).model_copy(update={"task": "visits"})
+        torch.manual_seed(0)
+        return node, settings, nn.Linear(11, 1)
+
+    return make
+
+
+MODES = {
+    "none": {"privacy": {"mode": "none"}},
+    "local": {},
+    "distributed": {
+        "privacy.mode": "distributed",
+        "federation.secure_aggregation": True,
+        "training.local_steps": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_task_trains_in_every_mode(another, mode):
+    node, settings, model = another(VisitsTask(), **MODES[mode])
+    arrays = trained_arrays(model)
+    trained = train_round(node, model, settings, arrays, 1)
+    assert sorted(trained.update) == ["bias", "weight"]
+    assert all(array.any() for array in trained.update.values())
+    assert 0 < trained.drawn <= 24 * settings.training.local_steps
+    assert (node.folder / "clipping-check.json").exists() == (mode != "none")
+
+
+def test_another_tasks_sum_is_of_clipped_gradients(another):
+    everybody = {"training.sample_rate": 1.0, "privacy.max_grad_norm": 0.01}
+    node, settings, model = another(VisitsTask(), **MODES["distributed"], **everybody)
+    trained = train_round(node, model, settings, trained_arrays(model), 1)
+    norm = np.sqrt(sum(float(np.square(array).sum()) for array in trained.update.values()))
+    assert 0 < norm <= 0.01 * trained.drawn * (1 + 1e-5)
+
+
+def test_what_another_task_learns_alone_lowers_its_loss(another):
+    node, settings, model = another(VisitsTask(), **MODES["none"], **{"federation.rounds": 30})
+    train_alone(node, model, settings)
+    losses = [json.loads(x)["loss"] for x in (node.folder / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] / 4
+
+
+def test_a_task_whose_losses_mix_customers_trains_nobody_privately(another):
+    node, settings, model = another(MixingTask())
+    with pytest.raises(InexactClipping, match="weight"):
+        train_round(node, model, settings, trained_arrays(model), 1)
+
+
+def test_a_task_that_this_version_has_not_is_refused_by_name(small_node):
+    _, settings = small_node
+    with pytest.raises(ConfigError, match="task='horoscope'"):
+        settings.with_changes({"task": "horoscope"})
+    with pytest.raises(ConfigError, match="'horoscope'"):
+        task_of("horoscope")
+
+
+def test_the_digest_of_settings_names_the_task_and_that_of_older_manifests_stands(small_node):
+    """A coordinator who could change the task could change what a store's sums are of."""
+    _, settings = small_node
+    digest = settings_digest(settings)
+    assert settings_digest(settings.model_copy(update={"task": "visits"})) != digest
+    table = settings.model_dump(mode="json", include={"data", "model", "training"})
+    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    assert digest == hash_bytes(b"hanse/settings/1", text.encode())
