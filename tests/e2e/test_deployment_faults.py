@@ -1,0 +1,233 @@
+"""What goes wrong in a deployment, each in a run of its own: both sides say it, and go on.
+
+One coordinator and five stores by their operators' commands alone, over TLS with node
+authentication. Every fault is a real one: processes are killed, a disk is full, files are
+gone, a coordinator is put back to an older state. Every test mends what it broke.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from commands_kit import edit, joined_shops
+from deployment_kit import wait_for
+from disk_kit import small_disk
+from hanse_client.operate.folder import StoreFolder
+from hanse_common.errors import RoundFailed
+from hanse_server.stages import read_stages
+
+pytestmark = pytest.mark.slow
+
+MASKED = 5
+"""Stages of an exchange."""
+
+
+@pytest.fixture(scope="module")
+def shops(secure_stores, store_cache, tmp_path_factory):
+    """Five stores that are joined, for runs of one round that can lose one of them."""
+    settings = secure_stores[0].with_changes(
+        {"federation.rounds": 1, "federation.evaluate_every": 1}
+    )
+    wait = {"connect": 240, "train": 90, "stage": 25}
+    with joined_shops(tmp_path_factory.mktemp("faults"), settings, store_cache, wait=wait) as shops:
+        yield shops
+
+
+def run(shops, name):
+    """A run from its start to its end; returns who is in the sum, and why others are not."""
+    done = shops.server("run", "--name", name, "--format", "json", timeout=500)
+    assert done.json["state"] == "finished"
+    return trained(shops, name)
+
+
+def trained(shops, name):
+    (line,) = (line for line in read_stages(shops.run_dir(name)) if line["stage"] == "train")
+    return line["replies"], line["refusals"]
+
+
+def charges(shops):
+    return {name: len(shops.charges(name)) for name in shops.stores}
+
+
+DEATHS = {
+    "before it trains": ("bremen", "train:before:1", "hello", 4, 0),
+    "before it deals shares": ("danzig", "train.share:before:1", "share", 4, 0),
+    "with its upload charged and not sent": ("luebeck", "train.mask:after:1", "mask", 4, 1),
+    "before it confirms the survivors": ("riga", "query.confirm:before:1", "confirm", 5, 1),
+    "before it gives its shares": ("rostock", "query.unmask:before:1", "unmask", 5, 1),
+}
+
+
+@pytest.mark.parametrize("moment", DEATHS)
+def test_a_store_killed_at_any_stage_is_named_and_the_round_goes_on(shops, moment):
+    """Who is lost after its masked vector has come is in the sum all the same."""
+    name, where, stage, in_the_sum, charged = DEATHS[moment]
+    before = charges(shops)
+    dying = shops.join_and_die(name, where)
+    shops.wait_until_online()
+    shops.server("run", "--name", f"killed-at-{stage}", "--detach")
+    assert dying.wait_for_end() == -signal.SIGKILL
+    dying.stop()
+    shops.join(name)  # comes back as soon as the coordinator has given the dead one up
+    assert shops.wait_for_end(f"killed-at-{stage}")["state"] == "finished"
+    replies, refusals = trained(shops, f"killed-at-{stage}")
+    assert (replies, list(refusals)) == (in_the_sum, [name])
+    assert refusals[name].startswith(f"at stage '{stage}': ")
+    expected = {other: count + 1 for other, count in before.items()} | {
+        name: before[name] + charged
+    }
+    assert charges(shops) == expected, "a ledger counts what may have left, and nothing else"
+    shops.wait_until_online()
+    assert shops.audit()["ok"]
+
+
+def test_too_few_stores_end_a_run_which_goes_on_when_they_come_back(shops):
+    dying = [shops.join_and_die(name, "train:before:1") for name in ("bremen", "danzig")]
+    shops.wait_until_online()
+    shops.server("run", "--name", "too-few", "--detach")
+    for node in dying:
+        assert node.wait_for_end() == -signal.SIGKILL
+        node.stop()
+    ended = shops.wait_for_end("too-few")
+    assert (ended["state"], ended["failure"]["code"]) == ("failed", RoundFailed.code)
+    assert all(name in ended["failure"]["message"] for name in ("bremen", "danzig"))
+    for name in ("bremen", "danzig"):
+        shops.join(name)
+    shops.wait_until_online()
+    done = shops.server("resume", "--format", "json", timeout=500).json
+    assert (done["state"], trained(shops, "too-few")) == ("finished", (5, {}))
+
+
+def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
+    """Two of five refuse, so that the run ends; neither is charged, and it goes on later."""
+    strict, poor = shops.stores["luebeck"], shops.stores["riga"]
+    before = charges(shops)
+    kept = {store: store.policy.read_text() for store in (strict, poor)}
+    edit(strict.policy, {"minimum_cohort": 5})
+    edit(poor.policy, {"max_epsilon": 0.01})
+    try:
+        done = shops.try_server("run", "--name", "refused", timeout=400)
+    finally:
+        for store, text in kept.items():
+            store.policy.write_text(text)
+    assert done.status == RoundFailed.exit_status
+    rows = shops.rows()
+    for name, code in (("luebeck", "policy-violation"), ("riga", "budget-spent")):
+        assert f"[{code}]" in done.err and f"[{code}]" in rows[name]["refusal"]
+        assert f"[{code}]" in shops.joined[name].said()
+    assert {name: charges(shops)[name] for name in ("luebeck", "riga")} == {
+        name: before[name] for name in ("luebeck", "riga")
+    }
+    assert shops.refused("riga"), "the refusal is in the store's ledger"
+    assert shops.audit()["ok"]
+    go_on = shops.server("resume", "--name", "refused", "--format", "json", timeout=500)
+    assert (go_on.json["state"], trained(shops, "refused")) == ("finished", (5, {}))
+
+
+def test_data_that_disappear_are_named_at_both_sides_and_the_round_goes_on(shops):
+    histories = shops.stores["danzig"].histories
+    before = charges(shops)
+    aside = histories.with_name("elsewhere.npz")
+    histories.rename(aside)
+    try:
+        replies, refusals = run(shops, "no-data")
+    finally:
+        aside.rename(histories)
+    assert (replies, list(refusals)) == (4, ["danzig"])
+    assert "[data]" in refusals["danzig"] and "[data]" in shops.joined["danzig"].said()
+    assert str(histories) not in json.dumps(read_stages(shops.run_dir("no-data")))
+    assert str(histories) in (shops.stores["danzig"].path / "log.jsonl").read_text()
+    assert charges(shops)["danzig"] == before["danzig"]
+    assert run(shops, "data-again") == (5, {})
+
+
+def test_a_full_disk_is_named_at_both_sides_and_nothing_leaves_uncharged(shops):
+    with on_a_small_disk(shops, "rostock") as disk:
+        shops.wait_until_online()
+        before = charges(shops)
+        filling = disk / "filling"
+        with pytest.raises(OSError, match="No space left"), filling.open("wb") as file:
+            while True:
+                file.write(bytes(1024))
+                file.flush()
+        replies, refusals = run(shops, "full-disk")
+        filling.unlink()
+        assert (replies, list(refusals)) == (4, ["rostock"])
+        assert "[disk-full]" in refusals["rostock"], refusals
+        assert "[disk-full]" in shops.joined["rostock"].said()
+        assert charges(shops)["rostock"] == before["rostock"]
+        assert run(shops, "room-again") == (5, {})
+        shops.joined["rostock"].stop()
+    assert shops.audit()["ok"]
+
+
+@contextmanager
+def on_a_small_disk(shops, name):
+    """Move a store to a disk of its own, and back afterwards."""
+    store = shops.stores[name]
+    size = sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file())
+    with small_disk(size // 1024 + 2048) as disk:
+        shops.joined[name].stop()
+        shutil.copytree(store.path, disk / name, symlinks=True)
+        shops.stores[name] = StoreFolder(disk / name)
+        shops.join(name)
+        yield disk
+        shops.joined[name].stop()
+        shutil.rmtree(store.path)
+        shutil.copytree(disk / name, store.path, symlinks=True)
+        shops.stores[name] = store
+    shops.join(name)
+    shops.wait_until_online()
+
+
+def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops, tmp_path):
+    """All five stages once more after the exchange, message for message."""
+    replayed = tmp_path / "replayed.jsonl"
+    shops.server("down")
+    shops.up(
+        PYTHONPATH=str(Path(__file__).parents[1] / "apps" / "replaying"),
+        HANSE_REPLAYED=str(replayed),
+    )
+    shops.wait_until_online()
+    before = charges(shops)
+    assert run(shops, "replayed") == (5, {})
+    said = [json.loads(line) for line in replayed.read_text().splitlines()]
+    assert len(said) == MASKED * len(shops.stores)
+    assert {line["why"].partition("]")[0] for line in said} == {"[attempt-refused", "[out-of-turn"}
+    assert all("[attempt-refused]" in line["why"] for line in said if line["kind"] == "train")
+    for name in shops.stores:
+        assert "train: [attempt-refused]" in shops.joined[name].said()
+    assert charges(shops) == {name: count + 1 for name, count in before.items()}
+    shops.server("down")
+    shops.up()
+    shops.wait_until_online()
+    assert shops.audit()["ok"]
+
+
+def test_a_coordinator_put_back_to_an_older_state_is_found_out_by_every_store(shops, tmp_path):
+    """Last, since stores that have seen a log go on do not trust what lies before it again."""
+    shops.server("down")
+    shutil.copytree(shops.folder.path, tmp_path / "backup")
+    shops.up()
+    shops.wait_until_online()
+    assert run(shops, "before-the-crash") == (5, {})
+    shops.server("down")
+    shutil.rmtree(shops.folder.path)
+    shutil.copytree(tmp_path / "backup", shops.folder.path)
+    shops.up()
+    shops.wait_until_online()
+    before = charges(shops)
+    done = shops.try_server("run", "--name", "before-the-crash", timeout=400)
+    assert done.status != 0 and "[log-forked]" in done.err
+    rows = shops.rows()
+    for name in shops.stores:
+        assert "[log-forked]" in rows[name]["refusal"]
+        assert "[log-forked]" in shops.joined[name].said()
+    assert charges(shops) == before
+    wait_for(lambda: not shops.status()["progress"], "the run's end", 30)
