@@ -7,10 +7,12 @@ gone, a coordinator is put back to an older state. Every test mends what it brok
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,10 @@ from commands_kit import edit, joined_shops
 from deployment_kit import wait_for
 from disk_kit import small_disk
 from hanse_client.operate.folder import StoreFolder
-from hanse_common.errors import RoundFailed
+from hanse_common.errors import BudgetSpent, RoundFailed
+from hanse_common.manifest import SignedManifest
+from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.entry import Release
 from hanse_server.stages import read_stages
 
 pytestmark = pytest.mark.slow
@@ -107,10 +112,12 @@ def test_too_few_stores_end_a_run_which_goes_on_when_they_come_back(shops):
 def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
     """Two of five refuse, so that the run ends; neither is charged, and it goes on later."""
     strict, poor = shops.stores["luebeck"], shops.stores["riga"]
-    before = charges(shops)
+    limit = SignedManifest.load(poor.manifest).unchecked.privacy.target_epsilon
+    spend(shops, "riga", Budget(max_epsilon=limit))
+    before, refused = charges(shops), len(shops.refused("riga"))
     kept = {store: store.policy.read_text() for store in (strict, poor)}
     edit(strict.policy, {"minimum_cohort": 5})
-    edit(poor.policy, {"max_epsilon": 0.01})
+    edit(poor.policy, {"max_epsilon": limit})
     try:
         done = shops.try_server("run", "--name", "refused", timeout=400)
     finally:
@@ -124,10 +131,25 @@ def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
     assert {name: charges(shops)[name] for name in ("luebeck", "riga")} == {
         name: before[name] for name in ("luebeck", "riga")
     }
-    assert shops.refused("riga"), "the refusal is in the store's ledger"
+    assert len(shops.refused("riga")) > refused, "the refusal is in the store's ledger"
     assert shops.audit()["ok"]
     go_on = shops.server("resume", "--name", "refused", "--format", "json", timeout=500)
     assert (go_on.json["state"], trained(shops, "refused")) == ("finished", (5, {}))
+
+
+def spend(shops, name, budget):
+    """Charge a store's ledger, as for another federation, until nothing more fits."""
+    node, last = shops.stores[name].node(), shops.charges(name)[-1]
+    elsewhere = Release(kind="train", mode=last.release.mode, max_grad_norm=1.0)
+    with pytest.raises(BudgetSpent):
+        for number in itertools.count(1):
+            node.charge(
+                last.steps,
+                target_delta=last.target_delta,
+                number=number,
+                release=replace(elsewhere, round=number),
+                budget=budget,
+            )
 
 
 def test_data_that_disappear_are_named_at_both_sides_and_the_round_goes_on(shops):
