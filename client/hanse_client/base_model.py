@@ -21,13 +21,15 @@ from safetensors.numpy import save
 
 from hanse_client.histories import item_class
 from hanse_client.train import trained_arrays
-from hanse_common.config import RunSettings
+from hanse_common.config import ModelSettings, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, DataError, DeploymentError
 from hanse_common.federation import INITIAL
 from hanse_common.instructions import model_digest
 from hanse_common.model import InterestConfig, InterestModel
+from hanse_common.model.checkpoint import Checkpoint, read_checkpoint
 from hanse_common.model.items import encode_texts
+from hanse_common.trainable import Trainable
 
 MAX_CLASSES = 12_000
 
@@ -122,12 +124,15 @@ def fresh_model(
         listed: The classes to rank, with how many items each lists.
         settings: Encoder, shape, seed.
         cache: Folder for text vectors.
+
+    Raises:
+        ConfigError: There is no such encoder or checkpoint, or they do not fit.
     """
     classes, level = sorted(listed), settings.data.level
     encoder = settings.model.encoder
     vectors = encode_texts(sorted(catalogue["text"].unique()), encoder=encoder, cache=cache)
     text_of = dict(catalogue.select("item_id", "text").iter_rows())
-    labels = [_class_text(name, level, text_of) for name in classes]
+    labels = [class_text(name, level, text_of) for name in classes]
     config = InterestConfig(
         classes=classes,
         level=level,
@@ -136,17 +141,41 @@ def fresh_model(
         n_head=settings.model.n_head,
         n_embd=settings.model.n_embd,
         max_steps=settings.model.max_steps,
+        backbone=settings.model.backbone,
     )
+    checkpoint = _start(config, settings.model)
     return InterestModel.fresh(
         config,
         class_texts=encode_texts(labels, encoder=encoder, cache=cache),
         item_texts=vectors,
         class_sizes=np.array([listed[name] for name in classes], dtype=np.float32),
         seed=settings.seed,
+        checkpoint=checkpoint,
     )
 
 
-def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
+def _start(config: InterestConfig, settings: ModelSettings) -> Checkpoint | None:
+    """Read what the transformer starts from, if anything, and give the model its shape.
+
+    Raises:
+        ConfigError: It cannot be read, does not fit, or has less than is to be trained.
+    """
+    chosen, checkpoint = Trainable.parse(settings.trainable), None
+    if settings.checkpoint is not None:
+        checkpoint = read_checkpoint(settings.checkpoint)
+        checkpoint.fit(
+            encoder=settings.encoder,
+            max_steps=config.max_steps,
+            vector_size=config.vector_size,
+            visit_facts=config.visit_facts,
+        )
+        checkpoint.shape(config)
+    chosen.check(layers=config.n_layer, width=config.n_embd)
+    config.adaptation = chosen.adaptation
+    return checkpoint
+
+
+def class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
     """Readable words for a class: the last step of its path first, or the item's own text."""
     if level == "product":
         return text_of[name]

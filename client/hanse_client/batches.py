@@ -15,6 +15,7 @@ import torch
 
 from hanse_client.histories import Histories
 from hanse_common.model import Batch, InterestConfig, Interests
+from hanse_common.model.backbone import UNSEEN
 from hanse_common.model.heads import VISIT_WINDOWS, has_interest, outlook_bounds
 
 NEVER = 3650.0
@@ -163,7 +164,8 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         else np.zeros(moments.shape, dtype=np.int64)
     )
     vectors, facts, first = _sequences(histories, starts, before, config)
-    last_visit = np.maximum(before - 1 - first[:, None], 0)
+    # An anchor may lie before all visits that its row holds: it has seen none of them.
+    last_visit = np.maximum(before - 1 - first[:, None], UNSEEN)
 
     visit_rows, visit_index = _spread(starts, stops)
     pair_starts = histories.pair_offsets[visit_index]

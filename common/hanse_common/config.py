@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hanse_common.errors import ConfigError, ContradictingOptions
+from hanse_common.trainable import Trainable
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
@@ -105,9 +106,23 @@ class ModelSettings(Settings):
     n_embd: int = Field(default=64, ge=4)
     max_steps: int = Field(default=96, ge=2)
     """Most recent shopping trips that the transformer sees."""
-    trainable: Literal["all", "heads", "rules"] = "all"
-    """`heads`: all but the transformer; `rules`: the few hundred parameters that amend the
-    simple rules which the heads start from."""
+    backbone: Literal["gpt2", "bert"] = "gpt2"
+    """`gpt2` reads a history forwards, `bert` both ways, once for each point in time from
+    which the future is predicted."""
+    checkpoint: str | None = None
+    """What the transformer starts from instead of random weights: a folder that `hanse model
+    pretrain` wrote, or a GPT-2 or BERT checkpoint by folder or hub id. Family, layers, heads
+    and width are then its own. Read when the initial model is made, by nobody else."""
+    trainable: str = "all"
+    """`rules`, `heads`, `all`, `top:K`, `lora:R` or `adapters:R`; see
+    `hanse_common.trainable`."""
+
+    @model_validator(mode="after")
+    def _trainable_exists(self) -> Self:
+        chosen = Trainable.parse(self.trainable)
+        if self.checkpoint is None:  # else the checkpoint's own shape counts, when it is read
+            chosen.check(layers=self.n_layer, width=self.n_embd)
+        return self
 
 
 class TrainingSettings(Settings):

@@ -56,8 +56,8 @@ def plan(
     variant: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is trained: a number of parameters, rules, heads, all, full, top:K or "
-            "lora:R; may be repeated."
+            help="What is trained: a number of parameters, rules, heads, all, full, top:K, "
+            "lora:R or adapters:R; may be repeated."
         ),
     ] = None,
     model: Annotated[

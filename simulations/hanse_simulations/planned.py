@@ -84,8 +84,8 @@ class Sources:
         """Count what may be trained.
 
         Args:
-            names: Of the variants; if None, those that `model.trainable` offers, or of them
-                the one that the settings train if only one is wanted.
+            names: Of the variants; if None `rules`, `heads`, `all` and what the settings train,
+                or the last of these alone if only one is wanted.
             model: A folder to count them on.
             classes: Else a model of that many classes; else that of the stores named.
             only_one: Exactly one is wanted.
@@ -100,7 +100,8 @@ class Sources:
                     "nothing says what is trained",
                     hint="give --variant NUMBER, or --classes N and --variant heads",
                 )
-            names = [self.settings.model.trainable] if only_one else ["rules", "heads", "all"]
+            own = self.settings.model.trainable
+            names = [own] if only_one else list(dict.fromkeys(["rules", "heads", "all", own]))
         if only_one and len(names) != 1:
             raise ConfigError(
                 f"--solve finds a term for one variant, not for {', '.join(names)}",

@@ -22,6 +22,7 @@ from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
 from hanse_common.errors import DataError
 from hanse_common.model.items import encode_texts
+from hanse_common.trainable import Trainable
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
@@ -106,8 +107,11 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
         data.min_items,
         data.split and data.split.train_until.isoformat(),
         settings.model.model_dump_json(exclude={"trainable"}),
+        Trainable.parse(settings.model.trainable).adaptation,
     ]
-    for folder in folders:
+    checkpoint = settings.model.checkpoint
+    started = [Path(checkpoint)] if checkpoint and Path(checkpoint).is_dir() else []
+    for folder in [*folders, *started]:
         stamps = sorted(
             (path.name, path.stat().st_mtime_ns, path.stat().st_size)
             for path in folder.iterdir()

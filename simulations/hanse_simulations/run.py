@@ -299,10 +299,17 @@ def _notes(settings: RunSettings) -> list[str]:
             f"Of a catalogue of more than {MAX_CLASSES} products, the ranked ones are the most "
             "bought of the training weeks, counted without noise: epsilon does not cover that list."
         )
+    checkpoint = settings.model.checkpoint
+    if checkpoint is not None:
+        notes.append(
+            f"The transformer started from the checkpoint {Path(checkpoint).name!r}: epsilon does "
+            "not cover the data that it was trained on, and their terms of use hold here too."
+        )
     if settings.model.trainable == "rules" and settings.privacy.mode != "none":
+        start = "comes from that checkpoint" if checkpoint else "nothing has pre-trained"
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "
-            "trained; the transformer, which nothing has pre-trained, stays silent."
+            f"trained; the transformer, which {start}, stays silent."
         )
     if settings.data.partition == "visits":
         notes.append(

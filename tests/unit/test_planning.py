@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from hanse_client.vector import skellam_noise
+from hanse_common import trainable
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, PrivacyError
 from hanse_common.federation import manifest_for, planned_manifest
 from hanse_common.model import InterestConfig, InterestModel
-from hanse_common.planning import variants
 from hanse_common.planning.advice import SIGNAL_TO_NOISE
 from hanse_common.planning.forecast import Population, forecast
 from hanse_common.planning.ledgers import ledger_rows
@@ -139,7 +139,7 @@ def test_bytes_are_the_whole_masked_vector():
 # Counting
 
 
-@pytest.mark.parametrize("part", variants.TRAINABLE)
+@pytest.mark.parametrize("part", trainable.WORDS)
 def test_counts_are_the_real_models_for_everything_that_it_can_train(part, model):
     names = set(model.train_only(part))
     trained = sum(p.numel() for name, p in model.named_parameters() if name in names)
@@ -148,22 +148,40 @@ def test_counts_are_the_real_models_for_everything_that_it_can_train(part, model
     assert count_variant(part, planned_model(grocery().model, 268)).parameters == trained
 
 
-def test_top_blocks_and_low_rank_factors_are_counted_on_the_real_layers(model):
+def test_parts_of_the_transformer_are_counted_as_training_would_choose_them(model):
     heads = count_variant("heads", model).parameters
     block = sum(p.numel() for p in model.visits.blocks.h[-1].parameters())
     assert count_variant("top:1", model).parameters == heads + block + 2 * 64
     assert count_variant("top:2", model).parameters == heads + 2 * block + 2 * 64
-    assert count_variant("lora:8", model).parameters == heads + 2 * 8 * (64 + 3 * 64)
+    shapes = [(64, 3 * 64), (64, 64), (64, 4 * 64), (4 * 64, 64)]
+    factors = 2 * 8 * sum(a + b for a, b in shapes)
+    assert count_variant("lora:8", model).parameters == heads + factors
+    assert count_variant("adapters:8", model).parameters == heads + 2 * (2 * 8 * 64 + 8 + 64)
     assert count_variant("full", model).parameters == count_variant("all", model).parameters
 
 
-def test_low_rank_factors_are_those_of_peft(model):
-    peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(
-        model.visits.blocks, peft.LoraConfig(r=8, target_modules=["c_attn"], fan_in_fan_out=True)
+@pytest.mark.parametrize("backbone", ["gpt2", "bert"])
+@pytest.mark.parametrize("part", ["top:1", "lora:2", "adapters:3"])
+def test_a_plan_counts_what_a_model_made_for_it_trains(part, backbone):
+    settings = grocery().model.model_copy(update={"backbone": backbone})
+    planned = count_variant(part, planned_model(settings, 30)).parameters
+    classes = [f"c{i}" for i in range(30)]
+    made = InterestModel(
+        InterestConfig(
+            classes=classes,
+            backbone=backbone,
+            adaptation=trainable.Trainable.parse(part).adaptation,
+        )
     )
-    added = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
-    assert added == 2 * 8 * (64 + 3 * 64)
+    made.train_only(part)
+    assert planned == sum(p.numel() for p in made.parameters() if p.requires_grad)
+
+
+def test_counting_leaves_the_model_as_it_was(model):
+    model.train_only("rules")
+    before = [(name, p.requires_grad) for name, p in model.named_parameters()]
+    count_variant("lora:8", model)
+    assert [(name, p.requires_grad) for name, p in model.named_parameters()] == before
 
 
 def test_a_saved_model_counts_as_the_one_that_was_saved(tmp_path, model):
@@ -178,7 +196,9 @@ def test_what_is_no_variant_says_what_would_be(text, model):
     assert "lora:R" in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["0", "top:0", "top:3", "lora:0", "2000000000"])
+@pytest.mark.parametrize(
+    "text", ["0", "top:0", "top:3", "lora:0", "lora:65", "adapters:65", "2000000000"]
+)
 def test_impossible_sizes_are_refused(text, model):
     with pytest.raises(ConfigError):
         count_variant(text, model)

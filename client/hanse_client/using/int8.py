@@ -31,7 +31,8 @@ def to_int8(model: InterestModel) -> InterestModel:
         spoken: Any = {
             name
             for name, layer in found.named_modules()
-            if isinstance(layer, nn.Linear) and not is_silent(layer)
+            # peft asks its factors for their weights' type, which packed ones do not tell.
+            if isinstance(layer, nn.Linear) and not is_silent(layer) and ".lora_" not in name
         }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch points to its successor, another package

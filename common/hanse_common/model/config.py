@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
@@ -25,6 +25,9 @@ class InterestConfig(PretrainedConfig):
         min_visits: A customer has an interest in a class, and so an outlook on it, from
             this many visits with it during the reference days.
         max_steps: Most recent visits that the transformer sees.
+        backbone: Family of the transformer: `gpt2` reads forwards, `bert` both ways.
+        backbone_options: More of its `transformers` configuration, as a checkpoint had it.
+        adaptation: Parameters beside its own that it is made with: `lora:R` or `adapters:R`.
     """
 
     model_type = "hanse-interest"
@@ -47,6 +50,9 @@ class InterestConfig(PretrainedConfig):
         reference_days: float = 84.0,
         horizon_days: float = 28.0,
         min_visits: int = 3,
+        backbone: Literal["gpt2", "bert"] = "gpt2",
+        backbone_options: Mapping[str, Any] | None = None,
+        adaptation: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.classes = list(classes)
@@ -64,6 +70,9 @@ class InterestConfig(PretrainedConfig):
         self.reference_days = reference_days
         self.horizon_days = horizon_days
         self.min_visits = min_visits
+        self.backbone = backbone
+        self.backbone_options = dict(backbone_options or {})
+        self.adaptation = adaptation
         super().__init__(**kwargs)
 
     @property

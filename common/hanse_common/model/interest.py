@@ -1,7 +1,7 @@
 """The interest model: a Hugging Face model from shopping histories to interests.
 
 - items by text: frozen vectors from outside, a trainable projection inside
-- GPT-2 blocks over visits
+- GPT-2 or BERT blocks over visits, fresh or from a checkpoint
 - next basket with a repeat-purchase term, outlook with a Poisson start
 - `save_pretrained` / `from_pretrained` with safetensors; class vectors travel with it
 """
@@ -10,19 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from hanse_common.errors import ConfigError
+from hanse_common.model.adapting import is_adaptation, layers_of
 from hanse_common.model.backbone import VisitEncoder
 from hanse_common.model.config import InterestConfig
 from hanse_common.model.heads import INTERESTS, BasketHead, Interests, OutlookHead
 from hanse_common.model.items import Vectors, principal_components
+from hanse_common.trainable import Trainable
 
-Part = Literal["all", "heads", "rules"]
+if TYPE_CHECKING:
+    from hanse_common.model.checkpoint import Checkpoint
+
 _RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.")
 
 
@@ -38,7 +43,7 @@ class Batch:
     visit_facts: Tensor
     """[B, T, facts]."""
     anchor_visit: Tensor
-    """[B, P] index of the last visit before the anchor; 0 if there is none."""
+    """[B, P] index of the last visit before the anchor; -1 if there is none among the T."""
     past: Interests
     next_basket: Tensor | None = None
     """[B, P, C] 1 for each class in the next visit, all 0 where there is none to predict."""
@@ -105,8 +110,9 @@ class InterestModel(PreTrainedModel):
         item_texts: Vectors,
         class_sizes: Vectors,
         seed: int,
+        checkpoint: Checkpoint | None = None,
     ) -> InterestModel:
-        """An untrained model fitted to a public catalogue alone.
+        """A model that no customer has trained, fitted to a public catalogue alone.
 
         Args:
             config: Its shape and vocabulary.
@@ -115,9 +121,11 @@ class InterestModel(PreTrainedModel):
             class_sizes: [C] how many of its items each class lists, which says something of
                 how popular a class is.
             seed: Of the transformer's random weights.
+            checkpoint: What the transformer starts from instead; `config` has its shape.
         """
         generator_state = torch.get_rng_state()
         torch.manual_seed(seed)
+        adaptation, config.adaptation = config.adaptation, None
         model = cls(config)
         torch.set_rng_state(generator_state)
         mean, directions = principal_components(class_texts, config.class_vector_size)
@@ -128,21 +136,26 @@ class InterestModel(PreTrainedModel):
             sizes = torch.from_numpy(class_sizes)
             model.class_popularity.copy_(torch.log(sizes / sizes.mean()))
             text = model.visits.text
+            spread = 0.5 if checkpoint is None else checkpoint.token_spread
             nn.init.zeros_(text.weight)
-            text.weight[:width] = torch.from_numpy(item_directions.T) / 2
+            text.weight[:width] = torch.from_numpy(item_directions.T) * spread
             nn.init.zeros_(text.bias)
-            text.bias[:width] = torch.from_numpy(-(item_mean @ item_directions)) / 2
+            text.bias[:width] = torch.from_numpy(-(item_mean @ item_directions)) * spread
         model.basket.start_from_own_frequency()
         model.outlook.start_from_own_rate()
+        if checkpoint is not None:
+            checkpoint.load_into(model.visits)
+        if adaptation is not None:
+            model.visits.adapt(adaptation, seed=seed)
+            model.config.adaptation = adaptation
         return model
 
     def forward(self, batch: Batch) -> InterestOutput:
         """Predict from every anchor of every customer."""
         state = None
         if self.basket.uses_state() or self.outlook.uses_state():
-            states = self.visits(batch.visit_vectors, batch.visit_facts)  # [B, T, D]
-            index = batch.anchor_visit.unsqueeze(-1).expand(-1, -1, states.shape[-1])
-            state = states.gather(1, index)  # [B, P, D]
+            # [B, P, D]
+            state = self.visits(batch.visit_vectors, batch.visit_facts, batch.anchor_visit)
         classes = self.class_vectors.expand(len(batch), -1, -1)  # [B, C, K]
         public = self.class_popularity.expand(len(batch), -1)  # [B, C]
         return InterestOutput(
@@ -150,21 +163,42 @@ class InterestModel(PreTrainedModel):
             outlook_logits=self.outlook(batch.past, state, classes),
         )
 
-    def train_only(self, part: Part) -> Sequence[str]:
+    def train_only(self, part: str) -> Sequence[str]:
         """Freeze the rest; returns the names of the trained parameters, sorted.
 
         Args:
-            part: `all`; `heads`, all but the transformer; or `rules`, a few hundred
-                parameters that amend the rules which the heads start from, so few that
-                noise leaves something of them.
+            part: As `hanse_common.trainable` reads it.
+
+        Raises:
+            ConfigError: It is no such word, asks for more layers or a higher rank than the
+                transformer has, or for an adaptation that the model was not made with.
         """
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(
-                part == "all"
-                or (part == "heads" and not name.startswith("visits."))
-                or (part == "rules" and is_rule(name))
+        chosen = Trainable.parse(part)
+        chosen.check(layers=self.config.n_layer, width=self.config.n_embd)
+        if chosen.adaptation not in (None, self.config.adaptation):
+            raise ConfigError(
+                f"model.trainable={part!r}, and the model was made with "
+                f"{self.config.adaptation or 'no adaptation'}",
+                hint="make the model with the same settings: `hanse model init`",
             )
+        top = self._top(chosen.size) if chosen.kind == "top" else ()
+        for name, parameter in self.named_parameters():
+            if chosen.kind == "rules":
+                trained = is_rule(name)
+            elif chosen.kind == "all" or not name.startswith("visits."):
+                trained = True
+            elif is_adaptation(name):
+                trained = chosen.adaptation is not None
+            else:
+                trained = name.startswith(top)
+            parameter.requires_grad_(trained)
         return sorted(name for name, p in self.named_parameters() if p.requires_grad)
+
+    def _top(self, count: int) -> tuple[str, ...]:
+        """How the names of the last layers begin, and that of the norm after them."""
+        last = layers_of(self.visits.blocks, self.config.backbone)[-count:]
+        names = [name for name, module in self.named_modules() if any(module is x for x in last)]
+        return (*(f"{name}." for name in names), "visits.blocks.ln_f.")
 
 
 def is_rule(name: str) -> bool:

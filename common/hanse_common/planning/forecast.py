@@ -77,7 +77,6 @@ class Row:
         signal_to_noise: Their ratio.
         upload_bytes: The masked vector of one store and round; keys, shares and signatures
             come on top.
-        offered: Whether `model.trainable` offers it.
     """
 
     variant: str
@@ -87,7 +86,6 @@ class Row:
     noise_norm: float
     signal_to_noise: float
     upload_bytes: int
-    offered: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,7 +249,6 @@ def _row(settings: RunSettings, plan: PrivacyPlan, people: Population, variant: 
         noise_norm=norm,
         signal_to_noise=signal / norm,
         upload_bytes=_WORD * manifest.terms().layout.length,
-        offered=variant.offered,
     )
 
 

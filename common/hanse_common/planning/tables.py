@@ -48,9 +48,6 @@ def print_forecast(
         "Signal is an upper bound, q·N·C over the stores; noise is its true size. The threshold of "
         f"{planned.threshold:g} is a rule of thumb (docs/privacy.md, Planning)."
     )
-    absent = [row.variant for row in planned.rows if not row.offered]
-    if absent:
-        say(f"To plan with only: model.trainable does not offer {', '.join(absent)}.")
 
 
 def _found(solved: Solved) -> str:

@@ -3,30 +3,26 @@
 | variant | what is trained |
 |---|---|
 | a number | that many parameters |
-| `rules`, `heads`, `all` | as `model.trainable` says |
 | `full` | the same as `all` |
-| `top:K` | the heads, the last K transformer blocks and the norm after them |
-| `lora:R` | the heads, and factors of rank R beside each block's attention projection |
-
-`top` and `lora` are figures to plan with; `model.trainable` does not offer them.
+| anything else | as `model.trainable` says (`hanse_common.trainable`), by the model's own choice |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 from hanse_common.config import ModelSettings
 from hanse_common.errors import ConfigError, MissingDependency
 from hanse_common.secagg.layout import MAX_LENGTH
+from hanse_common.trainable import OFFERED, Trainable
 
 if TYPE_CHECKING:
     from hanse_common.model import InterestModel
 
-TRAINABLE: tuple[str, ...] = get_args(ModelSettings.model_fields["trainable"].annotation)
-_KNOWN = "a number of parameters, rules, heads, all, full, top:K or lora:R"
+_KNOWN = f"a number of parameters, full, {OFFERED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +44,6 @@ class Variant:
                 hint=f"at least 1, and at most the {MAX_LENGTH} that a masked sum can hold",
             )
 
-    @property
-    def offered(self) -> bool:
-        """Whether `model.trainable` offers it, or it is a mere number."""
-        return self.name.isdigit() or self.name == "full" or self.name in TRAINABLE
-
 
 def count_variant(text: str, model: InterestModel | None = None) -> Variant:
     """Read a variant, and count what it trains.
@@ -64,26 +55,23 @@ def count_variant(text: str, model: InterestModel | None = None) -> Variant:
     Raises:
         ConfigError: There is no such variant, or no model to count it on.
 
-    Edge cases:
-        The model is left with another part of it trainable than before.
-
     >>> count_variant("2_434").parameters
     2434
     """
-    kind, _, number = text.partition(":")
     digits = text.replace("_", "").replace(",", "")
     if digits.isdecimal():
         return Variant(digits, int(digits))
-    sized = kind in ("top", "lora") and number.isdecimal() and int(number) > 0
-    if not sized and text not in ("full", *TRAINABLE):
-        raise ConfigError(f"there is no variant {text!r}", hint=f"take {_KNOWN}")
+    try:
+        chosen = Trainable.parse("all" if text == "full" else text)
+    except ConfigError as error:
+        raise ConfigError(f"there is no variant {text!r}", hint=f"take {_KNOWN}") from error
     if model is None:
         raise ConfigError(
             f"variant {text!r} is counted on a model, and none is given",
             hint="name a recipe or a run, give --model FOLDER or --classes N, or say how many "
             "parameters as a number",
         )
-    return Variant(text, _count(kind, int(number or 0), model))
+    return Variant(text, _count(chosen, model))
 
 
 def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
@@ -107,7 +95,12 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
         n_head=settings.n_head,
         n_embd=settings.n_embd,
         max_steps=settings.max_steps,
+        backbone=settings.backbone,
     )
+    if settings.checkpoint is not None:
+        from hanse_common.model.checkpoint import read_checkpoint
+
+        read_checkpoint(settings.checkpoint).shape(config)
     with torch.device("meta"):
         return InterestModel(config)
 
@@ -141,35 +134,16 @@ def _need_torch() -> None:
             )
 
 
-def _count(kind: str, number: int, model: InterestModel) -> int:
-    if kind in TRAINABLE:
-        return _trained(model, kind)
-    if kind == "full":
-        return _trained(model, "all")
-    blocks = _blocks(model)
-    heads = _trained(model, "heads")
-    if kind == "top":
-        if not 1 <= number <= len(blocks):
-            raise ConfigError(
-                f"variant 'top:{number}': the transformer has {len(blocks)} blocks",
-                hint=f"take top:1 to top:{len(blocks)}, or full",
-            )
-        parts = (*blocks[-number:], model.visits.blocks.ln_f)
-        return heads + sum(int(p.numel()) for part in parts for p in part.parameters())
-    return heads + number * sum(sum(shape) for shape in _attention_shapes(model))
+def _count(chosen: Trainable, model: InterestModel) -> int:
+    """Ask a model that is made for that choice, whatever the one at hand was made for."""
+    import torch
 
+    from hanse_common.model import InterestModel
 
-def _trained(model: InterestModel, part: str) -> int:
-    names = set(model.train_only(part))  # type: ignore[arg-type]
-    return sum(int(p.numel()) for name, p in model.named_parameters() if name in names)
-
-
-def _blocks(model: InterestModel) -> list[Any]:
-    return list(model.visits.blocks.h)
-
-
-def _attention_shapes(model: InterestModel) -> Iterator[tuple[int, int]]:
-    """Of each block's projection to queries, keys and values; a LoRA pair adds rank x (a + b)."""
-    for block in _blocks(model):
-        first, second = block.attn.c_attn.weight.shape
-        yield int(first), int(second)
+    config = copy.deepcopy(model.config)
+    config.adaptation = chosen.adaptation
+    chosen.check(layers=config.n_layer, width=config.n_embd)
+    with torch.device("meta"):
+        made = InterestModel(config)
+    made.train_only(str(chosen))
+    return sum(int(p.numel()) for p in made.parameters() if p.requires_grad)
