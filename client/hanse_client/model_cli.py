@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hanse_client.pretraining.commands import pretrain
 from hanse_client.using import commands
 
 
@@ -123,6 +124,7 @@ def export(
     )
 
 
+app.command("pretrain")(pretrain)
 app.command("predict")(commands.predict)
 app.command("evaluate")(commands.evaluate)
 app.command("audience")(commands.audience)

@@ -42,6 +42,11 @@ class VisitEncoder(nn.Module):
         if config.adaptation is not None:
             adapt(self.blocks, self._family, width=self._width, adaptation=config.adaptation)
 
+    @property
+    def both_ways(self) -> bool:
+        """Whether a state sees visits after its own, as far as it is let."""
+        return self._family == "bert"
+
     def adapt(self, adaptation: str, *, seed: int) -> None:
         """Add LoRA factors or adapters that change nothing until they are trained."""
         adapt(self.blocks, self._family, width=self._width, adaptation=adaptation)

