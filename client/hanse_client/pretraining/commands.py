@@ -104,7 +104,8 @@ def pretrain(
     if backbone is not None:
         changes["model.backbone"] = backbone.value
     run = run.with_changes(changes)
-    wanted = objective or (Objective.MASKED if backbone is Backbone.BERT else Objective.CAUSAL)
+    usual = Objective.MASKED if run.model.backbone == Backbone.BERT else Objective.CAUSAL
+    wanted = objective or usual
 
     def told(epoch: int, loss: float) -> None:
         typer.echo(f"epoch {epoch}: {loss:.4f} nats on held-out customers", err=True)

@@ -49,7 +49,8 @@ class VisitEncoder(nn.Module):
 
     def adapt(self, adaptation: str, *, seed: int) -> None:
         """Add LoRA factors or adapters that change nothing until they are trained."""
-        adapt(self.blocks, self._family, width=self._width, adaptation=adaptation)
+        with torch.random.fork_rng():  # what peft draws is drawn again, from the seed
+            adapt(self.blocks, self._family, width=self._width, adaptation=adaptation)
         start_adaptation(self.blocks, seed=seed)
 
     def forward(self, visit_vectors: Tensor, visit_facts: Tensor, anchor_visit: Tensor) -> Tensor:

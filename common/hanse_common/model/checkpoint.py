@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from hanse_common.errors import ConfigError
 from hanse_common.model.backbone import VisitEncoder
@@ -199,13 +200,17 @@ def write_checkpoint(visits: VisitEncoder, folder: Path, *, encoder: str) -> Non
 
 def _open(source: str, kind: str, family: _Family) -> PreTrainedModel:
     pooler = {"add_pooling_layer": False} if kind == "bert" else {}
+    loud = logging.get_verbosity()
     try:
+        logging.set_verbosity_error()  # it would warn of words that nobody reads
         body, found = AutoModel.from_pretrained(source, output_loading_info=True, **pooler)
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
         raise ConfigError(
             f"checkpoint {source!r} cannot be read: {type(error).__name__}",
             hint="is it a whole copy, with config.json and model.safetensors?",
         ) from error
+    finally:
+        logging.set_verbosity(loud)
     # Ours have no words, and nobody reads anybody's.
     missing = sorted(set(found["missing_keys"]) - {family.words})
     if missing or found.get("mismatched_keys"):
