@@ -132,7 +132,7 @@ def fresh_model(
     encoder = settings.model.encoder
     vectors = encode_texts(sorted(catalogue["text"].unique()), encoder=encoder, cache=cache)
     text_of = dict(catalogue.select("item_id", "text").iter_rows())
-    labels = [class_text(name, level, text_of) for name in classes]
+    labels = [_class_text(name, level, text_of) for name in classes]
     config = InterestConfig(
         classes=classes,
         level=level,
@@ -175,7 +175,7 @@ def _start(config: InterestConfig, settings: ModelSettings) -> Checkpoint | None
     return checkpoint
 
 
-def class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
+def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
     """Readable words for a class: the last step of its path first, or the item's own text."""
     if level == "product":
         return text_of[name]
