@@ -104,7 +104,7 @@ def pretrain(
     if backbone is not None:
         changes["model.backbone"] = backbone.value
     run = run.with_changes(changes)
-    usual = Objective.MASKED if run.model.backbone == Backbone.BERT else Objective.CAUSAL
+    usual = Objective.MASKED if run.model.backbone == "bert" else Objective.CAUSAL
     wanted = objective or usual
 
     def told(epoch: int, loss: float) -> None:
