@@ -83,6 +83,12 @@ ARMS: Final = _by_name(
         about="a linear model of a few simple features",
     ),
     Arm(
+        name="boosted_trees",
+        label="Boosted trees, pooled",
+        kind="baseline",
+        about="gradient boosting on some twenty features, all customers in one place, no privacy",
+    ),
+    Arm(
         name="untrained",
         label="Model before training",
         kind="baseline",
@@ -99,6 +105,12 @@ ARMS: Final = _by_name(
         label="Federated, no privacy",
         kind="model",
         about="one model across all stores, without noise: what privacy is paid from",
+    ),
+    Arm(
+        name="centralised",
+        label="All in one place, no privacy",
+        kind="model",
+        about="the same model on all stores' customers together: what a federation could reach",
     ),
     Arm(
         name="federated_transformer",

@@ -74,7 +74,7 @@ class EpsilonSpent(Record):
 
 
 class SweepRow(Record):
-    """Test figures of one trainer at one epsilon, over several seeds."""
+    """Test figures of one rule, or of one trainer at one epsilon, over several seeds."""
 
     trainer: str
     label: str
@@ -82,6 +82,8 @@ class SweepRow(Record):
     seeds: int = 1
     figures: dict[str, Spread] = Field(default_factory=dict)
     """By metric: mean and spread over the seeds, of all customers together."""
+    over_stores: dict[str, Spread] = Field(default_factory=dict)
+    """By metric: mean and spread over the stores, averaged over the seeds."""
 
 
 class RunResult(Record):
@@ -123,7 +125,7 @@ class RunResult(Record):
         return {**arms, self.main_arm: main} if main else arms
 
     def best_baseline(self, metric: str) -> tuple[str, float] | None:
-        """Return the strongest simple rule for a metric, and its figure."""
+        """Return the strongest baseline for a metric, and its figure."""
         known = [
             (value, name)
             for name, figures in self.baselines.items()

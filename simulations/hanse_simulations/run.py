@@ -17,8 +17,6 @@ from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.histories import Histories
 from hanse_client.node import list_nodes
 from hanse_client.train import check_size, load_arrays
 from hanse_client.using.card import gather, write_card
@@ -29,12 +27,11 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
-from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
 from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.judged_baselines import JudgedBaselines
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
-    metric_rows,
     pooled_figures,
     spreads,
 )
@@ -45,16 +42,12 @@ from hanse_simulations.report.build import write_report
 from hanse_simulations.results import MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
-from hanse_simulations.sweep import run_sweep
+from hanse_simulations.sweep import pooled_stores, run_sweep
 from hanse_simulations.trackers import make_trackers
 from hanse_simulations.training import Arm, alone, federate
 
-PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
-WHOLE = "federated_transformer"
-BASKET_METRICS = tuple(
-    f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
-)
-OUTLOOK_METRICS = ("rise_auc", "fall_auc", "outlook_auc")
+PRIVATE, OPEN, ALONE = "federated_private", "federated", "alone"
+WHOLE, CENTRAL = "federated_transformer", "centralised"
 
 
 def cache_folder() -> Path:
@@ -136,20 +129,25 @@ def _simulate(
         customers = {
             name: len(store.active()) for name, store in zip(prepared.names, histories, strict=True)
         }
+        sizes = dict(zip(prepared.names, map(len, histories), strict=True))
         # 3. The federation, then what it is compared with.
         rows: list[MetricRow] = []
         arms = _arms(folder, settings)
         for arm in arms:
             progress.arm(arm.name, arm.folder, arm.settings.federation.rounds)
-            arm.run(prepared, pool, resume)
-            found = arm_rows(arm.name, arm.folder, customers, task=settings.task)
+            trained = prepared
+            if arm.name == CENTRAL:
+                trained = pooled_stores(prepared, histories, arm.folder.path)
+            arm.run(trained, pool, resume)
+            found = arm_rows(arm.name, arm.folder, customers, sizes, task=settings.task)
             rows += found
             for number in sorted({row["round"] or 0 for row in found}):
                 tracker.log([row for row in found if row["round"] == number], number)
         swept = run_sweep(folder, settings, prepared, histories, pool, progress, resume)
         # 4. Simple rules on the same customers, and the model before any training.
         progress.note("judging the simple rules")
-        rows += _baseline_rows(prepared, histories, settings, customers)
+        baselines = JudgedBaselines.judge(prepared, histories, settings)
+        rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
         # 5. One model, one table, one page.
         progress.note("writing the report")
@@ -159,7 +157,7 @@ def _simulate(
         result = _result(folder, settings, rows, main, stores)
         result = result.model_copy(
             update={
-                "sweep": swept,
+                "sweep": [*baselines.comparison(), *swept] if swept else [],
                 "customers": sum(customers.values()),
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(memory.peak_mb),
@@ -200,7 +198,10 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
             )
         )
     if settings.compare:
-        arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=alone))
+        arms += [
+            Arm(name=name, folder=folder.arm(name), settings=without, start=alone)
+            for name in (CENTRAL, ALONE)
+        ]
     return arms
 
 
@@ -232,30 +233,6 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
     return stores, settings, prepared
 
 
-def _baseline_rows(
-    prepared: Prepared,
-    histories: Sequence[Histories],
-    settings: RunSettings,
-    customers: dict[str, int],
-) -> list[MetricRow]:
-    model = InterestModel.from_pretrained(prepared.base_model)
-    rules = Rules.fit(histories, settings, model.config)
-    rows: list[MetricRow] = []
-    for split in ("validate", "test"):
-        by_rule: dict[str, dict[str, Figures]] = {}
-        for name, store in zip(prepared.names, histories, strict=True):
-            found = judge_rules(rules, store, settings, model.config, split)
-            found[UNTRAINED] = evaluate_histories(store, model, settings, split)
-            for rule, figures in found.items():
-                by_rule.setdefault(rule, {})[name] = figures
-        for rule, by_store in by_rule.items():
-            wanted = None
-            if rule != UNTRAINED:
-                wanted = BASKET_METRICS if rule in BASKET_RULES else OUTLOOK_METRICS
-            rows += metric_rows(rule, by_store, customers, split=split, number=None, wanted=wanted)
-    return rows
-
-
 def _save_model(prepared: Prepared, main: Arm) -> None:
     model = InterestModel.from_pretrained(prepared.base_model)
     load_arrays(model, read_arrays(main.folder.path / GLOBAL))
@@ -270,7 +247,7 @@ def _result(
     stores: Stores,
 ) -> RunResult:
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    models = [name for name in names if name in (PRIVATE, OPEN, WHOLE, ALONE)]
+    models = [name for name in names if name in (PRIVATE, OPEN, CENTRAL, WHOLE, ALONE)]
     plan = PrivacyPlan.from_settings(settings)
     return RunResult(
         recipe=settings.recipe,

@@ -54,8 +54,9 @@ def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
                 console.print()
                 console.print(table)
         if result.sweep:
-            console.print()
-            console.print(_sweep_table(result.sweep))
+            for task, title in TASKS.items():
+                console.print()
+                console.print(_sweep_table(result.sweep, task, title))
         for line in reading_notes(result, marked="bold" if console.is_terminal else "*"):
             _say(console, line)
 
@@ -104,15 +105,41 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
             _say(console, "The runs used different data: their figures cannot be compared.")
 
 
-def _sweep_table(rows: Sequence[SweepRow]) -> Table:
-    table = _table(f"Accuracy against ε, mean ± spread over {counted(rows[0].seeds, 'seed')}")
+def comparison_of(rows: Sequence[SweepRow], task: Task) -> tuple[list[Metric], list[SweepRow]]:
+    """Return the columns and the rows of the one table that have anything to say of a task."""
+    known = {name for row in rows for name in row.figures}
+    metrics = [metric for metric in metrics_of(task) if metric.name in known]
+    return metrics, [row for row in rows if any(m.name in row.figures for m in metrics)]
+
+
+def mean_of(row: SweepRow, metric: str) -> float | None:
+    """Return a row's figure, if it has one."""
+    return row.figures[metric].mean if metric in row.figures else None
+
+
+def seed_spreads(row: SweepRow, metric: str) -> str:
+    """Write how a figure spreads over the seeds and over the stores."""
+    shown = row.figures.get(metric)
+    if shown is None or shown.mean is None:
+        return ""
+    seeds = figure(shown.std) if row.seeds > 1 else ABSENT
+    stores = row.over_stores.get(metric)
+    return f"±{seeds}/{figure(stores.std if stores else None)}"
+
+
+def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:
+    metrics, shown = comparison_of(rows, task)
+    seeds = counted(max(row.seeds for row in rows), "seed")
+    table = _table(f"{title}: everything, mean of {seeds} ±spread over seeds/over stores")
     table.add_column("Who trains")
     table.add_column("ε", justify="right")
-    metrics = [METRICS[name] for name in rows[0].figures]
     for metric in metrics:
-        table.add_column(metric.label, justify="right")
-    for row in rows:
-        cells = [f"{figure(v.mean)} ±{figure(v.std)}" for v in row.figures.values()]
+        table.add_column(metric.label, justify="right", no_wrap=True)
+    for row in shown:
+        cells = [
+            f"{figure(mean_of(row, metric.name))} {seed_spreads(row, metric.name)}"
+            for metric in metrics
+        ]
         table.add_row(row.label, ABSENT if row.epsilon is None else f"{row.epsilon:g}", *cells)
     return table
 

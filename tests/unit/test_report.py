@@ -86,7 +86,7 @@ def test_every_tag_is_closed_every_id_unique_and_every_reference_resolves(report
 def test_the_parts_stand_in_order(report: str) -> None:
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", report)
     assert headings == [
-        "Against simple rules, and against staying alone",
+        "Against baselines, and against staying alone",
         "How it got there",
         "What is protected, and what is not",
         "Store by store",

@@ -28,7 +28,7 @@ from hanse_simulations.report.plots import (
     rise_and_fall,
 )
 from hanse_simulations.report.svg import arm_variable
-from hanse_simulations.report.sweep import accuracy_by_epsilon
+from hanse_simulations.report.sweep import accuracy_by_epsilon, everything
 from hanse_simulations.results import RunResult, Spread
 from hanse_simulations.runs import RunFolder, flatten
 from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
@@ -123,6 +123,7 @@ def write_report(folder: RunFolder) -> Path:
         headline=headline(result),
         facts=_key_figures(result, target),
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
+        everything=everything(result),
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
         protection=_protection(result, target),
@@ -137,7 +138,7 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def headline(result: RunResult) -> str:
-    """Say in one sentence what came out, measured against the strongest simple rules."""
+    """Say in one sentence what came out, measured against the strongest baselines."""
     who = f"{counted(result.stores, 'store')} with {counted(result.customers, 'customer')}"
     parts = [f"{who} trained one model in {counted(result.rounds, 'round')}"]
     found = [
@@ -200,7 +201,7 @@ def _key_figures(result: RunResult, target: float | None) -> list[Fact]:
         if value is None:
             continue
         best = result.best_baseline(name)
-        note = f"best simple rule {figure(best[1])}" if best else METRICS[name].about
+        note = f"best baseline {figure(best[1])}" if best else METRICS[name].about
         facts.append(Fact(label=METRICS[name].label, value=figure(value), note=note))
     if result.epsilon is not None:
         note = f"δ = {delta(result.epsilon.delta)}" + (f", target {target:g}" if target else "")
