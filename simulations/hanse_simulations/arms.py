@@ -186,6 +186,16 @@ METRICS: Final = {
     )
 }
 
+EFFECTS: Final = {
+    "joining": ("federated", "alone"),
+    "privacy": ("federated_private", "federated"),
+    "joining with privacy": ("federated_private", "alone"),
+}
+"""Name of a difference between two arms: what comes with the first beside the second."""
+
+GAP: Final = "gap"
+"""Name of the group that stands for the first group less the last."""
+
 TASKS: Final[dict[Task, str]] = {"basket": "Next basket", "outlook": "Outlook, next four weeks"}
 
 

@@ -86,6 +86,23 @@ class SweepRow(Record):
     """By metric: mean and spread over the stores, averaged over the seeds."""
 
 
+class GroupFigure(Record):
+    """One figure of one group of customers, with a bootstrap interval over them."""
+
+    grouping: str
+    group: str
+    """`gap` is the first group less the last."""
+    customers: int
+    arm: str
+    """An arm, or what one arm brings beside another: a name of `gaps.EFFECTS`."""
+    metric: str
+    value: Figure = None
+    low: Figure = None
+    """2.5th percentile."""
+    high: Figure = None
+    """97.5th percentile."""
+
+
 class RunResult(Record):
     """The outcome of a run, as `hanse simulate --format json` prints it.
 
@@ -109,6 +126,9 @@ class RunResult(Record):
     secure_aggregation: bool = False
     """Whether the main arm's coordinator saw masked sums only."""
     sweep: list[SweepRow] = Field(default_factory=list)
+    groups: list[GroupFigure] = Field(default_factory=list)
+    """Test figures by group of customers, of the run's own seed."""
+    group_notes: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     command: str | None = None
     """The command line that made this run, if it is known."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
+from hanse_client.evaluate import Figures
 from hanse_client.node import list_nodes
 from hanse_client.train import check_size, load_arrays
 from hanse_client.using.card import gather, write_card
@@ -29,9 +30,11 @@ from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
 from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.judged_baselines import JudgedBaselines
+from hanse_simulations.judged_groups import judge_groups
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
+    figures_by_store,
     pooled_figures,
     spreads,
 )
@@ -149,7 +152,10 @@ def _simulate(
         baselines = JudgedBaselines.judge(prepared, histories, settings)
         rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
-        # 5. One model, one table, one page.
+        # 5. Whom the models serve worse; the stores' own folders say who is who.
+        judged = {**arm_figures(arms, sizes), **baselines.test}
+        groups, group_notes = judge_groups(judged, prepared, histories, stores, settings)
+        # 6. One model, one table, one page.
         progress.note("writing the report")
         main = arms[0]
         _save_model(prepared, main)
@@ -158,6 +164,8 @@ def _simulate(
         result = result.model_copy(
             update={
                 "sweep": [*baselines.comparison(), *swept] if swept else [],
+                "groups": groups,
+                "group_notes": group_notes,
                 "customers": sum(customers.values()),
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(memory.peak_mb),
@@ -168,6 +176,16 @@ def _simulate(
         write_report(folder)
         write_card(gather(folder.path), folder.model_dir / "README.md")
     return result
+
+
+def arm_figures(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, dict[str, Figures]]:
+    """Read the arms' test figures, by arm and store."""
+    return {
+        arm.name: figures_by_store(
+            arm.folder, f"test-{arm.settings.federation.rounds:05d}.npz", sizes
+        )
+        for arm in arms
+    }
 
 
 def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hanse_simulations.arms import METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
-from hanse_simulations.results import EpsilonSpent, RunResult, Spread, SweepRow
+from hanse_simulations.arms import EFFECTS, GAP, METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
+from hanse_simulations.results import EpsilonSpent, GroupFigure, RunResult, Spread, SweepRow
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
             for task, title in TASKS.items():
                 console.print()
                 console.print(_sweep_table(result.sweep, task, title))
+        if result.groups:
+            console.print()
+            console.print(_groups_table(result))
         for line in reading_notes(result, marked="bold" if console.is_terminal else "*"):
             _say(console, line)
 
@@ -144,6 +147,41 @@ def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:
     return table
 
 
+def _groups_table(result: RunResult) -> Table:
+    """What joining and privacy bring to each group; the report has every arm's figures."""
+    table = _table("Who gains: difference to the other arm, and its 95 % interval over customers")
+    for heading in ("Group", "Customers"):
+        table.add_column(heading, justify="right" if heading == "Customers" else "left")
+    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
+    columns = [
+        (effect, metric)
+        for effect in EFFECTS
+        for metric in ("ndcg@10", "rise_auc")
+        if any(g.arm == effect and g.metric == metric for g in result.groups)
+    ][:4]
+    if not columns:
+        columns = [(result.main_arm, metric) for metric in ("ndcg@10", "rise_auc")]
+    for name, metric in columns:
+        label = name if name in EFFECTS else arm(name).label
+        table.add_column(f"{label.capitalize()}\n{METRICS[metric].label}", justify="right")
+    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
+    for (grouping, group), customers in sizes.items():
+        found = (cells.get((grouping, group, name, metric)) for name, metric in columns)
+        table.add_row(
+            Text(f"{grouping}: {group}"),
+            ABSENT if group == GAP else f"{customers:,}",
+            *(interval(entry) for entry in found),
+        )
+    return table
+
+
+def interval(entry: GroupFigure | None) -> str:
+    """Write a figure of a group with its interval."""
+    if entry is None or entry.value is None:
+        return ABSENT
+    return f"{figure(entry.value)} [{figure(entry.low)}, {figure(entry.high)}]"
+
+
 _FACTS: dict[str, Callable[[RunResult], str]] = {
     "ε at most": lambda result: epsilon(result.epsilon.max) if result.epsilon else "none",
     "stores": lambda result: f"{result.stores:,}",
@@ -167,7 +205,7 @@ def reading_notes(result: RunResult, *, marked: str = "bold") -> list[str]:
     notes.append(f"Privacy: {promise(result.epsilon)}")
     if result.secure_aggregation or result.epsilon is not None:
         notes.append(f"Secure aggregation: {masking(result)}.")
-    return [*notes, *result.notes]
+    return [*notes, *result.notes, *result.group_notes]
 
 
 def masking(result: RunResult) -> str:

@@ -19,6 +19,7 @@ from hanse_common.pages import page_environment
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.arms import METRICS, POOLED, TASKS, Metric, Task, arm
 from hanse_simulations.files import write_text
+from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -124,6 +125,7 @@ def write_report(folder: RunFolder) -> Path:
         facts=_key_figures(result, target),
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
         everything=everything(result),
+        groups=group_tables(result),
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
         protection=_protection(result, target),
