@@ -214,6 +214,9 @@ class RunSettings(Settings):
     compute: ComputeSettings = ComputeSettings()
     transformer_training: TrainingSettings | None = None
     """Of one more arm without privacy that trains the transformer too; left out if unset."""
+    continues: Path | None = None
+    """Simulations only: folder of a finished run whose global model this one starts from, and
+    whose stores' keys and ledgers go on; `privacy.target_epsilon` is then of both together."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
     sweep: SweepSettings | None = None

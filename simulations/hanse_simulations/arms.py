@@ -95,6 +95,12 @@ ARMS: Final = _by_name(
         about="own decayed frequency, and a Poisson forecast at the customer's own decayed rate",
     ),
     Arm(
+        name="before",
+        label="Model before these rounds",
+        kind="baseline",
+        about="the global model of the run that this one goes on from, without new rounds",
+    ),
+    Arm(
         name="alone",
         label="Each store alone",
         kind="model",

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from hanse_client.evaluate import Figures, evaluate_histories
 from hanse_client.histories import Histories
+from hanse_client.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.model import InterestModel
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
 from hanse_simulations.arms import ARMS, metrics_of
 from hanse_simulations.baselines import BASKET_RULES, OUTLOOK_RULES, Rules, judge_rules
 from hanse_simulations.boosted import NAME as TREES
@@ -18,7 +21,7 @@ from hanse_simulations.prepare import Prepared
 from hanse_simulations.results import MetricRow, SweepRow
 from hanse_simulations.sweep import Found, joined
 
-UNTRAINED = "untrained"
+UNTRAINED, BEFORE = "untrained", "before"
 ByStore = dict[str, Figures]
 
 
@@ -40,10 +43,16 @@ class JudgedBaselines:
         model = InterestModel.from_pretrained(prepared.base_model)
         rules = Rules.fit(histories, settings, model.config)
         splits: dict[str, dict[str, ByStore]] = {"validate": {}, "test": {}}
+        before = None
+        if settings.continues is not None:
+            before = InterestModel.from_pretrained(prepared.base_model)
+            load_arrays(before, read_arrays(settings.continues / GLOBAL))
         for split, by_rule in splits.items():
             for name, store in zip(prepared.names, histories, strict=True):
                 found = judge_rules(rules, store, settings, model.config, split)
                 found[UNTRAINED] = evaluate_histories(store, model, settings, split)
+                if before is not None:
+                    found[BEFORE] = evaluate_histories(store, before, settings, split)
                 for rule, figures in found.items():
                     by_rule.setdefault(rule, {})[name] = figures
         seeds = settings.sweep.seeds if settings.sweep else 1

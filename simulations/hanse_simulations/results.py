@@ -103,6 +103,60 @@ class GroupFigure(Record):
     """97.5th percentile."""
 
 
+class InterestMap(Record):
+    """Customers on a plane; see `interest_map`."""
+
+    pca: list[tuple[float, float]]
+    tsne: list[tuple[float, float]]
+    explained: float
+    """Share of variance of the first two principal components."""
+    departments: list[str]
+    """Of each point, the department that stands out."""
+    customers: int
+    """Of whom the points are a sample."""
+
+
+class Curve(Record):
+    """Points of a curve."""
+
+    x: list[float]
+    y: list[float]
+
+
+class Instruments(Record):
+    """How good the stated chances of a rise, or of a fall, are; see `instruments`."""
+
+    side: str
+    cases: int
+    share: float
+    """How often it happened."""
+    threshold: float
+    """Chosen in the validation weeks."""
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    roc_auc: float
+    average_precision: float
+    calibration_error: float
+
+
+class OutlookCurves(Record):
+    """What `Instruments` sums up, to be drawn."""
+
+    side: str
+    roc: Curve
+    precision_recall: Curve
+    reliability: Curve
+
+
+class Drawings(Record):
+    """What a report draws and no figure of the result says: `drawings.json`."""
+
+    interest_map: InterestMap | None = None
+    curves: list[OutlookCurves] = Field(default_factory=list)
+
+
 class RunResult(Record):
     """The outcome of a run, as `hanse simulate --format json` prints it.
 
@@ -129,6 +183,8 @@ class RunResult(Record):
     groups: list[GroupFigure] = Field(default_factory=list)
     """Test figures by group of customers, of the run's own seed."""
     group_notes: list[str] = Field(default_factory=list)
+    instruments: list[Instruments] = Field(default_factory=list)
+    """Of the main arm's outlook, in the test weeks."""
     notes: list[str] = Field(default_factory=list)
     command: str | None = None
     """The command line that made this run, if it is known."""

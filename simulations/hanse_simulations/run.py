@@ -18,8 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
 from hanse_client.evaluate import Figures
+from hanse_client.histories import days
 from hanse_client.node import list_nodes
-from hanse_client.train import check_size, load_arrays
+from hanse_client.train import check_size, load_arrays, node_split
 from hanse_client.using.card import gather, write_card
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
@@ -28,7 +29,11 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.continuing import check_vocabulary
 from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.instruments import instruments
+from hanse_simulations.interest_map import interest_map
 from hanse_simulations.judged_baselines import JudgedBaselines
 from hanse_simulations.judged_groups import judge_groups
 from hanse_simulations.outcome import (
@@ -42,7 +47,7 @@ from hanse_simulations.peak_memory import PeakMemory
 from hanse_simulations.prepare import Prepared, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
-from hanse_simulations.results import MetricRow, RunResult
+from hanse_simulations.results import Drawings, MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
 from hanse_simulations.sweep import pooled_stores, run_sweep
@@ -155,10 +160,16 @@ def _simulate(
         # 5. Whom the models serve worse; the stores' own folders say who is who.
         judged = {**arm_figures(arms, sizes), **baselines.test}
         groups, group_notes = judge_groups(judged, prepared, histories, stores, settings)
+        last = f"validate-{settings.federation.rounds:05d}.npz"
+        splits = figures_by_store(arms[0].folder, last, sizes), judged[arms[0].name]
+        quality, curves = instruments(*(Figures.pooled(list(split.values())) for split in splits))
         # 6. One model, one table, one page.
         progress.note("writing the report")
         main = arms[0]
-        _save_model(prepared, main)
+        model = _save_model(prepared, main)
+        until = days(node_split(settings).validate_until)
+        plane = interest_map(histories, model, moment=until, seed=settings.seed)
+        folder.write_drawings(Drawings(interest_map=plane, curves=curves))
         folder.write_metrics(rows)
         result = _result(folder, settings, rows, main, stores)
         result = result.model_copy(
@@ -166,6 +177,7 @@ def _simulate(
                 "sweep": [*baselines.comparison(), *swept] if swept else [],
                 "groups": groups,
                 "group_notes": group_notes,
+                "instruments": quality,
                 "customers": sum(customers.values()),
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(memory.peak_mb),
@@ -190,7 +202,7 @@ def arm_figures(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, dict
 
 def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     """The main arm first; the others only if the settings ask to compare."""
-    without = settings.with_changes({"privacy": {"mode": "none"}})
+    without = settings.with_changes({"privacy": {"mode": "none"}, "continues": None})
     private = settings.privacy.mode != "none"
     arms = [
         Arm(
@@ -231,30 +243,36 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
         settings: What to run.
 
     Raises:
-        ConfigError: The settings' split is not the data set's.
+        ConfigError: The settings' split ends after the data.
+        OtherCatalogue: An earlier run's model ranks other classes.
         DataError: A store's data cannot be used.
         PrivacyError: No noise keeps the promise.
     """
     cache = cache_folder()
     stores = make_stores(settings.data, seed=settings.seed, cache=cache)
-    if settings.data.split not in (None, stores.split):
-        raise ConfigError(
-            f"data.split contradicts the split of {settings.data.source!r}",
-            hint="leave data.split out: that data set has its own",
-        )
+    split = settings.data.split or stores.split
     own = settings.data.source == "stores"
-    settings = settings.with_changes({"data.split": stores.split.model_dump()})
+    if not own and split.test_until > stores.split.test_until:
+        raise ConfigError(
+            f"data.split.test_until={split.test_until} is later than the data of "
+            f"{settings.data.source!r} go: {stores.split.test_until}",
+            hint="end the test earlier, or move on by fewer weeks",
+        )
+    settings = settings.with_changes({"data.split": split.model_dump()})
     plan = PrivacyPlan.from_settings(settings)
     if plan is not None:
         settings = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
     prepared = prepare_stores(stores.folders, settings, folder if own else cache)
+    if settings.continues is not None:
+        check_vocabulary(ArmFolder(settings.continues), prepared.base_model)
     return stores, settings, prepared
 
 
-def _save_model(prepared: Prepared, main: Arm) -> None:
-    model = InterestModel.from_pretrained(prepared.base_model)
+def _save_model(prepared: Prepared, main: Arm) -> InterestModel:
+    model: InterestModel = InterestModel.from_pretrained(prepared.base_model)
     load_arrays(model, read_arrays(main.folder.path / GLOBAL))
     model.save_pretrained(RunFolder(main.folder.path).model_dir)
+    return model
 
 
 def _result(
@@ -280,11 +298,11 @@ def _result(
         spread={name: spreads(rows, name) for name in names},
         secure_aggregation=settings.secure,
         epsilon=epsilon_spent(main.folder.stores_dir, plan, settings) if plan else None,
-        notes=_notes(settings),
+        notes=_notes(settings, stores),
     )
 
 
-def _notes(settings: RunSettings) -> list[str]:
+def _notes(settings: RunSettings, stores: Stores) -> list[str]:
     notes = [
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
@@ -298,6 +316,16 @@ def _notes(settings: RunSettings) -> list[str]:
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "
             "trained; the transformer, which nothing has pre-trained, stays silent."
+        )
+    if settings.continues is not None:
+        notes.append(
+            f"It goes on from run {settings.continues.name}: epsilon is of all runs so far. Who "
+            "goes on twice from one run forks its ledgers, as no real store could."
+        )
+    if settings.data.source != "stores" and settings.data.split != stores.split:
+        notes.append(
+            "Training ends before the data set's own training weeks do, and stores were cut by "
+            "those: which store a customer belongs to may rest on a later visit."
         )
     if settings.data.partition == "visits":
         notes.append(

@@ -117,6 +117,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     plain = settings.with_changes(
         {
             "sweep": None,
+            "continues": None,
             "federation.evaluate_every": settings.federation.rounds,
             "privacy.noise_multiplier": None,
         }

@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hanse_client.evaluate import FALL, RISE, STAY, Figures
+from figures_kit import figures
+from hanse_client.evaluate import Figures
 from hanse_client.histories import Histories
 from hanse_common.metrics import auc
 from hanse_simulations.arms import GAP
@@ -13,29 +14,6 @@ from hanse_simulations.grouping import FEWEST, Grouping, groupings
 from hanse_simulations.judged_groups import judge_groups
 from hanse_simulations.shops import Stores
 from hanse_simulations.shops.attributes import FILE, read_attributes, write_attributes
-
-
-def figures(customers, *, ndcg, chance=None):
-    """Two baskets and three interests of every customer."""
-    rng = chance or np.random.default_rng(3)
-    baskets, interests = np.repeat(customers, 2), np.repeat(customers, 3)
-    outcomes = np.tile([FALL, STAY, RISE], len(customers)).astype(np.int8)
-    noise = rng.normal(size=(2, len(outcomes))).astype(np.float32)
-    values = np.broadcast_to(ndcg, len(baskets)).astype(float)
-    return Figures(
-        hr=values,
-        recall=values,
-        ndcg=values,
-        explore_hr=np.zeros(0),
-        explore_recall=np.zeros(0),
-        explore_ndcg=np.zeros(0),
-        rise_scores=noise[0] + (outcomes == RISE),
-        fall_scores=noise[1] + (outcomes == FALL),
-        outcomes=outcomes,
-        customers=baskets,
-        explore_customers=np.zeros(0, dtype=np.int64),
-        interest_customers=interests,
-    )
 
 
 def test_a_weighted_auc_is_that_of_repeated_cases():

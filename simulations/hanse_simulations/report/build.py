@@ -20,6 +20,8 @@ from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.arms import METRICS, POOLED, TASKS, Metric, Task, arm
 from hanse_simulations.files import write_text
 from hanse_simulations.report.groups import group_tables
+from hanse_simulations.report.instruments import COLUMNS, instrument_lines, outlook_curves
+from hanse_simulations.report.interest_map import interest_plane
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -126,6 +128,8 @@ def write_report(folder: RunFolder) -> Path:
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
         everything=everything(result),
         groups=group_tables(result),
+        instrument_columns=tuple(COLUMNS.values()),
+        instruments=instrument_lines(result),
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
         protection=_protection(result, target),
@@ -186,12 +190,15 @@ def _plots(
     folder: RunFolder, figures: pl.DataFrame, result: RunResult, target: float | None
 ) -> list[Plot]:
     spent = spent_by_round(folder, figures) if result.epsilon else {}
+    drawings = folder.read_drawings()
     plots = (
         accuracy_by_round(figures, result, "ndcg@10"),
         accuracy_by_store(figures, result, "ndcg@10"),
         rise_and_fall(result),
         accuracy_by_epsilon(result.sweep),
         epsilon_by_round(spent, target),
+        outlook_curves(drawings.curves, result),
+        interest_plane(drawings.interest_map),
     )
     return [plot for plot in plots if plot is not None]
 

@@ -56,7 +56,9 @@ def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
             f"cannot read {path}: {error}", hint="it needs user_id and columns of text"
         ) from error
     return {
-        column: dict(zip(ids.filter(known), table[column].filter(known).cast(pl.String), strict=True))
+        column: dict(
+            zip(ids.filter(known), table[column].filter(known).cast(pl.String), strict=True)
+        )
         for column in table.columns
         if column != "user_id"
         for known in [table[column].is_not_null()]
