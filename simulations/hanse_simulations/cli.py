@@ -386,6 +386,26 @@ def bench_rolling(
     _print_rows(rows, render, format_)
 
 
+@bench.command("folds")
+def bench_folds(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a .toml file.")] = "grocery",
+    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+    ] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """K-fold cross-validation by customer: those left out of training beside the others."""
+    from hanse_simulations.bench import folds as cross_validation
+    from hanse_simulations.recipes import load_recipe
+
+    settings = load_recipe(recipe).with_changes(dict(map(parse_setting, set_ or [])))
+    rows = cross_validation.folds(
+        settings, count=folds, progress=lambda text: typer.echo(text, err=True)
+    )
+    _print_rows(rows, cross_validation.render, format_)
+
+
 @bench.command("deployment")
 def bench_deployment(
     stores: Annotated[int, typer.Option(help="Number of stores.")] = 3,

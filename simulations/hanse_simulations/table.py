@@ -133,7 +133,7 @@ def seed_spreads(row: SweepRow, metric: str) -> str:
 def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:
     metrics, shown = comparison_of(rows, task)
     seeds = counted(max(row.seeds for row in rows), "seed")
-    table = _table(f"{title}: everything, mean of {seeds} ±spread over seeds/over stores")
+    table = _table(f"{title}: mean of {seeds}, ±over seeds/over stores")
     table.add_column("Who trains")
     table.add_column("ε", justify="right")
     for metric in metrics:
