@@ -147,23 +147,22 @@ def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:
     return table
 
 
+_GAINS = (("joining", "ndcg@10"), ("joining", "rise_auc"), ("privacy", "rise_auc"))
+
+
 def _groups_table(result: RunResult) -> Table:
     """What joining and privacy bring to each group; the report has every arm's figures."""
     table = _table("Who gains: difference to the other arm, and its 95 % interval over customers")
     for heading in ("Group", "Customers"):
         table.add_column(heading, justify="right" if heading == "Customers" else "left")
     cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
-    columns = [
-        (effect, metric)
-        for effect in EFFECTS
-        for metric in ("ndcg@10", "rise_auc")
-        if any(g.arm == effect and g.metric == metric for g in result.groups)
-    ][:4]
+    known = {(g.arm, g.metric) for g in result.groups}
+    columns = [column for column in _GAINS if column in known]
     if not columns:
         columns = [(result.main_arm, metric) for metric in ("ndcg@10", "rise_auc")]
     for name, metric in columns:
-        label = name if name in EFFECTS else arm(name).label
-        table.add_column(f"{label.capitalize()}\n{METRICS[metric].label}", justify="right")
+        label = name.capitalize() if name in EFFECTS else arm(name).label
+        table.add_column(f"{label}\n{METRICS[metric].label}", justify="right", no_wrap=True)
     sizes = {(g.grouping, g.group): g.customers for g in result.groups}
     for (grouping, group), customers in sizes.items():
         found = (cells.get((grouping, group, name, metric)) for name, metric in columns)

@@ -71,6 +71,11 @@ def test_json_has_what_it_promises(hanse):
     assert (folder / "model" / "model.safetensors").exists()
     assert "## Privacy" in (folder / "model" / "README.md").read_text()
     assert "synthetic" in result["data_note"].lower()
+    groups = {(row["grouping"], row["arm"]) for row in result["groups"]}
+    assert {("activity", arm) for arm in ("alone", "federated_private", "joining")} <= groups
+    page = (folder / "report.html").read_text()
+    for heading in ("Whom it serves worse", "Customers by their interests"):
+        assert heading in page
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(hanse):

@@ -47,6 +47,7 @@ class Row:
     fold: int
     who: str
     customers: int
+    """With a visit in the test weeks."""
     figures: dict[str, float]
 
 
@@ -120,22 +121,20 @@ def _judged(
     histories: Sequence[Histories],
     customers: Sequence[npt.NDArray[np.int64]],
     settings: RunSettings,
-) -> Figures:
+) -> list[Figures]:
     model.train(False)
-    return Figures.pooled(
-        [
-            evaluate_histories(store.only(some), model, settings, "test")
-            for store, some in zip(histories, customers, strict=True)
-        ]
-    )
+    return [
+        evaluate_histories(store.only(some), model, settings, "test")
+        for store, some in zip(histories, customers, strict=True)
+    ]
 
 
-def _row(fold: int, who: str, figures: Figures) -> Row:
-    found = figures.metrics()
+def _row(fold: int, who: str, parts: list[Figures]) -> Row:
+    found = Figures.pooled(parts).metrics()
     return Row(
         fold=fold,
         who=who,
-        customers=int((np.diff(figures.customers) != 0).sum()) + 1 if len(figures.customers) else 0,
+        customers=sum(len(np.unique(part.customers)) for part in parts),
         figures={name: found[name] for name in METRICS},
     )
 
