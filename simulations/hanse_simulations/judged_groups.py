@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hanse_client.evaluate import Figures
-from hanse_client.histories import Histories, days
+from hanse_client.histories import Histories, days, run_split
 from hanse_client.store_config import load_store
-from hanse_client.train import node_split
 from hanse_common.config import RunSettings
 from hanse_simulations.gaps import group_figures
 from hanse_simulations.grouping import groupings
@@ -53,7 +52,7 @@ def judge_groups(
         dict(zip(prepared.names, histories, strict=True)),
         members,
         bands,
-        until=days(node_split(settings).train_until),
+        until=days(run_split(settings).train_until),
     )
     chosen = {arm: judged[arm] for arm in GROUPED if arm in judged}
     return group_figures(chosen, found, seed=settings.seed), notes

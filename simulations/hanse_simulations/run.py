@@ -18,9 +18,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
 from hanse_client.evaluate import Figures
-from hanse_client.histories import days
+from hanse_client.histories import days, run_split
 from hanse_client.node import list_nodes
-from hanse_client.train import check_size, load_arrays, node_split
+from hanse_client.train import check_size, load_arrays
 from hanse_client.using.card import gather, write_card
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
@@ -167,7 +167,7 @@ def _simulate(
         progress.note("writing the report")
         main = arms[0]
         model = _save_model(prepared, main)
-        until = days(node_split(settings).validate_until)
+        until = days(run_split(settings).validate_until)
         plane = interest_map(histories, model, moment=until, seed=settings.seed)
         folder.write_drawings(Drawings(interest_map=plane, curves=curves))
         folder.write_metrics(rows)
