@@ -9,7 +9,7 @@ federation could train it as it stands, which is what makes it a bar to measure 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,8 @@ class Trees:
         until = days(run_split(settings).train_until)
         training = [store.until(until) for store in stores]
         rng = np.random.default_rng(seed)
-        outlooks = list(outlook_batches(training, until, config))
-        priors = _priors(training, outlooks, len(config.classes))
+        priors = _priors(training, outlook_batches(training, until, config), len(config.classes))
+        examples = _outlook_examples(outlook_batches(training, until, config), priors)
         pairs = [
             _visit_examples(batch, priors, rng)
             for store in training
@@ -80,7 +80,7 @@ class Trees:
             outlook={
                 side: model
                 for side in (FALL, RISE)
-                if (model := _classifier(_outlook_examples(outlooks, priors, side), seed))
+                if (model := _classifier([(x, y == side) for x, y in examples], seed))
             },
         )
 
@@ -149,7 +149,7 @@ def judge_trees(
     return Figures.pooled(parts)
 
 
-def _priors(training: Sequence[Histories], outlooks: Sequence[Batch], classes: int) -> Floats:
+def _priors(training: Sequence[Histories], outlooks: Iterable[Batch], classes: int) -> Floats:
     bought = np.zeros(classes)
     for store in training:
         bought += np.bincount(store.pair_classes, minlength=classes)
@@ -199,14 +199,15 @@ def _visit_examples(
 
 
 def _outlook_examples(
-    outlooks: Sequence[Batch], priors: Floats, side: int
-) -> list[tuple[Floats, npt.NDArray[np.bool_]]]:
+    outlooks: Iterable[Batch], priors: Floats
+) -> list[tuple[Floats, npt.NDArray[np.int64]]]:
+    """Features and outcomes of every known outlook, batch by batch."""
     found = []
     for batch in outlooks:
         if batch.outlook is not None:
             outcomes = batch.outlook.numpy()
             known = outcomes >= 0
-            found.append((tree_features(batch, priors)[known], outcomes[known] == side))
+            found.append((tree_features(batch, priors)[known], outcomes[known]))
     return found
 
 

@@ -43,8 +43,11 @@ def judge_groups(
     Returns:
         The figures, and notes on what was left out.
     """
-    own = next(iter(judged.values()))
-    members = {store: np.unique(figures.customers) for store, figures in own.items()}
+    chosen = {arm: judged[arm] for arm in GROUPED if arm in judged}
+    own = next(iter(chosen.values()))
+    # A store that refused its last evaluation under one arm is compared under none.
+    common = [store for store in own if all(store in figures for figures in chosen.values())]
+    members = {store: np.unique(own[store].customers) for store in common}
     bands = {
         load_store(folder / "store.toml").name: read_attributes(folder) for folder in stores.folders
     }
@@ -54,5 +57,4 @@ def judge_groups(
         bands,
         until=days(run_split(settings).train_until),
     )
-    chosen = {arm: judged[arm] for arm in GROUPED if arm in judged}
     return group_figures(chosen, found, seed=settings.seed), notes

@@ -7,6 +7,7 @@ holds the stores' folders anyway, and reads it to see whom a model serves worse.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from hanse_client.pseudonyms import load_key, pseudonymise
 from hanse_client.store_config import load_store
+from hanse_common.durable import write_durably
 from hanse_common.errors import DataError
 
 FILE = "customers.parquet"
@@ -33,9 +35,9 @@ def write_attributes(folders: Iterable[Path], attributes: pl.DataFrame) -> None:
         customers = pl.read_parquet(folder / "events.parquet", columns=["user_id"]).unique()
         customers = customers.cast(pl.String)
         own = attributes.join(customers, on="user_id", how="semi").sort("user_id")
-        partial = path.with_suffix(".partial")
-        own.write_parquet(partial)
-        partial.replace(path)
+        content = io.BytesIO()
+        own.write_parquet(content)
+        write_durably(path, content.getvalue(), mode=0o600)
 
 
 def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
