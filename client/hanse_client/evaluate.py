@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hanse_common.metrics import TOP, auc, ranking_metrics
 from hanse_common.model import Batch, InterestModel
 
 FALL, STAY, RISE = 0, 1, 2
+_OF_INTERESTS = ("rise_scores", "fall_scores", "outcomes", "interest_customers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,25 @@ class Figures:
     customers: npt.NDArray[np.int64]
     """[baskets] whose basket it is, as an index into the store's histories."""
     explore_customers: npt.NDArray[np.int64]
+    interest_customers: npt.NDArray[np.int64]
+    """[interests] whose interest it is."""
+
+    def of(self, customers: npt.NDArray[np.int64]) -> Figures:
+        """Only what was judged of some customers, by their indices."""
+        kept = {}
+        for field in fields(self):
+            owners = self.customers
+            if field.name in _OF_INTERESTS:
+                owners = self.interest_customers
+            elif field.name.startswith("explore_"):
+                owners = self.explore_customers
+            kept[field.name] = getattr(self, field.name)[np.isin(owners, customers)]
+        return Figures(**kept)
+
+    def shifted(self, by: int) -> Figures:
+        """The same of customers whose indices are larger by so many."""
+        owners = ("customers", "explore_customers", "interest_customers")
+        return replace(self, **{name: getattr(self, name) + by for name in owners})
 
     def metrics(self) -> dict[str, float]:
         """Means and areas under curves; NaN where there is nothing to judge."""
@@ -147,6 +167,7 @@ def judge(
         outcomes=outcomes[judged].astype(np.int8),
         customers=owners,
         explore_customers=owners[(targets[asked] & ~seen[asked]).any(axis=-1)],
+        interest_customers=customers[np.nonzero(judged)[0]],
     )
 
 

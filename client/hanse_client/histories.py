@@ -101,6 +101,11 @@ class Histories:
         """
         return self._keep(self.visit_days < day)
 
+    def only(self, customers: npt.NDArray[np.int64]) -> Histories:
+        """Only the histories of some customers; the others stay, with an empty one."""
+        owners = np.repeat(np.arange(len(self)), np.diff(self.visit_offsets))
+        return self._keep(np.isin(owners, customers))
+
     def _keep(self, keep: npt.NDArray[np.bool_]) -> Histories:
         """Only the visits marked [V]; every customer stays."""
         counts = np.add.reduceat(np.append(keep, False), self.visit_offsets[:-1])

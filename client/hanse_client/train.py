@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hanse_client.bookkeeping import BookKeeping
 from hanse_client.clipping import check_exactness, customer_clipper
+from hanse_client.early_stopping import EarlyStopping, validation_score
 from hanse_client.node import Node
 from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.tasks import task_of
@@ -110,17 +111,26 @@ def train_round(
 def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
     """Train on this store's customers only, without noise, for as many steps as a whole run.
 
-    The model is left trained; what a store could do without the federation.
+    The model is left trained; what a store could do without the federation. With
+    `federation.patience` it is that of the best round, and later ones are not made.
     """
     work = _work(node, model, settings)
     rounds, steps = settings.federation.rounds, settings.training.local_steps
     optimizer = _open_optimizer(work)
+    patience, every = settings.federation.patience, settings.federation.evaluate_every
+    stopping = None if patience is None else EarlyStopping(patience)
     for number in range(1, rounds + 1):
         losses = torch.zeros(0)
         for draw in _samples(work, number):
             losses = _open_step(optimizer, work, draw, number)
         mean = float(losses.mean()) if len(losses) else 0.0
         node.log(round=number, step=steps, steps=steps, loss=mean)
+        if stopping is not None and (number % every == 0 or number == rounds):
+            figures = work.task.evaluate(work.task.load_data(node), model, settings, "validate")
+            if stopping.is_enough(validation_score(figures), trained_arrays(model)):
+                break
+    if stopping is not None and stopping.best is not None:
+        load_arrays(model, stopping.best)
 
 
 def training_data(node: Node, settings: RunSettings) -> StoreData:

@@ -142,6 +142,9 @@ class TrainingSettings(Settings):
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of forward passes without privacy. A clip must bound every customer exactly, so that
+    private training is float32 always."""
     loss_clip: float = Field(default=20.0, gt=0)
     """Largest loss that one customer can add to the losses reported under masks."""
 
@@ -178,6 +181,10 @@ class FederationSettings(Settings):
     strategy: str = "FedAvg"
     strategy_options: dict[str, float | int | bool] = Field(default_factory=dict)
     evaluate_every: int = Field(default=5, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    """Without privacy only: a store that trains by itself, or all customers in one place, stop
+    after so many looks at the validation weeks, one every `evaluate_every` rounds, that were no
+    better, and keep the best round. A federation's coordinator sees no validation figure."""
     secure_aggregation: bool | None = None
     """Whether stores send masked vectors only; if unset, wherever `privacy.mode` is not none."""
     minimum_cohort: int = Field(default=5, ge=3)
@@ -229,6 +236,9 @@ class RunSettings(Settings):
     compute: ComputeSettings = ComputeSettings()
     transformer_training: TrainingSettings | None = None
     """Of one more arm without privacy that trains the transformer too; left out if unset."""
+    continues: Path | None = None
+    """Simulations only: folder of a finished run whose global model this one starts from, and
+    whose stores' keys and ledgers go on; `privacy.target_epsilon` is then of both together."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
     sweep: SweepSettings | None = None
@@ -248,6 +258,28 @@ class RunSettings(Settings):
                     "privacy.mode='distributed' without secure aggregation would show updates "
                     "with too little noise; add --mode local, or leave masking on"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _privacy_excludes(self) -> Self:
+        if self.privacy.mode != "none":
+            if self.training.precision != "float32":
+                raise ValueError(
+                    f"training.precision={self.training.precision!r} with privacy.mode="
+                    f"{self.privacy.mode!r}: rounded gradients can exceed the clip; leave it out, "
+                    "or add --no-privacy"
+                )
+            if self.federation.patience is not None:
+                raise ValueError(
+                    f"federation.patience={self.federation.patience} with privacy.mode="
+                    f"{self.privacy.mode!r}: which round is best is read off customers without "
+                    "noise; leave it out, or add --no-privacy"
+                )
+        if self.federation.patience is not None and self.task != "interest":
+            raise ValueError(
+                f"federation.patience={self.federation.patience} with task={self.task!r}: which "
+                "round is best is told for 'interest' only; leave it out"
+            )
         return self
 
     @property

@@ -83,10 +83,22 @@ ARMS: Final = _by_name(
         about="a linear model of a few simple features",
     ),
     Arm(
+        name="boosted_trees",
+        label="Boosted trees, pooled",
+        kind="baseline",
+        about="gradient boosting on some twenty features, all customers in one place, no privacy",
+    ),
+    Arm(
         name="untrained",
         label="Model before training",
         kind="baseline",
         about="own decayed frequency, and a Poisson forecast at the customer's own decayed rate",
+    ),
+    Arm(
+        name="before",
+        label="Model before these rounds",
+        kind="baseline",
+        about="the global model of the run that this one goes on from, without new rounds",
     ),
     Arm(
         name="alone",
@@ -99,6 +111,12 @@ ARMS: Final = _by_name(
         label="Federated, no privacy",
         kind="model",
         about="one model across all stores, without noise: what privacy is paid from",
+    ),
+    Arm(
+        name="centralised",
+        label="All in one place, no privacy",
+        kind="model",
+        about="the same model on all stores' customers together: what a federation could reach",
     ),
     Arm(
         name="federated_transformer",
@@ -173,6 +191,16 @@ METRICS: Final = {
         ),
     )
 }
+
+EFFECTS: Final = {
+    "joining": ("federated", "alone"),
+    "privacy": ("federated_private", "federated"),
+    "joining with privacy": ("federated_private", "alone"),
+}
+"""Name of a difference between two arms: what comes with the first beside the second."""
+
+GAP: Final = "gap"
+"""Name of the group that stands for the first group less the last."""
 
 TASKS: Final[dict[Task, str]] = {"basket": "Next basket", "outlook": "Outlook, next four weeks"}
 

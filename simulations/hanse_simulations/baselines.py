@@ -162,6 +162,25 @@ def _fit_outlook(
     from sklearn.preprocessing import StandardScaler
 
     features, outcomes = [], []
+    for batch in outlook_batches(training, until, config):
+        if batch.outlook is None:
+            continue
+        known = batch.outlook.numpy() >= 0
+        features.append(simple_features(batch)[known])
+        outcomes.append(batch.outlook.numpy()[known])
+    x, y = np.concatenate(features), np.concatenate(outcomes)
+    models = {}
+    for side in (FALL, RISE):
+        if 0 < (y == side).sum() < len(y):
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+            models[side] = model.fit(x, y == side)
+    return models
+
+
+def outlook_batches(
+    training: Sequence[Histories], until: float, config: InterestConfig
+) -> Iterator[Batch]:
+    """What outlooks of every customer there are before training ends, four weeks apart."""
     for store in training:
         moments = until - config.horizon_days * np.arange(1, _TRAINING_OUTLOOKS + 1)
         moments = moments[moments >= store.observed_from + config.reference_days]
@@ -175,16 +194,4 @@ def _fit_outlook(
                 basket=np.zeros(shape, dtype=bool),
                 outlook=np.ones(shape, dtype=bool),
             )
-            batch = collate(store, anchors, config)
-            if batch.outlook is None:
-                continue
-            known = batch.outlook.numpy() >= 0
-            features.append(simple_features(batch)[known])
-            outcomes.append(batch.outlook.numpy()[known])
-    x, y = np.concatenate(features), np.concatenate(outcomes)
-    models = {}
-    for side in (FALL, RISE):
-        if 0 < (y == side).sum() < len(y):
-            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-            models[side] = model.fit(x, y == side)
-    return models
+            yield collate(store, anchors, config)

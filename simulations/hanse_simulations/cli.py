@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hanse_common.errors import ContradictingOptions
 from hanse_simulations.runs_cli import app as runs
+
+if TYPE_CHECKING:
+    from hanse_common.config import RunSettings
+    from hanse_simulations.runs import RunFolder
 
 __all__ = ["bench", "recipes", "runs", "simulate"]
 
@@ -57,6 +61,13 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
+    continue_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Start from a finished run's model; its ledgers go on."),
+    ] = None,
+    weeks: Annotated[
+        int | None, typer.Option(min=1, help="With --continue-from: how many weeks are new.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
@@ -66,7 +77,8 @@ def run(
     ] = None,
     strategy: Annotated[str | None, typer.Option(help="Any Flower strategy by name.")] = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Target epsilon per customer and store, all rounds.")
+        float | None,
+        typer.Option(help="Target epsilon per customer and store, all rounds and runs."),
     ] = None,
     mode: Annotated[
         Mode | None,
@@ -114,6 +126,10 @@ def run(
         raise ContradictingOptions(
             f"--no-privacy contradicts --mode {mode.value}", hint="leave one of the two out"
         )
+    if (continue_from is None) != (weeks is None):
+        raise ContradictingOptions(
+            "--continue-from and --weeks go together", hint="say which run, and how many new weeks"
+        )
     given: dict[str, object] = {
         "federation.rounds": rounds,
         "data.stores": stores,
@@ -131,6 +147,14 @@ def run(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     changes |= dict(parse_setting(text) for text in set_ or [])
+    if continue_from is not None and weeks is not None:
+        if recipe or resume or compare or no_privacy or mode:
+            raise ContradictingOptions(
+                "--continue-from keeps recipe, mode and comparison of the run it goes on from",
+                hint="leave the recipe, --resume, --compare, --no-privacy and --mode out",
+            )
+        _continue(continue_from, weeks, name, changes, tracker or [], format_, quiet)
+        return
     _simulate(recipe, resume, name, changes, tracker or [], format_, quiet)
 
 
@@ -161,11 +185,41 @@ def _simulate(
         settings = folder.read_settings().with_changes(changes)
     else:
         settings = load_recipe(str(recipe)).with_changes(changes)
-    from hanse_simulations.run import create_run, simulate
-    from hanse_simulations.table import print_result
+    from hanse_simulations.run import create_run
 
     if resume is None:
         folder = create_run(settings, name=name)
+    _run(folder, settings, resume is not None, trackers, format_, quiet)
+
+
+def _continue(
+    run: str,
+    weeks: int,
+    name: str | None,
+    changes: dict[str, object],
+    trackers: list[str],
+    format_: Format,
+    quiet: bool,
+) -> None:
+    from hanse_simulations.continuing import continued_settings
+    from hanse_simulations.run import create_run
+    from hanse_simulations.runs import RunFolder
+
+    settings = continued_settings(RunFolder.open(run), weeks=weeks, changes=changes)
+    _run(create_run(settings, name=name), settings, False, trackers, format_, quiet)
+
+
+def _run(
+    folder: RunFolder,
+    settings: RunSettings,
+    resume: bool,
+    trackers: list[str],
+    format_: Format,
+    quiet: bool,
+) -> None:
+    from hanse_simulations.run import simulate
+    from hanse_simulations.table import print_result
+
     if settings.privacy.mode != "none" and not settings.secure:
         typer.echo(
             "secure aggregation is off: the coordinator sees each store's own update", err=True
@@ -173,7 +227,7 @@ def _simulate(
     result = simulate(
         folder,
         settings,
-        resume=resume is not None,
+        resume=resume,
         quiet=quiet,
         trackers=trackers,
         command=shlex.join(["hanse", *sys.argv[1:]]),
@@ -302,6 +356,54 @@ def bench_tasks(
     from hanse_simulations.tasks.run import measure
 
     _print_rows(measure(RunFolder.open(run)), render, format_)
+
+
+@bench.command("rolling")
+def bench_rolling(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a .toml file.")] = "grocery",
+    windows: Annotated[int, typer.Option(min=2, help="Windows of four weeks.")] = 5,
+    new_rounds: Annotated[int, typer.Option(min=1, help="Rounds from one to the next.")] = 20,
+    anew: Annotated[bool, typer.Option("--anew", help="Also train anew for every window.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How often, with other noise.")] = 1,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+    ] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Train until a week, look at the next four, go on with new rounds: does it keep paying?"""
+    from hanse_simulations.bench.rolling import render, rolling
+    from hanse_simulations.recipes import load_recipe
+
+    settings = load_recipe(recipe).with_changes(dict(map(parse_setting, set_ or [])))
+    rows = rolling(
+        settings,
+        windows=windows,
+        new_rounds=new_rounds,
+        anew=anew,
+        seeds=seeds,
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
+@bench.command("folds")
+def bench_folds(
+    recipe: Annotated[str, typer.Argument(help="A recipe, or a .toml file.")] = "grocery",
+    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
+    ] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """K-fold cross-validation by customer: those left out of training beside the others."""
+    from hanse_simulations.bench import folds as cross_validation
+    from hanse_simulations.recipes import load_recipe
+
+    settings = load_recipe(recipe).with_changes(dict(map(parse_setting, set_ or [])))
+    rows = cross_validation.folds(
+        settings, count=folds, progress=lambda text: typer.echo(text, err=True)
+    )
+    _print_rows(rows, cross_validation.render, format_)
 
 
 @bench.command("deployment")

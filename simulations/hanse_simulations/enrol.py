@@ -27,7 +27,10 @@ _VALID_SECONDS = 10 * 365 * 86400
 
 
 def enrol_stores(
-    arm: ArmFolder, settings: RunSettings, arrays: Mapping[str, npt.NDArray[Any]]
+    arm: ArmFolder,
+    settings: RunSettings,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    keys: Mapping[str, StoreKey] | None = None,
 ) -> None:
     """Give every node of an arm its membership, and the coordinator the manifest.
 
@@ -37,6 +40,7 @@ def enrol_stores(
         arm: With its nodes laid out.
         settings: With the noise solved for.
         arrays: The trained parameters that the first round starts from.
+        keys: Keys that stores have from an earlier run, by their names; others get new ones.
 
     Raises:
         ConfigError: There are too few stores to hide one among them.
@@ -61,7 +65,7 @@ def enrol_stores(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         (folder / KEY).unlink(missing_ok=True)  # of a start that was cut short
-        key = StoreKey.generate()
+        key = (keys or {}).get(node.name) or StoreKey.generate()
         key.save(folder / KEY)
         certificate = authority.certify(
             store_id, key.public, valid_from=now - 3600, valid_until=now + _VALID_SECONDS

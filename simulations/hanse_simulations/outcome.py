@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hanse_client.evaluate import Figures as InterestFigures
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Figures
@@ -18,6 +19,9 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.arms import POOLED
 from hanse_simulations.results import EpsilonSpent, MetricRow, Spread
+
+EVERYBODY = "all"
+"""Name of the one node of an arm that trains on all customers in one place."""
 
 _EVALUATION = re.compile(r"(validate|test)-(\d+)\.npz")
 
@@ -59,10 +63,46 @@ def metric_rows(
     ]
 
 
+def figures_by_store(
+    folder: ArmFolder, evaluation: str, sizes: Mapping[str, int]
+) -> dict[str, InterestFigures]:
+    """Read what every store of an arm found in one evaluation of the task `interest`.
+
+    Args:
+        folder: The arm's.
+        evaluation: Name of the file, such as `test-00080.npz`.
+        sizes: How many customers each store's histories hold, in the order of the stores. An
+            arm that trains on all customers in one place has one node for all of them; its
+            figures are cut into the stores'.
+    """
+    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
+    files = {node.name: node.folder / "evaluations" / evaluation for node in nodes}
+    found = {name: InterestFigures.load(path) for name, path in files.items() if path.exists()}
+    together = found.pop(EVERYBODY, None) if len(nodes) == 1 else None
+    if together is None:
+        return found
+    bounds = np.concatenate([[0], np.cumsum(list(sizes.values()))])
+    parts = zip(sizes, bounds[:-1], bounds[1:], strict=True)
+    return {name: together.of(np.arange(a, b)).shifted(-int(a)) for name, a, b in parts}
+
+
 def arm_rows(
-    arm: str, folder: ArmFolder, customers: Mapping[str, int], *, task: str
+    arm: str,
+    folder: ArmFolder,
+    customers: Mapping[str, int],
+    sizes: Mapping[str, int],
+    *,
+    task: str,
 ) -> list[MetricRow]:
-    """Read what every store found in every evaluation of an arm, and its epsilon by round."""
+    """Read what every store found in every evaluation of an arm, and its epsilon by round.
+
+    Args:
+        arm: Its name.
+        folder: Its folder.
+        customers: By store; the weights.
+        sizes: As for `figures_by_store`.
+        task: What was learnt.
+    """
     kind = task_of(task).figures
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
     evaluations = sorted(
@@ -73,8 +113,12 @@ def arm_rows(
         match = _EVALUATION.fullmatch(name)
         if match is None:
             continue
-        files = {node.name: node.folder / "evaluations" / name for node in nodes}
-        figures = {store: kind.load(path) for store, path in files.items() if path.exists()}
+        figures: Mapping[str, Figures]
+        if kind is InterestFigures:
+            figures = figures_by_store(folder, name, sizes)
+        else:
+            files = {node.name: node.folder / "evaluations" / name for node in nodes}
+            figures = {store: kind.load(path) for store, path in files.items() if path.exists()}
         rows += metric_rows(arm, figures, customers, split=match[1], number=int(match[2]))
     return rows + list(_log_rows(arm, nodes, customers))
 
@@ -100,10 +144,10 @@ def _log_rows(arm: str, nodes: Iterable[Node], customers: Mapping[str, int]) -> 
                         arm=arm,
                         round=number,
                         split="train",
-                        store=node.name,
+                        store=node.name if node.name in customers else POOLED,
                         metric=metric,
                         value=value,
-                        weight=customers[node.name],
+                        weight=customers.get(node.name, sum(customers.values())),
                     )
 
 
@@ -125,15 +169,17 @@ def spreads(rows: Sequence[MetricRow], arm: str) -> dict[str, Spread]:
             continue
         if value is not None and np.isfinite(value):
             by_metric.setdefault(row["metric"], []).append(value)
-    return {
-        metric: Spread(
-            mean=float(np.mean(values)),
-            std=float(np.std(values)),
-            min=min(values),
-            max=max(values),
-        )
-        for metric, values in by_metric.items()
-    }
+    return {metric: spread_of(values) for metric, values in by_metric.items()}
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean, standard deviation and extremes of at least one figure."""
+    return Spread(
+        mean=float(np.mean(values)),
+        std=float(np.std(values)),
+        min=min(values),
+        max=max(values),
+    )
 
 
 def epsilon_spent(stores_dir: Path, plan: PrivacyPlan, settings: RunSettings) -> EpsilonSpent:

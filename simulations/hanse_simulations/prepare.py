@@ -25,6 +25,7 @@ from hanse_common.model.items import encode_texts
 from hanse_common.trainable import Trainable
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
+from hanse_simulations.shops.attributes import FILE as ATTRIBUTES
 
 _FORMAT = 5
 
@@ -115,7 +116,7 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
         stamps = sorted(
             (path.name, path.stat().st_mtime_ns, path.stat().st_size)
             for path in folder.iterdir()
-            if path.is_file()
+            if path.is_file() and path.name != ATTRIBUTES
         )
         facts += [str(folder.absolute()), stamps]
     return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:20]

@@ -74,7 +74,7 @@ class EpsilonSpent(Record):
 
 
 class SweepRow(Record):
-    """Test figures of one trainer at one epsilon, over several seeds."""
+    """Test figures of one rule, or of one trainer at one epsilon, over several seeds."""
 
     trainer: str
     label: str
@@ -82,6 +82,79 @@ class SweepRow(Record):
     seeds: int = 1
     figures: dict[str, Spread] = Field(default_factory=dict)
     """By metric: mean and spread over the seeds, of all customers together."""
+    over_stores: dict[str, Spread] = Field(default_factory=dict)
+    """By metric: mean and spread over the stores, averaged over the seeds."""
+
+
+class GroupFigure(Record):
+    """One figure of one group of customers, with a bootstrap interval over them."""
+
+    grouping: str
+    group: str
+    """`gap` is the first group less the last."""
+    customers: int
+    arm: str
+    """An arm, or what one arm brings beside another: a name of `gaps.EFFECTS`."""
+    metric: str
+    value: Figure = None
+    low: Figure = None
+    """2.5th percentile."""
+    high: Figure = None
+    """97.5th percentile."""
+
+
+class InterestMap(Record):
+    """Customers on a plane; see `interest_map`."""
+
+    pca: list[tuple[float, float]]
+    tsne: list[tuple[float, float]]
+    explained: float
+    """Share of variance of the first two principal components."""
+    departments: list[str]
+    """Of each point, the department that stands out."""
+    customers: int
+    """Of whom the points are a sample."""
+
+
+class Curve(Record):
+    """Points of a curve."""
+
+    x: list[float]
+    y: list[float]
+
+
+class Instruments(Record):
+    """How good the stated chances of a rise, or of a fall, are; see `instruments`."""
+
+    side: str
+    cases: int
+    share: float
+    """How often it happened."""
+    threshold: float
+    """Chosen in the validation weeks."""
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    roc_auc: float
+    average_precision: float
+    calibration_error: float
+
+
+class OutlookCurves(Record):
+    """What `Instruments` sums up, to be drawn."""
+
+    side: str
+    roc: Curve
+    precision_recall: Curve
+    reliability: Curve
+
+
+class Drawings(Record):
+    """What a report draws and no figure of the result says: `drawings.json`."""
+
+    interest_map: InterestMap | None = None
+    curves: list[OutlookCurves] = Field(default_factory=list)
 
 
 class RunResult(Record):
@@ -107,6 +180,11 @@ class RunResult(Record):
     secure_aggregation: bool = False
     """Whether the main arm's coordinator saw masked sums only."""
     sweep: list[SweepRow] = Field(default_factory=list)
+    groups: list[GroupFigure] = Field(default_factory=list)
+    """Test figures by group of customers, of the run's own seed."""
+    group_notes: list[str] = Field(default_factory=list)
+    instruments: list[Instruments] = Field(default_factory=list)
+    """Of the main arm's outlook, in the test weeks."""
     notes: list[str] = Field(default_factory=list)
     command: str | None = None
     """The command line that made this run, if it is known."""
@@ -123,7 +201,7 @@ class RunResult(Record):
         return {**arms, self.main_arm: main} if main else arms
 
     def best_baseline(self, metric: str) -> tuple[str, float] | None:
-        """Return the strongest simple rule for a metric, and its figure."""
+        """Return the strongest baseline for a metric, and its figure."""
         known = [
             (value, name)
             for name, figures in self.baselines.items()

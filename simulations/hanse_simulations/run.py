@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.histories import Histories
+from hanse_client.evaluate import Figures
+from hanse_client.histories import days, run_split
 from hanse_client.node import list_nodes
 from hanse_client.train import check_size, load_arrays
 from hanse_client.using.card import gather, write_card
@@ -29,12 +29,17 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
-from hanse_simulations.baselines import BASKET_RULES, Rules, judge_rules
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.continuing import check_vocabulary
 from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.instruments import instruments
+from hanse_simulations.interest_map import interest_map
+from hanse_simulations.judged_baselines import JudgedBaselines
+from hanse_simulations.judged_groups import judge_groups
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
-    metric_rows,
+    figures_by_store,
     pooled_figures,
     spreads,
 )
@@ -42,19 +47,15 @@ from hanse_simulations.peak_memory import PeakMemory
 from hanse_simulations.prepare import Prepared, prepare_stores
 from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
-from hanse_simulations.results import MetricRow, RunResult
+from hanse_simulations.results import Drawings, MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
-from hanse_simulations.sweep import run_sweep
+from hanse_simulations.sweep import pooled_stores, run_sweep
 from hanse_simulations.trackers import make_trackers
 from hanse_simulations.training import Arm, alone, federate
 
-PRIVATE, OPEN, ALONE, UNTRAINED = "federated_private", "federated", "alone", "untrained"
-WHOLE = "federated_transformer"
-BASKET_METRICS = tuple(
-    f"{kind}{name}@10" for kind in ("", "explore_") for name in ("ndcg", "hr", "recall")
-)
-OUTLOOK_METRICS = ("rise_auc", "fall_auc", "outlook_auc")
+PRIVATE, OPEN, ALONE = "federated_private", "federated", "alone"
+WHOLE, CENTRAL = "federated_transformer", "centralised"
 
 
 def cache_folder() -> Path:
@@ -136,30 +137,47 @@ def _simulate(
         customers = {
             name: len(store.active()) for name, store in zip(prepared.names, histories, strict=True)
         }
+        sizes = dict(zip(prepared.names, map(len, histories), strict=True))
         # 3. The federation, then what it is compared with.
         rows: list[MetricRow] = []
         arms = _arms(folder, settings)
         for arm in arms:
             progress.arm(arm.name, arm.folder, arm.settings.federation.rounds)
-            arm.run(prepared, pool, resume)
-            found = arm_rows(arm.name, arm.folder, customers, task=settings.task)
+            trained = prepared
+            if arm.name == CENTRAL:
+                trained = pooled_stores(prepared, histories, arm.folder.path)
+            arm.run(trained, pool, resume)
+            found = arm_rows(arm.name, arm.folder, customers, sizes, task=settings.task)
             rows += found
             for number in sorted({row["round"] or 0 for row in found}):
                 tracker.log([row for row in found if row["round"] == number], number)
         swept = run_sweep(folder, settings, prepared, histories, pool, progress, resume)
         # 4. Simple rules on the same customers, and the model before any training.
         progress.note("judging the simple rules")
-        rows += _baseline_rows(prepared, histories, settings, customers)
+        baselines = JudgedBaselines.judge(prepared, histories, settings)
+        rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
-        # 5. One model, one table, one page.
+        # 5. Whom the models serve worse; the stores' own folders say who is who.
+        judged = {**arm_figures(arms, sizes), **baselines.test}
+        groups, group_notes = judge_groups(judged, prepared, histories, stores, settings)
+        last = f"validate-{settings.federation.rounds:05d}.npz"
+        splits = figures_by_store(arms[0].folder, last, sizes), judged[arms[0].name]
+        quality, curves = instruments(*(Figures.pooled(list(split.values())) for split in splits))
+        # 6. One model, one table, one page.
         progress.note("writing the report")
         main = arms[0]
-        _save_model(prepared, main)
+        model = _save_model(prepared, main)
+        until = days(run_split(settings).validate_until)
+        plane = interest_map(histories, model, moment=until, seed=settings.seed)
+        folder.write_drawings(Drawings(interest_map=plane, curves=curves))
         folder.write_metrics(rows)
         result = _result(folder, settings, rows, main, stores)
         result = result.model_copy(
             update={
-                "sweep": swept,
+                "sweep": [*baselines.comparison(), *swept] if swept else [],
+                "groups": groups,
+                "group_notes": group_notes,
+                "instruments": quality,
                 "customers": sum(customers.values()),
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_mb": round(memory.peak_mb),
@@ -172,9 +190,19 @@ def _simulate(
     return result
 
 
+def arm_figures(arms: Sequence[Arm], sizes: Mapping[str, int]) -> dict[str, dict[str, Figures]]:
+    """Read the arms' test figures, by arm and store."""
+    return {
+        arm.name: figures_by_store(
+            arm.folder, f"test-{arm.settings.federation.rounds:05d}.npz", sizes
+        )
+        for arm in arms
+    }
+
+
 def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
     """The main arm first; the others only if the settings ask to compare."""
-    without = settings.with_changes({"privacy": {"mode": "none"}})
+    without = settings.with_changes({"privacy": {"mode": "none"}, "continues": None})
     private = settings.privacy.mode != "none"
     arms = [
         Arm(
@@ -200,7 +228,10 @@ def _arms(folder: RunFolder, settings: RunSettings) -> list[Arm]:
             )
         )
     if settings.compare:
-        arms.append(Arm(name=ALONE, folder=folder.arm(ALONE), settings=without, start=alone))
+        arms += [
+            Arm(name=name, folder=folder.arm(name), settings=without, start=alone)
+            for name in (CENTRAL, ALONE)
+        ]
     return arms
 
 
@@ -212,54 +243,36 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
         settings: What to run.
 
     Raises:
-        ConfigError: The settings' split is not the data set's.
+        ConfigError: The settings' split ends after the data.
+        OtherCatalogue: An earlier run's model ranks other classes.
         DataError: A store's data cannot be used.
         PrivacyError: No noise keeps the promise.
     """
     cache = cache_folder()
     stores = make_stores(settings.data, seed=settings.seed, cache=cache)
-    if settings.data.split not in (None, stores.split):
-        raise ConfigError(
-            f"data.split contradicts the split of {settings.data.source!r}",
-            hint="leave data.split out: that data set has its own",
-        )
+    split = settings.data.split or stores.split
     own = settings.data.source == "stores"
-    settings = settings.with_changes({"data.split": stores.split.model_dump()})
+    if not own and split.test_until > stores.split.test_until:
+        raise ConfigError(
+            f"data.split.test_until={split.test_until} is later than the data of "
+            f"{settings.data.source!r} go: {stores.split.test_until}",
+            hint="end the test earlier, or move on by fewer weeks",
+        )
+    settings = settings.with_changes({"data.split": split.model_dump()})
     plan = PrivacyPlan.from_settings(settings)
     if plan is not None:
         settings = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
     prepared = prepare_stores(stores.folders, settings, folder if own else cache)
+    if settings.continues is not None:
+        check_vocabulary(ArmFolder(settings.continues), prepared.base_model)
     return stores, settings, prepared
 
 
-def _baseline_rows(
-    prepared: Prepared,
-    histories: Sequence[Histories],
-    settings: RunSettings,
-    customers: dict[str, int],
-) -> list[MetricRow]:
-    model = InterestModel.from_pretrained(prepared.base_model)
-    rules = Rules.fit(histories, settings, model.config)
-    rows: list[MetricRow] = []
-    for split in ("validate", "test"):
-        by_rule: dict[str, dict[str, Figures]] = {}
-        for name, store in zip(prepared.names, histories, strict=True):
-            found = judge_rules(rules, store, settings, model.config, split)
-            found[UNTRAINED] = evaluate_histories(store, model, settings, split)
-            for rule, figures in found.items():
-                by_rule.setdefault(rule, {})[name] = figures
-        for rule, by_store in by_rule.items():
-            wanted = None
-            if rule != UNTRAINED:
-                wanted = BASKET_METRICS if rule in BASKET_RULES else OUTLOOK_METRICS
-            rows += metric_rows(rule, by_store, customers, split=split, number=None, wanted=wanted)
-    return rows
-
-
-def _save_model(prepared: Prepared, main: Arm) -> None:
-    model = InterestModel.from_pretrained(prepared.base_model)
+def _save_model(prepared: Prepared, main: Arm) -> InterestModel:
+    model: InterestModel = InterestModel.from_pretrained(prepared.base_model)
     load_arrays(model, read_arrays(main.folder.path / GLOBAL))
     model.save_pretrained(RunFolder(main.folder.path).model_dir)
+    return model
 
 
 def _result(
@@ -270,7 +283,7 @@ def _result(
     stores: Stores,
 ) -> RunResult:
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    models = [name for name in names if name in (PRIVATE, OPEN, WHOLE, ALONE)]
+    models = [name for name in names if name in (PRIVATE, OPEN, CENTRAL, WHOLE, ALONE)]
     plan = PrivacyPlan.from_settings(settings)
     return RunResult(
         recipe=settings.recipe,
@@ -285,11 +298,11 @@ def _result(
         spread={name: spreads(rows, name) for name in names},
         secure_aggregation=settings.secure,
         epsilon=epsilon_spent(main.folder.stores_dir, plan, settings) if plan else None,
-        notes=_notes(settings),
+        notes=_notes(settings, stores),
     )
 
 
-def _notes(settings: RunSettings) -> list[str]:
+def _notes(settings: RunSettings, stores: Stores) -> list[str]:
     notes = [
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
@@ -310,6 +323,16 @@ def _notes(settings: RunSettings) -> list[str]:
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "
             f"trained; the transformer, which {start}, stays silent."
+        )
+    if settings.continues is not None:
+        notes.append(
+            f"It goes on from run {settings.continues.name}: epsilon is of all runs so far. Who "
+            "goes on twice from one run forks its ledgers, as no real store could."
+        )
+    if settings.data.source != "stores" and settings.data.split != stores.split:
+        notes.append(
+            "Training ends before the data set's own training weeks do, and stores were cut by "
+            "those: which store a customer belongs to may rest on a later visit."
         )
     if settings.data.partition == "visits":
         notes.append(

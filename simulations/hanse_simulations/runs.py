@@ -34,7 +34,7 @@ from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
 from hanse_common.wording import finite
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.files import replacing, unwritable, write_json
-from hanse_simulations.results import METRIC_COLUMNS, MetricRow, RunResult, first_problem
+from hanse_simulations.results import METRIC_COLUMNS, Drawings, MetricRow, RunResult, first_problem
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,6 +131,11 @@ class RunFolder(ArmFolder):
         return self.path / "result.json"
 
     @property
+    def drawings_file(self) -> Path:
+        """What the report draws beside figures."""
+        return self.path / "drawings.json"
+
+    @property
     def metrics_csv(self) -> Path:
         """All figures as a long table."""
         return self.path / "metrics.csv"
@@ -201,6 +206,26 @@ class RunFolder(ArmFolder):
             raise RunDirectoryError(
                 f"{self.result_file} cannot be read: {first_problem(error)}",
                 hint="restore the file, or run it again",
+            ) from error
+
+    def write_drawings(self, drawings: Drawings) -> None:
+        """Store what the report draws beside figures."""
+        write_json(self.drawings_file, drawings.model_dump(mode="json"))
+
+    def read_drawings(self) -> Drawings:
+        """Read what the report draws; nothing of a run that has none.
+
+        Raises:
+            RunDirectoryError: The file is damaged.
+        """
+        try:
+            return Drawings.model_validate_json(self.drawings_file.read_bytes())
+        except FileNotFoundError:
+            return Drawings()
+        except (OSError, ValidationError) as error:
+            raise RunDirectoryError(
+                f"{self.drawings_file} cannot be read: {first_problem(error)}",
+                hint="delete it, and the report leaves its drawings out",
             ) from error
 
     def write_metrics(self, rows: Iterable[MetricRow]) -> None:

@@ -2,24 +2,26 @@
 
 Every point is trained several times with other samples and other noise. Beside the two modes
 stand `central` (the same steps on all customers in one place, by one trusted party), `pooled`
-(the same without noise), the federation without noise, and every store by itself.
+(the same without noise: what a federation could reach), the federation without noise, and
+every store by itself. Simple rules and boosted trees on the same customers come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Final
 
 from hanse_client.evaluate import Figures
 from hanse_client.histories import Histories
-from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import WorkerPool
+from hanse_simulations.outcome import EVERYBODY, figures_by_store, spread_of
 from hanse_simulations.prepare import Prepared
 from hanse_simulations.progress import Progress
 from hanse_simulations.results import Spread, SweepRow
@@ -27,15 +29,22 @@ from hanse_simulations.runs import RunFolder
 from hanse_simulations.training import Arm, alone, federate
 
 LABELS: Final = {
-    "pooled": "All customers in one place, no privacy",
-    "central": "All customers in one place, private",
-    "federated": "Federation, no privacy",
-    "distributed": "Federation, noise shared under masks",
     "alone": "Each store alone, no privacy",
-    "local": "Federation, each store adds its own noise",
+    "local": "Federation, each store's own noise",
+    "distributed": "Federation, noise shared under masks",
+    "federated": "Federation, no privacy",
+    "central": "All in one place, private",
+    "pooled": "All in one place, no privacy",
 }
 _DONE = "done"
-METRICS: Final = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
+METRICS: Final = (
+    "hr@10",
+    "recall@10",
+    "ndcg@10",
+    "explore_ndcg@10",
+    "rise_auc",
+    "fall_auc",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +83,7 @@ def run_sweep(
         HanseError: As `Arm.run` does.
     """
     found, home = [], folder.path / "sweep"
+    sizes = dict(zip(prepared.names, map(len, histories), strict=True))
     for point in points(settings, len(prepared.names)):
         plan = PrivacyPlan.from_settings(point.settings)
         noise = None if plan is None else plan.noise_multiplier
@@ -89,7 +99,8 @@ def run_sweep(
         if not (arm.folder.path / _DONE).exists():
             arm.run(stores, pool, resume)
             (arm.folder.path / _DONE).touch()
-        found.append((point, point_figures(arm.folder.stores_dir, rounds)))
+        by_store = figures_by_store(arm.folder, f"test-{rounds:05d}.npz", sizes)
+        found.append((point, Found.of(by_store)))
     return summarise(found)
 
 
@@ -106,6 +117,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     plain = settings.with_changes(
         {
             "sweep": None,
+            "continues": None,
             "federation.evaluate_every": settings.federation.rounds,
             "privacy.noise_multiplier": None,
         }
@@ -154,37 +166,77 @@ def pooled_stores(prepared: Prepared, histories: Sequence[Histories], folder: Pa
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         Histories.pooled(list(histories)).save(path)
-    return replace(prepared, names=("all",), histories=(path,))
+    return replace(prepared, names=(EVERYBODY,), histories=(path,))
 
 
-def point_figures(stores_dir: Path, rounds: int) -> dict[str, float]:
-    """The test figures of a finished point, over all customers together."""
-    nodes = [Node(folder) for folder in list_nodes(stores_dir)]
-    found = Figures.pooled([Figures.load(node.evaluation("test", rounds)) for node in nodes])
-    return {name: value for name, value in found.metrics().items() if name in METRICS}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Test figures of one training, or of one rule."""
+
+    pooled: dict[str, float]
+    """By metric, all customers together."""
+    over_stores: dict[str, Spread]
+    """By metric, how it differs from store to store."""
+
+    @classmethod
+    def of(cls, by_store: Mapping[str, Figures]) -> Found:
+        """Sum up what the stores found; a store that cannot tell a figure does not count."""
+        pooled = Figures.pooled(list(by_store.values())).metrics()
+        stores = [figures.metrics() for figures in by_store.values()]
+        known = {m: [f[m] for f in stores if math.isfinite(f[m])] for m in METRICS}
+        return cls(
+            pooled={name: value for name, value in pooled.items() if name in METRICS},
+            over_stores={m: spread_of(values) for m, values in known.items() if values},
+        )
 
 
-def summarise(found: Sequence[tuple[Point, dict[str, float]]]) -> list[SweepRow]:
+def summarise(found: Sequence[tuple[Point, Found]]) -> list[SweepRow]:
     """Join the seeds of every trainer and epsilon; in the order of `LABELS`, epsilon falling."""
-    groups: dict[tuple[str, float | None], list[dict[str, float]]] = {}
+    groups: dict[tuple[str, float | None], list[Found]] = {}
     for point, figures in found:
         groups.setdefault((point.trainer, point.epsilon), []).append(figures)
     order = list(LABELS)
     ranked = sorted(groups, key=lambda key: (order.index(key[0]), -(key[1] or 0)))
     return [
-        SweepRow(
-            trainer=trainer,
-            label=LABELS[trainer],
-            epsilon=epsilon,
-            seeds=len(groups[trainer, epsilon]),
-            figures={
-                name: _spread([figures[name] for figures in groups[trainer, epsilon]])
-                for name in METRICS
-            },
-        )
+        joined(trainer, LABELS[trainer], groups[trainer, epsilon], epsilon=epsilon)
         for trainer, epsilon in ranked
     ]
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(mean=fmean(values), std=pstdev(values), min=min(values), max=max(values))
+def joined(
+    trainer: str,
+    label: str,
+    found: Sequence[Found],
+    *,
+    epsilon: float | None = None,
+    wanted: Sequence[str] = METRICS,
+) -> SweepRow:
+    """One row of the comparison, of what several seeds found.
+
+    Args:
+        trainer: Who trained.
+        label: For people.
+        found: One a seed.
+        epsilon: What was promised, if anything.
+        wanted: Metrics that this row has anything to say about.
+    """
+    names = [name for name in METRICS if name in wanted]
+    return SweepRow(
+        trainer=trainer,
+        label=label,
+        epsilon=epsilon,
+        seeds=len(found),
+        figures={name: spread_of([part.pooled[name] for part in found]) for name in names},
+        over_stores={
+            name: _mean_spread([part.over_stores[name] for part in found])
+            for name in names
+            if all(name in part.over_stores for part in found)
+        },
+    )
+
+
+def _mean_spread(parts: Sequence[Spread]) -> Spread:
+    def mean(field: str) -> float:
+        return fmean(getattr(part, field) for part in parts)
+
+    return Spread(mean=mean("mean"), std=mean("std"), min=mean("min"), max=mean("max"))

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hanse_simulations.arms import METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
-from hanse_simulations.results import EpsilonSpent, RunResult, Spread, SweepRow
+from hanse_simulations.arms import EFFECTS, GAP, METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
+from hanse_simulations.results import EpsilonSpent, GroupFigure, RunResult, Spread, SweepRow
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
 
 if TYPE_CHECKING:
@@ -54,8 +54,12 @@ def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
                 console.print()
                 console.print(table)
         if result.sweep:
+            for task, title in TASKS.items():
+                console.print()
+                console.print(_sweep_table(result.sweep, task, title))
+        if result.groups:
             console.print()
-            console.print(_sweep_table(result.sweep))
+            console.print(_groups_table(result))
         for line in reading_notes(result, marked="bold" if console.is_terminal else "*"):
             _say(console, line)
 
@@ -104,17 +108,77 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
             _say(console, "The runs used different data: their figures cannot be compared.")
 
 
-def _sweep_table(rows: Sequence[SweepRow]) -> Table:
-    table = _table(f"Accuracy against ε, mean ± spread over {counted(rows[0].seeds, 'seed')}")
+def comparison_of(rows: Sequence[SweepRow], task: Task) -> tuple[list[Metric], list[SweepRow]]:
+    """Return the columns and the rows of the one table that have anything to say of a task."""
+    known = {name for row in rows for name in row.figures}
+    metrics = [metric for metric in metrics_of(task) if metric.name in known]
+    return metrics, [row for row in rows if any(m.name in row.figures for m in metrics)]
+
+
+def mean_of(row: SweepRow, metric: str) -> float | None:
+    """Return a row's figure, if it has one."""
+    return row.figures[metric].mean if metric in row.figures else None
+
+
+def seed_spreads(row: SweepRow, metric: str) -> str:
+    """Write how a figure spreads over the seeds and over the stores."""
+    shown = row.figures.get(metric)
+    if shown is None or shown.mean is None:
+        return ""
+    seeds = figure(shown.std) if row.seeds > 1 else ABSENT
+    stores = row.over_stores.get(metric)
+    return f"±{seeds}/{figure(stores.std if stores else None)}"
+
+
+def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:
+    metrics, shown = comparison_of(rows, task)
+    seeds = counted(max(row.seeds for row in rows), "seed")
+    table = _table(f"{title}: mean of {seeds}, ±over seeds/over stores")
     table.add_column("Who trains")
     table.add_column("ε", justify="right")
-    metrics = [METRICS[name] for name in rows[0].figures]
     for metric in metrics:
-        table.add_column(metric.label, justify="right")
-    for row in rows:
-        cells = [f"{figure(v.mean)} ±{figure(v.std)}" for v in row.figures.values()]
+        table.add_column(metric.label, justify="right", no_wrap=True)
+    for row in shown:
+        cells = [
+            f"{figure(mean_of(row, metric.name))} {seed_spreads(row, metric.name)}"
+            for metric in metrics
+        ]
         table.add_row(row.label, ABSENT if row.epsilon is None else f"{row.epsilon:g}", *cells)
     return table
+
+
+_GAINS = (("joining", "ndcg@10"), ("joining", "rise_auc"), ("privacy", "rise_auc"))
+
+
+def _groups_table(result: RunResult) -> Table:
+    """What joining and privacy bring to each group; the report has every arm's figures."""
+    table = _table("Who gains: difference to the other arm, and its 95 % interval over customers")
+    for heading in ("Group", "Customers"):
+        table.add_column(heading, justify="right" if heading == "Customers" else "left")
+    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
+    known = {(g.arm, g.metric) for g in result.groups}
+    columns = [column for column in _GAINS if column in known]
+    if not columns:
+        columns = [(result.main_arm, metric) for metric in ("ndcg@10", "rise_auc")]
+    for name, metric in columns:
+        label = name.capitalize() if name in EFFECTS else arm(name).label
+        table.add_column(f"{label}\n{METRICS[metric].label}", justify="right", no_wrap=True)
+    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
+    for (grouping, group), customers in sizes.items():
+        found = (cells.get((grouping, group, name, metric)) for name, metric in columns)
+        table.add_row(
+            Text(f"{grouping}: {group}"),
+            ABSENT if group == GAP else f"{customers:,}",
+            *(interval(entry) for entry in found),
+        )
+    return table
+
+
+def interval(entry: GroupFigure | None) -> str:
+    """Write a figure of a group with its interval."""
+    if entry is None or entry.value is None:
+        return ABSENT
+    return f"{figure(entry.value)} [{figure(entry.low)}, {figure(entry.high)}]"
 
 
 _FACTS: dict[str, Callable[[RunResult], str]] = {
@@ -140,7 +204,7 @@ def reading_notes(result: RunResult, *, marked: str = "bold") -> list[str]:
     notes.append(f"Privacy: {promise(result.epsilon)}")
     if result.secure_aggregation or result.epsilon is not None:
         notes.append(f"Secure aggregation: {masking(result)}.")
-    return [*notes, *result.notes]
+    return [*notes, *result.notes, *result.group_notes]
 
 
 def masking(result: RunResult) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from hanse_client.tasks import task_of
 from hanse_client.train import trained_arrays
@@ -12,6 +13,7 @@ from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arra
 from hanse_server.rounds import INITIAL
 from hanse_simulations.alone import run_alone
 from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.continuing import carry_over, store_keys
 from hanse_simulations.engines import WorkerPool, run_federation
 from hanse_simulations.enrol import enrol_stores
 from hanse_simulations.prepare import Prepared, make_nodes
@@ -28,15 +30,21 @@ class Arm:
 
     def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
         """Lay out nodes, initial model and memberships, then train unless that is done."""
-        make_nodes(prepared, self.folder, self.settings, salt=self.name)
-        initial = self.folder.path / INITIAL
+        earlier, initial = self.settings.continues, self.folder.path / INITIAL
+        salt = self.name
+        if earlier is not None:
+            carry_over(ArmFolder(earlier), self.folder)
+            # Noise of an earlier run must not come again: it would cancel, or add up.
+            salt += f" after {sha256(initial.read_bytes()).hexdigest()}"
+        make_nodes(prepared, self.folder, self.settings, salt=salt)
         if not initial.exists():
             task = task_of(self.settings.task)
             model = task.load_model(prepared.base_model)
             task.freeze(model, self.settings)
             replace_arrays(initial, trained_arrays(model))
         if self.settings.secure and self.start is federate:
-            enrol_stores(self.folder, self.settings, read_arrays(initial))
+            keys = {} if earlier is None else store_keys(ArmFolder(earlier))
+            enrol_stores(self.folder, self.settings, read_arrays(initial), keys)
         self.start(self, pool, resume)
 
 

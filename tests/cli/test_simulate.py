@@ -59,8 +59,9 @@ def test_json_has_what_it_promises(hanse):
     assert (result["stores"], result["rounds"]) == (3, 2)
     assert {"ndcg@10", "rise_auc", "fall_auc"} <= set(result["metrics"])
     assert {"global_popularity", "personal_frequency", "markov", "mean_reversion",
-            "long_run_rate", "logistic_regression"} <= set(result["baselines"])  # fmt: skip
-    assert set(result["arms"]) == {"alone", "federated", "federated_transformer"}
+            "long_run_rate", "logistic_regression",
+            "boosted_trees"} <= set(result["baselines"])  # fmt: skip
+    assert set(result["arms"]) == {"alone", "centralised", "federated", "federated_transformer"}
     assert 0 < result["epsilon"]["max"] <= 8
     assert result["epsilon"]["delta"] == 1e-6
     assert result["seconds"] > 0
@@ -70,6 +71,11 @@ def test_json_has_what_it_promises(hanse):
     assert (folder / "model" / "model.safetensors").exists()
     assert "## Privacy" in (folder / "model" / "README.md").read_text()
     assert "synthetic" in result["data_note"].lower()
+    groups = {(row["grouping"], row["arm"]) for row in result["groups"]}
+    assert {("activity", arm) for arm in ("alone", "federated_private", "joining")} <= groups
+    page = (folder / "report.html").read_text()
+    for heading in ("Whom it serves worse", "Customers by their interests"):
+        assert heading in page
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_does_not(hanse):
@@ -239,12 +245,21 @@ def test_accuracy_against_epsilon_is_printed_stored_and_drawn(hanse):
                  "--set", "sweep.epsilons=[4.0]", "--set", "federation.rounds=1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = {row["trainer"]: row for row in json.loads(done.stdout)["sweep"]}
-    assert list(rows) == ["pooled", "central", "federated", "distributed", "alone", "local"]
+    assert list(rows) == [
+        "global_popularity", "personal_frequency", "markov", "mean_reversion", "long_run_rate",
+        "logistic_regression", "boosted_trees", "untrained",
+        "alone", "local", "distributed", "federated", "central", "pooled",
+    ]  # fmt: skip
+    assert set(rows["markov"]["figures"]) == {"hr@10", "recall@10", "ndcg@10", "explore_ndcg@10"}
     assert {rows[name]["epsilon"] for name in ("central", "distributed", "local")} == {4.0}
-    for row in rows.values():
-        assert row["seeds"] == 2
-        assert 0 < row["figures"]["fall_auc"]["mean"] < 1
-    assert "Accuracy by ε" in (hanse.runs / "swept" / "report.html").read_text()
+    for name in ("alone", "local", "distributed", "federated", "central", "pooled",
+                 "boosted_trees"):  # fmt: skip
+        assert rows[name]["seeds"] == 2
+        assert 0 < rows[name]["figures"]["fall_auc"]["mean"] < 1
+        assert rows[name]["over_stores"]["ndcg@10"]["std"] > 0
+    page = (hanse.runs / "swept" / "report.html").read_text()
+    assert "Accuracy by ε" in page
+    assert "Does federation pay" in page
     again = hanse("simulate", "--resume", "swept", "--quiet")
     assert again.returncode == 0, again.stderr
     assert "Federation, noise shared under masks" in again.stdout

@@ -15,7 +15,8 @@ from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.prepare import make_nodes
-from hanse_simulations.sweep import LABELS, METRICS, points, pooled_stores, summarise
+from hanse_simulations.results import Spread
+from hanse_simulations.sweep import LABELS, METRICS, Found, points, pooled_stores, summarise
 
 
 @pytest.fixture
@@ -142,12 +143,14 @@ def test_a_sweep_lists_every_trainer_epsilon_and_seed_once(settings):
     assert list(points(settings, 2)) == []
 
 
+def found_at(value):
+    spread = Spread(mean=value, std=0.25, min=value, max=value)
+    return Found(pooled=dict.fromkeys(METRICS, value), over_stores=dict.fromkeys(METRICS, spread))
+
+
 def test_a_summary_joins_seeds_and_keeps_trainers_and_epsilons_apart(settings):
     sweep = settings.with_changes({"sweep": {"epsilons": [1.0, 8.0], "seeds": 2}})
-    found = [
-        (point, dict.fromkeys(METRICS, point.seed + (point.epsilon or 0.0)))
-        for point in points(sweep, 2)
-    ]
+    found = [(point, found_at(point.seed + (point.epsilon or 0.0))) for point in points(sweep, 2)]
     rows = summarise(found[::-1])
     assert [(row.trainer, row.epsilon) for row in rows] == [
         (trainer, epsilon)
@@ -155,6 +158,7 @@ def test_a_summary_joins_seeds_and_keeps_trainers_and_epsilons_apart(settings):
         for epsilon in ((8.0, 1.0) if trainer in ("distributed", "local", "central") else (None,))
     ]
     for row in rows:
+        assert row.over_stores["ndcg@10"].std == 0.25
         spread, base = row.figures["ndcg@10"], settings.seed + (row.epsilon or 0.0)
         assert (row.seeds, spread.min, spread.max) == (2, base, base + 1)
         assert (spread.mean, spread.std) == (base + 0.5, 0.5)

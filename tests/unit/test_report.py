@@ -11,7 +11,9 @@ from tests.fixtures_runs import write_run
 
 from hanse_common.errors import RunNotFound
 from hanse_simulations.report.build import headline, spent_by_round, write_report
-from hanse_simulations.results import RunResult
+from hanse_simulations.report.groups import group_tables
+from hanse_simulations.report.sweep import everything
+from hanse_simulations.results import GroupFigure, RunResult, Spread, SweepRow
 from hanse_simulations.runs import RunFolder
 
 HOSTILE = '<script>alert("1")</script>'
@@ -86,7 +88,7 @@ def test_every_tag_is_closed_every_id_unique_and_every_reference_resolves(report
 def test_the_parts_stand_in_order(report: str) -> None:
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", report)
     assert headings == [
-        "Against simple rules, and against staying alone",
+        "Against baselines, and against staying alone",
         "How it got there",
         "What is protected, and what is not",
         "Store by store",
@@ -193,6 +195,49 @@ def test_epsilon_comes_from_the_stores_logs_if_the_figures_lack_it(tmp_path: Pat
     from_logs = spent_by_round(folder, table.filter(table["metric"] != "epsilon"))
     assert [number for number, _ in from_figures["a"]] == [1, 2, 3]
     assert [number for number, _ in from_logs["b"]] == [1, 2, 3]
+
+
+def test_the_one_table_shows_what_is_known_and_a_dash_where_nothing_is() -> None:
+    def row(trainer: str, seeds: int, **figures: float) -> SweepRow:
+        spreads = {name: Spread(mean=v, std=0.002, min=v, max=v) for name, v in figures.items()}
+        return SweepRow(
+            trainer=trainer,
+            label=trainer,
+            epsilon=2.0 if trainer == "local" else None,
+            seeds=seeds,
+            figures=spreads,
+            over_stores={name: Spread(mean=0.3, std=0.01) for name in figures},
+        )
+
+    rows = [row("markov", 1, **{"ndcg@10": 0.29}), row("local", 3, **{"rise_auc": 0.7})]
+    basket, outlook = everything(RunResult(recipe="x", run="x", sweep=rows))
+    assert (basket.columns, [line.label for line in basket.rows]) == (("NDCG@10",), ["markov"])
+    assert basket.rows[0].cells[0].spread == "±–/.010"  # a rule has no seeds
+    assert (outlook.rows[0].epsilon, outlook.rows[0].cells[0].text) == ("2", ".700")
+    assert outlook.rows[0].cells[0].spread == "±.002/.010"
+    assert everything(RunResult(recipe="x", run="x")) == []
+
+
+def test_groups_stand_with_their_gap_and_names_are_shown_as_text() -> None:
+    def entry(group: str, arm: str, value: float) -> GroupFigure:
+        return GroupFigure(
+            grouping="age",
+            group=group,
+            customers=30,
+            arm=arm,
+            metric="ndcg@10",
+            value=value,
+            low=value - 0.01,
+            high=value + 0.01,
+        )
+
+    groups = [
+        entry(g, a, 0.3) for g in ("<b>old</b>", "young", "gap") for a in ("alone", "joining")
+    ]
+    (table,) = group_tables(RunResult(recipe="x", run="x", groups=groups))
+    assert table.columns == ("Each store alone", "Joining")
+    assert [line.customers for line in table.lines] == ["30", "30", "–"]
+    assert table.lines[0].cells[0] == (".300", "[.290, .310]")
 
 
 def test_the_headline_says_plainly_where_a_simple_rule_is_better() -> None:

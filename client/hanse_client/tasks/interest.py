@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
@@ -71,8 +72,13 @@ class InterestTask:
 
     def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
         """Of the basket, and of the outlook by its weight; [B]."""
+        low = settings.training.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            output = model(batch)
+        output.basket_scores = output.basket_scores.float()
+        output.outlook_logits = output.outlook_logits.float()
         weight = settings.training.outlook_weight
-        basket, outlook = customer_losses(model(batch), batch, outlook_weight=weight)
+        basket, outlook = customer_losses(output, batch, outlook_weight=weight)
         return basket + outlook
 
     def evaluate(

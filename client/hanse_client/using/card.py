@@ -274,7 +274,7 @@ def _metrics_section(facts: Facts) -> str:
         return ""
     rules = facts.result.get("baselines", {})
     lines = [
-        "| | this model | before training | best simple rule |",
+        "| | this model | before training | best baseline |",
         "|---|---:|---:|---|",
     ]
     for metric, label in _METRICS.items():

@@ -245,7 +245,7 @@ def noise_multiplier_for(
     sample_rate: float,
     count: int,
     stores: int = 1,
-    besides: SampledGaussianSteps | None = None,
+    besides: Sequence[SampledGaussianSteps] = (),
 ) -> float:
     """The least noise, in units of the clip, that keeps `count` steps within the target.
 
@@ -266,14 +266,15 @@ def noise_multiplier_for(
     """
     from dp_accounting import rdp
 
-    other = ((besides.noise_multiplier, besides.sample_rate, 1, besides.count),) if besides else ()
+    other = [(s.noise_multiplier, s.sample_rate, s.stores, s.count) for s in besides]
+    singly = [(*terms[:2], 1, terms[3]) for terms in other]
 
     def by_pld(sigma: float) -> float:
         return _pld_epsilon(((sigma, sample_rate, stores, count), *other), target_delta)
 
     def by_rdp(sigma: float) -> float:
         accountant = rdp.RdpAccountant(orders=range(2, 129))
-        return _compose(accountant, ((sigma, sample_rate, 1, count), *other), target_delta)
+        return _compose(accountant, ((sigma, sample_rate, 1, count), *singly), target_delta)
 
     high = 0.5
     while by_rdp(high) > target_epsilon:

@@ -86,8 +86,15 @@ class PrivacyPlan:
             )
 
     @classmethod
-    def from_settings(cls, settings: RunSettings) -> Self | None:
+    def from_settings(
+        cls, settings: RunSettings, *, before: Sequence[SampledGaussianSteps] = ()
+    ) -> Self | None:
         """The plan that a run's settings ask for; None where they ask for no privacy.
+
+        Args:
+            settings: The run's.
+            before: What the same budget has paid for already; where the noise is solved for,
+                it keeps both together within the target.
 
         Raises:
             PrivacyError: The settings promise more than their noise can keep.
@@ -110,7 +117,7 @@ class PrivacyPlan:
                 * training.local_steps
                 * (1 if shared else terms.max_stores_per_customer),
                 stores=terms.max_stores_per_customer if shared else 1,
-                besides=_releases(evaluation, count) if evaluation else None,
+                besides=[*before, *([_releases(evaluation, count)] if evaluation else [])],
             )
             noise = apart(noise, statistics) if statistics else noise
         return cls(

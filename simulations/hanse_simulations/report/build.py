@@ -19,6 +19,9 @@ from hanse_common.pages import page_environment
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.arms import METRICS, POOLED, TASKS, Metric, Task, arm
 from hanse_simulations.files import write_text
+from hanse_simulations.report.groups import group_tables
+from hanse_simulations.report.instruments import COLUMNS, instrument_lines, outlook_curves
+from hanse_simulations.report.interest_map import interest_plane
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -28,7 +31,7 @@ from hanse_simulations.report.plots import (
     rise_and_fall,
 )
 from hanse_simulations.report.svg import arm_variable
-from hanse_simulations.report.sweep import accuracy_by_epsilon
+from hanse_simulations.report.sweep import accuracy_by_epsilon, everything
 from hanse_simulations.results import RunResult, Spread
 from hanse_simulations.runs import RunFolder, flatten
 from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
@@ -123,6 +126,10 @@ def write_report(folder: RunFolder) -> Path:
         headline=headline(result),
         facts=_key_figures(result, target),
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
+        everything=everything(result),
+        groups=group_tables(result),
+        instrument_columns=tuple(COLUMNS.values()),
+        instruments=instrument_lines(result),
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
         protection=_protection(result, target),
@@ -137,7 +144,7 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def headline(result: RunResult) -> str:
-    """Say in one sentence what came out, measured against the strongest simple rules."""
+    """Say in one sentence what came out, measured against the strongest baselines."""
     who = f"{counted(result.stores, 'store')} with {counted(result.customers, 'customer')}"
     parts = [f"{who} trained one model in {counted(result.rounds, 'round')}"]
     found = [
@@ -183,12 +190,15 @@ def _plots(
     folder: RunFolder, figures: pl.DataFrame, result: RunResult, target: float | None
 ) -> list[Plot]:
     spent = spent_by_round(folder, figures) if result.epsilon else {}
+    drawings = folder.read_drawings()
     plots = (
         accuracy_by_round(figures, result, "ndcg@10"),
         accuracy_by_store(figures, result, "ndcg@10"),
         rise_and_fall(result),
         accuracy_by_epsilon(result.sweep),
         epsilon_by_round(spent, target),
+        outlook_curves(drawings.curves, result),
+        interest_plane(drawings.interest_map),
     )
     return [plot for plot in plots if plot is not None]
 
@@ -200,7 +210,7 @@ def _key_figures(result: RunResult, target: float | None) -> list[Fact]:
         if value is None:
             continue
         best = result.best_baseline(name)
-        note = f"best simple rule {figure(best[1])}" if best else METRICS[name].about
+        note = f"best baseline {figure(best[1])}" if best else METRICS[name].about
         facts.append(Fact(label=METRICS[name].label, value=figure(value), note=note))
     if result.epsilon is not None:
         note = f"δ = {delta(result.epsilon.delta)}" + (f", target {target:g}" if target else "")

@@ -26,6 +26,8 @@ _ARM_VARIABLES: Final = (
     "mean_reversion",
     "long_run_rate",
     "logistic_regression",
+    "boosted_trees",
+    "centralised",
     "alone",
     "federated",
     "federated_private",

@@ -1,18 +1,20 @@
-"""The drawing of accuracy against ε, where a run trained at several."""
+"""What a run that trained at several ε shows: the one table, and accuracy against ε."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hanse_simulations.arms import METRICS
+from hanse_simulations.arms import METRICS, TASKS
 from hanse_simulations.report.plots import Key, Plot
 from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_svg
-from hanse_simulations.results import SweepRow
-from hanse_simulations.wording import counted, figure
+from hanse_simulations.results import RunResult, SweepRow
+from hanse_simulations.table import comparison_of, mean_of, seed_spreads
+from hanse_simulations.wording import ABSENT, counted, figure
 
 _PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
 # Colours and marks of the arms that these correspond to elsewhere on the page.
@@ -28,6 +30,55 @@ _MARKERS: Final = {"distributed": "o", "local": "s", "central": "D"}
 _SHAPES: Final = {"o": "circle", "s": "square", "D": "diamond"}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One figure, and its spread."""
+
+    text: str
+    spread: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One rule, or one trainer at one ε."""
+
+    label: str
+    epsilon: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Everything:
+    """The one table's part for one task."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Line, ...]
+
+
+def everything(result: RunResult) -> list[Everything]:
+    """Lay out the one table for the page; nothing where the run has no sweep."""
+    if not result.sweep:
+        return []
+    tables = []
+    for task, title in TASKS.items():
+        metrics, rows = comparison_of(result.sweep, task)
+        lines = tuple(
+            Line(
+                label=row.label,
+                epsilon=ABSENT if row.epsilon is None else f"{row.epsilon:g}",
+                cells=tuple(
+                    Cell(text=figure(mean_of(row, m.name)), spread=seed_spreads(row, m.name))
+                    for m in metrics
+                ),
+            )
+            for row in rows
+        )
+        columns = tuple(metric.label for metric in metrics)
+        tables.append(Everything(title=title, columns=columns, rows=lines))
+    return tables
+
+
 def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     """Draw accuracy against ε, one panel a figure; trainers without privacy as dashed lines.
 
@@ -39,6 +90,7 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     """
     if not any(row.epsilon is not None for row in rows):
         return None
+    rows = [row for row in rows if row.trainer in _ARMS]
     lines: dict[str, list[SweepRow]] = {}
     for row in rows:
         lines.setdefault(row.trainer, []).append(row)

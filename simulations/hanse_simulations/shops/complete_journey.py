@@ -152,6 +152,32 @@ def read_purchases() -> pl.DataFrame:
     ).sort("timestamp", "user_id", "basket_id", "item_id", "quantity", "price")
 
 
+def read_attributes() -> pl.DataFrame:
+    """Read what is known of 801 households, in three coarse bands each.
+
+    Returns:
+        `user_id, age, income, household_size`. Names of bands sort as the bands do; the data
+        set's finer ones are joined, so that no group is a handful of people.
+    """
+    bands = {
+        "age": {"19-24": "19 to 34", "25-34": "19 to 34", "35-44": "35 to 54",
+                "45-54": "35 to 54"},
+        "income": {"Under 15K": "0 to 34K", "15-24K": "0 to 34K", "25-34K": "0 to 34K",
+                   "35-49K": "35K to 74K", "50-74K": "35K to 74K"},
+        "household_size": {"1": "1 person", "2": "2 people"},
+    }  # fmt: skip
+    above = {"age": "55 and over", "income": "75K and over", "household_size": "3 or more people"}
+    return _read("demographics").select(
+        pl.col("household_id").cast(pl.String).alias("user_id"),
+        *(
+            pl.when(pl.col(column).is_not_null())
+            .then(pl.col(column).cast(pl.String).replace_strict(table, default=above[column]))
+            .alias(column)
+            for column, table in bands.items()
+        ),
+    )
+
+
 def read_catalogue(items: pl.Series) -> pl.DataFrame:
     """Read texts and categories of products.
 

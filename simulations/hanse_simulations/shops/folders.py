@@ -21,6 +21,7 @@ from hanse_client.store_config import load_store
 from hanse_common.config import Split
 from hanse_common.errors import ConfigError, ContradictingOptions, DataError
 from hanse_simulations.shops import complete_journey, synthetic
+from hanse_simulations.shops.attributes import write_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +84,13 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
     folder = cache.absolute() / name
     if not folder.exists():
         _build(_load(data, seed), folder, digest)
-    return _read(folder)
+    stores = _read(folder)
+    if data.source == "complete-journey":
+        try:
+            write_attributes(stores.folders, complete_journey.read_attributes())
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+    return stores
 
 
 def _load(data: DataSettings, seed: int) -> Dataset:

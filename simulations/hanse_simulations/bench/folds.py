@@ -1,0 +1,154 @@
+"""K-fold cross-validation by customer: how well does a federation serve those it never saw?
+
+Each fold's customers are taken out of their stores before training and judged afterwards in
+the test weeks, with their own past as input. Beside them stand the customers who were trained
+on. A person who is a customer of several stores is in one fold everywhere, by the keyed lot
+that also decides on homes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from hanse_client.evaluate import Figures, evaluate_histories
+from hanse_client.histories import Histories
+from hanse_client.train import load_arrays
+from hanse_common.config import RunSettings
+from hanse_common.model import InterestModel
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.prepare import Prepared
+from hanse_simulations.run import prepare_run
+from hanse_simulations.training import Arm, federate
+from hanse_simulations.wording import figure
+
+METRICS = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
+LABELS = {
+    "held out": "customers left out of training",
+    "trained on": "customers trained on",
+    "untrained": "left out, model before training",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """Figures of one fold's customers, or of the others."""
+
+    fold: int
+    who: str
+    customers: int
+    """With a visit in the test weeks."""
+    figures: dict[str, float]
+
+
+def folds(
+    settings: RunSettings, *, count: int = 5, progress: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Train `count` federations, each without a share of the customers, and judge those.
+
+    Args:
+        settings: A recipe.
+        count: How many folds.
+        progress: Told what is being trained.
+
+    Raises:
+        HanseError: Data, privacy or a federation failed.
+    """
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
+        with pool:
+            _, settings, prepared = prepare_run(Path(scratch), settings)
+            every = {"federation.evaluate_every": settings.federation.rounds, "sweep": None}
+            settings = settings.with_changes(every)
+            histories = prepared.load()
+            lots = [fold_of(store, count, seed=settings.seed) for store in histories]
+            for fold in range(count):
+                progress(f"fold {fold + 1} of {count}")
+                home = Path(scratch) / f"fold-{fold}"
+                left = [np.flatnonzero(lot == fold) for lot in lots]
+                kept = [np.flatnonzero(lot != fold) for lot in lots]
+                rest = _without(prepared, histories, kept, home)
+                arm = Arm(name="folds", folder=ArmFolder(home), settings=settings, start=federate)
+                arm.run(rest, pool, False)
+                before = InterestModel.from_pretrained(prepared.base_model)
+                model = InterestModel.from_pretrained(prepared.base_model)
+                load_arrays(model, read_arrays(home / GLOBAL))
+                for who, judged, customers in (
+                    ("held out", model, left),
+                    ("trained on", model, kept),
+                    ("untrained", before, left),
+                ):
+                    found = _judged(judged, histories, customers, settings)
+                    rows.append(_row(fold, who, found))
+    return rows
+
+
+def fold_of(store: Histories, count: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return the fold of each of a store's customers, [N] in [0, count)."""
+    drawn = np.random.default_rng(seed).permutation(len(store)) % count
+    found: npt.NDArray[np.int64] = np.where(store.homes >= 0, store.homes % count, drawn)
+    return found
+
+
+def _without(
+    prepared: Prepared,
+    histories: Sequence[Histories],
+    kept: Sequence[npt.NDArray[np.int64]],
+    home: Path,
+) -> Prepared:
+    """The stores with only some customers' histories, in files of their own."""
+    home.mkdir(parents=True)
+    paths = []
+    for number, (store, customers) in enumerate(zip(histories, kept, strict=True)):
+        paths.append(home / f"{number:04d}.npz")
+        store.only(customers).save(paths[-1])
+    return replace(prepared, histories=tuple(paths))
+
+
+def _judged(
+    model: InterestModel,
+    histories: Sequence[Histories],
+    customers: Sequence[npt.NDArray[np.int64]],
+    settings: RunSettings,
+) -> list[Figures]:
+    model.train(False)
+    return [
+        evaluate_histories(store.only(some), model, settings, "test")
+        for store, some in zip(histories, customers, strict=True)
+    ]
+
+
+def _row(fold: int, who: str, parts: list[Figures]) -> Row:
+    found = Figures.pooled(parts).metrics()
+    return Row(
+        fold=fold,
+        who=who,
+        customers=sum(len(np.unique(part.customers)) for part in parts),
+        figures={name: found[name] for name in METRICS},
+    )
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """Lay out mean and standard deviation over the folds."""
+    count = len({row.fold for row in rows})
+    table = Table(title=f"{count}-fold cross-validation by customer, test weeks")
+    table.add_column("")
+    for heading in ("customers a fold", "NDCG@10", "explore", "rise AUC", "fall AUC"):
+        table.add_column(heading, justify="right")
+    for who, label in LABELS.items():
+        own = [row for row in rows if row.who == who]
+        values = {name: [row.figures[name] for row in own] for name in METRICS}
+        cells = [f"{figure(fmean(v))} ±{figure(pstdev(v))}" for v in values.values()]
+        table.add_row(label, f"{fmean(row.customers for row in own):,.0f}", *cells)
+    return table

@@ -1,0 +1,239 @@
+"""Does it keep paying? Train until a week, look at the next four, move on, and again.
+
+    rows = rolling(load_recipe("grocery"), windows=5, new_rounds=20, seeds=1)
+
+Four models stand beside each other in every window: *before training*; *trained once*, until
+the first window, and never again; *goes on*, with some rounds more on the data until each
+window; and, if asked for, *trained anew* on all data until each window. What goes on pays for
+its rounds: the ledgers compose, and epsilon stands beside each window.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from rich.table import Table
+
+from hanse_client.evaluate import Figures, evaluate_histories
+from hanse_client.histories import Histories
+from hanse_client.train import load_arrays
+from hanse_common.config import RunSettings
+from hanse_common.model import InterestModel
+from hanse_common.privacy.accounting import epsilon
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.continuing import spent_before, with_budget
+from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.outcome import figures_by_store
+from hanse_simulations.prepare import Prepared
+from hanse_simulations.run import prepare_run
+from hanse_simulations.training import Arm, federate
+from hanse_simulations.wording import figure
+
+WEEKS = 4
+METRICS = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
+LABELS = {
+    "untrained": "before training",
+    "once": "trained once",
+    "continued": "goes on",
+    "anew": "trained anew",
+}
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One model in one window, over all stores' customers; means over seeds."""
+
+    window: str
+    """First day of the four weeks that are looked at."""
+    model: str
+    rounds: int
+    """Of training behind the model."""
+    epsilon: float | None
+    """Spent on it; None without privacy, and before training."""
+    figures: dict[str, float]
+    spread: dict[str, float]
+    """Standard deviation over seeds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    model: str
+    rounds: int
+    epsilon: float | None
+    figures: dict[str, float]
+
+
+def rolling(
+    settings: RunSettings,
+    *,
+    windows: int = 5,
+    new_rounds: int = 20,
+    anew: bool = False,
+    seeds: int = 1,
+    progress: Progress = lambda _: None,
+) -> list[Row]:
+    """Train, look at the next four weeks, move on.
+
+    Args:
+        settings: A recipe; the last window ends with the data's own split.
+        windows: How many windows of four weeks.
+        new_rounds: Rounds between one window and the next.
+        anew: Also train from the start for every window.
+        seeds: How often everything is done, with other samples and other noise.
+        progress: Told what is being trained.
+
+    Raises:
+        HanseError: Data, privacy or a federation failed.
+    """
+    found: dict[datetime, list[_Judged]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
+        with pool:
+            stores, settings, prepared = prepare_run(Path(scratch), settings)
+            last = stores.split.test_until - timedelta(weeks=WEEKS)
+            starts = [last - timedelta(weeks=WEEKS * back) for back in reversed(range(windows))]
+            for seed in range(settings.seed, settings.seed + seeds):
+                home = Path(scratch) / f"seed-{seed}"
+                seeded = settings.with_changes({"seed": seed, "compare": False, "sweep": None})
+                run = _Rolling(prepared, prepared.load(), pool, home, progress)
+                for start, judged in run.windows(seeded, starts, new_rounds, anew):
+                    found.setdefault(start, []).append(judged)
+    return [row for start, judged in found.items() for row in _rows(start, judged)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rolling:
+    """One seed's federation, moved through the windows."""
+
+    prepared: Prepared
+    histories: Sequence[Histories]
+    pool: WorkerPool
+    home: Path
+    progress: Progress
+
+    def windows(
+        self, settings: RunSettings, starts: Sequence[datetime], new_rounds: int, anew: bool
+    ) -> Iterator[tuple[datetime, _Judged]]:
+        first = self._train("first", _until(settings, starts[0]))
+        latest, behind = first, settings.federation.rounds
+        for number, start in enumerate(starts):
+            at = _until(settings, start)
+            if number:
+                terms = at.with_changes(
+                    {
+                        "continues": latest.folder.path,
+                        "federation.rounds": new_rounds,
+                        "federation.evaluate_every": new_rounds,
+                    }
+                )
+                terms = with_budget(terms, spent_before(latest.folder), None)
+                latest, behind = self._train(f"goes-on-{number}", terms), behind + new_rounds
+            yield start, self._before(at)
+            yield start, self._once(first, at)
+            yield start, self._own("continued", latest, behind)
+            if anew:
+                again = self._train(f"anew-{number}", at) if number else first
+                yield start, self._own("anew", again, at.federation.rounds)
+
+    def _train(self, name: str, settings: RunSettings) -> Arm:
+        until = settings.data.split and settings.data.split.train_until.date()
+        self.progress(f"seed {settings.seed}: {name}, data until {until}")
+        folder = ArmFolder(self.home / name)
+        arm = Arm(name="rolling", folder=folder, settings=settings, start=federate)
+        arm.run(self.prepared, self.pool, False)
+        return arm
+
+    def _before(self, settings: RunSettings) -> _Judged:
+        model = InterestModel.from_pretrained(self.prepared.base_model)
+        figures = self._evaluate(model, settings)
+        return _Judged(model="untrained", rounds=0, epsilon=None, figures=figures)
+
+    def _once(self, arm: Arm, settings: RunSettings) -> _Judged:
+        model = InterestModel.from_pretrained(self.prepared.base_model)
+        load_arrays(model, read_arrays(arm.folder.path / GLOBAL))
+        rounds = arm.settings.federation.rounds
+        figures = self._evaluate(model, settings)
+        return _Judged(model="once", rounds=rounds, epsilon=_spent(arm), figures=figures)
+
+    def _own(self, model: str, arm: Arm, rounds: int) -> _Judged:
+        """What an arm's stores found themselves, in the window that follows its training."""
+        sizes = dict(zip(self.prepared.names, map(len, self.histories), strict=True))
+        evaluation = f"validate-{arm.settings.federation.rounds:05d}.npz"
+        by_store = figures_by_store(arm.folder, evaluation, sizes)
+        figures = _chosen(Figures.pooled(list(by_store.values())))
+        return _Judged(model=model, rounds=rounds, epsilon=_spent(arm), figures=figures)
+
+    def _evaluate(self, model: InterestModel, settings: RunSettings) -> dict[str, float]:
+        model.train(False)
+        parts = [evaluate_histories(h, model, settings, "validate") for h in self.histories]
+        return _chosen(Figures.pooled(parts))
+
+
+def _until(settings: RunSettings, start: datetime) -> RunSettings:
+    """Train until a moment; the window is what follows, and stands where validation does."""
+    stop = start + timedelta(weeks=WEEKS)
+    split = {
+        "train_until": start,
+        "validate_until": stop,
+        "test_until": stop + timedelta(days=1),  # not looked at
+    }
+    every = settings.federation.rounds
+    return settings.with_changes({"data.split": split, "federation.evaluate_every": every})
+
+
+def _spent(arm: Arm) -> float | None:
+    spent = spent_before(arm.folder)
+    return epsilon(spent, target_delta=arm.settings.privacy.target_delta) if spent else None
+
+
+def _chosen(figures: Figures) -> dict[str, float]:
+    return {name: value for name, value in figures.metrics().items() if name in METRICS}
+
+
+def _rows(start: datetime, judged: Sequence[_Judged]) -> list[Row]:
+    rows = []
+    for model in dict.fromkeys(part.model for part in judged):
+        own = [part for part in judged if part.model == model]
+        values = {name: [part.figures[name] for part in own] for name in METRICS}
+        rows.append(
+            Row(
+                window=f"{start:%Y-%m-%d}",
+                model=model,
+                rounds=own[0].rounds,
+                epsilon=own[0].epsilon,
+                figures={name: fmean(found) for name, found in values.items()},
+                spread={name: pstdev(found) for name, found in values.items()},
+            )
+        )
+    return rows
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """Lay the windows out for people, and the mean of the windows after the first."""
+    table = Table(title="The four weeks after training, window by window")
+    for heading in ("from", "model"):
+        table.add_column(heading)
+    for heading in ("rounds", "ε", "NDCG@10", "explore", "rise AUC", "fall AUC"):
+        table.add_column(heading, justify="right")
+    before = ""
+    for row in rows:
+        cells = [f"{figure(row.figures[m])} ±{figure(row.spread[m])}" for m in METRICS]
+        spent = "" if row.epsilon is None else f"{row.epsilon:.2f}"
+        day = row.window if row.window != before else ""
+        table.add_row(day, LABELS[row.model], str(row.rounds), spent, *cells)
+        before = row.window
+    later = [row for row in rows if row.window != rows[0].window]
+    table.add_section()
+    for model in dict.fromkeys(row.model for row in later):
+        own = [row for row in later if row.model == model]
+        means = [figure(fmean(row.figures[m] for row in own)) for m in METRICS]
+        table.add_row("later windows, mean", LABELS[model], "", "", *means)
+    return table

@@ -1,0 +1,61 @@
+"""The report's tables of figures by group of customers, and what moves the gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hanse_simulations.arms import EFFECTS, GAP, METRICS, arm
+from hanse_simulations.results import RunResult
+from hanse_simulations.table import interval
+from hanse_simulations.wording import ABSENT, figure
+
+_SHOWN = ("ndcg@10", "rise_auc", "fall_auc")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupLine:
+    """One group, or the gap between the first and the last."""
+
+    label: str
+    customers: str
+    cells: tuple[tuple[str, str], ...]
+    """Figure and interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupTable:
+    """All groups under all arms, for one metric."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[GroupLine, ...]
+
+
+def group_tables(result: RunResult) -> list[GroupTable]:
+    """Lay out the figures by group: arms first, then what joining and privacy change."""
+    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
+    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
+    tables = []
+    for metric in _SHOWN:
+        names = dict.fromkeys(g.arm for g in result.groups if g.metric == metric)
+        if not names:
+            continue
+        lines = []
+        for (grouping, group), customers in sizes.items():
+            found = [cells.get((grouping, group, name, metric)) for name in names]
+            lines.append(
+                GroupLine(
+                    label=f"{grouping}: {group}",
+                    customers=ABSENT if group == GAP else f"{customers:,}",
+                    cells=tuple(
+                        (figure(entry.value), interval(entry).partition(" ")[2])
+                        if entry
+                        else (ABSENT, "")
+                        for entry in found
+                    ),
+                )
+            )
+        columns = tuple(n.capitalize() if n in EFFECTS else arm(n).label for n in names)
+        title = f"{METRICS[metric].label} by group of customers"
+        tables.append(GroupTable(title=title, columns=columns, lines=tuple(lines)))
+    return tables
