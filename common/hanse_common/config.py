@@ -127,6 +127,9 @@ class TrainingSettings(Settings):
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
+    """Of the loss of rises and falls, beside that of the next basket."""
+    rate_weight: float = Field(default=0.1, ge=0)
+    """The same of the visits expected in the next 7, 14 and 28 days."""
     loss_clip: float = Field(default=20.0, gt=0)
     """Largest loss that one customer can add to the losses reported under masks."""
 

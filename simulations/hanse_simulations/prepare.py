@@ -25,7 +25,7 @@ from hanse_common.model.items import encode_texts
 from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,10 +70,15 @@ class InterestTask:
         return collate(data, draw, model.config)
 
     def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
-        """Of the basket, and of the outlook by its weight; [B]."""
-        weight = settings.training.outlook_weight
-        basket, outlook = customer_losses(model(batch), batch, outlook_weight=weight)
-        return basket + outlook
+        """Of the basket, of the outlook and of visits to expect by their weights; [B]."""
+        training = settings.training
+        basket, outlook, rates = customer_losses(
+            model(batch),
+            batch,
+            outlook_weight=training.outlook_weight,
+            rate_weight=training.rate_weight,
+        )
+        return basket + outlook + rates
 
     def evaluate(
         self, data: Histories, model: InterestModel, settings: RunSettings, split: str

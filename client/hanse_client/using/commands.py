@@ -48,6 +48,13 @@ def predict(
     outlook: Annotated[
         bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
     ] = False,
+    within: Annotated[
+        bool,
+        typer.Option("--within", help="Also write the chances to buy within 7, 14, 28 days."),
+    ] = False,
+    demand: Annotated[
+        bool, typer.Option("--demand", help="Also write the visits that the shop may expect.")
+    ] = False,
     split: WhenOption = When.LATEST,
     candidates: CandidatesOption = Candidates.ALL,
     settings: SettingsOption = None,
@@ -55,13 +62,28 @@ def predict(
 ) -> None:
     """Rank what each customer of a store will buy next; the file stays at the store.
 
-    With --outlook, FILE.outlook holds each customer's chances by class, FILE.shop the shop's.
+    With --outlook, FILE.outlook holds each customer's chances by class, FILE.shop the shop's;
+    with --within, FILE.within each customer's chances by class and horizon; with --demand,
+    FILE.demand the shop's expected visits by class and horizon.
     """
     # Imported on use: polars, torch, transformers.
+    from hanse_client.demand import demand as demand_of
     from hanse_client.using.asking import ask, known, moment_of
     from hanse_client.using.files import beside, check_output, write_table
-    from hanse_client.using.protocol import outlook_protocol, protocol, ranking_protocol
-    from hanse_client.using.tables import outlook_table, ranking_table, shop_outlook
+    from hanse_client.using.protocol import (
+        demand_protocol,
+        outlook_protocol,
+        protocol,
+        ranking_protocol,
+        within_protocol,
+    )
+    from hanse_client.using.tables import (
+        demand_table,
+        outlook_table,
+        ranking_table,
+        shop_outlook,
+        within_table,
+    )
 
     check_output(output)
     trained, opened, run = _open(model, store, settings)
@@ -76,13 +98,20 @@ def predict(
     ranking = ranking_table(opened, config, answers(), top=top, candidates=candidates)
     write_table(ranking, output, {**about, **ranking_protocol(candidates, top)})
     files = {"ranking": (output, ranking.height)}
+    more: list[tuple[str, Any, dict[str, Any]]] = []
     if outlook:
         chances = outlook_table(opened, config, answers())
-        shop = shop_outlook(chances)
-        for name, table in (("outlook", chances), ("shop", shop)):
-            path = beside(output, name)
-            write_table(table, path, {**about, **outlook_protocol(trained)})
-            files[name] = (path, table.height)
+        told = outlook_protocol(trained)
+        more += [("outlook", chances, told), ("shop", shop_outlook(chances), told)]
+    if within:
+        more.append(("within", within_table(opened, config, answers()), within_protocol(trained)))
+    if demand:
+        found = demand_of(opened.histories, trained.model, moment)
+        more.append(("demand", demand_table(config, found), demand_protocol(trained, found)))
+    for name, table, told in more:
+        path = beside(output, name)
+        write_table(table, path, {**about, **told})
+        files[name] = (path, table.height)
     _say(
         {
             "store": opened.name,
