@@ -86,7 +86,7 @@ def predict(
     )
 
     check_output(output)
-    trained, opened, run = _open(model, store, settings)
+    trained, opened, run = open_for(model, store, settings)
     moment = moment_of(opened, split, run)
     customers = known(opened, moment)
     about = protocol(trained, opened, when=split, moment=moment, customers=len(customers))
@@ -112,7 +112,7 @@ def predict(
         path = beside(output, name)
         write_table(table, path, {**about, **told})
         files[name] = (path, table.height)
-    _say(
+    say(
         {
             "store": opened.name,
             "customers": len(customers),
@@ -152,7 +152,7 @@ def audience(
     from hanse_client.using.tables import audience_table, classes_of
 
     check_output(output)
-    trained, opened, run = _open(model, store, settings)
+    trained, opened, run = open_for(model, store, settings)
     classes = classes_of(category, trained.config, opened)
     moment = moment_of(opened, split, run)
     customers = known(opened, moment)
@@ -169,7 +169,7 @@ def audience(
         "top": top,
     }
     write_table(table, output, about)
-    _say(
+    say(
         {
             "store": opened.name,
             "category": category,
@@ -203,7 +203,7 @@ def evaluate(
     trained = _trained(model)
     found = evaluation(trained, store, split, settings)
     if format_ is Format.JSON:
-        _print_json(found)
+        print_json(found)
     else:
         print_evaluation(found)
 
@@ -222,7 +222,7 @@ def serve(
     from hanse_client.using.int8 import to_int8
     from hanse_client.using.serving import serve as serve_until_interrupted
 
-    trained, opened, _ = _open(model, store, settings)
+    trained, opened, _ = open_for(model, store, settings)
     answering = to_int8(trained.model) if int8 else trained.model
     serve_until_interrupted(
         trained, opened, model=answering, port=port, announce=lambda url: typer.echo(url)
@@ -248,7 +248,7 @@ def card(
     if output is not None:
         write_card(facts, output)
     if format_ is Format.JSON:
-        _print_json({**facts.plain(), "card": None if output is None else str(output)})
+        print_json({**facts.plain(), "card": None if output is None else str(output)})
     elif output is None:
         typer.echo(str(render(facts)))
     else:
@@ -264,9 +264,10 @@ def _trained(model: Path) -> Trained:
     return open_model(model)
 
 
-def _open(
+def open_for(
     model: Path, store: Path, settings: Path | None
 ) -> tuple[Trained, OpenStore, RunSettings | None]:
+    """Read a model, a store, and the settings of the model's run, if there are any."""
     from hanse_client.using.opening import open_store, run_settings
 
     trained = _trained(model)
@@ -274,14 +275,16 @@ def _open(
     return trained, open_store(store, trained, run), run
 
 
-def _say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
+def say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
+    """Print a result for programs, or lines for people."""
     if format_ is Format.JSON:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo("\n".join(lines))
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print plain values; what is undefined becomes null."""
     from hanse_common.wording import finite
 
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
