@@ -1,7 +1,8 @@
 """What a shop will sell: visits with each category in the next 7, 14 and 28 days.
 
-The customers' expected visits add up. How far such sums were off is read off the store's own
-past: the same forecast from moments that lie behind, beside what came. Then with mu expected
+The customers' expected visits add up. The store's own past corrects the sum: the same forecast
+from moments that lie behind, beside what came. Each class is brought to its level of the last
+eight weeks, and how far such sums were off since says how wide an interval is. With mu expected
 
     variance = mu + (error * mu) ** 2
 
@@ -34,7 +35,12 @@ from hanse_common.model.rates import chances
 
 COVERAGE = 0.9
 _SPREAD = 1.6449
-_PAST_MOMENTS = 4
+_PAST_MOMENTS = 5
+_LEVELLED = 2
+"""Past moments that a class's level is read off: one and two worked best in the validation
+weeks of the grocery regions, four worse than none."""
+_CREDIT = 20.0
+"""Visits that a class is credited with on both sides, so that a rare one keeps its level."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,19 +114,21 @@ def demand(histories: Histories, model: InterestModel, moment: float) -> Demand:
         moment: Days.
 
     Edge cases:
-        Records too short to look back leave `error` at 0: then intervals are too narrow.
+        Records too short to look back leave the sums as they are and `error` at 0: then
+        intervals are too narrow.
     """
     config = model.config
     horizons = tuple(config.horizons)
     now = _sums(histories, model, moment)
+    past = _past(histories, model, moment)
     return Demand(
         horizons=horizons,
-        expected=now[0],
+        expected=now[0] * past.level(0),
         buyers=now[1],
         buyers_spread=np.sqrt(now[2]),
         before=np.stack([_bought(histories, moment - h, h, model) for h in horizons], axis=-1),
         usual=_usual(histories, moment, model),
-        error=_error(histories, model, moment),
+        error=past.error(),
     )
 
 
@@ -164,18 +172,43 @@ def _usual(histories: Histories, moment: float, model: InterestModel) -> Floats:
     return usual
 
 
-def _error(histories: Histories, model: InterestModel, moment: float) -> Floats:
-    """[H] by the method of moments over classes and past moments, visits to weigh."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Past:
+    """Forecasts from moments that lie behind, the last first: K of them, [K, C, H] each."""
+
+    expected: Floats
+    came: Floats
+
+    def level(self, first: int) -> Floats:
+        """[C, 1] visits that came for each expected, of the moments just before one of them."""
+        some = slice(first, first + _LEVELLED)
+        said, did = (part[some, :, -1].sum(axis=0) for part in (self.expected, self.came))
+        level: Floats = (did + _CREDIT) / (said + _CREDIT)
+        return level[:, None]
+
+    def error(self) -> Floats:
+        """[H] by the method of moments over classes and moments, visits to weigh.
+
+        Each moment's forecast is levelled by what lay behind it then.
+        """
+        excess, squares = (np.zeros(self.expected.shape[-1]) for _ in range(2))
+        for index in range(len(self.expected) - _LEVELLED):
+            expected = self.expected[index] * self.level(index + 1)
+            excess += ((self.came[index] - expected) ** 2 - expected).sum(axis=0)
+            squares += (expected**2).sum(axis=0)
+        error: Floats = np.sqrt(np.maximum(excess, 0.0) / np.maximum(squares, 1e-9))
+        return error
+
+
+def _past(histories: Histories, model: InterestModel, moment: float) -> _Past:
     config = model.config
     classes, horizons = len(config.classes), config.horizons
-    excess, squares = np.zeros(len(horizons)), np.zeros(len(horizons))
+    expected, actual = [], []
     for back in range(1, _PAST_MOMENTS + 1):
         past = moment - back * horizons[-1]
         if past < histories.observed_from + config.reference_days:
             break
-        expected = _sums(histories, model, past)[0]
-        actual = np.stack([came(histories, past, h, classes) for h in horizons], axis=-1)
-        excess += ((actual - expected) ** 2 - expected).sum(axis=0)
-        squares += (expected**2).sum(axis=0)
-    error: Floats = np.sqrt(np.maximum(excess, 0.0) / np.maximum(squares, 1e-9))
-    return error
+        expected.append(_sums(histories, model, past)[0])
+        actual.append(np.stack([came(histories, past, h, classes) for h in horizons], axis=-1))
+    shape = (len(expected), classes, len(horizons))
+    return _Past(expected=np.array(expected).reshape(shape), came=np.array(actual).reshape(shape))

@@ -17,6 +17,7 @@ from hanse_common.errors import UnknownCategory, UnknownCustomer
 
 def changed(trained, *, all_layers):
     """As after training: the rules moved, or every layer."""
+    trained.model.basket.start_from_own_frequency()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in trained.model.named_parameters():
@@ -67,6 +68,9 @@ def test_visits_without_the_category_carry_next_to_nothing_of_an_untrained_score
 
 
 def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, tmp_path):  # noqa: F811
+    trained = changed(open_model(run), all_layers=False)
+    trained.model.save_pretrained(tmp_path / "model")
+    run = tmp_path / "model"
     user, page = str(node.histories.customers[0]), tmp_path / "why.html"
     store = ("--store", node.folder, "--user", user)
     printed = ask("explain", run, *store, "--output", page, "--format", "json").stdout

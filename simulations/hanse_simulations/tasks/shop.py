@@ -1,6 +1,6 @@
 """What will a shop sell of a category, and is that more or less than usual?
 
-Asked of each store and class at several moments of the test weeks, a week apart: visits in the
+Asked of each store and class at several moments of the test weeks, two weeks apart: visits in the
 next 7, 14 and 28 days, as far as the test weeks reach. A class *rises* if its visits exceed
 mu + sqrt(mu + 1), with mu what as many days usually had over 12 weeks, and *falls* below
 mu - sqrt(mu + 1), as an interest of a customer does.
@@ -45,15 +45,21 @@ def shop_rows(
         stop: First day after it.
     """
     config = next(iter(models.values())).config
+    moments = np.arange(start, stop - config.horizons[0] + 0.5, 14.0)
+    asked = {
+        (number, moment, name): demand(store, model, moment)
+        for number, store in enumerate(stores)
+        for moment in moments
+        for name, model in models.items()
+    }
     rows = []
     for index, horizon in enumerate(config.horizons):
-        moments = np.arange(start, stop - horizon + 0.5, 7.0)
         parts: dict[str, list[Demand]] = {name: [] for name in models}
         actual, recent = [], []
-        for store in stores:
-            for moment in moments:
-                for name, model in models.items():
-                    parts[name].append(demand(store, model, moment).of(index))
+        for number, store in enumerate(stores):
+            for moment in moments[moments + horizon <= stop]:
+                for name in models:
+                    parts[name].append(asked[number, moment, name].of(index))
                 actual.append(came(store, moment, horizon, len(config.classes)))
                 recent.append(_recent(store, moment, len(config.classes)) * horizon / _RECENT)
         if not actual:
