@@ -71,7 +71,8 @@ def training_anchors(
         rng: The draw.
     """
     earliest = histories.observed_from + config.reference_days
-    latest = max(until - config.horizon_days, earliest)
+    ahead = max(config.horizon_days, config.horizons[-1])
+    latest = max(until - ahead, earliest)
     rows = len(customers)
     moments = rng.uniform(earliest, latest, size=(rows, count))
     at_visits = count // 2
@@ -89,7 +90,7 @@ def training_anchors(
         basket=np.ones((rows, count), dtype=bool),
         outlook=(np.arange(count) >= at_visits)
         & (moments >= earliest)
-        & (moments <= until - config.horizon_days),
+        & (moments <= until - ahead),
     )
 
 
@@ -187,6 +188,7 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         past=past,
         next_basket=torch.from_numpy(pairs.counted(pairs.visits[:, None] == asked[pairs.rows])),
         outlook=_outlook(pairs, past, anchors, config),
+        first_visit=_first_visit(pairs, anchors, config),
     )
 
 
@@ -286,6 +288,18 @@ def _outlook(
     outcome = 1 + (future > most).long() - (future < least).long()
     asked = torch.from_numpy(anchors.outlook).unsqueeze(-1)
     return torch.where(asked & has_interest(reference, config.min_visits), outcome, -1)
+
+
+def _first_visit(pairs: _Pairs, anchors: Anchors, config: InterestConfig) -> torch.Tensor:
+    """See `Batch.first_visit`."""
+    ends = np.array(config.horizons)
+    ahead = pairs.days[:, None] - anchors.moments[pairs.rows]
+    pair, anchor = np.nonzero((ahead >= 0) & (ahead < ends[-1]))
+    first = np.full(int(np.prod(pairs.shape)), len(ends))
+    horizon = np.searchsorted(ends, ahead[pair, anchor], side="right")
+    np.minimum.at(first, pairs.cells(pair, anchor), horizon)
+    asked = anchors.outlook[:, :, None]
+    return torch.from_numpy(np.where(asked, first.reshape(pairs.shape), -1))
 
 
 def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:

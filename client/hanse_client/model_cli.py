@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hanse_client.explaining.command import explain
 from hanse_client.pretraining.commands import pretrain
 from hanse_client.using import commands
 
@@ -130,3 +131,4 @@ app.command("evaluate")(commands.evaluate)
 app.command("audience")(commands.audience)
 app.command("card")(commands.card)
 app.command("serve")(commands.serve)
+app.command("explain")(explain)

@@ -82,6 +82,26 @@ def basket_counts(histories: Histories, occasions: Occasions, classes: int) -> F
     return counts
 
 
+def visits_ahead(
+    histories: Histories, customers: Ints, moment: float, *, horizon: float, classes: int
+) -> Floats:
+    """[n, C] visits of customers with each class in `[moment, moment + horizon)`."""
+    until = histories.visit_offsets[customers + 1]
+    first, stop = (
+        np.array(
+            [
+                a + np.searchsorted(histories.visit_days[a:b], day)
+                for a, b in zip(histories.visit_offsets[customers], until, strict=True)
+            ],
+            dtype=np.int64,
+        )
+        for day in (moment, moment + horizon)
+    )
+    moments = np.full(len(customers), moment)
+    ahead = Occasions(customers=customers, moments=moments, first=first, stop=stop)
+    return basket_counts(histories, ahead, classes)
+
+
 def left_in_cart(histories: Histories) -> Floats:
     """[V] items put into the cart beyond those bought at the same visit."""
     facts = histories.visit_facts.astype(np.float64)

@@ -142,6 +142,9 @@ class TrainingSettings(Settings):
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
+    """Of the loss of rises and falls, beside that of the next basket."""
+    rate_weight: float = Field(default=0.1, ge=0)
+    """The same of the visits expected in the next 7, 14 and 28 days."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of forward passes without privacy. A clip must bound every customer exactly, so that
     private training is float32 always."""

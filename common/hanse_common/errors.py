@@ -165,6 +165,12 @@ class ModelNotFound(HanseError):
     exit_status = 23
 
 
+class ModelTooOld(ModelNotFound):
+    """A model was written before a part of it existed that this version needs."""
+
+    code = "model-too-old"
+
+
 class PrivacyError(HanseError):
     """A promise of privacy could not be kept, so nothing was released."""
 

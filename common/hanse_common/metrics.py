@@ -1,4 +1,4 @@
-"""How good a ranking or a forecast is: HR@k, recall@k, NDCG@k over all classes, and AUC.
+"""How good a ranking or a forecast is: HR@k, recall@k, NDCG@k over all classes; AUC; calibration.
 
 Full ranking, no sampled candidates (Krichene and Rendle 2020 show what samples distort).
 """
@@ -73,3 +73,66 @@ def auc(scores: Scores, positive: Mask) -> float:
     middle_ranks = np.cumsum(counts) - (counts - 1) / 2
     rank_sum = float(middle_ranks[inverse][positive].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def average_precision(scores: Scores, positive: Mask) -> float:
+    """Mean precision at each positive, the best score first; ties count as one step.
+
+    Args:
+        scores: [N].
+        positive: [N].
+
+    Returns:
+        In [0, 1]; NaN without a positive.
+
+    Example:
+        >>> average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True])).round(3)
+        np.float64(0.833)
+    """
+    found = int(positive.sum())
+    if not found:
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    gained = np.diff(hits[last], prepend=0)
+    return float((gained * hits[last] / (last + 1)).sum() / found)
+
+
+def reliability(chances: Scores, positive: Mask, *, bins: int = 10) -> list[dict[str, float]]:
+    """What was foretold beside what came, by how likely it was said to be.
+
+    Args:
+        chances: [N] in [0, 1].
+        positive: [N].
+        bins: Of equal width.
+
+    Returns:
+        Of each bin that holds any: how many `cases`, the mean chance `foretold`, the share that
+        `came`.
+    """
+    place = np.minimum((chances * bins).astype(np.int64), bins - 1)
+    cases = np.bincount(place, minlength=bins)
+    foretold = np.bincount(place, chances, minlength=bins)
+    came = np.bincount(place, positive, minlength=bins)
+    return [
+        {
+            "cases": int(cases[i]),
+            "foretold": float(foretold[i] / cases[i]),
+            "came": float(came[i] / cases[i]),
+        }
+        for i in np.flatnonzero(cases)
+    ]
+
+
+def calibration_error(chances: Scores, positive: Mask, *, bins: int = 10) -> float:
+    """How far chances are from what came, a mean over cases (Naeini et al. 2015).
+
+    Returns:
+        Expected calibration error over bins of equal width; NaN without a case.
+    """
+    if not len(chances):
+        return float("nan")
+    rows = reliability(chances, positive, bins=bins)
+    gaps = sum(row["cases"] * abs(row["foretold"] - row["came"]) for row in rows)
+    return gaps / len(chances)

@@ -19,7 +19,7 @@ from hanse_client.batches import Anchors, collate, rows_at_once
 from hanse_client.evaluate import FALL, RISE, Figures, judge, split_anchors
 from hanse_client.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
-from hanse_common.model import Batch, InterestConfig
+from hanse_common.model import Batch, InterestConfig, Interests
 
 Floats = npt.NDArray[np.float32]
 Forecast = tuple[Floats, Floats, Floats]
@@ -91,7 +91,7 @@ class Rules:
         scores = {side: nothing.copy() for side in (FALL, RISE)}
         active = batch.outlook.numpy() >= 0 if batch.outlook is not None else nothing > 0
         if active.any() and self.outlook_models:
-            features = simple_features(batch)[active]
+            features = simple_features(batch.past)[active]
             for side, model in self.outlook_models.items():
                 scores[side][active] = model.decision_function(features)
         yield "logistic_regression", (nothing, scores[RISE], scores[FALL])
@@ -101,13 +101,12 @@ BASKET_RULES = ("global_popularity", "personal_frequency", "markov")
 OUTLOOK_RULES = ("mean_reversion", "long_run_rate", "logistic_regression")
 
 
-def simple_features(batch: Batch) -> Floats:
+def simple_features(past: Interests) -> Floats:
     """What an analyst would try first: counts, logarithms of counts, time since, visits.
 
     Returns:
         [R, P, C, F].
     """
-    past = batch.past
     classes = past.counts.shape[2]
     visits = past.visits.unsqueeze(2).expand(-1, -1, classes, -1).numpy()
     raw = [past.counts.numpy(), past.decayed.numpy(), past.days_since.numpy()[..., None], visits]
@@ -166,7 +165,7 @@ def _fit_outlook(
         if batch.outlook is None:
             continue
         known = batch.outlook.numpy() >= 0
-        features.append(simple_features(batch)[known])
+        features.append(simple_features(batch.past)[known])
         outcomes.append(batch.outlook.numpy()[known])
     x, y = np.concatenate(features), np.concatenate(outcomes)
     models = {}

@@ -27,7 +27,7 @@ from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 from hanse_simulations.shops.attributes import FILE as ATTRIBUTES
 
-_FORMAT = 5
+_FORMAT = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -350,3 +350,27 @@ def test_a_card_of_a_model_alone_promises_nothing(run, tmp_path):
     assert "Take it to have none" in printed
     with pytest.raises(ModelNotFound):
         ask("card", tmp_path)
+
+
+def test_what_to_expect_is_the_models_own_by_customer_and_shop(run, node, small_node, tmp_path):
+    file = tmp_path / "r.parquet"
+    more = ("--within", "--demand", "--split", "test", "--format", "json")
+    said = ask("predict", run, "--store", node.folder, *more, "--output", file).stdout
+    model = InterestModel.from_pretrained(run / "model")
+    start = days(small_node[1].data.split.validate_until)
+    table = pl.read_parquet(tmp_path / "r.within.parquet")
+    for customer, user in enumerate(node.histories.customers[:3]):
+        batch, output = forward(model, node, customer, start)
+        bought = batch.past.counts[0, 0].amax(-1) > 0
+        rows = table.filter(pl.col("user_id") == user)
+        expected = output.expected_visits[0, 0][bought].numpy().ravel()
+        assert np.allclose(rows["expected"].to_numpy(), expected, rtol=1e-3, atol=1e-6)
+        assert np.allclose(rows["chance"].to_numpy(), 1 - np.exp(-expected), rtol=1e-3, atol=1e-5)
+    shop = pl.read_parquet(tmp_path / "r.demand.parquet")
+    assert json.loads(said)["demand"]["rows"] == shop.height == 3 * len(model.config.classes)
+    assert (shop["low"] <= shop["expected"]).all()
+    assert (shop["expected"] <= shop["high"]).all()
+    for name in ("within", "demand"):
+        assert is_private(tmp_path / f"r.{name}.parquet")
+        note = json.loads((tmp_path / f"r.{name}.parquet.json").read_text())
+        assert note["horizons_days"] == [7.0, 14.0, 28.0]

@@ -25,6 +25,7 @@ from hanse_common.errors import BudgetSpent, RoundFailed
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.entry import Release
+from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.stages import read_stages
 
 pytestmark = pytest.mark.slow
@@ -139,13 +140,14 @@ def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
 
 def spend(shops, name, budget):
     """Charge a store's ledger, as for another federation, until nothing more fits."""
-    node, last = shops.stores[name].node(), shops.charges(name)[-1]
-    elsewhere = Release(kind="train", mode=last.release.mode, max_grad_norm=1.0)
+    store = shops.stores[name]
+    node, plan = store.node(), PrivacyPlan.from_settings(store.settings())
+    elsewhere = Release(kind="train", mode=plan.mode, max_grad_norm=plan.max_grad_norm)
     with pytest.raises(BudgetSpent):
         for number in itertools.count(1):
             node.charge(
-                last.steps,
-                target_delta=last.target_delta,
+                plan.round_cost(),
+                target_delta=plan.target_delta,
                 number=number,
                 release=replace(elsewhere, round=number),
                 budget=budget,

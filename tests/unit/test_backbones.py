@@ -62,7 +62,11 @@ def made(base: InterestModel, backbone: str, variant: str, **shape: object) -> I
 def test_clipped_sums_are_those_of_one_by_one_backward_passes(store, backbone, variant):
     base, _, batch = store
     model = made(base, backbone, variant)
-    assert check_exactness(model, batch(4), outlook_weight=1.0) < 1e-4
+
+    def losses(part):
+        return sum(customer_losses(model(part), part, outlook_weight=1.0, rate_weight=1.0))
+
+    assert check_exactness(model, batch(4), losses=losses) < 1e-4
 
 
 @pytest.mark.parametrize("variant", ["top:1", "lora:2", "adapters:3"])
@@ -73,8 +77,8 @@ def test_a_customer_more_moves_the_sum_by_at_most_the_clip(store, backbone, vari
 
     def clipped_sum(part):
         with customer_clipper(model, clip) as clipper:
-            basket, outlook = customer_losses(model(part), part, outlook_weight=1.0)
-            clipper.backward(basket + outlook)
+            losses = customer_losses(model(part), part, outlook_weight=1.0, rate_weight=1.0)
+            clipper.backward(sum(losses))
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
 
     moved = (clipped_sum(everybody) - clipped_sum(everybody.rows(1, 4))).norm().item()

@@ -15,8 +15,7 @@ from hanse_common.model import InterestModel, customer_losses
 
 
 def losses_of(model, batch):
-    basket, outlook = customer_losses(model(batch), batch, outlook_weight=1.0)
-    return basket + outlook
+    return sum(customer_losses(model(batch), batch, outlook_weight=1.0, rate_weight=1.0))
 
 
 @pytest.fixture
@@ -62,6 +61,7 @@ class _Leaky(nn.Module):
     def __init__(self, inner):
         super().__init__()
         self.inner = inner
+        self.settled = inner.settled
 
     def forward(self, scores):
         scores = self.inner(scores)
@@ -81,6 +81,7 @@ class _Unseen(nn.Module):
     def __init__(self, inner, other):
         super().__init__()
         self.inner = inner
+        self.settled = inner.settled
         self.other = [other]
 
     def forward(self, scores):

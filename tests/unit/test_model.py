@@ -67,10 +67,10 @@ def test_untrained_its_outlook_is_the_poisson_forecast_at_the_own_rate(world):
 def test_one_customers_loss_is_a_function_of_nobody_else(world):
     *_, model, batch = world
     with torch.inference_mode():
-        together = customer_losses(model(batch), batch, outlook_weight=1.0)
+        together = customer_losses(model(batch), batch, outlook_weight=1.0, rate_weight=1.0)
         for row in (0, 5):
             part = batch.rows(row, row + 1)
-            alone = customer_losses(model(part), part, outlook_weight=1.0)
+            alone = customer_losses(model(part), part, outlook_weight=1.0, rate_weight=1.0)
             for a, b in zip(together, alone, strict=True):
                 assert a[row].item() == pytest.approx(b[0].item(), rel=1e-5)
 
@@ -80,7 +80,9 @@ def test_a_loss_without_targets_is_refused(world):
 
     *_, model, batch = world
     with pytest.raises(ValueError, match="targets"):
-        customer_losses(model(batch), replace(batch, outlook=None), outlook_weight=1.0)
+        customer_losses(
+            model(batch), replace(batch, outlook=None), outlook_weight=1.0, rate_weight=1.0
+        )
 
 
 def test_a_customer_without_any_past_gets_finite_predictions(small_stores):

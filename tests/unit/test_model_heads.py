@@ -93,7 +93,7 @@ def test_what_was_never_bought_is_ranked_by_what_the_catalogue_lists(histories, 
     )
     public = model.class_popularity.expand(len(batch), -1)
     classes = model.class_vectors.expand(len(batch), -1, -1)
-    scores = model.basket(fresh, None, classes, public)
+    scores = model.basket(fresh, None, classes, public, None)
     assert (scores.diff(dim=-1) < 0).all()
 
 
@@ -119,21 +119,22 @@ def test_per_customer_gradients_are_exact(histories, model, part):
     model.train_only(part)
 
     def losses(batch):
-        return sum(customer_losses(model(batch), batch, outlook_weight=1.0))
+        return sum(customer_losses(model(batch), batch, outlook_weight=1.0, rate_weight=1.0))
 
     assert check_exactness(model, training_batch(histories, model), losses=losses) < 1e-4
 
 
 def test_rules_are_few_and_leave_the_transformer_out(histories, model, monkeypatch):
     names = model.train_only("rules")
-    assert {name.split(".")[1] for name in names} == {"repeat", "habit", "popularity", "rule"}
+    assert {name.split(".")[1] for name in names} == {
+        *("repeat", "habit", "popularity", "rule", "rate", "hold")
+    }
     assert set(names) < set(model.train_only("heads")) < set(model.train_only("all"))
 
     model.train_only("rules")
     monkeypatch.setattr(model.visits, "forward", lambda *_: pytest.fail("computed for nothing"))
     batch = training_batch(histories, model)
-    basket, outlook = customer_losses(model(batch), batch, outlook_weight=1.0)
-    (basket + outlook).sum().backward()
+    sum(customer_losses(model(batch), batch, outlook_weight=1.0, rate_weight=1.0)).sum().backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -157,9 +158,11 @@ def test_an_interest_weighs_the_same_whoever_has_it(histories, model):
     batch = training_batch(histories, model)
     logits = torch.zeros((*batch.outlook.shape, 3))
     output = type(model(batch))(
-        basket_scores=torch.zeros(batch.outlook.shape), outlook_logits=logits
+        basket_scores=torch.zeros(batch.outlook.shape),
+        outlook_logits=logits,
+        expected_visits=torch.ones((*batch.outlook.shape, 3)),
     )
-    _, outlook = customer_losses(output, batch, outlook_weight=1.0)
+    _, outlook, _ = customer_losses(output, batch, outlook_weight=1.0, rate_weight=1.0)
     interests = (batch.outlook >= 0).sum((1, 2))
     assert len(set(interests.tolist())) > 1
     torch.testing.assert_close(

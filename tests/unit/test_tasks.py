@@ -131,8 +131,24 @@ def test_a_finished_run_is_measured_and_left_as_it_was(tmp_path, monkeypatch, st
         "cart bursts",
         "leader changes",
         "next leader",
+        *(
+            f"buys within {days} days, classes: {classes}"
+            for days in ("07", "14", "28")
+            for classes in ("bought before", "all")
+        ),
+        *(
+            f"shop and class, {days} days{what}"
+            for days in ("07", "14", "28")
+            for what in ("", ": rise", ": fall")
+        ),
     }
-    assert all(0 <= row["value"] <= 1 for row in rows if row["value"] is not None)
+    counted = ("mae", "mape")
+    assert all(
+        0 <= row["value"] <= 1
+        for row in rows
+        if row["value"] is not None and row["metric"] not in counted
+    )
+    assert figures["buys within 28 days, classes: all", "untrained", "", "auc"] > 0.6
     assert len(list_nodes(folder.stores_dir)) == 2
     assert Node(list_nodes(folder.stores_dir)[0]).histories.active().size
     table = CliRunner().invoke(bench, ["tasks", "small"])

@@ -71,15 +71,21 @@ class InterestTask:
         return collate(data, draw, model.config)
 
     def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
-        """Of the basket, and of the outlook by its weight; [B]."""
-        low = settings.training.precision == "bfloat16"
+        """Of the basket, of the outlook and of visits to expect by their weights; [B]."""
+        training = settings.training
+        low = training.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             output = model(batch)
         output.basket_scores = output.basket_scores.float()
         output.outlook_logits = output.outlook_logits.float()
-        weight = settings.training.outlook_weight
-        basket, outlook = customer_losses(output, batch, outlook_weight=weight)
-        return basket + outlook
+        output.expected_visits = output.expected_visits.float()
+        basket, outlook, rates = customer_losses(
+            output,
+            batch,
+            outlook_weight=training.outlook_weight,
+            rate_weight=training.rate_weight,
+        )
+        return basket + outlook + rates
 
     def evaluate(
         self, data: Histories, model: InterestModel, settings: RunSettings, split: str

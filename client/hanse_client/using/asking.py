@@ -44,6 +44,8 @@ class Answers:
     """[R, C] whether there is an interest, and so an outlook."""
     chances: npt.NDArray[np.float32]
     """[R, C, 3] of a fall, of staying, of a rise; without meaning where there is no interest."""
+    expected: npt.NDArray[np.float32]
+    """[R, C, H] visits with the class to expect up to the end of each horizon."""
 
 
 def moment_of(store: OpenStore, when: When, settings: RunSettings | None) -> float:
@@ -130,6 +132,7 @@ def ask(
                 recent=recent.numpy(),
                 interest=has_interest(recent, config.min_visits).numpy(),
                 chances=torch.softmax(output.outlook_logits[:, 0], dim=-1).numpy(),
+                expected=output.expected_visits[:, 0].numpy(),
             )
 
 

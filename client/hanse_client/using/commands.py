@@ -48,6 +48,13 @@ def predict(
     outlook: Annotated[
         bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
     ] = False,
+    within: Annotated[
+        bool,
+        typer.Option("--within", help="Also write the chances to buy within 7, 14, 28 days."),
+    ] = False,
+    demand: Annotated[
+        bool, typer.Option("--demand", help="Also write the visits that the shop may expect.")
+    ] = False,
     split: WhenOption = When.LATEST,
     candidates: CandidatesOption = Candidates.ALL,
     settings: SettingsOption = None,
@@ -55,16 +62,31 @@ def predict(
 ) -> None:
     """Rank what each customer of a store will buy next; the file stays at the store.
 
-    With --outlook, FILE.outlook holds each customer's chances by class, FILE.shop the shop's.
+    With --outlook, FILE.outlook holds each customer's chances by class, FILE.shop the shop's;
+    with --within, FILE.within each customer's chances by class and horizon; with --demand,
+    FILE.demand the shop's expected visits by class and horizon.
     """
     # Imported on use: polars, torch, transformers.
+    from hanse_client.demand import demand as demand_of
     from hanse_client.using.asking import ask, known, moment_of
     from hanse_client.using.files import beside, check_output, write_table
-    from hanse_client.using.protocol import outlook_protocol, protocol, ranking_protocol
-    from hanse_client.using.tables import outlook_table, ranking_table, shop_outlook
+    from hanse_client.using.protocol import (
+        demand_protocol,
+        outlook_protocol,
+        protocol,
+        ranking_protocol,
+        within_protocol,
+    )
+    from hanse_client.using.tables import (
+        demand_table,
+        outlook_table,
+        ranking_table,
+        shop_outlook,
+        within_table,
+    )
 
     check_output(output)
-    trained, opened, run = _open(model, store, settings)
+    trained, opened, run = open_for(model, store, settings)
     moment = moment_of(opened, split, run)
     customers = known(opened, moment)
     about = protocol(trained, opened, when=split, moment=moment, customers=len(customers))
@@ -76,14 +98,21 @@ def predict(
     ranking = ranking_table(opened, config, answers(), top=top, candidates=candidates)
     write_table(ranking, output, {**about, **ranking_protocol(candidates, top)})
     files = {"ranking": (output, ranking.height)}
+    more: list[tuple[str, Any, dict[str, Any]]] = []
     if outlook:
         chances = outlook_table(opened, config, answers())
-        shop = shop_outlook(chances)
-        for name, table in (("outlook", chances), ("shop", shop)):
-            path = beside(output, name)
-            write_table(table, path, {**about, **outlook_protocol(trained)})
-            files[name] = (path, table.height)
-    _say(
+        told = outlook_protocol(trained)
+        more += [("outlook", chances, told), ("shop", shop_outlook(chances), told)]
+    if within:
+        more.append(("within", within_table(opened, config, answers()), within_protocol(trained)))
+    if demand:
+        found = demand_of(opened.histories, trained.model, moment)
+        more.append(("demand", demand_table(config, found), demand_protocol(trained, found)))
+    for name, table, told in more:
+        path = beside(output, name)
+        write_table(table, path, {**about, **told})
+        files[name] = (path, table.height)
+    say(
         {
             "store": opened.name,
             "customers": len(customers),
@@ -123,7 +152,7 @@ def audience(
     from hanse_client.using.tables import audience_table, classes_of
 
     check_output(output)
-    trained, opened, run = _open(model, store, settings)
+    trained, opened, run = open_for(model, store, settings)
     classes = classes_of(category, trained.config, opened)
     moment = moment_of(opened, split, run)
     customers = known(opened, moment)
@@ -140,7 +169,7 @@ def audience(
         "top": top,
     }
     write_table(table, output, about)
-    _say(
+    say(
         {
             "store": opened.name,
             "category": category,
@@ -174,7 +203,7 @@ def evaluate(
     trained = _trained(model)
     found = evaluation(trained, store, split, settings)
     if format_ is Format.JSON:
-        _print_json(found)
+        print_json(found)
     else:
         print_evaluation(found)
 
@@ -193,7 +222,7 @@ def serve(
     from hanse_client.using.int8 import to_int8
     from hanse_client.using.serving import serve as serve_until_interrupted
 
-    trained, opened, _ = _open(model, store, settings)
+    trained, opened, _ = open_for(model, store, settings)
     answering = to_int8(trained.model) if int8 else trained.model
     serve_until_interrupted(
         trained, opened, model=answering, port=port, announce=lambda url: typer.echo(url)
@@ -219,7 +248,7 @@ def card(
     if output is not None:
         write_card(facts, output)
     if format_ is Format.JSON:
-        _print_json({**facts.plain(), "card": None if output is None else str(output)})
+        print_json({**facts.plain(), "card": None if output is None else str(output)})
     elif output is None:
         typer.echo(str(render(facts)))
     else:
@@ -235,9 +264,10 @@ def _trained(model: Path) -> Trained:
     return open_model(model)
 
 
-def _open(
+def open_for(
     model: Path, store: Path, settings: Path | None
 ) -> tuple[Trained, OpenStore, RunSettings | None]:
+    """Read a model, a store, and the settings of the model's run, if there are any."""
     from hanse_client.using.opening import open_store, run_settings
 
     trained = _trained(model)
@@ -245,14 +275,16 @@ def _open(
     return trained, open_store(store, trained, run), run
 
 
-def _say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
+def say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
+    """Print a result for programs, or lines for people."""
     if format_ is Format.JSON:
-        _print_json(result)
+        print_json(result)
     else:
         typer.echo("\n".join(lines))
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print plain values; what is undefined becomes null."""
     from hanse_common.wording import finite
 
     typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hanse_client.evaluate import Figures, evaluate_histories
+from hanse_client.foresight import Foresight, first_day, foresee
 from hanse_client.using.choices import Split
 from hanse_client.using.opening import Trained, open_store, run_settings
 from hanse_common.errors import ConfigError, EmptyStore
 from hanse_common.wording import ABSENT, finite
 
 POOLED = "all customers"
+_WITHIN = {"auc": "AUC", "average_precision": "AP", "calibration_error": "ECE"}
 
 
 def evaluation(
@@ -26,14 +28,17 @@ def evaluation(
 
     Returns:
         Plain values: how it was judged, and `stores`, one row each: `store`, `customers` with
-        a visit in the split, `baskets`, `interests`, `metrics`. Of several stores, the last
-        row is of all their customers together.
+        a visit in the split, `baskets`, `interests`, `metrics`, and `within`, the figures of
+        `Foresight.judged` from the split's first day. Of several stores, the last row is of
+        all their customers together.
 
     Raises:
         ConfigError: Nothing says when the split is.
         EmptyStore: Nobody visited a store during the split.
     """
-    rows, parts = [], []
+    rows: list[dict[str, Any]] = []
+    parts: list[Figures] = []
+    seen: list[Foresight] = []
     for path in stores:
         run = run_settings(trained, path, settings)
         if run is None or run.data.split is None:
@@ -49,9 +54,10 @@ def evaluation(
                 hint="are these the settings of a run on this store's data?",
             )
         parts.append(figures)
-        rows.append(_row(store.name, [figures]))
+        seen.append(foresee(store.histories, trained.model, first_day(run, split.value)))
+        rows.append(_row(store.name, [figures], seen[-1:]))
     if len(parts) > 1:
-        rows.append(_row(POOLED, parts))
+        rows.append(_row(POOLED, parts, seen))
     return {
         "model_sha256": trained.digest,
         "split": split.value,
@@ -62,7 +68,7 @@ def evaluation(
     }
 
 
-def _row(name: str, parts: list[Figures]) -> dict[str, Any]:
+def _row(name: str, parts: list[Figures], seen: list[Foresight]) -> dict[str, Any]:
     pooled = Figures.pooled(parts)
     return {
         "store": name,
@@ -70,6 +76,7 @@ def _row(name: str, parts: list[Figures]) -> dict[str, Any]:
         "baskets": len(pooled.hr),
         "interests": len(pooled.outcomes),
         "metrics": finite(pooled.metrics()),
+        "within": finite(Foresight.pooled(seen).judged()),
     }
 
 
@@ -86,4 +93,10 @@ def print_evaluation(found: dict[str, Any]) -> None:
     for name in rows[0]["metrics"]:
         values = (row["metrics"][name] for row in rows)
         table.add_row(name, *(ABSENT if value is None else f"{value:.3f}" for value in values))
+    table.add_section()
+    for index, one in enumerate(rows[0]["within"]):
+        for figure, short in _WITHIN.items():
+            name = f"{one['horizon_days']:.0f} days, {one['classes']}: {short}"
+            found_here = (row["within"][index][figure] for row in rows)
+            table.add_row(name, *(ABSENT if v is None else f"{v:.3f}" for v in found_here))
     Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hanse_client.demand import COVERAGE, Demand
 from hanse_client.using.asking import said
 from hanse_client.using.choices import Candidates, When
 from hanse_client.using.opening import OpenStore, Trained
@@ -55,5 +56,28 @@ def outlook_protocol(trained: Trained) -> dict[str, Any]:
         "reference_days": config.reference_days,
         "candidates": f"classes with at least {config.min_visits} visits in the reference days",
         "rise": "more than mu + sqrt(mu + 1) visits; mu is what the reference days expect",
+        "fall": "fewer than mu - sqrt(mu + 1)",
+    }
+
+
+def within_protocol(trained: Trained) -> dict[str, Any]:
+    """What a forecast by horizon says beside that."""
+    return {
+        "horizons_days": trained.config.horizons,
+        "candidates": "classes that the customer bought before",
+        "chance": "of at least one visit with the class; expected visits are taken as a Poisson",
+    }
+
+
+def demand_protocol(trained: Trained, found: Demand) -> dict[str, Any]:
+    """What a shop's demand says beside that."""
+    config = trained.config
+    return {
+        "horizons_days": config.horizons,
+        "reference_days": config.reference_days,
+        "interval": f"{COVERAGE:.0%}, normal: variance = expected + (error * expected) ** 2",
+        "error": dict(zip(map(str, config.horizons), found.error.round(4).tolist(), strict=True)),
+        "counted": "visits of customers known before; who comes for the first time is not",
+        "rise": "more than mu + sqrt(mu + 1) visits; mu is usual",
         "fall": "fewer than mu - sqrt(mu + 1)",
     }

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hanse_client.demand import Demand
 from hanse_client.histories import item_class
 from hanse_client.using.asking import Answers, ranked
 from hanse_client.using.choices import Candidates
@@ -22,6 +23,14 @@ RANKING = {
     "category": pl.String,
     "score": pl.Float32,
     "rank": pl.Int32,
+}
+DEMAND = ["expected", "low", "high", "before", "usual", "fall", "rise", "buyers", "buyers_spread"]
+WITHIN = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "horizon_days": pl.Int32,
+    "expected": pl.Float32,
+    "chance": pl.Float32,
 }
 OUTLOOK = {
     "user_id": pl.String,
@@ -97,6 +106,52 @@ def outlook_table(
         }
         tables.append(pl.DataFrame(columns, schema_overrides=OUTLOOK))
     return pl.concat(tables)
+
+
+def within_table(
+    store: OpenStore, config: InterestConfig, parts: Iterable[Answers]
+) -> pl.DataFrame:
+    """Will each customer buy each class that they bought before, within each horizon?
+
+    Returns:
+        `user_id`, `item_id` (the class), `horizon_days`, `expected` visits, `chance` of at least
+        one.
+    """
+    names = np.array(config.classes)
+    horizons = np.array(config.horizons)
+    tables = [pl.DataFrame(schema=WITHIN)]
+    for part in parts:
+        rows, classes = np.nonzero(part.seen)
+        expected = part.expected[rows, classes]  # [k, H]
+        columns = {
+            "user_id": np.repeat(store.histories.customers[part.customers[rows]], len(horizons)),
+            "item_id": np.repeat(names[classes], len(horizons)),
+            "horizon_days": np.tile(horizons, len(rows)),
+            "expected": expected.ravel(),
+            "chance": -np.expm1(-expected.ravel()),
+        }
+        tables.append(pl.DataFrame(columns, schema_overrides=WITHIN))
+    return pl.concat(tables)
+
+
+def demand_table(config: InterestConfig, found: Demand) -> pl.DataFrame:
+    """A shop's demand by class and horizon, the largest expectation first.
+
+    Returns:
+        `item_id` (the class), `horizon_days`, `expected` visits, the interval `low` to `high`
+        that should hold nine in ten, `before` (visits in as many days before), `usual` (on
+        average over the reference days), chances of a `fall` below and a `rise` above what is
+        usual, `buyers` expected and the standard deviation of their number.
+    """
+    classes, horizons = len(config.classes), len(config.horizons)
+    columns = {
+        "item_id": np.repeat(np.array(config.classes), horizons),
+        "horizon_days": np.tile(np.array(config.horizons, dtype=np.int32), classes),
+        **{name: getattr(found, name).ravel() for name in DEMAND},
+    }
+    return pl.DataFrame(columns).sort(
+        ["horizon_days", "expected", "item_id"], descending=[False, True, False]
+    )
 
 
 def shop_outlook(outlook: pl.DataFrame) -> pl.DataFrame:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
+from hanse_common.errors import ModelTooOld
+
 
 class InterestConfig(PretrainedConfig):
     """Shape of an `InterestModel` and the public vocabulary that it speaks.
@@ -22,6 +24,8 @@ class InterestConfig(PretrainedConfig):
         half_lives: Half-lives, in days, of the decayed counts.
         reference_days: The customer's own rate is read over these last days.
         horizon_days: The outlook covers these next days.
+        horizons: Ends, in days, of the times ahead for which visits are expected; rising, the
+            last at most `horizon_days`.
         min_visits: A customer has an interest in a class, and so an outlook on it, from
             this many visits with it during the reference days.
         max_steps: Most recent visits that the transformer sees.
@@ -49,6 +53,7 @@ class InterestConfig(PretrainedConfig):
         half_lives: Sequence[float] = (30.0, 60.0, 180.0),
         reference_days: float = 84.0,
         horizon_days: float = 28.0,
+        horizons: Sequence[float] = (7.0, 14.0, 28.0),
         min_visits: int = 3,
         backbone: Literal["gpt2", "bert"] = "gpt2",
         backbone_options: Mapping[str, Any] | None = None,
@@ -69,11 +74,27 @@ class InterestConfig(PretrainedConfig):
         self.half_lives = list(half_lives)
         self.reference_days = reference_days
         self.horizon_days = horizon_days
+        self.horizons = list(horizons)
         self.min_visits = min_visits
         self.backbone = backbone
         self.backbone_options = dict(backbone_options or {})
         self.adaptation = adaptation
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            ModelTooOld: An earlier version wrote it, without the part that expects visits:
+                its weights would be missing.
+        """
+        if config_dict.get("model_type") == cls.model_type and "horizons" not in config_dict:
+            raise ModelTooOld(
+                "the model was written by a version that did not foretell visits by day",
+                hint="train it again with this version, or use it with the one that wrote it",
+            )
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def reference_window(self) -> int:

@@ -128,6 +128,10 @@ class Popularity(nn.Module):
         """Shift public logarithms of popularity, [B, C]."""
         return public + POPULARITY_SCALE * self.shift
 
+    def settled(self, public: Tensor) -> Tensor:
+        """The same for a head that uses popularity and does not train it."""
+        return public + POPULARITY_SCALE * self.shift.detach()
+
 
 def is_silent(layer: nn.Linear) -> bool:
     """Whether a layer's answer is exactly zero and nobody asks for its gradient."""
@@ -197,12 +201,17 @@ class BasketHead(nn.Module):
         """Whether the transformer's state matters."""
         return self.mixer.uses_state() or not is_silent(self.match)
 
+    def needs_features(self) -> bool:
+        """Whether `interest_features` matter."""
+        return not (is_silent(self.habit) and is_silent(self.mixer.out))
+
     def forward(
         self,
         past: Interests,
         state: Tensor | None,
         classes: Tensor,
         public: Tensor,
+        features: Tensor | None,
     ) -> Tensor:
         """Score classes.
 
@@ -215,6 +224,7 @@ class BasketHead(nn.Module):
             state: [B, P, D] of the transformer.
             classes: [B, C, K] class vectors.
             public: [B, C] logarithm of each class's public popularity, around 0.
+            features: [B, P, C, F] of `interest_features`; None if they do not matter.
 
         Returns:
             [B, P, C], unnormalised logarithms of probability.
@@ -225,8 +235,7 @@ class BasketHead(nn.Module):
         others = [h for h in range(logs.shape[-1]) if h != self._start]
         own: Tensor = self.repeat(torch.cat([usual, logs[..., others] - usual], dim=-1)).squeeze(-1)
         scores = own
-        if not (is_silent(self.habit) and is_silent(self.mixer.out)):
-            features = interest_features(past, self._config)
+        if features is not None:
             scores = scores + self.habit(features).squeeze(-1)
             if not is_silent(self.mixer.out):
                 mixed = self.mixer(features, state, classes.unsqueeze(1))

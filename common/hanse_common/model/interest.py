@@ -2,7 +2,7 @@
 
 - items by text: frozen vectors from outside, a trainable projection inside
 - GPT-2 or BERT blocks over visits, fresh or from a checkpoint
-- next basket with a repeat-purchase term, outlook with a Poisson start
+- next basket with a repeat-purchase term, outlook with a Poisson start, expected visits
 - `save_pretrained` / `from_pretrained` with safetensors; class vectors travel with it
 """
 
@@ -21,14 +21,21 @@ from hanse_common.errors import ConfigError
 from hanse_common.model.adapting import is_adaptation, layers_of
 from hanse_common.model.backbone import VisitEncoder
 from hanse_common.model.config import InterestConfig
-from hanse_common.model.heads import INTERESTS, BasketHead, Interests, OutlookHead
+from hanse_common.model.heads import (
+    INTERESTS,
+    BasketHead,
+    Interests,
+    OutlookHead,
+    interest_features,
+)
 from hanse_common.model.items import Vectors, principal_components
+from hanse_common.model.rates import RateHead, rate_losses
 from hanse_common.trainable import Trainable
 
 if TYPE_CHECKING:
     from hanse_common.model.checkpoint import Checkpoint
 
-_RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.")
+_RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.", "rates.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +56,9 @@ class Batch:
     """[B, P, C] 1 for each class in the next visit, all 0 where there is none to predict."""
     outlook: Tensor | None = None
     """[B, P, C] 0 fall, 1 stay, 2 rise, -1 where there is nothing to predict."""
+    first_visit: Tensor | None = None
+    """[B, P, C] index of the first of `config.horizons` that holds a visit with the class, their
+    number if none does, -1 where nothing is asked."""
 
     def __len__(self) -> int:
         return len(self.anchor_visit)
@@ -72,6 +82,8 @@ class InterestOutput(ModelOutput):
     """[B, P, C] unnormalised log-probability of each class in the next visit."""
     outlook_logits: Tensor = None  # type: ignore[assignment]
     """[B, P, C, 3] unnormalised log-probability of fall, stay, rise."""
+    expected_visits: Tensor = None  # type: ignore[assignment]
+    """[B, P, C, horizons] visits with the class to expect up to the end of each horizon."""
 
 
 class InterestModel(PreTrainedModel):
@@ -81,7 +93,7 @@ class InterestModel(PreTrainedModel):
         >>> config = InterestConfig(classes=["milk", "bread", "wine"], n_embd=8, vector_size=4)
         >>> model = InterestModel(config)
         >>> sorted({name.split(".")[0] for name, _ in model.named_parameters()})
-        ['basket', 'outlook', 'visits']
+        ['basket', 'outlook', 'rates', 'visits']
     """
 
     config: InterestConfig
@@ -96,6 +108,7 @@ class InterestModel(PreTrainedModel):
         self.visits = VisitEncoder(config)
         self.basket = BasketHead(config)
         self.outlook = OutlookHead(config)
+        self.rates = RateHead(config)
         size = (len(config.classes), config.class_vector_size)
         self.register_buffer("class_vectors", torch.zeros(size))
         self.register_buffer("class_popularity", torch.zeros(len(config.classes)))
@@ -143,6 +156,7 @@ class InterestModel(PreTrainedModel):
             text.bias[:width] = torch.from_numpy(-(item_mean @ item_directions)) * spread
         model.basket.start_from_own_frequency()
         model.outlook.start_from_own_rate()
+        model.rates.start_from_own_rate()
         if checkpoint is not None:
             checkpoint.load_into(model.visits)
         if adaptation is not None:
@@ -158,9 +172,14 @@ class InterestModel(PreTrainedModel):
             state = self.visits(batch.visit_vectors, batch.visit_facts, batch.anchor_visit)
         classes = self.class_vectors.expand(len(batch), -1, -1)  # [B, C, K]
         public = self.class_popularity.expand(len(batch), -1)  # [B, C]
+        features = None
+        if self.basket.needs_features() or self.rates.needs_features():
+            features = interest_features(batch.past, self.config)
+        popularity = self.basket.popularity.settled(public)
         return InterestOutput(
-            basket_scores=self.basket(batch.past, state, classes, public),
+            basket_scores=self.basket(batch.past, state, classes, public, features),
             outlook_logits=self.outlook(batch.past, state, classes),
+            expected_visits=self.rates(batch.past, popularity, features),
         )
 
     def train_only(self, part: str) -> Sequence[str]:
@@ -207,24 +226,26 @@ def is_rule(name: str) -> bool:
 
 
 def customer_losses(
-    output: InterestOutput, batch: Batch, *, outlook_weight: float
-) -> tuple[Tensor, Tensor]:
+    output: InterestOutput, batch: Batch, *, outlook_weight: float, rate_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Each customer's own loss, a function of nobody else's data.
 
     Args:
         output: The model's answer to `batch`.
-        batch: With both targets.
+        batch: With all targets.
         outlook_weight: Of the outlook loss beside the basket loss.
+        rate_weight: Of the loss of expected visits beside it.
 
     Returns:
-        (basket [B], weighted outlook [B]): cross-entropy of the next basket's classes under
-        a softmax over all classes, and of the outlook over classes with an interest, each
-        a mean over the customer's anchors; 0 for a customer with nothing to predict.
+        (basket [B], weighted outlook [B], weighted rates [B]): cross-entropy of the next
+        basket's classes under a softmax over all classes, of the outlook over classes with an
+        interest, and `rate_losses`, each a mean over the customer's anchors; 0 for a customer
+        with nothing to predict.
 
     Raises:
         ValueError: The batch carries no targets.
     """
-    if batch.next_basket is None or batch.outlook is None:
+    if batch.next_basket is None or batch.outlook is None or batch.first_visit is None:
         raise ValueError("a loss needs a batch with targets")
     log_p = torch.log_softmax(output.basket_scores, dim=-1)  # [B, P, C]
     bought = batch.next_basket.sum(-1)  # [B, P]
@@ -234,4 +255,5 @@ def customer_losses(
     log_q = torch.log_softmax(output.outlook_logits, dim=-1)
     chosen = log_q.gather(-1, batch.outlook.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     outlook = -(chosen * valid).sum((1, 2)) / (INTERESTS * valid.shape[1])
-    return basket, outlook_weight * outlook
+    rates = rate_losses(output.expected_visits, batch.first_visit)
+    return basket, outlook_weight * outlook, rate_weight * rates

@@ -26,7 +26,7 @@ from hanse_client.batches import Floats, Ints
 from hanse_client.histories import Histories
 from hanse_client.migration import leaders, migrations
 from hanse_client.moments import views
-from hanse_client.occasions import Occasions, basket_counts
+from hanse_client.occasions import visits_ahead
 from hanse_common.model import InterestConfig, InterestModel
 from hanse_simulations.tasks.inject import Mask
 from hanse_simulations.tasks.rows import Row
@@ -59,22 +59,9 @@ class Questions:
 def questions(histories: Histories, moment: float, config: InterestConfig) -> Questions:
     """Who is asked at a moment, and the answers."""
     customers = histories.active()
-    until = histories.visit_offsets[customers + 1]
-    first, stop = (
-        np.array(
-            [
-                a + np.searchsorted(histories.visit_days[a:b], day)
-                for a, b in zip(histories.visit_offsets[customers], until, strict=True)
-            ],
-            dtype=np.int64,
-        )
-        for day in (moment, moment + config.horizon_days)
-    )
     moments = np.full(len(customers), moment)
-    ahead = basket_counts(
-        histories,
-        Occasions(customers=customers, moments=moments, first=first, stop=stop),
-        len(config.classes),
+    ahead = visits_ahead(
+        histories, customers, moment, horizon=config.horizon_days, classes=len(config.classes)
     )
     size = (len(customers), len(config.classes), len(config.windows))
     counts, visits = np.zeros(size), np.zeros((len(customers), 4))

@@ -20,7 +20,14 @@ LABELS = {
     "stay": "Stays as it is",
     "markov": "Markov chain",
     "logistic_regression": "Logistic regression",
+    "boosted_trees": "Boosted trees",
+    "long_run_rate": "Long-run rate",
+    "last_weeks": "As in the last 4 weeks",
+    "usual": "As usual (12 weeks)",
+    "mean_reversion": "Return to the mean",
 }
+
+LESS_IS_BETTER = ("ece", "mae", "mape")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +89,11 @@ def best(rows: Sequence[Row]) -> Mapping[tuple[str, str], float]:
     """The best figure of each task and metric."""
     found: dict[tuple[str, str], float] = {}
     for row in rows:
+        if row.value is None or row.metric == "coverage":
+            continue
         key = (row.task, row.metric)
-        found[key] = max(found.get(key, 0.0), row.value or 0.0)
+        better = min if row.metric in LESS_IS_BETTER else max
+        found[key] = better(found.get(key, row.value), row.value)
     return found
 
 
@@ -97,7 +107,11 @@ def render(rows: Sequence[Row]) -> Table:
     leading = best(rows)
     before = ""
     for row in rows:
-        mark = "*" if row.value is not None and row.value == leading[row.task, row.metric] else " "
+        mark = (
+            "*"
+            if row.value is not None and row.value == leading.get((row.task, row.metric))
+            else " "
+        )
         table.add_row(
             row.task if row.task != before else "",
             LABELS[row.method],

@@ -18,6 +18,8 @@ from hanse_simulations.runs import RunFolder
 from hanse_simulations.tasks.anomalies import anomaly_rows
 from hanse_simulations.tasks.migration import migration_rows
 from hanse_simulations.tasks.rows import Row
+from hanse_simulations.tasks.shop import shop_rows
+from hanse_simulations.tasks.within import within_rows
 
 
 def measure(folder: RunFolder) -> list[Row]:
@@ -46,7 +48,9 @@ def measure(folder: RunFolder) -> list[Row]:
     start, stop = days(split.validate_until), days(split.test_until)
     rows = anomaly_rows(stores, models, start=start, stop=stop, seed=settings.seed)
     until = days(split.train_until)
-    return rows + migration_rows(stores, models, train_until=until, start=start)
+    rows += migration_rows(stores, models, train_until=until, start=start)
+    rows += within_rows(stores, models, train_until=until, start=start)
+    return rows + shop_rows(stores, models, start=start, stop=stop)
 
 
 def _read(path: Path) -> InterestModel:
