@@ -132,7 +132,7 @@ def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
     return blocks
 
 
-def read_causal(blocks: GPT2Model, tokens: Tensor) -> Tensor:
+def read_causal(blocks: nn.Module, tokens: Tensor) -> Tensor:
     """States [B, T, D] of tokens [B, T, D], each seeing only what came before it."""
     batch, steps, _ = tokens.shape
     # Contiguous per-customer positions: the default [1, T] would be shared by the batch
