@@ -25,7 +25,8 @@ from hanse_common.trainable import Trainable
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
 TaskName = Literal[
-    "interest",  # one a line
+    "interest",
+    "next-item",
 ]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
@@ -61,9 +62,10 @@ class Split(Settings):
 class DataSettings(Settings):
     """Which shops there are and what the basket head ranks."""
 
-    source: Literal["complete-journey", "synthetic", "stores", "own"]
-    """`stores`: a folder of stores that somebody brought to a simulation; `own`: a deployment,
-    where each store has its own data, as its own `store.toml` says."""
+    source: Literal["complete-journey", "synthetic", "stores", "sequences", "own"]
+    """`stores`: a folder of stores that somebody brought to a simulation; `sequences`: one file
+    of a research data set, its customers dealt out to stores; `own`: a deployment, where each
+    store has its own data, as its own `store.toml` says."""
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
     stores: int | None = Field(default=None, ge=1)
@@ -71,7 +73,7 @@ class DataSettings(Settings):
     customers: int | None = Field(default=None, ge=2)
     """How many customers a synthetic store has, or the most to keep of a real one."""
     path: Path | None = None
-    """`stores` only: a folder with one `store.toml` per sub-folder."""
+    """`stores`: a folder with one `store.toml` per sub-folder; `sequences`: the file."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
@@ -82,7 +84,9 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:
-        if (self.source == "stores") != (self.path is not None):
+        if self.source == "stores" and self.path is None:
+            raise ValueError("data.path goes with data.source = 'stores', and only with it")
+        if self.source not in ("stores", "sequences") and self.path is not None:
             raise ValueError("data.path goes with data.source = 'stores', and only with it")
         return self
 
@@ -150,6 +154,21 @@ class TrainingSettings(Settings):
     private training is float32 always."""
     loss_clip: float = Field(default=20.0, gt=0)
     """Largest loss that one customer can add to the losses reported under masks."""
+
+
+class NextItemSettings(Settings):
+    """Task `next-item`: what a published protocol leaves open."""
+
+    negatives: int = Field(default=2048, ge=2)
+    """Items that a step tells every next item from, drawn evenly from all of them;
+    all of them where there are fewer: a full softmax."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Where training is not private."""
+    train_through_validation: bool = False
+    """Whether the last training target is the validation item, as some papers have it, or the
+    one before it."""
+    min_count: int = Field(default=1, ge=1)
+    """Drop customers and items with fewer interactions, until none is left (5: `5-core`)."""
 
 
 class PrivacySettings(Settings):
@@ -242,6 +261,8 @@ class RunSettings(Settings):
     continues: Path | None = None
     """Simulations only: folder of a finished run whose global model this one starts from, and
     whose stores' keys and ledgers go on; `privacy.target_epsilon` is then of both together."""
+    next_item: NextItemSettings | None = None
+    """Task `next-item` only; its defaults if unset."""
     compare: bool = True
     """Train the arms to compare with as well: each store alone, and without privacy."""
     sweep: SweepSettings | None = None

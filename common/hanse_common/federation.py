@@ -175,7 +175,7 @@ def settings_digest(settings: RunSettings) -> bytes:
     """
     table = settings.model_dump(mode="json", include={"data", "model", "training"})
     if settings.task != "interest":  # the only one there was; older manifests stay good
-        table["task"] = settings.task
+        table |= settings.model_dump(mode="json", include={"task", "next_item"})
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     return hash_bytes(_SETTINGS_LABEL, text.encode())
 

@@ -52,7 +52,10 @@ EVALUATION_NAMES: Final = (
 """Task `interest`: sums over the customers judged: 1, and the mean of each of a customer's
 figures; then the same over those who bought something new to them."""
 
-_EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {"interest": EVALUATION_NAMES}
+_EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
+    "interest": EVALUATION_NAMES,
+    "next-item": ("customers", "hr@10", "ndcg@10", "mrr"),
+}
 
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
 """The header has the first three by themselves; proofs prove themselves."""

@@ -55,7 +55,8 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, or a .toml file."
+            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, or a "
+            ".toml file."
         ),
     ] = None,
     resume: Annotated[
@@ -72,6 +73,9 @@ def run(
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
     customers: Annotated[int | None, typer.Option(help="Keep N customers a store.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Recipe sequences: the data set, a text or .inter file.")
+    ] = None,
     level: Annotated[
         str | None, typer.Option(help="What the basket head ranks: category, type, product.")
     ] = None,
@@ -134,6 +138,7 @@ def run(
         "federation.rounds": rounds,
         "data.stores": stores,
         "data.customers": customers,
+        "data.path": data,
         "data.level": level,
         "federation.strategy": strategy,
         "privacy.target_epsilon": epsilon,
@@ -217,6 +222,9 @@ def _run(
     format_: Format,
     quiet: bool,
 ) -> None:
+    if settings.task == "next-item":
+        _simulate_sequences(folder, settings, format_, quiet)
+        return
     from hanse_simulations.run import simulate
     from hanse_simulations.table import print_result
 
@@ -237,6 +245,22 @@ def _run(
     else:
         print_result(result)
         typer.echo(f"report: {folder.report_file}", err=True)
+
+
+def _simulate_sequences(
+    folder: RunFolder,
+    settings: RunSettings,
+    format_: Format,
+    quiet: bool,
+) -> None:
+    from hanse_simulations.sequences.run import simulate_sequences
+    from hanse_simulations.sequences.table import print_sequences
+
+    found = simulate_sequences(folder, settings, quiet=quiet)
+    if format_ is Format.json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), indent=1))
+    else:
+        print_sequences(found)
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -3,7 +3,7 @@
 >>> RECIPES["grocery"]().data.partition
 'regions'
 >>> sorted(RECIPES)
-['attack', 'grocery', 'grocery-shops', 'grocery-visits', 'smoke', 'synthetic']
+['attack', 'grocery', 'grocery-shops', 'grocery-visits', 'sequences', 'smoke', 'synthetic']
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hanse_common.config import (
     DataSettings,
     FederationSettings,
     ModelSettings,
+    NextItemSettings,
     Partition,
     PrivacySettings,
     RunSettings,
@@ -93,6 +94,66 @@ def synthetic() -> RunSettings:
     )
 
 
+def sequences() -> RunSettings:
+    """Next item of a research data set (`data.path`), private: fifty stores, noise shared.
+
+    Only the popularity of items is trained. An item table is as large as the list of items,
+    and noise on all of it leaves nothing (`docs/published.md`).
+    """
+    return RunSettings(
+        recipe="sequences",
+        task="next-item",
+        data=DataSettings(source="sequences", stores=50, min_customers=2),
+        model=ModelSettings(n_layer=1, n_head=2, n_embd=64, max_steps=50, trainable="rules"),
+        next_item=NextItemSettings(negatives=2048, dropout=0.3),
+        training=TrainingSettings(sample_rate=0.5, learning_rate=1000.0, expected_batch_size=224.0),
+        privacy=PrivacySettings(mode="distributed", target_epsilon=8.0, max_grad_norm=0.5),
+        federation=FederationSettings(rounds=5, evaluate_every=5, max_drawn=512),
+    )
+
+
+def sequences_federated() -> RunSettings:
+    """The same stores without privacy, whole model: a gradient a round, Adam at the server.
+
+    Averages of several local steps do not train an item table: most items are known to one
+    store, and the average divides what it learnt by their number.
+    """
+    return sequences().with_changes(
+        {
+            "model.trainable": "all",
+            "privacy": {"mode": "none"},
+            "training": TrainingSettings(
+                sample_rate=0.2, open_optimizer="sgd", open_learning_rate=1.0
+            ).model_dump(),
+            "federation": FederationSettings(
+                rounds=60,
+                evaluate_every=60,
+                strategy="FedAdam",
+                strategy_options={"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-9},
+            ).model_dump(),
+        }
+    )
+
+
+def sequences_pooled() -> RunSettings:
+    """All customers in one place, whole model, no privacy: the setting of the papers."""
+    return sequences().with_changes(
+        {
+            "model.trainable": "all",
+            "data.stores": 1,
+            "privacy": {"mode": "none"},
+            # 87 steps of 256 customers in expectation are once through Amazon Beauty.
+            "training": TrainingSettings(
+                sample_rate=256 / 22_363,
+                local_steps=87,
+                open_optimizer="adam",
+                open_learning_rate=0.004,
+            ).model_dump(),
+            "federation": FederationSettings(rounds=14, evaluate_every=14).model_dump(),
+        }
+    )
+
+
 def attack() -> RunSettings:
     """What `hanse audit attack` attacks if nothing else is named: many small synthetic stores.
 
@@ -119,6 +180,7 @@ RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "smoke": smoke,
     "synthetic": synthetic,
     "attack": attack,
+    "sequences": sequences,
 }
 
 

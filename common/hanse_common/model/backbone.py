@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from hanse_common.errors import ConfigError
 from hanse_common.model.adapting import adapt, start_adaptation
 from hanse_common.model.anchored import ANCHORED
-from hanse_common.model.config import InterestConfig
+from hanse_common.model.config import InterestConfig, SequenceConfig
 
 UNSEEN = -1
 """The last visit before an anchor that has none."""
@@ -37,7 +37,7 @@ class VisitEncoder(nn.Module):
         super().__init__()
         self.text = nn.Linear(config.vector_size, config.n_embd)
         self.facts = nn.Linear(config.visit_facts, config.n_embd, bias=False)
-        self.blocks = _gpt2(config) if config.backbone == "gpt2" else _bert(config)
+        self.blocks = gpt2_blocks(config) if config.backbone == "gpt2" else _bert(config)
         self._family, self._width = config.backbone, config.n_embd
         if config.adaptation is not None:
             adapt(self.blocks, self._family, width=self._width, adaptation=config.adaptation)
@@ -92,32 +92,26 @@ class VisitEncoder(nn.Module):
         Returns:
             [B, T, D]; of `bert` all readings one after another, [B, P * T, D].
         """
-        batch, steps, _ = tokens.shape
-        # Contiguous per-customer positions: the default [1, T] would be shared by the batch
-        # and per-customer gradients of the position table would be wrong.
-        positions = torch.arange(steps, device=tokens.device)
         if self._family == "gpt2":
-            found = self.blocks(
-                inputs_embeds=tokens,
-                position_ids=positions.expand(batch, steps).contiguous(),
-                use_cache=False,
-            )
-        elif last is None:
+            return read_causal(self.blocks, tokens)
+        if last is None:
             raise ValueError("a transformer that looks both ways must be told how far")
-        else:
-            readings = last.shape[1]
-            where = positions.repeat(readings).expand(batch, -1).contiguous()  # [B, P * T]
-            found = self.blocks(
-                inputs_embeds=tokens.repeat(1, readings, 1),
-                position_ids=where,
-                token_type_ids=torch.zeros_like(where),
-                attention_mask=(positions <= last.unsqueeze(-1)).unsqueeze(2),  # [B, P, 1, T]
-            )
+        batch, steps, _ = tokens.shape
+        positions = torch.arange(steps, device=tokens.device)
+        readings = last.shape[1]
+        where = positions.repeat(readings).expand(batch, -1).contiguous()  # [B, P * T]
+        found = self.blocks(
+            inputs_embeds=tokens.repeat(1, readings, 1),
+            position_ids=where,
+            token_type_ids=torch.zeros_like(where),
+            attention_mask=(positions <= last.unsqueeze(-1)).unsqueeze(2),  # [B, P, 1, T]
+        )
         states: Tensor = found.last_hidden_state
         return states
 
 
-def _gpt2(config: InterestConfig) -> GPT2Model:
+def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
+    """GPT-2 without dropout or a token table, for vectors as long as `config.n_embd`."""
     blocks = GPT2Model(
         GPT2Config(
             vocab_size=1,
@@ -130,12 +124,24 @@ def _gpt2(config: InterestConfig) -> GPT2Model:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            **config.backbone_options,
+            **getattr(config, "backbone_options", {}),
         )
     )
     # Visits come in as vectors; an unused token table would have no gradient to clip.
     blocks.wte = nn.Identity()  # type: ignore[assignment]
     return blocks
+
+
+def read_causal(blocks: nn.Module, tokens: Tensor) -> Tensor:
+    """States [B, T, D] of tokens [B, T, D], each seeing only what came before it."""
+    batch, steps, _ = tokens.shape
+    # Contiguous per-customer positions: the default [1, T] would be shared by the batch
+    # and per-customer gradients of the position table would be wrong.
+    positions = torch.arange(steps, device=tokens.device).expand(batch, steps).contiguous()
+    states: Tensor = blocks(
+        inputs_embeds=tokens, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return states
 
 
 def _bert(config: InterestConfig) -> BertModel:

@@ -1,4 +1,4 @@
-"""The configuration of the interest model, saved beside its weights as `config.json`."""
+"""The configurations of the models, saved beside their weights as `config.json`."""
 
 from __future__ import annotations
 
@@ -100,3 +100,34 @@ class InterestConfig(PretrainedConfig):
     def reference_window(self) -> int:
         """Index into `windows` of the reference days."""
         return self.windows.index(self.reference_days)
+
+
+class SequenceConfig(PretrainedConfig):
+    """Shape of a `SequenceModel`: next item by item ids alone.
+
+    Args:
+        items: How many items there are; ids run from 0.
+        max_steps: Most recent items that the transformer sees.
+        dropout: Of input vectors and states, where training is not private.
+    """
+
+    model_type = "hanse-sequence"
+
+    def __init__(
+        self,
+        *,
+        items: int = 2,
+        n_layer: int = 1,
+        n_head: int = 2,
+        n_embd: int = 64,
+        max_steps: int = 50,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        self.items = items
+        self.n_layer = n_layer
+        self.n_head = n_head
+        self.n_embd = n_embd
+        self.max_steps = max_steps
+        self.dropout = dropout
+        super().__init__(**kwargs)

@@ -66,6 +66,11 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
     """
     if data.source == "stores":
         return _brought(data)
+    if data.source == "sequences":
+        raise ConfigError(
+            "data.source='sequences' is one file of item ids, and no folder of shops",
+            hint="run it with `hanse simulate sequences --data FILE`",
+        )
     if data.source == "own":
         raise ConfigError(
             "data.source='own' is a deployment's: the data are at the stores",

@@ -1,0 +1,1 @@
+"""Published numbers: next item on research data sets, beside what papers report on them."""

@@ -1,0 +1,48 @@
+"""What a sequence model has to be better than: popularity, and what follows the last item."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse_client.ranks import Past, Ranks, judge
+from hanse_client.sequences import Sequences
+
+
+def popularity(known: Sequences, data: Sequences, split: str) -> Ranks:
+    """The same ranking for everybody: by how often an item was taken.
+
+    Args:
+        known: What training may look at.
+        data: All of it.
+        split: validate or test.
+    """
+    counts = np.bincount(known.taken, minlength=known.items).astype(np.float64)
+    return judge(data, split, lambda past: np.broadcast_to(counts, (len(past), data.items)))
+
+
+def markov(known: Sequences, data: Sequences, split: str) -> Ranks:
+    """By how often an item came right after the customer's last one; then by popularity.
+
+    Args:
+        known: What training may look at.
+        data: All of it.
+        split: validate or test.
+    """
+    counts = np.bincount(known.taken, minlength=known.items).astype(np.float64)
+    counts /= counts.sum() + 1.0  # below one transition, whatever the item
+    owner = np.repeat(np.arange(len(known)), np.diff(known.offsets))
+    inside = owner[1:] == owner[:-1]
+    first, then = known.taken[:-1][inside], known.taken[1:][inside]
+    order = np.argsort(first, kind="stable")
+    first, then = first[order], then[order]
+
+    def scores(past: Past) -> npt.NDArray[np.float64]:
+        last = np.array([one[-1] for one in past])
+        table = np.tile(counts, (len(past), 1))
+        starts, stops = np.searchsorted(first, last), np.searchsorted(first, last, side="right")
+        for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            np.add.at(table[row], then[start:stop], 1.0)
+        return table
+
+    return judge(data, split, scores)

@@ -1,0 +1,171 @@
+"""Reads research data sets of sequences, as the papers' own repositories have them.
+
+- SASRec and S3-Rec: `user item item ...` a line in the order of time, or `user item` pairs
+- RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
+  `user_id:token	item_id:token	timestamp:float`
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from hanse_client.sequences import Sequences
+from hanse_common.errors import DataError
+
+_COLUMNS = {"user_id": "token", "item_id": "token", "timestamp": "float"}
+_SHORTEST = 3
+"""A customer needs a training item, a validation item and a test item."""
+Events = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """A data set, and what was noticed while reading it."""
+
+    sequences: Sequences
+    interactions: int
+    duplicates: int
+    """Rows that say again what another one says; left out of atomic files, where the time tells
+    them from a second purchase, and kept in text files."""
+    out_of_order: int
+    """Rows of atomic files earlier than the row before them of the same customer; sorted."""
+    filtered: int
+    """Interactions that `min_count` dropped."""
+    too_short: int
+    """Customers with fewer than three items; left out."""
+
+    @property
+    def note(self) -> str:
+        """The data set in a sentence."""
+        counted = (
+            (self.duplicates, "duplicates"),
+            (self.out_of_order, "rows out of order"),
+            (self.filtered, "interactions of rare customers or items left out"),
+            (self.too_short, "customers with fewer than three items left out"),
+        )
+        seen = "".join(f", {count:,} {what}" for count, what in counted if count)
+        return (
+            f"{len(self.sequences):,} customers, {self.sequences.items:,} items, "
+            f"{self.interactions:,} interactions{seen}"
+        )
+
+
+def read_sequences(path: Path, *, min_count: int = 1) -> Read:
+    """Read a data set; `.inter` files are atomic files, all others text.
+
+    Args:
+        path: The file.
+        min_count: Drop customers and items with fewer interactions until none is left; 5 is
+            the 5-core of the papers, and their own files have been through it.
+
+    Raises:
+        DataError: The file is missing or malformed; names the line.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", hint="check --data") from error
+    if not path.is_file() or not size:
+        raise DataError(f"{path} is no file with anything in it", hint="check --data")
+    if path.suffix == ".inter":
+        events, duplicates, out_of_order = _read_atomic(path)
+    else:
+        events = _read_text(path)
+        duplicates, out_of_order = len(events) - len(set(events)), 0
+    before = len(events)
+    events = _core(events, min_count)
+    by_user: dict[str, list[str]] = {}
+    for user, item in events:
+        by_user.setdefault(user, []).append(item)
+    kept = [items for items in by_user.values() if len(items) >= _SHORTEST]
+    if not kept:
+        raise DataError(
+            f"{path} has no customer with {_SHORTEST} items", hint="lower next_item.min_count"
+        )
+    numbers = {item: i for i, item in enumerate(_in_order(i for items in kept for i in items))}
+    return Read(
+        sequences=Sequences.of([[numbers[i] for i in items] for items in kept], items=len(numbers)),
+        interactions=sum(map(len, kept)),
+        duplicates=duplicates,
+        out_of_order=out_of_order,
+        filtered=before - len(events),
+        too_short=len(by_user) - len(kept),
+    )
+
+
+def _read_text(path: Path) -> Events:
+    """Rows (user, item) in order, of either kind of text file."""
+    try:
+        rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text: {error}", hint="check --data") from error
+    for number, row in enumerate(rows, start=1):
+        if len(row) == 1:
+            raise DataError(
+                f"{path}, line {number}: {row[0]!r} and no item after it",
+                hint="a line is `user item item ...`, or `user item`",
+            )
+    users = Counter(row[0] for row in rows if row)
+    pairs = all(len(row) in (0, 2) for row in rows)
+    again = next((user for user, count in users.items() if count > 1), None)
+    if again is not None and not pairs:
+        number = max(i for i, row in enumerate(rows, start=1) if row and row[0] == again)
+        raise DataError(
+            f"{path}, line {number}: user {again!r} has had a line",
+            hint="write each user's items on one line, or one `user item` pair on each line",
+        )
+    return [(row[0], item) for row in rows for item in row[1:]]
+
+
+def _read_atomic(path: Path) -> tuple[Events, int, int]:
+    """Rows (user, item) in order of time; how many were duplicates, and out of order."""
+    try:
+        table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is no atomic file: {reason}", hint="check its tabs") from error
+    for name, kind in _COLUMNS.items():
+        if f"{name}:{kind}" not in table.columns:
+            raise DataError(
+                f"{path} has no column '{name}:{kind}', only {', '.join(table.columns)}",
+                hint="the first line names and types the columns, with tabs between them",
+            )
+    found = table.select(
+        pl.col("user_id:token").alias("user"),
+        pl.col("item_id:token").alias("item"),
+        pl.col("timestamp:float").cast(pl.Float64, strict=False).alias("time"),
+    )
+    finite = pl.col("time").is_finite().fill_null(value=False)
+    bad = found.with_row_index("line", offset=2).filter(
+        pl.col("user").is_null() | pl.col("item").is_null() | ~finite
+    )
+    if bad.height:
+        raise DataError(
+            f"{path}, line {bad['line'][0]}: no user, no item, or no time that is a number",
+            hint="every row needs all three",
+        )
+    late = found.select((pl.col("time") < pl.col("time").shift(1).over("user")).sum()).item()
+    unique = found.unique(maintain_order=True)
+    ordered = unique.sort("time", maintain_order=True)
+    events = list(zip(ordered["user"].to_list(), ordered["item"].to_list(), strict=True))
+    return events, found.height - unique.height, int(late)
+
+
+def _core(events: Events, least: int) -> Events:
+    """Drop rare customers and items until every one of both has `least` interactions."""
+    while True:
+        users, items = Counter(u for u, _ in events), Counter(i for _, i in events)
+        kept = [(u, i) for u, i in events if users[u] >= least and items[i] >= least]
+        if len(kept) == len(events):
+            return kept
+        events = kept
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Each once, numbers as numbers, so that ids do not depend on the order of rows."""
+    return sorted(set(names), key=lambda name: (len(name), name) if name.isdigit() else (99, name))

@@ -1,0 +1,109 @@
+"""`hanse simulate sequences` as a person runs it: from a file to a table, masks and noise on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hanse_client.sequences import Sequences
+from hanse_common.errors import ConfigError
+from hanse_common.model.sequence import SequenceModel
+from hanse_simulations.recipes import sequences
+from hanse_simulations.runs import RunFolder
+from hanse_simulations.sequences.published import BEAUTY
+from hanse_simulations.sequences.run import arms_of, deal_out, simulate_sequences
+
+HANSE = str(Path(sys.executable).with_name("hanse"))
+SMALL = ["--stores", "5", "--rounds", "1", "--workers", "1", "--set", "next_item.negatives=16"]
+
+
+@pytest.fixture
+def hanse(tmp_path):
+    environment = os.environ | {"HANSE_RUNS": str(tmp_path / "runs"), "COLUMNS": "120"}
+
+    def call(*arguments):
+        return subprocess.run(
+            [HANSE, "simulate", "sequences", *map(str, arguments), "--quiet"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """Sixty customers who go round forty items."""
+    rng = np.random.default_rng(1)
+    lines = []
+    for user in range(60):
+        start, length = rng.integers(0, 40), rng.integers(5, 12)
+        lines.append(" ".join(map(str, [user, *((start + np.arange(length)) % 40)])))
+    path = tmp_path / "ring.txt"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_a_data_set_is_trained_under_masks_and_noise(hanse, ring, tmp_path):
+    done = hanse("--data", ring, *SMALL, "--no-compare", "--format", "json", "--name", "ring")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["secure_aggregation"] is True
+    assert found["epsilon"]["mode"] == "distributed"
+    assert 7 < found["epsilon"]["max"] <= 8
+    assert found["arms"] == found["published"] == {}
+    assert set(found["baselines"]) == {"global_popularity", "markov"}
+    for figures in (found["metrics"], *found["baselines"].values()):
+        assert 0 <= figures["ndcg@10"] <= figures["hr@10"] <= 1
+    model = SequenceModel.from_pretrained(tmp_path / "runs" / "ring" / "model")
+    assert model.config.items == 40
+    assert model.popularity.weight.any()
+    assert any("ends before the validation item" in note for note in found["notes"])
+    arm = tmp_path / "runs" / "ring" / "arms" / "federated_private"
+    assert len(list((arm / "stores").glob("*/enrolment/certificate"))) == 5
+
+
+def test_a_run_without_a_file_or_with_too_many_stores_says_what_to_do(ring, tmp_path):
+    folder = RunFolder.create("sequences", root=tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        simulate_sequences(folder, sequences(), quiet=True)
+    assert "--data Beauty.txt" in refused.value.hint
+    changes = {"data.path": ring}
+    with pytest.raises(ConfigError, match=r"data\.stores=50 with 60 customers") as refused:
+        simulate_sequences(folder, sequences().with_changes(changes), quiet=True)
+    assert "--stores 5" in refused.value.hint
+
+
+def test_every_customer_is_dealt_to_one_store():
+    data = Sequences.of([[i, i + 1, i + 2] for i in range(23)], items=30)
+    stores = deal_out(data, 4, seed=1)
+    assert sorted(name for store in stores for name in store.customers) == list(data.customers)
+    assert {len(store) for store in stores} == {5, 6}
+    again = deal_out(data, 4, seed=1)
+    assert all((a.customers == b.customers).all() for a, b in zip(stores, again, strict=True))
+
+
+def test_arms_keep_what_the_analyst_changed_and_their_own_terms():
+    changes = {"model.n_embd": 32, "data.stores": 10, "privacy.target_epsilon": 6.0}
+    arms = arms_of(sequences().with_changes(changes))
+    assert list(arms) == ["federated_private", "federated_private_half", "federated", "pooled"]
+    assert {arm.model.n_embd for arm in arms.values()} == {32}
+    assert [arm.data.stores for arm in arms.values()] == [10, 10, 10, 1]
+    assert [arm.privacy.mode for arm in arms.values()] == ["distributed"] * 2 + ["none"] * 2
+    assert arms["federated_private_half"].privacy.target_epsilon == 3.0
+    assert not any(arm.next_item.train_through_validation for arm in arms.values())
+
+
+def test_papers_figures_are_those_of_the_data_set_that_they_used():
+    from hanse_simulations.sequences.published import published
+
+    assert published(*BEAUTY)["TIGER, as published"] == {"hr@10": 0.0648, "ndcg@10": 0.0384}
+    assert published(943, 1682, 100_000) == {}

@@ -1,0 +1,75 @@
+"""Research data sets as their repositories have them, and what is said of a bad one."""
+
+import pytest
+
+from hanse_common.errors import DataError
+from hanse_simulations.sequences.files import read_sequences
+
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+
+
+def lists(read):
+    return [read.sequences.of_customer(i).tolist() for i in range(len(read.sequences))]
+
+
+def written(tmp_path, text, name="data.txt"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_a_line_a_customer_and_a_line_a_pair_read_alike(tmp_path):
+    lines = read_sequences(written(tmp_path, "7 3 1 10\n9 1 3 2 3\n"))
+    pairs = read_sequences(written(tmp_path, "7 3\n9 1\n7 1\n9 3\n7 10\n9 2\n9 3\n\n", "pairs.txt"))
+    assert lists(lines) == lists(pairs) == [[2, 0, 3], [0, 2, 1, 2]]
+    assert lines.sequences.items == pairs.sequences.items == 4
+    assert lines.duplicates == pairs.duplicates == 1
+    assert lines.interactions == 7
+    assert lines.note == "2 customers, 4 items, 7 interactions, 1 duplicates"
+
+
+def test_atomic_files_are_put_in_order_of_time_and_what_was_noticed_is_counted(tmp_path):
+    rows = "u\tb\t3\t20\nu\ta\t5\t10\nu\tc\t1\t30.5\nu\tc\t1\t30.5\nu\tc\t1\t31\nv\ta\t2\t1\n"
+    read = read_sequences(written(tmp_path, HEADER + rows, "x.inter"))
+    assert lists(read) == [[0, 1, 2, 2]]
+    assert (read.duplicates, read.out_of_order, read.too_short) == (1, 1, 1)
+    assert read.filtered == 0
+
+
+def test_the_core_is_dropped_to_until_nobody_is_rare(tmp_path):
+    """The item that only the rare customer shares becomes rare once that one is gone."""
+    text = "1 1 2 3\n2 1 2 3\n3 1 2 3 4\n4 4\n"
+    read = read_sequences(written(tmp_path, text), min_count=2)
+    assert lists(read) == [[0, 1, 2]] * 3
+    assert read.sequences.items == 3
+    assert read.filtered == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.txt", "1 2 3\n2\n", "line 2: '2' and no item"),
+        ("a.txt", "1 2 3\n2 3 4\n1 5 6\n", "line 3: user '1' has had a line"),
+        ("a.txt", "", "no file with anything"),
+        ("a.txt", "1 2 3\n", "no customer with 3 items"),
+        ("a.inter", "user_id:token\ttimestamp:float\n1\t2\n", "no column 'item_id:token'"),
+        ("a.inter", "user_id,item_id,timestamp\n1,2,3\n", "no column 'user_id:token'"),
+        ("a.inter", HEADER + "1\t2\t3\t4\n1\t3\t4\tnoon\n", "line 3: no user"),
+        ("a.inter", HEADER + "1\t2\t3\t4\n1\t3\t4\n", "line 3: no user"),
+        ("a.inter", HEADER + "1\t2\t3\tinf\n", "line 2: no user"),
+        ("a.inter", HEADER + "1\t2\t3\t4\t5\n", "is no atomic file"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_line_and_reason(tmp_path, name, text, said):
+    with pytest.raises(DataError, match=said):
+        read_sequences(written(tmp_path, text, name))
+
+
+def test_no_such_file_and_no_text_are_refused(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        read_sequences(tmp_path / "none.txt")
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00 1\n")
+    with pytest.raises(DataError, match="not text"):
+        read_sequences(tmp_path / "b.txt")
+    with pytest.raises(DataError, match="no file"):
+        read_sequences(tmp_path)
