@@ -86,8 +86,8 @@ def average_precision(scores: Scores, positive: Mask) -> float:
         In [0, 1]; NaN without a positive.
 
     Example:
-        >>> average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True])).round(3)
-        np.float64(0.833)
+        >>> round(average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True])), 3)
+        0.833
     """
     found = int(positive.sum())
     if not found:
