@@ -27,6 +27,7 @@ Partition = Literal["regions", "home", "visits"]
 TaskName = Literal[
     "interest",
     "next-item",
+    "review",
 ]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
