@@ -192,6 +192,7 @@ def test_clipping_is_exact_whatever_is_trained(reviews, encoder, part):
     model = ReviewModel.fresh(["0", "1"], encoder=encoder, trainable=part, seed=1)
     torch.manual_seed(1)
     torch.nn.init.normal_(model.head.weight, std=0.1)  # from zero, nothing behind it would move
+    model.double()  # of gradients this small, single precision would be what is measured
     trained = model.train_only(part)
     assert ("encoder.embeddings.word_embeddings.weight" in trained) == (part == "all")
     kept = task.training_data(reviews, run)
@@ -199,7 +200,7 @@ def test_clipping_is_exact_whatever_is_trained(reviews, encoder, part):
     worst = check_exactness(
         model, task.collate(kept, draw, model), losses=lambda b: task.losses(model, b, run)
     )
-    assert worst < 1e-4
+    assert worst < 1e-5
 
 
 def test_an_untrained_model_finds_every_label_equally_likely(encoder, reviews, tmp_path):
