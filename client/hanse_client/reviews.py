@@ -127,6 +127,21 @@ class Reviews:
             )
         return self._only(self.homes % stores == index)
 
+    def some(self, customers: Ints) -> Reviews:
+        """A store of these customers alone."""
+        counts = np.diff(self.offsets)
+        chosen = np.isin(np.arange(len(self)), customers)
+        rows = np.repeat(chosen, counts)
+        return Reviews(
+            customers=self.customers[chosen],
+            homes=self.homes[chosen],
+            part=self.part[chosen],
+            offsets=np.concatenate([[0], np.cumsum(counts[chosen])]).astype(np.int64),
+            tokens=self.tokens[rows],
+            lengths=self.lengths[rows],
+            labels=self.labels[rows],
+        )
+
     def save(self, path: Path) -> None:
         """Write to one file."""
         save_npz(self, path)
@@ -202,13 +217,15 @@ def prepare_reviews(
 
 def _lines(path: Path) -> pl.DataFrame:
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         text, tab, label = line.rpartition("\t")
         if not tab:
             raise WrongTypes(f"{path}, line {number}: no tab before a label", hint="TEXT<tab>LABEL")
         rows.append((f"{number:08d}", text, label.strip()))
+    if len(rows) > 2 and rows[0][2] not in {label for _, _, label in rows[1:]}:
+        rows = rows[1:]  # a label that no other line has is a column's name
     return pl.DataFrame(rows, schema=["user_id", "text", "rating"], orient="row")
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+from encoder_kit import tiny_encoder
 from hanse_client.clipping import check_exactness
 from hanse_client.node import Node
 from hanse_client.reviews import (
@@ -25,7 +26,6 @@ from hanse_client.train import train_alone, train_round, trained_arrays
 from hanse_client.verdicts import Verdicts
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
-from hanse_common.model.items import PACKAGED, checkpoint_folder
 from hanse_common.model.review import ReviewModel, load_review_model
 
 GOOD, BAD = (
@@ -36,24 +36,7 @@ GOOD, BAD = (
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """A tiny encoder with MiniLM's tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(PACKAGED))
-    tokenizer.save_pretrained(folder)
-    shape = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=12,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=20,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-    )
-    torch.manual_seed(3)
-    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
-    return str(folder)
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
@@ -106,6 +89,19 @@ def test_a_text_file_has_a_review_a_line(tmp_path):
     assert (found.labels, found.names) == ([1, 0, 1], ["0", "1"])
     assert len(set(found.users)) == 3, "each counts as a customer of its own"
     assert found.rejected == {"no text or no rating": 1}
+
+
+def test_a_first_line_with_a_label_of_its_own_names_columns(tmp_path):
+    path = tmp_path / "reviews.txt"
+    path.write_text("reviews\tsentiment\nfine\t1\nbad\t0\n")
+    found = read_reviews(path)
+    assert (found.texts, found.names) == (["fine", "bad"], ["0", "1"])
+
+
+def test_a_character_that_breaks_lines_elsewhere_is_part_of_a_text(tmp_path):
+    path = tmp_path / "reviews.txt"
+    path.write_text("one\x85two\t1\nthree\u2028four\t0\n", encoding="utf-8")
+    assert len(read_reviews(path).texts) == 2
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet"])
