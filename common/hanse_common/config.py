@@ -27,6 +27,7 @@ Partition = Literal["regions", "home", "visits"]
 TaskName = Literal[
     "interest",
     "next-item",
+    "review",
 ]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
@@ -62,9 +63,9 @@ class Split(Settings):
 class DataSettings(Settings):
     """Which shops there are and what the basket head ranks."""
 
-    source: Literal["complete-journey", "synthetic", "stores", "sequences", "own"]
-    """`stores`: a folder of stores that somebody brought to a simulation; `sequences`: one file
-    of a research data set, its customers dealt out to stores; `own`: a deployment, where each
+    source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own"]
+    """`stores`: a folder of stores that somebody brought to a simulation; `sequences`
+    and `reviews`: one file, its customers dealt out to stores; `own`: a deployment, where each
     store has its own data, as its own `store.toml` says."""
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
@@ -73,7 +74,7 @@ class DataSettings(Settings):
     customers: int | None = Field(default=None, ge=2)
     """How many customers a synthetic store has, or the most to keep of a real one."""
     path: Path | None = None
-    """`stores`: a folder with one `store.toml` per sub-folder; `sequences`: the file."""
+    """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
@@ -86,7 +87,7 @@ class DataSettings(Settings):
     def _path_goes_with_stores(self) -> Self:
         if self.source == "stores" and self.path is None:
             raise ValueError("data.path goes with data.source = 'stores', and only with it")
-        if self.source not in ("stores", "sequences") and self.path is not None:
+        if self.source not in ("stores", "sequences", "reviews") and self.path is not None:
             raise ValueError("data.path goes with data.source = 'stores', and only with it")
         return self
 

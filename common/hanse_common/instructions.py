@@ -55,6 +55,7 @@ figures; then the same over those who bought something new to them."""
 _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "interest": EVALUATION_NAMES,
     "next-item": ("customers", "hr@10", "ndcg@10", "mrr"),
+    "review": ("customers", "accuracy"),
 }
 
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)

@@ -55,8 +55,8 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, or a "
-            ".toml file."
+            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, reviews, or "
+            "a .toml file."
         ),
     ] = None,
     resume: Annotated[
@@ -74,7 +74,7 @@ def run(
     stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
     customers: Annotated[int | None, typer.Option(help="Keep N customers a store.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Recipe sequences: the data set, a text or .inter file.")
+        Path | None, typer.Option(help="Recipes sequences and reviews: the file to learn from.")
     ] = None,
     level: Annotated[
         str | None, typer.Option(help="What the basket head ranks: category, type, product.")
@@ -222,8 +222,8 @@ def _run(
     format_: Format,
     quiet: bool,
 ) -> None:
-    if settings.task == "next-item":
-        _simulate_sequences(folder, settings, format_, quiet)
+    if settings.task != "interest":
+        _study(folder, settings, format_, quiet)
         return
     from hanse_simulations.run import simulate
     from hanse_simulations.table import print_result
@@ -247,20 +247,24 @@ def _run(
         typer.echo(f"report: {folder.report_file}", err=True)
 
 
-def _simulate_sequences(
-    folder: RunFolder,
-    settings: RunSettings,
-    format_: Format,
-    quiet: bool,
-) -> None:
-    from hanse_simulations.sequences.run import simulate_sequences
-    from hanse_simulations.sequences.table import print_sequences
+def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: bool) -> None:
+    """Run a task that learns from one file."""
+    result: Any
+    show: Callable[[Any], None]
+    if settings.task == "next-item":
+        from hanse_simulations.sequences.run import simulate_sequences
+        from hanse_simulations.sequences.table import print_sequences as show
 
-    found = simulate_sequences(folder, settings, quiet=quiet)
-    if format_ is Format.json:
-        typer.echo(json.dumps(found.model_dump(mode="json"), indent=1))
+        result = simulate_sequences(folder, settings, quiet=quiet)
     else:
-        print_sequences(found)
+        from hanse_simulations.reviews.run import simulate_reviews
+        from hanse_simulations.reviews.table import print_reviews as show
+
+        result = simulate_reviews(folder, settings, quiet=quiet)
+    if format_ is Format.json:
+        typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
+    else:
+        show(result)
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -2,8 +2,8 @@
 
 >>> RECIPES["grocery"]().data.partition
 'regions'
->>> sorted(RECIPES)
-['attack', 'grocery', 'grocery-shops', 'grocery-visits', 'sequences', 'smoke', 'synthetic']
+>>> print(*sorted(RECIPES))
+attack grocery grocery-shops grocery-visits reviews sequences smoke synthetic
 """
 
 from __future__ import annotations
@@ -154,6 +154,51 @@ def sequences_pooled() -> RunSettings:
     )
 
 
+def reviews() -> RunSettings:
+    """Stars or sentiment of reviews (`data.path`), private: ten stores, noise shared.
+
+    Of the public text encoder nothing is trained, only what reads its vectors.
+    """
+    return RunSettings(
+        recipe="reviews",
+        task="review",
+        data=DataSettings(source="reviews", stores=10, min_customers=2),
+        model=ModelSettings(max_steps=64, trainable="heads"),
+        training=TrainingSettings(sample_rate=0.2, learning_rate=0.3, expected_batch_size=26.0),
+        privacy=PrivacySettings(mode="distributed", target_epsilon=8.0, max_grad_norm=1.0),
+        federation=FederationSettings(rounds=30, evaluate_every=30),
+    )
+
+
+def reviews_federated() -> RunSettings:
+    """The same stores without privacy: low-rank factors beside the encoder, averaged."""
+    return reviews().with_changes(
+        {
+            "model.trainable": "lora:4",
+            "privacy": {"mode": "none"},
+            "training": TrainingSettings(
+                sample_rate=0.25, local_steps=4, open_optimizer="adam", open_learning_rate=0.002
+            ).model_dump(),
+            "federation": FederationSettings(rounds=12, evaluate_every=12).model_dump(),
+        }
+    )
+
+
+def reviews_pooled() -> RunSettings:
+    """All reviews in one place, without privacy: low-rank factors beside the encoder."""
+    return reviews().with_changes(
+        {
+            "model.trainable": "lora:4",
+            "data.stores": 1,
+            "privacy": {"mode": "none"},
+            "training": TrainingSettings(
+                sample_rate=0.05, local_steps=5, open_optimizer="adam", open_learning_rate=0.002
+            ).model_dump(),
+            "federation": FederationSettings(rounds=12, evaluate_every=12).model_dump(),
+        }
+    )
+
+
 def attack() -> RunSettings:
     """What `hanse audit attack` attacks if nothing else is named: many small synthetic stores.
 
@@ -181,6 +226,7 @@ RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "synthetic": synthetic,
     "attack": attack,
     "sequences": sequences,
+    "reviews": reviews,
 }
 
 

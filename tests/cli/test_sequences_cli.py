@@ -13,9 +13,11 @@ from hanse_client.sequences import Sequences
 from hanse_common.errors import ConfigError
 from hanse_common.model.sequence import SequenceModel
 from hanse_simulations.recipes import sequences
+from hanse_simulations.research.arms import arms_of, deal_out
 from hanse_simulations.runs import RunFolder
+from hanse_simulations.sequences.files import read_sequences
 from hanse_simulations.sequences.published import BEAUTY
-from hanse_simulations.sequences.run import arms_of, deal_out, simulate_sequences
+from hanse_simulations.sequences.run import simulate_sequences, study_of
 
 HANSE = str(Path(sys.executable).with_name("hanse"))
 SMALL = ["--stores", "5", "--rounds", "1", "--workers", "1", "--set", "next_item.negatives=16"]
@@ -91,9 +93,10 @@ def test_every_customer_is_dealt_to_one_store():
     assert all((a.customers == b.customers).all() for a, b in zip(stores, again, strict=True))
 
 
-def test_arms_keep_what_the_analyst_changed_and_their_own_terms():
+def test_arms_keep_what_the_analyst_changed_and_their_own_terms(ring):
     changes = {"model.n_embd": 32, "data.stores": 10, "privacy.target_epsilon": 6.0}
-    arms = arms_of(sequences().with_changes(changes))
+    study = study_of(read_sequences(ring))
+    arms = arms_of(sequences().with_changes(changes), study)
     assert list(arms) == ["federated_private", "federated_private_half", "federated", "pooled"]
     assert {arm.model.n_embd for arm in arms.values()} == {32}
     assert [arm.data.stores for arm in arms.values()] == [10, 10, 10, 1]

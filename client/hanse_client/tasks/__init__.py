@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PLACES: Final = {
     "interest": "hanse_client.tasks.interest:InterestTask",
     "next-item": "hanse_client.tasks.next_item:NextItemTask",
+    "review": "hanse_client.tasks.review:ReviewTask",
 }
 
 

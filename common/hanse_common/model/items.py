@@ -53,7 +53,7 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    source = _checkpoint(encoder)
+    source = checkpoint_folder(encoder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).eval()
@@ -81,7 +81,12 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     return result
 
 
-def _checkpoint(encoder: str) -> str:
+def checkpoint_folder(encoder: str) -> str:
+    """Where a text encoder lies: the packaged one, a folder, or a hub id as it is.
+
+    Raises:
+        MissingDependency: The packaged encoder is asked for and not installed.
+    """
     if encoder != PACKAGED:
         return encoder
     try:

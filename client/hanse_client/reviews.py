@@ -1,0 +1,264 @@
+"""Reviews of a store's customers: texts as token ids, each with its stars or its verdict.
+
+    <file>.txt     a review a line: the text, a tab, the label (as UCI's labelled sentences)
+    <file>.csv, .tsv, .parquet    columns `text` and `rating`, and `user_id` where one is known
+
+Without `user_id`, every review counts as a customer of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from hanse_client.npz import load_npz, save_npz
+from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
+from hanse_common.model.items import checkpoint_folder
+
+TRAIN, VALIDATE, TEST = 0, 1, 2
+PARTS = {"validate": VALIDATE, "test": TEST}
+_LARGEST = 16
+"""Labels; more are ids or free text, and no judgement."""
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Texts:
+    """Reviews as they were read."""
+
+    users: list[str]
+    texts: list[str]
+    labels: list[int]
+    """Indices into `names`."""
+    names: list[str]
+    """What a review can be, in order."""
+    rejected: dict[str, int]
+    """Rows left out, by reason."""
+
+    def some(self, rows: Ints) -> Texts:
+        """These rows alone."""
+        return replace(
+            self,
+            users=[self.users[i] for i in rows],
+            texts=[self.texts[i] for i in rows],
+            labels=[self.labels[i] for i in rows],
+        )
+
+
+def read_reviews(path: Path) -> Texts:
+    """Read a file of reviews.
+
+    Raises:
+        DataError: It cannot be read, or holds no two labels.
+        MissingColumns: It has no `text` or no `rating`.
+        WrongTypes: A line has no label, or there are too many labels to be judgements.
+    """
+    table = _lines(path) if path.suffix == ".txt" else _columns(path)
+    kept = table.filter(
+        pl.col("text").str.strip_chars().str.len_chars().gt(0) & pl.col("rating").is_not_null()
+    )
+    names = sorted(kept["rating"].unique().to_list(), key=_order)
+    if len(names) < 2:
+        raise DataError(
+            f"{path} holds {len(names)} label{'' if len(names) == 1 else 's'}",
+            hint="there is nothing to tell apart with fewer than two",
+        )
+    if len(names) > _LARGEST:
+        raise WrongTypes(
+            f"{path}: column 'rating' holds {len(names)} different values",
+            hint=f"stars or verdicts, at most {_LARGEST} of them",
+        )
+    place = {name: number for number, name in enumerate(names)}
+    return Texts(
+        users=kept["user_id"].to_list(),
+        texts=kept["text"].to_list(),
+        labels=[place[name] for name in kept["rating"]],
+        names=names,
+        rejected={"no text or no rating": len(table) - len(kept)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reviews:
+    """Reviews of a store: N customers, E reviews of at most T tokens."""
+
+    customers: npt.NDArray[np.str_]
+    """[N] pseudonyms, sorted."""
+    homes: Ints
+    """[N] as in `Histories`; -1 if unknown."""
+    part: npt.NDArray[np.int8]
+    """[N] TRAIN, VALIDATE or TEST: a customer is in one of them."""
+    offsets: Ints
+    """[N + 1]: customer i wrote `offsets[i]:offsets[i + 1]`."""
+    tokens: npt.NDArray[np.int32]
+    """[E, T] padded on the right."""
+    lengths: Ints
+    """[E]."""
+    labels: Ints
+    """[E]."""
+
+    def __len__(self) -> int:
+        return len(self.customers)
+
+    def active(self) -> Ints:
+        """Indices of the customers with a review."""
+        return np.flatnonzero(np.diff(self.offsets) > 0)
+
+    def of(self, part: int) -> Reviews:
+        """The reviews of one part's customers; the others stay, empty."""
+        return self._only(self.part == part)
+
+    def at_home(self, index: int, stores: int) -> Reviews:
+        """Only the customers whose home is the store with this index; the others stay, empty.
+
+        Raises:
+            ConfigError: A customer's home is not known.
+        """
+        if (self.homes < 0).any():
+            raise ConfigError(
+                "the federation trains on each person at one store only, and this store does "
+                "not know which",
+                hint="leave privacy.one_home off: a file of reviews knows no home",
+            )
+        return self._only(self.homes % stores == index)
+
+    def some(self, customers: Ints) -> Reviews:
+        """A store of these customers alone."""
+        counts = np.diff(self.offsets)
+        chosen = np.isin(np.arange(len(self)), customers)
+        rows = np.repeat(chosen, counts)
+        return Reviews(
+            customers=self.customers[chosen],
+            homes=self.homes[chosen],
+            part=self.part[chosen],
+            offsets=np.concatenate([[0], np.cumsum(counts[chosen])]).astype(np.int64),
+            tokens=self.tokens[rows],
+            lengths=self.lengths[rows],
+            labels=self.labels[rows],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        save_npz(self, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Reviews:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing or holds no reviews.
+        """
+        return load_npz(cls, path, hint="prepare the store again")
+
+    def _only(self, kept: npt.NDArray[np.bool_]) -> Reviews:
+        counts = np.diff(self.offsets)
+        rows = np.repeat(kept, counts)
+        sizes = np.where(kept, counts, 0)
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            tokens=self.tokens[rows],
+            lengths=self.lengths[rows],
+            labels=self.labels[rows],
+        )
+
+
+def prepare_reviews(
+    texts: Texts, *, encoder: str, tokens: int, seed: int, shares: tuple[float, float] = (0.1, 0.25)
+) -> Reviews:
+    """Turn texts into token ids, and say whose are held out.
+
+    Args:
+        texts: Of one store.
+        encoder: Whose tokenizer reads them.
+        tokens: Longest text; the rest of a longer one is not read.
+        seed: Of who is held out.
+        shares: Of the customers, for validation and for test.
+
+    Guarantees:
+        A customer's part depends on the seed and on nothing but the number of customers.
+
+    Raises:
+        ConfigError: There is no such encoder.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(encoder))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no text encoder at {encoder!r}", hint="name a BERT-family checkpoint"
+        ) from error
+    users, owner = np.unique(np.array(texts.users, dtype=np.str_), return_inverse=True)
+    order = np.argsort(owner, kind="stable")
+    read = tokenizer([texts.texts[i] for i in order], truncation=True, max_length=tokens)
+    ids: Sequence[Sequence[int]] = read["input_ids"]
+    lengths = np.array([len(one) for one in ids], dtype=np.int64)
+    table = np.zeros((len(ids), int(lengths.max(initial=1))), dtype=np.int32)
+    for row, one in enumerate(ids):
+        table[row, : len(one)] = one
+    chance = np.random.default_rng(seed).permutation(len(users)) / max(len(users), 1)
+    part = np.where(chance < shares[1], TEST, np.where(chance < sum(shares), VALIDATE, TRAIN))
+    return Reviews(
+        customers=users,
+        homes=np.full(len(users), -1, dtype=np.int64),
+        part=part.astype(np.int8),
+        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))]),
+        tokens=table,
+        lengths=lengths,
+        labels=np.array(texts.labels, dtype=np.int64)[order],
+    )
+
+
+def _lines(path: Path) -> pl.DataFrame:
+    rows = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        text, tab, label = line.rpartition("\t")
+        if not tab:
+            raise WrongTypes(f"{path}, line {number}: no tab before a label", hint="TEXT<tab>LABEL")
+        rows.append((f"{number:08d}", text, label.strip()))
+    if len(rows) > 2 and rows[0][2] not in {label for _, _, label in rows[1:]}:
+        rows = rows[1:]  # a label that no other line has is a column's name
+    return pl.DataFrame(rows, schema=["user_id", "text", "rating"], orient="row")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}", hint="a text file in UTF-8") from error
+
+
+def _columns(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            table = pl.read_parquet(path)
+        else:
+            separator = "\t" if path.suffix == ".tsv" else ","
+            table = pl.read_csv(path, separator=separator, infer_schema=False)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"cannot read {path}: {error}", hint="Parquet, CSV, TSV or TXT") from error
+    missing = [name for name in ("text", "rating") if name not in table.columns]
+    if missing:
+        raise MissingColumns(
+            f"{path} has no column {', '.join(map(repr, missing))}",
+            hint=f"it has {', '.join(table.columns)}",
+        )
+    if "user_id" not in table.columns:
+        table = table.with_columns(user_id=pl.int_range(pl.len()).cast(pl.String))
+    return table.select(pl.col("user_id", "text", "rating").cast(pl.String))
+
+
+def _order(label: str) -> tuple[bool, float, str]:
+    """Numbers by value, before words by letter."""
+    try:
+        return False, float(label), label
+    except ValueError:
+        return True, 0.0, label

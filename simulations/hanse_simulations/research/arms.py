@@ -1,0 +1,241 @@
+"""A data set in one place, dealt out to stores, and dealt out under privacy.
+
+The production ServerApp and ClientApp do the work, as in every simulation. Arms:
+
+- `pooled`: all customers in one place, the setting of papers
+- `federated`: customers dealt out to stores by lot; no privacy
+- `federated_private`, `federated_private_half`: the same stores at the ε asked for and at half
+  of it, masked sums with the noise shared among the stores
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.base import Ints, StoreData
+from hanse_client.train import check_size, load_arrays
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
+from hanse_simulations.arm_folder import ArmFolder
+from hanse_simulations.engines import WorkerPool
+from hanse_simulations.outcome import epsilon_spent
+from hanse_simulations.prepare import Prepared
+from hanse_simulations.progress import Progress
+from hanse_simulations.results import EpsilonSpent, RunResult
+from hanse_simulations.runs import RunFolder
+from hanse_simulations.training import Arm, alone, federate
+
+MAIN, STRICTER = "federated_private", "federated_private_half"
+FEDERATED, POOLED = "federated", "pooled"
+
+
+class ResearchResult(RunResult):
+    """The outcome, with each arm's seconds and epsilon."""
+
+    arm_seconds: dict[str, float] = Field(default_factory=dict)
+    arm_epsilon: dict[str, float] = Field(default_factory=dict)
+
+
+class Divisible(StoreData, Protocol):
+    """A data set that can be dealt out."""
+
+    def __len__(self) -> int:
+        """How many customers."""
+        ...
+
+    def some(self, customers: Ints) -> Divisible:
+        """A store of these customers alone."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """What is learnt from which data, and how in each arm."""
+
+    task: Any
+    """A `hanse_client.tasks.base.Task`."""
+    data: Any
+    """A `Divisible`."""
+    base: Callable[[RunSettings], PreTrainedModel]
+    """Makes an arm's untrained model."""
+    private: Callable[[], RunSettings]
+    federated: Callable[[], RunSettings]
+    pooled: Callable[[], RunSettings]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What the arms came to, by name."""
+
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    spent: dict[str, EpsilonSpent] = field(default_factory=dict)
+
+    def fields(self, first: str) -> dict[str, Any]:
+        """A result's fields, with one arm for the main one."""
+        rest = {name: found for name, found in self.figures.items() if name != first}
+        return {
+            "metrics": self.figures[first],
+            "arms": rest,
+            "arm_seconds": self.seconds,
+            "arm_epsilon": {name: one.max for name, one in self.spent.items()},
+            "epsilon": self.spent.get(MAIN),
+        }
+
+
+def data_file(settings: RunSettings, example: str) -> Path:
+    """The file that the analyst named.
+
+    Raises:
+        ConfigError: None is.
+    """
+    if settings.data.path is None:
+        raise ConfigError(
+            f"the recipe {settings.recipe!r} has no data of its own",
+            hint=f"name a file: hanse simulate {settings.recipe} --data {example}",
+        )
+    return settings.data.path
+
+
+def arms_of(settings: RunSettings, study: Study) -> dict[str, RunSettings]:
+    """The settings of every arm, the main one first.
+
+    Args:
+        settings: The run's, which the main arm has. Where they differ from the recipe the
+            others follow, but for the number of stores where all customers are in one place,
+            and for terms of privacy where there is none.
+        study: Has the recipe.
+    """
+    recipe = dict(_flat(study.private().model_dump()))
+    changes = {
+        key: value
+        for key, value in _flat(settings.model_dump())
+        if key not in recipe or recipe[key] != value
+    }
+    if settings.privacy.mode == "none":
+        main = {}
+    else:
+        stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
+        main = {MAIN: settings}
+        if settings.compare:
+            main[STRICTER] = settings.with_changes(stricter)
+    if not settings.compare and main:
+        return main
+    plain = {key: value for key, value in changes.items() if not key.startswith("privacy.")}
+    one = {key: value for key, value in plain.items() if key != "data.stores"}
+    return {
+        **main,
+        FEDERATED: study.federated().with_changes(plain),
+        POOLED: study.pooled().with_changes(one),
+    }
+
+
+def run_arms(
+    folder: RunFolder,
+    arms: Mapping[str, RunSettings],
+    study: Study,
+    pool: WorkerPool,
+    progress: Progress,
+) -> Found:
+    """Train and judge every arm; arms that are done are kept. Saves the first one's model.
+
+    Raises:
+        ConfigError: There are too few customers for so many stores.
+        HanseError: Privacy or the federation failed.
+    """
+    found = Found()
+    for name, chosen in arms.items():
+        plan = PrivacyPlan.from_settings(chosen)
+        if plan is not None:
+            noise = {"privacy.noise_multiplier": plan.noise_multiplier}
+            chosen = chosen.with_changes(noise)
+        home = folder.arm(name)
+        begun = time.monotonic()
+        progress.arm(name, home, chosen.federation.rounds)
+        _train(name, home, chosen, study, pool)
+        found.figures[name] = _figures(home, chosen, study)
+        found.seconds[name] = round(time.monotonic() - begun, 1)
+        if plan is not None:
+            found.spent[name] = epsilon_spent(home.stores_dir, plan, chosen)
+    home = folder.arm(next(iter(arms)))
+    model: Any = study.task.load_model(_base(home))
+    load_arrays(model, read_arrays(home.path / GLOBAL))
+    model.save_pretrained(folder.model_dir)
+    return found
+
+
+def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
+    """Deal customers out to stores of nearly the same size, by lot."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    return [data.some(np.sort(part)) for part in np.array_split(order, stores)]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of a table of tables."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _train(
+    name: str, home: ArmFolder, settings: RunSettings, study: Study, pool: WorkerPool
+) -> None:
+    """Lay out an arm's stores and train, unless that is done."""
+    stores = settings.data.stores or 1
+    if len(study.data) < stores * settings.data.min_customers:
+        raise ConfigError(
+            f"data.stores={stores} with {len(study.data)} customers and data.min_customers="
+            f"{settings.data.min_customers}",
+            hint="ask for fewer stores: --stores 5",
+        )
+    prepared = _prepare(home, settings, study, stores)
+    rounds = settings.federation.rounds
+    nodes = list_nodes(home.stores_dir) if home.stores_dir.exists() else []
+    if nodes and all(Node(node).evaluation("test", rounds).exists() for node in nodes):
+        return
+    start = alone if stores == 1 else federate
+    Arm(name=name, folder=home, settings=settings, start=start).run(prepared, pool, True)
+
+
+def _prepare(home: ArmFolder, settings: RunSettings, study: Study, count: int) -> Prepared:
+    folder = home.path / "prepared"
+    stores = deal_out(study.data, count, seed=settings.seed)
+    names = tuple(f"store {number:03d}" for number in range(1, count + 1))
+    histories = tuple(folder / f"{name}.npz" for name in names)
+    for name, path, store in zip(names, histories, stores, strict=True):
+        check_size(name, store, settings)
+        store.save(path)
+    if not _base(home).exists():
+        study.base(settings).save_pretrained(_base(home))
+    return Prepared(names=names, histories=histories, base_model=_base(home), rejects=0)
+
+
+def _base(home: ArmFolder) -> Path:
+    return home.path / "prepared" / "base"
+
+
+def _figures(home: ArmFolder, settings: RunSettings, study: Study) -> dict[str, float]:
+    """The test figures of an arm, all stores together."""
+    kind, rounds = study.task.figures, settings.federation.rounds
+    nodes = [Node(folder) for folder in list_nodes(home.stores_dir)]
+    parts = [kind.load(node.evaluation("test", rounds)) for node in nodes]
+    figures: dict[str, float] = kind.pooled(parts).metrics()
+    return figures

@@ -1,0 +1,1 @@
+"""`hanse simulate reviews`: stars or sentiment from what customers write."""
