@@ -223,9 +223,10 @@ def joined_shops(
     """Five small stores that are joined, each with repeatable noise; ends every process."""
     from hanse_simulations.shops import make_stores
 
-    data = make_stores(settings.data, seed=settings.seed, cache=cache).folders
+    made = make_stores(settings.data, seed=settings.seed, cache=cache)
+    settings = settings.with_changes({"data.split": made.split.model_dump()})
     policy = {"minimum_cohort": 4, "max_epsilon": 60.0}
-    shops = Shops(root, settings, data, wait=wait, policy=policy, seeds=True)
+    shops = Shops(root, settings, made.folders, wait=wait, policy=policy, seeds=True)
     try:
         shops.up()
         for name in shops.stores:

@@ -20,6 +20,7 @@ from hanse_client.leaving import check_staying
 from hanse_client.operate.cli import app
 from hanse_client.operate.folder import StoreFolder, load_node_key
 from hanse_client.store_config import load_store
+from hanse_client.witness import FOLDER
 from hanse_common.admission import Invitation, Request
 from hanse_common.errors import (
     BadCertificate,
@@ -348,6 +349,19 @@ def test_doctor_finds_a_membership_that_no_longer_holds(member, authority):
     done = cli.invoke(app, ["doctor", "--folder", str(member.path), "--format", "json"])
     findings = {row["check"]: row for row in json.loads(done.stdout)}
     assert "requires at most 1.0" in findings["membership"]["message"]
+
+
+def test_doctor_says_how_far_the_round_log_is_remembered(member):
+    def found():
+        done = cli.invoke(app, ["doctor", "--folder", str(member.path), "--format", "json"])
+        return {row["check"]: row for row in json.loads(done.stdout)}["round log"]
+
+    assert (found()["state"], found()["message"]) == ("ok", "nothing seen of it yet")
+    key = member.membership().manifest.log_key
+    folder = member.path / FOLDER
+    folder.mkdir(exist_ok=True)
+    (folder / key[:16]).write_text("half a line")
+    assert found()["state"] == "failed"
 
 
 def test_doctor_prints_a_table_for_people(member):

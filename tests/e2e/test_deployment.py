@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from commands_kit import joined_shops, kill, pids_of
 from deployment_kit import wait_for
+from hanse_common.config import DataSettings
 from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_server.app import read_settings
 from hanse_server.rounds import GLOBAL, INITIAL
@@ -30,9 +31,14 @@ ROUNDS = 3
 
 @pytest.fixture(scope="module")
 def shops(secure_stores, store_cache, tmp_path_factory):
-    """Five stores that are joined, for runs of three rounds."""
+    """Five regions of real households that are joined, for runs of three rounds."""
+    real = DataSettings(source="complete-journey", stores=5, customers=24, min_items=20)
     settings = secure_stores[0].with_changes(
-        {"federation.rounds": ROUNDS, "federation.evaluate_every": ROUNDS}
+        {
+            "data": real.model_dump(),
+            "federation.rounds": ROUNDS,
+            "federation.evaluate_every": ROUNDS,
+        }
     )
     wait = {"connect": 240, "train": 100, "stage": 25}
     with joined_shops(tmp_path_factory.mktemp("baltic"), settings, store_cache, wait=wait) as shops:
@@ -87,6 +93,8 @@ def test_the_deployed_model_is_the_simulated_one(shops, first_run, tmp_path):
 
 def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
     verdict = shops.audit()
+    findings = {row["check"]: row for row in shops.store("riga", "doctor", "--format", "json").json}
+    assert "no other history is accepted" in findings["round log"]["message"]
     assert verdict["ok"] and not verdict["gone"]
     assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
 

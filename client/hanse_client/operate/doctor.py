@@ -223,6 +223,22 @@ def _budget(folder: StoreFolder) -> Finding:
     return _ok("budget", message + (f", {row.rounds_left} rounds left" if row.rounds_left else ""))
 
 
+def _round_log(folder: StoreFolder) -> Finding:
+    from hanse_client.witness import Witness
+
+    enrolment = folder.membership()
+    if enrolment.manifest.log_key is None:
+        return _warn(
+            "round log",
+            "the federation keeps none, so nobody can compare what it told whom",
+            "ask for a manifest with log_key, and set round_log = true in policy.toml",
+        )
+    seen = Witness(folder.node(), enrolment).seen
+    if seen is None:
+        return _ok("round log", "nothing seen of it yet")
+    return _ok("round log", f"remembered up to record {seen.size}; no other history is accepted")
+
+
 def _telemetry(folder: StoreFolder) -> Finding:
     if os.environ.get("FLWR_TELEMETRY_ENABLED", "0") not in ("", "0"):
         return _warn(
@@ -254,6 +270,7 @@ _CHECKS: dict[str, Check] = {
     "histories": _histories,
     "server": _server,
     "budget": _budget,
+    "round log": _round_log,
     "disk": _disk,
     "telemetry": _telemetry,
 }
