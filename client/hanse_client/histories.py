@@ -244,6 +244,14 @@ def prepare(
     )
 
 
+def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
+    """How many events are with items of classes outside the vocabulary."""
+    import polars as pl
+
+    foreign = data.catalogue.filter(_class_index(data.catalogue, classes, level).is_null())
+    return data.events.filter(pl.col("item_id").is_in(foreign["item_id"].implode())).height
+
+
 def _class_index(catalogue: pl.DataFrame, classes: Sequence[str], level: str) -> pl.Series:
     """[items] index of each item's class, null for items outside the vocabulary."""
     import polars as pl

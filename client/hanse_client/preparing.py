@@ -14,7 +14,7 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse_client.histories import Histories, prepare
+from hanse_client.histories import Histories, prepare, unranked
 from hanse_common.config import RunSettings, read_json
 from hanse_common.durable import sync_folder, write_durably
 from hanse_common.errors import ConfigError
@@ -36,6 +36,8 @@ class Preparation:
         customers: With any visit.
         rows: Read from the source.
         rejected: Of them.
+        unranked: Events with items of classes that the model does not rank: their visits count,
+            their classes do not.
     """
 
     vocabulary: str
@@ -44,6 +46,7 @@ class Preparation:
     customers: int
     rows: int
     rejected: int
+    unranked: int
 
     def fits(self, model: Path, store: StoreConfig, settings: RunSettings) -> bool:
         """Whether histories prepared so are those that this model and these settings need."""
@@ -113,6 +116,7 @@ def prepare_store(
         customers=int(np.size(histories.active())),
         rows=data.rows_read,
         rejected=sum(data.rejects.values()),
+        unranked=unranked(data, vocabulary["classes"], vocabulary["level"]),
     )
     write_durably(_note(target), json.dumps(asdict(done), indent=2) + "\n", mode=0o600)
     return done

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hanse_client.batches import collate, evaluation_anchors, training_anchors
-from hanse_client.histories import Histories, prepare
+from hanse_client.histories import Histories, prepare, unranked
 from hanse_client.ingest import Ingested, ingest
 from hanse_client.store_config import load_store
 from hanse_common.model import InterestConfig, InterestModel
@@ -129,6 +129,8 @@ def test_a_category_that_the_model_does_not_rank_is_a_visit_without_a_class(tmp_
     histories = histories_of(data, ["FOOD/MILK"])
     assert len(histories.visit_days) == 2
     assert np.diff(histories.pair_offsets).tolist() == [1, 0]
+    assert unranked(data, ["FOOD/MILK"], "category") == 1
+    assert unranked(data, ["FOOD/MILK", "TOYS/KITES"], "category") == 0
 
 
 def test_customers_of_one_event_and_of_none_are_answered_and_cost_no_training(tmp_path):

@@ -156,7 +156,7 @@ def prepare(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
     from hanse_client.operate.joining import prepare
 
     done = asdict(prepare(StoreFolder(folder)))
-    print_facts({key: done[key] for key in ("customers", "rows", "rejected")}, output)
+    print_facts({key: done[key] for key in ("customers", "rows", "rejected", "unranked")}, output)
 
 
 @app.command()
