@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hanse_client.npz import load_npz, save_npz
 from hanse_common.metrics import auc, average_precision, calibration_error
 
-NAMES = ("auc", "average_precision", "calibration_error", "auc_within", "mean_chance", "rate")
+NAMES = ("auc", "auc_within", "ap", "ece", "foretold", "came")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,20 +42,21 @@ class Conversions:
         """Figures over all offers; NaN where there is nothing to judge.
 
         Returns:
-            `NAMES`. `auc_within` compares customers of one campaign alone, a mean over
-            campaigns by their redemptions: who, of those whom it was sent to? The others also
-            judge which campaign.
+            `auc`; `auc_within`, which compares customers of one campaign alone, a mean over
+            campaigns by their redemptions: who, of those whom it was sent to? (`auc` also
+            judges which campaign); average precision `ap`; calibration error `ece`; the mean
+            chance `foretold`, and the share that `came`.
         """
         if not len(self.redeemed):
             return dict.fromkeys(NAMES, float("nan"))
         chances = self.chances.astype(np.float64)
         return {
             "auc": auc(chances, self.redeemed),
-            "average_precision": average_precision(chances, self.redeemed),
-            "calibration_error": calibration_error(chances, self.redeemed),
+            "ap": average_precision(chances, self.redeemed),
+            "ece": calibration_error(chances, self.redeemed),
             "auc_within": self._within(),
-            "mean_chance": float(chances.mean()),
-            "rate": float(self.redeemed.mean()),
+            "foretold": float(chances.mean()),
+            "came": float(self.redeemed.mean()),
         }
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:

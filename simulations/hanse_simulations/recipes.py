@@ -220,13 +220,13 @@ def conversion() -> RunSettings:
             ),
         ),
         training=TrainingSettings(
-            sample_rate=0.2,
+            sample_rate=0.5,
             learning_rate=10.0,
-            expected_batch_size=23.0,
+            expected_batch_size=58.0,
             open_learning_rate=3.0,
         ),
         privacy=PrivacySettings(mode="distributed", target_epsilon=8.0, max_grad_norm=1.0),
-        federation=FederationSettings(rounds=60, evaluate_every=60),
+        federation=FederationSettings(rounds=40, evaluate_every=40),
     )
 
 

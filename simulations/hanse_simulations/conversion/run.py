@@ -137,7 +137,8 @@ def _notes(settings: RunSettings) -> list[str]:
         f"that begin from {split.validate_until:%Y-%m-%d} to before {split.test_until:%Y-%m-%d}; "
         "what is redeemed after the data end on 2017-12-31 is not seen.",
         "auc judges all offers together, auc_within the customers of one campaign among "
-        "themselves, a mean over campaigns by their redemptions.",
+        "themselves, a mean over campaigns by their redemptions; ap is average precision, ece "
+        "calibration error, foretold the mean chance and came the share that redeemed.",
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]

@@ -7,11 +7,11 @@ from typing import IO
 from hanse_simulations.conversion.run import ConversionResult
 from hanse_simulations.research.table import print_research
 
-_COLUMNS = ("auc", "auc_within", "average_precision", "calibration_error", "mean_chance", "rate")
+_COLUMNS = ("auc", "auc_within", "ap", "ece", "foretold", "came")
 _LABELS = {
     "prior_rate": "Customer's prior rate",
-    "stores_alone": "Logistic regression, each store alone",
-    "logistic_regression": "Logistic regression, pooled",
+    "stores_alone": "Logistic, each store alone",
+    "logistic_regression": "Logistic, pooled",
     "boosted_trees": "Boosted trees, pooled",
 }
 
