@@ -89,12 +89,14 @@ def check_mailings(mailings: Mailings, *, observed_from: date) -> tuple[Mailings
         rejected[reason] += table.height - kept.height
         return kept
 
-    campaigns = mailings.campaigns
-    names = ", ".join(KINDS)
+    campaigns = mailings.campaigns.unique("campaign_id", keep="first", maintain_order=True)
+    rejected["campaigns listed twice"] = mailings.campaigns.height - campaigns.height
     campaigns = keep(
         campaigns, "campaigns that end before they start", pl.col("start") <= pl.col("end")
     )
-    campaigns = keep(campaigns, f"campaigns of no kind of {names}", pl.col("kind").is_in(KINDS))
+    campaigns = keep(
+        campaigns, f"campaigns of no kind of {', '.join(KINDS)}", pl.col("kind").is_in(KINDS)
+    )
     every = campaigns
     campaigns = keep(
         campaigns, "campaigns from before the records begin", pl.col("start") > observed_from
