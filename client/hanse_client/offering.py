@@ -51,7 +51,8 @@ class Mailings:
     campaigns: pl.DataFrame
     """`campaign_id, kind, start, end`: an integer, A, B or C, and two dates, both included."""
     coupons: pl.DataFrame
-    """`campaign_id, coupon_id, item_id`: what each coupon is for."""
+    """`campaign_id, coupon_id, item_id, category`: what each coupon is for. The category is the
+    public catalogue's: read off the customers' purchases, it would tell one of another's."""
     sent: pl.DataFrame
     """`campaign_id, user_id`."""
     redemptions: pl.DataFrame
@@ -243,16 +244,14 @@ def _shopping(
     """What customers bought before a campaign: all of it, its goods, and goods like them."""
     start = datetime.combine(campaign["start"], time.min)
     goods = mailings.coupons.filter(pl.col("campaign_id") == campaign["campaign_id"])
-    goods = goods.select("item_id").unique()
-    kinds = events.select("item_id", "category").unique().join(goods, on="item_id", how="semi")
     sent = mailings.sent.filter(pl.col("campaign_id") == campaign["campaign_id"])
     before = (
         events.filter(pl.col("timestamp") < start)
         .join(sent, on="user_id", how="semi")
         .with_columns(
             ago=(start - pl.col("timestamp")).dt.total_seconds() / 86_400,
-            matching=pl.col("item_id").is_in(goods["item_id"].to_list()),
-            near=pl.col("category").is_in(kinds["category"].to_list()),
+            matching=pl.col("item_id").is_in(goods["item_id"].unique().to_list()),
+            near=pl.col("category").is_in(goods["category"].drop_nulls().unique().to_list()),
         )
     )
     short, long = (pl.col("ago") <= days for days in WINDOWS)

@@ -36,7 +36,12 @@ def day(number):
 
 def purchases(rows):
     """Rows of (user, item, day number, spent); a basket each."""
-    kinds = {"milk": "DAIRY/MILK", "cream": "DAIRY/MILK", "soap": "HOME/SOAP"}
+    kinds = {
+        "milk": "DAIRY/MILK",
+        "cream": "DAIRY/MILK",
+        "soap": "HOME/SOAP",
+        "candle": "HOME/SOAP",
+    }
     return pl.DataFrame(
         {
             "user_id": [row[0] for row in rows],
@@ -50,7 +55,8 @@ def purchases(rows):
 
 
 def mailings(campaigns, sent, redemptions):
-    """Rows of (id, kind, start, end), (id, user) and (id, user, day); coupons are for milk."""
+    """Rows of (id, kind, start, end), (id, user) and (id, user, day); coupons are for
+    milk and for candles, which come under soap."""
     return Mailings(
         campaigns=pl.DataFrame(
             [(number, kind, day(start), day(end)) for number, kind, start, end in campaigns],
@@ -58,8 +64,15 @@ def mailings(campaigns, sent, redemptions):
             orient="row",
         ),
         coupons=pl.DataFrame(
-            [(row[0], f"coupon {row[0]}", "milk") for row in campaigns],
-            schema={"campaign_id": pl.Int64, "coupon_id": pl.String, "item_id": pl.String},
+            [
+                (row[0], f"coupon {row[0]}", *good)
+                for row in campaigns
+                for good in (("milk", "DAIRY/MILK"), ("candle", "HOME/SOAP"))
+            ],
+            schema={
+                "campaign_id": pl.Int64,
+                **dict.fromkeys(("coupon_id", "item_id", "category"), pl.String),
+            },
             orient="row",
         ),
         sent=pl.DataFrame(
@@ -186,7 +199,8 @@ def test_features_count_what_was_before_the_campaign():
     assert feature(offers, "ann", 2, "coupons_redeemed") == pytest.approx(np.log(3) / 2)
     assert feature(offers, "ann", 1, "coupon_share") == pytest.approx(0.4 - 0.5)
     assert feature(offers, "ann", 1, "visits_28") == pytest.approx(np.log(3) / 3 - 0.5)
-    # Cream is no good of the coupon's, but of the same category.
+    # Soap and cream are of a coupon's category, and no goods of it.
+    assert feature(offers, "ann", 1, "category_visits_28") == pytest.approx(np.log(3) / 3 - 0.5)
     assert feature(offers, "ann", 2, "coupon_visits_28") == -0.5
     assert feature(offers, "ann", 2, "category_visits_28") == pytest.approx(np.log(2) / 3 - 0.5)
     assert feature(offers, "bob", 1, "visits_28") == -0.5
@@ -226,6 +240,8 @@ def test_another_customer_changes_no_feature():
         redeemed=[row for row in REDEEMED if row[1] == "ann"],
     )
     np.testing.assert_array_equal(alone.features, both.features[:3])
+    more = prepared([*BOUGHT, ("bob", "candle", 30, 3), ("bob", "candle", 240, 3)])
+    np.testing.assert_array_equal(more.features[:3], both.features[:3])
 
 
 def test_a_customer_who_never_shopped_has_features_too():
@@ -248,7 +264,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
         "redemptions of unknown campaigns": 1,
         "redemptions outside the campaign's days": 1,
         "redemptions by customers whom nothing was sent": 1,
-        "coupons of unknown campaigns": 2,
+        "coupons of unknown campaigns": 4,
     }
     found = prepare_offers(purchases(BOUGHT), usable)
     np.testing.assert_array_equal(found.features, prepared().features)

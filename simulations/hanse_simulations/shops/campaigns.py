@@ -31,6 +31,7 @@ def read_mailings() -> Mailings:
     """
     described = complete_journey.read_table("campaign_descriptions")
     redeemed = complete_journey.read_table("coupon_redemptions")
+    coupons = complete_journey.read_table("coupons")
     user = pl.col("household_id").cast(pl.String).alias("user_id")
     return Mailings(
         campaigns=described.select(
@@ -39,11 +40,11 @@ def read_mailings() -> Mailings:
             start=pl.col("start_date").cast(pl.Date),
             end=pl.col("end_date").cast(pl.Date),
         ),
-        coupons=complete_journey.read_table("coupons").select(
+        coupons=coupons.select(
             pl.col("campaign_id").cast(pl.Int64),
             coupon_id=pl.col("coupon_upc").cast(pl.String),
             item_id=pl.col("product_id").cast(pl.String),
-        ),
+        ).join(_categories(coupons["product_id"].unique()), on="item_id", how="left"),
         sent=complete_journey.read_table("campaigns").select(
             pl.col("campaign_id").cast(pl.Int64), user
         ),
@@ -72,17 +73,22 @@ def load(data: DataSettings, *, seed: int) -> Mailed:
     partition = complete_journey.assign(purchases, data.partition).limited(
         min_customers=data.min_customers, stores=data.stores, customers=data.customers, seed=seed
     )
-    catalogue = complete_journey.read_catalogue(purchases["item_id"].unique())
-    steps = pl.col("category").str.split("/").list
-    kinds = catalogue.select("item_id", category=steps.head(2).list.join("/"))
+    categories = _categories(purchases["item_id"].unique())
     stores = []
     for name in sorted(partition.sizes):
-        events = partition.events_of(purchases, name).join(kinds, on="item_id")
-        events = events.with_columns(
-            spent=(pl.col("price").fill_null(0) * pl.col("quantity")),
-            user_id=pl.col("user_id").cast(pl.String),
-            item_id=pl.col("item_id").cast(pl.String),
+        events = partition.events_of(purchases, name).with_columns(
+            pl.col("user_id", "item_id").cast(pl.String),
+            spent=pl.col("price").fill_null(0) * pl.col("quantity"),
         )
+        events = events.join(categories, on="item_id")
         customers = partition.customers.filter(pl.col("store") == name)["user_id"].cast(pl.String)
         stores.append((name, prepare_offers(events, mailings.of(customers))))
     return Mailed(stores=tuple(stores), campaigns=mailings.campaigns.height, left_out=left_out)
+
+
+def _categories(items: pl.Series) -> pl.DataFrame:
+    """`item_id, category`: the department and category of goods, two steps of the catalogue."""
+    steps = pl.col("category").str.split("/").list
+    return complete_journey.read_catalogue(items).select(
+        pl.col("item_id").cast(pl.String), category=steps.head(2).list.join("/")
+    )
