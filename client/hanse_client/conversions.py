@@ -26,7 +26,7 @@ class Conversions:
         ...     customers=np.array([0, 1, 1]),
         ... )
         >>> found.metrics()["auc"], {name: round(x, 3) for name, x in found.sums().items()}
-        (1.0, {'customers': 2.0, 'brier': 0.045})
+        (1.0, {'customers': 2.0, 'brier': 0.05})
     """
 
     chances: npt.NDArray[np.float32]

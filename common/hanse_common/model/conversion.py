@@ -19,9 +19,10 @@ class ConversionModel(PreTrainedModel):
     """Foretells conversions.
 
     Example:
+        >>> from torch import sigmoid, tensor
         >>> model = ConversionModel.fresh(["prior", "visits"], usual_rate=0.05)
-        >>> torch.sigmoid(model(torch.tensor([[0.0, 3.0]]))).item()
-        0.05000000074505806
+        >>> round(sigmoid(model(tensor([[0.0, 3.0]]))).item(), 6)
+        0.05
     """
 
     config: ConversionConfig
