@@ -28,6 +28,7 @@ TaskName = Literal[
     "interest",
     "next-item",
     "review",
+    "conversion",
 ]
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
@@ -81,7 +82,8 @@ class DataSettings(Settings):
     min_customers: int = Field(default=10, ge=2)
     """A store with fewer customers is refused (`stores`) or left out (the others)."""
     split: Split | None = None
-    """`stores` and `own` only: where training, validation and test end; the others know it."""
+    """Where training, validation and test end. `stores` and `own` must say so; the others know
+    it, and have it here only for tasks that ask for other days."""
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:

@@ -56,6 +56,7 @@ _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "interest": EVALUATION_NAMES,
     "next-item": ("customers", "hr@10", "ndcg@10", "mrr"),
     "review": ("customers", "accuracy"),
+    "conversion": ("customers", "brier"),
 }
 
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)

@@ -55,8 +55,8 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, reviews, or "
-            "a .toml file."
+            help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, reviews, "
+            "conversion, or a .toml file."
         ),
     ] = None,
     resume: Annotated[
@@ -248,7 +248,7 @@ def _run(
 
 
 def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: bool) -> None:
-    """Run a task that learns from one file."""
+    """Run a task with an evaluation of its own."""
     result: Any
     show: Callable[[Any], None]
     if settings.task == "next-item":
@@ -256,6 +256,11 @@ def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: boo
         from hanse_simulations.sequences.table import print_sequences as show
 
         result = simulate_sequences(folder, settings, quiet=quiet)
+    elif settings.task == "conversion":
+        from hanse_simulations.conversion.run import simulate_conversion
+        from hanse_simulations.conversion.table import print_conversion as show
+
+        result = simulate_conversion(folder, settings, quiet=quiet)
     else:
         from hanse_simulations.reviews.run import simulate_reviews
         from hanse_simulations.reviews.table import print_reviews as show

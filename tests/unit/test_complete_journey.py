@@ -62,7 +62,7 @@ def test_weeks_of_the_file_turn_over_on_local_mondays():
     weeks = pl.Series([datetime(2017, 10, 16), datetime(2017, 11, 20), datetime(2017, 12, 25)])
     split = complete_journey.SPLIT
     assert [split.train_until, split.validate_until, split.test_until] == weeks.to_list()
-    raw = complete_journey._read("transactions")
+    raw = complete_journey.read_table("transactions")
     local = (
         raw["transaction_timestamp"]
         .dt.replace_time_zone("UTC")
@@ -126,7 +126,7 @@ def test_a_shop_is_part_of_one_store(assigned, partition):
 
 
 def test_a_household_meets_several_shops_of_purchase(assigned):
-    raw = complete_journey._read("transactions").select("household_id", "store_id").unique()
+    raw = complete_journey.read_table("transactions").select("household_id", "store_id").unique()
     assert raw.height / raw["household_id"].n_unique() == pytest.approx(4.228, abs=0.001)
     members = limited(assigned["visits"]).customers
     per_household = members.height / members["user_id"].n_unique()

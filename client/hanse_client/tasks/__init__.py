@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hanse_client.tasks.base import Task
 
 _PLACES: Final = {
+    "conversion": "hanse_client.tasks.conversion:ConversionTask",
     "interest": "hanse_client.tasks.interest:InterestTask",
     "next-item": "hanse_client.tasks.next_item:NextItemTask",
     "review": "hanse_client.tasks.review:ReviewTask",

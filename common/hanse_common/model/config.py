@@ -131,3 +131,22 @@ class SequenceConfig(PretrainedConfig):
         self.max_steps = max_steps
         self.dropout = dropout
         super().__init__(**kwargs)
+
+
+class ConversionConfig(PretrainedConfig):
+    """Shape of a `ConversionModel`.
+
+    Args:
+        features: What is known of an offer, by name; the first is how far the logit of the
+            customer's prior rate is from that of the usual one.
+        usual_rate: What a customer of whom nothing is known is taken to redeem.
+    """
+
+    model_type = "hanse-conversion"
+
+    def __init__(
+        self, *, features: Sequence[str] = (), usual_rate: float = 0.05, **kwargs: Any
+    ) -> None:
+        self.features = list(features)
+        self.usual_rate = usual_rate
+        super().__init__(**kwargs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,6 +78,8 @@ class Study:
     private: Callable[[], RunSettings]
     federated: Callable[[], RunSettings]
     pooled: Callable[[], RunSettings]
+    stores: Callable[[RunSettings], Mapping[str, Any]] | None = None
+    """An arm's stores by name, where customers have a place; dealt out by lot if left out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,33 +202,37 @@ def _train(
     name: str, home: ArmFolder, settings: RunSettings, study: Study, pool: WorkerPool
 ) -> None:
     """Lay out an arm's stores and train, unless that is done."""
-    stores = settings.data.stores or 1
-    if len(study.data) < stores * settings.data.min_customers:
-        raise ConfigError(
-            f"data.stores={stores} with {len(study.data)} customers and data.min_customers="
-            f"{settings.data.min_customers}",
-            hint="ask for fewer stores: --stores 5",
-        )
-    prepared = _prepare(home, settings, study, stores)
+    prepared = _prepare(home, settings, study)
     rounds = settings.federation.rounds
     nodes = list_nodes(home.stores_dir) if home.stores_dir.exists() else []
     if nodes and all(Node(node).evaluation("test", rounds).exists() for node in nodes):
         return
-    start = alone if stores == 1 else federate
+    start = alone if len(prepared.names) == 1 else federate
     Arm(name=name, folder=home, settings=settings, start=start).run(prepared, pool, True)
 
 
-def _prepare(home: ArmFolder, settings: RunSettings, study: Study, count: int) -> Prepared:
+def _prepare(home: ArmFolder, settings: RunSettings, study: Study) -> Prepared:
     folder = home.path / "prepared"
-    stores = deal_out(study.data, count, seed=settings.seed)
-    names = tuple(f"store {number:03d}" for number in range(1, count + 1))
-    histories = tuple(folder / f"{name}.npz" for name in names)
-    for name, path, store in zip(names, histories, stores, strict=True):
+    stores = (study.stores or partial(_by_lot, study.data))(settings)
+    histories = tuple(folder / f"{name}.npz" for name in stores)
+    for path, (name, store) in zip(histories, stores.items(), strict=True):
         check_size(name, store, settings)
         store.save(path)
     if not _base(home).exists():
         study.base(settings).save_pretrained(_base(home))
-    return Prepared(names=names, histories=histories, base_model=_base(home), rejects=0)
+    return Prepared(names=tuple(stores), histories=histories, base_model=_base(home), rejects=0)
+
+
+def _by_lot(data: Divisible, settings: RunSettings) -> dict[str, Divisible]:
+    count = settings.data.stores or 1
+    if len(data) < count * settings.data.min_customers:
+        raise ConfigError(
+            f"data.stores={count} with {len(data)} customers and data.min_customers="
+            f"{settings.data.min_customers}",
+            hint="ask for fewer stores: --stores 5",
+        )
+    dealt = deal_out(data, count, seed=settings.seed)
+    return {f"store {number:03d}": store for number, store in enumerate(dealt, start=1)}
 
 
 def _base(home: ArmFolder) -> Path:

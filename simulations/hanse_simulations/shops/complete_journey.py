@@ -134,7 +134,7 @@ def read_purchases() -> pl.DataFrame:
         unknown unless the line has a value.
     """
     products = _goods().select("product_id")
-    lines = _read("transactions").join(products, on="product_id", how="semi")
+    lines = read_table("transactions").join(products, on="product_id", how="semi")
     uncounted = pl.col("quantity") <= 0
     units = pl.when(uncounted).then(1).otherwise("quantity")
     unpriced = uncounted & (pl.col("sales_value") == 0)
@@ -167,7 +167,7 @@ def read_attributes() -> pl.DataFrame:
         "household_size": {"1": "1 person", "2": "2 people"},
     }  # fmt: skip
     above = {"age": "55 and over", "income": "75K and over", "household_size": "3 or more people"}
-    return _read("demographics").select(
+    return read_table("demographics").select(
         pl.col("household_id").cast(pl.String).alias("user_id"),
         *(
             pl.when(pl.col(column).is_not_null())
@@ -223,10 +223,16 @@ def _in_training() -> pl.Expr:
 
 def _goods() -> pl.DataFrame:
     named = pl.col("product_category").is_not_null()
-    return _read("products").filter(named & ~pl.col("department").is_in(_NOT_GOODS))
+    return read_table("products").filter(named & ~pl.col("department").is_in(_NOT_GOODS))
 
 
-def _read(table: str) -> pl.DataFrame:
+def read_table(table: str) -> pl.DataFrame:
+    """Read a table of the package as it is.
+
+    Raises:
+        MissingDependency: The package is not installed.
+        DataError: It has no such file, or none that can be read.
+    """
     # Found without importing the package, whose import loads pandas.
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:

@@ -1,0 +1,1 @@
+"""Will a campaign convert? The task `conversion` on Complete Journey's campaigns."""
