@@ -144,7 +144,9 @@ def test_nothing_is_said_before_it_is_on_disk(stage, federation):
         else:
             message = by_hand.coordinator.advance()[STORE]
             reply = federation.relay(STORE, stage, message.encode())
-    assert reply.error.reason.startswith("[disk-full] The disk that a store's folder is on is full.")
+    assert reply.error.reason.startswith(
+        "[disk-full] The disk that a store's folder is on is full."
+    )
     assert federation.charged(STORE) == (2 if stage in ("confirm", "unmask") else 0)
 
 
