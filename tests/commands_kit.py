@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,9 @@ class Shops:
         )
         if name == NAMES[0]:
             self.store(name, "data", "prepare")  # `join` does it for the others
+        else:  # they sell the same: its texts' vectors are made once
+            first = self.stores[NAMES[0]].path
+            shutil.copytree(first / "texts", self.stores[name].path / "texts")
 
 
 @contextmanager

@@ -169,6 +169,7 @@ class ModelTooOld(ModelNotFound):
     """A model was written before a part of it existed that this version needs."""
 
     code = "model-too-old"
+    exit_status = 24
 
 
 class PrivacyError(HanseError):

@@ -131,7 +131,7 @@ def test_an_enrolled_store_answers_an_order_to_train_with_a_hello_only(federatio
         ("max_epsilon = 7.5", "target_epsilon=8.0, this store's policy requires at most 7.5"),
         ("max_delta = 1e-7", "target_delta=1e-06, this store's policy requires at most 1e-07"),
         ("max_rounds = 1", "rounds=2, this store's policy requires at most 1"),
-        ("max_length = 100", "sections.length=187, this store's policy requires at most 100"),
+        ("max_length = 100", "sections.length=208, this store's policy requires at most 100"),
         ('modes = ["distributed"]', "mode=local, this store's policy requires distributed"),
         ('federation = "hanse"', "federation=synthetic, this store's policy requires hanse"),
     ],

@@ -12,7 +12,7 @@ from hanse_simulations.arms import GAP
 from hanse_simulations.gaps import group_figures, weighted_auc
 from hanse_simulations.grouping import FEWEST, Grouping, groupings
 from hanse_simulations.judged_groups import judge_groups
-from hanse_simulations.shops import Stores
+from hanse_simulations.shops import Stores, make_stores
 from hanse_simulations.shops.attributes import FILE, read_attributes, write_attributes
 
 
@@ -78,8 +78,8 @@ def test_small_groups_are_left_out_and_said(small_stores):
 
 def test_bands_are_read_under_pseudonyms_from_the_stores_own_folder(small_stores, store_cache):
     settings, prepared = small_stores
-    folders = sorted(path.parent for path in store_cache.glob("synthetic-*/*/store.toml"))
-    folder = next(f for f in folders if f.name == prepared.names[0])
+    made = make_stores(settings.data, seed=settings.seed, cache=store_cache)
+    folder = next(f for f in made.folders if f.name == prepared.names[0])
     people = pl.read_parquet(folder / "events.parquet")["user_id"].unique().sort()
     table = pl.DataFrame(
         {"user_id": people.cast(pl.String), "age": ["a", "b"] * (len(people) // 2)}

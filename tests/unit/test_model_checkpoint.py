@@ -22,7 +22,7 @@ from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError
 from hanse_common.model import InterestModel
 from hanse_common.model.checkpoint import read_checkpoint, write_checkpoint
-from hanse_common.model.items import PACKAGED, _checkpoint, encode_texts
+from hanse_common.model.items import PACKAGED, checkpoint_folder, encode_texts
 
 LISTED = {"DAIRY/MILK": 2, "DAIRY/BUTTER": 1, "BAKERY/BREAD": 1}
 
@@ -153,7 +153,7 @@ def test_minilm_itself_can_read_visits(catalogue, store_cache):
     model = fresh_model(
         catalogue,
         LISTED,
-        settings(checkpoint=_checkpoint(PACKAGED), trainable="lora:2"),
+        settings(checkpoint=checkpoint_folder(PACKAGED), trainable="lora:2"),
         cache=store_cache,
     ).eval()
     assert (model.config.backbone, model.config.n_embd) == ("bert", 384)
