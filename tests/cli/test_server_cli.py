@@ -424,6 +424,20 @@ def test_too_few_stores_or_no_model_or_open_updates_are_refused_by_name(members)
     assert "colour" in refused(ConfigError, "manifest", "sign", "--folder", members)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('task = "next-item"', "knows the task 'interest' alone"),
+        ('continues = "r"', "continue-from"),
+    ],
+)
+def test_what_only_a_simulation_can_do_is_not_signed(members, line, words):
+    write_settings(members)
+    path = members / "settings.toml"
+    path.write_text(f"{line}\n" + path.read_text().replace('task = "interest"\n', ""))
+    assert words in refused(ConfigError, "manifest", "sign", "--folder", members)
+
+
 def test_noise_that_does_not_keep_the_promise_is_not_signed(members):
     write_settings(members, privacy__noise_multiplier=0.3)
     assert "more than target_epsilon" in refused(

@@ -103,10 +103,22 @@ def read_run_settings(path: Path) -> RunSettings:
     """Read the settings that a federation's runs follow.
 
     Raises:
-        ConfigError: They cannot be read, are wrong, or leave updates open.
+        ConfigError: They cannot be read, are wrong, leave updates open, or are of what only a
+            simulation can do.
     """
     settings = RunSettings.from_toml(path)
     make_strategy(settings)
+    if settings.task != "interest":
+        raise ConfigError(
+            f"task={settings.task!r}: `hanse store data prepare` knows the task 'interest' alone",
+            hint="leave it out; the other tasks are for `hanse simulate`",
+        )
+    if settings.continues is not None:
+        raise ConfigError(
+            "continues is what `hanse simulate --continue-from` writes",
+            hint="leave it out: a deployed federation goes on with the model that its next run "
+            "is given (docs/operators.md)",
+        )
     if not settings.secure:
         raise ConfigError(
             "federation.secure_aggregation is off, and a deployment's stores send nothing else",
