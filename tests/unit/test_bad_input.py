@@ -30,6 +30,11 @@ def take_in(folder: Path, events: pl.DataFrame, catalogue: pl.DataFrame) -> Inge
     return ingest(load_store(folder / "store.toml"), now=NOW)
 
 
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def items(*categories: str) -> pl.DataFrame:
     return pl.DataFrame(
         {
@@ -131,6 +136,30 @@ def test_a_category_that_the_model_does_not_rank_is_a_visit_without_a_class(tmp_
     assert np.diff(histories.pair_offsets).tolist() == [1, 0]
     assert unranked(data, ["FOOD/MILK"], "category") == 1
     assert unranked(data, ["FOOD/MILK", "TOYS/KITES"], "category") == 0
+
+
+def test_stores_with_other_items_speak_the_same_classes(tmp_path):
+    """One sells what the other never had: ids, texts and the order of the catalogue differ."""
+    visits = (("ada", "0", 1.0), ("ada", "1", 2.0), ("ada", "0", 9.0))
+    here = take_in(make(tmp_path / "here"), sold(*visits), items("FOOD/MILK", "TOYS/KITES"))
+    other = items("TOYS/KITES", "GARDEN/SEEDS", "FOOD/MILK").with_columns(
+        item_id=pl.Series(["k-7", "s-1", "m-3"]), text=pl.Series(["kite", "seeds", "oat milk"])
+    )
+    elsewhere = tuple((who, {"0": "m-3", "1": "k-7"}[item], day) for who, item, day in visits)
+    there = take_in(make(tmp_path / "there"), sold(*elsewhere), other)
+    classes = ["FOOD/MILK", "GARDEN/SEEDS", "TOYS/KITES"]
+    first, second = (histories_of(store, classes) for store in (here, there))
+    assert first.pair_classes.tolist() == second.pair_classes.tolist() == [0, 2, 0]
+    assert first.visit_days.tolist() == second.visit_days.tolist()
+
+
+def test_an_item_that_nobody_bought_before_is_known_by_its_text(tmp_path):
+    vectors = {"item 0": np.full(8, 1, np.float32), "item 1": np.full(8, 2, np.float32)}
+    data = take_in(tmp_path, sold(("ada", "1", 1.0)), items("FOOD/MILK", "FOOD/MILK"))
+    found = prepare(
+        data, classes=["FOOD/MILK"], level="category", text_vectors=vectors, observed_from=START
+    )
+    assert (found.visit_vectors == 2).all() and found.pair_classes.tolist() == [0]
 
 
 def test_customers_of_one_event_and_of_none_are_answered_and_cost_no_training(tmp_path):
