@@ -27,7 +27,7 @@ test: $(STAMP) ## All tests but the slow ones
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: test ## The slow tests too: killed runs, Ray, a real browser
-	$(BIN)/pytest -n 2 -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 check: $(STAMP) ## Format, lint, types, import directions and doctests
 	$(BIN)/ruff format --check .
