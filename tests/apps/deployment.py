@@ -226,7 +226,8 @@ class Coordinator:
             valid_from=now - 3600,
             valid_until=now + int(days * 86_400),
         )
-        path = self.folder / f"{asked.store_id}.certificate"
+        path = self.folder / "certificates" / asked.store_id
+        path.parent.mkdir(exist_ok=True)
         certificate.save(path)
         if register:
             self.control.RegisterNode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_doctor_finds_nothing_wrong_with_a_store_that_is_ready(federation):
     assert [found for found in findings if found.state == "failed"] == []
     said = {found.check: found.message for found in findings}
     assert "answers in" in said["server"] and "TLSv1" in said["TLS"]
-    assert "within 1 s of the server's" in said["clock"]
+    assert re.search(r"within \d s of the server's", said["clock"])
 
 
 def test_doctor_and_join_say_the_same_of_another_root(federation, copied, tmp_path):
@@ -173,7 +174,7 @@ def test_a_hostile_bundle_is_refused_and_none_of_its_code_runs(federation, tmp_p
     assert not canary.exists()
     assert "[foreign-code] the app bundle's SHA-256 is" in status.details
     for process in federation.joined:
-        assert "query.describe: [foreign-code]" in process.said()
+        assert ": [foreign-code] the app bundle" in process.said()
         assert "it brings 'hanse_client/__init__.py', 'torch/__init__.py'" in process.said()
     for store in federation.stores.values():
         assert "foreign-code" in (store.path / "log.jsonl").read_text()

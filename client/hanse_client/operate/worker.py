@@ -7,6 +7,7 @@ then, and gives all memory back when it ends; if it dies, only that message is l
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import time
@@ -75,6 +76,8 @@ def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None
     """Runs in the child."""
     from hanse_client.app import app
 
+    # Packages add handlers of their own to the root, which would write every line again.
+    logging.getLogger().handlers.clear()
     logs.set_up(store=Node(Path(node)).name)
     context = Context(
         run_id=message.metadata.run_id,

@@ -117,7 +117,9 @@ class Front:
             "POST", path, headers=headers, content=await self._body(request)
         )
         answer = await self._client.send(passed, stream=True)
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
+        if answer.status_code == httpx.codes.UNAUTHORIZED or (
+            path.endswith("/activate-node") and answer.is_client_error
+        ):
             self._say_refused(request)
         response = StreamingResponse(_raw(answer), status_code=answer.status_code)
         response.raw_headers = [
@@ -137,7 +139,8 @@ class Front:
             self._refused.clear()
         self._refused[address] = now
         _log.warning(
-            "refused a node at %s: its key is not of an admitted store, or its clock differs",
+            "refused a node at %s: its key is not of an admitted store, its clock differs, or it "
+            "is connected already",
             address,
         )
 
