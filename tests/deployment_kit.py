@@ -1,13 +1,11 @@
-"""A coordinator's folder and five small stores, made by the commands that operators use.
+"""A coordinator's folder and stores' requests, made by the commands that operators use.
 
-Processes are real: `python -m hanse_server`, Flower's SuperLink behind it, and, where a test
-says so, Flower's own SuperNode for each store.
+Processes are real: `python -m hanse_server`, and Flower's SuperLink behind it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY
+from hanse_client.enrolment import KEY
 from hanse_common.admission import Request, public_pem
 from hanse_common.identity import StoreKey
 
@@ -111,109 +109,6 @@ class StoreFiles:
         self.wish = Request.make(store_id, self.key, node_key=self.node_pem, created=now)
         self.request = folder / self.wish.file_name
         self.wish.save(self.request)
-
-    def take(self, federation: Path) -> None:
-        """Import the certificate and the manifest, under a policy that allows its terms."""
-        enrolment = self.folder / "enrolment"
-        certificate = federation / "certificates" / self.store_id
-        (enrolment / CERTIFICATE).write_bytes(certificate.read_bytes())
-        (enrolment / MANIFEST).write_bytes((federation / "manifest.json").read_bytes())
-        authority = (federation / "authority").read_text().strip()
-        (enrolment / POLICY).write_text(f'authority = "{authority}"\nminimum_cohort = 3\n')
-
-
-class Deployment:
-    """A federation's folder with admitted stores, and the processes that a test starts."""
-
-    def __init__(self, root: Path, settings: Any, prepared: Any) -> None:
-        self.root, self.folder = root, root / "federation"
-        self.settings, self.prepared = settings, prepared
-        self.processes: list[subprocess.Popen[bytes]] = []
-        found(self.folder)
-        self._write_settings(settings)
-        self._write_model(prepared, settings)
-        self.stores = [self._store(i) for i in range(len(prepared.names))]
-        for store in self.stores:
-            succeed(server(self.folder, "admit", store.request, "--yes"))
-        succeed(server(self.folder, "manifest", "sign"))
-        for store in self.stores:
-            store.take(self.folder)
-
-    @property
-    def address(self) -> str:
-        return json.loads((self.folder / "invitation.json").read_text())["fleet"]
-
-    def status(self) -> Any:
-        return succeed(server(self.folder, "status", "--format", "json")).json
-
-    def row(self, store_id: str) -> Any:
-        return next(row for row in self.status()["stores"] if row["store"] == store_id)
-
-    def join(self, store: StoreFiles, **environment: str) -> subprocess.Popen[bytes]:
-        """Start a store's SuperNode, as Flower ships it."""
-        log = (store.folder / "node.log").open("ab")
-        process = subprocess.Popen(
-            [
-                str(PROGRAMS / "flower-supernode"),
-                *("--superlink", self.address),
-                *("--root-certificates", str(self.folder / "tls" / "ca.crt")),
-                *("--auth-supernode-private-key", str(store.node_key)),
-                *("--node-config", f'node="{store.folder}"'),
-                *("--host", "127.0.0.1"),
-                *("--port", str(free_ports(1)[0])),
-                *("--max-retries", "20"),
-            ],
-            env=os.environ | QUIET | {"FLWR_HOME": str(store.folder / "flower")} | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        log.close()
-        self.processes.append(process)
-        return process
-
-    def close(self) -> None:
-        server(self.folder, "down")
-        for process in self.processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self.processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _write_settings(self, settings: Any) -> None:
-        table = settings.model_dump(mode="json", exclude_none=True)
-        (self.folder / "settings.toml").write_text(as_toml(table))
-
-    def _write_model(self, prepared: Any, settings: Any) -> None:
-        from hanse_client.train import trained_arrays
-        from hanse_common.model import InterestModel
-        from hanse_server.checkpoint import replace_arrays
-        from hanse_server.rounds import INITIAL
-
-        model = InterestModel.from_pretrained(prepared.base_model)
-        model.train_only(settings.model.trainable)
-        (self.folder / "model").mkdir()
-        replace_arrays(self.folder / "model" / INITIAL, trained_arrays(model))
-
-    def _store(self, index: int) -> StoreFiles:
-        store_id = f"store-{index + 1}"
-        folder = self.root / "stores" / store_id
-        store = StoreFiles(folder, store_id)
-        node = {
-            "name": store_id,
-            "histories": str(self.prepared.histories[index].absolute()),
-            "base_model": str(self.prepared.base_model.absolute()),
-            "enrolment": str(folder / "enrolment"),
-        }
-        (folder / "node.json").write_text(json.dumps(node))
-        # As after a first round; the check on clipping is half of a small round's time.
-        (folder / "clipping-check.json").write_text("{}")
-        return store
 
 
 def as_toml(table: Mapping[str, Any], prefix: str = "") -> str:

@@ -21,7 +21,7 @@ from commands_kit import edit, joined_shops
 from deployment_kit import wait_for
 from disk_kit import small_disk
 from hanse_client.operate.folder import StoreFolder
-from hanse_common.errors import BudgetSpent, RoundFailed
+from hanse_common.errors import BudgetSpent, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.entry import Release
@@ -91,6 +91,16 @@ def test_a_store_killed_at_any_stage_is_named_and_the_round_goes_on(shops, momen
     assert charges(shops) == expected, "a ledger counts what may have left, and nothing else"
     shops.wait_until_online()
     assert shops.audit()["ok"]
+
+
+def test_a_run_that_is_stopped_goes_on_when_it_is_resumed(shops):
+    shops.server("run", "--name", "stopped", "--detach")
+    wait_for(lambda: bool(shops.status()["progress"]), "the first stage", 120)
+    stopped = shops.server("stop", "--format", "json").json
+    assert (stopped["name"], stopped["state"]) == ("stopped", "stopped")
+    assert shops.try_server("stop").status == RunNotFound.exit_status
+    done = shops.server("resume", "--format", "json", timeout=500).json
+    assert (done["state"], trained(shops, "stopped")) == ("finished", (5, {}))
 
 
 def test_too_few_stores_end_a_run_which_goes_on_when_they_come_back(shops):

@@ -7,7 +7,6 @@ starts a process there.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import ssl
@@ -24,18 +23,15 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from deployment_kit import (
     PROGRAMS,
     QUIET,
-    Deployment,
     StoreFiles,
     found,
     free_ports,
     server,
     succeed,
-    wait_for,
 )
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.front import CALLS
-from hanse_server.stages import read_stages
 
 pytestmark = pytest.mark.slow
 
@@ -207,48 +203,6 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in path.read_text().split()]
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory, secure_stores) -> Iterator[Deployment]:
-    """Five admitted stores whose nodes are connected."""
-    settings, prepared = secure_stores
-    made = Deployment(tmp_path_factory.mktemp("deployment"), settings, prepared)
-    succeed(server(made.folder, "up", "--detach"))
-    for store in made.stores:
-        made.join(store)
-    wait_for(
-        lambda: all(row["connection"] == "online" for row in made.status()["stores"]),
-        "five stores online",
-    )
-    yield made
-    made.close()
-
-
-def test_a_run_survives_the_death_of_everything_at_the_coordinator(deployment):
-    folder = FederationFolder(deployment.folder)
-    started = succeed(server(deployment.folder, "run", "--name", "first", "--detach"))
-    assert "underway" in started.out
-    assert server(deployment.folder, "run").status == 47
-    run_dir = deployment.folder / "runs" / "first"
-    wait_for(lambda: reached(run_dir) == [1], "the first round", 420)
-    wait_for(lambda: deployment.status()["progress"].get("round") == 2, "the second round", 60)
-    row = deployment.row("store-1")
-    assert row["stage"] and row["standing"] == "admitted" and row["in_manifest"]
-    # The machine, so to speak: the front, the SuperLink and the run's process at once.
-    os.kill(int((deployment.folder / "state" / "up.pid").read_text()), signal.SIGKILL)
-    wait_for(lambda: superlink_gone(folder), "the SuperLink to follow its parent", 60)
-    lost = deployment.status()
-    assert lost["run"]["state"] == "lost" and lost["run"]["round"] == 1 and not lost["up"]
-    succeed(server(deployment.folder, "up", "--detach"))
-    done = server(deployment.folder, "resume", "--format", "json", timeout=560)
-    assert done.status == 0 and done.json["state"] == "finished", done.err
-    assert reached(run_dir) == [1, 2], "every round is in the log once"
-    assert server(deployment.folder, "resume").status == 22
-
-
-def reached(run_dir: Path) -> list[int]:
-    return [line["round"] for line in read_stages(run_dir) if line["stage"] == "train"]
-
-
 def superlink_gone(folder: FederationFolder) -> bool:
     from hanse_common.errors import SuperLinkDown
 
@@ -258,17 +212,3 @@ def superlink_gone(folder: FederationFolder) -> bool:
     except SuperLinkDown:
         return True
     return False
-
-
-def test_a_stopped_run_says_so_and_a_revoked_store_is_shut_out_at_once(deployment):
-    succeed(server(deployment.folder, "run", "--name", "second", "--detach"))
-    wait_for(lambda: bool(deployment.status()["progress"]), "the first stage", 120)
-    stopped = succeed(server(deployment.folder, "stop", "--format", "json")).json
-    assert stopped["state"] == "stopped" and stopped["name"] == "second"
-    assert server(deployment.folder, "stop").status == 21
-    done = succeed(server(deployment.folder, "revoke", "store-5"))
-    assert "shuts out store-5" in done.err and "manifest sign" in done.err
-    row = deployment.row("store-5")
-    assert row["standing"] == "revoked" and row["connection"] == "shut out"
-    wait_for(lambda: deployment.processes[4].poll() is not None, "store-5's node to end", 90)
-    assert json.loads((deployment.folder / "runs" / "second" / "flower.json").read_text())["runs"]
