@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from flwr.common.constant import ErrorCode
 
 from hanse_client.node import Node
 from hanse_common import logs
-from hanse_common.errors import public_reason
+from hanse_common.errors import HanseError, public_reason
 
 HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
 """Imported once, before the first message: torch, transformers and Opacus come with them."""
@@ -78,7 +79,8 @@ def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None
 
     # Packages add handlers of their own to the root, which would write every line again.
     logging.getLogger().handlers.clear()
-    logs.set_up(store=Node(Path(node)).name)
+    with suppress(HanseError):  # a folder that cannot be read is the message's answer, below
+        logs.set_up(store=Node(Path(node)).name)
     context = Context(
         run_id=message.metadata.run_id,
         node_id=node_id,
