@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from hanse_common.formats import Format
 
 data = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="A store's own events and catalogue.",
 )
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 @data.callback()

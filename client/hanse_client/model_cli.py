@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,7 @@ import typer
 from hanse_client.explaining.command import explain
 from hanse_client.pretraining.commands import pretrain
 from hanse_client.using import commands
-
-
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-
+from hanse_common.formats import Format, FormatOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,9 +43,7 @@ def init(
     folder: Annotated[
         Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the model.")
     ] = Path("model"),
-    output: Annotated[
-        Format, typer.Option("--format", help="For people, or for programs.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Make the initial model from a public catalogue alone; nobody's purchases are read.
 
@@ -104,9 +94,7 @@ def export(
     folder: Annotated[
         Path, typer.Option("--output", metavar="FOLDER", help="Where to put the whole model.")
     ] = Path("trained"),
-    output: Annotated[
-        Format, typer.Option("--format", help="For people, or for programs.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Put a deployed run's trained parameters and its base model together, to be used."""
     from transformers.utils.logging import disable_progress_bar

@@ -9,13 +9,13 @@ import json
 import logging
 import sys
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
+from hanse_common.formats import Format, FormatOption
 from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from hanse_server.deployment.running import RunState
 
 
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 FolderOption = Annotated[
     Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 AuthorityOption = Annotated[
     Path | None,
     typer.Option(

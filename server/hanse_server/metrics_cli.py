@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hanse_common.formats import Format
 from hanse_common.observe.serving import HELP_CHECK, HELP_HOST, run
 
 PORT = 9464
-
-
-class Format(StrEnum):
-    """How the checks are printed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def metrics(

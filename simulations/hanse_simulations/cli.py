@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.errors import ContradictingOptions
+from hanse_common.formats import Format, FormatOption
 from hanse_simulations.runs_cli import app as runs
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from hanse_simulations.runs import RunFolder
 
 __all__ = ["bench", "recipes", "runs", "simulate"]
-
-
-class Format(StrEnum):
-    """How a command prints its result."""
-
-    table = "table"
-    json = "json"
 
 
 class Mode(StrEnum):
@@ -47,7 +41,11 @@ simulate = typer.Typer(add_completion=False, help="Run a federation of shops on 
 recipes = typer.Typer(add_completion=False, no_args_is_help=True, help="Configurations to run.")
 bench = typer.Typer(add_completion=False, no_args_is_help=True, help="Figures, side by side.")
 
-FormatOption = Annotated[Format, typer.Option("--format", help="What to print on stdout.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. training.anchors=4."),
+]
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe, or a .toml file.")]
 
 
 @simulate.command()
@@ -113,11 +111,8 @@ def run(
     tracker: Annotated[
         list[str] | None, typer.Option(help="tensorboard or mlflow; may be repeated.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. training.anchors=4."),
-    ] = None,
-    format_: FormatOption = Format.table,
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Run a federation of shops, compare it with what it must beat, and write a report."""
@@ -240,7 +235,7 @@ def _run(
         trackers=trackers,
         command=shlex.join(["hanse", *sys.argv[1:]]),
     )
-    if format_ is Format.json:
+    if format_ is Format.JSON:
         typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
     else:
         print_result(result)
@@ -266,7 +261,7 @@ def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: boo
         from hanse_simulations.reviews.table import print_reviews as show
 
         result = simulate_reviews(folder, settings, quiet=quiet)
-    if format_ is Format.json:
+    if format_ is Format.JSON:
         typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
     else:
         show(result)
@@ -285,6 +280,12 @@ def parse_setting(text: str) -> tuple[str, object]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+
+
+def _changed(recipe: str, changes: list[str] | None) -> RunSettings:
+    from hanse_simulations.recipes import load_recipe
+
+    return load_recipe(recipe).with_changes(dict(map(parse_setting, changes or [])))
 
 
 @recipes.command("list")
@@ -314,7 +315,7 @@ def _bench() -> None:
 def bench_engines(
     stores: Annotated[list[int] | None, typer.Option(help="Numbers of shops.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 5,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
     from hanse_simulations.bench.engines import engines, render
@@ -327,7 +328,7 @@ def bench_secagg(
     stores: Annotated[list[int] | None, typer.Option(help="Numbers of stores.")] = None,
     parameters: Annotated[list[int] | None, typer.Option(help="Lengths of the vector.")] = None,
     dropouts: Annotated[list[float] | None, typer.Option(help="Shares that drop out.")] = None,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """Secure aggregation's protocol core beside Flower's SecAgg+: CPU-seconds and bytes."""
     from hanse_simulations.bench.secagg import render, run
@@ -349,7 +350,7 @@ def bench_clipping(
     method: Annotated[
         list[str] | None, typer.Option(help="Only this one and plain; may be repeated.")
     ] = None,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """Per-customer clipping: book-keeping beside a plain step and Opacus' own ways."""
     from hanse_simulations.bench.clipping import clipping, render
@@ -370,7 +371,7 @@ def bench_serve(
     store: Annotated[Path, typer.Option(metavar="STORE", help="A node's folder or store.toml.")],
     requests: Annotated[int, typer.Option(min=1, help="Of one customer each.")] = 1_000,
     clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 8,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """A store's service: latency and throughput in float beside eight bits, and agreement."""
     from hanse_simulations.bench.serve import render, serve
@@ -381,7 +382,7 @@ def bench_serve(
 @bench.command("tasks")
 def bench_tasks(
     run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """What follows from a run's model without training, beside baselines, in the test weeks."""
     from hanse_simulations.runs import RunFolder
@@ -393,23 +394,19 @@ def bench_tasks(
 
 @bench.command("rolling")
 def bench_rolling(
-    recipe: Annotated[str, typer.Argument(help="A recipe, or a .toml file.")] = "grocery",
+    recipe: RecipeArgument = "grocery",
     windows: Annotated[int, typer.Option(min=2, help="Windows of four weeks.")] = 5,
     new_rounds: Annotated[int, typer.Option(min=1, help="Rounds from one to the next.")] = 20,
     anew: Annotated[bool, typer.Option("--anew", help="Also train anew for every window.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="How often, with other noise.")] = 1,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
-    format_: FormatOption = Format.table,
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """Train until a week, look at the next four, go on with new rounds: does it keep paying?"""
     from hanse_simulations.bench.rolling import render, rolling
-    from hanse_simulations.recipes import load_recipe
 
-    settings = load_recipe(recipe).with_changes(dict(map(parse_setting, set_ or [])))
     rows = rolling(
-        settings,
+        _changed(recipe, set_),
         windows=windows,
         new_rounds=new_rounds,
         anew=anew,
@@ -421,20 +418,16 @@ def bench_rolling(
 
 @bench.command("folds")
 def bench_folds(
-    recipe: Annotated[str, typer.Argument(help="A recipe, or a .toml file.")] = "grocery",
+    recipe: RecipeArgument = "grocery",
     folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting.")
-    ] = None,
-    format_: FormatOption = Format.table,
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """K-fold cross-validation by customer: those left out of training beside the others."""
     from hanse_simulations.bench import folds as cross_validation
-    from hanse_simulations.recipes import load_recipe
 
-    settings = load_recipe(recipe).with_changes(dict(map(parse_setting, set_ or [])))
     rows = cross_validation.folds(
-        settings, count=folds, progress=lambda text: typer.echo(text, err=True)
+        _changed(recipe, set_), count=folds, progress=lambda text: typer.echo(text, err=True)
     )
     _print_rows(rows, cross_validation.render, format_)
 
@@ -443,7 +436,7 @@ def bench_folds(
 def bench_deployment(
     stores: Annotated[int, typer.Option(help="Number of stores.")] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 3,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
 ) -> None:
     """A private round of a deployment on loopback beside a plain round of Flower; minutes."""
     from hanse_simulations.bench.deployment import deployment, render
@@ -458,7 +451,7 @@ def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) 
 
     from rich.console import Console
 
-    if format_ is Format.json:
+    if format_ is Format.JSON:
         typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
         wide = None if sys.stdout.isatty() else 140

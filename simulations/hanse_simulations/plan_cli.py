@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hanse_common.errors import ConfigError, ContradictingOptions
+from hanse_common.formats import Format, FormatOption
 from hanse_common.planning.advice import SIGNAL_TO_NOISE
 from hanse_common.planning.unknown import Unknown
+from hanse_simulations.cli import Mode
 
 if TYPE_CHECKING:
     from hanse_common.planning.forecast import Forecast, Population
     from hanse_common.planning.ledgers import LedgerRow
     from hanse_common.planning.solve import Solved
-
-
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class Mode(StrEnum):
-    """Who adds the noise."""
-
-    DISTRIBUTED = "distributed"
-    LOCAL = "local"
 
 
 app = typer.Typer(
@@ -104,9 +91,7 @@ def plan(
     solve: Annotated[
         Unknown | None, typer.Option(help="Leave this one out; it is found from the others.")
     ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="For people, or for programs.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Say what a federation can afford: noise, signal, rounds, and what to train.
 

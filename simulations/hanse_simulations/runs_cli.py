@@ -6,20 +6,12 @@ Nothing heavy is imported before a command needs it, so that `hanse runs --help`
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from hanse_common.formats import Format, FormatOption
 
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, or its folder.")]
 
 app = typer.Typer(

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hanse_client.using.choices import Format, When
+from hanse_client.using.choices import When
 from hanse_client.using.commands import (
-    FormatOption,
     Model,
     SettingsOption,
     StoreOption,
@@ -18,6 +17,7 @@ from hanse_client.using.commands import (
     open_for,
     say,
 )
+from hanse_common.formats import Format, FormatOption
 
 
 def explain(

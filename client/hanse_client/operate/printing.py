@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hanse_client.cli import Format
+from hanse_common.formats import Format
 
 if TYPE_CHECKING:
     from hanse_client.operate.doctor import Finding

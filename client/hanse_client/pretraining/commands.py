@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hanse_client.using.choices import Format
+from hanse_common.formats import Format, FormatOption
 
 
 class Objective(StrEnum):
@@ -72,9 +72,7 @@ def pretrain(
         Level | None, typer.Option(help="What is predicted of an item; by default, the data's.")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="At most; it stops when it overfits.")] = 40,
-    output: Annotated[
-        Format, typer.Option("--format", help="For people, or for programs.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Pre-train the transformer on public data, without privacy, for model.checkpoint.
 

@@ -5,13 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 class When(StrEnum):
     """From which moment the future is predicted."""
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanse_client.using.choices import Candidates, Format, Split, When
+from hanse_client.using.choices import Candidates, Split, When
+from hanse_common.formats import Format, FormatOption
 
 if TYPE_CHECKING:
     from hanse_client.using.opening import OpenStore, Trained
@@ -35,7 +36,6 @@ WhenOption = Annotated[
 CandidatesOption = Annotated[
     Candidates, typer.Option(help="All classes, or only those new to the customer.")
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 
 
 def predict(

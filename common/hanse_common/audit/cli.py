@@ -14,13 +14,7 @@ import typer
 
 from hanse_common.commands import InstalledCommands
 from hanse_common.errors import ConfigError, LedgerError
-
-
-class Format(StrEnum):
-    """How a result is printed to stdout."""
-
-    TABLE = "table"
-    JSON = "json"
+from hanse_common.formats import Format, FormatOption
 
 
 class ExportFormat(StrEnum):
@@ -30,7 +24,6 @@ class ExportFormat(StrEnum):
     JSON = "json"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
 PathArgument = Annotated[
     Path,
     typer.Argument(

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from hanse_common.errors import ClaimRefuted
+from hanse_common.formats import Format, FormatOption
 from hanse_simulations.attack.faults import Fault
-from hanse_simulations.cli import Format, FormatOption, Mode, parse_setting
+from hanse_simulations.cli import Mode, parse_setting
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,7 +46,7 @@ def attack(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the run's files there.")
     ] = None,
-    format_: FormatOption = Format.table,
+    format_: FormatOption = Format.TABLE,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Train with canary customers, guess who was in, and bound epsilon from below.
@@ -71,7 +72,7 @@ def attack(
     from hanse_simulations.attack.table import as_row, render
 
     result = run_attack(settings, canaries=number, fault=fault, folder=keep, quiet=quiet)
-    if format_ is Format.json:
+    if format_ is Format.JSON:
         typer.echo(json.dumps(as_row(result), indent=1))
     else:
         from rich.console import Console
