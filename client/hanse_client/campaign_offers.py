@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hanse_client.by_customer import at_home
 from hanse_client.npz import load_npz, save_npz
-from hanse_common.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -83,13 +83,13 @@ class Offers:
         Raises:
             ConfigError: A customer's home is not known.
         """
-        if (self.homes < 0).any():
-            raise ConfigError(
-                "the federation trains on each person at one store only, and this store does "
-                "not know which",
-                hint="leave privacy.one_home off: prepared offers know no home",
-            )
-        return self._only((self.homes % stores == index)[self.owners])
+        here = at_home(
+            self.homes,
+            index,
+            stores,
+            hint="leave privacy.one_home off: prepared offers know no home",
+        )
+        return self._only(here[self.owners])
 
     def save(self, path: Path) -> None:
         """Write to one file."""

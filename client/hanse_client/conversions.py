@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.by_customer import customers_and_means
+from hanse_client.npz import concatenated, load_npz, save_npz
 from hanse_common.metrics import auc, average_precision, calibration_error
 
 NAMES = ("auc", "auc_within", "ap", "ece", "foretold", "came")
@@ -61,13 +62,8 @@ class Conversions:
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
         """Sums over customers: 1, and the mean squared error of a customer's chances."""
-        counted = np.isin(self.customers, self.customers if allowed is None else allowed)
-        _, owner, offers = np.unique(
-            self.customers[counted], return_inverse=True, return_counts=True
-        )
-        errors = np.square(self.chances.astype(np.float64) - self.redeemed)[counted]
-        means = np.bincount(owner, errors, minlength=len(offers)) / offers
-        return {"customers": float(len(offers)), "brier": float(means.sum())}
+        errors = np.square(self.chances.astype(np.float64) - self.redeemed)
+        return customers_and_means(self.customers, {"brier": errors}, allowed=allowed)
 
     def save(self, path: Path) -> None:
         """Write to one file."""
@@ -85,12 +81,7 @@ class Conversions:
     @classmethod
     def pooled(cls, parts: list[Conversions]) -> Conversions:
         """The figures of several stores as if they were one."""
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        return concatenated(cls, parts)
 
     def _within(self) -> float:
         values, weights = [], []

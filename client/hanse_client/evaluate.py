@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from hanse_client.batches import Anchors, collate, evaluation_anchors, rows_at_once
+from hanse_client.by_customer import customers_and_means
 from hanse_client.histories import Histories, days, run_split
 from hanse_client.node import Node
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.npz import concatenated, load_npz, save_npz
 from hanse_client.tasks import base as tasks
 from hanse_client.tasks import task_of
 from hanse_client.train import load_arrays
@@ -24,6 +25,7 @@ from hanse_common.metrics import TOP, auc, ranking_metrics
 from hanse_common.model import Batch, InterestModel
 
 FALL, STAY, RISE = 0, 1, 2
+_BASKET = ("hr", "recall", "ndcg")
 _OF_INTERESTS = ("rise_scores", "fall_scores", "outcomes", "interest_customers")
 
 
@@ -87,18 +89,11 @@ class Figures:
             Each of `EVALUATION_NAMES`. Every customer adds 1 to the number of customers
             judged, and to each basket metric the mean over their own baskets, in [0, 1].
         """
-        found = {}
+        found: dict[str, float] = {}
         for kind in ("", "explore_"):
-            everybody = getattr(self, f"{kind}customers")
-            counted = np.isin(everybody, everybody if allowed is None else allowed)
-            customers = everybody[counted]
-            _, owner, baskets = np.unique(customers, return_inverse=True, return_counts=True)
-            found[f"{kind}customers"] = float(len(baskets))
-            for name in ("hr", "recall", "ndcg"):
-                sums = np.bincount(
-                    owner, getattr(self, kind + name)[counted], minlength=len(baskets)
-                )
-                found[f"{kind}{name}@{TOP}"] = float((sums / baskets).sum())
+            values = {f"{name}@{TOP}": getattr(self, kind + name) for name in _BASKET}
+            sums = customers_and_means(getattr(self, f"{kind}customers"), values, allowed=allowed)
+            found |= {kind + name: value for name, value in sums.items()}
         return found
 
     def save(self, path: Path) -> None:
@@ -117,12 +112,7 @@ class Figures:
     @classmethod
     def pooled(cls, parts: list[Figures]) -> Figures:
         """The figures of several stores as if they were one."""
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        return concatenated(cls, parts)
 
 
 def judge(

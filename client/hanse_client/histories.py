@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse_client.by_customer import at_home
 from hanse_client.npz import load_npz, save_npz
 from hanse_common.config import RunSettings, Split
-from hanse_common.errors import ConfigError, EmptyStore
+from hanse_common.errors import EmptyStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,14 +156,13 @@ class Histories:
         Raises:
             ConfigError: A customer's home is not known.
         """
-        if (self.homes < 0).any():
-            raise ConfigError(
-                "the federation trains on each person at one store only, and this store does "
-                "not know which",
-                hint="set home_key in store.toml to the stores' common key, and prepare again",
-            )
-        elsewhere = np.repeat(self.homes % stores != index, np.diff(self.visit_offsets))
-        return self._keep(~elsewhere)
+        here = at_home(
+            self.homes,
+            index,
+            stores,
+            hint="set home_key in store.toml to the stores' common key, and prepare again",
+        )
+        return self._keep(np.repeat(here, np.diff(self.visit_offsets)))
 
     def save(self, path: Path) -> None:
         """Write all arrays to one file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,3 +37,13 @@ def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}", hint=hint) from error
     return kind(**values)
+
+
+def concatenated(kind: type[RecordT], parts: Sequence[RecordT]) -> RecordT:
+    """Join the arrays of at least one record, field by field, end to end."""
+    return kind(
+        **{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(kind)
+        }
+    )

@@ -7,14 +7,14 @@ out what the customer took before; in the other one everything ranks.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.npz import concatenated, load_npz, save_npz
 from hanse_client.sequences import HELD_OUT, Sequences
 from hanse_common.metrics import TOP
 
@@ -80,12 +80,7 @@ class Ranks:
     def pooled(cls, parts: list[Ranks]) -> Ranks:
         """The ranks of several stores as if they were one."""
         none = np.zeros(0, np.int64)
-        return cls(
-            **{
-                field.name: np.concatenate([none, *(getattr(part, field.name) for part in parts)])
-                for field in fields(cls)
-            }
-        )
+        return concatenated(cls, [cls(new=none, every=none, customers=none), *parts])
 
 
 def judge(data: Sequences, split: str, scores: Callable[[Past], npt.NDArray[Any]]) -> Ranks:

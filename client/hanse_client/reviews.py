@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hanse_client.by_customer import at_home
 from hanse_client.npz import load_npz, save_npz
 from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
 from hanse_common.model.items import checkpoint_folder
@@ -119,13 +120,13 @@ class Reviews:
         Raises:
             ConfigError: A customer's home is not known.
         """
-        if (self.homes < 0).any():
-            raise ConfigError(
-                "the federation trains on each person at one store only, and this store does "
-                "not know which",
-                hint="leave privacy.one_home off: a file of reviews knows no home",
-            )
-        return self._only(self.homes % stores == index)
+        here = at_home(
+            self.homes,
+            index,
+            stores,
+            hint="leave privacy.one_home off: a file of reviews knows no home",
+        )
+        return self._only(here)
 
     def some(self, customers: Ints) -> Reviews:
         """A store of these customers alone."""

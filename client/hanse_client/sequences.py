@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hanse_client.by_customer import at_home
 from hanse_client.npz import load_npz, save_npz
-from hanse_common.errors import ConfigError
 
 HELD_OUT = {"validate": 2, "test": 1}
 """How many of the last items an evaluation may not look at; its target is the first of them."""
@@ -77,13 +77,13 @@ class Sequences:
         Raises:
             ConfigError: A customer's home is not known.
         """
-        if (self.homes < 0).any():
-            raise ConfigError(
-                "the federation trains on each person at one store only, and this store does "
-                "not know which",
-                hint="leave privacy.one_home off: research data sets know no home",
-            )
-        return self._cut(np.where(self.homes % stores == index, np.diff(self.offsets), 0))
+        here = at_home(
+            self.homes,
+            index,
+            stores,
+            hint="leave privacy.one_home off: research data sets know no home",
+        )
+        return self._cut(np.where(here, np.diff(self.offsets), 0))
 
     def some(self, customers: Ints) -> Sequences:
         """A store of these customers alone."""

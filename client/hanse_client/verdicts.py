@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.by_customer import customers_and_means
+from hanse_client.npz import concatenated, load_npz, save_npz
 from hanse_common.metrics import auc
 
 
@@ -45,13 +46,8 @@ class Verdicts:
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
         """Sums over customers: 1, and the share of their reviews that were judged right."""
-        counted = np.isin(self.customers, self.customers if allowed is None else allowed)
-        _, owner, reviews = np.unique(
-            self.customers[counted], return_inverse=True, return_counts=True
-        )
-        right = (self.chances.argmax(1) == self.labels)[counted].astype(np.float64)
-        shares = np.bincount(owner, right, minlength=len(reviews)) / reviews
-        return {"customers": float(len(reviews)), "accuracy": float(shares.sum())}
+        right = (self.chances.argmax(1) == self.labels).astype(np.float64)
+        return customers_and_means(self.customers, {"accuracy": right}, allowed=allowed)
 
     def save(self, path: Path) -> None:
         """Write to one file."""
@@ -69,12 +65,7 @@ class Verdicts:
     @classmethod
     def pooled(cls, parts: list[Verdicts]) -> Verdicts:
         """The verdicts of several stores as if they were one."""
-        return cls(
-            **{
-                field.name: np.concatenate([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
+        return concatenated(cls, parts)
 
 
 def _f1(said: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:

@@ -1,0 +1,76 @@
+"""Arrays by customer: who is at home at a store, and what each adds to a sum.
+
+What one customer can add to a sum that leaves a store is decided here, for every task.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse_common.errors import ConfigError
+
+Ints = npt.NDArray[np.int64]
+
+
+def at_home(homes: Ints, index: int, stores: int, *, hint: str) -> npt.NDArray[np.bool_]:
+    """Whose home is the store with this index among `stores`.
+
+    Args:
+        homes: [N] keyed hashes of the customers; -1 if unknown.
+        index: Of the store.
+        stores: How many there are.
+        hint: What to do where homes are not known.
+
+    Returns:
+        [N].
+
+    Raises:
+        ConfigError: A customer's home is not known.
+
+    Example:
+        >>> at_home(np.array([4, 5, 7]), 1, 3, hint="").tolist()
+        [True, False, True]
+    """
+    if (homes < 0).any():
+        raise ConfigError(
+            "the federation trains on each person at one store only, and this store does "
+            "not know which",
+            hint=hint,
+        )
+    found: npt.NDArray[np.bool_] = homes % stores == index
+    return found
+
+
+def customers_and_means(
+    customers: Ints,
+    values: dict[str, npt.NDArray[np.float64]],
+    *,
+    allowed: Ints | None = None,
+) -> dict[str, float]:
+    """Add up over customers: 1, and the mean of each customer's own values.
+
+    Args:
+        customers: [E] whose entry it is.
+        values: [E] by name.
+        allowed: The customers to count; all if left out.
+
+    Returns:
+        `customers`, and a sum by each name. With values in [0, 1], a customer adds a number
+        in [0, 1] to each, however many entries they have.
+
+    Example:
+        >>> right = np.array([1.0, 0.0, 1.0])
+        >>> customers_and_means(np.array([3, 3, 8]), {"accuracy": right})
+        {'customers': 2.0, 'accuracy': 1.5}
+    """
+    counted = np.isin(customers, customers if allowed is None else allowed)
+    _, owner, entries = np.unique(customers[counted], return_inverse=True, return_counts=True)
+    sums = {
+        name: np.bincount(owner, some[counted], minlength=len(entries))
+        for name, some in values.items()
+    }
+    return {
+        "customers": float(len(entries)),
+        **{name: float((total / entries).sum()) for name, total in sums.items()},
+    }
