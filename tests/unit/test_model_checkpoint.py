@@ -78,27 +78,17 @@ def histories(steps=6):
     return vectors, facts, torch.full((2, 1), steps - 1)
 
 
-def test_states_are_those_of_the_gpt2_that_was_read(gpt2, catalogue, store_cache):
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", GPT2Model), ("bert", BertModel)])
+def test_states_are_those_of_the_transformer_that_was_read(
+    family, kind, catalogue, store_cache, request
+):
+    source = request.getfixturevalue(family)
     model = fresh_model(
-        catalogue, LISTED, settings(checkpoint=str(gpt2), max_steps=32), cache=store_cache
+        catalogue, LISTED, settings(checkpoint=str(source), max_steps=32), cache=store_cache
     ).eval()
-    assert (model.config.backbone, model.config.n_embd, model.config.n_layer) == ("gpt2", 24, 3)
+    assert (model.config.backbone, model.config.n_embd, model.config.n_layer) == (family, 24, 3)
     vectors, facts, last = histories()
-    original = GPT2Model.from_pretrained(gpt2).eval()
-    with torch.inference_mode():
-        states = model.visits(vectors, facts, last)
-        tokens = model.visits.tokens(vectors, facts)
-        expected = original(inputs_embeds=tokens).last_hidden_state[:, -1:]
-    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_states_are_those_of_the_bert_that_was_read(bert, catalogue, store_cache):
-    model = fresh_model(
-        catalogue, LISTED, settings(checkpoint=str(bert), max_steps=32), cache=store_cache
-    ).eval()
-    assert (model.config.backbone, model.config.n_embd, model.config.n_layer) == ("bert", 24, 3)
-    vectors, facts, last = histories()
-    original = BertModel.from_pretrained(bert).eval()
+    original = kind.from_pretrained(source).eval()
     with torch.inference_mode():
         states = model.visits(vectors, facts, last)
         tokens = model.visits.tokens(vectors, facts)

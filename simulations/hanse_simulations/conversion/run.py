@@ -11,12 +11,9 @@ baselines (`hanse_simulations.conversion.baselines`):
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 
 from pydantic import Field
-from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.campaign_offers import Offers
 from hanse_client.histories import run_split
@@ -26,10 +23,8 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 from hanse_common.model.conversion import ConversionModel
 from hanse_simulations.conversion.baselines import judge_baselines
-from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.progress import Progress
 from hanse_simulations.recipes import conversion, conversion_federated, conversion_pooled
-from hanse_simulations.research.arms import ResearchResult, Study, arms_of, run_arms
+from hanse_simulations.research.arms import ResearchResult, Study, arms_of, run_arms, working
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops.campaigns import Mailed, load
 
@@ -63,34 +58,22 @@ def simulate_conversion(
             f"data.source={settings.data.source!r} has no campaigns",
             hint="the task 'conversion' is simulated on 'complete-journey'",
         )
-    started = time.monotonic()
-    disable_progress_bar()
-    with ExitStack() as stack:
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        stack.enter_context(pool)
-        progress = stack.enter_context(Progress(quiet=quiet))
-        progress.note("reading campaigns and what was bought before each")
+    with working(settings, quiet=quiet) as work:
+        work.progress.note("reading campaigns and what was bought before each")
         mailed = load(settings.data, seed=settings.seed)
         stores = dict(mailed.stores)
         study = study_of(stores)
-        arms = arms_of(settings, study)
-        found = run_arms(folder, arms, study, pool, progress)
-        progress.note("fitting logistic regression and boosted trees to pooled data")
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("fitting logistic regression and boosted trees to pooled data")
         baselines = judge_baselines(list(stores.values()), settings)
     result = ConversionResult(
-        recipe=settings.recipe,
-        run=folder.name,
-        run_dir=str(folder.path),
         stores=len(stores),
         customers=sum(len(store) for store in stores.values()),
-        rounds=settings.federation.rounds,
-        seconds=round(time.monotonic() - started, 1),
         data_note=_data_note(mailed, settings),
         baselines=baselines,
-        secure_aggregation=settings.secure,
         left_out=mailed.left_out,
         notes=_notes(settings),
-        **found.fields(next(iter(arms))),
+        **work.fields(folder, settings, found),
     )
     folder.write_result(result)
     return result

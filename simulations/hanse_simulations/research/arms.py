@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import Field
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.base import Ints, StoreData
@@ -30,7 +32,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.engines import WorkerPool
+from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.outcome import epsilon_spent
 from hanse_simulations.prepare import Prepared
 from hanse_simulations.progress import Progress
@@ -87,19 +89,48 @@ class Found:
     """What the arms came to, by name."""
 
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The main arm's first."""
     seconds: dict[str, float] = field(default_factory=dict)
     spent: dict[str, EpsilonSpent] = field(default_factory=dict)
 
-    def fields(self, first: str) -> dict[str, Any]:
-        """A result's fields, with one arm for the main one."""
-        rest = {name: found for name, found in self.figures.items() if name != first}
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What a study runs on, from its first line to its result."""
+
+    pool: WorkerPool
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+
+    def fields(self, folder: RunFolder, settings: RunSettings, found: Found) -> dict[str, Any]:
+        """The fields of a result that every study fills alike."""
+        first, *rest = found.figures
         return {
-            "metrics": self.figures[first],
-            "arms": rest,
-            "arm_seconds": self.seconds,
-            "arm_epsilon": {name: one.max for name, one in self.spent.items()},
-            "epsilon": self.spent.get(MAIN),
+            "recipe": settings.recipe,
+            "run": folder.name,
+            "run_dir": str(folder.path),
+            "rounds": settings.federation.rounds,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "secure_aggregation": settings.secure,
+            "metrics": found.figures[first],
+            "arms": {name: found.figures[name] for name in rest},
+            "arm_seconds": found.seconds,
+            "arm_epsilon": {name: one.max for name, one in found.spent.items()},
+            "epsilon": found.spent.get(MAIN),
         }
+
+
+@contextmanager
+def working(settings: RunSettings, *, quiet: bool) -> Iterator[Work]:
+    """Start the workers and the display, and end them with the block."""
+    disable_progress_bar()
+    started = time.monotonic()
+    with ExitStack() as stack:
+        # Workers are forked before anything here starts a thread.
+        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
+        stack.enter_context(pool)
+        progress = stack.enter_context(Progress(quiet=quiet))
+        yield Work(pool=pool, progress=progress, started=started)
 
 
 def data_file(settings: RunSettings, example: str) -> Path:
@@ -153,8 +184,7 @@ def run_arms(
     folder: RunFolder,
     arms: Mapping[str, RunSettings],
     study: Study,
-    pool: WorkerPool,
-    progress: Progress,
+    work: Work,
 ) -> Found:
     """Train and judge every arm; arms that are done are kept. Saves the first one's model.
 
@@ -170,8 +200,8 @@ def run_arms(
             chosen = chosen.with_changes(noise)
         home = folder.arm(name)
         begun = time.monotonic()
-        progress.arm(name, home, chosen.federation.rounds)
-        _train(name, home, chosen, study, pool)
+        work.progress.arm(name, home, chosen.federation.rounds)
+        _train(name, home, chosen, study, work.pool)
         found.figures[name] = _figures(home, chosen, study)
         found.seconds[name] = round(time.monotonic() - begun, 1)
         if plan is not None:

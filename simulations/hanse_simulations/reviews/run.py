@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
-
 import numpy as np
-from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+from transformers.utils.logging import set_verbosity_error
 
 from hanse_client.reviews import TEST, TRAIN, Reviews, Texts, prepare_reviews, read_reviews
 from hanse_client.tasks.review import ReviewTask
 from hanse_client.verdicts import Verdicts
 from hanse_common.config import RunSettings
 from hanse_common.model.review import ReviewModel
-from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.progress import Progress
 from hanse_simulations.recipes import reviews, reviews_federated, reviews_pooled
-from hanse_simulations.research.arms import ResearchResult, Study, arms_of, data_file, run_arms
+from hanse_simulations.research.arms import (
+    ResearchResult,
+    Study,
+    arms_of,
+    data_file,
+    run_arms,
+    working,
+)
 from hanse_simulations.runs import RunFolder
 
 
@@ -36,14 +38,9 @@ def simulate_reviews(
         HanseError: Privacy or the federation failed.
     """
     path = data_file(settings, "reviews.csv")
-    started = time.monotonic()
-    disable_progress_bar()
     set_verbosity_error()  # an encoder without its pooling layer is what is wanted
-    with ExitStack() as stack:
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        stack.enter_context(pool)
-        progress = stack.enter_context(Progress(quiet=quiet))
-        progress.note(f"reading {path}")
+    with working(settings, quiet=quiet) as work:
+        work.progress.note(f"reading {path}")
         texts = read_reviews(path)
         data = prepare_reviews(
             texts,
@@ -52,24 +49,17 @@ def simulate_reviews(
             seed=settings.seed,
         )
         study = study_of(texts, data)
-        arms = arms_of(settings, study)
-        found = run_arms(folder, arms, study, pool, progress)
-        progress.note("judging the simple rules")
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("judging the simple rules")
         left_out = sum(texts.rejected.values())
         result = ResearchResult(
-            recipe=settings.recipe,
-            run=folder.name,
-            run_dir=str(folder.path),
             stores=settings.data.stores or 1,
             customers=len(data),
-            rounds=settings.federation.rounds,
-            seconds=round(time.monotonic() - started, 1),
             data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
             f"{len(texts.names)} labels; {left_out:,} rows left out",
             baselines=rules(texts, data),
-            secure_aggregation=settings.secure,
             notes=_notes(data),
-            **found.fields(next(iter(arms))),
+            **work.fields(folder, settings, found),
         )
         folder.write_result(result)
         return result

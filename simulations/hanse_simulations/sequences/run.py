@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import ExitStack
-
 from pydantic import Field
-from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.tasks.next_item import NextItemTask, next_item
 from hanse_common.config import RunSettings
 from hanse_common.model.config import SequenceConfig
 from hanse_common.model.sequence import SequenceModel
-from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.progress import Progress
 from hanse_simulations.recipes import sequences, sequences_federated, sequences_pooled
-from hanse_simulations.research.arms import ResearchResult, Study, arms_of, data_file, run_arms
+from hanse_simulations.research.arms import (
+    ResearchResult,
+    Study,
+    arms_of,
+    data_file,
+    run_arms,
+    working,
+)
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.sequences.baselines import markov, popularity
 from hanse_simulations.sequences.files import Read, read_sequences
@@ -46,36 +47,24 @@ def simulate_sequences(
         HanseError: Privacy or the federation failed.
     """
     path = data_file(settings, "Beauty.txt")
-    started = time.monotonic()
-    disable_progress_bar()
-    with ExitStack() as stack:
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        stack.enter_context(pool)
-        progress = stack.enter_context(Progress(quiet=quiet))
-        progress.note(f"reading {path}")
+    with working(settings, quiet=quiet) as work:
+        work.progress.note(f"reading {path}")
         read = read_sequences(path, min_count=next_item(settings).min_count)
         study = study_of(read)
-        arms = arms_of(settings, study)
-        found = run_arms(folder, arms, study, pool, progress)
-        progress.note("judging popularity and the Markov chain")
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("judging popularity and the Markov chain")
         known = _TASK.training_data(read.sequences, settings)
         result = SequencesResult(
-            recipe=settings.recipe,
-            run=folder.name,
-            run_dir=str(folder.path),
             stores=settings.data.stores or 1,
             customers=len(read.sequences),
-            rounds=settings.federation.rounds,
-            seconds=round(time.monotonic() - started, 1),
             data_note=f"{path.name}: {read.note}",
             baselines={
                 "global_popularity": popularity(known, read.sequences, "test").metrics(),
                 "markov": markov(known, read.sequences, "test").metrics(),
             },
-            secure_aggregation=settings.secure,
             published=published(len(read.sequences), read.sequences.items, read.interactions),
             notes=_notes(settings),
-            **found.fields(next(iter(arms))),
+            **work.fields(folder, settings, found),
         )
         folder.write_result(result)
         return result
