@@ -61,6 +61,9 @@ class Split(Settings):
         return self
 
 
+_FROM_A_PATH = ("stores", "sequences", "reviews")
+
+
 class DataSettings(Settings):
     """Which shops there are and what the basket head ranks."""
 
@@ -87,10 +90,13 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:
-        if self.source == "stores" and self.path is None:
-            raise ValueError("data.path goes with data.source = 'stores', and only with it")
-        if self.source not in ("stores", "sequences", "reviews") and self.path is not None:
-            raise ValueError("data.path goes with data.source = 'stores', and only with it")
+        if self.path is None and self.source == "stores":
+            raise ValueError("data.path goes with data.source = 'stores'")
+        if self.path is not None and self.source not in _FROM_A_PATH:
+            raise ValueError(
+                "data.path goes with data.source = 'stores', 'sequences' or 'reviews', "
+                "and only with them"
+            )
         return self
 
     @model_validator(mode="after")

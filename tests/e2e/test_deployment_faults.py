@@ -30,8 +30,8 @@ from hanse_server.stages import read_stages
 
 pytestmark = pytest.mark.slow
 
-MASKED = 5
-"""Stages of an exchange."""
+STAGES = 5
+"""Of an exchange, a message each to every store."""
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops,
     before = charges(shops)
     assert run(shops, "replayed") == (5, {})
     said = [json.loads(line) for line in replayed.read_text().splitlines()]
-    assert len(said) == MASKED * len(shops.stores)
+    assert len(said) == STAGES * len(shops.stores)
     assert {line["why"].partition("]")[0] for line in said} == {"[attempt-refused", "[out-of-turn"}
     assert all("[attempt-refused]" in line["why"] for line in said if line["kind"] == "train")
     for name in shops.stores:
