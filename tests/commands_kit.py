@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from apps.deployment import Joined, fill_in
-from deployment_kit import QUIET, Done, as_toml, free_ports, succeed, wait_for
+from deployment_kit import Done, as_toml, free_ports, succeed, wait_for
 from hanse_client.operate.folder import StoreFolder
 from hanse_common.identity import fingerprint
 from hanse_server.deployment.folder import FederationFolder
@@ -40,7 +40,7 @@ def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=os.environ | QUIET | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         stdin=subprocess.DEVNULL,
     )
     return Done(done.returncode, done.stdout, done.stderr)

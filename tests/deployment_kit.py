@@ -21,13 +21,6 @@ from hanse_client.enrolment import KEY
 from hanse_common.admission import Request, public_pem
 from hanse_common.identity import StoreKey
 
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-    "OMP_NUM_THREADS": "1",
-}
 PROGRAMS = Path(sys.executable).parent
 
 

@@ -37,6 +37,7 @@ from flwr.supercore.fab import Fab
 from hanse_client.operate.folder import StoreFolder, create
 from hanse_common.admission import Invitation, Request
 from hanse_common.federation import manifest_for
+from hanse_common.flower import environment
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, SETTINGS
@@ -141,19 +142,6 @@ _USAGES = (
 )
 
 
-def quiet_environment(folder: Path) -> dict[str, str]:
-    """For Flower's processes: nothing of the user's, nothing to the network."""
-    return {
-        **os.environ,
-        "FLWR_HOME": str(folder / "flower"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-
-
 class Coordinator:
     """A SuperLink with TLS and node authentication, and an enrolment authority."""
 
@@ -191,7 +179,7 @@ class Coordinator:
             command,
             stdout=self.log,
             stderr=self.log,
-            env=quiet_environment(self.folder),
+            env=environment(self.folder / "flower") | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
 

@@ -20,15 +20,8 @@ from pathlib import Path
 import pytest
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
-from deployment_kit import (
-    PROGRAMS,
-    QUIET,
-    StoreFiles,
-    found,
-    free_ports,
-    server,
-    succeed,
-)
+from deployment_kit import PROGRAMS, StoreFiles, found, free_ports, server, succeed
+from hanse_common.flower import environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.front import CALLS
@@ -75,7 +68,7 @@ def node(root: Path, store: StoreFiles, ca: Path) -> str:
                 *("--auth-supernode-private-key", str(store.node_key), "--max-retries", "1"),
                 *("--host", "127.0.0.1", "--port", str(free_ports(1)[0])),
             ],
-            env=os.environ | QUIET | {"FLWR_HOME": str(store.folder / "flower")},
+            env=environment(store.folder / "flower"),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -27,7 +27,8 @@ def run(tmp_path, mode, number):
     folder = tmp_path / mode
     folder.mkdir()
     command = [sys.executable, str(PROGRAM), mode, str(tmp_path / "store.key"), str(folder)]
-    done = subprocess.run([*command, str(number)], capture_output=True, text=True, check=True)
+    done = subprocess.run([*command, str(number)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     errors = [path.read_text() for path in folder.rglob("error-*")]
     assert errors == []
     return folder, [json.loads(line) for line in done.stdout.splitlines()]

@@ -16,14 +16,9 @@ from hanse_client.preparing import Preparation, prepare_store
 from hanse_client.store_config import load_store
 from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
+from hanse_common.flower import QUIET
 
 LOCK = "join.lock"
-FLOWER = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-}
-"""What Flower must not do here: call home, or install what a server names."""
 
 
 def join(
@@ -40,7 +35,7 @@ def join(
         StoreNotReady: Something is missing; says which command brings it.
         HanseError: As `check_ready`, `connected` and `serve` do.
     """
-    os.environ.update(FLOWER)  # before Flower is imported
+    os.environ.update(QUIET)  # before Flower is imported
     with _alone(folder), _stopped_by_signal() as stop:
         logs.set_up(store=folder.node().name)
         check_ready(folder, told)

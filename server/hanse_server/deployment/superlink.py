@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hanse_common.errors import SuperLinkDown, SuperLinkFailed
+from hanse_common.flower import environment as flower_environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 
@@ -35,16 +36,8 @@ _LAST_LINES = 5
 def environment(folder: FederationFolder) -> dict[str, str]:
     """The environment of the SuperLink and everything it starts."""
     kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    programs = str(Path(sys.executable).parent)
-    return kept | {
-        "FLWR_HOME": str(folder.state / "flower"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-        "PATH": os.pathsep.join([programs, kept.get("PATH", "")]),
-        "PYTHONUNBUFFERED": "1",
-    }
+    flower = flower_environment(folder.state / "flower", inherited=kept)
+    return flower | {"PYTHONUNBUFFERED": "1"}
 
 
 def arguments(folder: FederationFolder) -> list[str]:

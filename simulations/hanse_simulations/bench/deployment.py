@@ -17,7 +17,6 @@ what secrecy adds. Seconds are of the wall clock: compare them only with each ot
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -32,8 +31,8 @@ from typing import Any
 
 from rich.table import Table
 
-from hanse_client.operate.joining import FLOWER
 from hanse_common.errors import ConfigError, FederationError
+from hanse_common.flower import environment
 from hanse_server.app import SETTINGS
 from hanse_server.deployment import running, up
 from hanse_server.deployment.control import Control
@@ -205,7 +204,7 @@ def _nodes(made: Deployed, command: Callable[[Path], list[str]]) -> Iterator[Non
                 processes.append(
                     subprocess.Popen(
                         command(store),
-                        env=os.environ | FLOWER | {"FLWR_HOME": str(store / "flower")},
+                        env=environment(store / "flower"),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,
