@@ -18,8 +18,8 @@ import polars as pl
 
 from hanse_client.by_customer import at_home
 from hanse_client.npz import load_npz, save_npz
-from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
-from hanse_common.model.items import checkpoint_folder
+from hanse_common.errors import DataError, MissingColumns, WrongTypes
+from hanse_common.model.items import reading_encoder
 
 TRAIN, VALIDATE, TEST = 0, 1, 2
 PARTS = {"validate": VALIDATE, "test": TEST}
@@ -189,12 +189,8 @@ def prepare_reviews(
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint_folder(encoder))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no text encoder at {encoder!r}", hint="name a BERT-family checkpoint"
-        ) from error
+    with reading_encoder(encoder) as source:
+        tokenizer = AutoTokenizer.from_pretrained(source)
     users, owner = np.unique(np.array(texts.users, dtype=np.str_), return_inverse=True)
     order = np.argsort(owner, kind="stable")
     read = tokenizer([texts.texts[i] for i in order], truncation=True, max_length=tokens)

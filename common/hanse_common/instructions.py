@@ -30,7 +30,6 @@ from hanse_common.secagg.terms import Header
 
 NDArray = npt.NDArray[Any]
 Kind = Literal["train", "evaluate"]
-Scalar = str | int | float | bool
 
 ROUND, SPLIT, SETTINGS, PROXIMAL_MU = "server-round", "split", "settings", "proximal-mu"
 RUN, ATTEMPT, MESSAGE = "run", "attempt", "message"

@@ -12,7 +12,7 @@ from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.formats import Format, FormatOption
 from hanse_common.planning.advice import SIGNAL_TO_NOISE
 from hanse_common.planning.unknown import Unknown
-from hanse_simulations.cli import Mode
+from hanse_simulations.options import Mode
 
 if TYPE_CHECKING:
     from hanse_common.planning.forecast import Forecast, Population

@@ -8,7 +8,8 @@ it is trained, so no noise is spent on it, and an item nobody has bought yet has
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -53,15 +54,9 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    source = checkpoint_folder(encoder)
-    try:
+    with reading_encoder(encoder) as source:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).eval()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"no text encoder at {encoder!r}",
-            hint=f"use {PACKAGED!r}, a checkpoint folder, or a hub id with a network",
-        ) from error
     # Texts of like length share a batch: little padding, half the time.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pieces = []
@@ -79,6 +74,24 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     result = np.empty_like(vectors)
     result[order] = vectors
     return result
+
+
+@contextmanager
+def reading_encoder(encoder: str) -> Iterator[str]:
+    """Give what `from_pretrained` calls a text encoder; if it then finds none, say so.
+
+    Raises:
+        ConfigError: There is no such checkpoint here.
+        MissingDependency: The packaged encoder is asked for and not installed.
+    """
+    source = checkpoint_folder(encoder)
+    try:
+        yield source
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"no text encoder at {encoder!r}",
+            hint=f"use {PACKAGED!r}, a checkpoint folder, or a hub id with a network",
+        ) from error
 
 
 def checkpoint_folder(encoder: str) -> str:

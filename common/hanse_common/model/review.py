@@ -17,7 +17,7 @@ from transformers import AutoModel, BertConfig, BertModel, PretrainedConfig, Pre
 
 from hanse_common.errors import ConfigError
 from hanse_common.model.adapting import adapt, is_adaptation, layers_of, start_adaptation
-from hanse_common.model.items import checkpoint_folder
+from hanse_common.model.items import reading_encoder
 from hanse_common.trainable import OFFERED, Trainable
 
 _FAMILY = "bert"
@@ -85,13 +85,8 @@ class ReviewModel(PreTrainedModel):
                 has not what is to be trained.
         """
         chosen = Trainable.parse(trainable)
-        source = checkpoint_folder(encoder)
-        try:
+        with reading_encoder(encoder) as source:
             public = AutoModel.from_pretrained(source, add_pooling_layer=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(
-                f"no text encoder at {encoder!r}", hint="name a BERT-family checkpoint"
-            ) from error
         if public.config.model_type != _FAMILY:
             raise ConfigError(
                 f"the encoder {encoder!r} is of family {public.config.model_type!r}",

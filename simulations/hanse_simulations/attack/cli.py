@@ -11,7 +11,7 @@ import typer
 from hanse_common.errors import ClaimRefuted
 from hanse_common.formats import Format, FormatOption
 from hanse_simulations.attack.faults import Fault
-from hanse_simulations.cli import Mode, parse_setting
+from hanse_simulations.options import Mode, SetOption, changed_by
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -39,10 +39,7 @@ def attack(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes coins and run repeatable.")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. model.trainable=heads."),
-    ] = None,
+    set_: SetOption = None,
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the run's files there.")
     ] = None,
@@ -66,7 +63,7 @@ def attack(
         "seed": seed,
     }
     changes = {key: value for key, value in given.items() if value is not None}
-    changes |= dict(parse_setting(text) for text in set_ or [])
+    changes |= changed_by(set_)
     settings = load_recipe(recipe).with_changes(changes)
     from hanse_simulations.attack.run import attack as run_attack
     from hanse_simulations.attack.table import as_row, render

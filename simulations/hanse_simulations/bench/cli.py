@@ -1,0 +1,179 @@
+"""`hanse bench`: figures, each beside its reference."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanse_common.formats import Format, FormatOption
+from hanse_simulations.options import SetOption, changed_by
+
+if TYPE_CHECKING:
+    from hanse_common.config import RunSettings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Figures, side by side.")
+
+RecipeArgument = Annotated[str, typer.Argument(help="A recipe, or a .toml file.")]
+
+
+@app.callback()
+def _bench() -> None:
+    """Figures, each beside a reference measured in the same run."""
+
+
+@app.command("engines")
+def bench_engines(
+    stores: Annotated[list[int] | None, typer.Option(help="Numbers of shops.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 5,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
+    from hanse_simulations.bench.engines import engines, render
+
+    _print_rows(engines(stores or [10, 100], rounds), render, format_)
+
+
+@app.command("secagg")
+def bench_secagg(
+    stores: Annotated[list[int] | None, typer.Option(help="Numbers of stores.")] = None,
+    parameters: Annotated[list[int] | None, typer.Option(help="Lengths of the vector.")] = None,
+    dropouts: Annotated[list[float] | None, typer.Option(help="Shares that drop out.")] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Secure aggregation's protocol core beside Flower's SecAgg+: CPU-seconds and bytes."""
+    from hanse_simulations.bench.secagg import render, run
+
+    rows = run(
+        stores=stores or [10, 50, 100],
+        parameters=parameters or [100_000],
+        dropouts=dropouts or [0.0, 0.1],
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
+@app.command("clipping")
+def bench_clipping(
+    model: Annotated[str, typer.Option(help="tied, untied, minilm or minilm-lora.")] = "tied",
+    batch: Annotated[int, typer.Option(help="Customers in a step.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Processes for each method.")] = 2,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this one and plain; may be repeated.")
+    ] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Per-customer clipping: book-keeping beside a plain step and Opacus' own ways."""
+    from hanse_simulations.bench.clipping import clipping, render
+
+    rows = clipping(
+        model,
+        batch,
+        repeats=repeats,
+        methods=method,
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
+@app.command("serve")
+def bench_serve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's or a run's folder.")],
+    store: Annotated[Path, typer.Option(metavar="STORE", help="A node's folder or store.toml.")],
+    requests: Annotated[int, typer.Option(min=1, help="Of one customer each.")] = 1_000,
+    clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 8,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """A store's service: latency and throughput in float beside eight bits, and agreement."""
+    from hanse_simulations.bench.serve import render, serve
+
+    _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
+
+
+@app.command("tasks")
+def bench_tasks(
+    run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """What follows from a run's model without training, beside baselines, in the test weeks."""
+    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.tasks.rows import render
+    from hanse_simulations.tasks.run import measure
+
+    _print_rows(measure(RunFolder.open(run)), render, format_)
+
+
+@app.command("rolling")
+def bench_rolling(
+    recipe: RecipeArgument = "grocery",
+    windows: Annotated[int, typer.Option(min=2, help="Windows of four weeks.")] = 5,
+    new_rounds: Annotated[int, typer.Option(min=1, help="Rounds from one to the next.")] = 20,
+    anew: Annotated[bool, typer.Option("--anew", help="Also train anew for every window.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="How often, with other noise.")] = 1,
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Train until a week, look at the next four, go on with new rounds: does it keep paying?"""
+    from hanse_simulations.bench.rolling import render, rolling
+
+    rows = rolling(
+        _changed(recipe, set_),
+        windows=windows,
+        new_rounds=new_rounds,
+        anew=anew,
+        seeds=seeds,
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    _print_rows(rows, render, format_)
+
+
+@app.command("folds")
+def bench_folds(
+    recipe: RecipeArgument = "grocery",
+    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """K-fold cross-validation by customer: those left out of training beside the others."""
+    from hanse_simulations.bench import folds as cross_validation
+
+    rows = cross_validation.folds(
+        _changed(recipe, set_), count=folds, progress=lambda text: typer.echo(text, err=True)
+    )
+    _print_rows(rows, cross_validation.render, format_)
+
+
+@app.command("deployment")
+def bench_deployment(
+    stores: Annotated[int, typer.Option(help="Number of stores.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 3,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """A private round of a deployment on loopback beside a plain round of Flower; minutes."""
+    from hanse_simulations.bench.deployment import deployment, render
+
+    rows = deployment(stores, rounds, progress=lambda text: typer.echo(text, err=True))
+    _print_rows(rows, render, format_)
+
+
+def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
+    """Print a benchmark's rows, dataclasses, for people or for programs."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    if format_ is Format.JSON:
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
+    else:
+        wide = None if sys.stdout.isatty() else 140
+        Console(width=wide).print(render(rows))
+
+
+def _changed(recipe: str, changes: list[str] | None) -> RunSettings:
+    from hanse_simulations.recipes import load_recipe
+
+    return load_recipe(recipe).with_changes(changed_by(changes))

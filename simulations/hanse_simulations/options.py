@@ -1,0 +1,41 @@
+"""Options that several of the analyst's commands have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Mode(StrEnum):
+    """Who adds the noise."""
+
+    distributed = "distributed"
+    local = "local"
+
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. training.anchors=4."),
+]
+
+
+def changed_by(options: list[str] | None) -> dict[str, object]:
+    """The settings that `--set` options name, and their values."""
+    return dict(map(parse_setting, options or []))
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """Parse KEY=VALUE; the value is TOML where it can be, else text."""
+    import tomllib
+
+    from hanse_common.errors import ConfigError
+
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text!r} is not KEY=VALUE", hint="e.g. --set federation.rounds=5")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
