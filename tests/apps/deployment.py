@@ -328,7 +328,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        for _ in range(100):  # until the last of them has let go of its files
+            os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.1)
 
 
 def lay_out_store(folder: Path, name: str, data: Path) -> StoreFolder:

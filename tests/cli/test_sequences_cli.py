@@ -103,6 +103,10 @@ def test_arms_keep_what_the_analyst_changed_and_their_own_terms(ring):
     assert [arm.privacy.mode for arm in arms.values()] == ["distributed"] * 2 + ["none"] * 2
     assert arms["federated_private_half"].privacy.target_epsilon == 3.0
     assert not any(arm.next_item.train_through_validation for arm in arms.values())
+    alone = {"compare": False, "privacy": {"mode": "none"}}
+    assert list(arms_of(sequences().with_changes(alone), study)) == ["federated"]
+    one_place = sequences().with_changes(alone | {"data.stores": 1})
+    assert list(arms_of(one_place, study)) == ["pooled"]
 
 
 def test_papers_figures_are_those_of_the_data_set_that_they_used():

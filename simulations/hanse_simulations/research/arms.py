@@ -148,7 +148,10 @@ def data_file(settings: RunSettings, example: str) -> Path:
 
 
 def arms_of(settings: RunSettings, study: Study) -> dict[str, RunSettings]:
-    """The settings of every arm, the main one first.
+    """The settings of every arm, the main one first; without `compare` of that one alone.
+
+    The main one is the private one; without privacy the federation, or if it has one store
+    all customers in one place.
 
     Args:
         settings: The run's, which the main arm has. Where they differ from the recipe the
@@ -162,22 +165,20 @@ def arms_of(settings: RunSettings, study: Study) -> dict[str, RunSettings]:
         for key, value in _flat(settings.model_dump())
         if key not in recipe or recipe[key] != value
     }
-    if settings.privacy.mode == "none":
-        main = {}
-    else:
-        stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
-        main = {MAIN: settings}
-        if settings.compare:
-            main[STRICTER] = settings.with_changes(stricter)
-    if not settings.compare and main:
-        return main
     plain = {key: value for key, value in changes.items() if not key.startswith("privacy.")}
     one = {key: value for key, value in plain.items() if key != "data.stores"}
-    return {
-        **main,
-        FEDERATED: study.federated().with_changes(plain),
-        POOLED: study.pooled().with_changes(one),
+    stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
+    arms = {
+        MAIN: lambda: settings,
+        STRICTER: lambda: settings.with_changes(stricter),
+        FEDERATED: lambda: study.federated().with_changes(plain),
+        POOLED: lambda: study.pooled().with_changes(one),
     }
+    private = settings.privacy.mode != "none"
+    wanted = list(arms) if private else [FEDERATED, POOLED]
+    if not settings.compare:
+        wanted = [MAIN if private else POOLED if settings.data.stores == 1 else FEDERATED]
+    return {name: arms[name]() for name in wanted}
 
 
 def run_arms(
