@@ -65,9 +65,9 @@ def wait_for_round(run_dir, number, process):
     raise AssertionError(f"round {number} did not come")
 
 
-def slow_down(federation_dir):
-    for name in STORES:
-        (federation_dir / name / "slow").write_text("0.05")
+def slow_down(federation_dir, seconds=0.05, stores=STORES):
+    for name in stores:
+        (federation_dir / name / "slow").write_text(str(seconds))
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
@@ -128,7 +128,7 @@ def _session(pid):
 def test_ctrl_c_ends_ray_and_the_other_engine_may_go_on(tmp_path):
     settings = make_settings(compute={"engine": "ray", "workers": 2})
     run_dir, federation_dir = make_run(tmp_path, settings)
-    slow_down(federation_dir)
+    slow_down(federation_dir, 1.0, STORES[-1:])  # all others have answered when it is ended
     process = start(tmp_path)
     try:
         wait_for_round(run_dir, 1, process)
@@ -137,6 +137,9 @@ def test_ctrl_c_ends_ray_and_the_other_engine_may_go_on(tmp_path):
     finally:
         process.kill()
     assert process.returncode == Interrupted.exit_status
+
+    # No round is written down with the stores that were left when it ended.
+    assert all(stage["replies"] == len(STORES) for stage in read_stages(run_dir))
 
     here = make_settings(compute={"workers": 2})
     run(tmp_path, here, resume=True)

@@ -24,6 +24,7 @@ from hanse_common.errors import HanseError, public_reason
 
 HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
 """Imported once, before the first message: torch, transformers and Opacus come with them."""
+_SAFE_PATH = "PYTHONSAFEPATH"
 
 
 class Answering:
@@ -31,15 +32,13 @@ class Answering:
 
     def __init__(self, node: Path) -> None:
         self._node = node
-        # A file in the working folder must not pass for an installed module.
-        os.environ["PYTHONSAFEPATH"] = "1"
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(list(HEAVY))
 
     def warm(self) -> None:
         """Start the server process, so that the first message need not wait for it."""
         child = self._processes.Process(target=_nothing)
-        child.start()
+        _start(child)
         child.join()
 
     def answer(self, message: Message, node_id: int) -> Message | None:
@@ -52,7 +51,7 @@ class Answering:
         child = self._processes.Process(
             target=_answer, args=(theirs, message, str(self._node), node_id), daemon=True
         )
-        child.start()
+        _start(child)
         theirs.close()
         try:
             if not ours.poll(_time_left(message)):
@@ -71,6 +70,22 @@ class Answering:
 def refused(message: Message, reason: str, code: int = ErrorCode.INVALID_FAB) -> Message:
     """The reply that says why there is no other."""
     return Message(Error(code, reason), reply_to=message)
+
+
+def _start(child: multiprocessing.process.BaseProcess) -> None:
+    """Start a child, and the server process first if it is not there.
+
+    A file in the working folder must not pass there for an installed module.
+    """
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        child.start()
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None:

@@ -124,6 +124,7 @@ def simulate(
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
         )
+        _end_at_once_when_told()  # Ray has set a handler of its own
         run_simulation(
             server_app=server_app,
             client_app=AnsweringClientApp(client_app),  # type: ignore[arg-type]  # only called
@@ -138,12 +139,17 @@ def simulate(
         ray.shutdown()
 
 
+def _end_at_once_when_told() -> None:
+    """Die of SIGTERM without a shutdown, in which a round would go on with the stores left."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+
+
 def _import_path() -> str:
     return os.pathsep.join(dict.fromkeys(entry or str(Path.cwd()) for entry in sys.path))
 
 
 def _main(folder: str, parent: str, client_app: str, stores: str, workers: str) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
+    _end_at_once_when_told()
     die_with(int(parent))
     environment = {name: value for name, value in os.environ.items() if name.startswith("HANSE_")}
     try:
