@@ -128,8 +128,8 @@ def sequences_federated() -> RunSettings:
                 sample_rate=0.2, open_optimizer="sgd", open_learning_rate=1.0
             ).model_dump(),
             "federation": FederationSettings(
-                rounds=60,
-                evaluate_every=60,
+                rounds=150,
+                evaluate_every=150,
                 strategy="FedAdam",
                 strategy_options={"eta": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-9},
             ).model_dump(),
