@@ -34,7 +34,9 @@ def message():
 
 def test_a_message_is_answered_by_what_is_installed_here(small_node, message):
     node, _ = small_node
+    before = dict(os.environ)
     reply = Answering(node.folder).answer(message(), node_id=7)
+    assert dict(os.environ) == before
     assert reply.content["config"]["store"] == node.name
     assert reply.metadata.reply_to_message_id == "m1"
 
