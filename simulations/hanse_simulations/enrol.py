@@ -102,13 +102,13 @@ def make_room(arm: ArmFolder, settings: RunSettings, *, done: int) -> None:
     if evaluation is not None:
         left += [evaluation] * (len(left) // settings.federation.evaluate_every + 2)
     for node in map(Node, list_nodes(arm.stores_dir)):
-        folder = node.settings.enrolment
-        if folder is None:
+        folder, spent = node.settings.enrolment, node.spent()
+        if folder is None or not spent:
             continue
         policy = StorePolicy.from_toml(folder / POLICY)
-        total = epsilon([*node.spent(), *left], target_delta=plan.target_delta)
+        total = epsilon([*spent, *left], target_delta=plan.target_delta)
         if total > policy.max_epsilon:
-            manifest = SignedManifest.load(folder / MANIFEST).check(bytes.fromhex(policy.authority))
+            manifest = policy.check(SignedManifest.load(folder / MANIFEST))
             limit = math.ceil(total * 1000) / 1000
             text = _policy(bytes.fromhex(policy.authority), manifest, max_epsilon=limit)
             write_durably(folder / POLICY, text)
