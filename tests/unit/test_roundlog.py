@@ -276,6 +276,7 @@ def test_a_coordinator_killed_anywhere_loses_no_record_that_it_checkpointed(time
     assert len(lines) == times
     # On a busy machine many a coordinator has finished before the signal comes.
     assert sum(line["killed"] for line in lines) >= times / 5
+    acknowledged = 0
     for place in sorted(folder.iterdir()):
         log = opened(place)
         tree = Tree(bodies(place / LOG_FILE))
@@ -285,11 +286,13 @@ def test_a_coordinator_killed_anywhere_loses_no_record_that_it_checkpointed(time
                 copy = tmp_path / "one"
                 copy.write_text(line + "\n")
                 seen.append(Checkpoint.load(copy))
-        assert seen
         for checkpoint in seen:
             checkpoint.check_signature()
             assert tree.root(checkpoint.size) == checkpoint.root
         assert on_disk(place) == (len(tree), log.checkpoint)
+        acknowledged += len(seen)
+    # All killed in one place may have died before their first record, but not all of all places.
+    assert acknowledged > times
 
 
 # Disks
