@@ -24,7 +24,7 @@ class GroupLine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupTable:
-    """All groups under all arms, for one metric."""
+    """All groups under some arms, or the differences between arms, for one metric."""
 
     title: str
     columns: tuple[str, ...]
@@ -32,30 +32,43 @@ class GroupTable:
 
 
 def group_tables(result: RunResult) -> list[GroupTable]:
-    """Lay out the figures by group: arms first, then what joining and privacy change."""
-    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
-    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
+    """Lay out the figures by group: for each metric the arms, then what joining and privacy change.
+
+    Returns:
+        One table of arms and one of differences for each metric, without those that are empty.
+    """
     tables = []
     for metric in _SHOWN:
+        label = METRICS[metric].label
         names = dict.fromkeys(g.arm for g in result.groups if g.metric == metric)
-        if not names:
-            continue
-        lines = []
-        for (grouping, group), customers in sizes.items():
-            found = [cells.get((grouping, group, name, metric)) for name in names]
-            lines.append(
-                GroupLine(
-                    label=f"{grouping}: {group}",
-                    customers=ABSENT if group == GAP else f"{customers:,}",
-                    cells=tuple(
-                        (figure(entry.value), interval(entry).partition(" ")[2])
-                        if entry
-                        else (ABSENT, "")
-                        for entry in found
-                    ),
-                )
-            )
-        columns = tuple(n.capitalize() if n in EFFECTS else arm(n).label for n in names)
-        title = f"{METRICS[metric].label} by group of customers"
-        tables.append(GroupTable(title=title, columns=columns, lines=tuple(lines)))
+        arms = [name for name in names if name not in EFFECTS]
+        effects = [name for name in names if name in EFFECTS]
+        for title, shown, columns in (
+            (f"{label} by group of customers", arms, [arm(name).label for name in arms]),
+            (f"{label}: what changes it", effects, [name.capitalize() for name in effects]),
+        ):
+            if shown:
+                lines = _lines(result, metric, shown)
+                tables.append(GroupTable(title=title, columns=tuple(columns), lines=lines))
     return tables
+
+
+def _lines(result: RunResult, metric: str, names: list[str]) -> tuple[GroupLine, ...]:
+    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
+    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
+    lines = []
+    for (grouping, group), customers in sizes.items():
+        found = [cells.get((grouping, group, name, metric)) for name in names]
+        lines.append(
+            GroupLine(
+                label=f"{grouping}: {group}",
+                customers=ABSENT if group == GAP else f"{customers:,}",
+                cells=tuple(
+                    (figure(entry.value), interval(entry).partition(" ")[2])
+                    if entry
+                    else (ABSENT, "")
+                    for entry in found
+                ),
+            )
+        )
+    return tuple(lines)

@@ -30,6 +30,7 @@ _ARM_VARIABLES: Final = (
     "centralised",
     "alone",
     "federated",
+    "federated_transformer",
     "federated_private",
 )
 # matplotlib needs colours, the page has variables: stand-ins that no drawing uses otherwise.
