@@ -149,6 +149,7 @@ def test_a_dry_run_says_what_a_round_costs_and_leaves_no_trace(federation, copie
     ]
     cost = shown["cost"]
     assert 0 < cost["epsilon after this round"] <= cost["limit of the policy"]
+    assert cost["epsilon of all rounds"] < cost["epsilon with one round repeated"]
     assert {path.name for path in copied.path.iterdir()} == before
 
 

@@ -56,6 +56,8 @@ def test_sigma_is_that_of_the_recipes_own_plan():
     plan = PrivacyPlan.from_settings(grocery())
     assert planned.noise_multiplier == plan.noise_multiplier
     assert planned.epsilon == planned.at_stores[1] == plan.epsilon_after(rounds=80) <= 4
+    # Without evaluations a repeated round costs what one more would.
+    assert planned.epsilon < planned.epsilon_with_a_repeat == plan.epsilon_after(rounds=81)
 
 
 def test_planned_terms_are_those_of_the_manifest_that_would_be_signed():
@@ -354,19 +356,20 @@ def test_a_ledger_leaves_the_rounds_that_its_limit_still_pays_for(tmp_path):
 
 @pytest.mark.slow
 def test_the_rule_of_thumb_agrees_with_what_was_measured():
-    """The table of docs/privacy.md: at 3 and above no worse than alone, below it worse."""
+    """The table of docs/privacy.md: from 3 on as good as alone within the spread, lower below."""
     text = DOCS.read_text(encoding="utf-8").split("## Planning")[1]
     rows = re.findall(
         r"^\| (distributed|local) \| (\d) \| ([\d.]+) \| \.(\d+) ±\.(\d+) \|", text, re.M
     )
     assert len(rows) == 8
-    measured = Variant("rules", 392)  # The model had no rates yet.
     for mode, target, ratio, auc, spread in rows:
         settings = grocery().with_changes(
             {"privacy.mode": mode, "privacy.target_epsilon": float(target)}
         )
         people = Population((203,) * 8 + (204,) * 4)
-        row = forecast(settings, people, [measured], stores=(1,)).rows[0]
+        row = forecast(settings, people, [RULES], stores=(1,)).rows[0]
         assert row.signal_to_noise == pytest.approx(float(ratio), abs=0.06)
-        as_good = int(auc) + int(spread) >= 704 - 1
-        assert as_good == (row.signal_to_noise >= SIGNAL_TO_NOISE)
+        if row.signal_to_noise >= SIGNAL_TO_NOISE:
+            assert int(auc) + int(spread) >= 704
+        else:
+            assert int(auc) < 704

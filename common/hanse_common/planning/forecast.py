@@ -107,6 +107,7 @@ class Forecast:
             None in mode local, where every store adds all of it.
         noise_multiplier: Of the plan, sigma.
         epsilon: What the rounds cost at that noise.
+        epsilon_with_a_repeat: The same where one round is cut off and paid for twice.
         at_stores: Epsilon of a person at so many stores; an upper bound.
         rows: One per variant.
         threshold: Signal-to-noise below which a variant is not recommended.
@@ -129,6 +130,7 @@ class Forecast:
     honest_survivors: int | None
     noise_multiplier: float
     epsilon: float
+    epsilon_with_a_repeat: float
     at_stores: dict[int, float]
     rows: tuple[Row, ...]
     threshold: float
@@ -188,6 +190,7 @@ def forecast(
         honest_survivors=_honest(solved, plan, population),
         noise_multiplier=plan.noise_multiplier,
         epsilon=plan.epsilon_after(rounds=plan.rounds),
+        epsilon_with_a_repeat=plan.epsilon_with_a_repeat(),
         at_stores={
             count: epsilon(
                 [at_stores(steps, plan.mode, count, covers) for steps in spent],

@@ -157,6 +157,16 @@ class PrivacyPlan:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
         return epsilon(self.spent_after(rounds), target_delta=self.target_delta)
 
+    def epsilon_with_a_repeat(self) -> float:
+        """Epsilon of all rounds, one of which was cut off after its charge and is paid for twice.
+
+        A store whose policy allows no more than `target_epsilon` would refuse the last round
+        then.
+        """
+        return epsilon(
+            [*self.spent_after(self.rounds), self.round_cost()], target_delta=self.target_delta
+        )
+
     def event(self, *, rounds: int) -> Any:
         """Those rounds as one event of `dp_accounting`."""
         return composed_event(self.spent_after(rounds))
