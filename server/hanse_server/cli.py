@@ -185,15 +185,24 @@ def sign(
     model: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="The initial model, if not the folder's.")
     ] = None,
+    continue_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Start from what a finished run has trained."),
+    ] = None,
     authority_key: AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write the terms down for all admitted stores, and sign them."""
+    from hanse_server.deployment.running import trained
     from hanse_server.deployment.terms import sign_manifest
 
     federation = _folder(folder)
     signed = sign_manifest(
-        federation, _authority(federation, authority_key), settings=settings, model=model
+        federation,
+        _authority(federation, authority_key),
+        settings=settings,
+        model=model,
+        start=trained(federation, continue_from) if continue_from else None,
     )
     terms = signed.manifest
     if output is Format.JSON:

@@ -34,6 +34,7 @@ from flwr.proto.control_pb2 import (
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
+from deployment_kit import wait_for
 from hanse_client.operate.folder import StoreFolder, create
 from hanse_common.admission import Invitation, Request
 from hanse_common.federation import manifest_for
@@ -191,7 +192,7 @@ class Coordinator:
                 return False
             return True
 
-        wait_for(answers, "the SuperLink")
+        wait_for(answers, "the SuperLink", PATIENCE)
 
     def invitation(self, *, root: bytes | None = None) -> Invitation:
         ca = root or (self.folder / "tls" / "ca.crt").read_bytes()
@@ -260,7 +261,7 @@ class Coordinator:
         return self.control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
 
     def wait_for_run(self, run_id: int) -> Any:
-        wait_for(lambda: self.status(run_id).status == "finished", f"run {run_id}")
+        wait_for(lambda: self.status(run_id).status == "finished", f"run {run_id}", PATIENCE)
         return self.status(run_id)
 
     def logged(self) -> str:
@@ -301,7 +302,7 @@ class Joined:
             assert self.process.poll() is None, self.said()
             return False
 
-        wait_for(there, f"{words!r} in\n{self.said()}")
+        wait_for(there, f"{words!r} in\n{self.said()}", PATIENCE)
 
     def wait_for_end(self) -> int:
         self.process.wait(PATIENCE)
@@ -310,13 +311,6 @@ class Joined:
     def stop(self) -> None:
         end(self.process)
         self._log.close()
-
-
-def wait_for(condition, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s for {what}"
-        time.sleep(0.3)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

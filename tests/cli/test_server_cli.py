@@ -8,6 +8,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -24,11 +25,15 @@ from hanse_common.errors import (
     HanseError,
     KeyFileError,
     PrivacyError,
+    RunDirectoryError,
+    RunNotFound,
     SuperLinkDown,
     TlsError,
 )
 from hanse_common.identity import AuthorityKey, Certificate, fingerprint
+from hanse_common.instructions import model_digest
 from hanse_common.manifest import SignedManifest
+from hanse_server.checkpoint import replace_arrays
 from hanse_server.cli import app
 from hanse_server.deployment import running, tls
 from hanse_server.deployment.admission import Gate
@@ -351,10 +356,6 @@ def test_nobody_whom_this_folder_did_not_admit_passes_the_gate(folder, store):
 @pytest.fixture
 def members(folder, tmp_path) -> Path:
     """A federation with five members, settings and a model to begin from."""
-    import numpy as np
-
-    from hanse_server.checkpoint import replace_arrays
-
     for number in range(1, 6):
         admit(folder, StoreFiles(tmp_path / f"s{number}", f"store-{number}"))
     write_settings(folder)
@@ -467,6 +468,29 @@ def test_terms_that_every_store_would_refuse_start_no_run(members):
     with pytest.raises(BadManifest, match="after an upgrade"):
         running._check_installed(terms.model_copy(update={"fab_digest": "00" * 32}))
     assert not (members / "runs").exists()
+
+
+def test_a_next_run_starts_from_what_an_earlier_one_trained(members):
+    earlier = members / "runs" / "one"
+    earlier.mkdir(parents=True)
+    (earlier / "flower.json").write_text('{"runs": []}')
+    before, initial = sign(members), members / "model" / "initial.safetensors"
+    go_on = ("manifest", "sign", "--folder", members, "--continue-from")
+    assert "has not finished" in refused(RunNotFound, *go_on, "one")
+    assert "there is no run 'two'" in refused(RunNotFound, *go_on, "two")
+
+    learnt = earlier / "global.safetensors"
+    replace_arrays(learnt, {"w": np.zeros(13, np.float32)})
+    assert "of 'w' it has (13,), the initial model (12,)" in refused(ConfigError, *go_on, "one")
+    learnt.write_bytes(b"not arrays")
+    assert "cannot read" in refused(RunDirectoryError, *go_on, "one")
+    assert sign(members)["digest"] == before["digest"]  # nothing of these has changed a thing
+
+    replace_arrays(learnt, {"w": np.full(12, 2, np.float32)})
+    hanse(*go_on, "one")
+    terms = SignedManifest.load(members / "manifest.json").unchecked
+    assert terms.model_digest == model_digest({"w": np.full(12, 2, np.float32)}).hex()
+    assert initial.read_bytes() == learnt.read_bytes()
 
 
 # What needs a SuperLink

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from commands_kit import joined_shops, kill, pids_of
-from deployment_kit import wait_for
+from deployment_kit import as_toml, wait_for
 from hanse_common.config import DataSettings
 from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_server.app import read_settings
@@ -125,6 +126,34 @@ def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(
     assert [line["round"] for line in lines] == [1, 2, 3]
     assert {name: node.process.pid for name, node in shops.joined.items()} == pids
     assert all(node.process.poll() is None for node in shops.joined.values())
+    assert shops.audit()["ok"]
+
+
+def test_a_run_goes_on_with_new_weeks_from_what_an_earlier_one_trained(shops, first_run):
+    """Stores prepare the new weeks, the model starts where it was left, ledgers go on."""
+    before = {name: len(shops.charges(name)) for name in shops.stores}
+    people = {name: shops.store(name, "budget", "--format", "json").json for name in shops.stores}
+    settings = read_settings(first_run)
+    later = {k: v + timedelta(weeks=4) for k, v in settings.data.split.model_dump().items()}
+    moved = settings.with_changes({"data.split": later, "federation.rounds": 1})
+    path = shops.folder.path / "settings.toml"
+    path.write_text(as_toml(moved.model_dump(mode="json", exclude_none=True)))
+    shops.server("manifest", "sign", "--continue-from", "first")
+    terms = ("--manifest", shops.folder.manifest, "--settings", shops.folder.settings)
+    for name, node in shops.joined.items():
+        node.stop()
+        shops.store(name, "enrol", *terms)
+        shops.join(name)
+    shops.wait_until_online()
+    done = shops.server("run", "--name", "later", "--format", "json", timeout=500)
+    assert (done.json["state"], done.json["round"]) == ("finished", 1)
+    run = shops.run_dir("later")
+    assert (run / INITIAL).read_bytes() == (first_run / GLOBAL).read_bytes()
+    assert (run / GLOBAL).read_bytes() != (first_run / GLOBAL).read_bytes()
+    for name in shops.stores:
+        assert len(shops.charges(name)) > before[name]
+        now = shops.store(name, "budget", "--format", "json").json
+        assert now["spent"] > people[name]["spent"]
     assert shops.audit()["ok"]
 
 

@@ -18,6 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from hanse_common import bundle, errors
 from hanse_common.durable import write_durably
 from hanse_common.errors import (
@@ -31,15 +33,15 @@ from hanse_common.errors import (
     RunUnderway,
 )
 from hanse_common.federation import settings_digest
-from hanse_common.instructions import model_digest
+from hanse_common.instructions import NDArray, model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS, read_settings
-from hanse_server.checkpoint import latest_checkpoint, replace_arrays
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
 from hanse_server.deployment.control import Control, FlowerRun
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.terms import read_initial, signed_manifest
 from hanse_server.progress import FAILURE, read_failure
-from hanse_server.rounds import INITIAL
+from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stages import read_stages
 
 FLOWER = "flower.json"
@@ -207,6 +209,27 @@ def find(folder: FederationFolder, name: str | None) -> Path:
         f"there is no run {name!r}" if name else "there is no run yet",
         hint=f"there are {known}" if known else "`hanse server run` starts one",
     )
+
+
+def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
+    """Read what a finished run has trained, for a next run to start from.
+
+    Raises:
+        RunNotFound: There is no such run, or it has not finished.
+        RunDirectoryError: Its model cannot be read.
+    """
+    run_dir = find(folder, name)
+    path = run_dir / GLOBAL
+    if not path.exists():
+        raise RunNotFound(
+            f"run {name!r} has not finished", hint="go on with it: `hanse server resume --name`"
+        )
+    try:
+        return read_arrays(path)
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"cannot read {path}: {error}", hint="bring the file back, or name another run"
+        ) from error
 
 
 def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Path:

@@ -7,6 +7,7 @@ parameters that a run starts from as plain arrays.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.checkpoint import read_arrays
+from hanse_server.checkpoint import read_arrays, replace_arrays
 from hanse_server.deployment.admission import members
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.rounds import INITIAL
@@ -43,6 +44,7 @@ def sign_manifest(
     *,
     settings: Path | None = None,
     model: Path | None = None,
+    start: Mapping[str, NDArray] | None = None,
     now: int | None = None,
 ) -> Signed:
     """Write down the terms for all admitted stores, and sign them.
@@ -52,11 +54,14 @@ def sign_manifest(
         authority: The enrolment authority's key.
         settings: Run settings (TOML); as `federation.toml` says if unset.
         model: Folder with `initial.safetensors`; as `federation.toml` says if unset.
+        start: What the next run starts from in place of the folder's initial parameters, which
+            it replaces there: those of an earlier run (`running.trained`). The rest of the
+            model, which stores hold, stays as it is.
         now: Unix seconds; the clock's if unset.
 
     Raises:
         ConfigError: The key is another authority's, a setting is wrong, the model is not
-            there, or there are too few stores.
+            there, `start` is of another model, or there are too few stores.
         KeyFileError: The coordinator's key is missing, or readable by others.
         UnsafeTerms: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
@@ -68,8 +73,11 @@ def sign_manifest(
             hint="name the right one with --authority-key",
         )
     run = read_run_settings(settings or folder.resolve(folder.file.settings))
-    start = model or folder.resolve(folder.file.model)
-    arrays, base = read_initial(start), base_model_digest(start)
+    model = model or folder.resolve(folder.file.model)
+    arrays, base = read_initial(model), base_model_digest(model)
+    if start is not None:
+        _check_same_parameters(start, arrays)
+        arrays = dict(start)
     now = int(time.time()) if now is None else now
     stores, expired = [], []
     for member in members(folder):
@@ -92,6 +100,8 @@ def sign_manifest(
     check_noise(manifest)
     try:
         _keep_earlier(folder)
+        if start is not None:
+            replace_arrays(model / INITIAL, arrays)
         write_durably(folder.settings, run.model_dump_json(indent=2) + "\n")
         write_durably(folder.manifest, SignedManifest.sign(manifest, authority).encode())
     except OSError as error:
@@ -116,8 +126,7 @@ def read_run_settings(path: Path) -> RunSettings:
     if settings.continues is not None:
         raise ConfigError(
             "continues is what `hanse simulate --continue-from` writes",
-            hint="leave it out: a deployed federation goes on with the model that its next run "
-            "is given (docs/operators.md)",
+            hint="leave it out, and sign with `hanse server manifest sign --continue-from RUN`",
         )
     if not settings.secure:
         raise ConfigError(
@@ -141,6 +150,17 @@ def read_initial(model: Path) -> dict[str, NDArray]:
             f"cannot read the initial model {path}: {error}",
             hint="make it with `hanse model init`, and name its folder with --model",
         ) from error
+
+
+def _check_same_parameters(start: Mapping[str, NDArray], initial: Mapping[str, NDArray]) -> None:
+    shapes = [{name: each.shape for name, each in these.items()} for these in (start, initial)]
+    if shapes[0] != shapes[1]:
+        name = next(n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n))
+        raise ConfigError(
+            f"the earlier run trained another model: of {name!r} it has "
+            f"{shapes[0].get(name, 'nothing')}, the initial model {shapes[1].get(name, 'nothing')}",
+            hint="name the folder of the model that it started from with --model",
+        )
 
 
 def signed_manifest(folder: FederationFolder) -> Manifest:

@@ -9,11 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Read by Flower and Ray when they are imported.
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+from hanse_common.flower import QUIET
+
+# Read by Flower and Ray when they are imported; what the user has set stays.
+os.environ.update(
+    {
+        **QUIET,
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        **os.environ,
+    }
+)
 
 from hanse_common.config import ComputeSettings, RunSettings
 from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDirectoryError

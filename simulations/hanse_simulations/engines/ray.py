@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hanse_common.errors import FederationError, HanseError
+from hanse_common.flower import QUIET
 from hanse_simulations.engines.client import AnsweringClientApp, load_client_app
 from hanse_simulations.engines.workers import THREAD_VARIABLES, die_with
 
@@ -107,12 +108,12 @@ def simulate(
     from hanse_server.app import app as server_app
 
     # Imported long ago, perhaps, by something that did not set the variable.
-    telemetry.FLWR_TELEMETRY_ENABLED = "0"
+    telemetry.FLWR_TELEMETRY_ENABLED = QUIET["FLWR_TELEMETRY_ENABLED"]
     logging.getLogger("flwr").setLevel(logging.ERROR)
     variables = {
         **environment,
         **dict.fromkeys(THREAD_VARIABLES, "1"),
-        "FLWR_TELEMETRY_ENABLED": "0",
+        **QUIET,
         "PYTHONPATH": _import_path(),
     }
     cluster = bool(os.environ.get("RAY_ADDRESS"))
