@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from hanse_client.answering import answering
+from hanse_client.exchange.answering import answering
+from hanse_client.exchange.secure import Answer, SecureExchange
 from hanse_client.leaving import check_staying
 from hanse_client.node import Node, list_nodes
-from hanse_client.secure import Answer, SecureExchange
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, OutOfTurn, PrivacyError
 from hanse_common.instructions import MESSAGE, PROXIMAL_MU, ROUND, SPLIT, Instructions, Kind
@@ -40,7 +40,7 @@ def describe(message: Message, context: Context) -> Message:
 
     One that has left says that.
     """
-    from hanse_client.witness import Witness
+    from hanse_client.exchange.witness import Witness
 
     node = open_node(context)
     check_staying(node.folder, 0)
@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
     node, settings = open_node(context), _settings(message)
     if node.enrolment is not None:
         return _offer(message, node, settings, "train")
-    from hanse_client.train import train_round
+    from hanse_client.training.train import train_round
     from hanse_common.privacy.entry import Release
     from hanse_common.privacy.plan import PrivacyPlan
 
@@ -115,8 +115,8 @@ def unmask(message: Message, context: Context) -> Message:
 @app.train("alone", mods=_MODS)
 def alone(message: Message, context: Context) -> Message:
     """Train and judge a model of this store's own; nothing of it leaves the store."""
-    from hanse_client.evaluate import evaluate_round
-    from hanse_client.train import load_arrays, train_alone, trained_arrays
+    from hanse_client.figures.evaluate import evaluate_round
+    from hanse_client.training.train import load_arrays, train_alone, trained_arrays
 
     node, settings = open_node(context), _settings(message)
     model = base_model(node, settings)
@@ -136,7 +136,7 @@ def evaluate(message: Message, context: Context) -> Message:
     check_staying(node.folder, int(str(config[ROUND])))
     if node.enrolment is not None and node.enrolment.manifest.evaluation:
         return _offer(message, node, settings, "evaluate")
-    from hanse_client.evaluate import evaluate_round
+    from hanse_client.figures.evaluate import evaluate_round
 
     evaluate_round(
         node,
@@ -171,7 +171,7 @@ def open_node(context: Context) -> Node:
 
 
 def _offer(message: Message, node: Node, settings: RunSettings, kind: Kind) -> Message:
-    from hanse_client.offers import offer
+    from hanse_client.exchange.offers import offer
 
     if node.enrolment is None:
         raise OutOfTurn("this store is not enrolled in a federation")

@@ -19,8 +19,8 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import save
 
-from hanse_client.histories import item_class
-from hanse_client.train import trained_arrays
+from hanse_client.inputs.histories import item_class
+from hanse_client.training.train import trained_arrays
 from hanse_common.config import ModelSettings, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, DataError, DeploymentError

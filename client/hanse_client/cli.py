@@ -33,8 +33,8 @@ def check(
 
     Prints counts only, never a row or an id. Makes the store's pseudonym key if there is none.
     """
-    from hanse_client.ingest import ingest, summarise  # imported on use: polars
-    from hanse_client.store_config import load_store
+    from hanse_client.door.ingest import ingest, summarise  # imported on use: polars
+    from hanse_client.door.store_config import load_store
 
     config = load_store(store)
     counts = {"store": config.name, **summarise(ingest(config))}

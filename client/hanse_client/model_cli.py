@@ -55,8 +55,8 @@ def init(
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.base_model import make_base_model
-    from hanse_client.ingest import read_catalogue
-    from hanse_client.store_config import CatalogueSource, StoreConfig, load_catalogue
+    from hanse_client.door.ingest import read_catalogue
+    from hanse_client.door.store_config import CatalogueSource, StoreConfig, load_catalogue
     from hanse_common.config import RunSettings
 
     disable_progress_bar()

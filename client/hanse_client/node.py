@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from hanse_client.enrolment import Enrolment
-from hanse_client.histories import Histories
+from hanse_client.inputs.histories import Histories
 from hanse_common.config import Settings, parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.batches import Anchors, collate, rows_at_once
-from hanse_client.evaluate import FALL, RISE, Figures, judge, split_anchors
-from hanse_client.histories import Histories, days, run_split
+from hanse_client.figures.evaluate import FALL, RISE, Figures, judge, split_anchors
+from hanse_client.inputs.batches import Anchors, collate, rows_at_once
+from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
 from hanse_common.model import Batch, InterestConfig, Interests
 

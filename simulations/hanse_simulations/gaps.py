@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.evaluate import FALL, RISE, Figures
+from hanse_client.figures.evaluate import FALL, RISE, Figures
 from hanse_simulations.arms import EFFECTS, GAP
 from hanse_simulations.grouping import Grouping, Members, count
 from hanse_simulations.results import GroupFigure

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.batches import Anchors, collate, rows_at_once
-from hanse_client.histories import Histories
+from hanse_client.inputs.batches import Anchors, collate, rows_at_once
+from hanse_client.inputs.histories import Histories
 from hanse_common.model import InterestModel
 from hanse_simulations.results import InterestMap
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hanse_client.evaluate import Figures
-from hanse_client.histories import Histories, days, run_split
-from hanse_client.store_config import load_store
+from hanse_client.door.store_config import load_store
+from hanse_client.figures.evaluate import Figures
+from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
 from hanse_simulations.gaps import group_figures
 from hanse_simulations.grouping import groupings

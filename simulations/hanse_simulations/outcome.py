@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hanse_client.evaluate import Figures as InterestFigures
+from hanse_client.figures.evaluate import Figures as InterestFigures
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Figures

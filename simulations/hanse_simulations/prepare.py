@@ -14,11 +14,11 @@ import numpy as np
 import polars as pl
 
 from hanse_client.base_model import MAX_CLASSES, fresh_model, listed_classes
-from hanse_client.histories import Histories, item_class, prepare
-from hanse_client.ingest import Ingested, ingest
+from hanse_client.door.ingest import Ingested, ingest
+from hanse_client.door.store_config import load_store
+from hanse_client.inputs.histories import Histories, item_class, prepare
+from hanse_client.inputs.preparing import observed_from
 from hanse_client.node import NODE_FILE, NodeSettings
-from hanse_client.preparing import observed_from
-from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
 from hanse_common.errors import DataError
 from hanse_common.model.items import encode_texts

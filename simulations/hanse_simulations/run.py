@@ -17,10 +17,10 @@ from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.base_model import MAX_CLASSES
-from hanse_client.evaluate import Figures
-from hanse_client.histories import days, run_split
+from hanse_client.figures.evaluate import Figures
+from hanse_client.inputs.histories import days, run_split
 from hanse_client.node import list_nodes
-from hanse_client.train import check_size, load_arrays
+from hanse_client.training.train import check_size, load_arrays
 from hanse_client.using.card import gather, write_card
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted

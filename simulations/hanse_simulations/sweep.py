@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from hanse_client.evaluate import Figures
-from hanse_client.histories import Histories
+from hanse_client.figures.evaluate import Figures
+from hanse_client.inputs.histories import Histories
 from hanse_common.config import RunSettings
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.arm_folder import ArmFolder

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from hanse_client.tasks import task_of
-from hanse_client.train import trained_arrays
+from hanse_client.training.train import trained_arrays
 from hanse_common.config import RunSettings
 from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
 from hanse_server.rounds import INITIAL

@@ -21,9 +21,9 @@ from flwr.common.serde import message_to_proto
 
 from apps.local_grid import LocalGrid
 from hanse_client import app as client_app
+from hanse_client.exchange.secure import Waiting
 from hanse_client.node import Node, list_nodes
-from hanse_client.secure import Waiting
-from hanse_client.train import trained_arrays
+from hanse_client.training.train import trained_arrays
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import ATTEMPT, LOG, MESSAGE, PROOFS, RUN, Instructions
@@ -276,10 +276,10 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the store began to work")
 
     for place in (
-        "hanse_client.train.train_round",
-        "hanse_client.evaluate.evaluate_round",
-        "hanse_client.vector.training_vector",
-        "hanse_client.vector.evaluation_vector",
+        "hanse_client.training.train.train_round",
+        "hanse_client.figures.evaluate.evaluate_round",
+        "hanse_client.exchange.vector.training_vector",
+        "hanse_client.exchange.vector.evaluation_vector",
     ):
         monkeypatch.setattr(place, fail)
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hanse_client.batches import Anchors, collate
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.histories import days
+from hanse_client.figures.evaluate import Figures, evaluate_histories
+from hanse_client.inputs.batches import Anchors, collate
+from hanse_client.inputs.histories import days
 from hanse_client.model_cli import app
 from hanse_client.node import NODE_FILE, Node
 from hanse_common.errors import (

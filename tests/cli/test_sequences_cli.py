@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.sequences import Sequences
+from hanse_client.inputs.sequences import Sequences
 from hanse_common.errors import ConfigError
 from hanse_common.model.sequence import SequenceModel
 from hanse_simulations.recipes import sequences

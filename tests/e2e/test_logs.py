@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from hanse_client.sources import read_source
-from hanse_client.store_config import load_store
+from hanse_client.door.sources import read_source
+from hanse_client.door.store_config import load_store
 from hanse_common import logs
 from hanse_common.errors import BudgetSpent, DataError, WeakKey
 from hanse_server.rounds import run_rounds
@@ -53,7 +53,7 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
         with pytest.MonkeyPatch.context() as patch:
             if store == failing and message.metadata.message_type == "train" and not told:
                 told.append(store)
-                patch.setattr("hanse_client.train.training_data", _quoting)
+                patch.setattr("hanse_client.training.train.training_data", _quoting)
             yield
 
     federation.faults.around = around
@@ -64,7 +64,10 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
     failed = [line for line in found if line.get("error_code") == "data"]
     assert {line["store"] for line in failed} == {failing}
     # Once at the store, once at the coordinator.
-    assert {line["logger"] for line in failed} == {"hanse_client.answering", "hanse_server.stages"}
+    assert {line["logger"] for line in failed} == {
+        "hanse_client.exchange.answering",
+        "hanse_server.stages",
+    }
     for line in found:
         assert ALWAYS <= set(line) <= ALWAYS | set(logs.FIELDS), line
 

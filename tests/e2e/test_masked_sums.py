@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from hanse_client.evaluate import Figures
-from hanse_client.vector import Trained, evaluation_vector, training_vector
+from hanse_client.exchange.vector import Trained, evaluation_vector, training_vector
+from hanse_client.figures.evaluate import Figures
 from hanse_common.errors import PrivacyError
 from hanse_common.instructions import EVALUATION_NAMES, STATISTICS_NAMES, flatten
 from hanse_common.privacy.accounting import epsilon
@@ -24,7 +24,7 @@ DRAWS = 1500
 
 def test_without_privacy_the_sums_are_the_stores_own_figures(found_federation, monkeypatch):
     federation = found_federation(OPEN)
-    from hanse_client import vector
+    from hanse_client.exchange import vector
 
     trained = {}
     real = vector.training_vector

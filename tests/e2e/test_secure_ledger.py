@@ -108,7 +108,7 @@ def test_a_spent_budget_is_refused_in_every_run_before_training_and_written_down
     def work(*_, **__):
         raise AssertionError("the store began to work")
 
-    monkeypatch.setattr("hanse_client.train.train_round", work)
+    monkeypatch.setattr("hanse_client.training.train.train_round", work)
     before = kinds(spent)
     for run in (2, 3):
         reply = spent.tell(STORE, run=run)
@@ -157,7 +157,7 @@ def test_a_restored_older_ledger_stops_all_work_of_an_enrolled_store(federation,
     older = path.read_bytes()
     ByHand(federation, run=2).upto("mask")
     path.write_bytes(older)
-    monkeypatch.setattr("hanse_client.train.train_round", None)
+    monkeypatch.setattr("hanse_client.training.train.train_round", None)
     reply = federation.tell(STORE, run=3)
     assert reply.error.reason.startswith("[ledger-went-back] ")
     assert len(masked(federation)) == 2

@@ -40,8 +40,12 @@ def lose_reply(faults, stage, stores):
 def crash(faults, stage, stores):
     """Let the stores fail within that stage, with a customer's name in the exception."""
     owner, name = {
-        "hello": ("hanse_client.offers", "offer"),
-        **{s: ("hanse_client.secure", f"SecureExchange.{s}") for s in STAGES if s != "hello"},
+        "hello": ("hanse_client.exchange.offers", "offer"),
+        **{
+            s: ("hanse_client.exchange.secure", f"SecureExchange.{s}")
+            for s in STAGES
+            if s != "hello"
+        },
     }[stage]
 
     @contextlib.contextmanager

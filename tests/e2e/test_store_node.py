@@ -16,7 +16,7 @@ from hanse_client.operate.cli import app
 from hanse_client.operate.doctor import examine
 from hanse_client.operate.folder import StoreFolder, make_node_key
 from hanse_client.operate.joining import prepare
-from hanse_client.train import trained_arrays
+from hanse_client.training.train import trained_arrays
 from hanse_common.errors import (
     ExpiredCertificate,
     NotAdmitted,

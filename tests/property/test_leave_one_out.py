@@ -5,8 +5,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hanse_client.ranks import judge
-from hanse_client.sequences import Sequences
+from hanse_client.figures.ranks import judge
+from hanse_client.inputs.sequences import Sequences
 from hanse_client.tasks.next_item import NextItemTask
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings
 from hanse_common.model.config import SequenceConfig

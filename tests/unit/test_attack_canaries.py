@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from hanse_client import train, vector
-from hanse_client.clipping import customer_clipper
-from hanse_client.histories import days
-from hanse_client.train import train_round, trained_arrays
+from hanse_client.exchange import vector
+from hanse_client.inputs.histories import days
+from hanse_client.training import train
+from hanse_client.training.clipping import customer_clipper
+from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.errors import ConfigError
 from hanse_common.federation import honest_survivors, manifest_for
 from hanse_common.instructions import NOISE_ONLY, flatten

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from hanse_client.batches import Anchors, collate, training_anchors
-from hanse_client.clipping import check_exactness, customer_clipper
-from hanse_client.histories import days
+from hanse_client.inputs.batches import Anchors, collate, training_anchors
+from hanse_client.inputs.histories import days
+from hanse_client.training.clipping import check_exactness, customer_clipper
 from hanse_client.using.int8 import to_int8
 from hanse_common.errors import ConfigError
 from hanse_common.model import InterestConfig, InterestModel, customer_losses

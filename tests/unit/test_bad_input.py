@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 import torch
 
-from hanse_client.batches import collate, evaluation_anchors, training_anchors
-from hanse_client.histories import Histories, prepare, unranked
-from hanse_client.ingest import Ingested, ingest
-from hanse_client.store_config import load_store
+from hanse_client.door.ingest import Ingested, ingest
+from hanse_client.door.store_config import load_store
+from hanse_client.inputs.batches import collate, evaluation_anchors, training_anchors
+from hanse_client.inputs.histories import Histories, prepare, unranked
 from hanse_common.model import InterestConfig, InterestModel
 
 NOW = datetime(2018, 1, 1)

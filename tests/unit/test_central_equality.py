@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.batches import Anchors, training_anchors
-from hanse_client.histories import Histories, days
+from hanse_client.inputs.batches import Anchors, training_anchors
+from hanse_client.inputs.histories import Histories, days
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import interest
-from hanse_client.train import train_round, trained_arrays
+from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel
 from hanse_simulations.arm_folder import ArmFolder

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hanse_client.batches import collate, training_anchors
-from hanse_client.clipping import check_exactness, customer_clipper, per_customer_gradients
-from hanse_client.histories import days
+from hanse_client.inputs.batches import collate, training_anchors
+from hanse_client.inputs.histories import days
+from hanse_client.training.clipping import check_exactness, customer_clipper, per_customer_gradients
 from hanse_common.errors import InexactClipping
 from hanse_common.model import InterestModel, customer_losses
 

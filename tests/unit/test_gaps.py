@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from figures_kit import figures
-from hanse_client.evaluate import Figures
-from hanse_client.histories import Histories
+from hanse_client.figures.evaluate import Figures
+from hanse_client.inputs.histories import Histories
 from hanse_common.metrics import auc
 from hanse_simulations.arms import GAP
 from hanse_simulations.gaps import group_figures, weighted_auc

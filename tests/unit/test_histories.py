@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 import torch
 
-from hanse_client.batches import Anchors, collate, evaluation_anchors, training_anchors
-from hanse_client.histories import Histories, days, item_class, prepare
-from hanse_client.ingest import Ingested
+from hanse_client.door.ingest import Ingested
+from hanse_client.inputs.batches import Anchors, collate, evaluation_anchors, training_anchors
+from hanse_client.inputs.histories import Histories, days, item_class, prepare
 from hanse_common.errors import DataError, EmptyStore
 from hanse_common.events import conform_catalogue, conform_events
 from hanse_common.model import InterestConfig

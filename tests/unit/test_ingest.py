@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hanse_client.ingest import Ingested, ingest, summarise
-from hanse_client.pseudonyms import load_or_make_key, pseudonymise
-from hanse_client.store_config import load_store
+from hanse_client.door.ingest import Ingested, ingest, summarise
+from hanse_client.door.pseudonyms import load_or_make_key, pseudonymise
+from hanse_client.door.store_config import load_store
 from hanse_common.errors import ConfigError
 from hanse_common.events import CATALOGUE_COLUMNS, EVENT_COLUMNS
 

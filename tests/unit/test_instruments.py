@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from figures_kit import figures
-from hanse_client.evaluate import FALL, RISE, STAY
+from hanse_client.figures.evaluate import FALL, RISE, STAY
 from hanse_common.model import InterestModel
 from hanse_simulations.instruments import best_threshold, calibration, instruments
 from hanse_simulations.interest_map import interest_map

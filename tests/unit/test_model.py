@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from hanse_client.batches import collate
-from hanse_client.evaluate import evaluate_histories, split_anchors
+from hanse_client.figures.evaluate import evaluate_histories, split_anchors
+from hanse_client.inputs.batches import collate
 from hanse_common.errors import ConfigError
 from hanse_common.model import InterestConfig, InterestModel, customer_losses
 from hanse_common.model.heads import outlook_bounds

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.batches import collate, evaluation_anchors, training_anchors
-from hanse_client.clipping import check_exactness
-from hanse_client.histories import FACTS, Histories
+from hanse_client.inputs.batches import collate, evaluation_anchors, training_anchors
+from hanse_client.inputs.histories import FACTS, Histories
+from hanse_client.training.clipping import check_exactness
 from hanse_common.model import InterestConfig, InterestModel, customer_losses
 from hanse_common.model.heads import feature_count, interest_features
 

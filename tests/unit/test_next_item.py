@@ -8,11 +8,11 @@ import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
 
-from hanse_client.clipping import check_exactness, customer_clipper
+from hanse_client.inputs.sequences import Sequences
 from hanse_client.node import Node
-from hanse_client.sequences import Sequences
 from hanse_client.tasks import task_of
-from hanse_client.train import check_size, train_alone, train_round, trained_arrays
+from hanse_client.training.clipping import check_exactness, customer_clipper
+from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
 from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.federation import settings_digest

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from hanse_client.vector import skellam_noise
+from hanse_client.exchange.vector import skellam_noise
 from hanse_common.errors import NoiseMissing
 from hanse_server.noise import NoiseMonitor
 

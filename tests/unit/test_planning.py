@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.vector import skellam_noise
+from hanse_client.exchange.vector import skellam_noise
 from hanse_common import trainable
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, PrivacyError

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from hanse_client.base_model import fresh_model
-from hanse_client.histories import Histories
+from hanse_client.inputs.histories import Histories
 from hanse_client.model_cli import app
 from hanse_client.pretraining import public_data
 from hanse_client.pretraining.objective import Contents, rows_of

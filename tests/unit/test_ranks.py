@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hanse_client.ranks import Ranks, judge, rank_of
-from hanse_client.sequences import Sequences
+from hanse_client.figures.ranks import Ranks, judge, rank_of
+from hanse_client.inputs.sequences import Sequences
 from hanse_simulations.sequences.baselines import markov, popularity
 
 

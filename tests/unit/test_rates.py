@@ -9,11 +9,11 @@ from scipy.stats import poisson
 from sklearn.metrics import average_precision_score
 from tests.unit.test_surprise import made
 
-from hanse_client.batches import Anchors, collate
-from hanse_client.demand import came, demand
-from hanse_client.evaluate import split_anchors
-from hanse_client.foresight import ALL_CLASSES, BOUGHT_BEFORE, foresee
-from hanse_client.histories import days
+from hanse_client.figures.evaluate import split_anchors
+from hanse_client.inputs.batches import Anchors, collate
+from hanse_client.inputs.histories import days
+from hanse_client.insight.demand import came, demand
+from hanse_client.insight.foresight import ALL_CLASSES, BOUGHT_BEFORE, foresee
 from hanse_common.errors import ModelTooOld
 from hanse_common.metrics import average_precision, calibration_error
 from hanse_common.model import InterestConfig, InterestModel

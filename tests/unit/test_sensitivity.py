@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client import train
-from hanse_client.batches import Anchors, training_anchors
-from hanse_client.evaluate import evaluate_round
-from hanse_client.histories import Histories, days
+from hanse_client.figures.evaluate import evaluate_round
+from hanse_client.inputs.batches import Anchors, training_anchors
+from hanse_client.inputs.histories import Histories, days
 from hanse_client.node import Node
 from hanse_client.tasks import interest
-from hanse_client.train import train_round, trained_arrays
+from hanse_client.training import train
+from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.federation import manifest_for
 from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.histories import FACTS, Histories
-from hanse_client.moments import views
-from hanse_client.occasions import basket_counts, each_day, each_visit, left_in_cart
-from hanse_client.surprise import (
+from hanse_client.inputs.histories import FACTS, Histories
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import basket_counts, each_day, each_visit, left_in_cart
+from hanse_client.insight.surprise import (
     Shop,
     forecast_by,
     log_likelihood_ratio,

@@ -7,8 +7,8 @@ import pytest
 from tests.unit.test_surprise import made
 from typer.testing import CliRunner
 
+from hanse_client.inputs.occasions import basket_counts, each_day, left_in_cart
 from hanse_client.node import Node, list_nodes
-from hanse_client.occasions import basket_counts, each_day, left_in_cart
 from hanse_simulations.tasks.inject import bursts, cart_bursts, hijacked
 
 PATTERNS = [bursts, hijacked, cart_bursts]

@@ -9,7 +9,7 @@ from torch import nn
 
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import InterestTask
-from hanse_client.train import train_alone, train_round, trained_arrays
+from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.errors import ConfigError, InexactClipping
 from hanse_common.federation import settings_digest
@@ -67,7 +67,9 @@ def another(small_node, monkeypatch):
     """A node whose settings name a task of this file, and a model for it."""
 
     def make(task, **changes):
-        monkeypatch.setattr("hanse_client.train.task_of", lambda name: {"visits": task}[name])
+        monkeypatch.setattr(
+            "hanse_client.training.train.task_of", lambda name: {"visits": task}[name]
+        )
         node, settings = small_node
         settings = settings.with_changes(changes).model_copy(update={"task": "visits"})
         torch.manual_seed(0)

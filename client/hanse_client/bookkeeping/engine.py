@@ -70,7 +70,7 @@ class BookKeeping:
         A layer run several times in a pass counts with all its runs together.
         A layer without trained parameters that mixes customers (batch normalisation) is not
         noticed here, nor is an input whose first dimension only happens to be as long as the
-        batch; `hanse_client.clipping` compares with one-by-one passes on real data.
+        batch; `hanse_client.training.clipping` compares with one-by-one passes on real data.
         Checkpointed activations and nested clippers are refused.
     """
 

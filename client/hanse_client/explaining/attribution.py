@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanse_client.batches import Anchors, Floats, Ints, collate
-from hanse_client.histories import Histories
+from hanse_client.inputs.batches import Anchors, Floats, Ints, collate
+from hanse_client.inputs.histories import Histories
 from hanse_common.errors import MissingDependency
 from hanse_common.model import Batch, InterestModel, Interests
 from hanse_common.model.heads import VISIT_WINDOWS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hanse_client.explaining.attribution import STEPS, Attribution
-from hanse_client.histories import EPOCH
+from hanse_client.inputs.histories import EPOCH
 from hanse_client.using.asking import said
 from hanse_client.using.opening import OpenStore, Trained
 from hanse_common.pages import page_environment

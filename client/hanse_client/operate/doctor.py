@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hanse_client.door.store_config import load_store
 from hanse_client.enrolment import Enrolment
+from hanse_client.inputs.preparing import Preparation
 from hanse_client.operate import pin
 from hanse_client.operate.folder import CUSTOMER_KEY, NEXT, StoreFolder, load_node_key
 from hanse_client.operate.handshake import Handshake, handshake
 from hanse_client.operate.spending import budget_row
-from hanse_client.preparing import Preparation
-from hanse_client.store_config import load_store
 from hanse_common.errors import HanseError, StoreNotReady
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.ledger import Ledger
@@ -80,7 +80,7 @@ def examine(folder: StoreFolder) -> list[Finding]:
 
 
 def _data(folder: StoreFolder) -> Finding:
-    from hanse_client.ingest import ingest
+    from hanse_client.door.ingest import ingest
 
     store = load_store(folder.store_toml)
     data = ingest(store)
@@ -224,7 +224,7 @@ def _budget(folder: StoreFolder) -> Finding:
 
 
 def _round_log(folder: StoreFolder) -> Finding:
-    from hanse_client.witness import Witness
+    from hanse_client.exchange.witness import Witness
 
     enrolment = folder.membership()
     if enrolment.manifest.log_key is None:

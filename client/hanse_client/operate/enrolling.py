@@ -281,7 +281,7 @@ def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.tasks import task_of
-    from hanse_client.train import trained_arrays
+    from hanse_client.training.train import trained_arrays
 
     task = task_of(settings.task)
     disable_progress_bar()

@@ -172,7 +172,7 @@ def create(folder: StoreFolder, name: str) -> None:
         KeyFileError: One of the files is there already; nothing is overwritten.
         DataError: The folder cannot be written.
     """
-    from hanse_client.pseudonyms import load_or_make_key  # imported on use: polars
+    from hanse_client.door.pseudonyms import load_or_make_key  # imported on use: polars
 
     check_store_id(name)
     places = (

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from hanse_client.door.store_config import load_store
+from hanse_client.inputs.preparing import Preparation, prepare_store
 from hanse_client.operate.folder import StoreFolder, load_node_key
-from hanse_client.preparing import Preparation, prepare_store
-from hanse_client.store_config import load_store
 from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
 from hanse_common.flower import QUIET

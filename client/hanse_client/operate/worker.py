@@ -22,7 +22,12 @@ from hanse_client.node import Node
 from hanse_common import logs
 from hanse_common.errors import HanseError, public_reason
 
-HEAVY = ("hanse_client.app", "hanse_client.offers", "hanse_client.train", "hanse_client.evaluate")
+HEAVY = (
+    "hanse_client.app",
+    "hanse_client.exchange.offers",
+    "hanse_client.training.train",
+    "hanse_client.figures.evaluate",
+)
 """Imported once, before the first message: torch, transformers and Opacus come with them."""
 _SAFE_PATH = "PYTHONSAFEPATH"
 

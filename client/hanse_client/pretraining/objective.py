@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hanse_client.histories import Histories
+from hanse_client.inputs.histories import Histories
 from hanse_common.model.backbone import VisitEncoder
 
 Objective = Literal["causal", "masked"]

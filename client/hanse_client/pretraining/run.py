@@ -20,7 +20,7 @@ import polars as pl
 import torch
 
 from hanse_client.base_model import fresh_model
-from hanse_client.histories import Histories, item_class, prepare
+from hanse_client.inputs.histories import Histories, item_class, prepare
 from hanse_client.pretraining.card import write_card
 from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_of
 from hanse_client.pretraining.public_data import PublicData

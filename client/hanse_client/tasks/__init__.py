@@ -2,7 +2,7 @@
 
 A run's settings name one (`task`), and a module here knows its model, its data and its
 figures. A task comes with no privacy code: it says what a customer's loss is, and the round
-(`hanse_client.train`) clips, adds up and noises.
+(`hanse_client.training.train`) clips, adds up and noises.
 
 >>> task_of("interest").name
 'interest'

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hanse_client.campaign_offers import Offers
-from hanse_client.conversions import Conversions
-from hanse_client.histories import days, run_split
+from hanse_client.figures.conversions import Conversions
+from hanse_client.inputs.campaign_offers import Offers
+from hanse_client.inputs.histories import days, run_split
 from hanse_client.node import Node
 from hanse_client.tasks.base import Ints
 from hanse_common.config import RunSettings

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanse_client.batches import Anchors, collate, rows_at_once, training_anchors
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.histories import Histories, days, run_split
+from hanse_client.figures.evaluate import Figures, evaluate_histories
+from hanse_client.inputs.batches import Anchors, collate, rows_at_once, training_anchors
+from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_client.node import Node
 from hanse_client.tasks.base import Ints
 from hanse_common.config import RunSettings
@@ -67,7 +67,7 @@ class InterestTask:
         return rows_at_once(model.config)
 
     def collate(self, data: Histories, draw: Anchors, model: InterestModel) -> Batch:
-        """See `hanse_client.batches.collate`."""
+        """See `hanse_client.inputs.batches.collate`."""
         return collate(data, draw, model.config)
 
     def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
@@ -90,5 +90,5 @@ class InterestTask:
     def evaluate(
         self, data: Histories, model: InterestModel, settings: RunSettings, split: str
     ) -> Figures:
-        """See `hanse_client.evaluate.evaluate_histories`."""
+        """See `hanse_client.figures.evaluate.evaluate_histories`."""
         return evaluate_histories(data, model, settings, split)

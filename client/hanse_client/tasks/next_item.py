@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hanse_client.figures.ranks import Past, Ranks, judge
+from hanse_client.inputs.sequences import HELD_OUT, Sequences
 from hanse_client.node import Node
-from hanse_client.ranks import Past, Ranks, judge
-from hanse_client.sequences import HELD_OUT, Sequences
 from hanse_client.tasks.base import Ints
 from hanse_common.config import NextItemSettings, RunSettings
 from hanse_common.model.sequence import NOTHING, SequenceModel

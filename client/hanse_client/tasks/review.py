@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hanse_client.figures.verdicts import Verdicts
+from hanse_client.inputs.reviews import PARTS, TRAIN, Reviews
 from hanse_client.node import Node
-from hanse_client.reviews import PARTS, TRAIN, Reviews
 from hanse_client.tasks.base import Ints
-from hanse_client.verdicts import Verdicts
 from hanse_common.config import RunSettings
 from hanse_common.model.review import ReviewModel, load_review_model
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.batches import Anchors, collate, rows_at_once
-from hanse_client.histories import EPOCH, Histories, days
+from hanse_client.inputs.batches import Anchors, collate, rows_at_once
+from hanse_client.inputs.histories import EPOCH, Histories, days
 from hanse_client.using.choices import Candidates, When
 from hanse_client.using.opening import OpenStore
 from hanse_common.config import RunSettings

@@ -67,7 +67,7 @@ def predict(
     FILE.demand the shop's expected visits by class and horizon.
     """
     # Imported on use: polars, torch, transformers.
-    from hanse_client.demand import demand as demand_of
+    from hanse_client.insight.demand import demand as demand_of
     from hanse_client.using.asking import ask, known, moment_of
     from hanse_client.using.files import beside, check_output, write_table
     from hanse_client.using.protocol import (

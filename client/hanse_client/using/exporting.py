@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from hanse_client.train import load_arrays
+from hanse_client.training.train import load_arrays
 from hanse_client.using.opening import SETTINGS, WEIGHTS, open_model
 from hanse_common.errors import ConfigError, ModelNotFound
 

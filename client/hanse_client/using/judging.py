@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.foresight import Foresight, first_day, foresee
+from hanse_client.figures.evaluate import Figures, evaluate_histories
+from hanse_client.insight.foresight import Foresight, first_day, foresee
 from hanse_client.using.choices import Split
 from hanse_client.using.opening import Trained, open_store, run_settings
 from hanse_common.errors import ConfigError, EmptyStore

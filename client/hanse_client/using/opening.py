@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from hanse_client.histories import Histories, item_class, prepare
-from hanse_client.ingest import ingest
+from hanse_client.door.ingest import ingest
+from hanse_client.door.store_config import load_store
+from hanse_client.inputs.histories import Histories, item_class, prepare
+from hanse_client.inputs.preparing import observed_from
 from hanse_client.node import NODE_FILE, Node
-from hanse_client.preparing import observed_from
-from hanse_client.store_config import load_store
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
 from hanse_common.model import InterestConfig, InterestModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hanse_client.demand import COVERAGE, Demand
+from hanse_client.insight.demand import COVERAGE, Demand
 from hanse_client.using.asking import said
 from hanse_client.using.choices import Candidates, When
 from hanse_client.using.opening import OpenStore, Trained

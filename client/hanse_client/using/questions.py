@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field, model_validator
 
-from hanse_client.histories import Histories, days
+from hanse_client.inputs.histories import Histories, days
 from hanse_client.using.opening import OpenStore
 from hanse_client.using.tables import classes_of
 from hanse_common.config import Settings

@@ -23,7 +23,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from hanse_client.histories import Histories
+from hanse_client.inputs.histories import Histories
 from hanse_client.using.asking import ask_all, moment_of, ranked
 from hanse_client.using.batching import Batcher
 from hanse_client.using.choices import Candidates, When

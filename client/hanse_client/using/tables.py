@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hanse_client.demand import Demand
-from hanse_client.histories import item_class
+from hanse_client.inputs.histories import item_class
+from hanse_client.insight.demand import Demand
 from hanse_client.using.asking import Answers, ranked
 from hanse_client.using.choices import Candidates
 from hanse_client.using.opening import OpenStore

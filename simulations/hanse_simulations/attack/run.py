@@ -18,7 +18,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.histories import days
+from hanse_client.inputs.histories import days
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
 from hanse_common.model import InterestModel

@@ -30,13 +30,14 @@ from pydantic import Field
 from torch import nn
 
 from hanse_client import app as production
-from hanse_client import train, vector
+from hanse_client.exchange import vector
+from hanse_client.exchange.vector import Trained
+from hanse_client.inputs.npz import load_npz, save_npz
 from hanse_client.node import Node
-from hanse_client.npz import load_npz, save_npz
-from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Task
-from hanse_client.vector import Trained
+from hanse_client.training import train
+from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_common.config import RunSettings, Settings, parse_settings
 from hanse_common.instructions import flatten
 from hanse_common.manifest import Manifest
@@ -144,7 +145,7 @@ class _Attack:
         return trained
 
     def customer_clipper(self, model: nn.Module, max_grad_norm: float) -> CanaryClipper:
-        """As `hanse_client.clipping.customer_clipper`, with canaries."""
+        """As `hanse_client.training.clipping.customer_clipper`, with canaries."""
         model.train()
         self._clipper = CanaryClipper(
             model,

@@ -19,9 +19,9 @@ from statistics import fmean, pstdev
 
 from rich.table import Table
 
-from hanse_client.evaluate import Figures, evaluate_histories
-from hanse_client.histories import Histories
-from hanse_client.train import load_arrays
+from hanse_client.figures.evaluate import Figures, evaluate_histories
+from hanse_client.inputs.histories import Histories
+from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import epsilon

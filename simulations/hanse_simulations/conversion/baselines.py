@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.campaign_offers import Offers
-from hanse_client.conversions import Conversions
-from hanse_client.offering import NAMES, USUAL_RATE
+from hanse_client.figures.conversions import Conversions
+from hanse_client.inputs.campaign_offers import Offers
+from hanse_client.inputs.offering import NAMES, USUAL_RATE
 from hanse_client.tasks.conversion import ConversionTask, held_out, judged
 from hanse_common.config import RunSettings
 from hanse_common.model.conversion import ConversionModel

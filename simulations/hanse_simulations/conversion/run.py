@@ -15,9 +15,9 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from hanse_client.campaign_offers import Offers
-from hanse_client.histories import run_split
-from hanse_client.offering import NAMES, USUAL_RATE
+from hanse_client.inputs.campaign_offers import Offers
+from hanse_client.inputs.histories import run_split
+from hanse_client.inputs.offering import NAMES, USUAL_RATE
 from hanse_client.tasks.conversion import ConversionTask, held_out
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError

@@ -25,7 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.base import Ints, StoreData
-from hanse_client.train import check_size, load_arrays
+from hanse_client.training.train import check_size, load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 from hanse_common.privacy.plan import PrivacyPlan

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.ranks import Past, Ranks, judge
-from hanse_client.sequences import Sequences
+from hanse_client.figures.ranks import Past, Ranks, judge
+from hanse_client.inputs.sequences import Sequences
 
 
 def popularity(known: Sequences, data: Sequences, split: str) -> Ranks:

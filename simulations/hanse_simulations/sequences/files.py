@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from hanse_client.sequences import Sequences
+from hanse_client.inputs.sequences import Sequences
 from hanse_common.errors import DataError
 
 _COLUMNS = {"user_id": "token", "item_id": "token", "timestamp": "float"}

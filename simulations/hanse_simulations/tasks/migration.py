@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from hanse_client.batches import Floats, Ints
-from hanse_client.histories import Histories
-from hanse_client.migration import leaders, migrations
-from hanse_client.moments import views
-from hanse_client.occasions import visits_ahead
+from hanse_client.inputs.batches import Floats, Ints
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import visits_ahead
+from hanse_client.insight.migration import leaders, migrations
 from hanse_common.model import InterestConfig, InterestModel
 from hanse_simulations.tasks.inject import Mask
 from hanse_simulations.tasks.rows import Row

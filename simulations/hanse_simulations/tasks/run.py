@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.histories import Histories, days, run_split
+from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_client.node import Node, list_nodes
 from hanse_common.errors import RunNotFound
 from hanse_common.model import InterestModel

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hanse_client.batches import Floats
-from hanse_client.demand import Demand, came, demand
-from hanse_client.histories import Histories
-from hanse_client.occasions import visits_ahead
+from hanse_client.inputs.batches import Floats
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.occasions import visits_ahead
+from hanse_client.insight.demand import Demand, came, demand
 from hanse_common.model import InterestModel
 from hanse_common.model.heads import outlook_bounds
 from hanse_simulations.tasks.rows import Row

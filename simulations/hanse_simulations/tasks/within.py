@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.batches import Floats
-from hanse_client.foresight import BOUGHT_BEFORE, Foresight, foresee, judged
-from hanse_client.histories import Histories
-from hanse_client.moments import views
-from hanse_client.occasions import visits_ahead
+from hanse_client.inputs.batches import Floats
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import visits_ahead
+from hanse_client.insight.foresight import BOUGHT_BEFORE, Foresight, foresee, judged
 from hanse_common.model import InterestConfig, InterestModel
 from hanse_simulations.baselines import simple_features
 from hanse_simulations.tasks.rows import Row

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.batches import Floats, Ints
-from hanse_client.histories import FACTS, Histories
+from hanse_client.inputs.batches import Floats, Ints
+from hanse_client.inputs.histories import FACTS, Histories
 
 _ITEMS = FACTS.index("log_items")
 _CART, _PURCHASE = (FACTS.index(f"share_{kind}") for kind in ("cart", "purchase"))

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.npz import concatenated, load_npz, save_npz
-from hanse_client.sequences import HELD_OUT, Sequences
+from hanse_client.inputs.npz import concatenated, load_npz, save_npz
+from hanse_client.inputs.sequences import HELD_OUT, Sequences
 from hanse_common.metrics import TOP
 
 Ints = npt.NDArray[np.int64]

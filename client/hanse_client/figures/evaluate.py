@@ -12,14 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from hanse_client.batches import Anchors, collate, evaluation_anchors, rows_at_once
-from hanse_client.by_customer import customers_and_means
-from hanse_client.histories import Histories, days, run_split
+from hanse_client.inputs.batches import Anchors, collate, evaluation_anchors, rows_at_once
+from hanse_client.inputs.by_customer import customers_and_means
+from hanse_client.inputs.histories import Histories, days, run_split
+from hanse_client.inputs.npz import concatenated, load_npz, save_npz
 from hanse_client.node import Node
-from hanse_client.npz import concatenated, load_npz, save_npz
 from hanse_client.tasks import base as tasks
 from hanse_client.tasks import task_of
-from hanse_client.train import load_arrays
+from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.metrics import TOP, auc, ranking_metrics
 from hanse_common.model import Batch, InterestModel

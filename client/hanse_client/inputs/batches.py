@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.histories import Histories
+from hanse_client.inputs.histories import Histories
 from hanse_common.model import Batch, InterestConfig, Interests
 from hanse_common.model.backbone import UNSEEN
 from hanse_common.model.heads import VISIT_WINDOWS, has_interest, outlook_bounds

@@ -2,11 +2,11 @@ r"""The door of a store: raw rows in, canonical events under pseudonyms out.
 
 Every row of the source is either kept or counted under the first reason that it was
 rejected for, so that `rows_read == events.height + sum(rejects.values())`. Customer and
-basket ids become pseudonyms (`hanse_client.pseudonyms`); nothing behind sees a raw one.
+basket ids become pseudonyms (`hanse_client.door.pseudonyms`); nothing behind sees a raw one.
 
 >>> import tempfile
 >>> from pathlib import Path
->>> from hanse_client.store_config import load_store
+>>> from hanse_client.door.store_config import load_store
 >>> with tempfile.TemporaryDirectory() as folder:
 ...     store = Path(folder, "store.toml")
 ...     _ = Path(folder, "sales.csv").write_text(
@@ -30,9 +30,9 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from hanse_client.casts import as_id, as_number, as_text, as_timestamp, present
-from hanse_client.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
-from hanse_client.sources import read_source
+from hanse_client.door.casts import as_id, as_number, as_text, as_timestamp, present
+from hanse_client.door.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
+from hanse_client.door.sources import read_source
 from hanse_common.errors import DataError, EmptyStore, UnknownIds
 from hanse_common.events import (
     EVENT_DEFAULTS,
@@ -45,7 +45,7 @@ from hanse_common.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hanse_client.store_config import CatalogueSource, EventsSource, Source, StoreConfig
+    from hanse_client.door.store_config import CatalogueSource, EventsSource, Source, StoreConfig
 
 _UNKNOWN_ITEM = "unknown item_id"
 _REPEATED_ITEM = "repeated item"

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from hanse_client.campaign_offers import Offers
+from hanse_client.inputs.campaign_offers import Offers
 
 KINDS: Final = ("A", "B", "C")
 WINDOWS: Final = (28, 84)

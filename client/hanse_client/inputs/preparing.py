@@ -14,13 +14,13 @@ from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse_client.histories import Histories, prepare, unranked
+from hanse_client.inputs.histories import Histories, prepare, unranked
 from hanse_common.config import RunSettings, read_json
 from hanse_common.durable import sync_folder, write_durably
 from hanse_common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hanse_client.store_config import StoreConfig
+    from hanse_client.door.store_config import StoreConfig
 
 _RECORDS = timedelta(days=365)
 
@@ -87,7 +87,7 @@ def prepare_store(
     """
     import numpy as np
 
-    from hanse_client.ingest import ingest
+    from hanse_client.door.ingest import ingest
     from hanse_common.model.items import encode_texts
 
     vocabulary = read_json(model / "config.json")

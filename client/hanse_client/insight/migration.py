@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanse_client.batches import Floats, Ints
-from hanse_client.histories import Histories
-from hanse_client.moments import views
+from hanse_client.inputs.batches import Floats, Ints
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.moments import views
 from hanse_common.model import InterestModel, Interests
 from hanse_common.model.heads import has_interest, outlook_bounds
 

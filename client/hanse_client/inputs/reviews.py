@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hanse_client.by_customer import at_home
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.inputs.by_customer import at_home
+from hanse_client.inputs.npz import load_npz, save_npz
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 from hanse_common.model.items import reading_encoder
 

@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.batches import Floats
-from hanse_client.histories import Histories
-from hanse_client.moments import views
-from hanse_client.occasions import visits_ahead
+from hanse_client.inputs.batches import Floats
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import visits_ahead
 from hanse_common.model import InterestModel
 from hanse_common.model.heads import outlook_bounds
 from hanse_common.model.rates import chances

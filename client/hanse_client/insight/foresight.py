@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.batches import Ints
-from hanse_client.histories import Histories, days, run_split
-from hanse_client.moments import views
-from hanse_client.occasions import visits_ahead
+from hanse_client.inputs.batches import Ints
+from hanse_client.inputs.histories import Histories, days, run_split
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import visits_ahead
 from hanse_common.config import RunSettings
 from hanse_common.metrics import auc, average_precision, calibration_error, reliability
 from hanse_common.model import InterestModel

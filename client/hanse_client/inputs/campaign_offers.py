@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.by_customer import at_home
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.inputs.by_customer import at_home
+from hanse_client.inputs.npz import load_npz, save_npz
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ class Offers:
     campaigns: Ints
     """[E]."""
     features: Floats
-    """[E, F] as `hanse_client.offering.NAMES` has them: what was known before the start."""
+    """[E, F] as `hanse_client.inputs.offering.NAMES` has them: what was known before the start."""
     starts: Ints
     """[E] first day of the campaign, in days since 1970."""
     ends: Ints

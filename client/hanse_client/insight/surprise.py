@@ -28,10 +28,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hanse_client.batches import Floats, Ints
-from hanse_client.histories import Histories
-from hanse_client.moments import views
-from hanse_client.occasions import Occasions, basket_counts, left_in_cart
+from hanse_client.inputs.batches import Floats, Ints
+from hanse_client.inputs.histories import Histories
+from hanse_client.inputs.moments import views
+from hanse_client.inputs.occasions import Occasions, basket_counts, left_in_cart
 from hanse_common.model import Batch, InterestConfig, InterestModel
 
 Forecast = Callable[[Batch], Tensor]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.by_customer import customers_and_means
-from hanse_client.npz import concatenated, load_npz, save_npz
+from hanse_client.inputs.by_customer import customers_and_means
+from hanse_client.inputs.npz import concatenated, load_npz, save_npz
 from hanse_common.metrics import auc
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.by_customer import at_home
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.inputs.by_customer import at_home
+from hanse_client.inputs.npz import load_npz, save_npz
 from hanse_common.config import RunSettings, Split
 from hanse_common.errors import EmptyStore
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from hanse_client.ingest import Ingested
+    from hanse_client.door.ingest import Ingested
 
 EPOCH = datetime(1970, 1, 1)
 EVENT_KINDS = ("view", "search", "cart", "purchase", "redeem", "rate")

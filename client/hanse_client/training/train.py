@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from hanse_client.bookkeeping import BookKeeping
-from hanse_client.clipping import check_exactness, customer_clipper
-from hanse_client.early_stopping import EarlyStopping, validation_score
+from hanse_client.exchange.vector import Trained
 from hanse_client.node import Node
-from hanse_client.optimizer import KeystreamOptimizer
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Draw, StoreData, Task
-from hanse_client.vector import Trained
+from hanse_client.training.clipping import check_exactness, customer_clipper
+from hanse_client.training.early_stopping import EarlyStopping, validation_score
+from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
@@ -32,7 +32,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 Arrays = dict[str, npt.NDArray[np.float32]]
 _CHECKED = 4
 
-# What a draw of the node's generator is for; see `vector.py` for the others.
+# What a draw of the node's generator is for; see `exchange/vector.py` for the others.
 _EXAMPLES, _SAMPLE, _NOISE = 0, 1, 2
 
 

@@ -4,7 +4,7 @@ Only the columns that the mapping names are read; a name or an address that stan
 them in a file never enters this process, and what else a query returns is dropped as it
 arrives. Queries are read in chunks, through a cursor of the database where it has one.
 Types stay as the source has them (CSV: text); making sense of them is the work of
-`hanse_client.ingest`. No error quotes a row or a password.
+`hanse_client.door.ingest`. No error quotes a row or a password.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import URL
 
-    from hanse_client.store_config import Source
+    from hanse_client.door.store_config import Source
 
 _ROWS_AT_ONCE = 100_000
 _COLUMNS_SHOWN = 20

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hanse_client.enrolment import Enrolment
+from hanse_client.exchange.secure import Answer, Cost, SecureExchange, Waiting, release
+from hanse_client.exchange.witness import Witness
 from hanse_client.leaving import check_staying
 from hanse_client.node import Node
-from hanse_client.secure import Answer, Cost, SecureExchange, Waiting, release
-from hanse_client.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation
 from hanse_common.federation import check_asked
@@ -106,10 +106,10 @@ def _computed(
     plan: PrivacyPlan | None,
 ) -> Integers:
     """Train or evaluate, and quantise what came of it."""
-    from hanse_client.evaluate import evaluate_round
+    from hanse_client.exchange.vector import evaluation_vector, training_vector
+    from hanse_client.figures.evaluate import evaluate_round
     from hanse_client.tasks import task_of
-    from hanse_client.train import at_home, train_round
-    from hanse_client.vector import evaluation_vector, training_vector
+    from hanse_client.training.train import at_home, train_round
 
     manifest, number, exchange = enrolment.manifest, told.round, told.exchange
     if told.kind == "train":

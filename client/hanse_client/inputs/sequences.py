@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.by_customer import at_home
-from hanse_client.npz import load_npz, save_npz
+from hanse_client.inputs.by_customer import at_home
+from hanse_client.inputs.npz import load_npz, save_npz
 
 HELD_OUT = {"validate": 2, "test": 1}
 """How many of the last items an evaluation may not look at; its target is the first of them."""

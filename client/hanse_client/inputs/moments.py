@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanse_client.batches import Anchors, Floats, Ints, collate, rows_at_once
-from hanse_client.histories import Histories
+from hanse_client.inputs.batches import Anchors, Floats, Ints, collate, rows_at_once
+from hanse_client.inputs.histories import Histories
 from hanse_common.model import Batch, InterestConfig, Interests
 
 _PER_ROW = 16

@@ -1,0 +1,1 @@
+"""How well a store's customers were foretold; the figures stay at the store."""

@@ -1,0 +1,1 @@
+"""What models read: a store's events prepared as histories, sequences, reviews and offers."""

@@ -1,0 +1,1 @@
+"""What follows from the model's answers at the store: demand, migration, surprise."""
