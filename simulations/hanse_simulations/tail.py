@@ -71,6 +71,11 @@ class StoreState:
     time: float = 0.0
 
     @property
+    def rounds_done(self) -> int:
+        """How many rounds' steps it has behind it."""
+        return self.round - 1 if self.busy else self.round
+
+    @property
     def busy(self) -> bool:
         """Whether the store has steps left in its round."""
         return self.step < self.steps
@@ -109,13 +114,13 @@ class ArmWatch:
         self.rounds = rounds
         self.finished = False
         self.stores: dict[str, StoreState] = {}
-        self.rounds_done = 0
+        self._ended = 0
         self._clock = clock
         self._rounds_log = JsonLines(self.folder.rounds_file)
         self._store_logs: dict[str, JsonLines] = {}
         # A resumed arm has rounds behind it: they say nothing about today's pace.
         self.look()
-        self._rounds_before = self.rounds_done
+        self._done_before = self._done
         self._started = self._last_end = clock()
 
     def look(self) -> list[RoundEnd]:
@@ -134,6 +139,18 @@ class ArmWatch:
         return ended
 
     @property
+    def rounds_done(self) -> int:
+        """Rounds that the server has ended; of stores that train by themselves, their mean."""
+        return int(self._done)
+
+    @property
+    def _done(self) -> float:
+        if self._ended or self._rounds_log.path.exists():
+            return self._ended
+        among = len(self.folder.store_logs())
+        return sum(store.rounds_done for store in self.stores.values()) / among if among else 0.0
+
+    @property
     def round(self) -> int:
         """The round under way, or the last one."""
         seen = max((store.round for store in self.stores.values()), default=0)
@@ -147,14 +164,16 @@ class ArmWatch:
     @property
     def left(self) -> float | None:
         """Seconds until the last round's end, from the mean round so far; None before the first."""
-        done = self.rounds_done - self._rounds_before
-        if self.rounds_done >= self.rounds:
+        done = self._done - self._done_before
+        if self._done >= self.rounds:
             return 0.0
         if done < 1:
             return None
-        mean = (self._last_end - self._started) / done
-        since = self._clock() - self._last_end
-        return max(0.0, mean * (self.rounds - self.rounds_done) - since)
+        # Nobody ends the rounds of stores that train by themselves: they are done as they go.
+        last_end = self._last_end if self._ended else self._clock()
+        mean = (last_end - self._started) / done
+        since = self._clock() - last_end
+        return max(0.0, mean * (self.rounds - self._done) - since)
 
     @property
     def loss(self) -> float | None:
@@ -173,9 +192,9 @@ class ArmWatch:
         number, stage = _integer(entry.get("round")), entry.get("stage")
         if stage == "done":
             self.finished = True
-        if number is None or stage != "train" or number <= self.rounds_done:
+        if number is None or stage != "train" or number <= self._ended:
             return None
-        self.rounds_done = number
+        self._ended = number
         refusals = entry.get("refusals")
         return RoundEnd(
             number,

@@ -101,6 +101,17 @@ def test_time_left_follows_the_mean_round(tmp_path: Path) -> None:
     assert watch.left == 0.0
 
 
+def test_stores_that_train_by_themselves_have_done_the_mean_of_their_rounds(tmp_path: Path) -> None:
+    clock, folder = Clock(), ArmFolder(tmp_path)
+    (folder.stores_dir / "not yet begun").mkdir(parents=True)
+    watch = ArmWatch("alone", tmp_path, 4, clock)
+    append_step(folder, "done", 4, 4, 1.0)
+    append_step(folder, "half-way", 3, 2, 1.0)
+    clock.now += 10.0
+    assert watch.look() == []
+    assert (watch.rounds_done, watch.left) == (2, pytest.approx(10.0))
+
+
 def test_rounds_of_an_earlier_sitting_say_nothing_about_the_pace(tmp_path: Path) -> None:
     clock, folder = Clock(), ArmFolder(tmp_path)
     for number in (1, 2):
