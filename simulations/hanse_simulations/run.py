@@ -32,10 +32,10 @@ from hanse_server.strategies import make_strategy
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.continuing import check_vocabulary
 from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.instruments import instruments
-from hanse_simulations.interest_map import interest_map
-from hanse_simulations.judged_baselines import JudgedBaselines
-from hanse_simulations.judged_groups import judge_groups
+from hanse_simulations.judging.instruments import instruments
+from hanse_simulations.judging.interest_map import interest_map
+from hanse_simulations.judging.judged_baselines import JudgedBaselines
+from hanse_simulations.judging.judged_groups import judge_groups
 from hanse_simulations.outcome import (
     arm_rows,
     epsilon_spent,
@@ -43,16 +43,16 @@ from hanse_simulations.outcome import (
     pooled_figures,
     spreads,
 )
-from hanse_simulations.peak_memory import PeakMemory
 from hanse_simulations.prepare import Prepared, prepare_stores
-from hanse_simulations.progress import Progress
 from hanse_simulations.report.build import write_report
 from hanse_simulations.results import Drawings, MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
 from hanse_simulations.sweep import pooled_stores, run_sweep
-from hanse_simulations.trackers import make_trackers
 from hanse_simulations.training import Arm, alone, federate
+from hanse_simulations.watching.peak_memory import PeakMemory
+from hanse_simulations.watching.progress import Progress
+from hanse_simulations.watching.trackers import make_trackers
 
 PRIVATE, OPEN, ALONE = "federated_private", "federated", "alone"
 WHOLE, CENTRAL = "federated_transformer", "centralised"
@@ -92,7 +92,7 @@ def simulate(
         settings: What to run.
         resume: Go on where an earlier process stopped: arms that finished are kept.
         quiet: Show no progress.
-        trackers: Names of `hanse_simulations.trackers`.
+        trackers: Names of `hanse_simulations.watching.trackers`.
         command: The command line, for the report.
 
     Raises:

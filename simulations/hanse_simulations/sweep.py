@@ -23,10 +23,10 @@ from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import WorkerPool
 from hanse_simulations.outcome import EVERYBODY, figures_by_store, spread_of
 from hanse_simulations.prepare import Prepared
-from hanse_simulations.progress import Progress
 from hanse_simulations.results import Spread, SweepRow
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.training import Arm, alone, federate
+from hanse_simulations.watching.progress import Progress
 
 LABELS: Final = {
     "alone": "Each store alone, no privacy",

@@ -9,9 +9,9 @@ from hanse_client.figures.evaluate import Figures
 from hanse_client.inputs.histories import Histories
 from hanse_common.metrics import auc
 from hanse_simulations.arms import GAP
-from hanse_simulations.gaps import group_figures, weighted_auc
-from hanse_simulations.grouping import FEWEST, Grouping, groupings
-from hanse_simulations.judged_groups import judge_groups
+from hanse_simulations.judging.gaps import group_figures, weighted_auc
+from hanse_simulations.judging.grouping import FEWEST, Grouping, groupings
+from hanse_simulations.judging.judged_groups import judge_groups
 from hanse_simulations.shops import Stores, make_stores
 from hanse_simulations.shops.attributes import FILE, read_attributes, write_attributes
 

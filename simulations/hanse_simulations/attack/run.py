@@ -34,9 +34,9 @@ from hanse_simulations.attack.store import CLIENT_APP, Orders
 from hanse_simulations.engines import start_workers
 from hanse_simulations.outcome import epsilon_spent
 from hanse_simulations.prepare import Prepared, customers_of
-from hanse_simulations.progress import Progress
 from hanse_simulations.run import PRIVATE, prepare_run
 from hanse_simulations.training import Arm, federate
+from hanse_simulations.watching.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,7 @@ from hanse_simulations.report.sweep import accuracy_by_epsilon, everything
 from hanse_simulations.results import RunResult, Spread
 from hanse_simulations.runs import RunFolder, flatten
 from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
-from hanse_simulations.tail import JsonLines
+from hanse_simulations.watching.tail import JsonLines
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
 
 _LEADING = ("ndcg@10", "rise_auc", "fall_auc")

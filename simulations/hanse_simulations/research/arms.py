@@ -35,10 +35,10 @@ from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.outcome import epsilon_spent
 from hanse_simulations.prepare import Prepared
-from hanse_simulations.progress import Progress
 from hanse_simulations.results import EpsilonSpent, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.training import Arm, alone, federate
+from hanse_simulations.watching.progress import Progress
 
 MAIN, STRICTER = "federated_private", "federated_private_half"
 FEDERATED, POOLED = "federated", "pooled"

@@ -25,7 +25,7 @@ from hanse_client.inputs.moments import views
 from hanse_client.inputs.occasions import visits_ahead
 from hanse_client.insight.foresight import BOUGHT_BEFORE, Foresight, foresee, judged
 from hanse_common.model import InterestConfig, InterestModel
-from hanse_simulations.baselines import simple_features
+from hanse_simulations.judging.baselines import simple_features
 from hanse_simulations.tasks.rows import Row
 
 _TRAINING_MOMENTS = 3

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hanse_client.figures.evaluate import FALL, RISE, Figures
 from hanse_simulations.arms import EFFECTS, GAP
-from hanse_simulations.grouping import Grouping, Members, count
+from hanse_simulations.judging.grouping import Grouping, Members, count
 from hanse_simulations.results import GroupFigure
 
 METRICS: Final = ("ndcg@10", "rise_auc", "fall_auc")

@@ -13,9 +13,9 @@ from hanse_common.model import InterestModel
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_simulations.arms import ARMS, metrics_of
-from hanse_simulations.baselines import BASKET_RULES, OUTLOOK_RULES, Rules, judge_rules
-from hanse_simulations.boosted import NAME as TREES
-from hanse_simulations.boosted import Trees, judge_trees
+from hanse_simulations.judging.baselines import BASKET_RULES, OUTLOOK_RULES, Rules, judge_rules
+from hanse_simulations.judging.boosted import NAME as TREES
+from hanse_simulations.judging.boosted import Trees, judge_trees
 from hanse_simulations.outcome import metric_rows
 from hanse_simulations.prepare import Prepared
 from hanse_simulations.results import MetricRow, SweepRow

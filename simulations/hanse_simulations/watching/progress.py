@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hanse_simulations.arms import arm as arm_named
-from hanse_simulations.tail import ArmWatch, RoundEnd, StoreState
+from hanse_simulations.watching.tail import ArmWatch, RoundEnd, StoreState
 from hanse_simulations.wording import ABSENT, counted, duration, epsilon, natural
 
 ALL_SHOWN = 20

@@ -13,8 +13,8 @@ from hanse_client.door.store_config import load_store
 from hanse_client.figures.evaluate import Figures
 from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
-from hanse_simulations.gaps import group_figures
-from hanse_simulations.grouping import groupings
+from hanse_simulations.judging.gaps import group_figures
+from hanse_simulations.judging.grouping import groupings
 from hanse_simulations.prepare import Prepared
 from hanse_simulations.results import GroupFigure
 from hanse_simulations.shops import Stores

@@ -21,7 +21,7 @@ from hanse_client.inputs.batches import Anchors, collate, rows_at_once
 from hanse_client.inputs.histories import Histories, days, run_split
 from hanse_common.config import RunSettings
 from hanse_common.model import Batch, InterestConfig
-from hanse_simulations.baselines import outlook_batches
+from hanse_simulations.judging.baselines import outlook_batches
 
 NAME = "boosted_trees"
 _VISITS_EACH = 3

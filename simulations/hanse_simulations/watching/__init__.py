@@ -1,0 +1,1 @@
+"""Following a run while it works: its rounds, its stores, its memory, other people's trackers."""
