@@ -359,7 +359,7 @@ def test_a_customer_moves_the_sum_of_a_round_by_at_most_the_clip(node, model, se
     TASK.freeze(model, settings)
     arrays = trained_arrays(model)
     whole = many()
-    without = whole._only(whole.owners != 4)
+    without = whole.only(whole.owners != 4)
     sums, drawn = [], []
     for offers in (whole, without):
         offers.save(node.folder / "offers.npz")

@@ -7,23 +7,20 @@ that had ended by then, and a forecast is judged on campaigns that begin later.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.inputs.by_customer import at_home
-from hanse_client.inputs.npz import load_npz, save_npz
+from hanse_client.inputs.entries import Entries, Ints, Mask, offsets_of
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Offers:
-    """Offers of a store: N customers, E campaigns sent to one of them, F facts about each.
+class Offers(Entries):
+    """Offers of a store: N customers in order of name, E campaigns sent to one, F facts of each.
 
     Example:
         >>> store = Offers(
@@ -40,12 +37,9 @@ class Offers:
         ([0, 1, 2], [0, 1, 1])
     """
 
-    customers: npt.NDArray[np.str_]
-    """[N] pseudonyms, sorted."""
-    homes: Ints
-    """[N] as in `Histories`; -1 if unknown."""
-    offsets: Ints
-    """[N + 1]: customer i was sent `offsets[i]:offsets[i + 1]`."""
+    BY_ENTRY: ClassVar = ("campaigns", "features", "starts", "ends", "redeemed")
+    HOMELESS: ClassVar = "leave privacy.one_home off: prepared offers know no home"
+
     campaigns: Ints
     """[E]."""
     features: Floats
@@ -57,59 +51,20 @@ class Offers:
     redeemed: Mask
     """[E] whether the customer redeemed a coupon of it, on one of its days."""
 
-    def __len__(self) -> int:
-        return len(self.customers)
-
-    @property
-    def owners(self) -> Ints:
-        """[E] whose offer it is."""
-        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
-
-    def active(self) -> Ints:
-        """Indices of the customers who were sent something."""
-        return np.flatnonzero(np.diff(self.offsets) > 0)
-
     def over_by(self, day: float) -> Offers:
         """Campaigns whose last day was over then; all customers stay."""
-        return self._only(self.ends + 1 <= day)
+        return self.only(self.ends + 1 <= day)
 
     def starting(self, since: float, until: float) -> Offers:
         """Campaigns that began in `[since, until)`; all customers stay."""
-        return self._only((self.starts >= since) & (self.starts < until))
-
-    def at_home(self, index: int, stores: int) -> Offers:
-        """Only the customers whose home is the store with this index; the others stay, empty.
-
-        Raises:
-            ConfigError: A customer's home is not known.
-        """
-        here = at_home(
-            self.homes,
-            index,
-            stores,
-            hint="leave privacy.one_home off: prepared offers know no home",
-        )
-        return self._only(here[self.owners])
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Offers:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing or holds no offers.
-        """
-        return load_npz(cls, path, hint="prepare the store again")
+        return self.only((self.starts >= since) & (self.starts < until))
 
     @classmethod
     def pooled(cls, stores: Sequence[Offers]) -> Offers:
         """The offers of several stores in one place, whose customers are different people."""
         names = np.concatenate([store.customers for store in stores])
         order = np.argsort(names, kind="stable")
-        sizes = np.concatenate([np.diff(store.offsets) for store in stores])[order]
+        sizes = np.concatenate([store.sizes for store in stores])[order]
         firsts = np.cumsum([0, *(len(store) for store in stores)])
         owners = np.concatenate(
             [store.owners + first for store, first in zip(stores, firsts[:-1], strict=True)]
@@ -118,21 +73,9 @@ class Offers:
         return cls(
             customers=names[order],
             homes=np.concatenate([store.homes for store in stores])[order],
-            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            offsets=offsets_of(sizes),
             **{
                 name: np.concatenate([getattr(store, name) for store in stores])[rows]
-                for name in ("campaigns", "features", "starts", "ends", "redeemed")
+                for name in cls.BY_ENTRY
             },
-        )
-
-    def _only(self, kept: Mask) -> Offers:
-        sizes = np.bincount(self.owners[kept], minlength=len(self))
-        return replace(
-            self,
-            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            campaigns=self.campaigns[kept],
-            features=self.features[kept],
-            starts=self.starts[kept],
-            ends=self.ends[kept],
-            redeemed=self.redeemed[kept],
         )

@@ -7,15 +7,16 @@ reading a prepared file needs numpy alone, so that a round starts training at on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from hanse_client.inputs.by_customer import at_home
+from hanse_client.inputs.entries import offsets_of
 from hanse_client.inputs.npz import load_npz, save_npz
 from hanse_common.config import RunSettings, Split
 from hanse_common.errors import EmptyStore
@@ -115,11 +116,11 @@ class Histories:
         return Histories(
             customers=self.customers,
             homes=self.homes,
-            visit_offsets=_offsets(counts),
+            visit_offsets=offsets_of(counts),
             visit_days=self.visit_days[keep],
             visit_vectors=self.visit_vectors[keep],
             visit_facts=self.visit_facts[keep],
-            pair_offsets=_offsets(sizes[keep]),
+            pair_offsets=offsets_of(sizes[keep]),
             pair_classes=self.pair_classes[np.repeat(keep, sizes)],
             observed_from=self.observed_from,
         )
@@ -135,11 +136,11 @@ class Histories:
         return cls(
             customers=np.array(names),
             homes=np.concatenate([p.homes for p in parts]),
-            visit_offsets=_offsets(np.concatenate([np.diff(p.visit_offsets) for p in parts])),
+            visit_offsets=offsets_of(np.concatenate([np.diff(p.visit_offsets) for p in parts])),
             visit_days=np.concatenate([p.visit_days for p in parts]),
             visit_vectors=np.concatenate([p.visit_vectors for p in parts]),
             visit_facts=np.concatenate([p.visit_facts for p in parts]),
-            pair_offsets=_offsets(np.concatenate([np.diff(p.pair_offsets) for p in parts])),
+            pair_offsets=offsets_of(np.concatenate([np.diff(p.pair_offsets) for p in parts])),
             pair_classes=np.concatenate([p.pair_classes for p in parts]),
             observed_from=min(p.observed_from for p in parts),
         )
@@ -175,12 +176,7 @@ class Histories:
         Raises:
             DataError: The file is missing or not a histories file.
         """
-        found = load_npz(cls, path, hint="prepare the store again")
-        return replace(found, observed_from=float(found.observed_from))
-
-
-def _offsets(counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return load_npz(cls, path, hint="prepare the store again")
 
 
 def prepare(
@@ -234,11 +230,13 @@ def prepare(
     return Histories(
         customers=customers.to_numpy().astype(np.str_),
         homes=np.array([data.homes.get(name, -1) for name in customers], dtype=np.int64),
-        visit_offsets=_offsets(visits.group_by("user_id").len().sort("user_id")["len"].to_numpy()),
+        visit_offsets=offsets_of(
+            visits.group_by("user_id").len().sort("user_id")["len"].to_numpy()
+        ),
         visit_days=day,
         visit_vectors=(sums / visits["items"].to_numpy()[:, None]).astype(np.float16),
         visit_facts=_facts(visits),
-        pair_offsets=_offsets(np.bincount(pairs["visit"].to_numpy(), minlength=visits.height)),
+        pair_offsets=offsets_of(np.bincount(pairs["visit"].to_numpy(), minlength=visits.height)),
         pair_classes=pairs["class_index"].to_numpy().astype(np.int32),
         observed_from=float(np.floor(day.min() if observed_from is None else days(observed_from))),
     )

@@ -33,9 +33,11 @@ def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(kind)}
+            found = {field.name: arrays[field.name] for field in fields(kind)}
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}", hint=hint) from error
+    # A field that is one number comes back as the number that it was.
+    values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in found.items()}
     return kind(**values)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from hanse_client.inputs.campaign_offers import Offers
+from hanse_client.inputs.entries import offsets_of
 
 KINDS: Final = ("A", "B", "C")
 WINDOWS: Final = (28, 84)
@@ -166,7 +167,7 @@ def _offers(users: list[str], table: pl.DataFrame) -> Offers:
     return Offers(
         customers=np.array(users, dtype=np.str_),
         homes=np.full(len(users), -1, dtype=np.int64),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))]),
+        offsets=offsets_of(np.bincount(owner, minlength=len(users))),
         campaigns=table["campaign_id"].to_numpy(),
         features=np.ascontiguousarray(table.select(NAMES).to_numpy(), dtype=np.float32),
         starts=table["start"].cast(pl.Int32).to_numpy().astype(np.int64),

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from hanse_client.inputs.by_customer import at_home
-from hanse_client.inputs.npz import load_npz, save_npz
+from hanse_client.inputs.entries import Entries, Ints, offsets_of
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 from hanse_common.model.items import reading_encoder
 
@@ -25,7 +25,6 @@ TRAIN, VALIDATE, TEST = 0, 1, 2
 PARTS = {"validate": VALIDATE, "test": TEST}
 _LARGEST = 16
 """Labels; more are ids or free text, and no judgement."""
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,17 +84,15 @@ def read_reviews(path: Path) -> Texts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reviews:
+class Reviews(Entries):
     """Reviews of a store: N customers, E reviews of at most T tokens."""
 
-    customers: npt.NDArray[np.str_]
-    """[N] pseudonyms, sorted."""
-    homes: Ints
-    """[N] as in `Histories`; -1 if unknown."""
+    BY_CUSTOMER: ClassVar = (*Entries.BY_CUSTOMER, "part")
+    BY_ENTRY: ClassVar = ("tokens", "lengths", "labels")
+    HOMELESS: ClassVar = "leave privacy.one_home off: a file of reviews knows no home"
+
     part: npt.NDArray[np.int8]
     """[N] TRAIN, VALIDATE or TEST: a customer is in one of them."""
-    offsets: Ints
-    """[N + 1]: customer i wrote `offsets[i]:offsets[i + 1]`."""
     tokens: npt.NDArray[np.int32]
     """[E, T] padded on the right."""
     lengths: Ints
@@ -103,70 +100,9 @@ class Reviews:
     labels: Ints
     """[E]."""
 
-    def __len__(self) -> int:
-        return len(self.customers)
-
-    def active(self) -> Ints:
-        """Indices of the customers with a review."""
-        return np.flatnonzero(np.diff(self.offsets) > 0)
-
     def of(self, part: int) -> Reviews:
         """The reviews of one part's customers; the others stay, empty."""
-        return self._only(self.part == part)
-
-    def at_home(self, index: int, stores: int) -> Reviews:
-        """Only the customers whose home is the store with this index; the others stay, empty.
-
-        Raises:
-            ConfigError: A customer's home is not known.
-        """
-        here = at_home(
-            self.homes,
-            index,
-            stores,
-            hint="leave privacy.one_home off: a file of reviews knows no home",
-        )
-        return self._only(here)
-
-    def some(self, customers: Ints) -> Reviews:
-        """A store of these customers alone."""
-        counts = np.diff(self.offsets)
-        chosen = np.isin(np.arange(len(self)), customers)
-        rows = np.repeat(chosen, counts)
-        return Reviews(
-            customers=self.customers[chosen],
-            homes=self.homes[chosen],
-            part=self.part[chosen],
-            offsets=np.concatenate([[0], np.cumsum(counts[chosen])]).astype(np.int64),
-            tokens=self.tokens[rows],
-            lengths=self.lengths[rows],
-            labels=self.labels[rows],
-        )
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Reviews:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing or holds no reviews.
-        """
-        return load_npz(cls, path, hint="prepare the store again")
-
-    def _only(self, kept: npt.NDArray[np.bool_]) -> Reviews:
-        counts = np.diff(self.offsets)
-        rows = np.repeat(kept, counts)
-        sizes = np.where(kept, counts, 0)
-        return replace(
-            self,
-            offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            tokens=self.tokens[rows],
-            lengths=self.lengths[rows],
-            labels=self.labels[rows],
-        )
+        return self.only((self.part == part)[self.owners])
 
 
 def prepare_reviews(
@@ -205,7 +141,7 @@ def prepare_reviews(
         customers=users,
         homes=np.full(len(users), -1, dtype=np.int64),
         part=part.astype(np.int8),
-        offsets=np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=len(users)))]),
+        offsets=offsets_of(np.bincount(owner, minlength=len(users))),
         tokens=table,
         lengths=lengths,
         labels=np.array(texts.labels, dtype=np.int64)[order],

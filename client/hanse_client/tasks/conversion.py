@@ -108,7 +108,7 @@ class ConversionTask:
         Guarantees:
             A row depends on that customer's offers alone, but for how far it is padded.
         """
-        first, sizes = data.offsets[draw.customers], np.diff(data.offsets)[draw.customers]
+        first, sizes = data.offsets[draw.customers], data.sizes[draw.customers]
         width = int(sizes.max(initial=1))
         there = np.arange(width) < sizes[:, None]
         place = np.where(there, first[:, None] + np.arange(width), 0)

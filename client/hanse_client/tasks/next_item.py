@@ -113,7 +113,7 @@ class NextItemTask:
         """
         count, items = next_item(settings).negatives, model.config.items
         every = count >= items
-        sizes = np.diff(data.offsets)[customers]
+        sizes = data.sizes[customers]
         return SequenceDraw(
             customers=customers[np.argsort(sizes, kind="stable")],
             candidates=np.arange(items)

@@ -31,7 +31,7 @@ def markov(known: Sequences, data: Sequences, split: str) -> Ranks:
     """
     counts = np.bincount(known.taken, minlength=known.items).astype(np.float64)
     counts /= counts.sum() + 1.0  # below one transition, whatever the item
-    owner = np.repeat(np.arange(len(known)), np.diff(known.offsets))
+    owner = known.owners
     inside = owner[1:] == owner[:-1]
     first, then = known.taken[:-1][inside], known.taken[1:][inside]
     order = np.argsort(first, kind="stable")
