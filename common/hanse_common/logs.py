@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from hanse_common.errors import HanseError, public_reason
 
@@ -32,6 +33,7 @@ FIELDS = (
 )
 """What a line may hold beside time, level, logger and event; other extras are left out."""
 
+_STDERR = 2
 _OURS = ("hanse_common", "hanse_client", "hanse_server", "hanse_simulations")
 _TAKEN_OVER = ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access")
 """Loggers of others that would write in their own way."""
@@ -56,7 +58,7 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
         it is imported: call this after that. A forked or spawned process calls it anew.
     """
     take_down()
-    handler = _Handler(stream or sys.stderr)
+    handler = _Handler(stream or _stderr())
     handler.setFormatter(_Formatter(store))
     handler.addFilter(_matters)
     root = logging.getLogger()
@@ -81,7 +83,32 @@ def take_down() -> None:
     logging.captureWarnings(False)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _Writable(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
+class _Unbuffered:
+    """Stderr without a buffer.
+
+    In a buffer stays what a full disk did not take, and whoever flushes next gets the error:
+    `multiprocessing` does before it starts a process.
+    """
+
+    def write(self, text: str) -> None:
+        rest = text.encode("utf-8", "backslashreplace")
+        while rest:
+            rest = rest[os.write(_STDERR, rest) :]
+
+    def flush(self) -> None:
+        pass
+
+
+def _stderr() -> _Writable:
+    """What stderr is by now: a test or a person at a prompt may have put another in its place."""
+    return _Unbuffered() if sys.stderr is sys.__stderr__ else sys.stderr
+
+
+class _Handler(logging.StreamHandler[_Writable]):
     """Tells this module's handler from others."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802

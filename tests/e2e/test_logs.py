@@ -6,8 +6,11 @@ import io
 import json
 import logging
 import math
+import subprocess
+import sys
 import warnings
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,3 +168,24 @@ def test_setting_up_twice_writes_each_line_once(stream):
     (line,) = lines(stream)
     assert line["store"] == "luebeck"
     assert line["time"].endswith("Z")
+
+
+LOGGING = """
+import logging, multiprocessing, sys
+from hanse_common import logs
+
+logs.set_up(store="luebeck")
+logging.getLogger("hanse_client").info("to a full disk")
+child = multiprocessing.get_context("forkserver").Process(target=int)
+child.start()
+child.join()
+sys.exit(child.exitcode)
+"""
+
+
+def test_logs_that_a_full_disk_does_not_take_keep_no_process_from_being_started():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", LOGGING], stderr=full, timeout=60)
+    assert done.returncode == 0
+    done = subprocess.run([sys.executable, "-c", LOGGING], stderr=subprocess.PIPE, timeout=60)
+    assert json.loads(done.stderr)["event"] == "to a full disk"

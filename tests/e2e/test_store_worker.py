@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from flwr.app import Message, RecordDict
@@ -63,6 +64,19 @@ def test_a_process_that_dies_costs_its_message_only(small_node, message):
     path.unlink()
     path.write_text(text)
     assert answering.answer(message(), node_id=7).has_content()
+
+
+def test_a_stderr_on_a_full_disk_costs_a_message_and_not_the_node(small_node, message, monkeypatch):
+    node, _ = small_node
+    answering = Answering(node.folder)
+    with Path("/dev/full").open("w") as full, Path("/dev/null").open("w") as roomy:
+        monkeypatch.setattr("sys.stderr", full)
+        full.write("kept in the buffer, for there is no room")
+        reply = answering.answer(message(), node_id=7)
+        assert reply.error.reason.startswith("[disk-full]")
+        os.dup2(roomy.fileno(), full.fileno())  # somebody makes room
+        assert not answering.answer(message(), node_id=7).has_error()
+        monkeypatch.undo()
 
 
 def test_a_message_that_expires_is_given_up(small_node, message):

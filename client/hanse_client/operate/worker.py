@@ -50,14 +50,21 @@ class Answering:
         """Have a message answered.
 
         Returns:
-            The reply; None if the message expired first.
+            The reply, which is a refusal where no process could be started or it died; None if
+            the message expired first.
         """
         ours, theirs = self._processes.Pipe(duplex=False)
         child = self._processes.Process(
             target=_answer, args=(theirs, message, str(self._node), node_id), daemon=True
         )
-        _start(child)
-        theirs.close()
+        try:
+            _start(child)
+        except OSError as error:
+            # Perhaps stderr is a file on a full disk. The next message may do better.
+            ours.close()
+            return refused(message, public_reason(error), ErrorCode.CLIENT_APP_CRASHED)
+        finally:
+            theirs.close()
         try:
             if not ours.poll(_time_left(message)):
                 return None
