@@ -211,12 +211,14 @@ def on_a_small_disk(shops, name):
         shutil.copytree(store.path, disk / name, symlinks=True)
         shops.stores[name] = StoreFolder(disk / name)
         shops.join(name)
-        yield disk
-        shops.joined[name].stop()
-        shutil.rmtree(store.path)
-        shutil.copytree(disk / name, store.path, symlinks=True)
-        shops.stores[name] = store
-    shops.join(name)
+        try:
+            yield disk
+        finally:  # whatever happened: the tests that follow go on with this store
+            shops.joined[name].stop()
+            shutil.rmtree(store.path)
+            shutil.copytree(disk / name, store.path, symlinks=True)
+            shops.stores[name] = store
+            shops.join(name)
     shops.wait_until_online()
 
 
