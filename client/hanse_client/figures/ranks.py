@@ -92,7 +92,7 @@ def judge(data: Sequences, split: str, scores: Callable[[Past], npt.NDArray[Any]
         scores: Of all items [n, items] for n customers, from what each took before.
     """
     history = data.without_last(HELD_OUT[split])
-    customers = history.sizes.nonzero()[0]
+    customers = np.flatnonzero(history.sizes)
     targets = data.taken[data.offsets[customers + 1] - HELD_OUT[split]]
     parts = []
     for start in range(0, len(customers), _ROWS):

@@ -62,20 +62,11 @@ class Offers(Entries):
     @classmethod
     def pooled(cls, stores: Sequence[Offers]) -> Offers:
         """The offers of several stores in one place, whose customers are different people."""
-        names = np.concatenate([store.customers for store in stores])
-        order = np.argsort(names, kind="stable")
-        sizes = np.concatenate([store.sizes for store in stores])[order]
-        firsts = np.cumsum([0, *(len(store) for store in stores)])
-        owners = np.concatenate(
-            [store.owners + first for store, first in zip(stores, firsts[:-1], strict=True)]
-        )
-        rows = np.argsort(np.argsort(order)[owners], kind="stable")
-        return cls(
-            customers=names[order],
-            homes=np.concatenate([store.homes for store in stores])[order],
-            offsets=offsets_of(sizes),
+        together = cls(
+            offsets=offsets_of(np.concatenate([store.sizes for store in stores])),
             **{
-                name: np.concatenate([getattr(store, name) for store in stores])[rows]
-                for name in cls.BY_ENTRY
+                name: np.concatenate([getattr(store, name) for store in stores])
+                for name in (*cls.BY_CUSTOMER, *cls.BY_ENTRY)
             },
         )
+        return together.some(np.argsort(together.customers, kind="stable"))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hanse_simulations.arms import EFFECTS, GAP, METRICS, arm
-from hanse_simulations.results import RunResult
+from hanse_simulations.results import GroupFigure, RunResult
 from hanse_simulations.table import interval
 from hanse_simulations.wording import ABSENT, figure
 
@@ -37,6 +38,8 @@ def group_tables(result: RunResult) -> list[GroupTable]:
     Returns:
         One table of arms and one of differences for each metric, without those that are empty.
     """
+    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
+    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
     tables = []
     for metric in _SHOWN:
         label = METRICS[metric].label
@@ -48,27 +51,22 @@ def group_tables(result: RunResult) -> list[GroupTable]:
             (f"{label}: what changes it", effects, [name.capitalize() for name in effects]),
         ):
             if shown:
-                lines = _lines(result, metric, shown)
-                tables.append(GroupTable(title=title, columns=tuple(columns), lines=lines))
+                lines = [
+                    _line(*key, customers, [cells.get((*key, name, metric)) for name in shown])
+                    for key, customers in sizes.items()
+                ]
+                tables.append(GroupTable(title=title, columns=tuple(columns), lines=tuple(lines)))
     return tables
 
 
-def _lines(result: RunResult, metric: str, names: list[str]) -> tuple[GroupLine, ...]:
-    cells = {(g.grouping, g.group, g.arm, g.metric): g for g in result.groups}
-    sizes = {(g.grouping, g.group): g.customers for g in result.groups}
-    lines = []
-    for (grouping, group), customers in sizes.items():
-        found = [cells.get((grouping, group, name, metric)) for name in names]
-        lines.append(
-            GroupLine(
-                label=f"{grouping}: {group}",
-                customers=ABSENT if group == GAP else f"{customers:,}",
-                cells=tuple(
-                    (figure(entry.value), interval(entry).partition(" ")[2])
-                    if entry
-                    else (ABSENT, "")
-                    for entry in found
-                ),
-            )
-        )
-    return tuple(lines)
+def _line(
+    grouping: str, group: str, customers: int, found: Sequence[GroupFigure | None]
+) -> GroupLine:
+    return GroupLine(
+        label=f"{grouping}: {group}",
+        customers=ABSENT if group == GAP else f"{customers:,}",
+        cells=tuple(
+            (figure(entry.value), interval(entry).partition(" ")[2]) if entry else (ABSENT, "")
+            for entry in found
+        ),
+    )

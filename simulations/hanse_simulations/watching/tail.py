@@ -147,8 +147,8 @@ class ArmWatch:
     def _done(self) -> float:
         if self._ended or self._rounds_log.path.exists():
             return self._ended
-        among = len(self.folder.store_logs())
-        return sum(store.rounds_done for store in self.stores.values()) / among if among else 0.0
+        rounds = sum(store.rounds_done for store in self.stores.values())
+        return rounds / max(1, len(self._store_logs))
 
     @property
     def round(self) -> int:
