@@ -1,4 +1,4 @@
-"""How commands print a result: a table for people, JSON for programs."""
+"""How commands print: a result as a table for people or JSON for programs, words on stderr."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+
+
+def say(line: str) -> None:
+    """Say something to the person at the terminal; stdout is for results."""
+    typer.echo(line, err=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
-from hanse_common.formats import Format, FormatOption
+from hanse_common.formats import Format, FormatOption, say
 from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
@@ -111,9 +111,9 @@ def init(
         _print_json(row)
         return
     typer.echo(f"authority {made.authority}")
-    _say(f"founded {made.name!r} in {made.folder}")
-    _say(f"hand {made.invitation} to the stores, and read the authority's fingerprint by phone")
-    _say(f"keep {made.authority_key} offline: whoever has it can admit anybody")
+    say(f"founded {made.name!r} in {made.folder}")
+    say(f"hand {made.invitation} to the stores, and read the authority's fingerprint by phone")
+    say(f"keep {made.authority_key} offline: whoever has it can admit anybody")
 
 
 @app.command()
@@ -148,9 +148,9 @@ def admit(
         _print_json(row)
         return
     typer.echo(row["certificate"])
-    _say(f"admitted {wish.store_id!r} until {row['valid_until']}; send it that certificate")
+    say(f"admitted {wish.store_id!r} until {row['valid_until']}; send it that certificate")
     if connection:
-        _say(connection)
+        say(connection)
 
 
 @app.command()
@@ -169,11 +169,11 @@ def revoke(
         _print_json({"store": store, "revoked": True, "connection": connection})
         return
     typer.echo(store)
-    _say(f"revoked {store!r}; the coordinator leaves it out from now on")
+    say(f"revoked {store!r}; the coordinator leaves it out from now on")
     if connection:
-        _say(connection)
-    _say("other stores still take its certificate until its last day: sign a manifest without")
-    _say("it (`hanse server manifest sign`) and hand that out, to make it final")
+        say(connection)
+    say("other stores still take its certificate until its last day: sign a manifest without")
+    say("it (`hanse server manifest sign`) and hand that out, to make it final")
 
 
 @manifest.command()
@@ -219,10 +219,10 @@ def sign(
         promise = (
             f"epsilon at most {terms.privacy.target_epsilon} at delta {terms.privacy.target_delta}"
         )
-    _say(f"signed for {len(terms.stores)} stores: {terms.rounds} rounds, {promise}")
+    say(f"signed for {len(terms.stores)} stores: {terms.rounds} rounds, {promise}")
     for store in signed.expired:
-        _say(f"left out {store!r}: its certificate has ended")
-    _say(f"hand {federation.manifest.name} to every store")
+        say(f"left out {store!r}: its certificate has ended")
+    say(f"hand {federation.manifest.name} to every store")
 
 
 @manifest.command()
@@ -261,10 +261,10 @@ def up(
     federation = _folder(folder)
     if detach:
         typer.echo(start_detached(federation))
-        _say("up, as that process; `hanse server down` ends it")
+        say("up, as that process; `hanse server down` ends it")
         return
     if sys.stderr.isatty():
-        serve(federation, tell=_say)
+        serve(federation, tell=say)
         return
     from hanse_common import logs
 
@@ -324,7 +324,7 @@ def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> No
         _print_json(as_row(state))
         return
     typer.echo(state.name)
-    _say(f"stopped after round {state.round} of {state.rounds}; `hanse server resume` goes on")
+    say(f"stopped after round {state.round} of {state.rounds}; `hanse server resume` goes on")
 
 
 @app.command()
@@ -349,12 +349,12 @@ def _follow(federation: FederationFolder, state: RunState, detach: bool, output:
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:
-        _say(f"run {state.name}, in {state.folder}")
+        say(f"run {state.name}, in {state.folder}")
         try:
             for stage in watch(federation, state.name):
-                _say(stage_line(stage, state.rounds))
+                say(stage_line(stage, state.rounds))
         except KeyboardInterrupt:
-            _say("not waiting any longer; the run goes on (`hanse server status`, `… stop`)")
+            say("not waiting any longer; the run goes on (`hanse server status`, `… stop`)")
         state = state_of(federation, find(federation, state.name))
     if output is Format.JSON:
         _print_json(as_row(state))
@@ -376,7 +376,7 @@ def _authority(federation: FederationFolder, path: Path | None) -> AuthorityKey:
 
 def _confirm(request: Request, told: str | None, yes: bool) -> None:
     """Make sure that the request is the store's, by a way that its sender does not control."""
-    _say(f"{request.store_id!r} has the fingerprint {request.fingerprint}")
+    say(f"{request.store_id!r} has the fingerprint {request.fingerprint}")
     if told is not None:
         if _digits(told) != _digits(request.fingerprint):
             raise AdmissionRefused(
@@ -424,10 +424,6 @@ def _certificate_row(federation: FederationFolder, certificate: Certificate) -> 
         "fingerprint": fingerprint(certificate.public_key),
         "valid_until": time.strftime("%Y-%m-%d", time.gmtime(certificate.valid_until)),
     }
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _log(line: str) -> None:

@@ -15,9 +15,9 @@ from hanse_client.cli import check
 from hanse_client.ledger_cli import accept_head
 from hanse_client.metrics_cli import metrics
 from hanse_client.operate.keys_cli import keys
-from hanse_client.operate.printing import print_facts, say
+from hanse_client.operate.printing import print_facts
 from hanse_common.errors import BadInvitation, ConfigError, Interrupted, StoreNotReady
-from hanse_common.formats import Format
+from hanse_common.formats import Format, say
 
 app = typer.Typer(
     no_args_is_help=True,

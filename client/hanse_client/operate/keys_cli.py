@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from hanse_client.operate.printing import print_facts, say
-from hanse_common.formats import Format
+from hanse_client.operate.printing import print_facts
+from hanse_common.formats import Format, say
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own keys.")
 

@@ -1,4 +1,4 @@
-"""How `hanse store` prints: results on stdout, words for people on stderr."""
+"""How `hanse store` prints its results."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from hanse_common.formats import Format
 if TYPE_CHECKING:
     from hanse_client.operate.doctor import Finding
     from hanse_client.operate.preview import Preview
-
-
-def say(line: str) -> None:
-    """Say something to the person at the terminal."""
-    typer.echo(line, err=True)
 
 
 def print_facts(facts: Mapping[str, Any], output: Format) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanse_common.formats import Format, FormatOption
+from hanse_common.formats import Format, FormatOption, say
 from hanse_simulations.options import SetOption, changed_by
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def bench_secagg(
         stores=stores or [10, 50, 100],
         parameters=parameters or [100_000],
         dropouts=dropouts or [0.0, 0.1],
-        progress=_say,
+        progress=say,
     )
     _print_rows(rows, render, format_)
 
@@ -75,7 +75,7 @@ def bench_clipping(
         batch,
         repeats=repeats,
         methods=method,
-        progress=_say,
+        progress=say,
     )
     _print_rows(rows, render, format_)
 
@@ -126,7 +126,7 @@ def bench_rolling(
         new_rounds=new_rounds,
         anew=anew,
         seeds=seeds,
-        progress=_say,
+        progress=say,
     )
     _print_rows(rows, render, format_)
 
@@ -141,7 +141,7 @@ def bench_folds(
     """K-fold cross-validation by customer: those left out of training beside the others."""
     from hanse_simulations.bench import folds as cross_validation
 
-    rows = cross_validation.folds(_changed(recipe, set_), count=folds, progress=_say)
+    rows = cross_validation.folds(_changed(recipe, set_), count=folds, progress=say)
     _print_rows(rows, cross_validation.render, format_)
 
 
@@ -154,13 +154,8 @@ def bench_deployment(
     """A private round of a deployment on loopback beside a plain round of Flower; minutes."""
     from hanse_simulations.bench.deployment import deployment, render
 
-    rows = deployment(stores, rounds, progress=_say)
+    rows = deployment(stores, rounds, progress=say)
     _print_rows(rows, render, format_)
-
-
-def _say(text: str) -> None:
-    """Tell people what is measured next; stdout is for the rows."""
-    typer.echo(text, err=True)
 
 
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
