@@ -40,6 +40,7 @@ class AuditedRun:
             stores=STORES,
             minimum_cohort=4,
             sections=(SectionTerms(name="update", length=10, clip=1.0),),
+            arrays={"w": (10,)},
             model_digest="00" * 32,
             rounds=rounds,
             privacy=PrivacyTerms.model_validate({**TERMS, **terms}),

@@ -29,7 +29,7 @@ from hanse_common.config import Settings, parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.budget import Budget, Grant
 from hanse_common.privacy.entry import Entry, Release
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
@@ -162,16 +162,18 @@ class Node:
         *,
         target_delta: float,
         budget: Budget,
+        grant: Grant | None = None,
         release: Release | None = None,
     ) -> None:
-        """Refuse what would take this node beyond its budget, and write that down.
+        """Refuse what would take this node beyond its budget or grant, and write that down.
 
         Raises:
-            BudgetSpent: Epsilon with these steps would exceed the budget.
+            BudgetSpent: Epsilon with these steps would exceed the budget, or what was charged
+                under the manifest its grant.
             LedgerError: See `ledger`.
         """
         self.ledger.check_affordable(
-            steps, target_delta=target_delta, budget=budget, release=release
+            steps, target_delta=target_delta, budget=budget, grant=grant, release=release
         )
 
     def charge(
@@ -182,6 +184,7 @@ class Node:
         number: int,
         release: Release | None = None,
         budget: Budget | None = None,
+        grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
         """Write steps down as spent, durably, before what they cost leaves the store.
@@ -194,13 +197,14 @@ class Node:
             number: The round.
             release: What will leave, for the ledger.
             budget: The store's limit, if it has one.
+            grant: What the manifest lets it spend.
             vector: What will be masked, for the ledger to commit to.
 
         Returns:
             The entry; its `epsilon_after` is of everything spent at this node so far.
 
         Raises:
-            BudgetSpent: It would exceed the budget.
+            BudgetSpent: It would exceed budget or grant.
             LedgerError: It could not be written down, and nothing may leave.
         """
         entry = self.ledger.charge(
@@ -208,6 +212,7 @@ class Node:
             target_delta=target_delta,
             release=release or Release(kind="train", round=number),
             budget=budget,
+            grant=grant,
             vector=vector,
         )
         self.log(round=number, epsilon=entry.epsilon_after)

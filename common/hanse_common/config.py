@@ -11,6 +11,7 @@ kept apart from `ComputeSettings`, which change only how fast it happens.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
@@ -228,8 +229,13 @@ class FederationSettings(Settings):
     max_update_norm: float = Field(default=16.0, gt=0)
     """Largest L2 norm of one store's update in mode local or none; longer ones are scaled
     down before masking."""
-    max_drawn: int = Field(default=256, ge=1)
-    """The same in mode distributed, as a number of customers with full gradients."""
+    max_drawn: int | None = Field(default=None, ge=1)
+    """The same in mode distributed, as a number of customers with full gradients; four times
+    `training.expected_batch_size` if unset."""
+    spare_exchanges: int | None = Field(default=None, ge=0)
+    """Exchanges of each kind that stores pay for beyond the run's own: second attempts, rounds
+    that a crash cut off, rounds lost to a bad store. Noise is calibrated for them too; a
+    twentieth of the rounds, rounded up, if unset."""
     noise_only: int = Field(default=4096, ge=0)
     """Coordinates that carry nothing but noise, for the coordinator to measure it."""
     max_customers: int = Field(default=100_000, ge=1)
@@ -320,6 +326,22 @@ class RunSettings(Settings):
         """Whether the coordinator sees sums of updates only."""
         asked = self.federation.secure_aggregation
         return self.privacy.mode != "none" if asked is None else asked
+
+    @property
+    def max_drawn(self) -> int:
+        """Largest L2 norm of one store's sum of clipped gradients, in clips.
+
+        A public number, far above what an honest store reaches: full gradients of four times
+        the expected batch, all in one direction.
+        """
+        drawn = self.federation.max_drawn
+        return drawn or math.ceil(4 * self.training.expected_batch_size)
+
+    @property
+    def spare_exchanges(self) -> int:
+        """Exchanges of each kind that are granted beyond those of an undisturbed run."""
+        spare = self.federation.spare_exchanges
+        return math.ceil(self.federation.rounds / 20) if spare is None else spare
 
     def fading(self, number: int) -> float:
         """What is left of the learning rate in a round: it falls linearly, to a tenth at the end.

@@ -1,7 +1,7 @@
 """The terms that a run's settings imply, and whether what is asked keeps to the terms.
 
 `manifest_for` is how a federation's terms are first written down; the enrolment authority
-signs them. `check_asked` is how a store compares each message with the signed terms, and
+signs them. `check_instructions` is how a store compares each message with the signed terms, and
 `check_noise` how anybody sees that the noise in them is enough.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
@@ -30,6 +31,7 @@ from hanse_common.instructions import (
 )
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.privacy.accounting import skellam_variance
+from hanse_common.privacy.budget import Grant
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
 from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
@@ -49,6 +51,10 @@ _FLOAT_SLACK = 2e-4
 """Of a clip: what adding up in float32 may move a sum of a few hundred clips by, twice over."""
 
 _SETTINGS_LABEL = b"hanse/settings/1"
+_NOT_DIGESTED = {
+    *("recipe", "seed", "privacy", "compute", "compare", "sweep"),
+    *("continues", "transformer_training"),
+}
 _BASE_LABEL = b"hanse/base-model/1"
 
 BASE_MODEL_FILES = ("config.json", "model.safetensors")
@@ -79,7 +85,7 @@ def manifest_for(
     """
     return _written(
         settings,
-        sum(array.size for array in arrays.values()),
+        {name: array.shape for name, array in arrays.items()},
         stores,
         federation=federation,
         model_digest=model_digest(arrays).hex(),
@@ -104,7 +110,8 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
         PrivacyError: As `manifest_for`.
     """
     ids = [f"{number:05}" for number in range(stores)]
-    return _written(settings, parameters, ids, federation="planned", model_digest="0" * 64)
+    arrays = {"planned": (parameters,)}
+    return _written(settings, arrays, ids, federation="planned", model_digest="0" * 64)
 
 
 def base_model_digest(folder: Path) -> bytes | None:
@@ -118,20 +125,27 @@ def base_model_digest(folder: Path) -> bytes | None:
     return hash_bytes(_BASE_LABEL, *(path.read_bytes() for path in paths))
 
 
-def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -> None:
+def check_instructions(
+    instructions: Instructions,
+    settings: RunSettings,
+    arrays: Mapping[str, NDArray],
+    manifest: Manifest,
+) -> None:
     """Check that a message asks for nothing beyond the signed terms.
 
     Args:
-        told: The message.
+        instructions: The message.
         settings: That it carries.
+        arrays: The model that it carries.
         manifest: Of this store, checked against its policy.
 
     Raises:
         PolicyViolation: Names the first field that differs, with both values.
 
     Guarantees:
-        Whoever passes is clipped, noised and sampled as the manifest says, for no more
-        rounds than it says, from the model it names; and what the manifest says is enough
+        Whoever passes is clipped, noised and sampled as the manifest says, in a round and on
+        a split that it has, from the model that it names, with the settings whose digest it
+        has, and with the trained arrays and no others; and what the manifest says is enough
         for the epsilon that it promises. Nothing that a store looks at in its data is the
         coordinator's to vary, so that whether it refuses says nothing new.
     """
@@ -143,39 +157,121 @@ def check_asked(told: Instructions, settings: RunSettings, manifest: Manifest) -
                 hint="nothing was trained or sent; ask the federation which one is right",
             )
 
-    first = 1 if told.kind == "train" else 0
-    within = first <= told.round <= manifest.rounds
-    require(within, "round", told.round, f"{first} to {manifest.rounds}")
-    plan = PrivacyPlan.from_settings(settings)
-    asked, agreed = _privacy_terms(settings, plan), manifest.privacy
+    asked, agreed = _privacy_terms(settings), manifest.privacy
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(asked, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))
-    if told.kind == "train" and told.round == 1:
-        digest = told.model_digest.hex()
-        require(digest == manifest.model_digest, "model", digest, manifest.model_digest)
-    terms = settings_digest(settings).hex()
-    require(terms == manifest.settings_digest, "settings", terms, repr(manifest.settings_digest))
+    digest = settings_digest(settings).hex()
+    require(digest == manifest.settings_digest, "settings", digest, repr(manifest.settings_digest))
+    _check_place(instructions, manifest, require)
+    pull = _proximal_mu(settings) if instructions.kind == "train" else 0.0
+    require(instructions.proximal_mu == pull, "proximal-mu", instructions.proximal_mu, repr(pull))
+    for name in sorted({*arrays, *manifest.arrays}):
+        array, wanted = arrays.get(name), manifest.arrays.get(name)
+        found = None if array is None else (str(array.dtype), array.shape)
+        fits = found == (None if wanted is None else ("float32", wanted))
+        require(fits, f"arrays.{name}", found, f"float32 {wanted}" if wanted else "no such array")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise PolicyViolation(
+            "the coordinator's model holds values that are not finite",
+            hint="nothing was trained or sent; the federation's training has diverged",
+        )
+    if instructions.kind == "train" and instructions.round == 1:
+        model = instructions.model_digest.hex()
+        require(model == manifest.model_digest, "model", model, manifest.model_digest)
     check_noise(manifest)
-    if plan is not None:
-        try:
-            replace(plan, rounds=manifest.rounds)
-        except PrivacyError as error:
-            raise PolicyViolation(
-                f"manifest allows rounds={manifest.rounds}, its promise does not: {error.message}",
-                hint="ask the federation for a manifest whose noise lasts for its rounds",
-            ) from None
+    try:
+        plan_of(manifest)
+    except PrivacyError as error:
+        raise PolicyViolation(
+            f"the manifest's noise does not last for what it grants: {error.message}",
+            hint="ask the federation for a manifest whose noise lasts for its rounds",
+        ) from None
+
+
+def _check_place(
+    instructions: Instructions,
+    manifest: Manifest,
+    require: Callable[[bool, str, object, str], None],
+) -> None:
+    """Check that the run has such an exchange: this kind, in this round, on this split."""
+    number, last = instructions.round, manifest.rounds
+    if instructions.kind == "train":
+        require(1 <= number <= last, "round", number, f"1 to {last}")
+        return
+    every = manifest.evaluate_every
+    if every is None:
+        require(False, "kind", "evaluate", "that no evaluation leaves a store")
+    elif instructions.split == "validate":
+        due = 0 <= number <= last and (number % every == 0 or number == last)
+        require(due, "round", number, f"an evaluation every {every} rounds and after {last}")
+    else:
+        require(number == last, "round", number, f"that the test follows round {last}")
+
+
+def plan_of(manifest: Manifest) -> PrivacyPlan | None:
+    """What the terms promise and what an exchange under them costs; None without privacy.
+
+    Raises:
+        PrivacyError: The terms leave something out, or cost more than they promise.
+    """
+    terms = manifest.privacy
+    if terms.mode == "none":
+        return None
+    if (
+        terms.sample_rate is None
+        or terms.max_grad_norm is None
+        or terms.noise_multiplier is None
+        or terms.target_epsilon is None
+        or terms.target_delta is None
+    ):
+        raise PrivacyError(
+            "the manifest does not say sample_rate, max_grad_norm, noise_multiplier and target",
+            hint="ask the federation for a complete manifest",
+        )
+    return PrivacyPlan(
+        mode=terms.mode,
+        sample_rate=terms.sample_rate,
+        max_grad_norm=terms.max_grad_norm,
+        noise_multiplier=terms.noise_multiplier,
+        target_epsilon=terms.target_epsilon,
+        target_delta=terms.target_delta,
+        steps_per_round=terms.local_steps or 1,
+        rounds=manifest.rounds,
+        statistics_noise_multiplier=terms.statistics_noise_multiplier,
+        evaluation_noise_multiplier=terms.evaluation_noise_multiplier,
+        evaluate_every=manifest.evaluate_every or manifest.rounds,
+        max_stores_per_customer=terms.max_stores_per_customer or 1,
+        spare=manifest.spare_exchanges,
+    )
+
+
+def grant_of(manifest: Manifest) -> Grant | None:
+    """What the terms let each store spend, over all runs; None without privacy."""
+    terms = manifest.privacy
+    if terms.target_epsilon is None or terms.target_delta is None:
+        return None
+    return Grant(
+        manifest_digest=manifest.digest(),
+        max_epsilon=terms.target_epsilon,
+        target_delta=terms.target_delta,
+        exchanges={kind: manifest.granted(kind) for kind in _KINDS},
+    )
+
+
+def _proximal_mu(settings: RunSettings) -> float:
+    """FedProx's pull, as the strategy of these settings sends it."""
+    return float(settings.federation.strategy_options.get("proximal_mu", 0.0))
 
 
 def settings_digest(settings: RunSettings) -> bytes:
-    """Return the digest of what a store's work on its data depends on, beside privacy.
+    """Return the digest of everything that a store's work can depend on, beside privacy.
 
     Were it the coordinator's to choose, a store that trains when asked for at least 24
-    customers and refuses when asked for 25 would have told how many it has.
+    customers and refuses when asked for 25 would have told how many it has. Left out are the
+    terms of privacy, which are compared one by one, and what no store's work depends on.
     """
-    table = settings.model_dump(mode="json", include={"data", "model", "training"})
-    if settings.task != "interest":  # the only one there was; older manifests stay good
-        table |= settings.model_dump(mode="json", include={"task", "next_item"})
+    table = settings.model_dump(mode="json", exclude=_NOT_DIGESTED)
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     return hash_bytes(_SETTINGS_LABEL, text.encode())
 
@@ -226,7 +322,7 @@ def honest_survivors(terms: Terms) -> int:
 
 def _written(
     settings: RunSettings,
-    parameters: int,
+    arrays: Mapping[str, tuple[int, ...]],
     stores: Iterable[str],
     *,
     federation: str,
@@ -241,6 +337,8 @@ def _written(
         )
     plan = PrivacyPlan.from_settings(settings)
     cohort, survivors = _sizes(settings, len(ids))
+    parameters = sum(math.prod(shape) for shape in arrays.values())
+    evaluation = _evaluation(settings, plan, len(ids))
     draft = Manifest(
         federation=federation,
         stores=ids,
@@ -248,12 +346,15 @@ def _written(
         minimum_survivors=survivors,
         colluders=settings.federation.colluders,
         sections=_sections(settings, plan, parameters, len(ids)),
-        evaluation=_evaluation(settings, plan, len(ids)),
+        evaluation=evaluation,
+        evaluate_every=settings.federation.evaluate_every if evaluation else None,
+        spare_exchanges=settings.spare_exchanges,
+        arrays=dict(arrays),
         model_digest=model_digest,
         settings_digest=settings_digest(settings).hex(),
         log_key=log_key,
         rounds=settings.federation.rounds,
-        privacy=_privacy_terms(settings, plan),
+        privacy=_privacy_terms(settings),
     )
     if plan is None or plan.mode != "distributed":
         return draft
@@ -285,7 +386,7 @@ def _sections(
     statistics = _counts(STATISTICS, STATISTICS_NAMES, settings, stores)
     if plan is None or plan.mode != "distributed":
         return _section(UPDATE, parameters, federated.max_update_norm, stores), statistics
-    update = _section(UPDATE, parameters, federated.max_drawn * plan.store_clip, stores)
+    update = _section(UPDATE, parameters, settings.max_drawn * plan.store_clip, stores)
     only = (update.model_copy(update={"name": NOISE_ONLY, "length": federated.noise_only}),)
     return update, statistics, *(only if federated.noise_only else ())
 
@@ -369,7 +470,8 @@ def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
     return values * section.scale + stores * math.sqrt(section.length)
 
 
-def _privacy_terms(settings: RunSettings, plan: PrivacyPlan | None) -> PrivacyTerms:
+def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
+    plan = PrivacyPlan.from_settings(settings)
     if plan is None:
         return PrivacyTerms(mode="none")
     return PrivacyTerms(

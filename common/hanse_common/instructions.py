@@ -58,6 +58,7 @@ _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "conversion": ("customers", "brier"),
 }
 
+_KNOWN = frozenset({ROUND, SPLIT, SETTINGS, PROXIMAL_MU, RUN, ATTEMPT, LOG, PROOFS})
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
 """The header has the first three by themselves; proofs prove themselves."""
 _PLACES = {("train", ""): 0, ("evaluate", "validate"): 1, ("evaluate", "test"): 2}
@@ -103,8 +104,11 @@ class Instructions:
         """Read the configuration and the model of a message.
 
         Raises:
-            ConfigError: An entry is missing, or of the wrong type.
+            ConfigError: An entry is missing, unknown, or of the wrong type.
         """
+        unknown = sorted(config.keys() - _KNOWN)
+        if unknown:
+            raise ConfigError(f"the message has an entry {unknown[0]!r} that no exchange has")
         sent = {key: value for key, value in config.items() if key not in _UNDIGESTED}
         split = _entry(config, SPLIT, str, "")
         if (kind, split) not in _PLACES:

@@ -9,6 +9,7 @@ that two participants with different manifests cannot take part in the same roun
 ...     stores=("bremen", "hamburg", "luebeck", "rostock", "wismar"),
 ...     sections=(SectionTerms(name="update", length=1000, clip=1.0),),
 ...     model_digest="00" * 32,
+...     arrays={"head.weight": (10, 100)},
 ...     rounds=50,
 ...     privacy=PrivacyTerms(mode="local", target_epsilon=4.0, target_delta=1e-6),
 ... )
@@ -23,18 +24,26 @@ True
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from hanse_common.codec import digest
 from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
 from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
+from hanse_common.privacy.plan import evaluations_by
 from hanse_common.secagg.layout import DEFAULT_SCALE, Layout, Section
-from hanse_common.secagg.terms import LARGEST_COHORT, SMALLEST_COHORT, Terms
+from hanse_common.secagg.terms import LARGEST_COHORT, MAX_ATTEMPTS, SMALLEST_COHORT, Terms
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """32 bytes in lower-case hexadecimal."""
@@ -106,8 +115,20 @@ class Manifest(Settings):
     """SHA-256 of the Flower app bundle that stores accept."""
     log_key: Hex32 | None = None
     """The coordinator's public key, which signs the round log; there is no log if unset."""
+    arrays: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
+    """Name and shape of each trained parameter; a message that holds any other is refused."""
     rounds: int = Field(ge=1, lt=2**32)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Rounds from one evaluation whose sums leave the stores to the next; none leave if unset."""
+    spare_exchanges: int = Field(default=0, ge=0, lt=2**32)
+    """Exchanges of each kind that a store pays for beyond those of an undisturbed run."""
+    max_openings: int = Field(default=16, ge=MAX_ATTEMPTS, lt=2**16)
+    """Most times that a store begins one exchange, over all runs and attempts."""
     privacy: PrivacyTerms
+
+    @field_serializer("arrays")
+    def _arrays_sorted(self, arrays: dict[str, tuple[int, ...]]) -> dict[str, list[int]]:
+        return {name: list(shape) for name, shape in sorted(arrays.items())}
 
     @field_validator("stores")
     @classmethod
@@ -126,7 +147,27 @@ class Manifest(Settings):
         self.terms()
         if self.evaluation:
             self.terms("evaluate")
+        if bool(self.evaluation) != (self.evaluate_every is not None):
+            raise ValueError("evaluation sections go with evaluate_every, and only so")
+        count = sum(math.prod(shape) for shape in self.arrays.values())
+        for part in self.sections:
+            if part.name == "update" and part.length != count:
+                raise ValueError(
+                    f"section 'update' has {part.length} coordinates, the arrays have {count}"
+                )
         return self
+
+    def granted(self, kind: Literal["train", "evaluate"]) -> int:
+        """Exchanges of a kind that stores pay for under this manifest, repeats included.
+
+        Whatever run asks for them, and however often it is started.
+        """
+        if kind == "train":
+            return self.rounds + self.spare_exchanges
+        if self.evaluate_every is None:
+            return 0
+        planned = evaluations_by(self.rounds, self.rounds, self.evaluate_every)
+        return planned + self.spare_exchanges
 
     def terms(self, kind: Literal["train", "evaluate"] = "train") -> Terms:
         """Return what secure aggregation needs in one kind of exchange.

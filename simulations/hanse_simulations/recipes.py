@@ -255,6 +255,8 @@ def attack() -> RunSettings:
             "training.sample_rate": 0.5,
             "privacy.target_epsilon": 2.0,
             "federation.rounds": 8,
+            # The claim under attack is what these rounds cost, with nothing set aside.
+            "federation.spare_exchanges": 0,
         }
     )
 

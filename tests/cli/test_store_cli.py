@@ -105,6 +105,7 @@ class Authority:
             "federation": "baltic",
             "stores": ("bremen", "hamburg", "luebeck", "rostock", "wismar"),
             "sections": (SectionTerms(name="update", length=1000, clip=1.0),),
+            "arrays": {"w": (1000,)},
             "model_digest": "00" * 32,
             "fab_digest": "ab" * 32,
             "log_key": "cd" * 32,

@@ -41,6 +41,7 @@ def manifest() -> bytes:
         federation="baltic",
         stores=("bremen", "hamburg", "luebeck", "rostock", "wismar"),
         sections=(SectionTerms(name="update", length=10, clip=1.0),),
+        arrays={"w": (10,)},
         model_digest="ab" * 32,
         rounds=5,
         privacy=PrivacyTerms(mode="none"),

@@ -27,6 +27,7 @@ def offer(**changes):
         "federation": "baltic",
         "stores": tuple(f"store-{index:03}" for index in range(12)),
         "sections": (SectionTerms(name="update", length=100, clip=1.0),),
+        "arrays": {"w": (100,)},
         "model_digest": "ab" * 32,
         "log_key": "12" * 32,
         "rounds": 50,

@@ -25,6 +25,7 @@ def terms(manifest_digest, policy_digest) -> SimpleNamespace:
         federation="baltic",
         stores=("bremen", "luebeck", "rostock", "stettin", "wismar"),
         sections=(SectionTerms(name="update", length=1, clip=1.0),),
+        arrays={"w": (1,)},
         model_digest="00" * 32,
         fab_digest=manifest_digest,
         log_key="cd" * 32,

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from hanse_client.enrolment import Enrolment
 from hanse_client.exchange.secure import Answer, Cost, SecureExchange, Waiting, release
 from hanse_client.exchange.witness import Witness
 from hanse_client.leaving import check_staying
 from hanse_client.node import Node
 from hanse_common.config import RunSettings
-from hanse_common.errors import PolicyViolation
-from hanse_common.federation import check_asked
+from hanse_common.federation import check_instructions, grant_of
 from hanse_common.instructions import Instructions, NDArray, evaluation_names
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
@@ -63,9 +60,7 @@ def offer(
         trained or noised anew.
     """
     check_staying(node.folder, told.round)
-    check_asked(told, settings, enrolment.manifest)
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise PolicyViolation("the coordinator's model holds values that are not finite")
+    check_instructions(told, settings, arrays, enrolment.manifest)
     cosignature = Witness(node, enrolment).cosign(told)
     exchange = SecureExchange(node, enrolment)
     header = exchange.header(told)
@@ -76,6 +71,7 @@ def offer(
             cost.steps,
             target_delta=cost.target_delta,
             budget=enrolment.policy.budget,
+            grant=grant_of(enrolment.manifest),
             release=release(header, told.kind, told.round, cost),
         )
     kept = exchange.waiting(header, told.digest)

@@ -24,6 +24,7 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
+from hanse_common.federation import grant_of
 from hanse_common.instructions import MESSAGE, Instructions
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import NOTHING, Release
@@ -211,6 +212,7 @@ class SecureExchange:
                     number=waiting.number,
                     release=replace(about, roster_digest=store.roster_digest or NOTHING),
                     budget=self._enrolment.policy.budget,
+                    grant=grant_of(self._enrolment.manifest),
                     vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
                 )
                 head = Head(entry.sequence, entry.hash)

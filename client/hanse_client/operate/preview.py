@@ -160,7 +160,7 @@ def _cost(
         "epsilon spent ever": epsilon(spent, target_delta=delta) if spent else 0.0,
         "epsilon after this round": epsilon([*spent, step], target_delta=delta),
         "epsilon of all rounds": plan.epsilon_after(rounds=manifest.rounds),
-        "epsilon with one round repeated": plan.epsilon_with_a_repeat(),
+        "epsilon with every spare exchange": plan.granted_epsilon,
         "limit of the policy": policy.max_epsilon,
         "rounds of the manifest": manifest.rounds,
     }

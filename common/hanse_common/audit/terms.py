@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hanse_common.errors import PolicyViolation, PrivacyError
-from hanse_common.federation import check_noise
+from hanse_common.federation import check_noise, plan_of
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.chain import paid
@@ -84,34 +84,9 @@ def _finding(entry: Entry, problem: str, detail: str) -> Finding:
 
 def _plan(manifest: Manifest) -> PrivacyPlan | Finding | None:
     """What the terms come to; a finding if they do not keep what they promise."""
-    terms = manifest.privacy
-    if terms.mode == "none":
-        return None
-    known = {
-        "sample_rate": terms.sample_rate,
-        "max_grad_norm": terms.max_grad_norm,
-        "noise_multiplier": terms.noise_multiplier,
-        "target_epsilon": terms.target_epsilon,
-        "target_delta": terms.target_delta,
-    }
-    values = {name: value for name, value in known.items() if value is not None}
-    missing = sorted(known.keys() - values.keys())
-    if missing:
-        detail = f"it does not say privacy.{missing[0]}, so that no charge can be compared"
-        return Finding(sequence=0, problem="the manifest is incomplete", detail=detail)
     try:
         check_noise(manifest)
-        return PrivacyPlan(
-            **values,
-            steps_per_round=terms.local_steps or 1,
-            rounds=manifest.rounds,
-            statistics_noise_multiplier=terms.statistics_noise_multiplier,
-            evaluation_noise_multiplier=terms.evaluation_noise_multiplier,
-            # The terms do not say how often; what was charged is added up below.
-            evaluate_every=manifest.rounds,
-            mode=terms.mode,
-            max_stores_per_customer=terms.max_stores_per_customer or 1,
-        )
+        return plan_of(manifest)
     except (PolicyViolation, PrivacyError) as error:
         return Finding(
             sequence=0, problem="the manifest does not keep its promise", detail=error.message

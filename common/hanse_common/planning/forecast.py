@@ -107,7 +107,8 @@ class Forecast:
             None in mode local, where every store adds all of it.
         noise_multiplier: Of the plan, sigma.
         epsilon: What the rounds cost at that noise.
-        epsilon_with_a_repeat: The same where one round is cut off and paid for twice.
+        spare: Exchanges that may be repeated or lost, of each kind.
+        granted_epsilon: The same with every spare exchange used.
         at_stores: Epsilon of a person at so many stores; an upper bound.
         rows: One per variant.
         threshold: Signal-to-noise below which a variant is not recommended.
@@ -130,7 +131,8 @@ class Forecast:
     honest_survivors: int | None
     noise_multiplier: float
     epsilon: float
-    epsilon_with_a_repeat: float
+    spare: int
+    granted_epsilon: float
     at_stores: dict[int, float]
     rows: tuple[Row, ...]
     threshold: float
@@ -190,7 +192,8 @@ def forecast(
         honest_survivors=_honest(solved, plan, population),
         noise_multiplier=plan.noise_multiplier,
         epsilon=plan.epsilon_after(rounds=plan.rounds),
-        epsilon_with_a_repeat=plan.epsilon_with_a_repeat(),
+        spare=plan.spare,
+        granted_epsilon=plan.granted_epsilon,
         at_stores={
             count: epsilon(
                 [at_stores(steps, plan.mode, count, covers) for steps in spent],
@@ -214,7 +217,7 @@ def signal_bound(settings: RunSettings, plan: PrivacyPlan, population: Populatio
 
     In mode distributed a store's own sum is cut to `federation.max_drawn` clips.
     """
-    most = settings.federation.max_drawn if plan.mode == "distributed" else math.inf
+    most = settings.max_drawn if plan.mode == "distributed" else math.inf
     drawn = sum(min(plan.sample_rate * count, most) for count in population.customers)
     return plan.steps_per_round * drawn * plan.store_clip
 
@@ -268,7 +271,7 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> l
             f"delta={plan.target_delta:g} is larger than 1/N^1.1 for {people.total:,} customers; "
             f"take {people.delta:g} or less"
         )
-    most = settings.federation.max_drawn
+    most = settings.max_drawn
     largest = plan.sample_rate * max(people.customers)
     if plan.mode == "distributed" and largest > most:
         found.append(

@@ -77,8 +77,8 @@ def _terms(planned: Forecast) -> list[str]:
             f"a person at {counted(count, 'store')}: ε ≤ {epsilon(value)}"
             for count, value in planned.at_stores.items()
         ),
-        f"with one round cut off and repeated: ε ≤ {epsilon(planned.epsilon_with_a_repeat)}, which "
-        "a store's max_epsilon should allow",
+        f"with {counted(planned.spare, 'exchange')} repeated or lost: "
+        f"ε ≤ {epsilon(planned.granted_epsilon)}; stores grant no more",
     ]
 
 

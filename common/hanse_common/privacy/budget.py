@@ -1,4 +1,4 @@
-"""What a store allows to be spent, and from which day on it counts anew.
+"""What may be spent: a store's own limit with its renewals, and what a manifest grants.
 
 >>> budget = Budget.until_renewed(8.0, renews=date(2027, 1, 1))
 >>> budget.renews
@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Self
@@ -39,3 +40,19 @@ class Budget:
     def is_due(self, *, now: int) -> bool:
         """Whether the day of the renewal has come, by that clock."""
         return self.renews != NEVER and now >= self.renews
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """What one signed manifest lets a store spend, whatever runs are started under it.
+
+    A store's own limit may be higher, and a coordinator draws run numbers as it likes; what
+    was charged under the manifest counts all the same, and no renewal takes it back.
+    """
+
+    manifest_digest: bytes
+    max_epsilon: float
+    """Of everything charged under the manifest, at its delta."""
+    target_delta: float
+    exchanges: Mapping[str, int]
+    """Most charges by kind of exchange, `train` or `evaluate`."""

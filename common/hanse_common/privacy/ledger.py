@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import takewhile
 from pathlib import Path
 from threading import RLock
 from typing import NoReturn
@@ -41,7 +42,7 @@ from hanse_common.errors import BudgetSpent, HanseError, LedgerError, LedgerWent
 from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import SampledGaussianSteps, accountant, epsilon
-from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.budget import Budget, Grant
 from hanse_common.privacy.chain import Fault, compare, follow, head_of, paid
 from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry, Kind, Release
 from hanse_common.privacy.ledger_file import EMPTY, Head, Row
@@ -129,21 +130,24 @@ class Ledger:
         *,
         target_delta: float,
         budget: Budget,
+        grant: Grant | None = None,
         release: Release | None = None,
     ) -> None:
-        """Refuse what the budget cannot pay for; the refusal is an entry.
+        """Refuse what the budget or the grant cannot pay for; the refusal is an entry.
 
         Raises:
-            BudgetSpent: Epsilon since the last renewal would exceed the budget.
+            BudgetSpent: Epsilon since the last renewal would exceed the budget, or what was
+                charged under the manifest would exceed its grant.
             LedgerError: As `open`.
         """
-        beyond = self._beyond(self._read(), steps, target_delta, budget)
+        about = release or Release()
+        beyond = self._beyond(self._read(), steps, target_delta, budget, grant, about)
         if beyond is not None:
             self.refuse(
                 steps,
                 target_delta=target_delta,
                 note=beyond.message,
-                release=release,
+                release=about,
                 budget=budget,
             )
             raise beyond
@@ -155,6 +159,7 @@ class Ledger:
         target_delta: float,
         release: Release | None = None,
         budget: Budget | None = None,
+        grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
         """Write steps down as paid, durably.
@@ -163,18 +168,17 @@ class Ledger:
             steps: What is spent.
             target_delta: At which epsilon is read.
             release: What will leave.
-            budget: The limit, looked at once more while nobody else can write.
+            budget: The store's limit, looked at once more while nobody else can write.
+            grant: The manifest's, likewise.
             vector: What will be masked; the entry commits to it.
 
         Raises:
-            BudgetSpent: It would exceed the budget; a refusal was written instead.
+            BudgetSpent: It would exceed budget or grant; a refusal was written instead.
             LedgerError: As `open`; or the entry could not be written. Release nothing.
         """
         about = release or Release()
         with self._writing() as write:
-            beyond = None
-            if budget is not None:
-                beyond = self._beyond(write.entries, steps, target_delta, budget)
+            beyond = self._beyond(write.entries, steps, target_delta, budget, grant, about)
             if beyond is None:
                 self._renew(write, target_delta, budget)
                 entry = self._entry(write, "charge", steps, target_delta, about, budget)
@@ -196,17 +200,19 @@ class Ledger:
         release: Release | None = None,
         budget: Budget | None = None,
     ) -> Entry:
-        """Write down what was asked and not done; the same order asked again is written once.
+        """Write down what was asked and not done.
+
+        Between two charges, one refusal is written for each kind of exchange under each
+        manifest: a coordinator that asks without end must not make the ledger grow without end.
 
         Raises:
             LedgerError: As `charge`.
         """
         about = release or Release()
         with self._writing() as write:
-            last = write.entries[-1] if write.entries else None
-            if last is not None and last.kind == "refusal":
-                known = (last.release, last.steps, last.target_delta, last.note)
-                if known == (about, steps, target_delta, note):
+            for last in takewhile(lambda entry: entry.kind == "refusal", reversed(write.entries)):
+                known = (last.release.kind, last.release.manifest_digest)
+                if known == (about.kind, about.manifest_digest):
                     return last
             self._renew(write, target_delta, budget)
             entry = self._entry(write, "refusal", steps, target_delta, about, budget)
@@ -256,9 +262,15 @@ class Ledger:
         entries: list[Entry],
         steps: SampledGaussianSteps,
         target_delta: float,
-        budget: Budget,
+        budget: Budget | None,
+        grant: Grant | None,
+        release: Release,
     ) -> BudgetSpent | None:
-        """What to say if a budget cannot pay for steps."""
+        """What to say if the manifest's grant or the store's budget cannot pay for steps."""
+        if grant is not None and (beyond := _beyond_grant(entries, steps, grant, release)):
+            return beyond
+        if budget is None:
+            return None
         due = self._is_due(entries, budget)
         since = len(entries) if due else _last_renewal(entries).sequence
         total = epsilon([*paid(entries, since=since), steps], target_delta=target_delta)
@@ -413,6 +425,34 @@ class _Write:
         ledger_file.insert_row(self._database, self._path, row)
         self.entries.append(signed)
         return signed
+
+
+def _beyond_grant(
+    entries: list[Entry], steps: SampledGaussianSteps, grant: Grant, release: Release
+) -> BudgetSpent | None:
+    """What to say if a manifest does not grant one more exchange of this kind and cost."""
+    charged = [
+        entry
+        for entry in entries
+        if entry.kind == "charge" and entry.release.manifest_digest == grant.manifest_digest
+    ]
+    hint = "nothing was released; ask the federation for new terms"
+    count = sum(entry.release.kind == release.kind for entry in charged)
+    granted = grant.exchanges.get(release.kind, 0)
+    if count >= granted:
+        return BudgetSpent(
+            f"the store has paid for {count} exchanges of kind {release.kind!r} under this "
+            f"manifest, which grants {granted}",
+            hint=hint,
+        )
+    total = epsilon([*paid(charged), steps], target_delta=grant.target_delta)
+    if total <= grant.max_epsilon:
+        return None
+    return BudgetSpent(
+        f"the store would have spent epsilon={total:.3f} under this manifest, which promises "
+        f"{grant.max_epsilon:g}",
+        hint=hint,
+    )
 
 
 def _last_renewal(entries: list[Entry]) -> Entry:

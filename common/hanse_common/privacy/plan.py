@@ -54,9 +54,11 @@ class PrivacyPlan:
         evaluation_noise_multiplier: Noise on the sums of an evaluation; None if none leave.
         evaluate_every: Rounds from one evaluation to the next.
         max_stores_per_customer: At how many stores one person may be a customer.
+        spare: Exchanges of each kind that may be paid for beyond those of an undisturbed run.
 
     Guarantees:
-        `epsilon_after(rounds)` never exceeds `target_epsilon`, or the plan does not exist.
+        `granted_epsilon`, of all rounds and every spare exchange, never exceeds
+        `target_epsilon`, or the plan does not exist.
     """
 
     sample_rate: float
@@ -71,17 +73,19 @@ class PrivacyPlan:
     evaluate_every: int = 1
     mode: Literal["local", "distributed"] = "local"
     max_stores_per_customer: int = 1
+    spare: int = 0
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
             raise PrivacyError(f"max_grad_norm={self.max_grad_norm} must be positive")
         if not 0 < self.target_delta < 1:
             raise PrivacyError(f"target_delta={self.target_delta} must lie in (0, 1)")
-        cost = self.epsilon_after(rounds=self.rounds)
+        cost = self.granted_epsilon
         if cost > self.target_epsilon:
             raise PrivacyError(
-                f"{self.rounds} rounds at noise_multiplier={self.noise_multiplier:.4f} cost "
-                f"epsilon={cost:.3f}, more than target_epsilon={self.target_epsilon}",
+                f"{self.rounds} rounds and {self.spare} spare exchanges at noise_multiplier="
+                f"{self.noise_multiplier:.4f} cost epsilon={cost:.3f}, more than "
+                f"target_epsilon={self.target_epsilon}",
                 hint="leave noise_multiplier out and it will be solved for",
             )
 
@@ -105,15 +109,16 @@ class PrivacyPlan:
         statistics = terms.statistics_noise_multiplier if settings.secure else None
         evaluation = terms.evaluation_noise_multiplier if settings.secure else None
         noise, shared = terms.noise_multiplier, terms.mode == "distributed"
+        spare = settings.spare_exchanges if settings.secure else 0
         if noise is None:
             count = evaluations_by(federation.rounds, federation.rounds, federation.evaluate_every)
-            count *= 1 if shared else terms.max_stores_per_customer
+            count = (count + spare) * (1 if shared else terms.max_stores_per_customer)
             noise = noise_multiplier_for(
                 target_epsilon=terms.target_epsilon,
                 target_delta=terms.target_delta,
                 sample_rate=training.sample_rate,
                 # What several stores do on their own adds up; in one sum, they share a clip.
-                count=federation.rounds
+                count=(federation.rounds + spare)
                 * training.local_steps
                 * (1 if shared else terms.max_stores_per_customer),
                 stores=terms.max_stores_per_customer if shared else 1,
@@ -133,6 +138,7 @@ class PrivacyPlan:
             evaluate_every=federation.evaluate_every,
             mode=terms.mode,
             max_stores_per_customer=terms.max_stores_per_customer,
+            spare=spare,
         )
 
     @property
@@ -157,15 +163,21 @@ class PrivacyPlan:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
         return epsilon(self.spent_after(rounds), target_delta=self.target_delta)
 
-    def epsilon_with_a_repeat(self) -> float:
-        """Epsilon of all rounds, one of which was cut off after its charge and is paid for twice.
+    @property
+    def evaluations(self) -> int:
+        """Evaluations whose sums leave the store in an undisturbed run."""
+        if self.evaluation_noise_multiplier is None:
+            return 0
+        return evaluations_by(self.rounds, self.rounds, self.evaluate_every)
 
-        A store whose policy allows no more than `target_epsilon` would refuse the last round
-        then.
-        """
-        return epsilon(
-            [*self.spent_after(self.rounds), self.round_cost()], target_delta=self.target_delta
-        )
+    @property
+    def granted_epsilon(self) -> float:
+        """Epsilon of all rounds and evaluations, with every spare exchange used."""
+        spent = [self._steps(self.steps_per_round * (self.rounds + self.spare))]
+        if self.evaluation_noise_multiplier is not None:
+            count = (self.evaluations + self.spare) * self._repeats
+            spent.append(_releases(self.evaluation_noise_multiplier, count))
+        return epsilon(spent, target_delta=self.target_delta)
 
     def event(self, *, rounds: int) -> Any:
         """Those rounds as one event of `dp_accounting`."""
