@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -40,6 +41,23 @@ NODE_FILE = "node.json"
 LEDGER_FILE = "ledger.sqlite"
 OLDER_RECORD = "accountant.json"
 """Where versions before the ledger kept what was spent."""
+
+
+class Randomness(IntEnum):
+    """What a draw of a node's generator is for: each use has a stream of its own."""
+
+    EXAMPLES = 0
+    """What is random about the examples of a step."""
+    SAMPLE = 1
+    """Which customers are in a step."""
+    STEP_NOISE = 2
+    """Noise on the gradients of a step, in mode local."""
+    RELEASE_NOISE = 3
+    """Noise on what leaves the store."""
+    ROUNDING = 4
+    """Rounding to integers."""
+    EXACTNESS_CHECK = 5
+    """Which customers clipping is checked on."""
 
 
 class Loadable(Protocol):
@@ -121,14 +139,19 @@ class Node:
         folder = self.settings.enrolment
         return None if folder is None else Enrolment(folder)
 
-    def generator(self, *purpose: int) -> np.random.Generator:
+    def generator(self, number: int, use: Randomness, *, attempt: int = 1) -> np.random.Generator:
         """A cryptographic generator with a fresh key, or a repeatable one in a simulation.
 
         Args:
-            purpose: Numbers that tell this use from every other, e.g. exchange and use.
+            number: The round, or the exchange.
+            use: What is drawn.
+            attempt: At that exchange; a second one draws everything again.
         """
         seed = self.settings.seed
-        return keystream(fresh_key() if seed is None else repeatable_key(seed, *purpose))
+        if seed is None:
+            return keystream(fresh_key())
+        again = (attempt,) if attempt > 1 else ()
+        return keystream(repeatable_key(seed, number, use, *again))
 
     @cached_property
     def _ledger(self) -> Ledger:

@@ -373,6 +373,15 @@ class RunSettings(Settings):
         return cls.parse({"recipe": path.stem, **read_toml(path)})
 
     @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read settings as a coordinator sends them.
+
+        Raises:
+            ConfigError: It is not JSON, or holds an unknown or malformed setting.
+        """
+        return cls.parse(parse_json(text, "the settings"))
+
+    @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
         """Build settings from plain values.
 
@@ -443,14 +452,31 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, or is not such a table.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """Read JSON that holds a table of plain values.
+
+    Args:
+        text: Of a file or message.
+        name: What it is, for errors.
+
+    Raises:
+        ConfigError: It is not such a table.
+    """
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not JSON: {error}") from error
     if isinstance(table, dict):
         return table
-    raise ConfigError(f"{path} is not a JSON object")
+    raise ConfigError(f"{name} is not a JSON object")
 
 
 def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:

@@ -25,7 +25,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
-from hanse_common.errors import HanseError, public_reason
+from hanse_common.errors import HanseError, loggable_reason
 
 FIELDS = (
     *("store", "run", "round", "stage", "split", "attempt"),
@@ -49,7 +49,7 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
 
     Guarantees:
         An exception leaves its kind, code and constant words, as it would leave the store
-        (`public_reason`); no traceback, no local variable. Of other packages' lines the
+        (`loggable_reason`); no traceback, no local variable. Of other packages' lines the
         template is kept and what was put into it is not. Extras that are not in `FIELDS` are
         dropped. What the project's own lines say in words is theirs to answer for.
 
@@ -173,4 +173,4 @@ def _cleaned(args: Any) -> Any:
 
 
 def _told(value: object) -> Any:
-    return public_reason(value, hint="") if isinstance(value, BaseException) else value
+    return loggable_reason(value) if isinstance(value, BaseException) else value

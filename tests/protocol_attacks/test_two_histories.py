@@ -215,7 +215,7 @@ def shown_once(secure_stores, tmp_path_factory):
     """A federation whose store has seen three records."""
     settings, prepared = secure_stores
     federation = SecureFederation(tmp_path_factory.mktemp("shown"), settings, prepared)
-    (federation.node(STORE).folder / "clipping-check.json").write_text("{}")
+    federation.skip_clipping_check()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
         log = federation.log()

@@ -25,7 +25,7 @@ from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.federation import grant_of
-from hanse_common.instructions import MESSAGE, Instructions
+from hanse_common.instructions import MESSAGE
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import NOTHING, Release
 from hanse_common.privacy.ledger_file import EMPTY, Head
@@ -79,6 +79,7 @@ class Waiting:
         number: The training round.
         vector: Quantised, within the manifest's bounds.
         cost: None where there is no privacy to account for.
+        masked: It may have left the store, under masks.
     """
 
     header: Header
@@ -87,6 +88,7 @@ class Waiting:
     number: int
     vector: Integers
     cost: Cost | None
+    masked: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
@@ -97,6 +99,7 @@ class Waiting:
             "kind": self.kind,
             "number": self.number,
             "cost": cost and asdict(cost),
+            "masked": self.masked,
         }
         file = io.BytesIO()
         np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
@@ -122,6 +125,7 @@ class Waiting:
                 number=table["number"],
                 vector=vector,
                 cost=cost or None,
+                masked=table["masked"],
             )
         except (
             *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
@@ -138,29 +142,38 @@ class SecureExchange:
         self._enrolment = enrolment
         self._folder = node.folder / "secagg"
 
-    def header(self, told: Instructions) -> Header:
-        """The header of an attempt as this store sees it, if it may still make it.
+    def admit(self, header: Header) -> None:
+        """Check that the store may still make an attempt.
 
         Raises:
             AttemptRefused: The attempt, or a later one, was made before.
-            MalformedMessage: A number in it is out of range.
         """
-        header = told.header(self._enrolment.manifest.digest())
         self._journal().admit(header)
-        return header
 
-    def waiting(self, header: Header, asked: bytes) -> Waiting | None:
-        """The vector of this exchange's first attempt, if it is still there."""
+    def current(self) -> Waiting | None:
+        """What waits for the next message; None if nothing does.
+
+        Raises:
+            MalformedMessage: The file is damaged.
+        """
         path = self._folder / "waiting"
-        if not path.exists():
+        return Waiting.decode(path.read_bytes()) if path.exists() else None
+
+    def unmasked(self, header: Header, asked: bytes) -> Waiting | None:
+        """The vector of this exchange's first attempt, if it was never masked.
+
+        One that was masked may be in a sum that somebody holds: offered once more, its noise
+        would protect two sums, and be accounted for as if it were two noises.
+        """
+        waiting = self.current()
+        if waiting is None or waiting.masked:
             return None
-        found = Waiting.decode(path.read_bytes())
         # Another manifest has other bounds, and perhaps other noise.
         first, now = (
             (h.run, h.round, h.manifest_digest, digest)
-            for h, digest in ((found.header, found.asked), (header, asked))
+            for h, digest in ((waiting.header, waiting.asked), (header, asked))
         )
-        return found if first == now else None
+        return waiting if first == now else None
 
     def begin(self, waiting: Waiting) -> Answer:
         """Stage 0: put the vector aside and say hello.
@@ -181,7 +194,7 @@ class SecureExchange:
             journal=self._journal(),
         )
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
+        self._put_aside(waiting)
         self._keep(store)
         return {MESSAGE: store.hello.encode()}
 
@@ -216,6 +229,8 @@ class SecureExchange:
                     vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
                 )
                 head = Head(entry.sequence, entry.hash)
+            # Before the masked vector exists: whatever happens, it is offered only once.
+            self._put_aside(replace(waiting, masked=True))
             receipt[RECEIPT] = self._receipt(store, waiting.header, head).encode()
             return store.mask(waiting.vector)
 
@@ -239,7 +254,9 @@ class SecureExchange:
         ).sign(self._enrolment.key)
 
     def _answer(self, step: Callable[[Store, Waiting], Message]) -> Answer:
-        waiting = self._waiting()
+        waiting = self.current()
+        if waiting is None:
+            raise OutOfTurn("this store has no update waiting to be masked")
         store = Store.resume(
             self._enrolment.attempt(waiting.header, waiting.kind),
             (self._folder / "state").read_bytes(),
@@ -260,11 +277,8 @@ class SecureExchange:
             (self._folder / "waiting").unlink()
         return {MESSAGE: reply.encode()}
 
-    def _waiting(self) -> Waiting:
-        path = self._folder / "waiting"
-        if not path.exists():
-            raise OutOfTurn("this store has no update waiting to be masked")
-        return Waiting.decode(path.read_bytes())
+    def _put_aside(self, waiting: Waiting) -> None:
+        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
 
     def _journal(self) -> Journal:
         path = self._folder / "journal"

@@ -29,7 +29,7 @@ from hanse_common.errors import (
 )
 from hanse_common.federation import (
     BASE_MODEL_FILES,
-    base_model_digest,
+    check_base_model,
     check_noise,
     settings_digest,
 )
@@ -260,20 +260,6 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
         aside.rename(folder.model)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def check_base_model(model: Path, manifest: Manifest) -> None:
-    """Check the frozen rest of a model, if the manifest names one.
-
-    Raises:
-        PolicyViolation: It is another one.
-    """
-    found = base_model_digest(model)
-    if manifest.base_digest is not None and (found is None or found.hex() != manifest.base_digest):
-        raise PolicyViolation(
-            f"the base model in {model} is not the one that the manifest names",
-            hint="import the coordinator's model folder as it is: `hanse store enrol --model DIR`",
-        )
 
 
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
