@@ -75,16 +75,19 @@ class DataSettings(Settings):
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
     stores: int | None = Field(default=None, ge=1)
-    """How many stores: of `synthetic` to make, of the others to keep (the largest first)."""
+    """How many stores: of `synthetic` to make, of `complete-journey` to keep (the largest of its
+    public table), of `stores` to keep (the first by name)."""
     customers: int | None = Field(default=None, ge=2)
-    """How many customers a synthetic store has, or the most to keep of a real one."""
+    """How many customers a synthetic store has, or about how many to keep of a real one: each is
+    kept by a keyed hash of their own id, so that none depends on another."""
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
     min_customers: int = Field(default=10, ge=2)
-    """A store with fewer customers is refused (`stores`) or left out (the others)."""
+    """A store with fewer customers is refused; of `complete-journey`, those with fewer in its
+    public table are left out before."""
     split: Split | None = None
     """Where training, validation and test end. `stores` and `own` must say so; the others know
     it, and have it here only for tasks that ask for other days."""

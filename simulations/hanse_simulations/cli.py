@@ -53,8 +53,8 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
-    customers: Annotated[int | None, typer.Option(help="Keep N customers a store.")] = None,
+    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
+    customers: Annotated[int | None, typer.Option(help="Keep about N customers a store.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Recipes sequences and reviews: the file to learn from.")
     ] = None,

@@ -33,7 +33,7 @@ def attack(
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Target epsilon to claim.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
+    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
     customers: Annotated[
         int | None, typer.Option(help="Keep N customers a store, beside the canaries.")
     ] = None,
