@@ -199,6 +199,10 @@ class SecureFederation:
         """Give one store an order as it is; return its reply."""
         return self._deliver(Message(record, self.faults.node_of(store), kind))
 
+    def tell_nothing(self, store: str) -> Message:
+        """Ask one store for its name."""
+        return self._deliver(Message(RecordDict(), self.faults.node_of(store), "query.describe"))
+
     def order(self, **content: Any) -> RecordDict:
         """What a coordinator sends in the first attempt of run 1, unless told otherwise."""
         return self.content(**{RUN: 1, ATTEMPT: 1, **content})
