@@ -259,12 +259,17 @@ class Node:
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "time": time.time()}) + "\n")
+        append_log(self.folder, **line)
 
     def evaluation(self, split: str, number: int) -> Path:
         """Where the figures of an evaluation lie."""
         return self.folder / "evaluations" / f"{split}-{number:05d}.npz"
+
+
+def append_log(node: Path, **line: Any) -> None:
+    """Append a line to the log in a node's folder, whatever else is wrong with the folder."""
+    with (node / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**line, "time": time.time()}) + "\n")
 
 
 def list_nodes(federation: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from hanse_client.app import refused
-from hanse_client.node import Node
+from hanse_client.node import Node, append_log
 from hanse_client.operate.pin import Bundle
 from hanse_common import logs
 from hanse_common.errors import DataError, HanseError, public_reason
@@ -85,8 +85,8 @@ class Answering:
             # It may have run out of memory on long histories: how it ended stays here.
             died = DataError(f"the store's process ended with status {child.exitcode}")
             _log.error("%s", died)
-            with suppress(OSError, HanseError):
-                Node(self._node).log(error=str(died))
+            with suppress(OSError):
+                append_log(self._node, error=str(died))
             return refused(message, public_reason(died))
         finally:
             ours.close()
