@@ -109,7 +109,8 @@ def open_all(state: StoreState, cohort: Cohort, own: int, delivery: Delivery) ->
     lists = (delivery.sealed, delivery.vouched, delivery.digests)
     if any(len(each) != len(dealers) for each in lists):
         raise MalformedMessage(
-            f"delivery has {len(delivery.sealed)} sealed shares for {len(dealers)} dealers"
+            f"delivery has {tuple(map(len, lists))} sealed shares, signatures and digests for "
+            f"{len(dealers)} dealers"
         )
     wrong = []
     for dealer, sealed, digests in zip(dealers, delivery.sealed, delivery.digests, strict=True):

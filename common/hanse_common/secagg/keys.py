@@ -187,10 +187,10 @@ def check_possession(public: bytes, proof: bytes, header_digest: bytes, store_id
     Raises:
         WeakKey: It does not prove it, or the key is no point of the curve in canonical form.
     """
-    share_key_u(public)
     try:
+        share_key_u(public)
         verify(public, proof, POSSESSION, _possession(header_digest, store_id))
-    except BadSignature:
+    except (BadSignature, WeakKey):
         raise WeakKey(
             f"{store_id!r} does not prove that it holds its share key {public.hex()[:16]}…",
             culprits=(store_id,),
