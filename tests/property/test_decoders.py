@@ -18,7 +18,7 @@ from hanse_common.roundlog import records as roundlog
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
 from hanse_common.roundlog.receipt import Receipt
-from hanse_common.secagg import Header, Journal, Mark, Stage, Store, decode
+from hanse_common.secagg import Header, Journal, Mark, Stage, decode
 from hanse_common.secagg.state import StoreState
 from vector_kit import (
     AUTHORITY,

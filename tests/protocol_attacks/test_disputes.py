@@ -45,7 +45,7 @@ def flip(data: bytes, place: int = -1) -> bytes:
 def spoil(federation, bundle, how, *, holder=V, vouching=True):
     """DEALER's bundle with a wrong share for one holder, signed like any other."""
     cohort = federation.coordinator._cohort
-    place = holder - (D < holder)
+    place = holder - (holder > D)
     sealed, vouched, digests = list(bundle.sealed), list(bundle.vouched), list(bundle.digests)
     names = cohort.ids((D, holder))
     ids = cohort.header_digest, cohort.roster_digest
@@ -207,11 +207,10 @@ def test_a_coordinator_that_alters_what_honest_stores_sealed_gets_no_evidence(fi
 def test_shares_of_two_dealers_swapped_on_the_way_give_no_evidence():
     federation = Federation(7)
     delivery = federation.up_to("mask")[VICTIM]
-    swapped = {
-        field: (getattr(delivery, field)[1], getattr(delivery, field)[0])
-        + getattr(delivery, field)[2:]
-        for field in ("sealed", "vouched", "digests")
-    }
+    swapped = {}
+    for field in ("sealed", "vouched", "digests"):
+        first, second, *others = getattr(delivery, field)
+        swapped[field] = (second, first, *others)
     store = federation.stores[VICTIM]
     with pytest.raises(BadShares) as refusal:
         store.accept(replace(delivery, **swapped))
@@ -320,7 +319,7 @@ def test_every_part_of_the_proof_counts(byte):
 
 
 def test_a_proof_is_of_one_attempt_one_roster_and_one_pair():
-    federation, cohort, accusation = honest()
+    _, cohort, accusation = honest()
     peers = cohort.peers
     renamed = tuple(
         replace(peer, store_id="store-0045") if at == V else peer for at, peer in enumerate(peers)
