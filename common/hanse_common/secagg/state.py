@@ -20,6 +20,8 @@ from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import LARGEST_COHORT
 from hanse_common.secagg.wire import check_increasing, read_indices, write_indices
 
+__all__ = ["STATE_VERSION", "Stage", "StoreState"]
+
 STATE_VERSION = 2
 _MAGIC = b"hnss"
 
