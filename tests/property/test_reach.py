@@ -81,9 +81,10 @@ def test_random_words_are_beyond(variance):
 
 
 def test_what_is_left_to_a_forger_is_little_more_than_what_honest_stores_have():
-    """122 of signal under noise of norm 1,965, as in the shipped terms for groceries.
+    """Many parameters and much noise: what the noise's spread leaves is a fraction of it.
 
-    A forged vector in the direction of nobody's signal used to pass up to 2,023.
+    With room for noise in every coordinate at once, as before, a forged vector of thirty
+    times the noise's norm went unseen.
     """
     part = section(137_636, 1.0, 2.0e6, scale=1000)
     stores = 122

@@ -1,4 +1,4 @@
-"""A store's evidence that a share was dealt to it wrongly, which everybody can check.
+"""A store's evidence that a share was dealt to it wrongly, which anybody can check.
 
 Only two stores can open what one sealed for the other. A store that is dealt a share which
 does not open, or is not what its dealer signed for, shows the point that the two share keys
@@ -192,7 +192,7 @@ def channel_of(cohort: Cohort, accuser: int, accusation: Accusation) -> bytes:
 def check_accusation(
     cohort: Cohort, accuser: str, accusation: Accusation, bundle: ShareBundle
 ) -> None:
-    """Check that a dealer dealt a wrong share, from evidence that needs nobody's word.
+    """Check that a dealer dealt a wrong share, from signed messages and a proof alone.
 
     Returns only if the dealer is guilty.
 

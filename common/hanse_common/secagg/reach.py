@@ -40,7 +40,7 @@ import numpy as np
 from hanse_common.secagg.layout import Integers, Layout, Section
 
 CHANCE = 1e-9
-"""That an honest sum of one section is taken for a forged one: once in a thousand million."""
+"""Of taking one section of an honest sum for a forged one, at most."""
 
 _EVENT = CHANCE / 3
 _ROUNDING = 1 + 1e-9
