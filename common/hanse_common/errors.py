@@ -409,7 +409,11 @@ class CohortTooSmall(ProtocolError):
 
 
 class WeakKey(ProtocolError):
-    """A public key of small order: its shared secret would be known to everybody."""
+    """A public key of small order, or one that its owner does not prove to hold.
+
+    The shared secret of the first would be known to everybody. The second may be made from
+    the key of somebody else.
+    """
 
     code = "weak-key"
     exit_status = 60
@@ -450,10 +454,10 @@ class BadVector(ProtocolError):
     exit_status = 65
 
 
-class SumOutOfBounds(ProtocolError):
-    """The sum is larger than honest stores can make it: at least one upload was forged."""
+class FalseAccusation(ProtocolError):
+    """Evidence against a store that does not hold, or that shows nothing wrong."""
 
-    code = "sum-out-of-bounds"
+    code = "false-accusation"
     exit_status = 66
 
 

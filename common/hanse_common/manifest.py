@@ -179,7 +179,14 @@ class Manifest(Settings):
         return Terms(
             layout=Layout(
                 tuple(
-                    Section(part.name, part.length, part.clip, part.scale, part.headroom)
+                    Section(
+                        part.name,
+                        part.length,
+                        part.clip,
+                        part.scale,
+                        part.headroom,
+                        part.noise_variance,
+                    )
                     for part in parts
                 )
             ),
