@@ -195,6 +195,7 @@ class Manifest(Settings):
             colluders=self.colluders,
             threshold_fraction=self.threshold_fraction,
             minimum_survivors=self.minimum_survivors,
+            max_openings=self.max_openings,
             stores=frozenset(self.stores),
         )
 

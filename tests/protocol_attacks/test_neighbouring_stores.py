@@ -22,8 +22,8 @@ from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmas
 
 STORE = "synthetic-03"
 RANDOM = {
-    Hello: ("mask_public", "share_public", "commitment", "signature"),
-    ShareBundle: ("roster_digest", "sealed", "digests", "signature"),
+    Hello: ("mask_public", "share_public", "possession", "commitment", "signature"),
+    ShareBundle: ("roster_digest", "sealed", "vouched", "digests", "signature"),
     MaskedVector: ("roster_digest", "body", "signature"),
     Unmasking: ("roster_digest", "seed_shares", "signature"),
 }

@@ -6,6 +6,8 @@ Flower's memory: it survives a restart, and nothing else can read it.
     <node>/secagg/journal   every attempt made, so that none is made twice
     <node>/secagg/waiting   the quantised vector, and what it will be charged (0600)
     <node>/secagg/state     the protocol's secrets between two messages (0600)
+    <node>/attempt          how far the newest attempt came, in a second place: a backup of
+                            `secagg/` that is brought back does not bring this back with it
 
 Everything is on disk before a reply leaves. No torch: protocol stages answer at once.
 """
@@ -32,10 +34,13 @@ from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.roundlog.evidence import RECEIPT
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, Store
+from hanse_common.secagg.journal import Mark
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
 from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
+
+MARK = "attempt"
 
 Answer = dict[str, bytes]
 """What a store replies at one stage: the protocol's message, and what goes with it."""
@@ -79,7 +84,6 @@ class Waiting:
         number: The training round.
         vector: Quantised, within the manifest's bounds.
         cost: None where there is no privacy to account for.
-        masked: It may have left the store, under masks.
     """
 
     header: Header
@@ -88,7 +92,6 @@ class Waiting:
     number: int
     vector: Integers
     cost: Cost | None
-    masked: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
@@ -99,7 +102,6 @@ class Waiting:
             "kind": self.kind,
             "number": self.number,
             "cost": cost and asdict(cost),
-            "masked": self.masked,
         }
         file = io.BytesIO()
         np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
@@ -125,7 +127,6 @@ class Waiting:
                 number=table["number"],
                 vector=vector,
                 cost=cost or None,
-                masked=table["masked"],
             )
         except (
             *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
@@ -148,7 +149,8 @@ class SecureExchange:
         Raises:
             AttemptRefused: The attempt, or a later one, was made before.
         """
-        self._journal().admit(header)
+        limit = self._enrolment.manifest.max_openings
+        self._journal().admit(header, max_openings=limit)
 
     def current(self) -> Waiting | None:
         """What waits for the next message; None if nothing does.
@@ -166,7 +168,7 @@ class SecureExchange:
         would protect two sums, and be accounted for as if it were two noises.
         """
         waiting = self.current()
-        if waiting is None or waiting.masked:
+        if waiting is None or self._journal().was_masked(header):
             return None
         # Another manifest has other bounds, and perhaps other noise.
         first, now = (
@@ -194,7 +196,7 @@ class SecureExchange:
             journal=self._journal(),
         )
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._put_aside(waiting)
+        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
         self._keep(store)
         return {MESSAGE: store.hello.encode()}
 
@@ -229,12 +231,10 @@ class SecureExchange:
                     vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
                 )
                 head = Head(entry.sequence, entry.hash)
-            # Before the masked vector exists: whatever happens, it is offered only once.
-            self._put_aside(replace(waiting, masked=True))
             receipt[RECEIPT] = self._receipt(store, waiting.header, head).encode()
             return store.mask(waiting.vector)
 
-        return {**self._answer(answer), **receipt}
+        return {**self._answer(answer, charges=True), **receipt}
 
     def confirm(self, data: bytes) -> Answer:
         """Stage 3; see `Store.confirm`, and `share` for errors."""
@@ -253,7 +253,9 @@ class SecureExchange:
             entry_hash=head.hash,
         ).sign(self._enrolment.key)
 
-    def _answer(self, step: Callable[[Store, Waiting], Message]) -> Answer:
+    def _answer(
+        self, step: Callable[[Store, Waiting], Message], *, charges: bool = False
+    ) -> Answer:
         waiting = self.current()
         if waiting is None:
             raise OutOfTurn("this store has no update waiting to be masked")
@@ -262,6 +264,7 @@ class SecureExchange:
             (self._folder / "state").read_bytes(),
             key=self._enrolment.key,
             journal=self._journal(),
+            charged=charges and self._charged(waiting),
         )
         before = store.stage
         try:
@@ -277,13 +280,24 @@ class SecureExchange:
             (self._folder / "waiting").unlink()
         return {MESSAGE: reply.encode()}
 
-    def _put_aside(self, waiting: Waiting) -> None:
-        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
-
     def _journal(self) -> Journal:
-        path = self._folder / "journal"
-        return Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        path, mark = self._folder / "journal", self._node.folder / MARK
+        journal = Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        return journal.caught_up(Mark.decode(mark.read_bytes()) if mark.exists() else None)
+
+    def _charged(self, waiting: Waiting) -> bool:
+        """Whether the ledger says that this attempt's vector was masked, or was about to be."""
+        if waiting.cost is None:
+            return False
+        header = waiting.header
+        this = (header.manifest_digest, header.run, header.round, header.attempt)
+        return any(
+            (about.manifest_digest, about.run, about.exchange, about.attempt) == this
+            for about in (entry.release for entry in self._node.ledger if entry.spends)
+        )
 
     def _keep(self, store: Store) -> None:
         self._node.write("secagg/journal", store.journal.encode())
         self._node.write("secagg/state", store.encode(), mode=0o600)
+        if store.journal.mark is not None:
+            self._node.write(MARK, store.journal.mark.encode())
