@@ -71,6 +71,8 @@ _ADMISSION_SECONDS = 75.0
 """A node that was killed counts as connected for a while, and is not let in a second time."""
 _FIRST_WAIT, _LONGEST_OBJECT_WAIT, _TRIES = 0.05, 0.5, 20_000
 """Seconds before an object that is still being uploaded is asked for again; how often."""
+_PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
+"""Refusals that may be over soon: a line that was too slow, too much at once."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -299,7 +301,7 @@ def _named(call: Callable[[], T], address: Address) -> T:
         ) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if error.response.is_server_error:
+        if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
         if status == httpx.codes.UNAUTHORIZED:
             raise NotAdmitted(
