@@ -306,7 +306,8 @@ def _named(call: Callable[[], T], address: Address) -> T:
         if status == httpx.codes.UNAUTHORIZED:
             raise NotAdmitted(
                 f"{address.fleet} does not know this store's node key, or its clock differs",
-                hint="check this machine's clock, then whether the store was revoked",
+                hint="check this machine's clock; has the coordinator admitted this store's newest "
+                "request, and not revoked it?",
             ) from error
         if status == httpx.codes.FORBIDDEN:
             raise RunOver("the run has ended") from error
