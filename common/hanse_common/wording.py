@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 from unicodedata import category
@@ -60,7 +61,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-_ALLOWED = frozenset("Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs".split())
+_SEEN = re.compile(r"L[ultmo]|M[nce]|N[dlo]|P[cdseifo]|S[mcko]|Zs")
 """Unicode categories of what can be seen. Not among them: control characters (Cc, with ESC,
 which terminals obey), format characters (Cf, with those that turn the direction of text),
 surrogates, private and unassigned ones, line and paragraph separators."""
@@ -85,7 +86,7 @@ def printable(text: str, *, lines: bool = False) -> str:
         return text
     return "".join(
         char
-        if category(char) in _ALLOWED or (lines and char in "\n\t")
+        if _SEEN.fullmatch(category(char)) or (lines and char in "\n\t")
         else char.encode("unicode_escape").decode("ascii")
         for char in text
     )

@@ -21,6 +21,7 @@ import io
 import zipfile
 
 from hanse_client.enrolment import Enrolment
+from hanse_common.decoding import decoding
 from hanse_common.errors import ForeignCode
 
 THIN = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
@@ -67,9 +68,10 @@ def check(bundle: bytes, *, pinned: str) -> None:
 
 def _described(bundle: bytes) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        # Its list of names alone is read: no member is unpacked, whatever it unpacks to.
+        with decoding("the bundle", ForeignCode), zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             names = sorted(set(archive.namelist()) - THIN)
-    except zipfile.BadZipFile:
+    except ForeignCode:
         return "it is no archive"
     if not names:
         return "it holds no code"

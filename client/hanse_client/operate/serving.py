@@ -90,7 +90,11 @@ def serve(
                 "the server no longer knows this node",
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
-        found = fleet.receive()
+        try:
+            found = fleet.receive()
+        except FederationError as error:
+            told(f"{error} [{error.code}]")
+            found = None  # a server that hands out nonsense is asked again as one with nothing
         if found is None:
             stop.wait(pace.wait(now=time.monotonic()))
             continue
