@@ -25,7 +25,7 @@ from typing import Any
 from hanse_common.errors import ConfigError, HanseError
 from hanse_common.wording import printable
 
-_MALFORMED = (
+_MALFORMED: tuple[type[Exception], ...] = (
     ArithmeticError,  # a size beyond what an integer or a float holds
     AssertionError,  # libraries state what they expect of a file in this way
     AttributeError,  # a value of another type than the format's

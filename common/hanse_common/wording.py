@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -89,4 +90,17 @@ def printable(text: str, *, lines: bool = False) -> str:
         if _SEEN.fullmatch(category(char)) or (lines and char in "\n\t")
         else char.encode("unicode_escape").decode("ascii")
         for char in text
+    )
+
+
+def json_text(value: Any, *, indent: int | None = 2) -> str:
+    r"""Write a value as JSON whose characters can all be seen; what is not finite becomes null.
+
+    >>> json_text({"store": "a\x9b31m", "epsilon": math.inf}, indent=None)
+    '{"store": "a\\u009b31m", "epsilon": null}'
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    # Outside of JSON's own strings stand characters that can be seen, and line ends.
+    return "".join(
+        char if char == "\n" or printable(char) == char else json.dumps(char)[1:-1] for char in text
     )

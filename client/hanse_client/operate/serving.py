@@ -28,12 +28,15 @@ from hanse_common.errors import (
     UntrustedServer,
     public_reason,
 )
+from hanse_common.wording import printable
 
 log = logging.getLogger(__name__)
 
 SHORTEST, LONGEST = 0.1, 3.0
 """Seconds between two looks for a message."""
 _PART_OF_THE_WAIT = 0.05
+_LONGEST_KIND = 80
+"""Characters of a message's type, which the coordinator writes, in a line of the log."""
 _PER_STORE = 0.03
 """A look costs a SuperLink 5 to 10 ms; all stores together take a third of a core at most."""
 
@@ -100,7 +103,7 @@ def serve(
             continue
         begun = time.monotonic()
         message, tree = found
-        kind = message.metadata.message_type
+        kind = printable(message.metadata.message_type)[:_LONGEST_KIND]
         try:
             reply = allowed.refusal(message)
             if reply is None:
@@ -150,4 +153,4 @@ class _Runs:
 
 
 def _outcome(reply: Message) -> str:
-    return str(reply.error.reason) if reply.has_error() else "answered"
+    return printable(str(reply.error.reason)) if reply.has_error() else "answered"

@@ -5,7 +5,6 @@ Rows about customers go to files that only their owner can read, never to stdout
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,8 @@ import typer
 
 from hanse_client.using.choices import Candidates, Split, When
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 if TYPE_CHECKING:
     from hanse_client.using.opening import OpenStore, Trained
@@ -225,7 +226,7 @@ def serve(
     trained, opened, _ = open_for(model, store, settings)
     answering = to_int8(trained.model) if int8 else trained.model
     serve_until_interrupted(
-        trained, opened, model=answering, port=port, announce=lambda url: typer.echo(url)
+        trained, opened, model=answering, port=port, announce=lambda url: echo(url)
     )
 
 
@@ -250,9 +251,9 @@ def card(
     if format_ is Format.JSON:
         print_json({**facts.plain(), "card": None if output is None else str(output)})
     elif output is None:
-        typer.echo(str(render(facts)))
+        echo(str(render(facts)))
     else:
-        typer.echo(str(output))
+        echo(str(output))
 
 
 def _trained(model: Path) -> Trained:
@@ -280,11 +281,9 @@ def say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
     if format_ is Format.JSON:
         print_json(result)
     else:
-        typer.echo("\n".join(lines))
+        echo("\n".join(lines))
 
 
 def print_json(value: Any) -> None:
     """Print plain values; what is undefined becomes null."""
-    from hanse_common.wording import finite
-
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json_text(value))
