@@ -24,6 +24,13 @@ StoreOption = Annotated[
     Path,
     typer.Option(metavar="STORE", help="A node's folder, or a store.toml."),
 ]
+Output = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="A .parquet or .csv file; in CSV, a text like a formula gets an apostrophe.",
+    ),
+]
 SettingsOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="The run's settings, if not beside the model."),
@@ -43,9 +50,7 @@ def predict(
     model: Model,
     store: StoreOption,
     top: Annotated[int, typer.Option(min=1, help="Classes a customer.")] = 10,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
-        "predictions.parquet"
-    ),
+    output: Output = Path("predictions.parquet"),
     outlook: Annotated[
         bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
     ] = False,
@@ -132,9 +137,7 @@ def audience(
         str, typer.Option(help="A class of the model, or a path above some, such as GROCERY.")
     ],
     top: Annotated[int, typer.Option(min=1, help="Customers.")] = 100,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
-        "audience.csv"
-    ),
+    output: Output = Path("audience.csv"),
     split: WhenOption = When.LATEST,
     candidates: Annotated[
         Candidates, typer.Option(help="All customers, or only those to whom the category is new.")

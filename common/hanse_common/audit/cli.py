@@ -188,7 +188,10 @@ def export_command(
         ExportFormat, typer.Option("--format", help="CSV, or a list of JSON objects.")
     ] = ExportFormat.CSV,
 ) -> None:
-    """Write all entries to stdout, every field; digests in hexadecimal."""
+    """Write all entries to stdout, every field; digests in hexadecimal.
+
+    In CSV, a text that a spreadsheet would compute as a formula has an apostrophe before it.
+    """
     from hanse_common.audit.evidence import find
     from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
 
