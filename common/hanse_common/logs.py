@@ -1,6 +1,6 @@
 r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a customer in it.
 
->>> import io
+>>> import io, json
 >>> stream = io.StringIO()
 >>> set_up(store="luebeck", stream=stream)
 >>> log = logging.getLogger("hanse_client.example")
