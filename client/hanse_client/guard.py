@@ -23,6 +23,7 @@ from hanse_client.leaving import check_staying
 from hanse_client.node import Node
 from hanse_client.operate.pin import Bundle, check_bundle
 from hanse_common.config import RunSettings
+from hanse_common.decoding import decoding
 from hanse_common.errors import ConfigError, NotAnswered, OutOfTurn, PolicyViolation
 from hanse_common.federation import check_base_model, check_instructions, grant_of, plan_of
 from hanse_common.instructions import MESSAGE, Instructions, Kind, NDArray
@@ -184,10 +185,8 @@ def _arrays(message: Message) -> dict[str, NDArray]:
     record = message.content["arrays"]
     if not isinstance(record, ArrayRecord):
         raise ConfigError("the message carries no model")
-    try:
+    with decoding("the message's model", ConfigError):
         return {name: array.numpy() for name, array in record.items()}
-    except (TypeError, ValueError, OSError, EOFError) as error:
-        raise ConfigError(f"the message's model cannot be read: {error}") from None
 
 
 @lru_cache(maxsize=4)

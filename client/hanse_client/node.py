@@ -27,6 +27,7 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.inputs.histories import Histories
 from hanse_common.config import Settings, parse_settings
+from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -102,12 +103,8 @@ class Node:
         """
         self.folder = folder
         self._prepared: dict[type, Loadable] = {}
-        try:
-            table = json.loads((folder / NODE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{folder} is no store's node: {error}", hint="prepare the store first"
-            ) from error
+        with decoding(folder / NODE_FILE, ConfigError, hint="prepare the store first"):
+            table = json_object((folder / NODE_FILE).read_bytes())
         found = parse_settings(NodeSettings, table)
         self.settings = found.model_copy(
             update={

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,6 +32,9 @@ TaskName = Literal[
     "review",
     "conversion",
 ]
+_LONGEST_SHOWN = 200
+_LONGEST_REASON = 600
+"""Characters of a faulty value, and of why it is faulty, that an error quotes."""
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -54,6 +58,9 @@ class Split(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        ends = (self.train_until, self.validate_until, self.test_until)
+        if any(end.tzinfo is not None for end in ends):
+            raise ValueError("write times on the shops' own clock, without an offset")
         if not self.train_until < self.validate_until < self.test_until:
             raise ValueError(
                 f"train_until={self.train_until} < validate_until={self.validate_until} "
@@ -429,7 +436,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not UTF-8 text") from error
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
@@ -444,7 +451,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers and nesting without end too
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -488,6 +495,8 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
     Raises:
         ConfigError: Names the first faulty setting, its value and what it should be.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"settings are a table of names and values, not {_shown(table)}")
     try:
         return kind.model_validate(dict(table))
     except ValidationError as error:
@@ -497,16 +506,24 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
             raise ConfigError(
                 f"unknown setting {name!r}", hint=f"known: {_known(kind, first['loc'])}"
             ) from error
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")[:_LONGEST_REASON]
         # Of a table, the reason quotes what matters: the whole would fill the screen.
-        given = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
+        given = "" if isinstance(first["input"], dict) else f"={_shown(first['input'])}"
         raise ConfigError(f"{name}{given}: {reason}") from error
+
+
+def _shown(value: object) -> str:
+    """A value for an error's line: no list without end, and no whole file."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = _LONGEST_SHOWN
+    return brief.repr(value)
 
 
 def _known(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Names of the settings beside the unknown one."""
     for part in location[:-1]:
-        annotation = kind.model_fields[str(part)].annotation
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return "see the documentation"
         kind = annotation

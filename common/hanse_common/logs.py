@@ -1,6 +1,6 @@
 r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a customer in it.
 
->>> import io
+>>> import io, json
 >>> stream = io.StringIO()
 >>> set_up(store="luebeck", stream=stream)
 >>> log = logging.getLogger("hanse_client.example")
@@ -17,7 +17,6 @@ r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -26,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
 from hanse_common.errors import HanseError, loggable_reason
+from hanse_common.wording import json_text
 
 FIELDS = (
     *("store", "run", "round", "stage", "split", "attempt"),
@@ -137,7 +137,7 @@ class _Formatter(logging.Formatter):
             "event": _event(record, error),
             **{name: found[name] for name in FIELDS if _is_plain(found.get(name))},
         }
-        return json.dumps(table, ensure_ascii=False)
+        return json_text(table, indent=None)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -13,7 +13,6 @@ from hanse_client.exchange.secure import Waiting
 from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.privacy import ledger_file
 from hanse_common.secagg import Journal
-from hanse_common.secagg.messages import MaskedVector
 from hanse_common.secagg.state import Stage, StoreState
 
 STORE = "synthetic-03"

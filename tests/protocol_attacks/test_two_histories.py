@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from apps.secure_federation import STAGES, ByHand, SecureFederation, forbid_work, said
 from hanse_client.exchange.witness import Witness
 from hanse_common.audit.cli import app
-from hanse_common.errors import WrongHeader
+from hanse_common.errors import UNABLE, WrongHeader
 from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import LOG, PROOFS, Instructions, model_digest
 from hanse_common.privacy.ledger_file import EMPTY

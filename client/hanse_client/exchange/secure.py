@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
+from hanse_common.decoding import decoding
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.federation import grant_of
 from hanse_common.instructions import MESSAGE
@@ -114,7 +114,7 @@ class Waiting:
         Raises:
             MalformedMessage: It is something else.
         """
-        try:
+        with decoding("the waiting update", MalformedMessage):
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 table: dict[str, Any] = json.loads(str(file["about"]))
                 vector: Integers = file["vector"]
@@ -128,11 +128,6 @@ class Waiting:
                 vector=vector,
                 cost=cost or None,
             )
-        except (
-            *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-            zipfile.BadZipFile,
-        ) as error:
-            raise MalformedMessage(f"the waiting update is damaged: {error}") from None
 
 
 class SecureExchange:

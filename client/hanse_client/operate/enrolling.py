@@ -20,6 +20,7 @@ from hanse_client.operate.folder import NEXT, SETTINGS_FILE, StoreFolder, load_n
 from hanse_client.operate.templates import AUTHORITY_LINE
 from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
 from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
+from hanse_common.decoding import decoding
 from hanse_common.durable import sync_folder, write_durably
 from hanse_common.errors import (
     BadCertificate,
@@ -268,13 +269,12 @@ def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
 
     from hanse_client.tasks import task_of
     from hanse_client.training.train import trained_arrays
+    from hanse_common.model.checkpoint import MODEL_ERRORS
 
     task = task_of(settings.task)
     disable_progress_bar()
-    try:
+    with decoding(f"{model}, a model of {settings.task!r},", ConfigError, *MODEL_ERRORS):
         loaded = task.load_model(model)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{model} holds no model of {settings.task!r}: {error}") from error
     task.freeze(loaded, settings)
     return trained_arrays(loaded)
 

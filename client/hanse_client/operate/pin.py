@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from flwr.app import Context
 
+from hanse_common.decoding import decoding
 from hanse_common.errors import ForeignCode
 from hanse_common.manifest import Manifest
 
@@ -88,9 +89,10 @@ def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
 
 def _described(bundle: bytes) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        # Its list of names alone is read: no member is unpacked, whatever it unpacks to.
+        with decoding("the bundle", ForeignCode), zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             names = sorted(set(archive.namelist()) - THIN)
-    except zipfile.BadZipFile:
+    except ForeignCode:
         return "it is no archive"
     if not names:
         return "it holds no code"

@@ -20,6 +20,7 @@ from hanse_client.operate.fleet import Fleet
 from hanse_client.operate.pin import Bundle
 from hanse_client.operate.worker import Answering
 from hanse_common.errors import FederationError, NotAdmitted
+from hanse_common.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ SHORTEST, LONGEST = 0.1, 3.0
 REPORTED_GRID = 10.0
 """Seconds: a training step takes a few, so that most answers are reported alike."""
 _PART_OF_THE_WAIT = 0.05
+_LONGEST_KIND = 80
+"""Characters of a message's type, which the coordinator writes, in a line of the log."""
 _PER_STORE = 0.03
 """A look costs a SuperLink 5 to 10 ms; all stores together take a third of a core at most."""
 
@@ -84,13 +87,17 @@ def serve(
                 "the server no longer knows this node",
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
-        found = fleet.receive()
+        try:
+            found = fleet.receive()
+        except FederationError as error:
+            told(f"{error} [{error.code}]")
+            found = None  # a server that hands out nonsense is asked again as one with nothing
         if found is None:
             stop.wait(pace.wait(now=time.monotonic()))
             continue
         begun = time.monotonic()
         message, tree = found
-        kind = message.metadata.message_type
+        kind = printable(message.metadata.message_type)[:_LONGEST_KIND]
         try:
             bundle = bundles.of(message)
             reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
@@ -132,4 +139,4 @@ def reported_seconds(seconds: float) -> float:
 
 
 def _outcome(reply: Message) -> str:
-    return str(reply.error.reason) if reply.has_error() else "answered"
+    return printable(str(reply.error.reason)) if reply.has_error() else "answered"

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common.printing import console
+from hanse_common.wording import printable
 from hanse_server.deployment.running import RunState
 from hanse_server.deployment.status import Status
 
 
 def print_status(status: Status) -> None:
     """Print members and run."""
-    console = Console()
+    screen = console()
     up = f"up, process {status.pid}" if status.up else "not up"
-    console.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
+    screen.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
     table = Table(box=None, pad_edge=False)
     for column in ("store", "standing", "manifest", "connection", "last seen", "stage", "refused"):
         table.add_column(column)
@@ -32,9 +33,9 @@ def print_status(status: Status) -> None:
             row.stage or "",
             refusal,
         )
-        table.add_row(*map(Text, cells))
-    console.print(table)
-    console.print(Text(run_line(status.run) if status.run else "no run yet"))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    screen.print(table)
+    screen.print(Text(run_line(status.run) if status.run else "no run yet"))
 
 
 def run_line(run: RunState) -> str:
