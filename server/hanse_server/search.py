@@ -119,13 +119,16 @@ class Search:
 
     def without(self, store: str) -> Self | None:
         """Clear a store, because a person says so; None if there is nobody left to suspect."""
-        rest = {
-            field: tuple(name for name in getattr(self, field) if name != store)
-            for field in ("candidates", "queue", "held", "singled")
-        }
-        if not rest["candidates"]:
+        rest = frozenset(self.candidates) - {store}
+        if not rest:
             return None
-        return replace(self, **rest)._settled()
+        return replace(
+            self,
+            candidates=_in(rest, self.candidates),
+            queue=_in(rest, self.queue),
+            held=_in(rest, self.held),
+            singled=_in(rest, self.singled),
+        )._settled()
 
     def _good(self, within: frozenset[str]) -> Self:
         if self.singled and not self.held:
@@ -190,7 +193,9 @@ class Search:
         queue, turn = self.candidates, self.turn
         if self.several:  # in other groups each time, until one holds all of them
             turn += 1
-            queue = tuple(sorted(queue, key=lambda name: sha256(f"{turn}/{name}".encode()).digest()))
+            queue = tuple(
+                sorted(queue, key=lambda name: sha256(f"{turn}/{name}".encode()).digest())
+            )
         return replace(self, queue=queue, turn=turn, sweeps=self.sweeps - 1)
 
 
@@ -200,3 +205,8 @@ def _in(within: frozenset[str], names: Iterable[str]) -> tuple[str, ...]:
 
 def _not_in(within: frozenset[str], names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in within)
+
+
+def _mixed(name: str, turn: int) -> bytes:
+    """Sorts stores in another order each turn, and in the same one every time."""
+    return sha256(f"{turn}/{name}".encode()).digest()
