@@ -21,92 +21,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from hanse_common.config import Settings
 from hanse_common.durable import locked, write_durably
 from hanse_common.errors import FederationError, ForgedVector
 from hanse_common.secagg.terms import Terms
+from hanse_server.blame_record import Charge, Record, Silence, absences, search_key
 from hanse_server.search import Search
 
 FILE = "blame.json"
-LEFT_OUT_FOR_GOOD, LEFT_OUT, NOT_WAITED_FOR = "excluded", "found", "not waited for"
-"""What may be said of a store: proven to blame; found by a search that may still clear it;
-asked, and not waited for."""
-
-_PATIENCE = 2
-"""Exchanges in a row in which a store may be silent before it is not waited for."""
-
-
-class Charge(Settings):
-    """Why the coordinator goes on without a store."""
-
-    code: str
-    round: int
-    run: str
-    time: float
-
-    @property
-    def why(self) -> str:
-        """On one line, with the code first."""
-        return f"[{self.code}] in round {self.round} of {self.run or 'the run'}"
-
-
-class Silence(Settings):
-    """How long a store has been silent, and whether it is waited for."""
-
-    strikes: int = 0
-    """Deadlines that passed for it since it last answered every stage of an exchange."""
-    rest: int = 0
-    """Exchanges until it may be waited for again."""
-    spoke: bool = False
-    """Whether it has answered, if late, since it was last waited for."""
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether an exchange waits for it.
-
-        One that answers late is waited for again, ever more rarely: each deadline that it
-        lets pass doubles the rest. So it cannot cost a deadline in every round.
-        """
-        return self.strikes < _PATIENCE or (self.spoke and not self.rest)
-
-    def after_deadline(self) -> Silence:
-        """It let a deadline pass."""
-        strikes = self.strikes + 1
-        rest = 0 if strikes <= _PATIENCE else 2 ** (strikes - _PATIENCE)
-        return Silence(strikes=strikes, rest=rest)
-
-    def after_rest(self) -> Silence:
-        """An exchange was made without waiting for it."""
-        return self.model_copy(update={"rest": max(0, self.rest - 1)})
-
-
-class Record(Settings):
-    """The file's content, by store."""
-
-    version: Literal[1] = 1
-    excluded: dict[str, Charge] = Field(default_factory=dict)
-    found: dict[str, Charge] = Field(default_factory=dict)
-    """Singled out by a search that goes on: cleared again if sums break without them."""
-    silent: dict[str, Silence] = Field(default_factory=dict)
-    accused: dict[str, int] = Field(default_factory=dict)
-    """How often other stores complained about one."""
-    searches: dict[str, Search] = Field(default_factory=dict)
-    """By kind of exchange and what is wrong with its sums."""
-    notes: dict[str, str] = Field(default_factory=dict)
-    """What a search has come to, or why it cannot go on."""
-
-    @property
-    def left_out(self) -> dict[str, Charge]:
-        """Stores that exchanges go on without, whatever is tested."""
-        return {**self.found, **self.excluded}
-
-    def search(self, kind: str, wrong: str) -> Search | None:
-        """The search that goes on for what is wrong with sums of a kind, if there is one."""
-        return self.searches.get(_key(kind, wrong))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,7 +201,14 @@ class Blame:
             change(silent=known)
 
     def summed(
-        self, kind: str, participants: Collection[str], *, wrong: str | None, number: int, most: int
+        self,
+        kind: str,
+        participants: Collection[str],
+        *,
+        wrong: str | None,
+        number: int,
+        picked: Collection[str],
+        terms: Terms,
     ) -> str:
         """Take in whether a sum was good; return what the search has come to, if there is one.
 
@@ -286,7 +217,8 @@ class Blame:
             participants: Stores in the sum.
             wrong: Code of what is wrong with it, if anything.
             number: The round.
-            most: How many stores the terms let be absent in the next exchange.
+            picked: Stores that the strategy picked.
+            terms: What a sum must hold.
         """
         with self._changing() as change:
             before = change.before
@@ -295,11 +227,12 @@ class Blame:
                 dict(before.notes),
                 dict(before.excluded),
             )
-            asked = _key(kind, wrong) if wrong else ""
+            asked = search_key(kind, wrong) if wrong is not None else ""
             if wrong and asked not in searches:
                 searches[asked] = Search.begin(participants, _suspicion(before))
             # Of a sum with a forged vector in it nothing else can be said.
-            judged = [asked] if wrong == ForgedVector.code else _searching(before, kind)
+            others = [] if wrong == ForgedVector.code else _searching(before, kind)
+            judged = [asked, *(key for key in others if key != asked)]
             for key in judged:
                 if key in before.searches:
                     searches[key] = searches[key].after(participants, broken=key == asked)
@@ -312,14 +245,16 @@ class Blame:
                 }
                 if search.convicted:
                     excluded = {**charges, **excluded}
-                    del searches[key]
                 else:
                     found |= charges
-                if search.convicted or key == asked or not wrong:
-                    notes[key] = _told(search, most)
-            # What an operator took back in since is not held against it once more.
-            change(searches=searches, notes=notes, excluded=excluded, found=found)
-            return notes.get(asked, "") if wrong else _first_note(before, kind, notes)
+            change(excluded=excluded, found=found)
+            most = change.after.most_absent(picked, terms)
+            for key in judged:
+                if key in searches:
+                    notes[key] = _told(searches[key], most)
+            going_on = {key: search for key, search in searches.items() if not search.convicted}
+            change(searches=going_on, notes=notes)
+            return next((notes[key] for key in judged if key in searches), "")
 
     def _charge(self, code: str, number: int) -> Charge:
         return Charge(code=code, round=number, run=self._run, time=round(self._clock(), 3))
@@ -347,28 +282,6 @@ class _Change:
         self.after = self.after.model_copy(update=fields)
 
 
-def absences(terms: Terms, present: int) -> tuple[int, int]:
-    """How many stores the terms let be absent: from the roster, and then from the sum.
-
-    Args:
-        terms: Of the exchange.
-        present: Stores that would take part.
-
-    >>> from hanse_common.secagg.layout import Layout, Section
-    >>> terms = Terms(layout=Layout((Section("update", 1, clip=1.0),)), maximum_cohort=9)
-    >>> absences(terms, 9), absences(terms, 5), absences(terms, 4)
-    ((4, 1), (0, 1), (0, 0))
-    """
-    if present < terms.minimum_cohort:
-        return 0, 0
-    roster = terms.minimum_cohort
-    return present - roster, roster - terms.survivors(roster)
-
-
-def _key(kind: str, wrong: str) -> str:
-    return f"{kind} {wrong}"
-
-
 def _searching(record: Record, kind: str) -> list[str]:
     """The searches for a kind of exchange, forged vectors first."""
     keys = [key for key in record.searches if key.partition(" ")[0] == kind]
@@ -381,10 +294,6 @@ def _suspicion(record: Record) -> dict[str, float]:
     for name, silence in record.silent.items():
         found[name] = found.get(name, 0.0) + 0.5 * silence.strikes
     return found
-
-
-def _first_note(before: Record, kind: str, notes: Mapping[str, str]) -> str:
-    return next((notes[key] for key in _searching(before, kind) if key in notes), "")
 
 
 def _told(search: Search, most: int) -> str:

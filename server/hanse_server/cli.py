@@ -16,6 +16,7 @@ import typer
 
 from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
+from hanse_server.blame_cli import blame
 from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
@@ -340,6 +341,7 @@ def status(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> 
         print_status(found)
 
 
+app.command()(blame)
 app.command()(metrics)
 
 

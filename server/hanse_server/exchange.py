@@ -78,14 +78,10 @@ class Exchange:
         self._asked: list[int] = []
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """Stores that were asked to begin."""
-        return tuple(self._grid.stores[node] for node in self._asked)
-
-    @property
     def complete(self) -> frozenset[str]:
         """Stores that answered all that they were asked."""
-        return frozenset(self.asked) - frozenset(self.unanswered.values())
+        asked = frozenset(self._grid.stores[node] for node in self._asked)
+        return asked - frozenset(self.unanswered.values())
 
     def names(self, store_ids: Collection[str]) -> tuple[str, ...]:
         """The grid's names of stores that took part in the attempt; an id where it has none."""

@@ -18,19 +18,15 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from hanse_common.config import RunSettings
 from hanse_common.errors import (
     BadManifest,
     BadShares,
     BudgetSpent,
-    FederationError,
     ForgedVector,
     HanseError,
     Interrupted,
@@ -45,43 +41,35 @@ from hanse_common.identity import Certificate
 from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
-    EVALUATION,
     LOG,
     MASK,
     NOISE_ONLY,
     PROOFS,
     RUN,
     SHARE,
-    STATISTICS,
-    STATISTICS_NAMES,
     UNMASK,
-    UPDATE,
     Instructions,
     Kind,
     NDArray,
-    evaluation_names,
     model_digest,
-    unflatten,
 )
 from hanse_common.manifest import Manifest
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.records import SUMMED
-from hanse_common.secagg import Aggregate, Attempt, Coordinator, dequantize
+from hanse_common.secagg import Aggregate, Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
-from hanse_server.blame import Blame, Plan, absences
+from hanse_server.blame import Blame, Plan
 from hanse_server.exchange import LEFT_OUT, Exchange
 from hanse_server.noise import NoiseMonitor
 from hanse_server.progress import Progress
+from hanse_server.reply import kind_of, reply_with
 from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
 from hanse_server.stages import code_of
 from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals
-from hanse_server.strategies import to_record
 
 STAGE_SECONDS = 120.0
 _MOST_UNANSWERED = 256
 """Messages whose late answers are still looked for."""
-_STUCK = 3
-"""Rounds without their noise after which a run ends if no store can be left out."""
 
 _log = logging.getLogger(__name__)
 
@@ -145,6 +133,7 @@ class SecureGrid(ForwardingGrid):
         # Drawn anew by every process: a coordinator that starts again begins a new run.
         self._run_number = secrets.randbits(62)
         self._participants = 0
+        self._picked: tuple[str, ...] = ()
         self._gone: frozenset[str] = frozenset()
         self._unanswered: dict[str, str] = {}
         self.lost: dict[str, str] = {}
@@ -223,13 +212,14 @@ class SecureGrid(ForwardingGrid):
             RoundLogError: The log cannot be written.
         """
         sent = list(messages)
-        kind = _kind(sent)
+        kind = kind_of(sent)
         self.last, self.lost, self.attempts = None, {}, 1
         self.cut, self.deadlines, self.note = None, 0, ""
         self._gone = frozenset()
         if kind is None or not (kind == "train" or self._manifest.evaluation):
             return self._stores.send_and_receive(sent, timeout=timeout)
         names = [self._stores.stores[message.metadata.dst_node_id] for message in sent]
+        self._picked = tuple(names)
         for number in range(1, MAX_ATTEMPTS + 1):
             self.attempts = number
             terms = self._manifest.terms(kind)
@@ -326,7 +316,7 @@ class SecureGrid(ForwardingGrid):
                 self._judge_failure(exchange, told, error)
                 raise
         self._judge(exchange, told, wrong=None)
-        reply = _reply(sent[0], told, attempt, aggregate, arrays, sum_norm=self._sum_norm)
+        reply = reply_with(sent[0], told, attempt, aggregate, arrays, sum_norm=self._sum_norm)
         self.cut = reply.cut
         return reply.message
 
@@ -343,9 +333,10 @@ class SecureGrid(ForwardingGrid):
         elif isinstance(error, ForgedVector | RoundNoiseMissing):
             self._judge(exchange, told, wrong=error.code)
         if isinstance(error, RoundNoiseMissing):
-            search = self._blame.record.search(told.kind, error.code)
-            stuck = search is not None and search.lost >= _STUCK and not self._most(exchange, told)
-            if search is not None and (search.several or stuck):
+            record = self._blame.record
+            search = record.search(told.kind, error.code)
+            most = record.most_absent(self._picked, self._manifest.terms(told.kind))
+            if search is not None and search.is_hopeless(most):
                 # Every further sum would show the coordinator more than was promised.
                 raise NoiseMissing(f"{error.message}; {self.note}", hint=error.hint) from None
 
@@ -356,16 +347,11 @@ class SecureGrid(ForwardingGrid):
             exchange.masked,
             wrong=wrong,
             number=told.round,
-            most=self._most(exchange, told),
+            picked=self._picked,
+            terms=self._manifest.terms(told.kind),
         )
         if self.note:
             _log.warning("round %d: %s", told.round, self.note)
-
-    def _most(self, exchange: Exchange, told: Instructions) -> int:
-        """How many of the stores of an exchange the terms would let be absent."""
-        left_out = self._blame.record.left_out
-        present = [name for name in exchange.asked if name not in left_out]
-        return sum(absences(self._manifest.terms(told.kind), len(present)))
 
     def _remember(self, exchange: Exchange, coordinator: Coordinator, number: int) -> None:
         """Keep who was lost; on disk, who was silent, who came back and who was accused."""
@@ -417,30 +403,6 @@ class SecureGrid(ForwardingGrid):
         return AttemptLog(attempt.header, announcing, self._witnesses, private=private)
 
 
-def _kind(messages: Sequence[Message]) -> Kind | None:
-    """What an exchange is about, if the messages begin one.
-
-    Raises:
-        FederationError: They do not all say the same.
-    """
-    kinds = {message.metadata.message_type for message in messages}
-    if len(kinds) != 1 or not kinds <= {"train", "evaluate"}:
-        return None
-    first = messages[0].content
-    if any(m.content is not first and m.content != first for m in messages):
-        raise FederationError(
-            "the strategy sends different stores different messages, which would show the "
-            "coordinator their updates",
-            hint="use another strategy, or turn masking off with --no-secure-aggregation",
-        )
-    return cast(Kind, kinds.pop())
-
-
-@lru_cache(maxsize=4)
-def _settings(text: str) -> RunSettings:
-    return RunSettings.model_validate_json(text)
-
-
 def _finish(coordinator: Coordinator) -> Aggregate:
     """Unmask the sum.
 
@@ -458,41 +420,3 @@ def _too_few(count: int, terms: Terms) -> RoundFailed:
         f"{count} stores can be asked, needed are {terms.minimum_cohort}",
         hint="the model is unchanged; check the stores that are missing, then go on",
     )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Reply:
-    """What the strategy sees, and what the sum was multiplied by."""
-
-    message: Message
-    cut: float | None
-
-
-def _reply(
-    first: Message,
-    told: Instructions,
-    attempt: Attempt,
-    aggregate: Aggregate,
-    arrays: Mapping[str, NDArray],
-    *,
-    sum_norm: float,
-) -> _Reply:
-    """Turn a sum into the one reply that the strategy sees."""
-    layout = attempt.terms.layout
-    parts = layout.split(aggregate.total)
-    sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
-    records: dict[str, Any] = {}
-    settings = _settings(told.settings)
-    cut = None
-    if told.kind == "train":
-        # The sum is released as it is; what is made of it costs no epsilon.
-        cut = min(1.0, sum_norm / max(float(np.sqrt(np.square(sums[UPDATE]).sum())), sum_norm))
-        factor = cut * settings.update_factor(told.round)
-        mean = unflatten(sums[UPDATE] * (factor / len(aggregate.survivors)), arrays)
-        moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
-        records["arrays"] = to_record(moved)
-    names = STATISTICS_NAMES if told.kind == "train" else evaluation_names(settings.task)
-    values = sums[STATISTICS if told.kind == "train" else EVALUATION]
-    figures = dict(zip(names, map(float, values), strict=True))
-    records["metrics"] = MetricRecord({"num-examples": 1, **figures})
-    return _Reply(message=Message(RecordDict(records), reply_to=first), cut=cut)

@@ -37,6 +37,9 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Self
 
+_STUCK = 3
+"""Broken sums after which a search in which nobody can be left out is given up."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
@@ -116,6 +119,10 @@ class Search:
             return self._good(within)
         lost = replace(self, lost=self.lost + 1)
         return lost._several(within) if self.several else lost._broken(within)
+
+    def is_hopeless(self, most: int) -> bool:
+        """Whether it will not say who it was: several are to blame, or nobody can be left out."""
+        return self.several or (self.lost >= _STUCK and not self.singled and most < 1)
 
     def without(self, store: str) -> Self | None:
         """Clear a store, because a person says so; None if there is nobody left to suspect."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common.roundlog.records import SUMMED
 from hanse_server.deployment.running import RunState
 from hanse_server.deployment.status import Status
 
@@ -34,7 +35,30 @@ def print_status(status: Status) -> None:
         )
         table.add_row(*map(Text, cells))
     console.print(table)
+    for row in status.stores:
+        if row.blamed:
+            console.print(Text(f"{row.store} is {row.blamed}"))
+    for what, note in status.searches.items():
+        console.print(Text(f"{what}: {note}"))
     console.print(Text(run_line(status.run) if status.run else "no run yet"))
+
+
+def print_blame(
+    name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[tuple[str, str]]
+) -> None:
+    """Print whom rounds go on without, and what searches have come to."""
+    console = Console()
+    if not rows:
+        console.print(Text(f"{name}: nothing is held against any store"))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for column in ("store", "standing", "why"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*(Text(row[column]) for column in ("store", "standing", "why")))
+        console.print(table)
+    for what, note in notes:
+        console.print(Text(f"{what}: {note}"))
 
 
 def run_line(run: RunState) -> str:
@@ -48,11 +72,17 @@ def run_line(run: RunState) -> str:
 
 def stage_line(stage: Mapping[str, Any], rounds: int) -> str:
     """A finished stage of a run on one line."""
-    number, replies = stage["round"], stage["replies"]
+    number, replies, note = stage["round"], stage["replies"], stage["note"]
     if stage["stage"] == "done":
-        return f"round {number}/{rounds}  done"
+        return f"round {number}/{rounds}  {note or 'done'}"
     what = "trained" if stage["stage"] == "train" else f"evaluated ({stage['split']})"
     line = f"round {number}/{rounds}  {what} by {replies} stores in {stage['seconds']:.1f} s"
+    if stage["outcome"] != SUMMED:
+        line = f"round {number}/{rounds}  lost [{stage['outcome']}]"
+    elif stage["cut"] is not None and stage["cut"] < 1:
+        line += f", the sum cut to {stage['cut']:.0%}"
+    if note:
+        line += f": {note}"
     for store, reason in stage["refusals"].items():
         line += f"\n    {store}: {reason}"
     return line
