@@ -189,15 +189,16 @@ class Blame:
         """
         with self._changing() as change:
             known = {
-                name: silence if name in silent else silence.after_rest()
+                name: silence.model_copy(update={"spoke": silence.spoke or name in late})
                 for name, silence in change.before.silent.items()
                 if name not in complete
             }
+            known = {
+                name: silence if name in silent else silence.after_rest()
+                for name, silence in known.items()
+            }
             for name in silent:
                 known[name] = known.get(name, Silence()).after_deadline()
-            for name in late:
-                if name in known:
-                    known[name] = known[name].model_copy(update={"spoke": True})
             change(silent=known)
 
     def summed(

@@ -227,20 +227,23 @@ class _Stages:
             replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
         except _LOST as error:
             self._lose(number, "train", error, started)
-            self.too_few = self.too_few + 1 if isinstance(error, RoundFailed) else 0
-            last = number == self._settings.federation.rounds
-            if self.too_few >= self._grid.patience or (self.too_few and last):
-                raise
+            if isinstance(error, RoundFailed):
+                self._miss(number, error)
+            else:
+                self.too_few = 0
             return dict(arrays)
-        self.too_few = 0
         trained = self._grid.participants(replies)
         if trained < self._strategy.min_train_nodes:
-            raise FederationError(
+            few = FederationError(
                 f"round {number}: {trained} stores trained and "
                 f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
                 f"{describe_refusals(refusals)}",
                 hint="mend the stores, then go on with --resume",
             )
+            self._lose(number, "train", few, started, refusals=refusals)
+            self._miss(number, few)
+            return dict(arrays)
+        self.too_few = 0
         try:
             record, metrics = self._strategy.aggregate_train(number, replies)
         except (AppExitException, ValueError) as error:
@@ -326,6 +329,12 @@ class _Stages:
             "`--continue-from` this run",
         )
 
+    def _miss(self, number: int, error: HanseError) -> None:
+        """Count a round that too few stores answered; raise if that was too often."""
+        self.too_few += 1
+        if self.too_few >= self._grid.patience or number == self._settings.federation.rounds:
+            raise error
+
     def _lose(
         self,
         number: int,
@@ -334,13 +343,14 @@ class _Stages:
         started: float,
         *,
         split: str | None = None,
+        refusals: Mapping[str, str] | None = None,
     ) -> None:
         """Note that a stage is lost, and to what."""
         self._log.append(
             number,
             stage,
             split=split,
-            refusals={**self._grid.absent, **self._grid.lost},
+            refusals=refusals or {**self._grid.absent, **self._grid.lost},
             started=started,
             attempts=self._grid.attempts,
             outcome=error.code,

@@ -283,6 +283,25 @@ def test_a_silent_store_takes_part_again_when_it_says_hello(found_federation):
     assert blamed(federation) == {}
 
 
+def test_a_store_whose_answers_come_late_is_waited_for_ever_more_rarely(found_federation):
+    """Each answer arrives a round too late: it is there, and costs four deadlines at most."""
+    federation = found_federation({"federation.rounds": 6, "privacy.noise_multiplier": 20.0})
+    faults, late = federation.faults, []
+
+    def hold_back(store, reply):
+        if store != CULPRIT or faults.asked[-1][1] != "train":
+            return reply
+        late.append(reply)
+        if len(late) > 1:
+            before = late[-2]
+            faults._replies[before.metadata.reply_to_message_id] = before
+        return None
+
+    faults.to_server = hold_back
+    run(federation)
+    assert [line["deadlines"] for line in trained(federation)] == [1, 1, 0, 1, 0, 0]
+
+
 def test_whom_nobody_waits_for_is_remembered_over_a_restart(found_federation):
     federation = found_federation({"federation.rounds": 3, "privacy.noise_multiplier": 20.0})
     silence(federation, CULPRIT, "hello")
