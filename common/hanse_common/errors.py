@@ -193,6 +193,13 @@ class NoiseMissing(PrivacyError):
     exit_status = 32
 
 
+class RoundNoiseMissing(NoiseMissing):
+    """One round's sum has less noise than the manifest promises; that round is lost."""
+
+    code = "round-noise-missing"
+    exit_status = 85
+
+
 class DiskFull(HanseError):
     """The disk that a store's folder is on is full."""
 
@@ -559,6 +566,13 @@ class StoreLeft(ProtocolError):
 
     code = "store-left"
     exit_status = 77
+
+
+class ForgedVector(ProtocolError):
+    """A sum that honest stores cannot have made: at least one vector in it was forged."""
+
+    code = "forged-vector"
+    exit_status = 78
 
 
 class StoreNotReady(HanseError):

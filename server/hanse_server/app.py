@@ -22,6 +22,7 @@ from hanse_common.errors import ConfigError, HanseError, RunDirectoryError
 from hanse_common.identity import Certificate, CoordinatorKey
 from hanse_common.manifest import SignedManifest
 from hanse_common.roundlog.file import LOG_FILE
+from hanse_server.blame import Blame
 from hanse_server.deployment.admission import Gate
 from hanse_server.grid import STAGE_SECONDS, SecureGrid
 from hanse_server.impatience import look_again_sooner
@@ -53,8 +54,10 @@ def main(grid: Grid, context: Context) -> None:
     `stores` (`HANSE_STORES`), how many stores to wait for; `patience`, seconds to wait for
     them; `timeout`, seconds to wait for stores to train or evaluate; `stage-timeout`,
     seconds for each later stage of secure aggregation; `federation`, in a deployment the
-    coordinator's folder: it names stores by their admission, and has `coordinator.key` and
-    `roundlog.sqlite`, which outlive a run (the run's own folder has them if unset).
+    coordinator's folder: it names stores by their admission, and has `coordinator.key`,
+    `roundlog.sqlite` and `blame.json`, which outlive a run (the run's own folder has them if
+    unset); `measure-at-home` (`HANSE_MEASURE_AT_HOME=1`), the stores are a simulation's, and
+    measure the model though no sum of it leaves them.
 
     With secure aggregation the run's folder holds `manifest.json` and `authority` too.
 
@@ -92,6 +95,9 @@ def _run(grid: Grid, run_dir: Path, config: UserConfig, progress: Progress) -> N
             stage_seconds=stage_seconds,
             gate=Gate(Path(federation)) if federation else None,
             progress=progress if federation else None,
+            measures_at_home=bool(
+                config.get("measure-at-home") or os.environ.get("HANSE_MEASURE_AT_HOME") == "1"
+            ),
         )
     run_rounds(
         through,
@@ -119,16 +125,18 @@ def secure_grid(
     stage_seconds: float,
     gate: Callable[[Certificate], None] | None = None,
     progress: Progress | None = None,
+    measures_at_home: bool = False,
 ) -> SecureGrid:
     """Put secure aggregation on top of the stores, by the manifest in the run's folder.
 
     Args:
         stores: Reaches them.
         run_dir: With manifest and authority.
-        federation: Folder of the round log and its key.
+        federation: Folder of the round log, its key, and who is to blame.
         stage_seconds: Deadline of each stage after the first.
         gate: Raises for certificates to go on without; see `SecureGrid`.
         progress: Where each stage is written down.
+        measures_at_home: See `SecureGrid`.
 
     Raises:
         ConfigError: The authority's key is missing or malformed.
@@ -159,6 +167,8 @@ def secure_grid(
         stage_seconds=stage_seconds,
         gate=gate,
         progress=progress,
+        blame=Blame(federation, run=run_dir.name),
+        measures_at_home=measures_at_home,
     )
 
 

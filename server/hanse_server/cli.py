@@ -17,6 +17,7 @@ from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
+from hanse_server.blame_cli import blame
 from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
@@ -341,6 +342,7 @@ def status(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> 
         print_status(found)
 
 
+app.command()(blame)
 app.command()(metrics)
 
 

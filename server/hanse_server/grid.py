@@ -7,8 +7,9 @@ process never holds more about one store than a masked vector.
     grid = SecureGrid(StoreGrid(flower_grid), manifest, authority)
     replies = grid.send_and_receive(strategy.configure_train(...))     # one reply
 
-Each stage has a deadline; who misses it is lost to the attempt. An attempt that fails is
-made once more, without the stores that the others complain about.
+An attempt that fails is made once more, without the stores that the others complain about.
+Who is to blame for lost rounds is kept on disk (`blame.py`), and so is the search for a store
+whose vector breaks a sum (`search.py`).
 """
 
 from __future__ import annotations
@@ -16,64 +17,58 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from hanse_common.config import RunSettings
 from hanse_common.errors import (
     BadManifest,
-    FederationError,
+    BadShares,
+    BudgetSpent,
+    ForgedVector,
     HanseError,
     Interrupted,
-    ProtocolError,
+    NoiseMissing,
     RoundFailed,
+    RoundNoiseMissing,
+    WrongShare,
 )
+from hanse_common.federation import sum_norm
 from hanse_common.identity import Certificate
 from hanse_common.instructions import (
     ATTEMPT,
     CONFIRM,
-    EVALUATION,
     LOG,
     MASK,
-    MESSAGE,
     NOISE_ONLY,
     PROOFS,
     RUN,
     SHARE,
-    STATISTICS,
-    STATISTICS_NAMES,
     UNMASK,
-    UPDATE,
     Instructions,
     Kind,
     NDArray,
-    evaluation_names,
     model_digest,
-    unflatten,
 )
 from hanse_common.manifest import Manifest
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.records import SUMMED
-from hanse_common.secagg import Aggregate, Attempt, Coordinator, dequantize
-from hanse_common.secagg.messages import Hello, decode
-from hanse_common.secagg.terms import MAX_ATTEMPTS
-from hanse_common.secagg.wire import Message as ProtocolMessage
-from hanse_common.secagg.wire import StoreMessage
+from hanse_common.secagg import Aggregate, Attempt, Coordinator
+from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
+from hanse_server.blame import Blame, Plan
+from hanse_server.exchange import LEFT_OUT, Exchange
 from hanse_server.noise import NoiseMonitor
 from hanse_server.progress import Progress
+from hanse_server.reply import kind_of, reply_with
 from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
-from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals, refusal_reason
-from hanse_server.strategies import to_record
+from hanse_server.stages import code_of
+from hanse_server.stores import ForwardingGrid, StoreGrid, describe_refusals
 
 STAGE_SECONDS = 120.0
-_SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
-_PATIENCE = 400
-"""A look for replies every four-hundredth of the time waited: quick stages stay quick."""
+_MOST_UNANSWERED = 256
+"""Messages whose late answers are still looked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,13 +87,19 @@ class SecureGrid(ForwardingGrid):
         gate: Raises for a certificate that the coordinator does not go on with, whatever
             the authority once said.
         progress: Where each stage is written down.
+        blame: What is remembered of stores; forgotten with this object if unset.
+        measures_at_home: Whether stores measure the model though no sum of it leaves them. Only
+            a simulation's do, because whoever simulates holds the data anyway.
 
     Guarantees:
         Messages of other kinds pass through. What comes back from a round holds the mean
-        of at least `manifest.terms().survivors(...)` stores, or nothing does. With a log, no
-        store is asked for what is not announced in it, and whatever came of it is in it
-        before the next exchange.
+        of at least `manifest.terms().survivors(...)` stores, or nothing does, and moves the
+        model by no more than `sum_norm(manifest)` allows. With a log, no store is asked for
+        what is not announced in it, and whatever came of it is in it before the next exchange.
     """
+
+    patience = 3
+    """Rounds in a row that may be lost because too few stores answer, before a run ends."""
 
     def __init__(
         self,
@@ -111,8 +112,14 @@ class SecureGrid(ForwardingGrid):
         clock: Callable[[], float] = time.time,
         gate: Callable[[Certificate], None] | None = None,
         progress: Progress | None = None,
+        blame: Blame | None = None,
+        measures_at_home: bool = False,
     ) -> None:
         super().__init__(grid)
+        self._blame = blame or Blame(None)
+        self._sum_norm = sum_norm(manifest)
+        self.evaluates = measures_at_home or bool(manifest.evaluation)
+        """Whether stores may be asked to evaluate."""
         self._gate = gate
         self._progress = progress
         self._stores = grid
@@ -124,9 +131,18 @@ class SecureGrid(ForwardingGrid):
         self._clock = clock
         # Drawn anew by every process: a coordinator that starts again begins a new run.
         self._run_number = secrets.randbits(62)
-        self._excluded: frozenset[str] = frozenset()
         self._participants = 0
-        self._lost: dict[str, str] = {}
+        self._picked: tuple[str, ...] = ()
+        self._gone: frozenset[str] = frozenset()
+        self._unanswered: dict[str, str] = {}
+        self.lost: dict[str, str] = {}
+        """Stores that the last exchange went on without, at which stage, and why."""
+        self.cut: float | None = None
+        """What the last exchange's sum was multiplied by, to be no longer than honest ones."""
+        self.deadlines = 0
+        """Stages of the last exchange that lasted until their deadline."""
+        self.note = ""
+        """What the search for a store that breaks sums has come to, if one goes on."""
         noise = {part.name: part.noise_variance for part in manifest.sections}
         self._monitor = NoiseMonitor(noise[NOISE_ONLY]) if NOISE_ONLY in noise else None
         self.last: Aggregate | None = None
@@ -165,7 +181,7 @@ class SecureGrid(ForwardingGrid):
         """
         if self.last is None:
             return self._stores.refusals(messages, replies)
-        return dict(sorted(self._lost.items()))
+        return dict(sorted(self.lost.items()))
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
         """Write the model after a round into the log.
@@ -186,37 +202,45 @@ class SecureGrid(ForwardingGrid):
 
         Raises:
             RoundFailed: Two attempts have failed; lists who was missing at which stage.
-            NoiseMissing: The sum has less noise than the manifest promises.
-            ProtocolError: The sum cannot be trusted; `culprits` names who is to blame, if
-                that is known, and they are left out from now on.
+            BudgetSpent: They have, and will again: too few stores can still pay.
+            ForgedVector: Honest stores cannot have made the sum.
+            RoundNoiseMissing: The sum has less noise than the manifest promises.
+            NoiseMissing: All sums so far have, or it cannot be found out whose is missing.
+            WrongShare: A secret does not match its commitment; names the culprit.
             FederationError: The strategy sent different messages to different stores.
             RoundLogError: The log cannot be written.
         """
         sent = list(messages)
-        kind = _kind(sent)
-        self.last, self._lost, self.attempts = None, {}, 1
+        kind = kind_of(sent)
+        self.last, self.lost, self.attempts = None, {}, 1
+        self.cut, self.deadlines, self.note = None, 0, ""
+        self._gone = frozenset()
         if kind is None or not (kind == "train" or self._manifest.evaluation):
             return self._stores.send_and_receive(sent, timeout=timeout)
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            self.attempts = attempt
+        names = [self._stores.stores[message.metadata.dst_node_id] for message in sent]
+        self._picked = tuple(names)
+        for number in range(1, MAX_ATTEMPTS + 1):
+            self.attempts = number
+            terms = self._manifest.terms(kind)
+            plan = self._blame.plan(kind, names, terms, gone=self._gone)
+            self.lost = {name: f"{LEFT_OUT}: {why}" for name, why in plan.not_asked.items()}
+            if len(names) - len(plan.not_asked) < terms.minimum_cohort:
+                raise self._failed(_too_few(len(names) - len(plan.not_asked), terms), kind)
             try:
-                return [self._attempt(sent, kind, attempt, timeout)]
+                return [self._attempt(sent, kind, number, timeout, plan)]
             except RoundFailed as error:
-                self._excluded |= frozenset(error.culprits)
-                if attempt == MAX_ATTEMPTS:
-                    raise RoundFailed(
-                        f"{error.message}; {describe_refusals(self._lost)}",
-                        hint=error.hint,
-                        culprits=error.culprits,
-                    ) from None
+                if number == MAX_ATTEMPTS:
+                    raise self._failed(error, kind) from None
                 _log.warning("%s; trying once more", error)
-            except ProtocolError as error:
-                self._excluded |= frozenset(error.culprits)
-                raise
         raise AssertionError("unreachable")
 
     def _attempt(
-        self, sent: Sequence[Message], kind: Kind, number: int, timeout: float | None
+        self,
+        sent: Sequence[Message],
+        kind: Kind,
+        number: int,
+        timeout: float | None,
+        plan: Plan,
     ) -> Message:
         """Run the five stages once."""
         content = sent[0].content
@@ -224,7 +248,12 @@ class SecureGrid(ForwardingGrid):
         arrays = {
             name: array.numpy() for name, array in cast(ArrayRecord, content["arrays"]).items()
         }
-        nodes = [message.metadata.dst_node_id for message in sent]
+        stores = self._stores.stores
+        nodes = [
+            node
+            for node in (message.metadata.dst_node_id for message in sent)
+            if stores[node] not in plan.not_asked
+        ]
         told = Instructions.read(config, arrays, kind=kind)
         announcing = self._announce(told, nodes)
         if announcing is not None:
@@ -238,12 +267,14 @@ class SecureGrid(ForwardingGrid):
             authority=self._authority,
             now=int(self._clock()),
         )
-        coordinator = Coordinator(attempt, excluded=self._excluded)
-        exchange = _Exchange(
+        coordinator = Coordinator(attempt, excluded=frozenset(plan.not_asked))
+        exchange = Exchange(
             self._stores,
             coordinator,
             self._record(attempt, announcing and announcing[0]),
             self._gate,
+            not_shared=plan.not_shared,
+            not_waited_for=plan.not_waited_for,
         )
         if self._progress is not None:
             exchange.report_to(self._progress, told.round, kind, number)
@@ -251,7 +282,9 @@ class SecureGrid(ForwardingGrid):
         outcome = Interrupted.code
         try:
             # 0. Everybody is told the same, does it at home, and says hello.
-            exchange.ask(dict.fromkeys(nodes, opening), kind, timeout)
+            exchange.ask(
+                dict.fromkeys(nodes, opening), kind, timeout, needed=attempt.terms.minimum_cohort
+            )
             # 1. Shares of every secret go to every peer, by way of the coordinator.
             exchange.relay(SHARE, self._stage_seconds)
             # 2. Masked vectors come in; each store has charged its ledger.
@@ -259,22 +292,100 @@ class SecureGrid(ForwardingGrid):
             # 3. The stores sign one list of survivors, 4. and give the shares that unmask it.
             exchange.relay(CONFIRM, self._stage_seconds)
             exchange.relay(UNMASK, self._stage_seconds)
-            aggregate = coordinator.finish()
+            aggregate = _finish(coordinator)
             outcome = SUMMED
         except HanseError as error:
             outcome = error.code
+            self._judge_failure(exchange, told, error)
             raise
         finally:
-            self._lost = exchange.lost()
+            self._remember(exchange, coordinator, told.round)
             # What stores have charged for is on record, however the attempt ended.
             if self._log is not None and exchange.record is not None:
                 self._log.append(exchange.record.closed(outcome))
-        self._lost |= exchange.liars(aggregate)
+        liars = exchange.liars(aggregate)
+        self.lost |= liars
+        self._blame.exclude(dict.fromkeys(liars, WrongShare.code), number=told.round)
         self.last, self._participants = aggregate, len(aggregate.survivors)
         if kind == "train" and self._monitor is not None:
             only = attempt.terms.layout.split(aggregate.total)[NOISE_ONLY]
-            self._monitor.take(only, stores=self._participants)
-        return _reply(sent[0], told, attempt, aggregate, arrays)
+            try:
+                self._monitor.take(only, stores=self._participants)
+            except RoundNoiseMissing as error:
+                self._judge_failure(exchange, told, error)
+                raise
+        self._judge(exchange, told, wrong=None)
+        reply = reply_with(sent[0], told, attempt, aggregate, arrays, sum_norm=self._sum_norm)
+        self.cut = reply.cut
+        return reply.message
+
+    def _judge_failure(self, exchange: Exchange, told: Instructions, error: HanseError) -> None:
+        """Keep on disk whom an error names; look for whom it does not.
+
+        Raises:
+            NoiseMissing: Noise is missing, and it cannot be found out whose.
+        """
+        if isinstance(error, WrongShare):
+            names = exchange.names(error.culprits)
+            self.lost |= dict.fromkeys(names, f"[{error.code}] {error}")
+            self._blame.exclude(dict.fromkeys(names, error.code), number=told.round)
+        elif isinstance(error, ForgedVector | RoundNoiseMissing):
+            self._judge(exchange, told, wrong=error.code)
+        if isinstance(error, RoundNoiseMissing):
+            record = self._blame.record
+            search = record.search(told.kind, error.code)
+            most = record.most_absent(self._picked, self._manifest.terms(told.kind))
+            if search is not None and search.is_hopeless(most):
+                # Every further sum would show the coordinator more than was promised.
+                raise NoiseMissing(f"{error.message}; {self.note}", hint=error.hint) from None
+
+    def _judge(self, exchange: Exchange, told: Instructions, *, wrong: str | None) -> None:
+        """Tell the search whether a sum was good."""
+        self.note = self._blame.summed(
+            told.kind,
+            exchange.masked,
+            wrong=wrong,
+            number=told.round,
+            picked=self._picked,
+            terms=self._manifest.terms(told.kind),
+        )
+        if self.note:
+            _log.warning("round %d: %s", told.round, self.note)
+
+    def _remember(self, exchange: Exchange, coordinator: Coordinator, number: int) -> None:
+        """Keep who was lost; on disk, who was silent, who came back and who was accused."""
+        lost = exchange.lost()
+        self._gone = frozenset(name for name, why in lost.items() if LEFT_OUT not in why)
+        self.lost |= lost
+        self.deadlines += exchange.deadlines
+        late = set()
+        for reply in self._stores.pull_messages(list(self._unanswered)):
+            name = self._unanswered.pop(reply.metadata.reply_to_message_id, "")
+            if not reply.has_error():
+                late.add(name)
+        self._unanswered |= exchange.unanswered
+        for identifier in list(self._unanswered)[:-_MOST_UNANSWERED]:
+            del self._unanswered[identifier]
+        self._blame.heard(silent=exchange.silent, complete=exchange.complete, late=late)
+        self._blame.complained([name for names in exchange.accused.values() for name in names])
+        # More complain than may lie together, or one has shown what anybody can check.
+        guilty = dict.fromkeys(coordinator.suspects, BadShares.code) | dict(coordinator.proven)
+        by_name = {exchange.names([store_id])[0]: code for store_id, code in guilty.items()}
+        self._blame.exclude(dict(sorted(by_name.items())), number=number)
+
+    def _failed(self, error: RoundFailed, kind: Kind) -> RoundFailed | BudgetSpent:
+        """What to say when a round failed for good: who was missing, and who was left out."""
+        message = f"{error.message}; {describe_refusals(self.lost)}"
+        spent = [name for name, why in self.lost.items() if code_of(why) == BudgetSpent.code]
+        if (
+            kind == "train"
+            and len(self._manifest.stores) - len(spent) < self._manifest.minimum_cohort
+        ):
+            return BudgetSpent(message, hint="sign new terms")
+        hint = error.hint
+        if not self._blame.record.left_out.keys().isdisjoint(self.lost):
+            hint += "; `hanse server blame --readmit STORE` takes one in again that was left out"
+        return RoundFailed(message, hint=hint, culprits=error.culprits)
 
     def _announce(self, told: Instructions, nodes: Sequence[int]) -> tuple[Checkpoint, str] | None:
         """Announce an attempt in the log; return its checkpoint, and what proves it."""
@@ -292,188 +403,26 @@ class SecureGrid(ForwardingGrid):
         return AttemptLog(attempt.header, announcing, self._witnesses, private=private)
 
 
-class _Exchange:
-    """Carries one attempt's messages between the coordinator's state machine and Flower."""
-
-    def __init__(
-        self,
-        grid: StoreGrid,
-        coordinator: Coordinator,
-        record: AttemptLog | None,
-        gate: Callable[[Certificate], None] | None,
-    ) -> None:
-        self.record = record
-        self._grid = grid
-        self._coordinator = coordinator
-        self._gate = gate
-        self._report: Callable[[str, Collection[str]], None] | None = None
-        self._answered: Callable[[str, str | None], None] | None = None
-        self._nodes: dict[str, int] = {}
-        self._reasons: dict[int, str] = {}
-        self._asked: list[int] = []
-
-    def report_to(self, progress: Progress, number: int, kind: Kind, attempt: int) -> None:
-        """Write every stage of this attempt down."""
-        self._report = partial(progress.stage, number, kind, attempt)
-        self._answered = progress.answered
-
-    def ask(
-        self, contents: Mapping[int, RecordDict], message_type: str, timeout: float | None
-    ) -> None:
-        """Send one message to each node; hand the coordinator what comes back in time."""
-        self._asked = self._asked or list(contents)
-        if self._report is not None:
-            names = [self._grid.stores[node] for node in contents]
-            self._report(message_type, names)
-        messages = [Message(content, node, message_type) for node, content in contents.items()]
-        waiting: dict[str, int] = {}
-        for identifier, node in zip(self._grid.push_messages(messages), contents, strict=True):
-            if identifier:
-                waiting[identifier] = node
-            else:  # a SuperLink takes no message for a node that was unregistered
-                self._note(node, "[federation] the store's node is not registered any more")
-        started = time.monotonic()
-        while waiting:
-            for reply in list(self._grid.pull_messages(waiting)):
-                # By what it answers: a SuperLink that gave a node up replies in its own name.
-                node = waiting.pop(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-                self._take(node, reply)
-            waited = time.monotonic() - started
-            if timeout is not None and waited > timeout:
-                break
-            if waiting:
-                time.sleep(min(max(waited / _PATIENCE, _SHORTEST_WAIT), _LONGEST_WAIT))
-
-    def relay(self, message_type: str, timeout: float) -> None:
-        """Close the stage before, and send out what it leads to.
-
-        Raises:
-            RoundFailed: Too few stores are left.
-        """
-        encoded: dict[int, RecordDict] = {}
-        contents = {}
-        for store_id, message in self._coordinator.advance().items():
-            if id(message) not in encoded:  # most stages tell everybody the same
-                encoded[id(message)] = _content(message)
-                if self.record is not None:
-                    self.record.sends(message)
-            contents[self._nodes[store_id]] = encoded[id(message)]
-        self.ask(contents, message_type, timeout)
-
-    def lost(self) -> dict[str, str]:
-        """Say of each store that was lost at which stage, and why."""
-        names, found = self._grid.stores, {}
-        by_node = {node: store_id for store_id, node in self._nodes.items()}
-        stages = {
-            store_id: stage
-            for stage, stores in self._coordinator.missing.items()
-            for store_id in stores
-        }
-        for node in self._asked:
-            store_id = by_node.get(node)
-            if store_id is not None and store_id not in stages and node not in self._reasons:
-                continue
-            stage = stages.get(store_id or "", "hello" if store_id is None else "")
-            code = self._coordinator.reasons.get(store_id or "")
-            reason = self._reasons.get(node) or (f"[{code}]" if code else "no reply in time")
-            found[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
-        return found
-
-    def liars(self, aggregate: Aggregate) -> dict[str, str]:
-        """Say who gave shares that are not those it was dealt; others' shares were used."""
-        reason = "at stage 'unmask': its shares are not those that were dealt to it"
-        return {self._grid.stores[self._nodes[store_id]]: reason for store_id in aggregate.liars}
-
-    def _take(self, node: int, reply: Message) -> None:
-        if reply.has_error():
-            self._note(node, refusal_reason(reply.error))
-            return
-        try:
-            message, config = _protocol_message(reply)
-            if self._gate is not None and isinstance(message, Hello):
-                self._gate(message.certificate)
-            if self.record is not None:
-                self.record.check(message, config)
-            self._coordinator.receive(message)
-            self._nodes.setdefault(message.store_id, node)
-            if self.record is not None:
-                self.record.keep(message, config, node)
-        except HanseError as error:
-            self._note(node, f"[{error.code}] {error}")
-        else:
-            if self._answered is not None:
-                self._answered(self._grid.stores[node], None)
-
-    def _note(self, node: int, reason: str) -> None:
-        self._reasons[node] = reason
-        if self._answered is not None:
-            self._answered(self._grid.stores[node], reason)
-
-
-def _kind(messages: Sequence[Message]) -> Kind | None:
-    """What an exchange is about, if the messages begin one.
+def _finish(coordinator: Coordinator) -> Aggregate:
+    """Unmask the sum.
 
     Raises:
-        FederationError: They do not all say the same.
+        ForgedVector: Honest stores cannot have made it.
     """
-    kinds = {message.metadata.message_type for message in messages}
-    if len(kinds) != 1 or not kinds <= {"train", "evaluate"}:
-        return None
-    first = messages[0].content
-    if any(m.content is not first and m.content != first for m in messages):
-        raise FederationError(
-            "the strategy sends different stores different messages, which would show the "
-            "coordinator their updates",
-            hint="use another strategy, or turn masking off with --no-secure-aggregation",
+    aggregate = coordinator.finish()
+    if aggregate.excesses:
+        first = aggregate.excesses[0]
+        raise ForgedVector(
+            f"honest stores cannot have made the sum: section {first.section!r} of "
+            f"{len(aggregate.survivors)} stores has norm {first.norm:.6g} and a coordinate of "
+            f"{first.largest}, bounds are {first.norm_bound:.6g} and {first.largest_bound:.6g}",
+            hint="the model is unchanged",
         )
-    return cast(Kind, kinds.pop())
+    return aggregate
 
 
-@lru_cache(maxsize=4)
-def _settings(text: str) -> RunSettings:
-    return RunSettings.model_validate_json(text)
-
-
-def _content(message: ProtocolMessage) -> RecordDict:
-    return RecordDict({"config": ConfigRecord({MESSAGE: message.encode()})})
-
-
-def _protocol_message(reply: Message) -> tuple[StoreMessage, Mapping[str, object]]:
-    """The store's message, and what came with it."""
-    record = reply.content.get("config")
-    config: Mapping[str, object] = record if isinstance(record, ConfigRecord) else {}
-    data = config.get(MESSAGE)
-    if not isinstance(data, bytes):
-        raise FederationError(
-            "the store sent no message of the protocol; its reply was dropped unread",
-            hint="it may not be enrolled, and would have sent its update open",
-        )
-    message = decode(data)
-    if not isinstance(message, StoreMessage):
-        raise FederationError(f"the store sent a {type(message).__name__}")
-    return message, config
-
-
-def _reply(
-    first: Message,
-    told: Instructions,
-    attempt: Attempt,
-    aggregate: Aggregate,
-    arrays: Mapping[str, NDArray],
-) -> Message:
-    """Turn a sum into the one reply that the strategy sees."""
-    layout = attempt.terms.layout
-    parts = layout.split(aggregate.total)
-    sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
-    records: dict[str, Any] = {}
-    settings = _settings(told.settings)
-    if told.kind == "train":
-        factor = settings.update_factor(told.round)
-        mean = unflatten(sums[UPDATE] * (factor / len(aggregate.survivors)), arrays)
-        moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
-        records["arrays"] = to_record(moved)
-    names = STATISTICS_NAMES if told.kind == "train" else evaluation_names(settings.task)
-    values = sums[STATISTICS if told.kind == "train" else EVALUATION]
-    figures = dict(zip(names, map(float, values), strict=True))
-    records["metrics"] = MetricRecord({"num-examples": 1, **figures})
-    return Message(RecordDict(records), reply_to=first)
+def _too_few(count: int, terms: Terms) -> RoundFailed:
+    return RoundFailed(
+        f"{count} stores can be asked, needed are {terms.minimum_cohort}",
+        hint="the model is unchanged; check the stores that are missing, then go on",
+    )

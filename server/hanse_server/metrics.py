@@ -26,7 +26,8 @@ from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
 from hanse_common.observe.codes import OTHER, code_in, known_codes
 from hanse_common.observe.health import Health, is_locked, listens
-from hanse_server.stages import read_stages
+from hanse_common.roundlog.records import SUMMED
+from hanse_server.stages import ended_early, read_stages
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -95,6 +96,7 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     stages = read_stages(run)
     settings = json_file(run / "settings.json")
     trained = [stage for stage in stages if stage["stage"] == "train"]
+    gave_model = [stage for stage in trained if stage["outcome"] == SUMMED]
     failed = (run / "failure.json").exists()
 
     def gauge(name: str, text: str, value: float, **labels: str) -> Metric:
@@ -104,8 +106,8 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
 
     planned = settings.get("federation", {}).get("rounds", 0)
     yield gauge("hanse_run_rounds", "Rounds that the run is to have.", planned)
-    yield gauge("hanse_run_rounds_done", "Rounds that are done.", len(trained))
-    finished = any(stage["stage"] == "done" for stage in stages)
+    yield gauge("hanse_run_rounds_done", "Rounds that moved the model.", len(gave_model))
+    finished = any(stage["stage"] == "done" and not ended_early(stage) for stage in stages)
     yield gauge("hanse_run_finished", "1 once nothing is left to do.", finished)
     code = _failure(run) if failed else ""
     yield gauge("hanse_run_failed", "1 if its last process failed, and why.", failed, code=code)
@@ -143,7 +145,17 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     )
     for labels, count in sorted(_lost(stages).items()):
         lost.add_metric([run.name, *labels], count)
-    yield from (seconds, attempts, replies, lost)
+    whole = CounterMetricFamily(
+        "hanse_exchanges_lost", "Exchanges that gave no sum.", labels=["run", "stage", "code"]
+    )
+    codes = Counter(
+        (_name(stage), str(stage["outcome"]))
+        for stage in stages
+        if stage["stage"] != "done" and stage["outcome"] != SUMMED
+    )
+    for (name, code), count in sorted(codes.items()):
+        whole.add_metric([run.name, name, code], count)
+    yield from (seconds, attempts, replies, lost, whole)
 
 
 def _by_name(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

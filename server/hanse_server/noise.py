@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_common.errors import NoiseMissing
+from hanse_common.errors import NoiseMissing, RoundNoiseMissing
 
 CHANCE = 1e-6
-"""How rarely a round is stopped although all noise is there."""
+"""How rarely a round is lost although all noise is there."""
 
 
 class NoiseMonitor:
@@ -40,7 +40,7 @@ class NoiseMonitor:
 
     @property
     def share(self) -> float:
-        """Measured variance over promised variance, all rounds together; 1 before any."""
+        """Measured variance over promised variance, all rounds that count; 1 before any."""
         return self._squares / self._count if self._count else 1.0
 
     def take(self, total: npt.NDArray[Any], *, stores: int) -> None:
@@ -51,19 +51,32 @@ class NoiseMonitor:
             stores: How many stores the sum holds.
 
         Raises:
-            NoiseMissing: So little noise has a chance below `CHANCE` if all stores add
-                their share, in this round alone or in all so far.
+            RoundNoiseMissing: So little noise in this round alone has a chance below `CHANCE`
+                if all stores add their share. The round is to be lost, and does not count.
+            NoiseMissing: The same of all rounds that count, this one included: the model rests
+                on less noise than was promised.
         """
         squares = float(np.square(total.astype(np.float64)).sum()) / (self._variance * stores)
+        if _chance_of_less(squares, total.size) < CHANCE:
+            raise RoundNoiseMissing(
+                _missing(squares, total.size, stores),
+                hint="the model is unchanged; have every store check its release of Hanse",
+            )
         self._squares, self._count = self._squares + squares, self._count + total.size
-        for found, count in ((squares, total.size), (self._squares, self._count)):
-            if _chance_of_less(found, count) < CHANCE:
-                missing = max(1, round((1 - found / count) * stores))
-                raise NoiseMissing(
-                    f"the stores' noise has {found / count:.1%} of the variance that the "
-                    f"manifest promises: about {missing} of {stores} stores add none",
-                    hint="the model is unchanged; have every store check its release of Hanse",
-                )
+        if _chance_of_less(self._squares, self._count) < CHANCE:
+            raise NoiseMissing(
+                _missing(self._squares, self._count, stores),
+                hint="the model is unchanged; have every store check its release of Hanse, "
+                "then resume",
+            )
+
+
+def _missing(squares: float, count: int, stores: int) -> str:
+    missing = max(1, round((1 - squares / count) * stores))
+    return (
+        f"the stores' noise has {squares / count:.1%} of the variance that the manifest "
+        f"promises: about {missing} of {stores} stores add none"
+    )
 
 
 def _chance_of_less(squares: float, count: int) -> float:

@@ -5,6 +5,10 @@ Flower's. A run's folder holds `initial.safetensors` (where it starts), a checkp
 `rounds.jsonl` (one line per stage, for people and displays) and, at the end,
 `global.safetensors`.
 
+A round that fails is lost alone: the model stays as it was, and the next round goes on from
+it. A run ends before its last round only if too few stores answer in several rounds in a row,
+or if so many have spent what the manifest grants that no sum can come any more.
+
 A run is repeatable bit for bit: stores are listed by name, replies are added up in that
 order, and what a strategy draws at random depends on the seed, the round and the stage only.
 A resumed run therefore equals one that was never stopped.
@@ -26,7 +30,16 @@ from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import FederationError, RunDirectoryError, WrongShare
+from hanse_common.errors import (
+    BudgetSpent,
+    FederationError,
+    ForgedVector,
+    HanseError,
+    RoundFailed,
+    RoundNoiseMissing,
+    RunDirectoryError,
+    WrongShare,
+)
 from hanse_common.federation import INITIAL as INITIAL
 from hanse_server.checkpoint import (
     Checkpoint,
@@ -50,6 +63,9 @@ WEIGHT = 1
 """What every store must report as its number of examples: a store's size is its own."""
 
 _TRAIN, _VALIDATE, _TEST = 0, 1, 2
+
+_LOST = (RoundFailed, ForgedVector, RoundNoiseMissing, WrongShare)
+"""What costs a round and nothing else."""
 
 
 def run_rounds(
@@ -78,8 +94,12 @@ def run_rounds(
         RunNotResumable: There is nothing to go on from, or a setting changed.
         FederationError: Too few stores replied, or their updates do not fit together; the
             model and the last checkpoint stay as they were.
-        RoundFailed: A secure aggregation could not reach its threshold; the same holds.
-        ProtocolError: A sum cannot be trusted; the same holds.
+        RoundFailed: Too few stores took part in several secure aggregations in a row, or in
+            the last ones; the run can be resumed from the round before them.
+        BudgetSpent: The stores' budget for the manifest is spent. The run has ended in good
+            order, with `global.safetensors` from the model so far.
+        NoiseMissing: The stores add less noise than the manifest promises; the model and the
+            last checkpoint stay as they were.
     """
     strategy = make_strategy(settings)
     _check_writable(run_dir)
@@ -95,8 +115,13 @@ def run_rounds(
         if number > start.round:
             # 1. The strategy picks stores; they train on the global model; 2. it adds up
             # their updates; 3. from here on, a crash loses nothing of this round.
-            arrays = stages.train(number, arrays)
-            save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
+            try:
+                arrays = stages.train(number, arrays)
+            except BudgetSpent as error:
+                replace_arrays(run_dir / GLOBAL, arrays)
+                raise stages.end_early(number - 1, error) from None
+            if not stages.too_few:  # or else these rounds are made again when it is resumed
+                save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
         grid.publish(number, arrays)
         # 4. Now and then, and at both ends, every store measures the new model at home.
         if number % every == 0 or number == rounds:
@@ -175,12 +200,18 @@ class _Stages:
         self._json = settings.model_dump_json()
         self._log = log
         self._timeout = timeout
+        self.too_few = 0
+        """Rounds in a row that were lost because too few stores answered."""
 
     def train(self, number: int, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
         """Let the sampled stores train and return the next global arrays.
 
+        A round that is lost returns the arrays as they were.
+
         Raises:
             FederationError: Too few replies, or the strategy could not aggregate them.
+            RoundFailed: The same under secure aggregation, too often in a row, or at the end.
+            BudgetSpent: Too few stores can still pay for a round.
         """
         started = time.monotonic()
         self._seed(number, _TRAIN)
@@ -188,25 +219,25 @@ class _Stages:
         messages = self._strategy.configure_train(number, sent, self._config(), self._grid)
         try:
             replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
-        except WrongShare as error:
-            # Shares are out, so this round cannot be tried again; the next goes on without
-            # the culprits, from the same model.
-            self._log.append(
-                number,
-                "train",
-                refusals=dict.fromkeys(error.culprits, str(error)),
-                started=started,
-                attempts=self._grid.attempts,
-            )
+        except _LOST as error:
+            self._lose(number, "train", error, started)
+            if isinstance(error, RoundFailed):
+                self._miss(number, error)
+            else:
+                self.too_few = 0
             return dict(arrays)
         trained = self._grid.participants(replies)
         if trained < self._strategy.min_train_nodes:
-            raise FederationError(
+            few = FederationError(
                 f"round {number}: {trained} stores trained and "
                 f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
                 f"{describe_refusals(refusals)}",
                 hint="mend the stores, then go on with --resume",
             )
+            self._lose(number, "train", few, started, refusals=refusals)
+            self._miss(number, few)
+            return dict(arrays)
+        self.too_few = 0
         try:
             record, metrics = self._strategy.aggregate_train(number, replies)
         except (AppExitException, ValueError) as error:
@@ -231,18 +262,22 @@ class _Stages:
             sums=_sums(metrics),
             attempts=self._grid.attempts,
             noise_share=self._grid.noise_share,
+            cut=self._grid.cut,
+            deadlines=self._grid.deadlines,
+            note=self._grid.note,
         )
         return updated
 
     def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: Split) -> None:
-        """Let the stores measure the model; the figures stay with them.
+        """Let the stores measure the model; the figures stay with them, or leave in a sum.
 
-        Does nothing if an earlier process of this run got so far already.
+        Does nothing if an earlier process of this run got so far already, or if the stores
+        would refuse: where the terms let no sum of figures leave them, each measures by itself.
 
         Raises:
             FederationError: Every store failed.
         """
-        if self._log.holds(number, "evaluate", split):
+        if not self._grid.evaluates or self._log.holds(number, "evaluate", split):
             return
         started = time.monotonic()
         self._seed(number, _VALIDATE if split == "validate" else _TEST)
@@ -251,16 +286,8 @@ class _Stages:
         )
         try:
             replies, refusals = self._exchange(messages, _wrong_weight)
-        except WrongShare as error:
-            # As in training: this evaluation is lost, and the run goes on without them.
-            self._log.append(
-                number,
-                "evaluate",
-                split=split,
-                refusals=dict.fromkeys(error.culprits, str(error)),
-                started=started,
-                attempts=self._grid.attempts,
-            )
+        except _LOST as error:
+            self._lose(number, "evaluate", error, started, split=split)
             return
         if refusals and not replies:
             raise FederationError(
@@ -276,12 +303,54 @@ class _Stages:
             started=started,
             sums=_sums(replies[0].content.get("metrics")) if len(replies) == 1 else {},
             attempts=self._grid.attempts,
+            deadlines=self._grid.deadlines,
+            note=self._grid.note,
         )
 
     def finish(self, number: int) -> None:
         """Note that nothing is left to do."""
         if not self._log.holds(number, "done", None):
             self._log.append(number, "done")
+
+    def end_early(self, number: int, error: BudgetSpent) -> BudgetSpent:
+        """Note that no round can follow; return what to tell whoever waits for the run."""
+        words = f"ended early after round {number}: the stores' budget for this manifest is spent"
+        refusals = self._grid.lost
+        self._log.append(number, "done", refusals=refusals, outcome=error.code, note=words)
+        return BudgetSpent(
+            f"{words}; {describe_refusals(refusals)}",
+            hint=f"{GLOBAL} holds what was trained; to go on from it, sign new terms with "
+            "`--continue-from` this run",
+        )
+
+    def _miss(self, number: int, error: HanseError) -> None:
+        """Count a round that too few stores answered; raise if that was too often."""
+        self.too_few += 1
+        if self.too_few >= self._grid.patience or number == self._settings.federation.rounds:
+            raise error
+
+    def _lose(
+        self,
+        number: int,
+        stage: Literal["train", "evaluate"],
+        error: HanseError,
+        started: float,
+        *,
+        split: str | None = None,
+        refusals: Mapping[str, str] | None = None,
+    ) -> None:
+        """Note that a stage is lost, and to what."""
+        self._log.append(
+            number,
+            stage,
+            split=split,
+            refusals=refusals or {**self._grid.absent, **self._grid.lost},
+            started=started,
+            attempts=self._grid.attempts,
+            outcome=error.code,
+            deadlines=self._grid.deadlines,
+            note=self._grid.note or error.message,
+        )
 
     def _exchange(
         self, messages: Iterable[Message], fault: Callable[[Message], str]

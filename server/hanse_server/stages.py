@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from hanse_common.decoding import json_lines
 from hanse_common.observe.codes import code_in
+from hanse_common.roundlog.records import SUMMED
 
 _log = logging.getLogger(__name__)
 _STAGE = re.compile(r"^at stage '\w+': ")
@@ -28,12 +29,16 @@ class StageLog:
         run_dir: The run's folder.
         last_round: The round of the checkpoint that the run goes on from, -1 if it starts.
             Lines of later rounds, and a half-written one, are dropped: those stages will be
-            run again.
+            run again. So is the line of an early end, which may not be the end any more.
     """
 
     def __init__(self, run_dir: Path, last_round: int) -> None:
         self._path = run_dir / FILE
-        kept = [line for line in read_stages(run_dir) if line["round"] <= last_round]
+        kept = [
+            line
+            for line in read_stages(run_dir)
+            if line["round"] <= last_round and not ended_early(line)
+        ]
         temporary = self._path.with_name(f".{FILE}.writing")
         temporary.write_text("".join(map(_as_line, kept)), encoding="utf-8")
         temporary.replace(self._path)
@@ -55,6 +60,10 @@ class StageLog:
         sums: Mapping[str, float] | None = None,
         attempts: int = 1,
         noise_share: float | None = None,
+        outcome: str = SUMMED,
+        cut: float | None = None,
+        deadlines: int = 0,
+        note: str = "",
     ) -> None:
         """Note a finished stage.
 
@@ -68,6 +77,10 @@ class StageLog:
             sums: What the stores' masked vectors add up to beside the update.
             attempts: How often the exchange was made.
             noise_share: Noise measured over noise promised, all rounds of this process together.
+            outcome: `summed`, or the code of the error that the stage was lost to.
+            cut: What the sum was multiplied by, to be no longer than honest stores make it.
+            deadlines: How many stages of the protocol lasted until their deadline.
+            note: What a search for the store that breaks sums has come to; or how the run ended.
         """
         line: dict[str, Any] = {
             "round": number,
@@ -78,6 +91,10 @@ class StageLog:
             "sums": dict(sums or {}),
             "attempts": attempts,
             "noise_share": noise_share,
+            "outcome": outcome,
+            "cut": cut,
+            "deadlines": deadlines,
+            "note": note,
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),
         }
@@ -86,10 +103,13 @@ class StageLog:
         self._seen.add((number, stage, split))
         about = {"round": number, "stage": stage, "split": split}
         for store, reason in line["refusals"].items():
-            lost = about | {"store": store, "error_code": code_in(_STAGE.sub("", reason))}
+            lost = about | {"store": store, "error_code": code_of(reason)}
             _log.info("went on without a store", extra=lost)
         done = about | {"stores": replies, "attempt": attempts, "seconds": line["seconds"]}
-        _log.info("stage done", extra=done)
+        if outcome == SUMMED:
+            _log.info("stage done", extra=done)
+        else:
+            _log.warning("stage lost: %s", note or outcome, extra=done | {"error_code": outcome})
 
 
 def read_stages(run_dir: Path) -> list[dict[str, Any]]:
@@ -98,6 +118,20 @@ def read_stages(run_dir: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [line for line in json_lines(path) if "stage" in line]
+
+
+def ended_early(stage: Mapping[str, Any]) -> bool:
+    """Whether a line says that a run ended before its last round."""
+    return bool(stage["stage"] == "done" and stage["outcome"] != SUMMED)
+
+
+def code_of(reason: str) -> str:
+    """The error code in a reason, whatever stage it names.
+
+    >>> code_of("at stage 'hello': [budget-spent] a release would cost more")
+    'budget-spent'
+    """
+    return code_in(_STAGE.sub("", reason))
 
 
 def _as_line(stage: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
@@ -91,7 +92,19 @@ class StoreGrid(ForwardingGrid):
     attempts = 1
     """How often the last exchange was made."""
     noise_share: float | None = None
-    """Nobody measures noise here."""
+    """Noise is not measured here."""
+    patience = 1
+    """Rounds in a row that may be lost because too few stores answer, before a run ends."""
+    evaluates = True
+    """Whether stores may be asked to evaluate."""
+    cut: float | None = None
+    """What the last exchange's sum was multiplied by; single updates are not cut."""
+    deadlines = 0
+    """Stages of secure aggregation that lasted until their deadline; there are none."""
+    note = ""
+    """What a search for a store that breaks sums has come to; there is none."""
+    lost: Mapping[str, str] = MappingProxyType({})
+    """Stores that a failed exchange went on without."""
 
     def __init__(
         self, grid: Grid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS

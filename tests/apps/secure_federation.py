@@ -157,9 +157,11 @@ class SecureFederation:
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes() if node.name == name)
 
-    def grid(self, *, stage_seconds: float = 0.05) -> SecureGrid:
-        stores = StoreGrid(self.faults, expected_stores=len(self.names))
-        return secure_grid(stores, self.folder.path, self.folder.path, stage_seconds=stage_seconds)
+    def grid(self, *, stage_seconds: float = 0.05, measures_at_home: bool = False) -> SecureGrid:
+        path, stores = self.folder.path, StoreGrid(self.faults, expected_stores=len(self.names))
+        return secure_grid(
+            stores, path, path, stage_seconds=stage_seconds, measures_at_home=measures_at_home
+        )
 
     def waiting(self, name: str) -> Waiting | None:
         path = self.node(name).folder / "secagg" / "waiting"

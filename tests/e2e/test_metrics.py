@@ -34,6 +34,7 @@ MAY_BE_SHOWN_BY_A_COORDINATOR = {
     "hanse_attempts": ("run", "stage"),
     "hanse_stage_stores": ("run", "stage"),
     "hanse_stores_lost": ("at", "code", "run", "stage", "store"),
+    "hanse_exchanges_lost": ("code", "run", "stage"),
     "hanse_certificate_end_timestamp_seconds": ("store",),
     "hanse_read_errors": ("code",),
 }

@@ -20,7 +20,7 @@ def outcome(folder):
 @pytest.fixture
 def one_after_the_other(federation):
     """Every store answers in this very process, in turn."""
-    run_rounds(federation.grid(), federation.folder.path, federation.settings)
+    run_rounds(federation.grid(measures_at_home=True), federation.folder.path, federation.settings)
     return outcome(federation.folder.path)
 
 

@@ -24,6 +24,9 @@ def run_with(tmp_path: Path, refusals: dict[str, str]) -> Path:
         "replies": 4,
         "refusals": refusals,
         "sums": {},
+        "attempts": 1,
+        "noise_share": None,
+        "outcome": "summed",
         "seconds": 2.0,
         "time": 1.0,
     }
@@ -63,7 +66,7 @@ def test_what_a_store_writes_as_its_reason_never_becomes_a_label(tmp_path: Path)
     assert "hanse_runs 99" not in text_of(tmp_path)
 
 
-def test_lines_of_an_earlier_version_and_half_written_ones_are_read(tmp_path: Path):
+def test_a_half_written_line_is_left_out(tmp_path: Path):
     run_with(tmp_path, {})
     text = text_of(tmp_path)
     assert 'hanse_attempts_total{run="trial",stage="train"} 1.0' in text

@@ -11,6 +11,7 @@
     certificates/        `<store>`; under `earlier/` those that were replaced
     revoked/             `<store>`: certificates that are refused, whatever their date
     roundlog.sqlite      what every round asked and what came of it, with its checkpoint beside it
+    blame.json           whom rounds go on without, and why; `hanse server blame` changes it
     manifest.json        the signed terms
     settings.json        the run settings that the terms were made of
     state/               the SuperLink's database, its own home, pid files and logs

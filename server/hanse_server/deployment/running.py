@@ -41,12 +41,16 @@ from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.terms import read_initial, signed_manifest
 from hanse_server.progress import FAILURE, read_failure
 from hanse_server.rounds import GLOBAL, INITIAL
-from hanse_server.stages import read_stages
+from hanse_server.stages import ended_early, read_stages
 
 FLOWER = "flower.json"
 """Which Flower runs a run has been, the last one last."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = 1.0
+_GO_ON = (
+    "nothing is lost: sign new terms with `hanse server manifest sign --continue-from {}`, and "
+    "start a run with them"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +60,8 @@ class RunState:
     name: str
     folder: str
     state: str
-    """`underway`, `finished`, `failed`, `stopped`, or `lost` (its SuperLink is gone)."""
+    """`underway`, `finished`, `ended early` (the budget for its manifest is spent), `failed`,
+    `stopped`, or `lost` (its SuperLink is gone)."""
     round: int
     rounds: int
     failure: dict[str, Any]
@@ -108,8 +113,14 @@ def resume(
         SuperLinkDown: The federation is not up.
     """
     run_dir = find(folder, name)
-    if state_of(folder, run_dir).state == "finished":
+    state = state_of(folder, run_dir).state
+    if state == "finished":
         raise RunNotResumable(f"run {run_dir.name!r} is finished")
+    if state == "ended early":
+        raise RunNotResumable(
+            f"run {run_dir.name!r} ended early: the stores' budget for its manifest is spent",
+            hint=_GO_ON.format(run_dir.name),
+        )
     with Control(folder) as control:
         _check_idle(folder, control)
         manifest = _renew_terms(folder, run_dir)
@@ -154,7 +165,7 @@ def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
                 f"run {name!r} was stopped in round {state.round}",
                 hint="go on with `hanse server resume`",
             )
-        if state.state == "failed":
+        if state.state in ("failed", "ended early"):
             raise _error(state)
         if state.state == "lost":
             raise FederationError(
@@ -168,8 +179,11 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
     """Say where a run is, from its folder and, if it answers, from the SuperLink."""
     stages = read_stages(run_dir)
     failure = read_failure(run_dir)
-    done = any(line["stage"] == "done" for line in stages)
-    state = "finished" if done else _flower_state(folder, run_dir)
+    done = [line for line in stages if line["stage"] == "done"]
+    if any(map(ended_early, done)):
+        state, failure = "ended early", _early_end(run_dir, done[-1])
+    else:
+        state = "finished" if done else _flower_state(folder, run_dir)
     if state == "failed" and not failure:
         failure = _flower_failure(folder, run_dir)
     checkpoint = latest_checkpoint(run_dir)
@@ -179,7 +193,7 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
         state=state,
         round=checkpoint.round if checkpoint else 0,
         rounds=read_settings(run_dir).federation.rounds,
-        failure=failure if state == "failed" else {},
+        failure=failure if state in ("failed", "ended early") else {},
     )
 
 
@@ -349,6 +363,14 @@ def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
     if found.status != "finished":
         return "underway"
     return "stopped" if found.outcome == "stopped" else "failed"
+
+
+def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "code": line["outcome"],
+        "message": line["note"],
+        "hint": _GO_ON.format(run_dir.name),
+    }
 
 
 def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from hanse_common.errors import BadManifest, SuperLinkDown
 from hanse_common.identity import fingerprint
+from hanse_server.blame import Blame
 from hanse_server.deployment import tls
 from hanse_server.deployment.admission import Member, members, revoked_ids
 from hanse_server.deployment.control import Control, RegisteredNode
@@ -37,6 +38,8 @@ class StoreRow:
     refusal: str | None
     """Why it took no part in the last exchange that it was asked to."""
     refused_round: int | None
+    blamed: str | None = None
+    """Why rounds go on without it, or do not wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,8 @@ class Status:
     stores: tuple[StoreRow, ...]
     run: RunState | None
     progress: dict[str, Any]
+    searches: dict[str, str] = field(default_factory=dict)
+    """What the search for a store that breaks sums has come to, by kind of exchange and fault."""
 
     def row(self) -> dict[str, Any]:
         """Return all of it as plain JSON."""
@@ -65,6 +70,7 @@ def read_status(folder: FederationFolder) -> Status:
 
     Raises:
         ConfigError: The folder is no federation's.
+        FederationError: Its `blame.json` cannot be read.
     """
     file = folder.file
     runs = all_runs(folder)
@@ -95,6 +101,9 @@ def read_status(folder: FederationFolder) -> Status:
         )
         for store_id in revoked_ids(folder)
     ]
+    blame = Blame(folder.path).record
+    blamed = {row["store"]: f"{row['standing']}: {row['why']}" for row in blame.rows()}
+    rows = [replace(row, blamed=blamed.get(row.store)) for row in rows]
     pid = running(folder)
     return Status(
         federation=file.name,
@@ -107,6 +116,7 @@ def read_status(folder: FederationFolder) -> Status:
         stores=tuple(sorted(rows, key=lambda row: row.store)),
         run=run,
         progress=progress,
+        searches=dict(sorted(blame.notes.items())),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from hanse_common.printing import console
+from hanse_common.roundlog.records import SUMMED
 from hanse_common.wording import printable
 from hanse_server.deployment.running import RunState
 from hanse_server.deployment.status import Status
@@ -35,7 +36,32 @@ def print_status(status: Status) -> None:
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     screen.print(table)
+    for row in status.stores:
+        if row.blamed:
+            screen.print(Text(printable(f"{row.store} is {row.blamed}")))
+    for what, note in status.searches.items():
+        screen.print(Text(printable(f"{what}: {note}")))
     screen.print(Text(run_line(status.run) if status.run else "no run yet"))
+
+
+def print_blame(
+    name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[tuple[str, str]]
+) -> None:
+    """Print whom rounds go on without, and what searches have come to."""
+    screen = console()
+    if not rows:
+        screen.print(Text(f"{printable(name)}: nothing is held against any store"))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for column in ("store", "standing", "why"):
+            table.add_column(column)
+        for row in rows:
+            table.add_row(
+                *(Text(printable(row[column])) for column in ("store", "standing", "why"))
+            )
+        screen.print(table)
+    for what, note in notes:
+        screen.print(Text(printable(f"{what}: {note}")))
 
 
 def run_line(run: RunState) -> str:
@@ -49,11 +75,17 @@ def run_line(run: RunState) -> str:
 
 def stage_line(stage: Mapping[str, Any], rounds: int) -> str:
     """A finished stage of a run on one line."""
-    number, replies = stage["round"], stage["replies"]
+    number, replies, note = stage["round"], stage["replies"], stage["note"]
     if stage["stage"] == "done":
-        return f"round {number}/{rounds}  done"
+        return f"round {number}/{rounds}  {note or 'done'}"
     what = "trained" if stage["stage"] == "train" else f"evaluated ({stage['split']})"
     line = f"round {number}/{rounds}  {what} by {replies} stores in {stage['seconds']:.1f} s"
+    if stage["outcome"] != SUMMED:
+        line = f"round {number}/{rounds}  lost [{stage['outcome']}]"
+    elif stage["cut"] is not None and stage["cut"] < 1:
+        line += f", the sum cut to {stage['cut']:.0%}"
+    if note:
+        line += f": {note}"
     for store, reason in stage["refusals"].items():
         line += f"\n    {store}: {reason}"
     return line

@@ -108,6 +108,24 @@ def bench_tasks(
     _print_rows(measure(RunFolder.open(run)), render, format_)
 
 
+@app.command("forgery")
+def bench_forgery(
+    run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
+    norm: Annotated[
+        float | None, typer.Option(help="Of the vector that is not cut; all stores' if unset.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--class", help="To raise; the most frequent second if unset.")
+    ] = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """What one forged vector in the last round does: cut, not cut, beside an honest store."""
+    from hanse_simulations.bench.forgery import forgery, render
+    from hanse_simulations.runs import RunFolder
+
+    _print_rows(forgery(RunFolder.open(run), norm=norm, category=category), render, format_)
+
+
 @app.command("rolling")
 def bench_rolling(
     recipe: RecipeArgument = "grocery",

@@ -141,6 +141,7 @@ def run_environment(
         "HANSE_RUN": str(run_dir.absolute()),
         "HANSE_RESUME": "1" if resume else "0",
         "HANSE_STORES": str(stores),
+        "HANSE_MEASURE_AT_HOME": "1",
     }
 
 

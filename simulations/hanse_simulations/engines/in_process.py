@@ -273,7 +273,12 @@ def run_in_process(
         node_id=SUPERLINK_NODE_ID,
         node_config={},
         state=RecordDict(),
-        run_config={"run-dir": str(run_dir), "resume": resume, "stores": len(stores)},
+        run_config={
+            "run-dir": str(run_dir),
+            "resume": resume,
+            "stores": len(stores),
+            "measure-at-home": True,
+        },
     )
     try:
         server_app(grid, context)

@@ -1,0 +1,47 @@
+"""`hanse server blame`: whom the coordinator goes on without, and taking a store in again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hanse_common.errors import ConfigError
+from hanse_common.formats import Format, FormatOption, say
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
+
+
+def blame(
+    folder: Annotated[
+        Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
+    ] = Path(),
+    readmit: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="Clear that store, and let it take part again."),
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """List the stores that rounds go on without or do not wait for, and why."""
+    from hanse_server.blame import Blame
+    from hanse_server.deployment.folder import FederationFolder
+
+    federation = FederationFolder(folder)
+    name = federation.file.name  # refuses a folder that is no federation's
+    kept = Blame(federation.path)
+    if readmit is not None:
+        if not kept.readmit(readmit):
+            raise ConfigError(
+                f"nothing is held against {readmit!r}",
+                hint="`hanse server blame` lists whom rounds go on without",
+            )
+        say(f"{readmit!r} takes part again from the next round on")
+    rows, notes = kept.record.rows(), sorted(kept.record.notes.items())
+    if output is Format.JSON:
+        table: dict[str, Any] = {"federation": name, "stores": rows, "searches": dict(notes)}
+        echo(json_text(table, indent=2))
+        return
+    from hanse_server.deployment.tables import print_blame
+
+    print_blame(name, rows, notes)

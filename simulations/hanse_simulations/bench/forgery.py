@@ -1,0 +1,171 @@
+"""What one store can do to a finished run's model by forging its vector in the last round.
+
+The forged vector points where it raises one class's basket score for every customer. Beside the
+model as it is stand three more, each with one such vector in its last round: as long as a sum
+of honest stores could be, cut to the public norm as the coordinator does, and that of an honest
+store with the largest clip.
+
+    rows = forgery(RunFolder.open("grocery"))
+    rich.print(render(rows))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.table import Table
+from transformers.utils.logging import disable_progress_bar
+
+from hanse_client.figures.evaluate import Figures, evaluate_histories, split_anchors
+from hanse_client.inputs.batches import collate, rows_at_once
+from hanse_client.inputs.histories import Histories
+from hanse_client.node import Node, list_nodes
+from hanse_client.training.train import load_arrays
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError, UnknownCategory
+from hanse_common.federation import sum_norm
+from hanse_common.instructions import UPDATE
+from hanse_common.manifest import SignedManifest
+from hanse_common.model import InterestModel
+from hanse_server.app import MANIFEST
+from hanse_server.checkpoint import read_arrays
+from hanse_server.rounds import GLOBAL
+from hanse_simulations.runs import RunFolder
+
+SHIFT = "basket.popularity.shift"
+"""The trained array with one number a class, which raises its score for everybody."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """The model after one vector in the last round."""
+
+    vector: str
+    norm: float
+    """L2 norm of what the vector adds to the sum, in units of the update."""
+    category: str
+    first: float
+    """Share of the test weeks' baskets for which the class is on rank 1."""
+    baskets: int
+    ndcg: float
+
+
+def forgery(
+    folder: RunFolder, *, norm: float | None = None, category: str | None = None
+) -> list[Row]:
+    """Measure the effect of one forged vector on a finished run's model.
+
+    Args:
+        folder: The run's; nothing is written.
+        norm: Of a forged vector that is not cut; all stores at their largest clip if unset.
+        category: The class to raise; the one that is most often on rank 2 if unset.
+
+    Raises:
+        ConfigError: The run trains no popularity of classes, or had no secure aggregation.
+        UnknownCategory: The model ranks no such class.
+    """
+    disable_progress_bar()
+    settings, arrays = folder.read_settings(), read_arrays(folder.path / GLOBAL)
+    if SHIFT not in arrays or not settings.secure:
+        raise ConfigError(
+            f"run {folder.name!r} trains no {SHIFT} under secure aggregation",
+            hint="`hanse simulate grocery` makes a run that does",
+        )
+    manifest = SignedManifest.load(folder.path / MANIFEST).unchecked
+    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
+    stores = [node.histories for node in nodes]
+    model = InterestModel.from_pretrained(nodes[0].settings.base_model)
+    model.train(False)
+    load_arrays(model, arrays)
+    names = list(model.config.classes)
+    raised = _raised(model, stores, settings, names, category)
+    clip = next(part.clip for part in manifest.sections if part.name == UPDATE)
+    forged = len(manifest.stores) * clip if norm is None else norm
+    step = abs(settings.update_factor(settings.federation.rounds)) / len(manifest.stores)
+    rows = []
+    for vector, length in (
+        ("none", 0.0),
+        ("forged, not cut", forged),
+        ("forged, cut to the public norm", min(forged, sum_norm(manifest))),
+        ("honest, at the largest clip", clip),
+    ):
+        moved = dict(arrays)
+        moved[SHIFT] = arrays[SHIFT].copy()
+        moved[SHIFT][raised] += step * length
+        first, figures = _judged(model, stores, settings, moved, raised)
+        rows.append(
+            Row(
+                vector=vector,
+                norm=length,
+                category=names[raised],
+                first=float(first.mean()),
+                baskets=len(first),
+                ndcg=figures.metrics()["ndcg@10"],
+            )
+        )
+    return rows
+
+
+def _raised(
+    model: InterestModel,
+    stores: Sequence[Histories],
+    settings: RunSettings,
+    names: Sequence[str],
+    category: str | None,
+) -> int:
+    """The class to raise, as an index."""
+    if category is not None:
+        if category not in names:
+            raise UnknownCategory(f"the model ranks no class {category!r}")
+        return names.index(category)
+    seconds = np.concatenate(
+        [np.argsort(s, axis=1)[:, -2] for s in _scores(model, stores, settings)]
+    )
+    return int(np.bincount(seconds, minlength=len(names)).argmax())
+
+
+def _judged(
+    model: InterestModel,
+    stores: Sequence[Histories],
+    settings: RunSettings,
+    arrays: Mapping[str, Any],
+    raised: int,
+) -> tuple[npt.NDArray[np.bool_], Figures]:
+    """For each basket whether the class is on rank 1; and the figures of the model."""
+    load_arrays(model, arrays)
+    first = np.concatenate([s.argmax(axis=1) == raised for s in _scores(model, stores, settings)])
+    figures = [evaluate_histories(store, model, settings, "test") for store in stores]
+    return first, Figures.pooled(figures)
+
+
+def _scores(
+    model: InterestModel, stores: Sequence[Histories], settings: RunSettings
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Scores of the classes for every basket of the test weeks, [baskets, classes] at a time."""
+    rows = rows_at_once(model.config)
+    for histories in stores:
+        anchors = split_anchors(histories, settings, "test")
+        for start in range(0, len(anchors), rows):
+            batch = collate(histories, anchors.rows(start, start + rows), model.config)
+            if batch.next_basket is None:
+                continue
+            with torch.inference_mode():
+                scores = model(batch).basket_scores.numpy()
+            asked = (batch.next_basket.numpy() > 0).any(axis=-1)
+            yield scores[asked]
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """Lay the rows out."""
+    table = Table(title=f"One vector in the last round, for {rows[0].category!r}")
+    for heading in ("vector", "L2 norm", "on rank 1", "of baskets", "NDCG@10"):
+        table.add_column(heading, justify="left" if heading == "vector" else "right")
+    for row in rows:
+        cells = (f"{row.norm:,.1f}", f"{row.first:.1%}", f"{row.baskets:,}", f"{row.ndcg:.4f}")
+        table.add_row(row.vector, *cells)
+    return table

@@ -1,0 +1,75 @@
+"""`hanse bench forgery`: one vector's effect on a finished run's model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hanse_common.errors import ConfigError, UnknownCategory
+from hanse_common.federation import sum_norm
+from hanse_server.rounds import run_rounds
+from hanse_simulations.bench.cli import app
+from hanse_simulations.bench.forgery import forgery
+from hanse_simulations.runs import RunFolder
+
+
+@pytest.fixture
+def run(found_federation):
+    """A run's folder, as `hanse simulate` leaves it, as far as the command reads it."""
+    federation = found_federation(
+        {
+            "privacy.mode": "distributed",
+            "training.local_steps": 1,
+            "training.learning_rate": 0.2,
+            "federation.rounds": 1,
+        }
+    )
+    run_rounds(federation.grid(), federation.folder.path, federation.settings)
+    folder = RunFolder(federation.folder.path)
+    folder.write_settings(federation.settings)
+    return folder, federation.manifest()
+
+
+def test_a_cut_vector_does_what_one_store_can_and_an_uncut_one_more(run):
+    folder, manifest = run
+    none, uncut, cut, honest = forgery(folder, norm=1e6)
+    assert uncut.first == 1.0, "it is on rank 1 of every basket"
+    assert none.first <= honest.first <= cut.first < uncut.first
+    assert (cut.norm, honest.norm) == (sum_norm(manifest), manifest.sections[0].clip)
+    assert {row.baskets for row in (uncut, cut, honest)} == {none.baskets}
+    assert none.norm == 0.0 and none.baskets > 0
+
+
+def test_the_class_to_raise_may_be_named(run):
+    folder, _ = run
+    rows = forgery(folder)
+    assert {row.category for row in rows} == {rows[0].category}
+    again = forgery(folder, category=rows[0].category)
+    assert again == rows
+    with pytest.raises(UnknownCategory, match="ranks no class 'nothing'"):
+        forgery(folder, category="nothing")
+
+
+def test_a_run_without_secure_aggregation_has_no_sum_to_forge(run):
+    folder, _ = run
+    open_run = folder.read_settings().with_changes(
+        {"privacy.mode": "local", "federation.secure_aggregation": False}
+    )
+    folder.write_settings(open_run)
+    with pytest.raises(ConfigError, match="under secure aggregation"):
+        forgery(folder)
+
+
+def test_the_command_prints_rows(run):
+    folder, _ = run
+    done = CliRunner().invoke(app, ["forgery", str(folder.path), "--format", "json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["vector"] for row in rows] == [
+        "none",
+        "forged, not cut",
+        "forged, cut to the public norm",
+        "honest, at the largest clip",
+    ]
