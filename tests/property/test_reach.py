@@ -139,6 +139,7 @@ def test_the_manifest_says_what_noise_there_is():
         federation="baltic",
         stores=("bremen", "hamburg", "luebeck", "rostock", "wismar"),
         sections=(terms,),
+        arrays={"w": (terms.length,)},
         model_digest="ab" * 32,
         rounds=5,
         privacy=PrivacyTerms(mode="none"),

@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 HEAVY = (
     "hanse_client.app",
     "hanse_client.exchange.offers",
+    "hanse_client.training.subnormals",
     "hanse_client.training.train",
     "hanse_client.figures.evaluate",
 )
@@ -112,6 +113,9 @@ def _start(child: multiprocessing.process.BaseProcess) -> None:
 def _answer(conn: Connection, message: Message, node: str, node_id: int, bundle: Bundle) -> None:
     """Runs in the child."""
     from hanse_client.app import app
+    from hanse_client.training.subnormals import flush_subnormals
+
+    flush_subnormals()  # before torch starts a thread
 
     # Packages add handlers of their own to the root, which would write every line again.
     logging.getLogger().handlers.clear()

@@ -25,15 +25,12 @@ from hanse_client.training.clipping import customer_clipper
 from hanse_client.training.early_stopping import EarlyStopping, validation_score
 from hanse_client.training.exactness import ensure_exact
 from hanse_client.training.optimizer import KeystreamOptimizer
+from hanse_client.training.subnormals import flushing_subnormals
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
 from hanse_common.privacy.plan import PrivacyPlan
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-# Subnormal numbers make a matrix product hundreds of times slower: whoever chooses the model
-# could read off a store's seconds whom it computes on. They count as zero, here and in inputs.
-torch.set_flush_denormal(True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +52,7 @@ class _Work:
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
+@flushing_subnormals
 def train_round(
     node: Node,
     model: nn.Module,
@@ -121,6 +119,7 @@ def train_round(
     return Trained(update=update, drawn=drawn, losses=total, steps=steps)
 
 
+@flushing_subnormals
 def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
     """Train on this store's customers only, without noise, for as many steps as a whole run.
 
