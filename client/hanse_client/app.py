@@ -29,6 +29,8 @@ from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK
 from hanse_common.roundlog.evidence import LOG_SIZE
 
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 500
+"""Characters: an error may quote what the coordinator sent, which can be of any length."""
 Answer = Mapping[str, bytes | str | int]
 
 
@@ -72,7 +74,7 @@ class StoreApp(ClientApp):
             with suppress(OSError):  # a full disk may be what is wrong
                 node.log(error=f"{type(error).__name__}: {error}")
             code = error.code if isinstance(error, HanseError) else "internal"
-            reason = public_reason(error)
+            reason = public_reason(error)[:_LONGEST_REASON]
             _log.info("refused: %s", reason, extra=about | {"error_code": code})
             return refused(message, reason)
         _log.info("answered", extra=about | {"seconds": round(time.monotonic() - started, 3)})

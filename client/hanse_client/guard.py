@@ -2,9 +2,9 @@
 
 A store answers the message types of one table (`hanse_client.app.ACTIONS`) and refuses all
 others in one sentence. A message on the list passes, in this order: the run's code bundle; the
-manifest's signature and the store's own policy; the form of the message; the store's decision
-to leave; what the manifest and the policy still grant; the round log; every name, shape,
-setting, split and model in it against the manifest; the journal of attempts. What a check
+manifest's signature and the store's own policy; the form of the message; what the manifest and
+the policy still grant; the round log; every name, shape, setting, split and model in it against
+the manifest; the store's decision to leave; the journal of attempts. What a check
 refuses says nothing about customers, as no check looks at any.
 """
 
@@ -108,7 +108,6 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
     _records(message, "arrays", "config")
     arrays, config = _arrays(message), _config(message)
     instructions = Instructions.read(dict(config), arrays, kind=kind)
-    check_staying(node.folder, instructions.round)
     exchange = SecureExchange(node, enrolment)
     header = instructions.header(manifest.digest())
     cost = _cost(enrolment, kind)
@@ -123,6 +122,8 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
     cosignature = Witness(node, enrolment).cosign(instructions)
     settings = _settings(instructions.settings)
     check_instructions(instructions, settings, arrays, manifest)
+    # Only now is the round one that the run has: an invented one must not close the door.
+    check_staying(node.folder, instructions.round)
     # Messages carry what is trained; all else must be what every store has.
     check_base_model(node.settings.base_model, manifest)
     exchange.admit(header)

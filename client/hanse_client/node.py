@@ -40,6 +40,7 @@ _log = logging.getLogger(__name__)
 
 NODE_FILE = "node.json"
 LEDGER_FILE = "ledger.sqlite"
+_LONGEST_TEXT = 2000
 OLDER_RECORD = "accountant.json"
 """Where versions before the ledger kept what was spent."""
 
@@ -264,7 +265,11 @@ class Node:
 
 
 def append_log(node: Path, **line: Any) -> None:
-    """Append a line to the log in a node's folder, whatever else is wrong with the folder."""
+    """Append a line to the log in a node's folder, whatever else is wrong with the folder.
+
+    Texts are cut: an error may quote what somebody else sent, and would fill the disk.
+    """
+    line = {k: v[:_LONGEST_TEXT] if isinstance(v, str) else v for k, v in line.items()}
     with (node / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({**line, "time": time.time()}) + "\n")
 

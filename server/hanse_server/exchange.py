@@ -6,13 +6,14 @@ before is asked and not waited for: once all others have answered, the stage is 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from hanse_common.errors import FederationError, HanseError
+from hanse_common.errors import FederationError, HanseError, MalformedMessage
 from hanse_common.identity import Certificate
 from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, Kind
 from hanse_common.secagg import Aggregate, Coordinator
@@ -24,12 +25,14 @@ from hanse_server.progress import Progress
 from hanse_server.roundlog import AttemptLog
 from hanse_server.stores import StoreGrid, refusal_reason
 
+_log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
 _PATIENCE = 400
 """A look for replies every four-hundredth of the time waited: quick stages stay quick."""
 _MOST_ACCUSED = 3
 """Accused stores that a reason names; there may be thousands."""
 
+UNREADABLE = f"[{MalformedMessage.code}] the store's reply cannot be read"
 LEFT_OUT = "[store-excluded] left out"
 """How the reason of a store begins that an attempt goes on without, because it is suspected."""
 
@@ -126,10 +129,15 @@ class Exchange:
             patient = set(names)
         started = time.monotonic()
         while waiting:
-            for reply in list(self._grid.pull_messages(waiting)):
-                # By what it answers: a SuperLink that gave a node up replies in its own name.
-                node = waiting.pop(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
-                self._take(node, reply)
+            for identifier, node in list(waiting.items()):
+                reply = pull_one(self._grid, identifier)
+                if reply is None:
+                    continue
+                del waiting[identifier]
+                if isinstance(reply, str):
+                    self._note(node, reply)
+                else:
+                    self._take(node, reply)
             if patient.isdisjoint(waiting.values()):
                 break
             waited = time.monotonic() - started
@@ -206,6 +214,11 @@ class Exchange:
         except HanseError as error:
             self._note(node, f"[{error.code}] {error}")
             return
+        except Exception:
+            # A store's bytes must not end the run, whatever they make a decoder do.
+            _log.debug("unreadable reply", exc_info=True)
+            self._note(node, UNREADABLE)
+            return
         if isinstance(message, Refusal):
             self._refused(node, message)
         elif self._answered is not None:
@@ -226,6 +239,31 @@ class Exchange:
         self._reasons[node] = reason
         if self._answered is not None:
             self._answered(self._grid.stores[node], reason)
+
+
+def pull_one(grid: StoreGrid, identifier: str) -> Message | str | None:
+    """Fetch the reply to one message, if it has come.
+
+    One at a time, and known by the message that it answers: what a store says of itself inside
+    its reply is not believed, and bytes that cannot be read cost nobody else their reply.
+
+    Returns:
+        The reply; what is wrong with it, if it cannot be read; None if it has not come.
+
+    Raises:
+        OSError: The connection to the SuperLink is gone.
+        HanseError: As the grid does.
+    """
+    try:
+        replies = list(grid.pull_messages([identifier]))
+        if replies and (replies[0].has_error() or replies[0].has_content()):
+            return replies[0]
+        return UNREADABLE if replies else None
+    except (OSError, HanseError):
+        raise
+    except Exception:
+        _log.debug("unreadable reply", exc_info=True)
+        return UNREADABLE
 
 
 def _content(message: ProtocolMessage) -> RecordDict:

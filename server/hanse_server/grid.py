@@ -58,7 +58,7 @@ from hanse_common.roundlog.records import SUMMED
 from hanse_common.secagg import Aggregate, Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
 from hanse_server.blame import Blame, Plan
-from hanse_server.exchange import LEFT_OUT, Exchange
+from hanse_server.exchange import LEFT_OUT, Exchange, pull_one
 from hanse_server.noise import NoiseMonitor
 from hanse_server.progress import Progress
 from hanse_server.reply import kind_of, reply_with
@@ -144,7 +144,12 @@ class SecureGrid(ForwardingGrid):
         self.note = ""
         """What the search for a store that breaks sums has come to, if one goes on."""
         noise = {part.name: part.noise_variance for part in manifest.sections}
-        self._monitor = NoiseMonitor(noise[NOISE_ONLY]) if NOISE_ONLY in noise else None
+        terms = manifest.terms()
+        self._monitor = (
+            NoiseMonitor(noise[NOISE_ONLY], needed=terms.survivors(terms.minimum_cohort))
+            if NOISE_ONLY in noise
+            else None
+        )
         self.last: Aggregate | None = None
         """What the last exchange gave."""
         self.attempts = 1
@@ -349,6 +354,8 @@ class SecureGrid(ForwardingGrid):
             picked=self._picked,
             terms=self._manifest.terms(told.kind),
         )
+        if not self.note and self._monitor is not None:
+            self.note = self._monitor.warning
         if self.note:
             _log.warning("round %d: %s", told.round, self.note)
 
@@ -359,9 +366,12 @@ class SecureGrid(ForwardingGrid):
         self.lost |= lost
         self.deadlines += exchange.deadlines
         late = set()
-        for reply in self._stores.pull_messages(list(self._unanswered)):
-            name = self._unanswered.pop(reply.metadata.reply_to_message_id, "")
-            if not reply.has_error():
+        for identifier in list(self._unanswered):
+            reply = pull_one(self._stores, identifier)
+            if reply is None:
+                continue
+            name = self._unanswered.pop(identifier)
+            if not isinstance(reply, str) and not reply.has_error():
                 late.add(name)
         self._unanswered |= exchange.unanswered
         for identifier in list(self._unanswered)[:-_MOST_UNANSWERED]:

@@ -31,17 +31,33 @@ class NoiseMonitor:
 
     Args:
         variance: Of the noise that one store adds to one integer coordinate.
+        needed: Stores whose noise the promise rests on: those of the smallest admissible sum,
+            colluders with them, as their noise is in the sum and hides nothing from them.
+            What arrives beyond theirs is noise that nothing needs, so that a store which adds
+            none breaks no promise as long as so many others do. All of a sum if unset.
     """
 
-    def __init__(self, variance: float) -> None:
+    def __init__(self, variance: float, *, needed: int | None = None) -> None:
         self._variance = variance
+        self._needed = needed
         self._squares = 0.0
+        self._enough = 0.0
         self._count = 0
 
     @property
     def share(self) -> float:
         """Measured variance over promised variance, all rounds that count; 1 before any."""
         return self._squares / self._count if self._count else 1.0
+
+    @property
+    def warning(self) -> str:
+        """What to say where some stores add none, and the promise holds all the same."""
+        if not self._count or _chance_of_less(self._squares, self._count) >= CHANCE:
+            return ""
+        return (
+            f"the stores' noise has {self.share:.1%} of the variance that all of them should "
+            "add; the promise needs less, and holds; have every store check its release of Hanse"
+        )
 
     def take(self, total: npt.NDArray[Any], *, stores: int) -> None:
         """Take in the noise-only coordinates of a round's sum.
@@ -52,18 +68,21 @@ class NoiseMonitor:
 
         Raises:
             RoundNoiseMissing: So little noise in this round alone has a chance below `CHANCE`
-                if all stores add their share. The round is to be lost, and does not count.
+                if the stores that are needed add theirs. The round is to be lost, and does
+                not count.
             NoiseMissing: The same of all rounds that count, this one included: the model rests
                 on less noise than was promised.
         """
-        squares = float(np.square(total.astype(np.float64)).sum()) / (self._variance * stores)
-        if _chance_of_less(squares, total.size) < CHANCE:
+        needed = min(stores, self._needed or stores)
+        found = float(np.square(total.astype(np.float64)).sum()) / self._variance
+        if _chance_of_less(found / needed, total.size) < CHANCE:
             raise RoundNoiseMissing(
-                _missing(squares, total.size, stores),
+                _missing(found / stores, total.size, stores),
                 hint="the model is unchanged; have every store check its release of Hanse",
             )
-        self._squares, self._count = self._squares + squares, self._count + total.size
-        if _chance_of_less(self._squares, self._count) < CHANCE:
+        self._squares, self._count = self._squares + found / stores, self._count + total.size
+        self._enough += found / needed
+        if _chance_of_less(self._enough, self._count) < CHANCE:
             raise NoiseMissing(
                 _missing(self._squares, self._count, stores),
                 hint="the model is unchanged; have every store check its release of Hanse, "

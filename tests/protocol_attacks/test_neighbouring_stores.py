@@ -8,15 +8,17 @@ errors. The pairs lie at the borders of every limit that a store looks at.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
 import pytest
 
 from apps.secure_federation import STAGES, ByHand, said
+from hanse_client.inputs.by_customer import customers_and_means
 from hanse_client.inputs.histories import Histories
 from hanse_client.operate.serving import REPORTED_GRID, reported_seconds
-from hanse_common.errors import UNABLE
+from hanse_common.errors import UNABLE, InexactClipping
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
 
@@ -141,13 +143,8 @@ def test_whatever_is_wrong_with_the_data_the_coordinator_hears_one_sentence(faul
 
 
 def test_an_inexact_clip_is_the_same_sentence(federation, monkeypatch):
-    from hanse_common.errors import InexactClipping
-
-    def inexact(*_: object, **__: object) -> float:
-        raise InexactClipping("layer 'x': off by 0.3")
-
     (federation.node(STORE).folder / "clipping-check.json").unlink()
-    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", inexact)
+    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", _inexact)
     assert federation.tell(STORE).error.reason == UNABLE
 
 
@@ -155,3 +152,72 @@ def test_an_inexact_clip_is_the_same_sentence(federation, monkeypatch):
 def test_the_reported_time_is_a_whole_step_of_a_coarse_grid(seconds):
     assert reported_seconds(seconds) == REPORTED_GRID
     assert reported_seconds(seconds + REPORTED_GRID) in (2 * REPORTED_GRID, REPORTED_GRID)
+
+
+# A model that is crafted to fail for some customers and not for others
+
+
+def failing_once(monkeypatch, place: str) -> None:
+    """Let a computation on the data fail, as for one customer's history; what follows is real."""
+    module, _, name = place.rpartition(".")
+    real = getattr(importlib.import_module(module), name)
+    failures = iter([OverflowError("of one customer")])
+
+    def fail(*args, **kwargs):
+        for failure in failures:
+            raise failure
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(place, fail)
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("train", "hanse_client.training.train._clipped_sum"),
+        ("train", "hanse_client.exchange.vector.training_vector"),
+        ("evaluate", "hanse_client.figures.evaluate.evaluate_round"),
+        ("evaluate", "hanse_client.exchange.vector.evaluation_vector"),
+    ],
+)
+def test_a_failed_computation_is_answered_with_noise_and_charged(
+    kind, place, mode, found_federation, monkeypatch
+):
+    federation = found_federation(
+        {
+            "privacy.mode": mode,
+            "privacy.evaluation_noise_multiplier": 30.0,
+            "privacy.target_epsilon": 60.0,
+            "training.local_steps": 1,
+        }
+    )
+    extra = {} if kind == "train" else {"split": "validate", "server-round": 2}
+    failing_once(monkeypatch, place)
+    assert isinstance(said(federation.tell(STORE, kind, **extra)), Hello)
+    waiting = federation.waiting(STORE)
+    sizes = federation.manifest().terms(kind).layout.slices()
+    for name in ("statistics", "evaluation"):
+        if name in sizes:  # counts have noise of many customers, and nobody's count
+            assert np.any(waiting.vector[sizes[name]])
+    assert "OverflowError" in (federation.node(STORE).folder / "log.jsonl").read_text()
+
+
+def test_a_question_that_fails_is_an_attempt_like_any_other(federation, monkeypatch):
+    """Otherwise one could ask without end, with another model each time."""
+    (federation.node(STORE).folder / "clipping-check.json").unlink()
+    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", _inexact)
+    assert federation.tell(STORE).error.reason == UNABLE
+    assert federation.tell(STORE).error.reason.startswith("[attempt-refused] ")
+
+
+def _inexact(*_: object, **__: object) -> float:
+    raise InexactClipping("layer 'x': off by 0.3")
+
+
+def test_a_crafted_model_moves_a_sum_by_no_more_than_one_customer():
+    """Scores that overflow for one customer count as one number in [0, 1], for all tasks."""
+    for score in (np.nan, np.inf, -np.inf, 1e30):
+        values = np.array([0.5, score, 1.0])
+        sums = customers_and_means(np.arange(3), {"brier": values})
+        assert 1.5 <= sums["brier"] <= 2.5

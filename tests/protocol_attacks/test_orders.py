@@ -210,7 +210,7 @@ def test_an_expired_certificate_is_the_stores_own_to_notice(federation):
     reply = federation.tell(STORE)
     assert reply.error.reason.startswith("[expired-certificate] certificate of 'synthetic-03'")
     assert federation.charged(STORE) == 0
-    assert not (node.folder / "secagg").exists()
+    assert not (node.folder / "secagg" / "journal").exists()
 
 
 # One store is told another thing than the others.

@@ -123,3 +123,15 @@ def test_stores_that_stop_late_are_found_later_than_ones_that_never_began():
             taken += 1
             monitor.take(summed(rng, 48), stores=STORES)
     assert taken > 8
+
+
+def test_a_store_without_noise_ends_no_run_while_the_promise_holds():
+    """Twelve stores, of which eleven must add theirs: one that adds none breaks no promise."""
+    rng, monitor = np.random.default_rng(1), NoiseMonitor(VARIANCE, needed=11)
+    for _ in range(80):
+        monitor.take(rng.normal(0.0, (11 * VARIANCE) ** 0.5, 4096), stores=12)
+    assert monitor.share == pytest.approx(11 / 12, abs=0.01)
+    assert "holds" in monitor.warning
+    with pytest.raises(NoiseMissing):
+        for _ in range(800):
+            monitor.take(rng.normal(0.0, (10 * VARIANCE) ** 0.5, 4096), stores=12)

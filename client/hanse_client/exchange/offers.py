@@ -12,10 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hanse_client.exchange import vector as vector_module
 from hanse_client.exchange.secure import Answer, Waiting
+from hanse_client.figures import evaluate as evaluate_module
 from hanse_client.guard import Admitted, Order
+from hanse_client.tasks import task_of
+from hanse_client.training import train as train_module
+from hanse_client.training.train import at_home, check_ready
 from hanse_common.errors import OutOfTurn, StoreUnable
-from hanse_common.instructions import evaluation_names
+from hanse_common.instructions import MESSAGE, evaluation_names
+from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
 
@@ -38,8 +44,8 @@ def offer(admitted: Admitted) -> Answer:
         The Hello, with the cosignature of the coordinator's round log.
 
     Raises:
-        StoreUnable: Something went wrong after the store's data were looked at. The words are
-            in the store's own log; the error is the same whatever it was.
+        StoreUnable: The store's data cannot be used. The words are in the store's own log; the
+            error is the same whatever it was.
         ProtocolError: As `SecureExchange.begin` does.
 
     Guarantees:
@@ -51,8 +57,9 @@ def offer(admitted: Admitted) -> Answer:
         raise OutOfTurn("the message begins no exchange")
     exchange, instructions = admitted.exchange, order.instructions
     kept = exchange.unmasked(order.header, instructions.digest)
+    hello = exchange.begin(order.header, instructions.kind)
     vector = _computed(admitted, order) if kept is None else kept.vector
-    hello = exchange.begin(
+    exchange.put_aside(
         Waiting(
             header=order.header,
             asked=instructions.digest,
@@ -62,7 +69,8 @@ def offer(admitted: Admitted) -> Answer:
             cost=order.cost,
         )
     )
-    return hello if order.cosignature is None else {**hello, COSIGNATURE: order.cosignature}
+    answer = {MESSAGE: hello.encode()}
+    return answer if order.cosignature is None else {**answer, COSIGNATURE: order.cosignature}
 
 
 def base_model(node: Node, settings: RunSettings) -> nn.Module:
@@ -74,8 +82,6 @@ def base_model(node: Node, settings: RunSettings) -> nn.Module:
 def _base_model(folder: Path, task: str) -> nn.Module:
     from transformers.utils.logging import disable_progress_bar
 
-    from hanse_client.tasks import task_of
-
     disable_progress_bar()
     return task_of(task).load_model(folder)
 
@@ -84,32 +90,51 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
     """Train or evaluate, and quantise what came of it.
 
     Raises:
-        StoreUnable: For any reason, which may depend on customers and is not told.
+        StoreUnable: The data cannot be read, or clipping is not exact on them; or, without
+            privacy, anything else. The settings are signed and the check has weights of its
+            own, so that a coordinator cannot ask anything by it.
+
+    Guarantees:
+        With privacy, what fails once the coordinator's model is in play is answered by noise
+        alone: a model can be crafted to fail for some customers and not for others.
     """
+    node, settings = admitted.node, order.settings
     try:
-        return _vector(admitted, order)
+        model = base_model(node, settings)
+        if order.instructions.kind == "train" and order.cost is not None:
+            check_ready(node, model, settings, order.instructions.round)
+        else:
+            task_of(settings.task).load_data(node)
     except Exception as error:
-        with suppress(OSError):  # a full disk may be what is wrong
-            admitted.node.log(
-                round=order.instructions.round, error=f"{type(error).__name__}: {error}"
-            )
-        _log.debug("cannot compute", exc_info=True)
+        _keep_words(admitted, order, error)
         raise StoreUnable from None
+    try:
+        return _vector(admitted, order, model)
+    except Exception as error:
+        _keep_words(admitted, order, error)
+        if order.cost is None:
+            raise StoreUnable from None
+        return _vector(admitted, order, model, noise_alone=True)
 
 
-def _vector(admitted: Admitted, order: Order) -> Integers:
-    from hanse_client.exchange.vector import evaluation_vector, training_vector
-    from hanse_client.figures.evaluate import evaluate_round
-    from hanse_client.tasks import task_of
-    from hanse_client.training.train import at_home, train_round
-    from hanse_common.privacy.plan import PrivacyPlan
+def _keep_words(admitted: Admitted, order: Order, error: Exception) -> None:
+    """Write an error into the store's own log; its words may quote data."""
+    number = order.instructions.round
+    with suppress(OSError):  # a full disk may be what is wrong
+        admitted.node.log(round=number, error=f"{type(error).__name__}: {error}")
+    _log.warning("cannot compute on this store's data: its log.jsonl says why")
+    _log.debug("cannot compute", exc_info=True)
 
+
+def _vector(
+    admitted: Admitted, order: Order, model: nn.Module, *, noise_alone: bool = False
+) -> Integers:
     node, manifest = admitted.node, admitted.enrolment.manifest
     instructions, settings = order.instructions, order.settings
-    model, number = base_model(node, settings), instructions.round
-    plan, attempt = PrivacyPlan.from_settings(settings), instructions.attempt
+    plan, number = PrivacyPlan.from_settings(settings), instructions.round
+    exchange, attempt = instructions.exchange, instructions.attempt
     if instructions.kind == "train":
-        trained = train_round(
+        trained = train_module.train_round(
             node,
             model,
             settings,
@@ -117,17 +142,21 @@ def _vector(admitted: Admitted, order: Order) -> Integers:
             number,
             proximal_mu=instructions.proximal_mu,
             attempt=attempt,
+            noise_alone=noise_alone,
         )
-        return training_vector(
-            node, trained, manifest, plan=plan, exchange=instructions.exchange, attempt=attempt
+        return vector_module.training_vector(
+            node, trained, manifest, plan=plan, exchange=exchange, attempt=attempt
         )
-    figures = evaluate_round(
-        node, model, settings, order.arrays, split=instructions.split, number=number
-    )
-    # Elsewhere the others are counted; the noise is measured by one store a person.
-    counted = at_home(node, task_of(settings.task).load_data(node), settings).active()
-    found = figures.sums(counted)
-    sums = {name: found[name] for name in evaluation_names(settings.task)}
-    return evaluation_vector(
-        node, sums, manifest, plan=plan, exchange=instructions.exchange, attempt=attempt
+    names = evaluation_names(settings.task)
+    sums = dict.fromkeys(names, 0.0)
+    if not noise_alone:
+        figures = evaluate_module.evaluate_round(
+            node, model, settings, order.arrays, split=instructions.split, number=number
+        )
+        # Elsewhere the others are counted; the noise is measured by one store a person.
+        counted = at_home(node, task_of(settings.task).load_data(node), settings).active()
+        found = figures.sums(counted)
+        sums = {name: found[name] for name in names}
+    return vector_module.evaluation_vector(
+        node, sums, manifest, plan=plan, exchange=exchange, attempt=attempt
     )

@@ -25,6 +25,7 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.decoding import decoding
+from hanse_common.durable import locked
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.federation import grant_of
 from hanse_common.instructions import MESSAGE
@@ -36,7 +37,7 @@ from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, Store
 from hanse_common.secagg.journal import Mark
 from hanse_common.secagg.layout import Integers
-from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
+from hanse_common.secagg.messages import Delivery, Hello, Roster, Survivors, UnmaskRequest
 from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
 
@@ -172,28 +173,39 @@ class SecureExchange:
         )
         return waiting if first == now else None
 
-    def begin(self, waiting: Waiting) -> Answer:
-        """Stage 0: put the vector aside and say hello.
+    def begin(self, header: Header, kind: str) -> Hello:
+        """Stage 0, first half: begin an attempt, before any data are looked at.
+
+        What comes of the data can then not be asked again, whether it failed or not.
 
         Returns:
-            The Hello.
+            What to send once `put_aside` has the vector.
+
+        Raises:
+            ProtocolError: As `Store.start` does.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._folder):
+            store = Store.start(
+                self._enrolment.attempt(header, kind),
+                key=self._enrolment.key,
+                certificate=self._enrolment.certificate,
+                journal=self._journal(),
+            )
+            # What waits from an earlier attempt must not be masked in this one.
+            (self._folder / "waiting").unlink(missing_ok=True)
+            self._keep(store)
+        return store.hello
+
+    def put_aside(self, waiting: Waiting) -> None:
+        """Stage 0, second half: keep the vector until the message that asks for it.
 
         Raises:
             BadVector: The vector is not within the manifest's bounds.
-            ProtocolError: As `Store.start` does.
         """
         attempt = self._enrolment.attempt(waiting.header, waiting.kind)
         attempt.terms.layout.check(waiting.vector)
-        store = Store.start(
-            attempt,
-            key=self._enrolment.key,
-            certificate=self._enrolment.certificate,
-            journal=self._journal(),
-        )
-        self._folder.mkdir(mode=0o700, exist_ok=True)
         self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
-        self._keep(store)
-        return {MESSAGE: store.hello.encode()}
 
     def share(self, data: bytes) -> Answer:
         """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
@@ -251,6 +263,11 @@ class SecureExchange:
     def _answer(
         self, step: Callable[[Store, Waiting], Message], *, charges: bool = False
     ) -> Answer:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._folder):  # one process at a time goes on with an attempt
+            return self._answer_alone(step, charges)
+
+    def _answer_alone(self, step: Callable[[Store, Waiting], Message], charges: bool) -> Answer:
         waiting = self.current()
         if waiting is None:
             raise OutOfTurn("this store has no update waiting to be masked")

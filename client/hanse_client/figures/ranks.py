@@ -60,6 +60,7 @@ class Ranks:
         """
         counted = np.isin(self.customers, self.customers if allowed is None else allowed)
         found = _judged(self.new[counted], "")
+        found = {name: np.nan_to_num(values).clip(0.0, 1.0) for name, values in found.items()}
         sums = {name: float(found[name].sum()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
         return {"customers": float(counted.sum()), **sums}
 

@@ -91,8 +91,11 @@ def customers_and_means(
         allowed: The customers to count; all if left out.
 
     Returns:
-        `customers`, and a sum by each name. With values in [0, 1], a customer adds a number
-        in [0, 1] to each, however many entries they have.
+        `customers`, and a sum by each name.
+
+    Guarantees:
+        A customer adds a number in [0, 1] to each, whatever the values are and however many
+        entries they have: what is no number counts as 0, what is outside is moved to the edge.
 
     Example:
         >>> right = np.array([1.0, 0.0, 1.0])
@@ -102,10 +105,19 @@ def customers_and_means(
     counted = np.isin(customers, customers if allowed is None else allowed)
     _, owner, entries = np.unique(customers[counted], return_inverse=True, return_counts=True)
     sums = {
-        name: np.bincount(owner, some[counted], minlength=len(entries))
+        name: np.bincount(owner, _within_one(some[counted]), minlength=len(entries))
         for name, some in values.items()
     }
     return {
         "customers": float(len(entries)),
         **{name: float((total / entries).sum()) for name, total in sums.items()},
     }
+
+
+def _within_one(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A model can be crafted so that one customer's score overflows, and would move a whole sum.
+
+    >>> _within_one(np.array([np.nan, np.inf, -np.inf, 0.5, 7.0])).tolist()
+    [0.0, 1.0, 0.0, 0.5, 1.0]
+    """
+    return np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0).clip(0.0, 1.0)

@@ -19,7 +19,7 @@ from hanse_client.node import Node
 from hanse_client.operate.fleet import Fleet
 from hanse_client.operate.pin import Bundle
 from hanse_client.operate.worker import Answering
-from hanse_common.errors import FederationError, NotAdmitted
+from hanse_common.errors import FederationError, HanseError, NotAdmitted
 from hanse_common.wording import printable
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,12 @@ def serve(
         except FederationError as error:
             # One message is lost; the next may do better.
             told(f"{kind}: {error} [{error.code}]")
+        except HanseError:
+            raise
+        except Exception as error:
+            # Whatever a message holds, it ends no node.
+            log.exception("a message could not be answered")
+            told(f"{kind}: lost, {type(error).__name__}")
         pace.message(now=time.monotonic())
 
 

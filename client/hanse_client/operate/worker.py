@@ -8,6 +8,7 @@ then, and gives all memory back when it ends; if it dies, only that message is l
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import time
@@ -33,6 +34,7 @@ HEAVY = (
     "hanse_client.figures.evaluate",
 )
 """Imported once, before the first message: torch, transformers and Opacus come with them."""
+_LONGEST_WAIT = 86400.0
 _SAFE_PATH = "PYTHONSAFEPATH"
 
 
@@ -141,7 +143,9 @@ def _nothing() -> None:
 
 
 def _time_left(message: Message) -> float:
-    return max(0.0, message.metadata.created_at + message.metadata.ttl - time.time())
+    """Seconds until a message expires, by what the coordinator wrote; a day at most."""
+    left = message.metadata.created_at + message.metadata.ttl - time.time()
+    return min(max(0.0, left), _LONGEST_WAIT) if math.isfinite(left) else 0.0
 
 
 def _end(child: multiprocessing.process.BaseProcess) -> None:

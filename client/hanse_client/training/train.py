@@ -40,9 +40,16 @@ class _Work:
     node: Node
     task: Task
     model: nn.Module
-    data: StoreData
+    data: StoreData | None
+    """None where nobody's data are looked at."""
     settings: RunSettings
     attempt: int = 1
+
+    @property
+    def known(self) -> StoreData:
+        if self.data is None:
+            raise EmptyStore("no data were read")
+        return self.data
 
     def generator(self, number: int, use: Randomness) -> np.random.Generator:
         return self.node.generator(number, use, attempt=self.attempt)
@@ -62,6 +69,7 @@ def train_round(
     *,
     proximal_mu: float = 0.0,
     attempt: int = 1,
+    noise_alone: bool = False,
 ) -> Trained:
     """Train on the store's customers for one round.
 
@@ -75,6 +83,7 @@ def train_round(
         number: The round, from 1.
         proximal_mu: FedProx's pull towards the global model.
         attempt: At the round; a second one draws other customers and other noise.
+        noise_alone: Look at no data: what a store with privacy sends whose data cannot be used.
 
     Returns:
         The change of the trained parameters in `training.local_steps` steps or, in mode
@@ -94,11 +103,10 @@ def train_round(
     plan = PrivacyPlan.from_settings(settings)
     if plan is None:
         check_size(node.name, task_of(settings.task).load_data(node), settings)
-    work = _work(node, model, settings, attempt)
-    if plan is not None:
+    if plan is not None and not noise_alone:
         # 2. Clipping is proven exact before this store's first private step of this model.
-        lots = work.generator(number, Randomness.EXACTNESS_CHECK)
-        ensure_exact(work.node, work.task, work.model, work.data, work.settings, lots)
+        check_ready(node, model, settings, number)
+    work = _work(node, model, settings, attempt, empty=noise_alone)
     # 3. A few steps, each on a Poisson sample of customers.
     update: Arrays = {}
     if plan is None:
@@ -117,6 +125,24 @@ def train_round(
     if not update:
         update = {name: array - arrays[name] for name, array in trained_arrays(model).items()}
     return Trained(update=update, drawn=drawn, losses=total, steps=steps)
+
+
+def check_ready(node: Node, model: nn.Module, settings: RunSettings, number: int) -> None:
+    """Check that the store's data can be read, and are clipped exactly.
+
+    Args:
+        node: The store.
+        model: The task's; what is trained of it is put back after the check.
+        settings: The run's.
+        number: The round.
+
+    Raises:
+        DataError: The data cannot be read.
+        InexactClipping: See `ensure_exact`.
+    """
+    work = _work(node, model, settings)
+    lots = work.generator(number, Randomness.EXACTNESS_CHECK)
+    ensure_exact(node, work.task, model, work.known, settings, lots)
 
 
 @flushing_subnormals
@@ -213,10 +239,12 @@ def trained_arrays(model: nn.Module) -> Arrays:
     return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
 
 
-def _work(node: Node, model: nn.Module, settings: RunSettings, attempt: int = 1) -> _Work:
+def _work(
+    node: Node, model: nn.Module, settings: RunSettings, attempt: int = 1, *, empty: bool = False
+) -> _Work:
     task = task_of(settings.task)
     task.freeze(model, settings)
-    data = training_data(node, settings)
+    data = None if empty else training_data(node, settings)
     return _Work(node=node, task=task, model=model, data=data, settings=settings, attempt=attempt)
 
 
@@ -322,11 +350,26 @@ def _parts(work: _Work, draw: Draw) -> Iterator[Batch]:
     """A step's customers, as many at a time as fit in memory."""
     size = work.task.rows_at_once(work.model)
     for first in range(0, len(draw), size):
-        yield work.task.collate(work.data, draw.rows(first, first + size), work.model)
+        yield work.task.collate(work.known, draw.rows(first, first + size), work.model)
+
+
+class _Nobody:
+    """A step that nobody was drawn for."""
+
+    customers = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return 0
+
+    def rows(self, start: int, stop: int) -> _Nobody:
+        return self
 
 
 def _samples(work: _Work, number: int) -> Iterator[Draw]:
     """Poisson samples of the store's customers, `local_steps` of them, by secret lots."""
+    if work.data is None:
+        yield from [_Nobody()] * work.settings.training.local_steps
+        return
     customers = work.data.active()
     rng = work.generator(number, Randomness.EXAMPLES)
     lot = work.generator(number, Randomness.SAMPLE)
