@@ -32,7 +32,7 @@ TERMS = {
 class AuditedRun:
     """Two stores with a key, a certificate, a policy, signed terms and a ledger."""
 
-    def __init__(self, folder: Path, *, rounds: int = 2, **terms: object) -> None:
+    def __init__(self, folder: Path, *, rounds: int = 2, spare: int = 2, **terms: object) -> None:
         self.folder = folder
         self.authority = AuthorityKey.generate()
         self.manifest = Manifest(
@@ -43,6 +43,7 @@ class AuditedRun:
             arrays={"w": (10,)},
             model_digest="00" * 32,
             rounds=rounds,
+            spare_exchanges=spare,
             privacy=PrivacyTerms.model_validate({**TERMS, **terms}),
         )
         self.keys = {store: StoreKey.generate() for store in STORES[:2]}
@@ -91,6 +92,7 @@ class AuditedRun:
                 max_grad_norm=plan.max_grad_norm,
                 run=run,
                 round=number,
+                exchange=3 * number,
                 attempt=1,
                 manifest_digest=self.manifest.digest(),
             )

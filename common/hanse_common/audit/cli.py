@@ -45,6 +45,13 @@ RememberedOption = Annotated[
 SecondOpinionOption = Annotated[
     bool, typer.Option(help="Recompute epsilon with Opacus as well, where it is installed.")
 ]
+RequireAllOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-all",
+        help="Fail if evidence is missing of a store that the terms or a round log name.",
+    ),
+]
 StoresOption = Annotated[
     list[int] | None,
     typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
@@ -71,13 +78,15 @@ def verify_command(
     path: PathArgument,
     authority: AuthorityOption = None,
     remembered: RememberedOption = None,
+    require_all: RequireAllOption = False,
     second_opinion: SecondOpinionOption = True,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
 
-    A round log is checked too, and held against the ledgers. Ends with an error that names
-    the store, or the log, and the first bad entry, if there is one.
+    A round log is checked too, and held against the ledgers. Stores that the terms or the log
+    name and whose evidence is missing are listed. Ends with an error that names the store, or
+    the log, and the first bad entry, if there is one.
     """
     from hanse_common.audit.everything import verify_all
     from hanse_common.audit.remembered import Remembered
@@ -87,14 +96,16 @@ def verify_command(
         authority=None if authority is None else _key(authority),
         remembered=None if remembered is None else Remembered.read(remembered),
         second_opinion=second_opinion,
+        require_all=require_all,
     )
     if output is Format.JSON:
         _print_json(verdict.row())
     else:
-        from hanse_common.audit.tables import print_audits, print_logs
+        from hanse_common.audit.tables import print_audits, print_gaps, print_logs
 
         print_audits(verdict.stores)
         print_logs(verdict.logs)
+        print_gaps(verdict.gaps, required=require_all)
     verdict.check()
 
 
@@ -103,6 +114,7 @@ def report_command(
     path: PathArgument,
     authority: AuthorityOption = None,
     remembered: RememberedOption = None,
+    require_all: RequireAllOption = False,
     second_opinion: SecondOpinionOption = True,
     stores: StoresOption = None,
     page: Annotated[
@@ -124,6 +136,7 @@ def report_command(
         path,
         authority=None if authority is None else _key(authority),
         remembered=remembered,
+        require_all=require_all,
         second_opinion=second_opinion,
         stores=stores or (1, 2, 4),
     )
@@ -225,4 +238,10 @@ def _print_json(value: object) -> None:
     from hanse_common.wording import finite
 
     # An epsilon without bound has no JSON; null says so, and `ok` that it is no good.
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
+    # JSON lets characters pass that terminals obey: DEL, C1 controls, turned directions.
+    typer.echo("".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text))
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character, ensure_ascii=True)[1:-1] if character != "\x7f" else "\\u007f"

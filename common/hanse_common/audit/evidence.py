@@ -5,7 +5,8 @@
     <store>/checkpoints/*            what the store has seen of the coordinator's round log
     <store>/enrolment/certificate    whose key signs; `certificate*` beside it: keys it had before
     <store>/enrolment/policy.toml    the store's own limits, and the authority it trusts
-    <store>/enrolment/manifest.json  the federation's signed terms
+    <store>/enrolment/manifest.json  the federation's signed terms; `manifest*.json` beside it:
+                                     those it had before
 
     <run>/roundlog.sqlite            what the coordinator asked, and what came of it
     <run>/roundlog.checkpoint        how far it goes, signed
@@ -17,14 +18,15 @@ The files of `enrolment/` may also lie beside the ledger, or where `node.json` s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanse_common.errors import LedgerError
+from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
-from hanse_common.manifest import SignedManifest
+from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.chain import Fault, follow
@@ -34,6 +36,7 @@ from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 
 LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
 CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
+MANIFEST_STEM = "manifest"
 CHECKPOINTS = "checkpoints"
 _SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
@@ -80,6 +83,7 @@ class Evidence:
 
         Raises:
             BadManifest: The file is not a manifest file.
+            UnsafeTerms: Its terms break one of the protocol's promises.
         """
         path = self.enrolment and self.enrolment / MANIFEST
         return SignedManifest.load(path) if path and path.exists() else None
@@ -150,6 +154,36 @@ def find_logs(path: Path) -> list[Path]:
     beside = checkpoint_path(Path(LOG_FILE)).name
     folders = {file.parent for name in (LOG_FILE, beside) for file in path.rglob(name)}
     return [folder / LOG_FILE for folder in sorted(folders)]
+
+
+def known_terms(stores: Sequence[Evidence], logs: Sequence[Path]) -> list[SignedManifest]:
+    """Return every manifest that lies at a store or beside a round log; signatures unchecked.
+
+    Terms are the same whoever hands them over: a store's charges can be held against the copy
+    of a neighbour. What cannot be read is left out; the audit of its holder says so.
+    """
+    found: dict[bytes, SignedManifest] = {}
+    for folder in dict.fromkeys([*(s.enrolment for s in stores), *(log.parent for log in logs)]):
+        for path in [] if folder is None else manifest_files(folder):
+            with suppress(HanseError):
+                signed = SignedManifest.load(path)
+                found.setdefault(signed.unchecked.digest() + signed.signature, signed)
+    return list(found.values())
+
+
+def manifest_files(folder: Path) -> list[Path]:
+    """The manifest in a folder, and earlier ones beside it."""
+    return sorted(folder.glob(f"{MANIFEST_STEM}*.json"))
+
+
+def trusted(signed: Iterable[SignedManifest], authority: bytes | None) -> dict[bytes, Manifest]:
+    """Return the manifests that an authority signed, by digest; all of them if none is known."""
+    found: dict[bytes, Manifest] = {}
+    for one in signed:
+        with suppress(HanseError):
+            manifest = one.unchecked if authority is None else one.check(authority)
+            found[manifest.digest()] = manifest
+    return found
 
 
 def _ledgers(path: Path, pattern: str) -> Iterator[Path]:

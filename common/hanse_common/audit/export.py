@@ -32,12 +32,16 @@ def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
 
 
 def for_spreadsheet(row: dict[str, str | int | float | None]) -> dict[str, object]:
-    """Return a row whose texts no spreadsheet takes for formulas: a store wrote them.
+    r"""Return a row whose texts no spreadsheet takes for formulas and no terminal obeys.
 
-    >>> for_spreadsheet({"note": "=1+1", "round": 3})
-    {'note': "'=1+1", 'round': 3}
+    A store wrote them. JSON has them as they are, escaped by its own rules.
+
+    >>> for_spreadsheet({"note": "=1+1", "accountant": "\x1b[2J", "round": 3})
+    {'note': "'=1+1", 'accountant': '\\x1b[2J', 'round': 3}
     """
-    return {
-        name: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-        for name, value in row.items()
-    }
+    return {name: _plain(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _plain(text: str) -> str:
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return f"'{shown}" if text.startswith(_FORMULA) else shown

@@ -14,13 +14,14 @@ from hanse_common.audit.everything import Verdict
 from hanse_common.audit.evidence import (
     CERTIFICATE,
     CHECKPOINTS,
-    MANIFEST,
     NODE,
     POLICY,
     Evidence,
     find,
     find_logs,
+    manifest_files,
 )
+from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
     Digest,
@@ -84,6 +85,13 @@ def gather(
     verified += _notes((note, names[log.log]) for log in logs for note in log.verified)
     unverified = _notes((note, audit.store) for audit in audits for note in audit.unverified)
     unverified += _notes((note, names[log.log]) for log in logs for note in log.unverified)
+    repeated = _notes((note, a.store) for a in audits for note in repeats_in_words(a.uses, "entry"))
+    repeated += _notes(
+        (note, names[log.log]) for log in logs for note in repeats_in_words(log.uses, "record")
+    )
+    gaps = verdict.gaps
+    if not verdict.all_required:
+        unverified += [Note(text=text, where=()) for text in gaps.notes]
     if not logs:
         unverified.append(Note(text=_NO_ROUND_LOG, where=tuple(a.store for a in audits)))
     status: Status = "failed" if verdict.faults else "incomplete" if unverified else "verified"
@@ -99,7 +107,14 @@ def gather(
         problems=tuple(_problems(verdict)),
         simulated=simulated,
         statement=sentences.statement(
-            status, charged, terms, mechanisms, len(unverified), simulated=simulated
+            status,
+            charged,
+            terms,
+            mechanisms,
+            len(unverified),
+            simulated=simulated,
+            missing=len(gaps.stores),
+            named=gaps.named,
         ),
         unit=sentences.unit(charged, terms),
         worst=None if worst is None else worst.store,
@@ -118,7 +133,10 @@ def gather(
         assumptions=sentences.assumptions(mechanisms, terms),
         not_covered=sentences.NOT_COVERED,
         verified=tuple(verified),
+        repeated=tuple(repeated),
         unverified=tuple(unverified),
+        named=gaps.named,
+        missing=gaps.stores,
         round_logs=tuple(_round_log(log, names[log.log]) for log in logs),
         authorities=_authorities(good, authority),
         authority_given=authority is not None,
@@ -139,7 +157,7 @@ def digests(path: Path) -> tuple[Digest, ...]:
         LedgerError: There is no ledger, or a file cannot be read.
     """
     logs = [file for log in find_logs(path) for file in (log, checkpoint_path(log))]
-    terms = [file.with_name(MANIFEST) for file in logs[::2]]
+    terms = [file for log in logs[::2] for file in manifest_files(log.parent)]
     own = [
         Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
         for evidence in find(path)
@@ -168,6 +186,10 @@ def _problems(verdict: Verdict) -> list[Problem]:
     found += [
         Problem(store=store, entry=0, problem="the ledger is gone", detail="it is remembered")
         for store in verdict.gone
+    ]
+    found += [
+        Problem(store="all stores", entry=0, problem="not everything is here", detail=fault)
+        for fault in (verdict.gaps.faults if verdict.all_required else [])
     ]
     return found + [
         Problem(
@@ -261,6 +283,7 @@ def _federation_terms(
         max_grad_norm=privacy.max_grad_norm,
         local_steps=privacy.local_steps,
         rounds=manifest.rounds,
+        spare_exchanges=manifest.spare_exchanges,
         statistics_noise_multiplier=privacy.statistics_noise_multiplier,
         evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
         max_stores_per_customer=privacy.max_stores_per_customer or 1,
@@ -340,7 +363,7 @@ def _files(evidence: Evidence) -> list[Path]:
     own = [evidence.ledger, head_path(evidence.ledger), store / NODE]
     own += sorted((store / CHECKPOINTS).glob("*"))
     if folder is not None:
-        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, folder / MANIFEST]
+        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, *manifest_files(folder)]
     return own
 
 
