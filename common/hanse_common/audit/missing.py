@@ -3,17 +3,13 @@
 An audit of what was handed over says nothing of what was not. Stores are named by the signed
 manifests and by the rosters and receipts of the round logs; each of them owes its ledger and
 head, its certificate, its policy, its copy of the terms, and what it has seen of the log.
-
-Several federations, or arms of a run, may lie under one path. Evidence belongs together where
-it lies under one round log, is under the same terms or the same log's key, or lies side by
-side under terms of one federation's name.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +24,13 @@ from hanse_common.audit.evidence import (
     known_terms,
     trusted,
 )
+from hanse_common.audit.grouping import Group, group_evidence
 from hanse_common.audit.naming import store_id
-from hanse_common.manifest import Manifest
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.wording import counted
 
+OWED = (LEDGER, head_path(Path(LEDGER)).name, CERTIFICATE, POLICY, MANIFEST)
+"""What every store owes, beside its checkpoint of each round log."""
 _SHOWN_DIGITS = 16
 """Of a log's key, in the name of a checkpoint's file."""
 _MOST_NAMED = 20
@@ -152,15 +150,6 @@ def _no_log(key: str) -> str:
     return f"the round log of key {key[:_SHOWN_DIGITS]}… is missing: a manifest names it"
 
 
-@dataclass(slots=True)
-class _Group:
-    """Evidence that belongs together."""
-
-    stores: list[Evidence] = field(default_factory=list)
-    logs: list[LogAudit] = field(default_factory=list)
-    terms: dict[bytes, Manifest] = field(default_factory=dict)
-
-
 def find_gaps(
     stores: Sequence[Evidence],
     logs: Mapping[Path, tuple[LogAudit, Sequence[Evidence]]],
@@ -187,7 +176,7 @@ def find_gaps(
         if evidence.ledger not in below and not trusted(known_terms([evidence], []), authority)
     ]
     named, missing, keys = 0, [], []
-    for group in _groups(stores, logs, authority):
+    for group in group_evidence(stores, logs, authority):
         expected = _expected(group)
         named += len(expected)
         here: defaultdict[str, list[Evidence]] = defaultdict(list)
@@ -203,7 +192,7 @@ def find_gaps(
     return Gaps(named=named, stores=tuple(missing), logs=tuple(dict.fromkeys(keys)))
 
 
-def _expected(group: _Group) -> dict[str, tuple[str, ...]]:
+def _expected(group: Group) -> dict[str, tuple[str, ...]]:
     """The stores that a group's evidence names, and what names each."""
     listed = {name for manifest in group.terms.values() for name in manifest.stores}
     logged = {name for log in group.logs for name in (*log.rosters, *log.given)}
@@ -214,7 +203,7 @@ def _expected(group: _Group) -> dict[str, tuple[str, ...]]:
 
 
 def _missing(
-    name: str, by: tuple[str, ...], places: Sequence[Evidence], group: _Group
+    name: str, by: tuple[str, ...], places: Sequence[Evidence], group: Group
 ) -> Missing | None:
     terms = [manifest for manifest in group.terms.values() if name in manifest.stores]
     # A store has seen the logs of its own terms, and those whose rosters it is in.
@@ -226,7 +215,7 @@ def _missing(
     }
     lacks = {evidence.store: _files_missing(evidence, keys) for evidence in places}
     folder = min(lacks, key=lambda store: len(lacks[store]), default=None)
-    files = _all_files(keys) if folder is None else lacks[folder]
+    files = [*OWED, *_checkpoint_files(keys)] if folder is None else lacks[folder]
     if not files:
         return None
     return Missing(
@@ -242,63 +231,17 @@ def _missing(
 
 def _files_missing(evidence: Evidence, keys: set[str]) -> list[str]:
     """What a store's evidence lacks of what it owes."""
-    folder, enrolment = evidence.ledger.parent, evidence.enrolment
+    own = evidence.ledger.parent
+    member = evidence.enrolment or own
     places = {
         LEDGER: evidence.ledger,
         head_path(Path(LEDGER)).name: head_path(evidence.ledger),
-        **{name: enrolment and enrolment / name for name in (CERTIFICATE, POLICY, MANIFEST)},
-        **{name: folder / name for name in _checkpoint_files(keys)},
+        **{name: member / name for name in (CERTIFICATE, POLICY, MANIFEST)},
     }
-    return [name for name, path in places.items() if path is None or not path.is_file()]
-
-
-def _all_files(keys: set[str]) -> list[str]:
-    own = [LEDGER, head_path(Path(LEDGER)).name, CERTIFICATE, POLICY, MANIFEST]
-    return own + _checkpoint_files(keys)
+    owed = [(name, places[name]) for name in OWED]
+    owed += [(name, own / name) for name in _checkpoint_files(keys)]
+    return [name for name, path in owed if not path.is_file()]
 
 
 def _checkpoint_files(keys: set[str]) -> list[str]:
     return [f"{CHECKPOINTS}/{key[:_SHOWN_DIGITS]}" for key in sorted(keys)]
-
-
-def _groups(
-    stores: Sequence[Evidence],
-    logs: Mapping[Path, tuple[LogAudit, Sequence[Evidence]]],
-    authority: bytes | None,
-) -> list[_Group]:
-    """Put together what belongs together: what shares a tie, directly or through others."""
-    groups: dict[Hashable, _Group] = {}
-
-    def join(ties: Sequence[Hashable], one: _Group) -> None:
-        for tie in ties:
-            other = groups.get(tie)
-            if other is not None and other is not one:
-                one.stores += other.stores
-                one.logs += other.logs
-                one.terms |= other.terms
-                for key in [key for key, group in groups.items() if group is other]:
-                    groups[key] = one
-            groups[tie] = one
-
-    below = {store.ledger: log for log, (_, mine) in logs.items() for store in mine}
-    for evidence in stores:
-        terms = trusted(known_terms([evidence], []), authority)
-        log = below.get(evidence.ledger)
-        ties: list[Hashable] = [("store", evidence.ledger)]
-        ties += [("log", log)] if log is not None else []
-        ties += _ties(terms)
-        beside = evidence.ledger.parent.parent
-        ties += [("beside", beside, manifest.federation) for manifest in terms.values()]
-        join(ties, _Group(stores=[evidence], terms=terms))
-    for path, (audit, _) in logs.items():
-        terms = trusted(known_terms([], [path]), authority)
-        ties = [("log", path), *_ties(terms)]
-        if audit.checkpoint is not None:
-            ties.append(("key", audit.checkpoint.log_key.hex()))
-        join(ties, _Group(logs=[audit], terms=terms))
-    return list({id(group): group for group in groups.values()}.values())
-
-
-def _ties(terms: Mapping[bytes, Manifest]) -> list[Hashable]:
-    keys = {manifest.log_key for manifest in terms.values()} - {None}
-    return [*(("terms", digest) for digest in terms), *(("key", key) for key in sorted(keys))]
