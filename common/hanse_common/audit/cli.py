@@ -238,10 +238,4 @@ def _print_json(value: object) -> None:
     from hanse_common.wording import finite
 
     # An epsilon without bound has no JSON; null says so, and `ok` that it is no good.
-    text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    # JSON lets characters pass that terminals obey: DEL, C1 controls, turned directions.
-    typer.echo("".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text))
-
-
-def _escaped(character: str) -> str:
-    return json.dumps(character, ensure_ascii=True)[1:-1] if character != "\x7f" else "\\u007f"
+    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))

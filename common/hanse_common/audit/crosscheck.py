@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hanse_common.audit.attempts import announced_uses, check_receipts
-from hanse_common.audit.evidence import MANIFEST, Evidence, trusted
+from hanse_common.audit.evidence import MANIFEST, Evidence, is_there, trusted
 from hanse_common.audit.naming import store_id
 from hanse_common.audit.notes import Notes
 from hanse_common.audit.repeats import Use
@@ -175,7 +175,7 @@ def _manifest(
 ) -> Manifest | None:
     try:
         beside = path.with_name(MANIFEST)
-        signed = SignedManifest.load(beside) if beside.exists() else None
+        signed = SignedManifest.load(beside) if is_there(beside) else None
         for evidence in stores if signed is None else ():
             signed = signed or evidence.manifest()
         if signed is None:

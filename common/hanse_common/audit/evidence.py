@@ -18,6 +18,7 @@ The files of `enrolment/` may also lie beside the ledger, or where `node.json` s
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
 CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
 MANIFEST_STEM = "manifest"
 CHECKPOINTS = "checkpoints"
+_LARGEST = 16 << 20
+"""Bytes of a manifest, a policy, a certificate, a head or a checkpoint: far more than any has."""
+_PLAIN_FILES = "ask for the file as it lies at the store, and audit copies"
 _SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
 
@@ -63,39 +67,45 @@ class Evidence:
 
         Raises:
             KeyFileError: A file is no certificate.
+            LedgerError: One is no plain file.
         """
-        if self.enrolment is None or not (self.enrolment / CERTIFICATE).exists():
+        if self.enrolment is None or not is_there(self.enrolment / CERTIFICATE):
             return []
         earlier = sorted(self.enrolment.glob(f"{CERTIFICATE}?*"))
-        return [Certificate.load(path) for path in (self.enrolment / CERTIFICATE, *earlier)]
+        paths = (self.enrolment / CERTIFICATE, *earlier)
+        return [Certificate.load(path) for path in paths if is_there(path)]
 
     def policy(self) -> StorePolicy | None:
         """Return the store's own limits, if they were handed over.
 
         Raises:
             ConfigError: The file holds an unknown or malformed setting.
+            LedgerError: It is no plain file.
         """
         path = self.enrolment and self.enrolment / POLICY
-        return StorePolicy.from_toml(path) if path and path.exists() else None
+        return StorePolicy.from_toml(path) if path and is_there(path) else None
 
     def manifest(self) -> SignedManifest | None:
         """Return the terms, if they were handed over; the signature is unchecked.
 
         Raises:
             BadManifest: The file is not a manifest file.
+            LedgerError: It is no plain file.
             UnsafeTerms: Its terms break one of the protocol's promises.
         """
         path = self.enrolment and self.enrolment / MANIFEST
-        return SignedManifest.load(path) if path and path.exists() else None
+        return SignedManifest.load(path) if path and is_there(path) else None
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the last checkpoint that the store accepted of each round log it has seen.
 
         Raises:
             RoundLogError: A file is no checkpoint.
+            LedgerError: One is no plain file.
         """
         paths = sorted((self.ledger.parent / CHECKPOINTS).glob("*"))
-        found = (Checkpoint.load(path) for path in paths if path.suffix != ".partial")
+        kept = (path for path in paths if path.suffix != ".partial" and is_there(path))
+        found = (Checkpoint.load(path) for path in kept)
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     def entries(self) -> list[Entry]:
@@ -104,7 +114,7 @@ class Evidence:
         Raises:
             LedgerError: There is no ledger, or it is damaged; names the store and the entry.
         """
-        if not self.ledger.exists():
+        if not is_there(self.ledger, limited=False):
             return []
         with ledger_file.reading(self.ledger) as database:
             rows = ledger_file.read_rows(database, self.ledger)
@@ -117,6 +127,34 @@ class Evidence:
                 )
             entries.append(found)
         return entries
+
+
+def is_there(path: Path, *, limited: bool = True) -> bool:
+    """Whether a file of evidence is there, to be read as it is.
+
+    Args:
+        path: The file.
+        limited: It is a text of a page or two, and not a ledger or a log.
+
+    Raises:
+        LedgerError: What is there is no plain file, or far larger than such a file is: a pipe
+            would keep the audit waiting, and a device would fill its memory.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise LedgerError(f"cannot read {path}: {reason}", hint=_PLAIN_FILES) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise LedgerError(f"{path} is no plain file", hint=_PLAIN_FILES)
+    if limited and status.st_size > _LARGEST:
+        raise LedgerError(
+            f"{path} has {status.st_size} bytes, such a file has at most {_LARGEST}",
+            hint=_PLAIN_FILES,
+        )
+    return True
 
 
 def find(path: Path) -> list[Evidence]:
@@ -166,7 +204,9 @@ def known_terms(stores: Sequence[Evidence], logs: Sequence[Path]) -> list[Signed
     for folder in dict.fromkeys([*(s.enrolment for s in stores), *(log.parent for log in logs)]):
         for path in [] if folder is None else manifest_files(folder):
             with suppress(HanseError):
-                signed = SignedManifest.load(path)
+                signed = SignedManifest.load(path) if is_there(path) else None
+                if signed is None:
+                    continue
                 found.setdefault(signed.unchecked.digest() + signed.signature, signed)
     return list(found.values())
 
@@ -190,6 +230,13 @@ def _ledgers(path: Path, pattern: str) -> Iterator[Path]:
     return (file for file in path.rglob(pattern) if file.stem == Path(LEDGER).stem)
 
 
+def _has_membership(folder: Path) -> bool:
+    try:
+        return any((folder / name).exists() for name in (CERTIFICATE, POLICY, MANIFEST))
+    except (OSError, ValueError):
+        return False  # `node.json` says what is no path here.
+
+
 def _name(folder: Path, root: Path) -> str:
     parts = [part for part in folder.relative_to(root).parts if part != "stores"]
     return "/".join(parts) or folder.absolute().name
@@ -198,16 +245,17 @@ def _name(folder: Path, root: Path) -> str:
 def _evidence(ledger: Path, store: str) -> Evidence:
     folder = ledger.parent
     try:
-        node: Any = json.loads((folder / NODE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # What is no plain file is nothing: a store need not have one.
+        text = (folder / NODE).read_text(encoding="utf-8") if is_there(folder / NODE) else "{}"
+        node: Any = json.loads(text)
+    except (OSError, ValueError, RecursionError, LedgerError):
         node = {}
     node = node if isinstance(node, dict) else {}
     # What was handed over first: a copy's node.json still names the store's own machine.
     places = [folder / ENROLMENT, folder]
     if isinstance(node.get(ENROLMENT), str):
         places.append(Path(node[ENROLMENT]))
-    known = (CERTIFICATE, POLICY, MANIFEST)
-    enrolment = next((p for p in places if any((p / name).exists() for name in known)), None)
+    enrolment = next((place for place in places if _has_membership(place)), None)
     return Evidence(
         store=store,
         ledger=ledger,

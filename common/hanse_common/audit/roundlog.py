@@ -13,9 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from hanse_common.audit.attempts import LoggedAttempt
+from hanse_common.audit.evidence import is_there
 from hanse_common.audit.notes import Notes
 from hanse_common.audit.repeats import EXCHANGES_PER_ROUND
-from hanse_common.errors import BadSignature, HanseError, RoundLogError
+from hanse_common.errors import BadSignature, HanseError, LedgerError, RoundLogError
 from hanse_common.instructions import logged_digest
 from hanse_common.manifest import Manifest
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -68,13 +69,14 @@ class _Reading:
 def read_log(path: Path, notes: Notes) -> LogFile | None:
     """Read a log as far as it can be; what is wrong with it goes to the notes."""
     try:
-        if not path.exists():
+        is_there(checkpoint_path(path))
+        if not is_there(path, limited=False):
             raise RoundLogError(f"there is no round log at {path}, and its checkpoint is there")
         with FORMAT.reading(path) as database:
             FORMAT.check_pages(database, path)
             bodies = read_records(database, path)
         checkpoint = Checkpoint.load(checkpoint_path(path))
-    except RoundLogError as error:
+    except (RoundLogError, LedgerError) as error:
         notes.whole("the round log cannot be read", error)
         return None
     records: list[Record] = []

@@ -80,7 +80,7 @@ def print_gaps(gaps: Gaps, *, required: bool) -> None:
 
 
 def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> None:
-    console = _console()
+    screen = _console()
     place = "entry" if things == "stores" else "record"
     for title, notes in (
         ("Verified", [note for audit in audits for note in audit.verified]),
@@ -90,7 +90,7 @@ def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> N
         counts = Counter(notes)
         for note, count in counts.items():
             where = "" if count == len(audits) else f" ({count} of {len(audits)} {things})"
-            console.print(_safe(f"{title}: {note}{where}"))
+            screen.print(_safe(f"{title}: {note}{where}"))
 
 
 def print_rounds(rows: Iterable[RoundRow]) -> None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.audit.charges import check_terms
-from hanse_common.audit.evidence import Evidence, trusted
+from hanse_common.audit.evidence import Evidence, is_there, trusted
 from hanse_common.audit.limits import check_limits, limits_not_checked
 from hanse_common.audit.notes import Notes
 from hanse_common.audit.repeats import Use
@@ -214,6 +214,8 @@ def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> 
 
 def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
     try:
+        is_there(ledger_file.head_path(evidence.ledger))
+        is_there(evidence.ledger, limited=False)
         found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
     except LedgerError as error:
         notes.whole("the ledger cannot be read", error)
@@ -283,7 +285,7 @@ def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
         if entry.kind != "charge" or position >= end:
             continue
         spent = paid(entries[:position])
-        reason = why_not(spent)
+        reason = why_not(spent, entry.epsilon_after)
         if reason is not None:
             notes.unverified.append(reason)
             return None
