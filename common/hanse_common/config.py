@@ -432,7 +432,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers and nesting without end too
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 

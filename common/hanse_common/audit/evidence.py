@@ -41,6 +41,8 @@ MANIFEST_STEM = "manifest"
 CHECKPOINTS = "checkpoints"
 _LARGEST = 16 << 20
 """Bytes of a manifest, a policy, a certificate, a head or a checkpoint: far more than any has."""
+_LARGEST_DATABASE, _DATABASE = 16 << 30, Path(LEDGER).suffix
+"""Of a ledger or a round log."""
 _PLAIN_FILES = "ask for the file as it lies at the store, and audit copies"
 _SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
@@ -114,7 +116,7 @@ class Evidence:
         Raises:
             LedgerError: There is no ledger, or it is damaged; names the store and the entry.
         """
-        if not is_there(self.ledger, limited=False):
+        if not is_there(self.ledger):
             return []
         with ledger_file.reading(self.ledger) as database:
             rows = ledger_file.read_rows(database, self.ledger)
@@ -129,12 +131,8 @@ class Evidence:
         return entries
 
 
-def is_there(path: Path, *, limited: bool = True) -> bool:
+def is_there(path: Path) -> bool:
     """Whether a file of evidence is there, to be read as it is.
-
-    Args:
-        path: The file.
-        limited: It is a text of a page or two, and not a ledger or a log.
 
     Raises:
         LedgerError: What is there is no plain file, or far larger than such a file is: a pipe
@@ -149,9 +147,10 @@ def is_there(path: Path, *, limited: bool = True) -> bool:
         raise LedgerError(f"cannot read {path}: {reason}", hint=_PLAIN_FILES) from error
     if not stat.S_ISREG(status.st_mode):
         raise LedgerError(f"{path} is no plain file", hint=_PLAIN_FILES)
-    if limited and status.st_size > _LARGEST:
+    most = _LARGEST_DATABASE if path.suffix == _DATABASE else _LARGEST
+    if status.st_size > most:
         raise LedgerError(
-            f"{path} has {status.st_size} bytes, such a file has at most {_LARGEST}",
+            f"{path} has {status.st_size} bytes, such a file has at most {most}",
             hint=_PLAIN_FILES,
         )
     return True

@@ -70,7 +70,7 @@ def read_log(path: Path, notes: Notes) -> LogFile | None:
     """Read a log as far as it can be; what is wrong with it goes to the notes."""
     try:
         is_there(checkpoint_path(path))
-        if not is_there(path, limited=False):
+        if not is_there(path):
             raise RoundLogError(f"there is no round log at {path}, and its checkpoint is there")
         with FORMAT.reading(path) as database:
             FORMAT.check_pages(database, path)

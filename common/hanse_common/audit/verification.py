@@ -215,7 +215,7 @@ def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> 
 def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
     try:
         is_there(ledger_file.head_path(evidence.ledger))
-        is_there(evidence.ledger, limited=False)
+        is_there(evidence.ledger)
         found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
     except LedgerError as error:
         notes.whole("the ledger cannot be read", error)

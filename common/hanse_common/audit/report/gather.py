@@ -19,6 +19,7 @@ from hanse_common.audit.evidence import (
     Evidence,
     find,
     find_logs,
+    is_there,
     manifest_files,
 )
 from hanse_common.audit.repeats import repeats_in_words
@@ -141,8 +142,11 @@ def gather(
         authorities=_authorities(good, authority),
         authority_given=authority is not None,
         files=files,
+        # A file's name need not be text; one that is none is written out.
         evidence_digest=hashlib.sha256(
-            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode()
+            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode(
+                errors="backslashreplace"
+            )
         ).hexdigest(),
         command=command,
         made=now,
@@ -162,12 +166,12 @@ def digests(path: Path) -> tuple[Digest, ...]:
         Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
         for evidence in find(path)
         for file in _files(evidence)
-        if file.is_file()
+        if _was_read(file)
     ]
     shared = [
         Digest(store="", file=_below(file, path), sha256=_sha256(file))
         for file in sorted([*logs, *terms])
-        if file.is_file()
+        if _was_read(file)
     ]
     return (*own, *shared)
 
@@ -374,6 +378,14 @@ def _below(file: Path, path: Path) -> str:
 def _shown(path: Path, evidence: Evidence) -> str:
     folder = evidence.ledger.parent
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _was_read(file: Path) -> bool:
+    """Whether it is there; what is no plain file, or no file of its kind by its size, is not."""
+    try:
+        return is_there(file)
+    except LedgerError:
+        return False
 
 
 def _sha256(path: Path) -> str:
