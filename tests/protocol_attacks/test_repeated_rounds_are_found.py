@@ -224,8 +224,14 @@ def twice(found_federation, monkeypatch):
 
 
 def test_the_round_log_tells_of_repeats_too_and_they_agree_with_the_ledgers(twice):
-    found, error = verify(twice(lax=False, spare=2))
+    run = twice(lax=False, spare=2)
+    found, error = verify(run)
     assert error is None
+    shown = cli.invoke(app, ["verify", str(run), "--no-second-opinion"]).stdout
+    assert (
+        "Repeated: announced 2 repeats of kind 'train', a store pays for 2 at most: round 1 "
+        "twice: record 2 (run "
+    ) in " ".join(shown.split())
     (use,) = found["logs"][0]["exchanges"]
     assert (use["granted"], use["used"], use["repeated"]) == (4, 4, 2)
     runs = [[time["run"] for time in repeat["times"]] for repeat in use["repeats"]]

@@ -127,7 +127,8 @@ def verify_log(
     closed, matched, heads = log.closed(), 0, {}
     uses: tuple[Use, ...] = ()
     if not notes.faults:
-        attempts = check_log(log, manifest and manifest.log_key, terms, authority, notes)
+        log_key = None if manifest is None else manifest.log_key
+        attempts = check_log(log, log_key, terms, authority, notes)
         uses = announced_uses(attempts, terms, notes)
         check_receipts(attempts, terms, notes)
     if not notes.faults:

@@ -103,6 +103,9 @@ class Use:
         """
         if not self.repeats:
             return ""
+        if place == "record":  # what was announced may have ended before anybody paid
+            told = f"announced {counted(self.repeated, 'repeat')} of kind {self.kind!r}, a store "
+            return f"{told}pays for {self.spare} at most: {self.named(place)}"
         return (
             f"{self.repeated} of {counted(self.spare, 'spare exchange')} of kind {self.kind!r} "
             f"used: {self.named(place)}"
