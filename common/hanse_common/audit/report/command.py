@@ -11,7 +11,8 @@ from pathlib import Path
 from hanse_common.audit.everything import Verdict, verify_all
 from hanse_common.audit.remembered import Remembered
 from hanse_common.audit.report.content import Report
-from hanse_common.audit.report.gather import digests, gather
+from hanse_common.audit.report.files import digests
+from hanse_common.audit.report.gather import gather
 from hanse_common.audit.report.page import render
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError

@@ -11,21 +11,10 @@ from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.everything import Verdict
-from hanse_common.audit.evidence import (
-    CERTIFICATE,
-    CHECKPOINTS,
-    NODE,
-    POLICY,
-    Evidence,
-    find,
-    find_logs,
-    is_there,
-    manifest_files,
-)
+from hanse_common.audit.evidence import Evidence, find
 from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
-    Digest,
     FederationTerms,
     Mechanism,
     Note,
@@ -36,18 +25,16 @@ from hanse_common.audit.report.content import (
     Status,
     StoreFigures,
 )
+from hanse_common.audit.report.files import below, digests
 from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.spending import RoundRow, budget_of, rounds_of
 from hanse_common.audit.terms import under
 from hanse_common.audit.verification import Audit
-from hanse_common.errors import LedgerError
 from hanse_common.federation import honest_survivors
 from hanse_common.identity import fingerprint
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.accounting import accountant
 from hanse_common.privacy.entry import Entry
-from hanse_common.privacy.ledger_file import head_path
-from hanse_common.roundlog.file import checkpoint_path
 
 _NO_ROUND_LOG = "what left a store without a charge: no log of rounds was handed over"
 
@@ -81,7 +68,7 @@ def gather(
         _figures(evidence, audit, stores) for evidence, audit in good if audit.ledger.exists()
     ]
     entries = {evidence.store: evidence.entries() for evidence, _ in good}
-    names = {log.log: _below(log.log, path) for log in logs}
+    names = {log.log: below(log.log, path) for log in logs}
     verified = _notes((note, audit.store) for audit in audits for note in audit.verified)
     verified += _notes((note, names[log.log]) for log in logs for note in log.verified)
     unverified = _notes((note, audit.store) for audit in audits for note in audit.unverified)
@@ -152,28 +139,6 @@ def gather(
         made=now,
         version=version("hanse"),
     )
-
-
-def digests(path: Path) -> tuple[Digest, ...]:
-    """Return the SHA-256 of every file that an audit of this path reads.
-
-    Raises:
-        LedgerError: There is no ledger, or a file cannot be read.
-    """
-    logs = [file for log in find_logs(path) for file in (log, checkpoint_path(log))]
-    terms = [file for log in logs[::2] for file in manifest_files(log.parent)]
-    own = [
-        Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
-        for evidence in find(path)
-        for file in _files(evidence)
-        if _was_read(file)
-    ]
-    shared = [
-        Digest(store="", file=_below(file, path), sha256=_sha256(file))
-        for file in sorted([*logs, *terms])
-        if _was_read(file)
-    ]
-    return (*own, *shared)
 
 
 def _problems(verdict: Verdict) -> list[Problem]:
@@ -360,37 +325,3 @@ def _authorities(
         return (fingerprint(authority),)
     policies = [evidence.policy() for evidence, _ in good]
     return tuple(sorted({fingerprint(bytes.fromhex(p.authority)) for p in policies if p}))
-
-
-def _files(evidence: Evidence) -> list[Path]:
-    store, folder = evidence.ledger.parent, evidence.enrolment
-    own = [evidence.ledger, head_path(evidence.ledger), store / NODE]
-    own += sorted((store / CHECKPOINTS).glob("*"))
-    if folder is not None:
-        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, *manifest_files(folder)]
-    return own
-
-
-def _below(file: Path, path: Path) -> str:
-    return str(file.relative_to(path)) if path.is_dir() else file.name
-
-
-def _shown(path: Path, evidence: Evidence) -> str:
-    folder = evidence.ledger.parent
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def _was_read(file: Path) -> bool:
-    """Whether it is there; what is no plain file, or no file of its kind by its size, is not."""
-    try:
-        return is_there(file)
-    except LedgerError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LedgerError(f"cannot read {path}: {error.strerror}") from error
