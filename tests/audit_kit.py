@@ -17,6 +17,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 from ledger_kit import as_row, chained, put
 
 STORES = ("bremen", "luebeck", "riga", "visby")
+BUDGET = Budget(max_epsilon=4.0)
 TERMS = {
     "mode": "local",
     "target_epsilon": 3.0,
@@ -32,7 +33,15 @@ TERMS = {
 class AuditedRun:
     """Two stores with a key, a certificate, a policy, signed terms and a ledger."""
 
-    def __init__(self, folder: Path, *, rounds: int = 2, **terms: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rounds: int = 2,
+        spare: int = 2,
+        evaluate_every: int | None = None,
+        **terms: object,
+    ) -> None:
         self.folder = folder
         self.authority = AuthorityKey.generate()
         self.manifest = Manifest(
@@ -40,9 +49,12 @@ class AuditedRun:
             stores=STORES,
             minimum_cohort=4,
             sections=(SectionTerms(name="update", length=10, clip=1.0),),
+            evaluation=(SectionTerms(name="update", length=10, clip=1.0),) * bool(evaluate_every),
+            evaluate_every=evaluate_every,
             arrays={"w": (10,)},
             model_digest="00" * 32,
             rounds=rounds,
+            spare_exchanges=spare,
             privacy=PrivacyTerms.model_validate({**TERMS, **terms}),
         )
         self.keys = {store: StoreKey.generate() for store in STORES[:2]}
@@ -78,27 +90,43 @@ class AuditedRun:
             target_epsilon=terms.target_epsilon,
             target_delta=terms.target_delta,
             max_stores_per_customer=terms.max_stores_per_customer,
+            evaluation_noise_multiplier=terms.evaluation_noise_multiplier,
+            evaluate_every=self.manifest.evaluate_every or self.manifest.rounds,
         )
 
-    def charge(self, store: str, first: int, last: int, *, run: int = 1, **changes) -> None:
-        """Charge rounds as a node does; changes are to the steps."""
+    def charge(
+        self,
+        store: str,
+        first: int,
+        last: int,
+        *,
+        run: int = 1,
+        attempt: int = 1,
+        kind: str = "train",
+        place: int = 0,
+        budget: Budget = BUDGET,
+        **changes,
+    ) -> None:
+        """Charge rounds as a node does that looks at no grant; changes are to the steps."""
         plan = self.plan()
         ledger = Ledger.open(self.ledger(store), self.keys[store], sync=False)
+        cost = plan.round_cost() if kind == "train" else plan.evaluation_cost()
         for number in range(first, last + 1):
             release = Release(
-                kind="train",
+                kind=kind,
                 mode=plan.mode,
-                max_grad_norm=plan.max_grad_norm,
+                max_grad_norm=plan.max_grad_norm if kind == "train" else 0.0,
                 run=run,
                 round=number,
-                attempt=1,
+                exchange=3 * number + place,
+                attempt=attempt,
                 manifest_digest=self.manifest.digest(),
             )
             ledger.charge(
-                replace(plan.round_cost(), **changes),
+                replace(cost, **changes),
                 target_delta=plan.target_delta,
                 release=release,
-                budget=Budget(max_epsilon=4.0),
+                budget=budget,
             )
 
     def entries(self, store: str) -> list[Entry]:

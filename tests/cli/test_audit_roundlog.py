@@ -90,6 +90,8 @@ def test_a_good_run_verifies_log_and_ledgers_together(run):
         "5 ledgers charge nothing that the log does not announce",
         "5 stores have seen this log, and no other",
     ]
+    (use,) = log.pop("exchanges")
+    assert (use["kind"], use["granted"], use["used"], use["repeats"]) == ("train", 3, 2, [])
     assert log == {
         "log": str(run / LOG_FILE),
         "ok": True,
@@ -262,7 +264,7 @@ def test_a_log_without_ledgers_verifies_as_far_as_it_can(by, run, tmp_path):
         "who certified the stores' keys: no authority is known",
         "the terms: no manifest",
         "whose log it is: no manifest names its key",
-        "what stores have charged: no ledger with a certificate",
+        "what stores have charged: no ledger of a store that it names",
         "that stores were shown this log: no checkpoint of theirs",
     ]
     assert not any("ledgers" in note or "seen this log" in note for note in log["verified"])

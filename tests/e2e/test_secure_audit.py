@@ -29,10 +29,16 @@ def test_rounds_and_evaluations_of_real_stores_verify_against_their_signed_manif
     for evidence in find(federation.folder.path):
         audit = verify_store(evidence, authority=authority, second_opinion=False)
         assert (audit.fault, audit.charges, audit.rounds) == (None, 3, 1)
-        assert "every charge under the manifest is as it says, within its promise" in audit.verified
+        assert (
+            "every charge under the manifest is as it says, within its grant and its promise"
+            in audit.verified
+        )
         assert "every entry is signed by the certificate's key" in audit.verified
         ledger = federation.node(evidence.store).ledger
         assert audit.head == ledger.head
+        train, evaluate = audit.uses
+        assert (train.kind, train.granted, train.used, train.repeated) == ("train", 3, 2, 1)
+        assert (evaluate.kind, evaluate.used, evaluate.repeats) == ("evaluate", 1, [])
         assert audit.epsilon == list(ledger)[-1].epsilon_after
 
 

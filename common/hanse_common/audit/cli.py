@@ -46,6 +46,13 @@ RememberedOption = Annotated[
 SecondOpinionOption = Annotated[
     bool, typer.Option(help="Recompute epsilon with Opacus as well, where it is installed.")
 ]
+RequireAllOption = Annotated[
+    bool,
+    typer.Option(
+        "--require-all",
+        help="Fail if evidence is missing of a store that the terms or a round log name.",
+    ),
+]
 StoresOption = Annotated[
     list[int] | None,
     typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
@@ -72,13 +79,15 @@ def verify_command(
     path: PathArgument,
     authority: AuthorityOption = None,
     remembered: RememberedOption = None,
+    require_all: RequireAllOption = False,
     second_opinion: SecondOpinionOption = True,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
 
-    A round log is checked too, and held against the ledgers. Ends with an error that names
-    the store, or the log, and the first bad entry, if there is one.
+    A round log is checked too, and held against the ledgers. Stores that the terms or the log
+    name and whose evidence is missing are listed. Ends with an error that names the store, or
+    the log, and the first bad entry, if there is one.
     """
     from hanse_common.audit.everything import verify_all
     from hanse_common.audit.remembered import Remembered
@@ -88,14 +97,16 @@ def verify_command(
         authority=None if authority is None else _key(authority),
         remembered=None if remembered is None else Remembered.read(remembered),
         second_opinion=second_opinion,
+        require_all=require_all,
     )
     if output is Format.JSON:
         _print_json(verdict.row())
     else:
-        from hanse_common.audit.tables import print_audits, print_logs
+        from hanse_common.audit.tables import print_audits, print_gaps, print_logs
 
         print_audits(verdict.stores)
         print_logs(verdict.logs)
+        print_gaps(verdict.gaps, required=require_all)
     verdict.check()
 
 
@@ -104,6 +115,7 @@ def report_command(
     path: PathArgument,
     authority: AuthorityOption = None,
     remembered: RememberedOption = None,
+    require_all: RequireAllOption = False,
     second_opinion: SecondOpinionOption = True,
     stores: StoresOption = None,
     page: Annotated[
@@ -125,6 +137,7 @@ def report_command(
         path,
         authority=None if authority is None else _key(authority),
         remembered=remembered,
+        require_all=require_all,
         second_opinion=second_opinion,
         stores=stores or (1, 2, 4),
     )

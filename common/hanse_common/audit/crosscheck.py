@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hanse_common.audit.evidence import MANIFEST, Evidence
+from hanse_common.audit.attempts import announced_uses, check_receipts
+from hanse_common.audit.evidence import MANIFEST, Evidence, is_there, trusted
+from hanse_common.audit.naming import store_id
 from hanse_common.audit.notes import Notes
+from hanse_common.audit.repeats import Use
 from hanse_common.audit.roundlog import LogFile, check_log, read_log
 from hanse_common.audit.terms import Finding
 from hanse_common.errors import HanseError
@@ -34,6 +38,10 @@ class LogAudit:
         receipts: Stores' receipts in it.
         matched: Receipts whose entry is in a ledger that was handed over.
         heads: By store id, the last entry that the store gave a receipt for.
+        rosters: By store id, in how many attempts' rosters the store was.
+        given: By store id, how many receipts it gave.
+        certified: Ids in rosters, by public key.
+        uses: Exchanges that were announced, under each manifest that is known.
         fault: The first thing that is wrong; None if nothing is.
         verified: What was checked, for people.
         unverified: What could not be, and why.
@@ -49,6 +57,10 @@ class LogAudit:
     receipts: int = 0
     matched: int = 0
     heads: Mapping[str, Head]
+    rosters: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, int] = field(default_factory=dict)
+    certified: Mapping[bytes, str] = field(default_factory=dict)
+    uses: tuple[Use, ...] = ()
     fault: Finding | None = None
     verified: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
@@ -75,6 +87,7 @@ class LogAudit:
             "cosigned_by": list(self.cosigned_by),
             "receipts": self.receipts,
             "matched": self.matched,
+            "exchanges": [use.row() for use in self.uses],
             "fault": fault
             and {"record": fault.sequence, "problem": fault.problem, "detail": fault.detail},
             "verified": list(self.verified),
@@ -88,6 +101,7 @@ def verify_log(
     *,
     authority: bytes | None = None,
     remembered: Sequence[Checkpoint] = (),
+    known: Sequence[SignedManifest] = (),
 ) -> LogAudit:
     """Check a round log by itself, then against what its stores handed over.
 
@@ -97,6 +111,7 @@ def verify_log(
         authority: The enrolment authority's public key, as the auditor knows it; if unset,
             the one that a store's policy names.
         remembered: Checkpoints that an earlier audit saw, of this log or others.
+        known: Manifests that anybody handed over; those of this authority count.
 
     Guarantees:
         As `verify_store`.
@@ -107,9 +122,15 @@ def verify_log(
     log = read_log(path, notes)
     if log is None:
         return LogAudit(log=path, heads={}, fault=notes.first())
-    if not notes.faults:
-        check_log(log, manifest, authority, notes)
+    terms = {} if manifest is None else {manifest.digest(): manifest}
+    terms |= trusted(known, authority)
     closed, matched, heads = log.closed(), 0, {}
+    uses: tuple[Use, ...] = ()
+    if not notes.faults:
+        log_key = None if manifest is None else manifest.log_key
+        attempts = check_log(log, log_key, terms, authority, notes)
+        uses = announced_uses(attempts, terms, notes)
+        check_receipts(attempts, terms, notes)
     if not notes.faults:
         # Receipts are signed, and were checked: what they say of ledgers can be held against them.
         heads = _heads(closed)
@@ -127,19 +148,14 @@ def verify_log(
         receipts=sum(len(attempt.receipts) for attempt in closed),
         matched=matched,
         heads=heads,
+        rosters=Counter(name for attempt in closed for name in attempt.stores),
+        given=Counter(receipt.store_id for attempt in closed for receipt in attempt.receipts),
+        certified=log.certified(),
+        uses=uses,
         fault=notes.first(),
         verified=tuple(notes.verified),
         unverified=tuple(notes.unverified),
     )
-
-
-def store_id(evidence: Evidence) -> str | None:
-    """The id in a store's certificate, unchecked; None if there is none to read."""
-    try:
-        certificates = evidence.certificates()
-    except HanseError:
-        return None
-    return certificates[0].store_id if certificates else None
 
 
 def _authority(stores: Sequence[Evidence], notes: Notes) -> bytes | None:
@@ -160,7 +176,7 @@ def _manifest(
 ) -> Manifest | None:
     try:
         beside = path.with_name(MANIFEST)
-        signed = SignedManifest.load(beside) if beside.exists() else None
+        signed = SignedManifest.load(beside) if is_there(beside) else None
         for evidence in stores if signed is None else ():
             signed = signed or evidence.manifest()
         if signed is None:
@@ -186,12 +202,13 @@ def _check_stores(
 ) -> int:
     """Compare the log with every store; return how many receipts were found in ledgers."""
     matched, compared, seen = 0, 0, 0
+    certified = log.certified()
     manifests = {attempt.header.manifest_digest for attempt in log.closed()}
     if manifest is not None:
         manifests.add(manifest.digest())
     for evidence in stores:
         seen += _check_witness(log, evidence, notes)
-        name = store_id(evidence)
+        name = store_id(evidence, certified)
         try:
             entries = evidence.entries()
         except HanseError:
@@ -201,7 +218,7 @@ def _check_stores(
         compared += 1
         matched += _check_ledger(log, evidence.store, name, entries, manifests, notes)
     if not compared:
-        notes.unverified.append("what stores have charged: no ledger with a certificate")
+        notes.unverified.append("what stores have charged: no ledger of a store that it names")
     elif not notes.faults:
         notes.verified += [
             f"{compared} ledgers hold the entry of every receipt that their store gave",

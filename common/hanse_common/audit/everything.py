@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse_common.audit.crosscheck import LogAudit, store_id, verify_log
-from hanse_common.audit.evidence import Evidence, find, find_logs
+from hanse_common.audit.crosscheck import LogAudit, verify_log
+from hanse_common.audit.evidence import Evidence, find, find_logs, known_terms
+from hanse_common.audit.missing import Gaps, find_gaps
+from hanse_common.audit.naming import store_id
 from hanse_common.audit.remembered import Remembered
 from hanse_common.audit.verification import Audit, verify_store
 from hanse_common.errors import AuditFailed
@@ -23,12 +25,16 @@ class Verdict:
         logs: One a round log.
         gone: Stores whose ledger an earlier audit saw, and that have none now.
         logs_gone: Keys of round logs that an earlier audit saw, and that are not here now.
+        gaps: What terms and round logs name, and was not handed over.
+        all_required: What is missing is an error, and not an open point.
     """
 
     stores: tuple[Audit, ...]
     logs: tuple[LogAudit, ...]
     gone: tuple[str, ...]
     logs_gone: tuple[str, ...] = ()
+    gaps: Gaps
+    all_required: bool = False
 
     @property
     def faults(self) -> list[str]:
@@ -41,7 +47,8 @@ class Verdict:
             for key in self.logs_gone
         ]
         found += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
-        return found + [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
+        found += [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
+        return found + (self.gaps.faults if self.all_required else [])
 
     def row(self) -> dict[str, object]:
         """Return it as JSON has it."""
@@ -51,6 +58,7 @@ class Verdict:
             "logs": [log.row() for log in self.logs],
             "gone": list(self.gone),
             "logs_gone": list(self.logs_gone),
+            "missing": self.gaps.row(),
         }
 
     def check(self) -> None:
@@ -74,6 +82,7 @@ def verify_all(
     authority: bytes | None = None,
     remembered: Remembered | None = None,
     second_opinion: bool = True,
+    require_all: bool = False,
 ) -> Verdict:
     """Verify every round log and every ledger under a path, and each against the others.
 
@@ -82,30 +91,34 @@ def verify_all(
         authority: The enrolment authority's public key, as the auditor knows it.
         remembered: What an earlier audit saw.
         second_opinion: Ask Opacus too; that imports torch.
+        require_all: Evidence that terms or round logs name and that is missing is an error.
 
     Raises:
         LedgerError: There is neither a ledger nor a round log.
     """
-    known = remembered or Remembered()
+    earlier = remembered or Remembered()
     logs, stores = find_logs(path), find(path)
+    below = {log: _stores_of(log, logs, stores) for log in logs}
+    known = known_terms(stores, logs)
     audited = {
         log: verify_log(
-            log, _stores_of(log, logs, stores), authority=authority, remembered=known.checkpoints
+            log, below[log], authority=authority, remembered=earlier.checkpoints, known=known
         )
         for log in logs
     }
-    heads = dict(known.heads)
+    heads = dict(earlier.heads)
     audits = []
     for evidence in stores:
-        log = next((log for log in logs if evidence in _stores_of(log, logs, stores)), None)
-        receipts = audited[log].heads if log is not None else {}
+        log = next((audited[log] for log in logs if evidence in below[log]), None)
+        name = None if log is None else store_id(evidence, log.certified)
         audits.append(
             verify_store(
                 evidence,
                 authority=authority,
                 remembered=heads.pop(evidence.store, None),
-                receipted=receipts.get(store_id(evidence) or ""),
+                receipted=None if log is None or name is None else log.heads.get(name),
                 second_opinion=second_opinion,
+                known=known,
             )
         )
     gone = tuple(sorted(store for store, head in heads.items() if head.sequence))
@@ -113,7 +126,13 @@ def verify_all(
         stores=tuple(audits),
         logs=tuple(audited.values()),
         gone=gone,
-        logs_gone=_gone(known.checkpoints, list(audited.values())),
+        logs_gone=_gone(earlier.checkpoints, list(audited.values())),
+        gaps=find_gaps(
+            stores,
+            {log: (audited[log], below[log]) for log in logs},
+            authority=authority,
+        ),
+        all_required=require_all,
     )
 
 

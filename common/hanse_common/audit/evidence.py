@@ -5,7 +5,8 @@
     <store>/checkpoints/*            what the store has seen of the coordinator's round log
     <store>/enrolment/certificate    whose key signs; `certificate*` beside it: keys it had before
     <store>/enrolment/policy.toml    the store's own limits, and the authority it trusts
-    <store>/enrolment/manifest.json  the federation's signed terms
+    <store>/enrolment/manifest.json  the federation's signed terms; `manifest*.json` beside it:
+                                     those it had before
 
     <run>/roundlog.sqlite            what the coordinator asked, and what came of it
     <run>/roundlog.checkpoint        how far it goes, signed
@@ -16,14 +17,16 @@ The files of `enrolment/` may also lie beside the ledger, or where `node.json` s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.decoding import json_file
-from hanse_common.errors import LedgerError
+from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
-from hanse_common.manifest import SignedManifest
+from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.chain import Fault, follow
@@ -33,7 +36,13 @@ from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 
 LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
 CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
+MANIFEST_STEM = "manifest"
 CHECKPOINTS = "checkpoints"
+_LARGEST = 16 << 20
+"""Bytes of a manifest, a policy, a certificate, a head or a checkpoint: far more than any has."""
+_LARGEST_DATABASE, _DATABASE = 16 << 30, Path(LEDGER).suffix
+"""Of a ledger or a round log."""
+_PLAIN_FILES = "ask for the file as it lies at the store, and audit copies"
 _SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
 
@@ -59,38 +68,45 @@ class Evidence:
 
         Raises:
             KeyFileError: A file is no certificate.
+            LedgerError: One is no plain file.
         """
-        if self.enrolment is None or not (self.enrolment / CERTIFICATE).exists():
+        if self.enrolment is None or not is_there(self.enrolment / CERTIFICATE):
             return []
         earlier = sorted(self.enrolment.glob(f"{CERTIFICATE}?*"))
-        return [Certificate.load(path) for path in (self.enrolment / CERTIFICATE, *earlier)]
+        paths = (self.enrolment / CERTIFICATE, *earlier)
+        return [Certificate.load(path) for path in paths if is_there(path)]
 
     def policy(self) -> StorePolicy | None:
         """Return the store's own limits, if they were handed over.
 
         Raises:
             ConfigError: The file holds an unknown or malformed setting.
+            LedgerError: It is no plain file.
         """
         path = self.enrolment and self.enrolment / POLICY
-        return StorePolicy.from_toml(path) if path and path.exists() else None
+        return StorePolicy.from_toml(path) if path and is_there(path) else None
 
     def manifest(self) -> SignedManifest | None:
         """Return the terms, if they were handed over; the signature is unchecked.
 
         Raises:
             BadManifest: The file is not a manifest file.
+            LedgerError: It is no plain file.
+            UnsafeTerms: Its terms break one of the protocol's promises.
         """
         path = self.enrolment and self.enrolment / MANIFEST
-        return SignedManifest.load(path) if path and path.exists() else None
+        return SignedManifest.load(path) if path and is_there(path) else None
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the last checkpoint that the store accepted of each round log it has seen.
 
         Raises:
             RoundLogError: A file is no checkpoint.
+            LedgerError: One is no plain file.
         """
         paths = sorted((self.ledger.parent / CHECKPOINTS).glob("*"))
-        found = (Checkpoint.load(path) for path in paths if path.suffix != ".partial")
+        kept = (path for path in paths if path.suffix != ".partial" and is_there(path))
+        found = (Checkpoint.load(path) for path in kept)
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     def entries(self) -> list[Entry]:
@@ -99,7 +115,7 @@ class Evidence:
         Raises:
             LedgerError: There is no ledger, or it is damaged; names the store and the entry.
         """
-        if not self.ledger.exists():
+        if not is_there(self.ledger):
             return []
         with ledger_file.reading(self.ledger) as database:
             rows = ledger_file.read_rows(database, self.ledger)
@@ -112,6 +128,31 @@ class Evidence:
                 )
             entries.append(found)
         return entries
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file of evidence is there, to be read as it is.
+
+    Raises:
+        LedgerError: What is there is no plain file, or far larger than such a file is: a pipe
+            would keep the audit waiting, and a device would fill its memory.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise LedgerError(f"cannot read {path}: {reason}", hint=_PLAIN_FILES) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise LedgerError(f"{path} is no plain file", hint=_PLAIN_FILES)
+    most = _LARGEST_DATABASE if path.suffix == _DATABASE else _LARGEST
+    if status.st_size > most:
+        raise LedgerError(
+            f"{path} has {status.st_size} bytes, such a file has at most {most}",
+            hint=_PLAIN_FILES,
+        )
+    return True
 
 
 def find(path: Path) -> list[Evidence]:
@@ -151,8 +192,47 @@ def find_logs(path: Path) -> list[Path]:
     return [folder / LOG_FILE for folder in sorted(folders)]
 
 
+def known_terms(stores: Sequence[Evidence], logs: Sequence[Path]) -> list[SignedManifest]:
+    """Return every manifest that lies at a store or beside a round log; signatures unchecked.
+
+    Terms are the same whoever hands them over: a store's charges can be held against the copy
+    of a neighbour. What cannot be read is left out; the audit of its holder says so.
+    """
+    found: dict[bytes, SignedManifest] = {}
+    for folder in dict.fromkeys([*(s.enrolment for s in stores), *(log.parent for log in logs)]):
+        for path in [] if folder is None else manifest_files(folder):
+            with suppress(HanseError):
+                signed = SignedManifest.load(path) if is_there(path) else None
+                if signed is None:
+                    continue
+                found.setdefault(signed.unchecked.digest() + signed.signature, signed)
+    return list(found.values())
+
+
+def manifest_files(folder: Path) -> list[Path]:
+    """The manifest in a folder, and earlier ones beside it."""
+    return sorted(folder.glob(f"{MANIFEST_STEM}*.json"))
+
+
+def trusted(signed: Iterable[SignedManifest], authority: bytes | None) -> dict[bytes, Manifest]:
+    """Return the manifests that an authority signed, by digest; all of them if none is known."""
+    found: dict[bytes, Manifest] = {}
+    for one in signed:
+        with suppress(HanseError):
+            manifest = one.unchecked if authority is None else one.check(authority)
+            found[manifest.digest()] = manifest
+    return found
+
+
 def _ledgers(path: Path, pattern: str) -> Iterator[Path]:
     return (file for file in path.rglob(pattern) if file.stem == Path(LEDGER).stem)
+
+
+def _has_membership(folder: Path) -> bool:
+    try:
+        return any((folder / name).exists() for name in (CERTIFICATE, POLICY, MANIFEST))
+    except (OSError, ValueError):
+        return False  # `node.json` says what is no path here.
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -162,13 +242,13 @@ def _name(folder: Path, root: Path) -> str:
 
 def _evidence(ledger: Path, store: str) -> Evidence:
     folder = ledger.parent
-    node = json_file(folder / NODE)
+    # What is no plain file is nothing: a store need not have one.
+    node = json_file(folder / NODE) if is_there(folder / NODE) else {}
     # What was handed over first: a copy's node.json still names the store's own machine.
     places = [folder / ENROLMENT, folder]
     if isinstance(node.get(ENROLMENT), str):
         places.append(Path(node[ENROLMENT]))
-    known = (CERTIFICATE, POLICY, MANIFEST)
-    enrolment = next((p for p in places if any((p / name).exists() for name in known)), None)
+    enrolment = next((place for place in places if _has_membership(place)), None)
     return Evidence(
         store=store,
         ledger=ledger,

@@ -8,6 +8,7 @@ from typing import Any
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import Entry, Release
 from hanse_common.spreadsheets import as_text
+from hanse_common.wording import printable
 
 _TERMS = tuple(field.name for field in fields(SampledGaussianSteps))
 _RELEASE = tuple(field.name for field in fields(Release))
@@ -32,11 +33,14 @@ def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
 
 
 def for_spreadsheet(row: dict[str, str | int | float | None]) -> dict[str, object]:
-    """Return a row whose texts no spreadsheet takes for formulas: a store wrote them.
+    r"""Return a row whose texts no spreadsheet takes for formulas and no terminal obeys.
 
-    >>> for_spreadsheet({"note": "=1+1", "round": 3})
-    {'note': "'=1+1", 'round': 3}
+    A store wrote them. JSON has them as they are, escaped by its own rules.
+
+    >>> for_spreadsheet({"note": "=1+1", "accountant": "\x1b[2J", "round": 3})
+    {'note': "'=1+1", 'accountant': '\\x1b[2J', 'round': 3}
     """
     return {
-        name: as_text(value) if isinstance(value, str) else value for name, value in row.items()
+        name: as_text(printable(value)) if isinstance(value, str) else value
+        for name, value in row.items()
     }

@@ -7,21 +7,22 @@ was when the exchange was announced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from hanse_common.audit.attempts import LoggedAttempt
+from hanse_common.audit.evidence import is_there
 from hanse_common.audit.notes import Notes
-from hanse_common.errors import BadSignature, HanseError, RoundLogError
+from hanse_common.audit.repeats import EXCHANGES_PER_ROUND
+from hanse_common.errors import BadSignature, HanseError, LedgerError, RoundLogError
 from hanse_common.instructions import logged_digest
 from hanse_common.manifest import Manifest
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.file import FORMAT, checkpoint_path, read_records
 from hanse_common.roundlog.merkle import Tree
 from hanse_common.roundlog.records import SUMMED, Announced, Closed, Published, Record, decode
-
-_EXCHANGES_PER_ROUND = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,11 @@ class LogFile:
         """Attempts that came to an end."""
         return [record for record in self.records if isinstance(record, Closed)]
 
+    def certified(self) -> dict[bytes, str]:
+        """Ids of the stores in rosters, by the public key in their certificate there."""
+        members = (member for attempt in self.closed() for member in attempt.members)
+        return {one.certificate.public_key: one.certificate.store_id for one in members}
+
 
 @dataclass(slots=True)
 class _Reading:
@@ -51,6 +57,8 @@ class _Reading:
 
     announced: dict[bytes, tuple[int, Announced]] = field(default_factory=dict)
     """Open announcements by the model digest that their header must have."""
+    attempts: list[LoggedAttempt] = field(default_factory=list)
+    """Those that were closed."""
     model: Published | None = None
     models: set[bytes] = field(default_factory=set)
     """Digests of all that were published."""
@@ -61,13 +69,14 @@ class _Reading:
 def read_log(path: Path, notes: Notes) -> LogFile | None:
     """Read a log as far as it can be; what is wrong with it goes to the notes."""
     try:
-        if not path.exists():
+        is_there(checkpoint_path(path))
+        if not is_there(path):
             raise RoundLogError(f"there is no round log at {path}, and its checkpoint is there")
         with FORMAT.reading(path) as database:
             FORMAT.check_pages(database, path)
             bodies = read_records(database, path)
         checkpoint = Checkpoint.load(checkpoint_path(path))
-    except RoundLogError as error:
+    except (RoundLogError, LedgerError) as error:
         notes.whole("the round log cannot be read", error)
         return None
     records: list[Record] = []
@@ -81,32 +90,39 @@ def read_log(path: Path, notes: Notes) -> LogFile | None:
 
 
 def check_log(
-    log: LogFile, manifest: Manifest | None, authority: bytes | None, notes: Notes
-) -> None:
+    log: LogFile,
+    log_key: str | None,
+    terms: Mapping[bytes, Manifest],
+    authority: bytes | None,
+    notes: Notes,
+) -> list[LoggedAttempt]:
     """Check everything that a log says by itself.
 
     Args:
         log: As read.
-        manifest: Checked; None if it was not handed over.
+        log_key: The key that the coordinator's manifest names; None if it was not handed over.
+        terms: Manifests by digest, each checked.
         authority: The enrolment authority's public key; None if it is not known.
         notes: Take what is found.
+
+    Returns:
+        Attempts in the order of their announcements, as far as the log is good.
 
     Guarantees:
         After no fault, no record that a store has cosigned, and none up to the checkpoint,
         was altered, moved or removed; what each record says of stores is signed by them.
     """
-    log_key = None if manifest is None else manifest.log_key
     _check_checkpoint(log, log_key, notes)
     reading = _Reading()
     for position, record in enumerate(log.records, start=1):
         if isinstance(record, Announced):
             _take_announcement(log, position, record, reading, notes)
         elif isinstance(record, Closed):
-            _take_outcome(log, position, record, reading, manifest, authority, notes)
+            _take_outcome(log, position, record, reading, terms, authority, notes)
         else:
             _take_model(position, record, reading, notes)
         if notes.faults:
-            return
+            return _attempts(reading)
     notes.verified += [
         "every announcement precedes its exchange, and every header binds the log as it was",
         "every cosignature, receipt and confirmation is signed by its store",
@@ -115,6 +131,15 @@ def check_log(
     if reading.announced:
         count = len(reading.announced)
         notes.unverified.append(f"what came of {count} announced attempts: never closed")
+    return _attempts(reading)
+
+
+def _attempts(reading: _Reading) -> list[LoggedAttempt]:
+    never_closed = [
+        LoggedAttempt(position=position, announced=order)
+        for position, order in reading.announced.values()
+    ]
+    return sorted([*reading.attempts, *never_closed], key=lambda attempt: attempt.position)
 
 
 def _check_checkpoint(log: LogFile, log_key: str | None, notes: Notes) -> None:
@@ -198,7 +223,7 @@ def _take_outcome(
     position: int,
     record: Closed,
     reading: _Reading,
-    manifest: Manifest | None,
+    terms: Mapping[bytes, Manifest],
     authority: bytes | None,
     notes: Notes,
 ) -> None:
@@ -213,11 +238,15 @@ def _take_outcome(
         return
     try:
         _check_signatures(record, _checkpoint(log, place), authority)
-        if manifest is not None:
-            _check_terms(record, order, manifest)
+        # A log outlives manifests: it may hold attempts under terms that nobody handed over.
+        if header.manifest_digest in terms:
+            _check_terms(record, order, terms[header.manifest_digest])
     except HanseError as error:
         notes.fault(position, "not to be trusted", error.message)
         return
+    reading.attempts.append(
+        LoggedAttempt(position=place, announced=order, closed=record, closed_at=position)
+    )
     if record.outcome == SUMMED:
         reading.summed.add(header.round)
 
@@ -281,9 +310,7 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
     Raises:
         RoundLogError: It breaks one of them.
     """
-    if record.header.manifest_digest != manifest.digest():
-        return  # A log outlives manifests.
-    first = record.header.round == _EXCHANGES_PER_ROUND
+    first = record.header.round == EXCHANGES_PER_ROUND
     if first and announced.model_digest.hex() != manifest.model_digest:
         raise RoundLogError("the first round starts from another model than the manifest names")
     strangers = set(record.stores) - set(manifest.stores)
@@ -291,7 +318,7 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
         raise RoundLogError(f"{min(strangers)!r} is not in the manifest")
     if record.outcome != SUMMED:
         return
-    trains = record.header.round % _EXCHANGES_PER_ROUND == 0
+    trains = record.header.round % EXCHANGES_PER_ROUND == 0
     terms, count = manifest.terms("train" if trains else "evaluate"), len(record.members)
     for what, found, needed in (
         ("stores in the roster", count, terms.minimum_cohort),
@@ -312,7 +339,7 @@ def _take_model(position: int, record: Published, reading: _Reading, notes: Note
         record.round
         and reading.models
         and record.model_digest not in reading.models
-        and _EXCHANGES_PER_ROUND * record.round not in reading.summed
+        and EXCHANGES_PER_ROUND * record.round not in reading.summed
     ):
         detail = f"it changes the model, and round {record.round} gave no sum"
         notes.fault(position, "a model from nowhere", detail)

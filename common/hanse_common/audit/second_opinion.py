@@ -12,6 +12,7 @@ True
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,8 +32,15 @@ Composed = tuple[float, float, int]
 """Noise multiplier, sample rate, count."""
 
 
-def why_not(spent: Sequence[SampledGaussianSteps]) -> str | None:
-    """Say why there is no second opinion on these steps; None if there is one."""
+def why_not(spent: Sequence[SampledGaussianSteps], first: float) -> str | None:
+    """Say why there is no second opinion on these steps; None if there is one.
+
+    Args:
+        spent: Everything that was charged.
+        first: What the first accountant says of it.
+    """
+    if math.isinf(first):
+        return "no second accountant: the first one finds no bound that could be compared"
     if any(steps.stores > 1 for steps in spent):
         return "no second accountant: several stores share a person's clip (a mixture)"
     if find_spec("opacus") is None:

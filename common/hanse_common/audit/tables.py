@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -11,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hanse_common.audit.crosscheck import LogAudit
+from hanse_common.audit.missing import Gaps
+from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.spending import BudgetRow, RoundRow
 from hanse_common.audit.verification import Audit
 from hanse_common.printing import console
@@ -19,7 +22,8 @@ from hanse_common.wording import printable
 
 _PLAIN_WIDTH = 140
 _ABSENT = "–"
-_LEFT = ("store", "log", "result", "kind")
+_LEFT = ("store", "log", "result", "kind", "missing", "files", "named by")
+_WRAPPED = ("result", "files")
 
 
 def print_audits(audits: Sequence[Audit]) -> None:
@@ -59,16 +63,36 @@ def print_logs(logs: Sequence[LogAudit]) -> None:
     _print_notes(logs, "logs")
 
 
+def print_gaps(gaps: Gaps, *, required: bool) -> None:
+    """Print what terms and round logs name and was not handed over; nothing if all is there."""
+    if gaps.stores:
+        table = _table("missing", "files", "named by", "rosters", "receipts")
+        for one in gaps.stores:
+            table.add_row(
+                _safe(one.store),
+                _safe(one.what),
+                _safe(", ".join(one.named_by)),
+                _count(one.rosters),
+                _count(one.receipts),
+            )
+        _console().print(table)
+    title = "FAILED" if required else "Not verified"
+    for note in gaps.faults if required else gaps.notes:
+        _console().print(_safe(f"{title}: {note}"))
+
+
 def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> None:
     screen = _console()
+    place = "entry" if things == "stores" else "record"
     for title, notes in (
         ("Verified", [note for audit in audits for note in audit.verified]),
+        ("Repeated", [note for audit in audits for note in repeats_in_words(audit.uses, place)]),
         ("Not verified", [note for audit in audits for note in audit.unverified]),
     ):
-        counts = {note: notes.count(note) for note in notes}
+        counts = Counter(notes)
         for note, count in counts.items():
             where = "" if count == len(audits) else f" ({count} of {len(audits)} {things})"
-            screen.print(Text(f"{title}: {note}{where}"))
+            screen.print(_safe(f"{title}: {note}{where}"))
 
 
 def print_rounds(rows: Iterable[RoundRow]) -> None:
@@ -136,6 +160,10 @@ def _safe(text: str) -> Text:
     return Text(printable(text))
 
 
+def _count(value: int | None) -> str:
+    return _ABSENT if value is None else str(value)
+
+
 def _figure(value: float | None, digits: int) -> str:
     return _ABSENT if value is None else f"{value:.{digits}f}"
 
@@ -144,7 +172,9 @@ def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="", padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
         left = heading in _LEFT
-        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "result")
+        table.add_column(
+            heading, justify="left" if left else "right", no_wrap=heading not in _WRAPPED
+        )
     return table
 
 

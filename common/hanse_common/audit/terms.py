@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, Use, charges_of, uses_of
 from hanse_common.errors import PolicyViolation, PrivacyError
 from hanse_common.federation import check_noise, plan_of
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.chain import paid
-from hanse_common.privacy.entry import Entry
+from hanse_common.privacy.entry import Entry, Release
 from hanse_common.privacy.plan import PrivacyPlan
 
 _SLACK = 1e-9
@@ -38,10 +39,9 @@ def under(entries: Sequence[Entry], manifest: Manifest) -> list[Entry]:
     return [entry for entry in charges if entry.release.manifest_digest == digest]
 
 
-def repeated_rounds(entries: Sequence[Entry]) -> int:
-    """How many rounds were charged more than once: second attempts and resumed runs."""
-    rounds = Counter(e.release.round for e in entries if e.release.kind == "train")
-    return sum(count > 1 for count in rounds.values())
+def uses_under(entries: Sequence[Entry], manifest: Manifest) -> tuple[Use, ...]:
+    """Hold the charges that name a manifest against what it grants."""
+    return uses_of(manifest, charges_of(under(entries, manifest)))
 
 
 def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | None:
@@ -53,29 +53,76 @@ def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | Non
 
     Returns:
         The first charge with another mode, noise, sample rate, clip, number of steps or
-        delta, of a round that the manifest does not have, or with which the charges cost
-        more than it promises; None if all keep to it.
+        delta, of an exchange that the manifest does not have, of one more exchange than it
+        grants, or with which the charges cost more than it promises; None if all keep to it.
 
     Edge cases:
-        A round that is charged again, by a second attempt or a resumed run, is no fault as
-        long as everything charged stays within the promise.
+        An exchange that is charged again, by a second attempt or under another run number, is
+        no fault as long as everything charged stays within the grant and the promise. No
+        renewal of the store's own budget takes anything back.
     """
     charges = under(entries, manifest)
     plan = _plan(manifest)
     if isinstance(plan, Finding):
         return plan
-    costs = {} if plan is None else {"train": plan.round_cost(), "evaluate": plan.evaluation_cost()}
-    for entry in charges:
-        if plan is None:
-            return _finding(entry, "against the manifest", "the manifest promises no privacy")
-        wrong = _differs(entry, plan, costs.get(entry.release.kind))
-        if wrong:
-            return _finding(entry, "against the manifest", wrong)
-        number, first = entry.release.round, 1 if entry.release.kind == "train" else 0
-        if not first <= number <= manifest.rounds:
-            detail = f"it is round {number}, the manifest has {manifest.rounds}"
-            return _finding(entry, "beyond the manifest's rounds", detail)
-    return None if plan is None else _beyond(charges, plan)
+    if plan is None:
+        what = "the manifest promises no privacy"
+        return _finding(charges[0], "against the manifest", what) if charges else None
+    against = next(filter(None, (_against(entry, plan, manifest) for entry in charges)), None)
+    if against is not None:
+        # No accountant need cope with what is not as the terms say.
+        charges = [entry for entry in charges if entry.sequence < against.sequence]
+    grant = _beyond_grant(uses_under(entries, manifest))
+    promise = _beyond_promise(charges, plan)
+    if grant is not None and promise is not None:
+        # What the grant allows is within the promise: the count is passed first.
+        grant = replace(grant, detail=f"{grant.detail}; {promise}")
+    faults = (fault for fault in (against, grant, promise) if fault is not None)
+    return min(faults, key=lambda fault: fault.sequence, default=None)
+
+
+def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | None:
+    """What is wrong with one charge by itself."""
+    costs = {"train": plan.round_cost(), "evaluate": plan.evaluation_cost()}
+    wrong = _differs(entry, plan, costs.get(entry.release.kind))
+    if wrong:
+        return _finding(entry, "against the manifest", wrong)
+    wrong = _misplaced(entry.release, manifest)
+    return _finding(entry, "beyond the manifest's rounds", wrong) if wrong else None
+
+
+def _misplaced(release: Release, manifest: Manifest) -> str:
+    """Say why a run under these terms has no such exchange; empty if it has."""
+    number, last, every = release.round, manifest.rounds, manifest.evaluate_every
+    first = 1 if release.kind == "train" else 0
+    if not first <= number <= last:
+        return f"it is round {number}, the manifest has {last}"
+    place = release.exchange - EXCHANGES_PER_ROUND * number
+    if place not in ((0,) if release.kind == "train" else (1, 2)):
+        return f"it is exchange {release.exchange}, which is no {release.kind!r} of round {number}"
+    if place == 2 and number != last:
+        return f"it is the test after round {number}, which follows round {last} alone"
+    if place == 1 and every is not None and number % every and number != last:
+        return f"it evaluates round {number}, the manifest says every {every} and the last"
+    return ""
+
+
+def _beyond_grant(uses: Sequence[Use]) -> Finding | None:
+    """The first charge of one more exchange than is granted."""
+    found = []
+    for use in uses:
+        one = use.beyond
+        if one is not None:
+            planned = use.granted - use.spare
+            detail = (
+                f"with it, {use.granted + 1} exchanges of kind {use.kind!r} are charged under "
+                f"this manifest, which grants {use.granted} ({planned} and {use.spare} spare); "
+                f"{use.used} are charged in all: {use.named('entry')}"
+            )
+            found.append(
+                Finding(sequence=one.place, problem="beyond the manifest's grant", detail=detail)
+            )
+    return min(found, key=lambda fault: fault.sequence, default=None)
 
 
 def _finding(entry: Entry, problem: str, detail: str) -> Finding:
@@ -114,15 +161,17 @@ def _differs(entry: Entry, plan: PrivacyPlan, cost: SampledGaussianSteps | None)
     return ""
 
 
-def _beyond(charges: Sequence[Entry], plan: PrivacyPlan) -> Finding | None:
+def _beyond_promise(charges: Sequence[Entry], plan: PrivacyPlan) -> Finding | None:
     def cost(number: int) -> float:
         return epsilon(paid(charges[:number]), target_delta=plan.target_delta)
 
-    if cost(len(charges)) <= plan.target_epsilon * (1 + _SLACK):
+    promised = plan.target_epsilon * (1 + _SLACK)
+    if cost(len(charges)) <= promised:
         return None
-    first = next(n for n in range(1, len(charges) + 1) if cost(n) > plan.target_epsilon)
+    # Every charge adds to it, so that halving finds the first one beyond.
+    first = bisect_right(range(len(charges)), promised, key=lambda before: cost(before + 1))
     detail = (
-        f"with it, charges under this manifest come to epsilon={cost(first):.4g}, it promises "
+        f"with it, charges under this manifest come to epsilon={cost(first + 1):.4g}, it promises "
         f"{plan.target_epsilon:g}"
     )
-    return _finding(charges[first - 1], "beyond the manifest's promise", detail)
+    return _finding(charges[first], "beyond the manifest's promise", detail)

@@ -22,18 +22,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse_common.audit.evidence import Evidence
+from hanse_common.audit.charges import check_terms
+from hanse_common.audit.evidence import Evidence, is_there, trusted
 from hanse_common.audit.limits import check_limits, limits_not_checked
 from hanse_common.audit.notes import Notes
+from hanse_common.audit.repeats import Use
 from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
-from hanse_common.audit.terms import Finding, check_charges, repeated_rounds, under
+from hanse_common.audit.terms import Finding
 from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
+from hanse_common.manifest import SignedManifest
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import ACCOUNTANT
 from hanse_common.privacy.chain import compare, paid
-from hanse_common.privacy.entry import NOTHING, Entry
+from hanse_common.privacy.entry import NOTHING, Entry, Release
 from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.privacy.verify import verify
 
@@ -53,6 +56,7 @@ class Audit:
         epsilon: Of everything ever paid.
         target_delta: At which it is read; that of the last charge.
         second_epsilon: By the second accountant; None if there was none.
+        uses: What was charged of each kind of exchange, under each manifest that is known.
         fault: The first thing that is wrong; None if nothing is.
         verified: What was checked, for people.
         unverified: What could not be, and why.
@@ -68,6 +72,7 @@ class Audit:
     epsilon: float = 0.0
     target_delta: float = 0.0
     second_epsilon: float | None = None
+    uses: tuple[Use, ...] = ()
     fault: Finding | None = None
     verified: tuple[str, ...] = ()
     unverified: tuple[str, ...] = ()
@@ -87,6 +92,7 @@ class Audit:
             "epsilon": self.epsilon,
             "target_delta": self.target_delta or None,
             "second_epsilon": self.second_epsilon,
+            "exchanges": [use.row() for use in self.uses],
             "fault": fault
             and {"entry": fault.sequence, "problem": fault.problem, "detail": fault.detail},
             "verified": list(self.verified),
@@ -101,6 +107,7 @@ def verify_store(
     remembered: Head | None = None,
     receipted: Head | None = None,
     second_opinion: bool = True,
+    known: Sequence[SignedManifest] = (),
 ) -> Audit:
     """Check a store's ledger: as written, by whom, at what price, under which terms.
 
@@ -111,6 +118,8 @@ def verify_store(
         remembered: A head that this store has shown before.
         receipted: The last entry for which the coordinator holds the store's receipt.
         second_opinion: Ask Opacus too; that imports torch.
+        known: Manifests that anybody handed over; those of this authority that charges name
+            count, beside the store's own.
 
     Guarantees:
         Nothing that was not checked is in `verified`. Whatever is wrong with the evidence
@@ -130,7 +139,8 @@ def verify_store(
     _heads(entries, remembered, receipted, notes)
     certified_as = certificates[0].store_id if certificates else None
     _limits(entries, policy, notes)
-    _terms(evidence, entries, authority, certified_as, notes)
+    terms = trusted(known, authority)
+    uses = check_terms(evidence, entries, authority, certified_as, terms, notes)
     second = _ask_again(entries, notes) if second_opinion else None
     if not second_opinion:
         notes.unverified.append("no second accountant: not asked for")
@@ -144,17 +154,22 @@ def verify_store(
         ledger=evidence.ledger,
         entries=len(entries),
         charges=len(charges),
-        rounds=len(
-            {(e.release.run, e.release.round) for e in charges if e.release.kind == "train"}
-        ),
+        rounds=len({_round(entry.release) for entry in charges if entry.release.kind == "train"}),
         head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
         epsilon=read[-1].epsilon_after if read else 0.0,
         target_delta=read[-1].target_delta if read else 0.0,
         second_epsilon=second,
+        uses=uses,
         fault=notes.first(),
         verified=tuple(notes.verified),
         unverified=tuple(notes.unverified),
     )
+
+
+def _round(release: Release) -> tuple[bytes, int, int]:
+    """What makes two charges one round: the run only where there are no terms to repeat."""
+    named = release.manifest_digest != NOTHING
+    return release.manifest_digest, 0 if named else release.run, release.round
 
 
 def _without_ledger(evidence: Evidence, remembered: Head | None, receipted: Head | None) -> Audit:
@@ -199,6 +214,8 @@ def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> 
 
 def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
     try:
+        is_there(ledger_file.head_path(evidence.ledger))
+        is_there(evidence.ledger)
         found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
     except LedgerError as error:
         notes.whole("the ledger cannot be read", error)
@@ -256,47 +273,6 @@ def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: Notes) 
     notes.unverified += limits_not_checked(entries, policy)
 
 
-def _terms(
-    evidence: Evidence,
-    entries: Sequence[Entry],
-    authority: bytes | None,
-    certified_as: str | None,
-    notes: Notes,
-) -> None:
-    try:
-        signed = evidence.manifest()
-        if signed is None:
-            notes.unverified.append("the terms: no manifest")
-            return
-        if authority is None:
-            notes.unverified.append("who signed the manifest: no authority is known")
-        manifest = signed.unchecked if authority is None else signed.check(authority)
-    except HanseError as error:
-        notes.whole("the manifest is not to be trusted", error)
-        return
-    if certified_as is not None and certified_as not in manifest.stores:
-        detail = f"the certificate is of {certified_as!r}, which the manifest does not list"
-        notes.fault(0, "no member", detail)
-    fault = check_charges(entries, manifest)
-    charges = under(entries, manifest)
-    if fault is not None:
-        notes.faults.append(fault)
-    elif charges and notes.first() is None:
-        notes.verified.append("every charge under the manifest is as it says, within its promise")
-    others = {e.release.manifest_digest for e in entries if e.kind == "charge"}
-    others -= {manifest.digest()}
-    for digest in sorted(others):
-        count = sum(e.kind == "charge" and e.release.manifest_digest == digest for e in entries)
-        which = "no manifest" if digest == NOTHING else f"manifest {digest.hex()[:9]}…"
-        notes.unverified.append(f"the terms of {count} charges that name {which}")
-    imports = sum(entry.kind == "import" for entry in entries)
-    if imports:
-        notes.unverified.append(f"{imports} entries of an older record: no terms, no rounds")
-    again = repeated_rounds(charges)
-    if again:
-        notes.unverified.append(f"why {again} rounds were charged more than once")
-
-
 def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
     """Ask the second accountant about every epsilon; return its last answer.
 
@@ -309,7 +285,7 @@ def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
         if entry.kind != "charge" or position >= end:
             continue
         spent = paid(entries[:position])
-        reason = why_not(spent)
+        reason = why_not(spent, entry.epsilon_after)
         if reason is not None:
             notes.unverified.append(reason)
             return None

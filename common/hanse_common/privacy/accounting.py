@@ -26,6 +26,14 @@ Composed = tuple[float, float, int, int]
 LEAST_NOISE = 0.05
 """Noise multiplier below which an accountant is not asked: a single step would come to an
 epsilon of hundreds, and its loss distribution would fill the memory."""
+MOST_STEPS = 1_000_000
+"""Steps beyond which an accountant is not asked either: a ledger may name any number of them."""
+MOST_STORES = 1000
+"""Stores a person, likewise: a mixture has a term for each."""
+_MOST_DIVERGENCE = 2000.0
+"""Rényi divergence of order 2 of all steps, likewise; epsilon is then in the hundreds."""
+_MOST_NOISE, _LEAST_RATE = 1e9, 1e-15
+"""Terms beyond these are read as these, which costs more; the library cannot compute them."""
 MOST_ROUNDS = 4096
 """Beyond so many rounds, what is left is not counted."""
 
@@ -77,19 +85,35 @@ def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> fl
         target_delta: The delta at which epsilon is read, in (0, 1).
 
     Returns:
-        Epsilon; 0 if nothing was spent, and infinity where noise is below `LEAST_NOISE`.
+        Epsilon; 0 if nothing was spent, and infinity where it would be in the hundreds, or
+        the terms are beyond `LEAST_NOISE`, `MOST_STEPS` and `MOST_STORES`.
 
     Guarantees:
-        An upper bound for a customer's whole history: the discretisation rounds up.
+        An upper bound for a customer's whole history: the discretisation rounds up. Whatever
+        the terms are, time and memory are bounded: they may be those of a hostile ledger.
     """
-    if any(steps.noise_multiplier < LEAST_NOISE for steps in spent if steps.count):
+    if not _can_be_computed([steps for steps in spent if steps.count]):
         return math.inf
     counts: dict[tuple[float, float, int], int] = {}
     for steps in spent:
-        key = (steps.noise_multiplier, steps.sample_rate, steps.stores)
+        noise, rate = min(steps.noise_multiplier, _MOST_NOISE), max(steps.sample_rate, _LEAST_RATE)
+        key = (noise, rate, steps.stores)
         counts[key] = counts.get(key, 0) + steps.count
     composed = tuple(sorted((*key, count) for key, count in counts.items() if count))
     return _pld_epsilon(composed, target_delta) if composed else 0.0
+
+
+def _can_be_computed(spent: Sequence[SampledGaussianSteps]) -> bool:
+    if any(s.noise_multiplier < LEAST_NOISE or s.stores > MOST_STORES for s in spent):
+        return False
+    if sum(steps.count for steps in spent) > MOST_STEPS:
+        return False
+    # Order 2 of the sampled Gaussian (Mironov, Talwar and Zhang 2019, section 3.3). It bounds
+    # the mean privacy loss, and with it the width of the distribution that is computed.
+    divergence = sum(
+        s.count * math.log1p(s.sample_rate**2 * math.expm1(s.noise_multiplier**-2)) for s in spent
+    )
+    return divergence <= _MOST_DIVERGENCE
 
 
 @lru_cache(maxsize=4096)

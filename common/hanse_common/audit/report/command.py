@@ -11,7 +11,8 @@ from pathlib import Path
 from hanse_common.audit.everything import Verdict, verify_all
 from hanse_common.audit.remembered import Remembered
 from hanse_common.audit.report.content import Report
-from hanse_common.audit.report.gather import digests, gather
+from hanse_common.audit.report.files import digests
+from hanse_common.audit.report.gather import gather
 from hanse_common.audit.report.page import render
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError
@@ -24,6 +25,7 @@ def audit_for_signing(
     remembered: Path | None,
     second_opinion: bool,
     stores: Sequence[int],
+    require_all: bool = False,
 ) -> tuple[Report, Verdict]:
     """Audit everything under a path; what is wrong is in both, and raises nothing.
 
@@ -33,6 +35,7 @@ def audit_for_signing(
         remembered: An earlier audit's JSON.
         second_opinion: Ask Opacus too.
         stores: At how many stores a person may shop.
+        require_all: Evidence that is missing is an error.
 
     Raises:
         LedgerError: There is no ledger, or a file changed while it was read.
@@ -41,6 +44,7 @@ def audit_for_signing(
     words = ["hanse", "audit", "report", str(path)]
     words += [] if authority is None else ["--authority", authority.hex()]
     words += [] if remembered is None else ["--remembered", str(remembered)]
+    words += ["--require-all"] if require_all else []
     words += [] if second_opinion else ["--no-second-opinion"]
     counts = sorted(set(stores))
     words += [word for count in counts for word in ("--stores", str(count))]
@@ -50,6 +54,7 @@ def audit_for_signing(
         authority=authority,
         remembered=None if remembered is None else Remembered.read(remembered),
         second_opinion=second_opinion,
+        require_all=require_all,
     )
     report = gather(
         path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from hanse_common.audit.missing import Missing
 from hanse_common.audit.report.meaning import Meaning
 from hanse_common.audit.spending import RoundRow
 from hanse_common.audit.terms import Finding
@@ -85,6 +86,7 @@ class FederationTerms:
         checked: The authority's signature is good, and the authority is known.
         audited: Names of the stores whose evidence holds these terms.
         charges: That name these terms, in all good ledgers.
+        spare_exchanges: Of each kind, that a store pays for beyond an undisturbed run.
         stores: That the federation admits.
         honest_survivors: Whose noise counts in the smallest sum, in mode `distributed`.
     """
@@ -102,6 +104,7 @@ class FederationTerms:
     max_grad_norm: float | None
     local_steps: int | None
     rounds: int
+    spare_exchanges: int
     statistics_noise_multiplier: float | None
     evaluation_noise_multiplier: float | None
     max_stores_per_customer: int
@@ -209,7 +212,10 @@ class Report:
         assumptions: On which the promise rests, the most load-bearing first.
         not_covered: What no figure here says anything about.
         verified: What was checked.
+        repeated: Exchanges that were charged or announced more than once, within the grant.
         unverified: What could not be, and why.
+        named: How many stores the terms and round logs name.
+        missing: Those of them whose evidence is not all here.
         round_logs: See `RoundLog`; empty if none was handed over.
         authorities: Fingerprints of the enrolment authorities' keys.
         authority_given: The auditor knew it, and did not take the stores' word.
@@ -240,7 +246,10 @@ class Report:
     assumptions: tuple[str, ...]
     not_covered: tuple[str, ...]
     verified: tuple[Note, ...]
+    repeated: tuple[Note, ...]
     unverified: tuple[Note, ...]
+    named: int
+    missing: tuple[Missing, ...]
     round_logs: tuple[RoundLog, ...]
     authorities: tuple[str, ...]
     authority_given: bool

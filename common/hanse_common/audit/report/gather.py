@@ -11,19 +11,10 @@ from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.everything import Verdict
-from hanse_common.audit.evidence import (
-    CERTIFICATE,
-    CHECKPOINTS,
-    MANIFEST,
-    NODE,
-    POLICY,
-    Evidence,
-    find,
-    find_logs,
-)
+from hanse_common.audit.evidence import Evidence, find
+from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
-    Digest,
     FederationTerms,
     Mechanism,
     Note,
@@ -34,18 +25,16 @@ from hanse_common.audit.report.content import (
     Status,
     StoreFigures,
 )
+from hanse_common.audit.report.files import below, digests
 from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.spending import RoundRow, budget_of, rounds_of
 from hanse_common.audit.terms import under
 from hanse_common.audit.verification import Audit
-from hanse_common.errors import LedgerError
 from hanse_common.federation import honest_survivors
 from hanse_common.identity import fingerprint
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.accounting import accountant
 from hanse_common.privacy.entry import Entry
-from hanse_common.privacy.ledger_file import head_path
-from hanse_common.roundlog.file import checkpoint_path
 
 _NO_ROUND_LOG = "what left a store without a charge: no log of rounds was handed over"
 
@@ -79,11 +68,18 @@ def gather(
         _figures(evidence, audit, stores) for evidence, audit in good if audit.ledger.exists()
     ]
     entries = {evidence.store: evidence.entries() for evidence, _ in good}
-    names = {log.log: _below(log.log, path) for log in logs}
+    names = {log.log: below(log.log, path) for log in logs}
     verified = _notes((note, audit.store) for audit in audits for note in audit.verified)
     verified += _notes((note, names[log.log]) for log in logs for note in log.verified)
     unverified = _notes((note, audit.store) for audit in audits for note in audit.unverified)
     unverified += _notes((note, names[log.log]) for log in logs for note in log.unverified)
+    repeated = _notes((note, a.store) for a in audits for note in repeats_in_words(a.uses, "entry"))
+    repeated += _notes(
+        (note, names[log.log]) for log in logs for note in repeats_in_words(log.uses, "record")
+    )
+    gaps = verdict.gaps
+    if not verdict.all_required:
+        unverified += [Note(text=text, where=()) for text in gaps.notes]
     if not logs:
         unverified.append(Note(text=_NO_ROUND_LOG, where=tuple(a.store for a in audits)))
     status: Status = "failed" if verdict.faults else "incomplete" if unverified else "verified"
@@ -99,7 +95,14 @@ def gather(
         problems=tuple(_problems(verdict)),
         simulated=simulated,
         statement=sentences.statement(
-            status, charged, terms, mechanisms, len(unverified), simulated=simulated
+            status,
+            charged,
+            terms,
+            mechanisms,
+            len(unverified),
+            simulated=simulated,
+            missing=len(gaps.stores),
+            named=gaps.named,
         ),
         unit=sentences.unit(charged, terms),
         worst=None if worst is None else worst.store,
@@ -118,40 +121,24 @@ def gather(
         assumptions=sentences.assumptions(mechanisms, terms),
         not_covered=sentences.NOT_COVERED,
         verified=tuple(verified),
+        repeated=tuple(repeated),
         unverified=tuple(unverified),
+        named=gaps.named,
+        missing=gaps.stores,
         round_logs=tuple(_round_log(log, names[log.log]) for log in logs),
         authorities=_authorities(good, authority),
         authority_given=authority is not None,
         files=files,
+        # A file's name need not be text; one that is none is written out.
         evidence_digest=hashlib.sha256(
-            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode()
+            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode(
+                errors="backslashreplace"
+            )
         ).hexdigest(),
         command=command,
         made=now,
         version=version("hanse"),
     )
-
-
-def digests(path: Path) -> tuple[Digest, ...]:
-    """Return the SHA-256 of every file that an audit of this path reads.
-
-    Raises:
-        LedgerError: There is no ledger, or a file cannot be read.
-    """
-    logs = [file for log in find_logs(path) for file in (log, checkpoint_path(log))]
-    terms = [file.with_name(MANIFEST) for file in logs[::2]]
-    own = [
-        Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
-        for evidence in find(path)
-        for file in _files(evidence)
-        if file.is_file()
-    ]
-    shared = [
-        Digest(store="", file=_below(file, path), sha256=_sha256(file))
-        for file in sorted([*logs, *terms])
-        if file.is_file()
-    ]
-    return (*own, *shared)
 
 
 def _problems(verdict: Verdict) -> list[Problem]:
@@ -168,6 +155,10 @@ def _problems(verdict: Verdict) -> list[Problem]:
     found += [
         Problem(store=store, entry=0, problem="the ledger is gone", detail="it is remembered")
         for store in verdict.gone
+    ]
+    found += [
+        Problem(store="all stores", entry=0, problem="not everything is here", detail=fault)
+        for fault in (verdict.gaps.faults if verdict.all_required else [])
     ]
     return found + [
         Problem(
@@ -261,6 +252,7 @@ def _federation_terms(
         max_grad_norm=privacy.max_grad_norm,
         local_steps=privacy.local_steps,
         rounds=manifest.rounds,
+        spare_exchanges=manifest.spare_exchanges,
         statistics_noise_multiplier=privacy.statistics_noise_multiplier,
         evaluation_noise_multiplier=privacy.evaluation_noise_multiplier,
         max_stores_per_customer=privacy.max_stores_per_customer or 1,
@@ -333,29 +325,3 @@ def _authorities(
         return (fingerprint(authority),)
     policies = [evidence.policy() for evidence, _ in good]
     return tuple(sorted({fingerprint(bytes.fromhex(p.authority)) for p in policies if p}))
-
-
-def _files(evidence: Evidence) -> list[Path]:
-    store, folder = evidence.ledger.parent, evidence.enrolment
-    own = [evidence.ledger, head_path(evidence.ledger), store / NODE]
-    own += sorted((store / CHECKPOINTS).glob("*"))
-    if folder is not None:
-        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, folder / MANIFEST]
-    return own
-
-
-def _below(file: Path, path: Path) -> str:
-    return str(file.relative_to(path)) if path.is_dir() else file.name
-
-
-def _shown(path: Path, evidence: Evidence) -> str:
-    folder = evidence.ledger.parent
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LedgerError(f"cannot read {path}: {error.strerror}") from error

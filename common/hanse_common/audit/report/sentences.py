@@ -49,6 +49,8 @@ def statement(
     open_points: int,
     *,
     simulated: bool,
+    missing: int = 0,
+    named: int = 0,
 ) -> tuple[str, ...]:
     """Say what is protected, against whom, how much and for how long.
 
@@ -59,6 +61,8 @@ def statement(
         mechanisms: What they charged.
         open_points: How many things could not be verified.
         simulated: Some noise can be repeated.
+        missing: Of how many stores evidence is missing.
+        named: How many the terms and round logs name.
     """
     if status == "failed":
         return (
@@ -84,12 +88,21 @@ def statement(
         "How long: this adds up everything that these ledgers charged, over all runs and "
         "restarts. It does not wear off, nothing that is computed from what was released makes "
         "it worse, and every further round adds to it.",
+        *(_gap(missing, named),) * (missing > 0),
         "Nothing that could be verified is wrong"
         + (
             f"; {counted(open_points, 'point')} could not be verified, and are listed below."
             if open_points
             else ", and nothing was left open."
         ),
+    )
+
+
+def _gap(missing: int, named: int) -> str:
+    return (
+        f"For whom not: the terms or the round log name {counted(named, 'store')}, and of "
+        f"{missing} of them evidence is missing (section 7). What was not handed over was not "
+        "looked at."
     )
 
 

@@ -1,0 +1,247 @@
+"""Whose evidence is not there: the stores that terms and round logs name, and what each owes.
+
+An audit of what was handed over says nothing of what was not. Stores are named by the signed
+manifests and by the rosters and receipts of the round logs; each of them owes its ledger and
+head, its certificate, its policy, its copy of the terms, and what it has seen of the log.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanse_common.audit.crosscheck import LogAudit
+from hanse_common.audit.evidence import (
+    CERTIFICATE,
+    CHECKPOINTS,
+    LEDGER,
+    MANIFEST,
+    POLICY,
+    Evidence,
+    known_terms,
+    trusted,
+)
+from hanse_common.audit.grouping import Group, group_evidence
+from hanse_common.audit.naming import store_id
+from hanse_common.privacy.ledger_file import head_path
+from hanse_common.wording import counted
+
+OWED = (LEDGER, head_path(Path(LEDGER)).name, CERTIFICATE, POLICY, MANIFEST)
+"""What every store owes, beside its checkpoint of each round log."""
+_SHOWN_DIGITS = 16
+"""Of a log's key, in the name of a checkpoint's file."""
+_MOST_NAMED = 20
+"""Stores that one sentence names; JSON and the report's page have all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """A store that is named, and what of its evidence is not there.
+
+    Args:
+        store: Its id in manifests and rosters.
+        federation: The name in the terms; empty if only a log names the store.
+        named_by: `manifest`, `round log`, or both.
+        folder: Where some of its evidence is, as `Evidence.store`; None if nothing is.
+        files: What is missing.
+        rosters: Attempts that the round log shows it in; None without a log.
+        receipts: That the log holds of it, likewise.
+    """
+
+    store: str
+    federation: str
+    named_by: tuple[str, ...]
+    folder: str | None
+    files: tuple[str, ...]
+    rosters: int | None
+    receipts: int | None
+
+    @property
+    def what(self) -> str:
+        """What is missing, in words."""
+        return "everything" if self.folder is None else ", ".join(self.files)
+
+    @property
+    def known_from(self) -> str:
+        """Who names the store, and what the round log says of its part, in words."""
+        told = f"named by the {' and the '.join(self.named_by)}"
+        if self.rosters is None:
+            return told
+        if not self.rosters:
+            return f"{told}; by the log it never took part, there is no receipt"
+        receipts = counted(self.receipts or 0, "receipt")
+        return f"{told}; in {counted(self.rosters, 'roster')}, {receipts}"
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "store": self.store,
+            "federation": self.federation,
+            "named_by": list(self.named_by),
+            "folder": self.folder,
+            "files": list(self.files),
+            "rosters": self.rosters,
+            "receipts": self.receipts,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gaps:
+    """Everything that is named and not there.
+
+    Args:
+        named: How many stores manifests and logs name.
+        stores: Those of which something is missing.
+        logs: Keys, in hexadecimal, of round logs that a manifest names.
+    """
+
+    named: int
+    stores: tuple[Missing, ...]
+    logs: tuple[str, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What is not verified for want of it, stores with the same gaps in one sentence."""
+        found = [
+            f"evidence of {names}: {first.what} missing ({first.known_from})"
+            for names, first in _alike(self.stores, lambda one: f"{one.what}/{one.known_from}")
+        ]
+        return found + [f"what stores were asked: {_no_log(key)}" for key in self.logs]
+
+    @property
+    def faults(self) -> list[str]:
+        """The same as errors, where everything is required."""
+        if not self.named:
+            return ["evidence is missing: no manifest and no round log says which stores there are"]
+        gaps = [f"{names} ({first.what})" for names, first in _alike(self.stores, _what)]
+        found = [f"evidence is missing of {'; '.join(gaps)}"] if gaps else []
+        return found + [_no_log(key) for key in self.logs]
+
+    def row(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {
+            "named": self.named,
+            "stores": [one.row() for one in self.stores],
+            "logs": list(self.logs),
+        }
+
+
+def _what(one: Missing) -> str:
+    return one.what
+
+
+def _alike(stores: Sequence[Missing], of: Callable[[Missing], str]) -> list[tuple[str, Missing]]:
+    """Put stores together of which the same can be said: their names, and the first of them."""
+    groups: defaultdict[str, list[Missing]] = defaultdict(list)
+    for one in stores:
+        groups[of(one)].append(one)
+    return [(_names([one.store for one in group]), group[0]) for group in groups.values()]
+
+
+def _names(stores: Sequence[str]) -> str:
+    more = len(stores) - _MOST_NAMED
+    return ", ".join(stores[:_MOST_NAMED]) + (f" and {more} others" if more > 0 else "")
+
+
+def _no_log(key: str) -> str:
+    return f"the round log of key {key[:_SHOWN_DIGITS]}… is missing: a manifest names it"
+
+
+def find_gaps(
+    stores: Sequence[Evidence],
+    logs: Mapping[Path, tuple[LogAudit, Sequence[Evidence]]],
+    *,
+    authority: bytes | None,
+) -> Gaps:
+    """Compare what was handed over with the stores that terms and round logs name.
+
+    Args:
+        stores: Everything that was handed over.
+        logs: Each round log, and the stores below its folder.
+        authority: Whose manifests count; all that can be read, if unset.
+
+    Guarantees:
+        A store that a manifest of the authority or a roster names, and of which any piece is
+        missing, is in the result. A folder counts for the store in its certificate; without
+        one, for the store whose key signed its ledger, by the round log, or else for the
+        store of the folder's name.
+    """
+    below = {store.ledger for _, mine in logs.values() for store in mine}
+    adrift = [
+        evidence
+        for evidence in stores
+        if evidence.ledger not in below and not trusted(known_terms([evidence], []), authority)
+    ]
+    named, missing, keys = 0, [], []
+    for group in group_evidence(stores, logs, authority):
+        expected = _expected(group)
+        named += len(expected)
+        here: defaultdict[str, list[Evidence]] = defaultdict(list)
+        certified = {key: name for log in group.logs for key, name in log.certified.items()}
+        for evidence in dict.fromkeys([*group.stores, *adrift]):
+            name = store_id(evidence, certified) or evidence.store.rpartition("/")[2]
+            here[name].append(evidence)
+        found = (_missing(name, by, here[name], group) for name, by in sorted(expected.items()))
+        missing += [one for one in found if one is not None]
+        present = {log.checkpoint.log_key.hex() for log in group.logs if log.checkpoint}
+        promised = {manifest.log_key for manifest in group.terms.values()}
+        keys += sorted(key for key in promised - present if key is not None)
+    return Gaps(named=named, stores=tuple(missing), logs=tuple(dict.fromkeys(keys)))
+
+
+def _expected(group: Group) -> dict[str, tuple[str, ...]]:
+    """The stores that a group's evidence names, and what names each."""
+    listed = {name for manifest in group.terms.values() for name in manifest.stores}
+    logged = {name for log in group.logs for name in (*log.rosters, *log.given)}
+    return {
+        name: ("manifest",) * (name in listed) + ("round log",) * (name in logged)
+        for name in listed | logged
+    }
+
+
+def _missing(
+    name: str, by: tuple[str, ...], places: Sequence[Evidence], group: Group
+) -> Missing | None:
+    terms = [manifest for manifest in group.terms.values() if name in manifest.stores]
+    # A store has seen the logs of its own terms, and those whose rosters it is in.
+    keys = {manifest.log_key for manifest in terms if manifest.log_key is not None}
+    keys |= {
+        log.checkpoint.log_key.hex()
+        for log in group.logs
+        if log.checkpoint is not None and name in log.rosters
+    }
+    lacks = {evidence.store: _files_missing(evidence, keys) for evidence in places}
+    folder = min(lacks, key=lambda store: len(lacks[store]), default=None)
+    files = [*OWED, *_checkpoint_files(keys)] if folder is None else lacks[folder]
+    if not files:
+        return None
+    return Missing(
+        store=name,
+        federation=terms[0].federation if terms else "",
+        named_by=by,
+        folder=folder,
+        files=tuple(files),
+        rosters=sum(log.rosters.get(name, 0) for log in group.logs) if group.logs else None,
+        receipts=sum(log.given.get(name, 0) for log in group.logs) if group.logs else None,
+    )
+
+
+def _files_missing(evidence: Evidence, keys: set[str]) -> list[str]:
+    """What a store's evidence lacks of what it owes."""
+    own = evidence.ledger.parent
+    member = evidence.enrolment or own
+    places = {
+        LEDGER: evidence.ledger,
+        head_path(Path(LEDGER)).name: head_path(evidence.ledger),
+        **{name: member / name for name in (CERTIFICATE, POLICY, MANIFEST)},
+    }
+    owed = [(name, places[name]) for name in OWED]
+    owed += [(name, own / name) for name in _checkpoint_files(keys)]
+    return [name for name, path in owed if not path.is_file()]
+
+
+def _checkpoint_files(keys: set[str]) -> list[str]:
+    return [f"{CHECKPOINTS}/{key[:_SHOWN_DIGITS]}" for key in sorted(keys)]
