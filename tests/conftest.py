@@ -100,9 +100,7 @@ def found_federation(secure_stores, tmp_path, monkeypatch):
         folder.mkdir()
         federation = SecureFederation(folder, settings.with_changes(dict(changes)), prepared)
         monkeypatch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
-        for node in federation.nodes():
-            # As after a first round; the check on clipping is half of a small round's time.
-            (node.folder / "clipping-check.json").write_text("{}")
+        federation.skip_clipping_check()
         return federation
 
     return found
@@ -122,8 +120,7 @@ def logged_run(secure_stores, tmp_path_factory):
 
     settings, prepared = secure_stores
     federation = SecureFederation(tmp_path_factory.mktemp("logged"), settings, prepared)
-    for node in federation.nodes():
-        (node.folder / "clipping-check.json").write_text("{}")
+    federation.skip_clipping_check()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
         run_rounds(federation.grid(), federation.folder.path, settings)

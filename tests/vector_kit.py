@@ -10,6 +10,7 @@ from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import SUMMED, Announced, Closed, Member, Published, Record
 from hanse_common.secagg import Header
 from hanse_common.secagg.messages import (
+    Accusation,
     Confirmation,
     Delivery,
     Hello,
@@ -52,6 +53,7 @@ def messages() -> dict[str, Message]:
         certificate=CERTIFICATE,
         mask_public=b"\x55" * 32,
         share_public=b"\x66" * 32,
+        possession=b"\x67" * 64,
         commitment=b"\x77" * 32,
     ).sign(STORE)
     name = {"store_id": "luebeck"}
@@ -59,10 +61,18 @@ def messages() -> dict[str, Message]:
         "Hello": hello,
         "Roster": Roster(header_digest=b"\x33" * 32, hellos=(hello,)),
         "ShareBundle": ShareBundle(
-            **ids, **name, sealed=(b"\x88" * 94,), digests=(b"\x99" * 64, b"\xaa" * 64)
+            **ids,
+            **name,
+            sealed=(b"\x88" * 94,),
+            vouched=(b"\x89" * 64,),
+            digests=(b"\x99" * 64, b"\xaa" * 64),
         ).sign(STORE),
         "Delivery": Delivery(
-            **ids, sharers=(0, 2), sealed=(b"\x88" * 94,), digests=(b"\x99" * 64,)
+            **ids,
+            sharers=(0, 2),
+            sealed=(b"\x88" * 94,),
+            vouched=(b"\x89" * 64,),
+            digests=(b"\x99" * 64,),
         ),
         "MaskedVector": MaskedVector(**ids, **name, body=b"\x01\x00\x00\x00\xff\xff\xff\xff").sign(
             STORE
@@ -76,7 +86,18 @@ def messages() -> dict[str, Message]:
             **ids, **name, seed_shares=(b"\x00" * 33,), mask_key_shares=(b"\x00" + b"\xee" * 32,)
         ).sign(STORE),
         "Refusal": Refusal(
-            header_digest=b"\x33" * 32, **name, code="bad-shares", culprits=("wismar",)
+            header_digest=b"\x33" * 32,
+            **name,
+            code="bad-shares",
+            culprits=("stralsund", "wismar"),
+            accusations=(
+                Accusation(
+                    dealer="wismar",
+                    shared=b"\x8a" * 32,
+                    challenge=b"\x8b" * 32,
+                    response=b"\x8c" * 32,
+                ),
+            ),
         ).sign(STORE),
     }
 

@@ -1,8 +1,8 @@
 """The model that a federation starts from, made of run settings and a public catalogue.
 
-Nobody's purchases are needed: the vocabulary, the text vectors and what is known of a class
-by the number of its items all come from the catalogue. A coordinator makes it once; every
-store gets the same folder.
+The catalogue is the assortment: what can be bought, whether anybody did or not. The vocabulary,
+the text vectors and what is known of a class by the number of its items all come from it, and
+no purchase is looked at. A coordinator makes the model once; every store gets the same folder.
 
     <folder>/config.json, model.safetensors   the whole model, as `from_pretrained` reads it
     <folder>/initial.safetensors              the parameters that rounds will move
@@ -94,7 +94,8 @@ def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, 
         How many items each class lists.
 
     Raises:
-        DataError: No class is left, or there are too many to rank densely.
+        DataError: No class is left, or there are too many to rank densely. Products are not cut
+            to the most bought ones: that list would be a function of customers, without noise.
     """
     rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
     counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
@@ -109,7 +110,7 @@ def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, 
         raise DataError(
             f"{len(classes)} classes at level {settings.data.level!r}; at most {MAX_CLASSES} "
             "can be ranked",
-            hint="use data.level = 'type' or 'category', or a smaller catalogue",
+            hint="use data.level = 'type' or 'category', or a catalogue of the products to rank",
         )
     return classes
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hanse_common.formats import Format
+from hanse_common.printing import console, echo
+from hanse_common.wording import json_text
 
 data = typer.Typer(
     no_args_is_help=True,
@@ -39,13 +40,12 @@ def check(
     config = load_store(store)
     counts = {"store": config.name, **summarise(ingest(config))}
     if output is Format.JSON:
-        typer.echo(json.dumps(counts, indent=2, ensure_ascii=False))
+        echo(json_text(counts))
     else:
         _print_table(counts)
 
 
 def _print_table(counts: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -69,4 +69,4 @@ def _print_table(counts: dict[str, Any]) -> None:
         table.add_row(title, f"{sum(rejects.values()):,}")
         for reason, rows in rejects.items():
             table.add_row(f"  {reason}", f"{rows:,}")
-    Console(width=None).print(table)
+    console().print(table)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 
 class Format(StrEnum):
@@ -65,6 +67,6 @@ def accept_head(
             "entry": entry.sequence,
             "head": entry.hash.hex(),
         }
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json_text(found))
     else:
-        typer.echo(f"{path}: entry {entry.sequence} says that {len(entries)} entries were accepted")
+        echo(f"{path}: entry {entry.sequence} says that {len(entries)} entries were accepted")

@@ -7,7 +7,6 @@ else: no loss, no count, no accuracy. Refusals are counted by code; what they sa
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from hanse_client.node import LEDGER_FILE, Node
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
+from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
 from hanse_common.observe.codes import OTHER, code_in
 from hanse_common.observe.health import Health, is_locked
@@ -127,15 +127,11 @@ def _refusals(folder: Path) -> tuple[Counter[str], float]:
     path = folder / "log.jsonl"
     if not path.exists():
         return codes, last
-    with path.open(encoding="utf-8") as file:
-        for text in file:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # half-written, as after a crash
-            last = max(last, float(line.get("time", 0.0)))
-            if "error" in line:
-                codes[code_in(str(line["error"])) or OTHER] += 1
+    for line in json_lines(path):
+        written = line.get("time")
+        last = max(last, written) if isinstance(written, float) else last
+        if "error" in line:
+            codes[code_in(str(line["error"])) or OTHER] += 1
     return codes, last
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,8 @@ from hanse_client.explaining.command import explain
 from hanse_client.pretraining.commands import pretrain
 from hanse_client.using import commands
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,10 +71,10 @@ def init(
     with TemporaryDirectory(prefix="hanse-") as cache:
         made = make_base_model(items, run, folder=folder, cache=Path(cache))
     if output is Format.JSON:
-        typer.echo(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        echo(json_text({**asdict(made), "folder": str(made.folder)}))
         return
-    typer.echo(made.folder)
-    typer.echo(
+    echo(made.folder)
+    echo(
         f"{made.classes:,} classes; {made.trained:,} of {made.parameters:,} parameters are "
         f"trained; digest {made.digest}",
         err=True,
@@ -104,10 +105,10 @@ def export(
     disable_progress_bar()
     made = export_model(run, base, folder)
     if output is Format.JSON:
-        typer.echo(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2))
+        echo(json_text({**asdict(made), "folder": str(made.folder)}))
         return
-    typer.echo(made.folder)
-    typer.echo(
+    echo(made.folder)
+    echo(
         f"{made.trained:,} of {made.parameters:,} parameters are the run's; SHA-256 {made.digest}",
         err=True,
     )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast
@@ -26,6 +27,7 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.inputs.histories import Histories
 from hanse_common.config import Settings, parse_settings
+from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -40,6 +42,23 @@ NODE_FILE = "node.json"
 LEDGER_FILE = "ledger.sqlite"
 OLDER_RECORD = "accountant.json"
 """Where versions before the ledger kept what was spent."""
+
+
+class Randomness(IntEnum):
+    """What a draw of a node's generator is for: each use has a stream of its own."""
+
+    EXAMPLES = 0
+    """What is random about the examples of a step."""
+    SAMPLE = 1
+    """Which customers are in a step."""
+    STEP_NOISE = 2
+    """Noise on the gradients of a step, in mode local."""
+    RELEASE_NOISE = 3
+    """Noise on what leaves the store."""
+    ROUNDING = 4
+    """Rounding to integers."""
+    EXACTNESS_CHECK = 5
+    """Which customers clipping is checked on."""
 
 
 class Loadable(Protocol):
@@ -84,12 +103,8 @@ class Node:
         """
         self.folder = folder
         self._prepared: dict[type, Loadable] = {}
-        try:
-            table = json.loads((folder / NODE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"{folder} is no store's node: {error}", hint="prepare the store first"
-            ) from error
+        with decoding(folder / NODE_FILE, ConfigError, hint="prepare the store first"):
+            table = json_object((folder / NODE_FILE).read_bytes())
         found = parse_settings(NodeSettings, table)
         self.settings = found.model_copy(
             update={
@@ -121,14 +136,19 @@ class Node:
         folder = self.settings.enrolment
         return None if folder is None else Enrolment(folder)
 
-    def generator(self, *purpose: int) -> np.random.Generator:
+    def generator(self, number: int, use: Randomness, *, attempt: int = 1) -> np.random.Generator:
         """A cryptographic generator with a fresh key, or a repeatable one in a simulation.
 
         Args:
-            purpose: Numbers that tell this use from every other, e.g. exchange and use.
+            number: The round, or the exchange.
+            use: What is drawn.
+            attempt: At that exchange; a second one draws everything again.
         """
         seed = self.settings.seed
-        return keystream(fresh_key() if seed is None else repeatable_key(seed, *purpose))
+        if seed is None:
+            return keystream(fresh_key())
+        again = (attempt,) if attempt > 1 else ()
+        return keystream(repeatable_key(seed, number, use, *again))
 
     @cached_property
     def _ledger(self) -> Ledger:
@@ -236,12 +256,17 @@ class Node:
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({**line, "time": time.time()}) + "\n")
+        append_log(self.folder, **line)
 
     def evaluation(self, split: str, number: int) -> Path:
         """Where the figures of an evaluation lie."""
         return self.folder / "evaluations" / f"{split}-{number:05d}.npz"
+
+
+def append_log(node: Path, **line: Any) -> None:
+    """Append a line to the log in a node's folder, whatever else is wrong with the folder."""
+    with (node / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**line, "time": time.time()}) + "\n")
 
 
 def list_nodes(federation: Path) -> list[Path]:

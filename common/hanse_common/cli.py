@@ -15,6 +15,8 @@ import typer
 
 from hanse_common.commands import InstalledCommands
 from hanse_common.errors import HanseError, Interrupted
+from hanse_common.printing import echo
+from hanse_common.wording import printable
 
 
 class _InstalledCommands(InstalledCommands):
@@ -23,7 +25,7 @@ class _InstalledCommands(InstalledCommands):
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"hanse {version('hanse')}")
+        echo(f"hanse {version('hanse')}")
         raise typer.Exit
 
 
@@ -60,8 +62,8 @@ def guarded(command: typer.Typer) -> None:
     try:
         command()
     except HanseError as error:
-        typer.echo(f"hanse: error: {error} [{error.code}]", err=True)
+        echo(f"hanse: error: {printable(str(error))} [{error.code}]", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
-        typer.echo("hanse: interrupted", err=True)
+        echo("hanse: interrupted", err=True)
         sys.exit(Interrupted.exit_status)

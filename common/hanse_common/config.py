@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
@@ -31,6 +32,9 @@ TaskName = Literal[
     "review",
     "conversion",
 ]
+_LONGEST_SHOWN = 200
+_LONGEST_REASON = 600
+"""Characters of a faulty value, and of why it is faulty, that an error quotes."""
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -54,6 +58,9 @@ class Split(Settings):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
+        ends = (self.train_until, self.validate_until, self.test_until)
+        if any(end.tzinfo is not None for end in ends):
+            raise ValueError("write times on the shops' own clock, without an offset")
         if not self.train_until < self.validate_until < self.test_until:
             raise ValueError(
                 f"train_until={self.train_until} < validate_until={self.validate_until} "
@@ -75,16 +82,19 @@ class DataSettings(Settings):
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
     stores: int | None = Field(default=None, ge=1)
-    """How many stores: of `synthetic` to make, of the others to keep (the largest first)."""
+    """How many stores: of `synthetic` to make, of `complete-journey` to keep (the largest of its
+    public table), of `stores` to keep (the first by name)."""
     customers: int | None = Field(default=None, ge=2)
-    """How many customers a synthetic store has, or the most to keep of a real one."""
+    """How many customers a synthetic store has, or about how many to keep of a real one: each is
+    kept by a keyed hash of their own id, so that none depends on another."""
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
     min_customers: int = Field(default=10, ge=2)
-    """A store with fewer customers is refused (`stores`) or left out (the others)."""
+    """A store with fewer customers is refused; of `complete-journey`, those with fewer in its
+    public table are left out before."""
     split: Split | None = None
     """Where training, validation and test end. `stores` and `own` must say so; the others know
     it, and have it here only for tasks that ask for other days."""
@@ -373,6 +383,15 @@ class RunSettings(Settings):
         return cls.parse({"recipe": path.stem, **read_toml(path)})
 
     @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read settings as a coordinator sends them.
+
+        Raises:
+            ConfigError: It is not JSON, or holds an unknown or malformed setting.
+        """
+        return cls.parse(parse_json(text, "the settings"))
+
+    @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
         """Build settings from plain values.
 
@@ -417,7 +436,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+        raise ConfigError(f"{path} is not UTF-8 text") from error
 
 
 def parse_toml(text: str, path: Path) -> dict[str, Any]:
@@ -432,7 +451,7 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers and nesting without end too
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
@@ -443,14 +462,31 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, or is not such a table.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, name: str) -> dict[str, Any]:
+    """Read JSON that holds a table of plain values.
+
+    Args:
+        text: Of a file or message.
+        name: What it is, for errors.
+
+    Raises:
+        ConfigError: It is not such a table.
+    """
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{name} is not JSON: {error}") from error
     if isinstance(table, dict):
         return table
-    raise ConfigError(f"{path} is not a JSON object")
+    raise ConfigError(f"{name} is not a JSON object")
 
 
 def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:
@@ -459,6 +495,8 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
     Raises:
         ConfigError: Names the first faulty setting, its value and what it should be.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"settings are a table of names and values, not {_shown(table)}")
     try:
         return kind.model_validate(dict(table))
     except ValidationError as error:
@@ -468,16 +506,24 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
             raise ConfigError(
                 f"unknown setting {name!r}", hint=f"known: {_known(kind, first['loc'])}"
             ) from error
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")[:_LONGEST_REASON]
         # Of a table, the reason quotes what matters: the whole would fill the screen.
-        given = "" if isinstance(first["input"], dict) else f"={first['input']!r}"
+        given = "" if isinstance(first["input"], dict) else f"={_shown(first['input'])}"
         raise ConfigError(f"{name}{given}: {reason}") from error
+
+
+def _shown(value: object) -> str:
+    """A value for an error's line: no list without end, and no whole file."""
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = _LONGEST_SHOWN
+    return brief.repr(value)
 
 
 def _known(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Names of the settings beside the unknown one."""
     for part in location[:-1]:
-        annotation = kind.model_fields[str(part)].annotation
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return "see the documentation"
         kind = annotation

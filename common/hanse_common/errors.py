@@ -222,7 +222,7 @@ class LedgerWentBack(LedgerError):
 
 
 class BudgetSpent(PrivacyError):
-    """A release would cost more than the store's own policy has left."""
+    """A release would cost more than policy or manifest have left."""
 
     code = "budget-spent"
     exit_status = 35
@@ -416,7 +416,11 @@ class CohortTooSmall(ProtocolError):
 
 
 class WeakKey(ProtocolError):
-    """A public key of small order: its shared secret would be known to everybody."""
+    """A public key of small order, or one that its owner does not prove to hold.
+
+    The shared secret of the first would be known to everybody. The second may be made from
+    the key of somebody else.
+    """
 
     code = "weak-key"
     exit_status = 60
@@ -457,10 +461,10 @@ class BadVector(ProtocolError):
     exit_status = 65
 
 
-class SumOutOfBounds(ProtocolError):
-    """The sum is larger than honest stores can make it: at least one upload was forged."""
+class FalseAccusation(ProtocolError):
+    """Evidence against a store that does not hold, or that shows nothing wrong."""
 
-    code = "sum-out-of-bounds"
+    code = "false-accusation"
     exit_status = 66
 
 
@@ -527,6 +531,29 @@ class BadEnrolmentRequest(ProtocolError):
     exit_status = 75
 
 
+class NotAnswered(ProtocolError):
+    """A message is of a type that no enrolled store answers."""
+
+    code = "not-answered"
+    exit_status = 86
+
+
+class StoreUnable(ProtocolError):
+    """A store could not compute what was asked; why may depend on its customers."""
+
+    code = "unable"
+    exit_status = 87
+
+    def __init__(
+        self,
+        message: str = "this store cannot take part in this exchange",
+        *,
+        hint: str = "its own log says why",
+        culprits: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, hint=hint, culprits=culprits)
+
+
 class ForeignCode(ProtocolError):
     """The coordinator's app bundle is not the one that manifest and policy name."""
 
@@ -576,26 +603,51 @@ class NotAdmitted(HanseError):
     exit_status = 83
 
 
-def public_reason(error: BaseException, *, hint: str = " (the store's own log says more)") -> str:
-    """Say what may leave a store, or be logged, about an error.
+UNABLE = f"[{StoreUnable.code}] {StoreUnable()}"
+"""What a coordinator hears of everything that may depend on customers, in one sentence: too few
+of them, a row that cannot be read, clipping that is not exact, memory that ran out."""
 
-    Errors of the protocol and of the configuration speak of public terms. The words of any
-    other may quote a customer's row; of those only the kind is told.
+_PUBLIC = (DiskFull, LedgerError, BudgetSpent, RoundLogError)
+"""Errors whose kind says nothing of customers: only of what was asked and answered before."""
+
+
+def public_reason(error: BaseException) -> str:
+    """Say what a store tells the coordinator about an error.
+
+    Errors of the protocol and of the configuration speak of public terms. Of the others that
+    cannot depend on customers the kind is told; all that can is one and the same.
 
     >>> public_reason(WeakKey("public key 00… has small order"))
     '[weak-key] public key 00… has small order'
-    >>> public_reason(DataError("customer 'Ada' bought twice"))
-    "[data] A store's data cannot be read or used. (the store's own log says more)"
-    >>> public_reason(KeyError("Ada"), hint="")
+    >>> public_reason(BudgetSpent("epsilon=3.2 of 3"))
+    "[budget-spent] A release would cost more than policy or manifest have left."
+    >>> {public_reason(e) for e in (DataError("'Ada' bought twice"), KeyError("Ada"))} == {UNABLE}
+    True
+    """
+    error = _as_named(error)
+    if isinstance(error, (ProtocolError, ConfigError, *_PUBLIC)):
+        return loggable_reason(error)
+    return UNABLE
+
+
+def loggable_reason(error: BaseException) -> str:
+    """Say what a log may hold: an error's words, or only its kind where they may quote data.
+
+    >>> loggable_reason(DataError("customer 'Ada' bought twice"))
+    "[data] A store's data cannot be read or used."
+    >>> loggable_reason(KeyError("Ada"))
     '[internal] KeyError'
-    >>> public_reason(OSError(errno.ENOSPC, "No space left on device", "/srv/ada"), hint="")
+    >>> loggable_reason(OSError(errno.ENOSPC, "No space left on device", "/srv/ada"))
     "[disk-full] The disk that a store's folder is on is full."
     """
-    if isinstance(error, OSError) and error.errno in _FULL:
-        error = DiskFull("")
+    error = _as_named(error)
     if isinstance(error, ProtocolError | ConfigError):
         return f"[{error.code}] {error}"
     if isinstance(error, HanseError):
         first = (type(error).__doc__ or "").strip().splitlines()[0]
-        return f"[{error.code}] {first}{hint}"
-    return f"[internal] {type(error).__name__}{hint}"
+        return f"[{error.code}] {first}"
+    return f"[internal] {type(error).__name__}"
+
+
+def _as_named(error: BaseException) -> BaseException:
+    return DiskFull("") if isinstance(error, OSError) and error.errno in _FULL else error

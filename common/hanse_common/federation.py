@@ -125,6 +125,23 @@ def base_model_digest(folder: Path) -> bytes | None:
     return hash_bytes(_BASE_LABEL, *(path.read_bytes() for path in paths))
 
 
+def check_base_model(folder: Path, manifest: Manifest) -> None:
+    """Check the frozen rest of a model, if the manifest names one.
+
+    Raises:
+        PolicyViolation: It is another one.
+    """
+    agreed = manifest.base_digest
+    if agreed is None:
+        return
+    found = base_model_digest(folder)
+    if found is None or found.hex() != agreed:
+        raise PolicyViolation(
+            "this store's base model is not the one that the manifest names",
+            hint="import the coordinator's model folder as it is: `hanse store enrol --model DIR`",
+        )
+
+
 def check_instructions(
     instructions: Instructions,
     settings: RunSettings,
@@ -157,7 +174,13 @@ def check_instructions(
                 hint="nothing was trained or sent; ask the federation which one is right",
             )
 
-    asked, agreed = _privacy_terms(settings), manifest.privacy
+    try:
+        asked, agreed = _privacy_terms(settings), manifest.privacy
+    except PrivacyError as error:
+        raise PolicyViolation(
+            f"the coordinator asks for terms that do not hold: {error.message}",
+            hint="nothing was trained or sent",
+        ) from None
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(asked, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))

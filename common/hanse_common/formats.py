@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hanse_common.printing import echo
+
 
 class Format(StrEnum):
     """How a result is printed to stdout."""
@@ -20,4 +22,4 @@ FormatOption = Annotated[Format, typer.Option("--format", help="For people, or f
 
 def say(line: str) -> None:
     """Say something to the person at the terminal; stdout is for results."""
-    typer.echo(line, err=True)
+    echo(line, err=True)

@@ -1,6 +1,6 @@
 r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a customer in it.
 
->>> import io
+>>> import io, json
 >>> stream = io.StringIO()
 >>> set_up(store="luebeck", stream=stream)
 >>> log = logging.getLogger("hanse_client.example")
@@ -17,7 +17,6 @@ r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -25,7 +24,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
-from hanse_common.errors import HanseError, public_reason
+from hanse_common.errors import HanseError, loggable_reason
+from hanse_common.wording import json_text
 
 FIELDS = (
     *("store", "run", "round", "stage", "split", "attempt"),
@@ -49,7 +49,7 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
 
     Guarantees:
         An exception leaves its kind, code and constant words, as it would leave the store
-        (`public_reason`); no traceback, no local variable. Of other packages' lines the
+        (`loggable_reason`); no traceback, no local variable. Of other packages' lines the
         template is kept and what was put into it is not. Extras that are not in `FIELDS` are
         dropped. What the project's own lines say in words is theirs to answer for.
 
@@ -137,7 +137,7 @@ class _Formatter(logging.Formatter):
             "event": _event(record, error),
             **{name: found[name] for name in FIELDS if _is_plain(found.get(name))},
         }
-        return json.dumps(table, ensure_ascii=False)
+        return json_text(table, indent=None)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -173,4 +173,4 @@ def _cleaned(args: Any) -> Any:
 
 
 def _told(value: object) -> Any:
-    return public_reason(value, hint="") if isinstance(value, BaseException) else value
+    return loggable_reason(value) if isinstance(value, BaseException) else value

@@ -179,7 +179,14 @@ class Manifest(Settings):
         return Terms(
             layout=Layout(
                 tuple(
-                    Section(part.name, part.length, part.clip, part.scale, part.headroom)
+                    Section(
+                        part.name,
+                        part.length,
+                        part.clip,
+                        part.scale,
+                        part.headroom,
+                        part.noise_variance,
+                    )
                     for part in parts
                 )
             ),
@@ -188,6 +195,7 @@ class Manifest(Settings):
             colluders=self.colluders,
             threshold_fraction=self.threshold_fraction,
             minimum_survivors=self.minimum_survivors,
+            max_openings=self.max_openings,
             stores=frozenset(self.stores),
         )
 

@@ -7,7 +7,6 @@ environment: `HANSE_RUN`, `HANSE_RESUME`, `HANSE_STORES`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from flwr.app.user_config import UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from hanse_common.config import RunSettings
+from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, HanseError, RunDirectoryError
 from hanse_common.identity import Certificate, CoordinatorKey
 from hanse_common.manifest import SignedManifest
@@ -180,8 +180,6 @@ def read_settings(run_dir: Path) -> RunSettings:
         ConfigError: A setting is unknown or malformed.
     """
     path = run_dir / SETTINGS
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"cannot read the run's settings {path}: {error}") from error
+    with decoding(path, RunDirectoryError):
+        table = json_object(path.read_bytes())
     return RunSettings.parse(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,8 @@ import typer
 
 from hanse_common.errors import ConfigError
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 
 def blame(
@@ -39,7 +40,7 @@ def blame(
     rows, notes = kept.record.rows(), sorted(kept.record.notes.items())
     if output is Format.JSON:
         table: dict[str, Any] = {"federation": name, "stores": rows, "searches": dict(notes)}
-        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
+        echo(json_text(table, indent=2))
         return
     from hanse_server.deployment.tables import print_blame
 

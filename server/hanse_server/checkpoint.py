@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import RunDirectoryError, RunNotResumable
+from hanse_common.decoding import decoding, json_object
+from hanse_common.errors import HanseError, RunDirectoryError, RunNotResumable
 
 NDArray = npt.NDArray[Any]
 
@@ -101,14 +102,15 @@ def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """Read the last checkpoint that is whole, or None if there is none."""
     for place in reversed(_complete(run_dir / _FOLDER)):
         try:
-            state = json.loads((place / _STATE).read_text(encoding="utf-8"))
-            return Checkpoint(
-                round=int(state["round"]),
-                arrays=read_arrays(place / _ARRAYS),
-                strategy=read_arrays(place / _STRATEGY),
-                settings=state["settings"],
-            )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            with decoding(place, RunDirectoryError):
+                state = json_object((place / _STATE).read_bytes())
+                return Checkpoint(
+                    round=int(state["round"]),
+                    arrays=read_arrays(place / _ARRAYS),
+                    strategy=read_arrays(place / _STRATEGY),
+                    settings=dict(state["settings"]),
+                )
+        except RunDirectoryError as error:
             _log.warning("passing over the damaged checkpoint %s: %s", place, error)
     return None
 
@@ -134,9 +136,21 @@ def check_resumable(checkpoint: Checkpoint | None, settings: RunSettings) -> Che
     return checkpoint
 
 
-def read_arrays(path: Path) -> dict[str, NDArray]:
-    """Read named arrays from a safetensors file, in the order of their names."""
-    return dict(sorted(load(path.read_bytes()).items()))
+def read_arrays(
+    path: Path, kind: type[HanseError] = RunDirectoryError, *, hint: str = ""
+) -> dict[str, NDArray]:
+    """Read named arrays from a safetensors file, in the order of their names.
+
+    Args:
+        path: The file.
+        kind: The error to raise.
+        hint: What to do about it.
+
+    Raises:
+        HanseError: It cannot be read, or is no such file.
+    """
+    with decoding(path, kind, SafetensorError, hint=hint):
+        return dict(sorted(load(path.read_bytes()).items()))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:

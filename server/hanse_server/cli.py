@@ -5,7 +5,6 @@ Heavy packages are imported by the commands that need them.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -16,6 +15,8 @@ import typer
 
 from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 from hanse_server.blame_cli import blame
 from hanse_server.metrics_cli import metrics
 
@@ -111,7 +112,7 @@ def init(
     if output is Format.JSON:
         _print_json(row)
         return
-    typer.echo(f"authority {made.authority}")
+    echo(f"authority {made.authority}")
     say(f"founded {made.name!r} in {made.folder}")
     say(f"hand {made.invitation} to the stores, and read the authority's fingerprint by phone")
     say(f"keep {made.authority_key} offline: whoever has it can admit anybody")
@@ -148,7 +149,7 @@ def admit(
     if output is Format.JSON:
         _print_json(row)
         return
-    typer.echo(row["certificate"])
+    echo(row["certificate"])
     say(f"admitted {wish.store_id!r} until {row['valid_until']}; send it that certificate")
     if connection:
         say(connection)
@@ -169,7 +170,7 @@ def revoke(
     if output is Format.JSON:
         _print_json({"store": store, "revoked": True, "connection": connection})
         return
-    typer.echo(store)
+    echo(store)
     say(f"revoked {store!r}; the coordinator leaves it out from now on")
     if connection:
         say(connection)
@@ -214,7 +215,7 @@ def sign(
         }
         _print_json(row | {"terms": terms.model_dump(mode="json")})
         return
-    typer.echo(federation.manifest)
+    echo(federation.manifest)
     promise = "no privacy"
     if terms.privacy.mode != "none":
         promise = (
@@ -240,12 +241,12 @@ def show(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> No
     sections = {kind: table.pop(kind) for kind in ("sections", "evaluation")}
     for key, value in table.items():
         text = ", ".join(map(str, value)) if isinstance(value, list) else value
-        typer.echo(f"{key} = {text}")
+        echo(f"{key} = {text}")
     for key, value in privacy.items():
-        typer.echo(f"privacy.{key} = {value}")
+        echo(f"privacy.{key} = {value}")
     for kind, parts in sections.items():
         for part in parts:
-            typer.echo(f"{kind}.{part['name']} = {part['length']} numbers")
+            echo(f"{kind}.{part['name']} = {part['length']} numbers")
 
 
 @app.command()
@@ -261,7 +262,7 @@ def up(
 
     federation = _folder(folder)
     if detach:
-        typer.echo(start_detached(federation))
+        echo(start_detached(federation))
         say("up, as that process; `hanse server down` ends it")
         return
     if sys.stderr.isatty():
@@ -278,7 +279,7 @@ def down(folder: FolderOption = HERE) -> None:
     """End `up`; a run that is underway can be resumed."""
     from hanse_server.deployment.up import take_down
 
-    typer.echo(take_down(_folder(folder)))
+    echo(take_down(_folder(folder)))
 
 
 @app.command()
@@ -324,7 +325,7 @@ def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> No
     if output is Format.JSON:
         _print_json(as_row(state))
         return
-    typer.echo(state.name)
+    echo(state.name)
     say(f"stopped after round {state.round} of {state.rounds}; `hanse server resume` goes on")
 
 
@@ -361,7 +362,7 @@ def _follow(federation: FederationFolder, state: RunState, detach: bool, output:
     if output is Format.JSON:
         _print_json(as_row(state))
     else:
-        typer.echo(run_line(state))
+        echo(run_line(state))
 
 
 def _folder(path: Path) -> FederationFolder:
@@ -433,4 +434,4 @@ def _log(line: str) -> None:
 
 
 def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    echo(json_text(value))

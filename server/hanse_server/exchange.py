@@ -16,7 +16,8 @@ from hanse_common.errors import FederationError, HanseError
 from hanse_common.identity import Certificate
 from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, Kind
 from hanse_common.secagg import Aggregate, Coordinator
-from hanse_common.secagg.messages import Hello, Refusal, decode
+from hanse_common.secagg.messages import Hello, decode
+from hanse_common.secagg.refusal import Refusal
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.progress import Progress

@@ -33,7 +33,6 @@ from hanse_common.errors import (
     NoiseMissing,
     RoundFailed,
     RoundNoiseMissing,
-    SumOutOfBounds,
     WrongShare,
 )
 from hanse_common.federation import sum_norm
@@ -369,9 +368,10 @@ class SecureGrid(ForwardingGrid):
             del self._unanswered[identifier]
         self._blame.heard(silent=exchange.silent, complete=exchange.complete, late=late)
         self._blame.complained([name for names in exchange.accused.values() for name in names])
-        # More complain than may lie together.
-        suspects = exchange.names(sorted(coordinator.suspects))
-        self._blame.exclude(dict.fromkeys(suspects, BadShares.code), number=number)
+        # More complain than may lie together, or one has shown what anybody can check.
+        guilty = dict.fromkeys(coordinator.suspects, BadShares.code) | dict(coordinator.proven)
+        by_name = {exchange.names([store_id])[0]: code for store_id, code in guilty.items()}
+        self._blame.exclude(dict(sorted(by_name.items())), number=number)
 
     def _failed(self, error: RoundFailed, kind: Kind) -> RoundFailed | BudgetSpent:
         """What to say when a round failed for good: who was missing, and who was left out."""
@@ -409,10 +409,16 @@ def _finish(coordinator: Coordinator) -> Aggregate:
     Raises:
         ForgedVector: Honest stores cannot have made it.
     """
-    try:
-        return coordinator.finish()
-    except SumOutOfBounds as error:
-        raise ForgedVector(error.message, hint="the model is unchanged") from None
+    aggregate = coordinator.finish()
+    if aggregate.excesses:
+        first = aggregate.excesses[0]
+        raise ForgedVector(
+            f"honest stores cannot have made the sum: section {first.section!r} of "
+            f"{len(aggregate.survivors)} stores has norm {first.norm:.6g} and a coordinate of "
+            f"{first.largest}, bounds are {first.norm_bound:.6g} and {first.largest_bound:.6g}",
+            hint="the model is unchanged",
+        )
+    return aggregate
 
 
 def _too_few(count: int, terms: Terms) -> RoundFailed:

@@ -12,16 +12,17 @@ customers, and what may be told of it the manifest says.
 
 from __future__ import annotations
 
-import json
 import re
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hanse_common.config import read_toml
+from hanse_common.decoding import json_file
+from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
 from hanse_common.observe.codes import OTHER, code_in, known_codes
 from hanse_common.observe.health import Health, is_locked, listens
@@ -93,7 +94,7 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     )
 
     stages = read_stages(run)
-    settings = _json(run / "settings.json")
+    settings = json_file(run / "settings.json")
     trained = [stage for stage in stages if stage["stage"] == "train"]
     gave_model = [stage for stage in trained if stage["outcome"] == SUMMED]
     failed = (run / "failure.json").exists()
@@ -187,23 +188,14 @@ def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, s
 
 
 def _failure(run: Path) -> str:
-    code = str(_json(run / "failure.json").get("code"))
+    code = str(json_file(run / "failure.json").get("code"))
     return code if code in known_codes().values() else OTHER
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file that may be half-written; empty if it cannot be read."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
 
 
 def _federation(folder: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads((folder / "federation.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_toml(folder / "federation.toml")
+    except ConfigError:
         return {}
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import HanseError
 
@@ -71,17 +72,9 @@ class Progress:
 
 def read_progress(run_dir: Path) -> dict[str, Any]:
     """Read where a run is; empty if it has not asked anybody yet."""
-    return _read(run_dir / FILE)
+    return json_file(run_dir / FILE)
 
 
 def read_failure(run_dir: Path) -> dict[str, Any]:
     """Read why the last process of a run failed; empty if it did not."""
-    return _read(run_dir / FAILURE)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
+    return json_file(run_dir / FAILURE)

@@ -28,7 +28,6 @@ import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg
-from safetensors import SafetensorError
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import (
@@ -178,12 +177,7 @@ def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> Check
             f"{run_dir} already holds a run that reached round {last.round}",
             hint="go on with --resume, or name another run directory",
         )
-    try:
-        arrays = read_arrays(run_dir / INITIAL)
-    except (OSError, SafetensorError) as error:
-        raise RunDirectoryError(
-            f"cannot read the initial model {run_dir / INITIAL}: {error}"
-        ) from error
+    arrays = read_arrays(run_dir / INITIAL)
     start = Checkpoint(round=0, arrays=arrays, strategy={}, settings=significant_settings(settings))
     save_checkpoint(run_dir, start)
     return start

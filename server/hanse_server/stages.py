@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from hanse_common.decoding import json_lines
 from hanse_common.observe.codes import code_in
 from hanse_common.roundlog.records import SUMMED
 
@@ -116,13 +117,7 @@ def read_stages(run_dir: Path) -> list[dict[str, Any]]:
     path = run_dir / FILE
     if not path.is_file():
         return []
-    stages = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            stages.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return stages
+    return [line for line in json_lines(path) if "stage" in line]
 
 
 def ended_early(stage: Mapping[str, Any]) -> bool:

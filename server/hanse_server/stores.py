@@ -21,6 +21,7 @@ from flwr.supercore.run import Run
 from hanse_common.errors import FederationError
 from hanse_common.instructions import NDArray
 from hanse_common.roundlog.evidence import LOG_SIZE
+from hanse_common.wording import printable
 
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
@@ -253,12 +254,15 @@ def refusal_reason(error: Error) -> str:
     r"""Put an error reply's reason on one line.
 
     A store refuses in the form `[code] message (hint)`; Flower's engines wrap that, and
-    any other exception, in class names and tracebacks, of which the last line says most.
+    any other exception, in class names and tracebacks, of which the last line says most. From
+    here the words go to logs, files and terminals: what cannot be seen becomes an escape.
 
     >>> refusal_reason(Error(2, "<class 'X'>:<'[data] no rows (add some)'>"))
     '[data] no rows (add some)'
     >>> refusal_reason(Error(2, "Traceback\n  File ...\nValueError: boom"))
     'ValueError: boom'
+    >>> refusal_reason(Error(2, "[data] no \x1b[2Jrows"))
+    '[data] no \\x1b[2Jrows'
     """
     text = (error.reason or "").strip()
     named = _NAMED_REASON.search(text)
@@ -266,7 +270,7 @@ def refusal_reason(error: Error) -> str:
         line = named.group()
     else:
         line = text.splitlines()[-1].strip() if text else f"failed with code {error.code}"
-    line = line.removesuffix("'>")
+    line = printable(line.removesuffix("'>"))
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 1] + "…"
 
 

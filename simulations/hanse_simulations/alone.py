@@ -12,6 +12,7 @@ from hanse_server.rounds import INITIAL
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import WorkerPool
 from hanse_simulations.engines.in_process import InProcessGrid
+from hanse_simulations.engines.store_app import ALONE
 
 
 def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
@@ -35,7 +36,7 @@ def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
     )
     ids = dict(zip(grid.get_node_ids(), nodes, strict=True))
     waiting = [
-        grid.create_message(content, "train.alone", node_id, group_id="alone")
+        grid.create_message(content, ALONE, node_id, group_id="alone")
         for node_id, node in ids.items()
         if not node.evaluation("test", rounds).exists()
     ]

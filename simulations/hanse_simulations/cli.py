@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -14,6 +13,8 @@ import typer
 
 from hanse_common.errors import ContradictingOptions
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 from hanse_simulations.options import Mode, SetOption, changed_by
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
-    customers: Annotated[int | None, typer.Option(help="Keep N customers a store.")] = None,
+    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
+    customers: Annotated[int | None, typer.Option(help="Keep about N customers a store.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="Recipes sequences and reviews: the file to learn from.")
     ] = None,
@@ -208,9 +209,7 @@ def _run(
     from hanse_simulations.table import print_result
 
     if settings.privacy.mode != "none" and not settings.secure:
-        typer.echo(
-            "secure aggregation is off: the coordinator sees each store's own update", err=True
-        )
+        echo("secure aggregation is off: the coordinator sees each store's own update", err=True)
     result = simulate(
         folder,
         settings,
@@ -220,10 +219,10 @@ def _run(
         command=shlex.join(["hanse", *sys.argv[1:]]),
     )
     if format_ is Format.JSON:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
+        echo(json_text(result.model_dump(mode="json"), indent=1))
     else:
         print_result(result)
-        typer.echo(f"report: {folder.report_file}", err=True)
+        echo(f"report: {folder.report_file}", err=True)
 
 
 def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: bool) -> None:
@@ -246,7 +245,7 @@ def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: boo
 
         result = simulate_reviews(folder, settings, quiet=quiet)
     if format_ is Format.JSON:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=1))
+        echo(json_text(result.model_dump(mode="json"), indent=1))
     else:
         show(result)
 
@@ -258,7 +257,7 @@ def list_recipes() -> None:
 
     for name, make in RECIPES.items():
         first = (make.__doc__ or "").splitlines()[0]
-        typer.echo(f"{name:16} {first}")
+        echo(f"{name:16} {first}")
 
 
 @recipes.command("show")
@@ -266,4 +265,4 @@ def show_recipe(name: Annotated[str, typer.Argument(help="The recipe.")]) -> Non
     """Print a recipe's whole configuration as JSON."""
     from hanse_simulations.recipes import load_recipe
 
-    typer.echo(load_recipe(name).model_dump_json(indent=1, exclude_none=True))
+    echo(load_recipe(name).model_dump_json(indent=1, exclude_none=True))

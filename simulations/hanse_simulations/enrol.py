@@ -6,7 +6,6 @@ the authority is simulated: its key lives for as long as it takes to sign.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,9 @@ import numpy.typing as npt
 from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
-from hanse_common.durable import write_durably
-from hanse_common.federation import manifest_for
+from hanse_common.federation import base_model_digest, manifest_for
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_common.policy import StorePolicy
-from hanse_common.privacy.accounting import epsilon
-from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY
 from hanse_server.app import MANIFEST as RUN_MANIFEST
 from hanse_simulations.arm_folder import ArmFolder
@@ -62,6 +57,8 @@ def enrol_stores(
     manifest = manifest_for(
         settings, arrays, ids, federation=settings.recipe, log_key=coordinator.public
     )
+    base = base_model_digest(nodes[0].settings.base_model)
+    manifest = manifest.model_copy(update={"base_digest": base and base.hex()})
     signed = SignedManifest.sign(manifest, authority)
     now = int(time.time())
     for node, store_id in zip(nodes, ids, strict=True):
@@ -82,38 +79,6 @@ def enrol_stores(
     signed.save(arm.path / RUN_MANIFEST)
 
 
-def make_room(arm: ArmFolder, settings: RunSettings, *, done: int) -> None:
-    """Let the stores of a stopped run pay a second time for the round that was cut off.
-
-    What was charged before the stop stays charged, whether it left or not, and what is left
-    to do comes on top. Limits rise to that, and the run's figures say what was spent. Only
-    simulated stores can be made to: a real store's policy is its own.
-
-    Args:
-        arm: With its stores enrolled.
-        settings: With the noise solved for.
-        done: Rounds that will not be trained again.
-    """
-    plan = PrivacyPlan.from_settings(settings)
-    if plan is None:
-        return
-    left = [plan.round_cost()] * (settings.federation.rounds - done)
-    evaluation = plan.evaluation_cost()
-    if evaluation is not None:
-        left += [evaluation] * (len(left) // settings.federation.evaluate_every + 2)
-    for node in map(Node, list_nodes(arm.stores_dir)):
-        folder, spent = node.settings.enrolment, node.spent()
-        if folder is None or not spent:
-            continue
-        policy = StorePolicy.from_toml(folder / POLICY)
-        total = epsilon([*spent, *left], target_delta=plan.target_delta)
-        if total > policy.max_epsilon:
-            manifest = policy.check(SignedManifest.load(folder / MANIFEST))
-            limit = math.ceil(total * 1000) / 1000
-            text = _policy(bytes.fromhex(policy.authority), manifest, max_epsilon=limit)
-            write_durably(folder / POLICY, text)
-
-
 def store_ids(names: Sequence[str]) -> list[str]:
     """Turn stores' names into ids that a certificate can hold; equal ones are numbered.
 
@@ -131,8 +96,8 @@ def store_ids(names: Sequence[str]) -> list[str]:
     return ids
 
 
-def _policy(authority: bytes, manifest: Manifest, *, max_epsilon: float | None = None) -> str:
-    """A store's limits that are as tight as this federation's terms let them be, or that one."""
+def _policy(authority: bytes, manifest: Manifest) -> str:
+    """A store's limits that are as tight as this federation's terms let them be."""
     privacy = manifest.privacy
     lines = [
         f'authority = "{authority.hex()}"',
@@ -144,7 +109,7 @@ def _policy(authority: bytes, manifest: Manifest, *, max_epsilon: float | None =
     ]
     if privacy.target_epsilon is not None:
         lines += [
-            f"max_epsilon = {max_epsilon or privacy.target_epsilon}",
+            f"max_epsilon = {privacy.target_epsilon}",
             f"max_delta = {privacy.target_delta}",
         ]
     return "\n".join(lines) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,8 @@ from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.formats import Format, FormatOption
 from hanse_common.planning.advice import SIGNAL_TO_NOISE
 from hanse_common.planning.unknown import Unknown
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 from hanse_simulations.options import Mode
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def plan(
     )
     ledgers = [] if ledger is None else ledger_rows(ledger, solved_plan(terms))
     for warning in planned.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if output is Format.JSON:
         _print_json(planned, ledgers, solved)
     else:
@@ -220,12 +221,10 @@ def _population(customers: list[str] | None, stores: int | None) -> Population:
 def _print_json(planned: Forecast, ledgers: list[LedgerRow], solved: Solved | None) -> None:
     from dataclasses import asdict
 
-    from hanse_common.wording import finite
-
     table: dict[str, Any] = asdict(planned)
     table["ledgers"] = [asdict(row) for row in ledgers]
     table["solved"] = (
         None if solved is None else {"unknown": solved.unknown.value, "value": solved.value}
     )
     # Every figure of a forecast is for programs too; an epsilon without bound is null there.
-    typer.echo(json.dumps(finite(table), indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json_text(table))

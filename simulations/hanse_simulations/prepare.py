@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hanse_client.base_model import MAX_CLASSES, fresh_model, listed_classes
+from hanse_client.base_model import fresh_model, listed_classes
 from hanse_client.door.ingest import Ingested, ingest
 from hanse_client.door.store_config import load_store
-from hanse_client.inputs.histories import Histories, item_class, prepare
+from hanse_client.inputs.histories import Histories, prepare
 from hanse_client.inputs.preparing import observed_from
 from hanse_client.node import NODE_FILE, NodeSettings
 from hanse_common.config import RunSettings
@@ -27,7 +26,7 @@ from hanse_simulations.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.files import write_json
 from hanse_simulations.shops.attributes import FILE as ATTRIBUTES
 
-_FORMAT = 6
+_FORMAT = 7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +46,11 @@ class Prepared:
 
 def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:
     """Ingest every store through the production door and prepare its histories.
+
+    Guarantees:
+        The base model depends on the stores' catalogues and the settings alone, and a
+        customer's history on these and their own events: no customer changes what is public,
+        nor what is prepared of another.
 
     Args:
         folders: One per store, each with a `store.toml`.
@@ -133,8 +137,11 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
             begun.append(observed_from(store, settings))
         except DataError as error:
             raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
-    catalogue = pl.concat([data.catalogue for _, data in stores]).unique("item_id")
-    listed = _listed(catalogue, [data for _, data in stores], settings)
+    # Where catalogues contradict each other the first store's counts, in the order of names.
+    catalogue = pl.concat([data.catalogue for _, data in stores]).unique(
+        "item_id", keep="first", maintain_order=True
+    )
+    listed = listed_classes(catalogue, settings)
     classes = sorted(listed)
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
@@ -153,36 +160,6 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)
     write_json(target / "index.json", {"names": names, "rejects": rejects})
-
-
-def _listed(
-    catalogue: pl.DataFrame, stores: Sequence[Ingested], settings: RunSettings
-) -> dict[str, int]:
-    """The vocabulary, from the public catalogue alone: classes of `data.min_items` items.
-
-    A catalogue of more products than can be ranked is cut to those most bought before
-    training ends; that choice looks at purchases, and the run's notes say so.
-
-    Returns:
-        How many items each class lists.
-
-    Raises:
-        DataError: No class is left, or there are too many to rank densely.
-    """
-    rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
-    counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
-    if settings.data.level == "product" and len(counts) > MAX_CLASSES:
-        return dict.fromkeys(_most_bought(stores, settings, MAX_CLASSES), 1)
-    return listed_classes(catalogue, settings)
-
-
-def _most_bought(stores: Sequence[Ingested], settings: RunSettings, count: int) -> list[str]:
-    """Items in the order of how many lines they stand on before training ends."""
-    sold = pl.concat([data.events.select("item_id", "timestamp") for data in stores])
-    if settings.data.split is not None:
-        sold = sold.filter(pl.col("timestamp") < settings.data.split.train_until)
-    ranked = sold.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
-    return ranked["item_id"].head(count).to_list()
 
 
 def customers_of(histories: Sequence[Histories]) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.base_model import MAX_CLASSES
 from hanse_client.figures.evaluate import Figures
 from hanse_client.inputs.histories import days, run_split
 from hanse_client.node import list_nodes
@@ -48,6 +47,7 @@ from hanse_simulations.report.build import write_report
 from hanse_simulations.results import Drawings, MetricRow, RunResult
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops import Stores, make_stores
+from hanse_simulations.shops.complete_journey import FROZEN_STORES
 from hanse_simulations.sweep import pooled_stores, run_sweep
 from hanse_simulations.training import Arm, alone, federate
 from hanse_simulations.watching.peak_memory import PeakMemory
@@ -307,11 +307,8 @@ def _notes(settings: RunSettings, stores: Stores) -> list[str]:
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]
-    if settings.data.level == "product":
-        notes.append(
-            f"Of a catalogue of more than {MAX_CLASSES} products, the ranked ones are the most "
-            "bought of the training weeks, counted without noise: epsilon does not cover that list."
-        )
+    if settings.data.source == "complete-journey":
+        notes.append(FROZEN_STORES)
     checkpoint = settings.model.checkpoint
     if checkpoint is not None:
         notes.append(
@@ -331,8 +328,9 @@ def _notes(settings: RunSettings, stores: Stores) -> list[str]:
         )
     if settings.data.source != "stores" and settings.data.split != stores.split:
         notes.append(
-            "Training ends before the data set's own training weeks do, and stores were cut by "
-            "those: which store a customer belongs to may rest on a later visit."
+            "Training ends before the data set's own training weeks do, and customers were given "
+            "their stores by those: which store a customer belongs to may rest on a later visit "
+            "of their own."
         )
     if settings.data.partition == "visits":
         notes.append(

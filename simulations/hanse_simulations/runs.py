@@ -31,6 +31,7 @@ from pydantic import ValidationError
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
+from hanse_common.spreadsheets import as_texts, from_texts
 from hanse_common.wording import finite
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.files import replacing, unwritable, write_json
@@ -235,7 +236,7 @@ class RunFolder(ArmFolder):
         table = [{**row, "value": finite(row["value"])} for row in rows]
         frame = pl.DataFrame(table, schema=_metrics_schema(), strict=False)
         with replacing(self.metrics_csv) as file:
-            frame.write_csv(file)
+            as_texts(frame).write_csv(file)
         write_json(self.metrics_json, frame.to_dicts())
 
     def read_metrics(self) -> pl.DataFrame:
@@ -251,7 +252,7 @@ class RunFolder(ArmFolder):
         import polars as pl
 
         try:
-            return pl.read_csv(self.metrics_csv, schema=_metrics_schema())
+            return from_texts(pl.read_csv(self.metrics_csv, schema=_metrics_schema()))
         except FileNotFoundError:
             return pl.DataFrame(schema=_metrics_schema())
         except (OSError, pl.exceptions.PolarsError) as error:

@@ -5,12 +5,13 @@ Nothing heavy is imported before a command needs it, so that `hanse runs --help`
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 RunName = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, or its folder.")]
 
@@ -47,7 +48,7 @@ def list_command(output: FormatOption = Format.TABLE) -> None:
             ]
         )
     elif not runs:
-        typer.echo(f"no runs in {runs_root()} yet; `hanse simulate smoke` makes one", err=True)
+        echo(f"no runs in {runs_root()} yet; `hanse simulate smoke` makes one", err=True)
     else:
         from hanse_simulations.table import print_runs
 
@@ -101,10 +102,9 @@ def report_command(name: RunName, output: FormatOption = Format.TABLE) -> None:
     if output is Format.JSON:
         _print_json({"report": str(path)})
     else:
-        typer.echo(str(path))
+        echo(str(path))
 
 
 def _print_json(value: object) -> None:
-    from hanse_common.wording import finite
 
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json_text(value))

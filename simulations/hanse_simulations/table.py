@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common import printing
 from hanse_simulations.arms import EFFECTS, GAP, METRICS, TASKS, Arm, Metric, Task, arm, metrics_of
 from hanse_simulations.results import EpsilonSpent, GroupFigure, RunResult, Spread, SweepRow
 from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
@@ -334,14 +335,12 @@ def _table(title: str) -> Table:
 def _page(file: IO[str] | None) -> Iterator[Console]:
     """Yield a console for the terminal, or for plain text without trailing blanks."""
     target = file or sys.stdout
-    terminal = Console(file=target, highlight=False)
+    terminal = printing.console(file=target)
     if terminal.is_terminal:
         yield terminal
         return
     text = io.StringIO()
-    yield Console(
-        file=text, highlight=False, width=PLAIN_WIDTH, color_system=None, force_terminal=False
-    )
+    yield printing.console(file=text, width=PLAIN_WIDTH, plain=True)
     for line in text.getvalue().splitlines():
         target.write(line.rstrip() + "\n")
 

@@ -15,7 +15,7 @@ from hanse_simulations.alone import run_alone
 from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.continuing import carry_over, store_keys
 from hanse_simulations.engines import WorkerPool, run_federation
-from hanse_simulations.enrol import enrol_stores, make_room
+from hanse_simulations.enrol import enrol_stores
 from hanse_simulations.prepare import Prepared, make_nodes
 
 
@@ -51,8 +51,6 @@ class Arm:
 def federate(arm: Arm, pool: WorkerPool, resume: bool) -> None:
     """Run a federation of the arm's stores, on the engine that its settings name."""
     checkpoint = latest_checkpoint(arm.folder.path) if resume else None
-    if resume:
-        make_room(arm.folder, arm.settings, done=checkpoint.round if checkpoint else 0)
     in_process = arm.settings.compute.engine == "in-process"
     run_federation(
         arm.folder.path,

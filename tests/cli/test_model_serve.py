@@ -41,7 +41,9 @@ def service(small_stores, tmp_path_factory):
 
 
 def post(address: str, body: object, **headers: str):
-    asked = Request(f"{address}/predict", json.dumps(body).encode(), headers)
+    headers = {"Content-Type": "application/json"} | headers
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    asked = Request(f"{address}/predict", content, headers)
     try:
         with urlopen(asked) as answer:
             return answer.status, json.load(answer)
@@ -120,8 +122,31 @@ def test_what_cannot_be_answered_is_refused_with_its_reason(service, body, code)
 def test_a_question_addressed_elsewhere_is_not_answered(service):
     address, node = service
     name = str(node.histories.customers[0])
-    status, _ = post(address, {"users": [name]}, Host="shop.example")
-    assert status == 400
+    for host in ("shop.example", "shop.example:80", "127.0.0.1.shop.example", "127.0.0.2", ""):
+        assert post(address, {"users": [name]}, Host=host)[0] == 421, host
+    for host in ("localhost", "LOCALHOST:9", "127.0.0.1", "[::1]:8"):
+        assert post(address, {"users": [name]}, Host=host)[0] == 200, host
+    with pytest.raises(HTTPError, match="421"):
+        urlopen(Request(f"{address}/healthz", headers={"Host": "shop.example"}))
+
+
+def test_what_a_browser_sends_for_a_web_page_is_not_answered(service):
+    """A page may post text without asking first, and is named in `Origin` whatever it posts."""
+    address, node = service
+    body = {"users": [str(node.histories.customers[0])]}
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"):
+        assert post(address, body, **{"Content-Type": kind})[0] == 415, kind
+    for origin in ("https://shop.example", "null", address):
+        status, answer = post(address, body, Origin=origin)
+        assert (status, answer["error"]) == (403, "web-page")
+    assert post(address, body, **{"Content-Type": "application/json; charset=utf-8"})[0] == 200
+
+
+def test_a_question_beyond_any_is_refused(service):
+    status, answer = post(service[0], b"[" * 4_000_001)
+    assert (status, answer["error"]) == (413, "too-large")
+    for nonsense in (b"\xff", b"[" * 100_000, b'{"users": ' + b"9" * 10_000 + b"}"):
+        assert post(service[0], nonsense)[0] == 422
 
 
 def test_eight_bits_change_a_listening_model_little_and_leave_the_original(small_stores):

@@ -483,7 +483,7 @@ def test_a_next_run_starts_from_what_an_earlier_one_trained(members):
     replace_arrays(learnt, {"w": np.zeros(13, np.float32)})
     assert "of 'w' it has (13,), the initial model (12,)" in refused(ConfigError, *go_on, "one")
     learnt.write_bytes(b"not arrays")
-    assert "cannot read" in refused(RunDirectoryError, *go_on, "one")
+    assert "cannot be read" in refused(RunDirectoryError, *go_on, "one")
     assert sign(members)["digest"] == before["digest"]  # nothing of these has changed a thing
 
     replace_arrays(learnt, {"w": np.full(12, 2, np.float32)})

@@ -28,7 +28,7 @@ def ask(small_stores, tmp_path, monkeypatch):
     settings, prepared = small_stores
     federation = make_nodes(prepared, ArmFolder(tmp_path), settings, salt="test")
     monkeypatch.setenv("HANSE_FEDERATION", str(federation))
-    grid = LocalGrid(2, "hanse_client.app:app")
+    grid = LocalGrid(2, "hanse_simulations.engines.store_app:app")
     arrays = ArrayRecord({n: Array(a) for n, a in initial(prepared, settings).items()})
 
     def send(kind, changes=(), **config):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation_kit import Federation
+from federation_kit import STAGES, Federation
 from hanse_common.codec import Reader
 from hanse_common.errors import MalformedMessage, ProtocolError, RoundLogError
 from hanse_common.identity import Certificate
@@ -17,7 +18,7 @@ from hanse_common.roundlog import records as roundlog
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
 from hanse_common.roundlog.receipt import Receipt
-from hanse_common.secagg import Header, Journal, decode
+from hanse_common.secagg import Header, Journal, Mark, Stage, decode
 from hanse_common.secagg.state import StoreState
 from vector_kit import (
     AUTHORITY,
@@ -30,10 +31,20 @@ from vector_kit import (
 )
 
 
-def state() -> bytes:
+def state(stage: str) -> bytes:
+    """A store's state as it waits for the message of a stage; after the last, for "hello"."""
     federation = Federation(5)
-    federation.up_to("confirm")
+    federation.up_to("end" if stage == "hello" else stage)
     return federation.stores["store-000"].encode()
+
+
+def journal() -> Journal:
+    """Several runs, manifests, attempts and stores."""
+    second = replace(HEADER, run=8, manifest_digest=b"\x12" * 32)
+    journal = Journal().admit(HEADER).admit(second).admit(replace(second, round=4, attempt=2))
+    journal = journal.reach(replace(second, round=4, attempt=2), Stage.MASKED)
+    other = AUTHORITY.certify("wismar", bytes(32), valid_from=5, valid_until=9)
+    return journal.meet([CERTIFICATE, other])
 
 
 def manifest() -> bytes:
@@ -53,8 +64,9 @@ DECODERS = {
     **{name: (decode, message.encode()) for name, message in messages().items()},
     "certificate": (Certificate.decode, CERTIFICATE.encode()),
     "header": (Header.decode, HEADER.encode()),
-    "journal": (Journal.decode, Journal().admit(HEADER).close(HEADER).encode()),
-    "state": (StoreState.decode, state()),
+    "journal": (Journal.decode, journal().encode()),
+    "mark": (Mark.decode, journal().mark.encode()),
+    **{f"state {stage}": (StoreState.decode, state(stage)) for stage in STAGES},
     "manifest": (SignedManifest.decode, manifest()),
     **{name: (roundlog.decode, record.encode()) for name, record in records().items()},
     "checkpoint": (Checkpoint.decode, CHECKPOINT.encode()),

@@ -12,7 +12,7 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation, PrivacyError, UnsafeTerms
 from hanse_common.federation import (
     LARGEST_VARIANCE,
-    check_asked,
+    check_instructions,
     check_noise,
     honest_survivors,
     manifest_for,
@@ -194,14 +194,17 @@ def test_noise_too_large_to_be_drawn_right_is_avoided_by_coarser_steps_or_refuse
 # What a store compares with the manifest
 
 
+ARRAYS = {"w": np.zeros(100, np.float32)}
+
+
 def told(settings):
     config = {SETTINGS: settings.model_dump_json(), "server-round": 1, "run": 1, "attempt": 1}
-    return Instructions.read(config, {"w": np.zeros(100, np.float32)}, kind="train")
+    return Instructions.read(config, ARRAYS, kind="train")
 
 
 def test_what_the_manifest_says_is_accepted():
     settings = run_settings()
-    check_asked(told(settings), settings, write(settings))
+    check_instructions(told(settings), settings, ARRAYS, write(settings))
 
 
 @pytest.mark.parametrize(
@@ -226,14 +229,14 @@ def test_a_store_refuses_what_differs_from_the_manifest_by_name(changes, field):
         {name.replace("__", "."): value for name, value in changes.items()}
     )
     with pytest.raises(PolicyViolation, match=f"asks for {field}="):
-        check_asked(told(asked), asked, manifest)
+        check_instructions(told(asked), asked, ARRAYS, manifest)
 
 
 def test_more_steps_are_refused_in_the_mode_that_allows_them():
     settings = run_settings().with_changes({"privacy.mode": "local"})
     more = settings.with_changes({"training.local_steps": 2})
     with pytest.raises(PolicyViolation, match=r"privacy\.local_steps=2, the manifest says 1"):
-        check_asked(told(more), more, write(settings))
+        check_instructions(told(more), more, ARRAYS, write(settings))
 
 
 # Manifests that an authority should not have signed
@@ -286,6 +289,6 @@ def test_a_manifest_for_more_rounds_than_its_noise_lasts_is_refused():
     plan_noise = {"privacy.noise_multiplier": 4.0, "privacy.target_epsilon": 1.0}
     settings = settings.with_changes(plan_noise)
     manifest = write(settings)
-    check_asked(told(settings), settings, manifest)
+    check_instructions(told(settings), settings, ARRAYS, manifest)
     with pytest.raises(PolicyViolation, match="rounds"):
-        check_asked(told(settings), settings, hostile(manifest, rounds=2000))
+        check_instructions(told(settings), settings, ARRAYS, hostile(manifest, rounds=2000))

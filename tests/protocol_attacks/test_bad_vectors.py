@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from federation_kit import Federation, is_wiped
-from hanse_common.errors import BadVector, MalformedMessage, SumOutOfBounds
+from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.secagg import Layout, Section, dequantize, quantize
 from hanse_common.secagg.messages import MaskedVector
 
@@ -115,8 +115,11 @@ def test_a_truncated_message_costs_only_its_sender():
     assert all(isinstance(error, MalformedMessage) for _, error in federation.errors)
 
 
-def test_a_forged_vector_that_blows_up_the_sum_is_caught():
-    """A store that skips quantisation and masking altogether: the sum is noise."""
+def test_a_forged_vector_that_blows_up_the_sum_is_an_outcome_and_no_error():
+    """A store that skips quantisation and masking altogether: the sum is noise.
+
+    Whoever carries the round decides what is lost; the core says what it measured.
+    """
     federation = Federation(7, length=1000)
 
     def forge(name, message):
@@ -125,8 +128,28 @@ def test_a_forged_vector_that_blows_up_the_sum_is_caught():
             return replace(message, body=body).sign(federation.keys[name])
         return message
 
-    with pytest.raises(SumOutOfBounds, match="section 'update' over 7 stores"):
-        federation.run(to_coordinator=forge)
+    aggregate = federation.run(to_coordinator=forge)
+    assert aggregate.beyond == ("update",)
+    (excess,) = aggregate.excesses
+    assert excess.norm > excess.norm_bound and excess.largest > excess.largest_bound
+    assert len(aggregate.survivors) == 7 and aggregate.total.shape == (1000,)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_only_the_section_that_was_forged_is_beyond(place):
+    federation = Federation(7, layout=LAYOUT)
+    zero = np.zeros(LAYOUT.length, np.int64)
+    federation.vectors = dict.fromkeys(federation.names, zero)
+
+    def forge(name, message):
+        if name == "store-003" and type(message) is MaskedVector:
+            words = np.frombuffer(message.body, "<u4").copy()
+            words[-place] += np.uint32(2**24)
+            return replace(message, body=words.tobytes()).sign(federation.keys[name])
+        return message
+
+    aggregate = federation.run(to_coordinator=forge)
+    assert aggregate.beyond == (LAYOUT.sections[place].name,)
 
 
 def test_sections_ride_together_and_come_apart():

@@ -31,18 +31,20 @@ def test_different_rosters_are_caught_when_shares_are_opened():
         bundles[name] = federation.stores[name].share(roster)
     # The coordinator delivers a bundle made under the short roster to a store with the full one.
     victim = federation.stores["store-001"]
-    sealed = tuple(bundles[name].sealed[0] for name in federation.names if name != "store-001")
-    digests = tuple(bundles[name].digests[0] for name in federation.names if name != "store-001")
+    dealers = [bundles[name] for name in federation.names if name != "store-001"]
     delivery = Delivery(
         header_digest=bundles["store-001"].header_digest,
         roster_digest=bundles["store-001"].roster_digest,
         sharers=tuple(range(8)),
-        sealed=sealed,
-        digests=digests,
+        sealed=tuple(bundle.sealed[0] for bundle in dealers),
+        vouched=tuple(bundle.vouched[0] for bundle in dealers),
+        digests=tuple(bundle.digests[0] for bundle in dealers),
     )
-    with pytest.raises(BadShares):
+    with pytest.raises(BadShares) as refusal:
         victim.accept(delivery)
     assert is_wiped(victim)
+    # Those who dealt for another roster signed for another roster: nothing is shown of them.
+    assert victim.refuse(refusal.value).accusations == ()
 
 
 def test_a_message_for_another_roster_is_refused():
@@ -64,6 +66,7 @@ def test_different_sharers_leave_masks_that_do_not_cancel_and_no_confirmation():
                 delivery,
                 sharers=delivery.sharers[1:],
                 sealed=delivery.sealed[1:],
+                vouched=delivery.vouched[1:],
                 digests=delivery.digests[1:],
             )
         federation.receive(federation.reply(name, delivery))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import NOW, Federation, is_wiped
+from federation_kit import NOW, Federation, header, is_wiped
 from hanse_common.errors import (
     BadCertificate,
     BadRoster,
@@ -15,9 +15,10 @@ from hanse_common.errors import (
     MalformedMessage,
     ProtocolError,
     StoreExcluded,
+    WeakKey,
 )
 from hanse_common.identity import AuthorityKey, StoreKey
-from hanse_common.secagg import Journal, Store
+from hanse_common.secagg import Journal, Store, _edwards
 from hanse_common.secagg.messages import Roster
 
 
@@ -115,13 +116,34 @@ def test_ones_own_entry_swapped(federation):
         federation.stores["store-000"].share(roster)
 
 
-@pytest.mark.parametrize("field", ["mask_public", "share_public"])
-def test_two_stores_with_one_key(federation, field):
+def test_two_stores_with_one_mask_key(federation):
     for name in federation.names[:5]:
         federation.receive(federation.stores[name].hello)
-    copied = getattr(federation.stores["store-004"].hello, field)
-    hello = federation.forged_hello("store-005", **{field: copied})
+    copied = federation.stores["store-004"].hello.mask_public
+    hello = federation.forged_hello("store-005", mask_public=copied)
     both_refuse(federation, hello, BadRoster, "'store-004' and 'store-005' show the same key")
+
+
+def test_a_share_key_of_another_store(federation):
+    other = federation.stores["store-004"].hello
+    stolen = {"share_public": other.share_public, "possession": other.possession}
+    hello = federation.forged_hello("store-005", **stolen)
+    both_refuse(federation, hello, WeakKey, "'store-005' does not prove that it holds")
+
+
+def test_a_proof_of_possession_from_another_attempt(federation):
+    store = federation.stores["store-005"]
+    earlier = store._state.share_key.prove_possession(header(round=2).digest(), "store-005")
+    hello = federation.forged_hello("store-005", possession=earlier)
+    both_refuse(federation, hello, WeakKey, "'store-005' does not prove that it holds")
+
+
+def test_a_share_key_made_from_another_stores(federation):
+    """An honest key plus the base point: what it agrees on would betray the honest one."""
+    honest = _edwards.decode(federation.stores["store-004"].hello.share_public)
+    rogue = _edwards.encode(_edwards.add(honest, _edwards.BASE))
+    hello = federation.forged_hello("store-005", share_public=rogue)
+    both_refuse(federation, hello, WeakKey, "'store-005' does not prove that it holds")
 
 
 def test_one_identity_under_two_names(federation):
@@ -136,8 +158,8 @@ def test_one_identity_under_two_names(federation):
 
 
 def test_one_key_for_two_purposes(federation):
-    own = federation.stores["store-005"].hello.mask_public
-    both_refuse(federation, federation.forged_hello("store-005", share_public=own), BadRoster)
+    own = federation.stores["store-005"].hello.share_public
+    both_refuse(federation, federation.forged_hello("store-005", mask_public=own), BadRoster)
 
 
 @pytest.mark.parametrize("order", ["repeated", "unsorted"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from federation_kit import Federation, is_wiped
-from hanse_common.errors import WeakKey
+from hanse_common.errors import MalformedMessage, WeakKey
+from hanse_common.secagg import _edwards, keys
 from hanse_common.secagg.keys import ExchangeKey
 from hanse_common.secagg.messages import Roster
 
@@ -56,6 +59,49 @@ def test_a_store_refuses_it_from_a_coordinator_that_does_not(point, field):
     with pytest.raises(WeakKey, match="store-002"):
         victim.share(roster)
     assert is_wiped(victim)
+
+
+def small_order_points():
+    """The eight points of edwards25519 whose multiple by eight is neutral, encoded."""
+    y, points = 2, []
+    while not points:
+        with contextlib.suppress(MalformedMessage):
+            point = _edwards.decode(y.to_bytes(32, "little"))
+            # What is left of a point when its component of large order is taken away.
+            small = _edwards.multiply(_edwards.ORDER, point)
+            multiples = {_edwards.encode(_edwards.multiply(k, small)) for k in range(8)}
+            points = sorted(multiples) if len(multiples) == 8 else []
+        y += 1
+    return points
+
+
+def forged_possession(point: bytes, header_digest: bytes, store_id: str) -> bytes:
+    """A signature that verifies under a point of small order, whose owner knows nothing.
+
+    R = sB needs that the challenge times the point is neutral: every eighth s will do.
+    """
+    for scalar in range(1, 2000):
+        committed = _edwards.encode(_edwards.multiply(scalar, _edwards.BASE))
+        proof = committed + scalar.to_bytes(32, "little")
+        with contextlib.suppress(WeakKey):
+            keys.check_possession(point, proof, header_digest, store_id)
+            return proof
+    raise AssertionError("no signature was found")
+
+
+@pytest.mark.parametrize("point", small_order_points(), ids=lambda point: point.hex()[:8])
+def test_a_share_key_of_small_order_is_refused_although_anybody_proves_to_hold_it(point):
+    federation = Federation(6)
+    for name in federation.names:
+        federation.start(name)
+    digest = federation.attempt.header.digest()
+    proof = forged_possession(point, digest, "store-002")
+    bad = federation.forged_hello("store-002", share_public=point, possession=proof)
+    with pytest.raises(WeakKey, match=r"'store-002'.*small order"):
+        federation.receive(bad)
+    hellos = [bad if n == "store-002" else s.hello for n, s in federation.stores.items()]
+    with pytest.raises(WeakKey, match=r"'store-002'.*small order"):
+        federation.stores["store-000"].share(Roster(header_digest=digest, hellos=tuple(hellos)))
 
 
 @pytest.mark.parametrize("point", SMALL_ORDER, ids=lambda point: point.hex()[:8])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from apps.deployment import bundle
-from hanse_client.operate import pin
+from hanse_client.operate.pin import Bundle, check_bundle
 from hanse_common.errors import ForeignCode, PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
@@ -38,17 +38,30 @@ def terms(manifest_digest, policy_digest) -> SimpleNamespace:
 
 
 def test_the_pinned_bundle_passes():
-    pin.check(THIN, pinned=DIGEST)
+    check_bundle(Bundle.read(THIN), terms(DIGEST, None).manifest)
 
 
 @pytest.mark.parametrize("policy", [DIGEST, None])
 def test_the_manifest_names_it(policy):
-    assert pin.pinned_digest(terms(DIGEST, policy)) == DIGEST
+    check_bundle(Bundle.read(THIN), terms(DIGEST, policy).manifest)
 
 
 def test_terms_that_name_no_bundle_answer_nobody():
     with pytest.raises(ForeignCode, match="does not name the app bundle"):
-        pin.pinned_digest(terms(None, None))
+        check_bundle(Bundle.read(THIN), terms(None, None).manifest)
+
+
+def test_an_engine_that_shows_no_bundle_is_refused_where_the_terms_name_one():
+    with pytest.raises(ForeignCode, match="shows none"):
+        check_bundle(None, terms(DIGEST, None).manifest)
+    check_bundle(None, terms(None, None).manifest)  # a simulation has none, and names none
+
+
+def test_a_bundle_reaches_the_process_that_answers():
+    found = Bundle.read(bundle({"torch/__init__.py": ""}))
+    context = SimpleNamespace(node_config={"node": "n", **found.as_config()})
+    assert Bundle.of(context) == found
+    assert Bundle.of(SimpleNamespace(node_config={"node": "n"})) is None
 
 
 def test_a_policy_that_names_another_bundle_wins():
@@ -58,7 +71,7 @@ def test_a_policy_that_names_another_bundle_wins():
 
 def test_the_hash_is_of_the_bytes_and_not_of_what_the_server_says():
     with pytest.raises(ForeignCode, match=f"SHA-256 is .*, the terms name {DIGEST[:12]}"):
-        pin.check(THIN + b" ", pinned=DIGEST)
+        check_bundle(Bundle.read(THIN + b" "), terms(DIGEST, None).manifest)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +87,7 @@ def test_the_hash_is_of_the_bytes_and_not_of_what_the_server_says():
 )
 def test_code_that_it_would_have_brought_is_named_and_harmless_to_print(files, words):
     with pytest.raises(ForeignCode) as refusal:
-        pin.check(bundle(files), pinned=DIGEST)
+        check_bundle(Bundle.read(bundle(files)), terms(DIGEST, None).manifest)
     assert words.replace(r"\\", "\\") in str(refusal.value)
     assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
 
@@ -82,4 +95,4 @@ def test_code_that_it_would_have_brought_is_named_and_harmless_to_print(files, w
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", THIN[:100], b"\x00" * 1000])
 def test_what_is_no_bundle_at_all_is_refused_in_the_same_way(data):
     with pytest.raises(ForeignCode, match="it is no archive"):
-        pin.check(data, pinned=DIGEST)
+        check_bundle(Bundle.read(data), terms(DIGEST, None).manifest)

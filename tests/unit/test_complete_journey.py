@@ -10,6 +10,8 @@ from hanse_client.door.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import ConfigError, MissingDependency, TooFewCustomers
 from hanse_simulations.shops import complete_journey, make_stores
+from hanse_simulations.shops.freezing import freeze
+from hanse_simulations.shops.partitions import FROZEN
 
 PARTITIONS = ("regions", "home", "visits")
 
@@ -24,8 +26,8 @@ def purchases():
 
 
 @pytest.fixture(scope="session")
-def catalogue(purchases):
-    return complete_journey.read_catalogue(purchases["item_id"].unique())
+def catalogue():
+    return complete_journey.read_catalogue()
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +85,16 @@ def test_a_line_of_quantity_0_counts_as_one_unit_of_unknown_price(purchases):
     assert purchases.filter(pl.col("price").is_null())["quantity"].unique().to_list() == [1]
 
 
-def test_catalogue_holds_what_was_bought_in_paths_and_readable_words(purchases, catalogue):
-    assert catalogue.height == purchases["item_id"].n_unique() == 68_037
-    assert catalogue["text"].n_unique() == 3_374
-    assert catalogue["category"].n_unique() == 3_375
+def test_catalogue_is_the_assortment_in_paths_and_readable_words(purchases, catalogue):
+    assert catalogue.height == 91_648
+    assert purchases["item_id"].n_unique() == 68_037
+    assert purchases["item_id"].is_in(catalogue["item_id"].to_list()).all()
+    assert catalogue["text"].n_unique() == 3_818
+    assert catalogue["category"].n_unique() == 3_819
     depth = catalogue["category"].str.count_matches("/") + 1
-    assert dict(depth.value_counts().iter_rows()) == {3: 67_974, 2: 63}
+    assert dict(depth.value_counts().iter_rows()) == {3: 91_549, 2: 99}
+    steps = catalogue["category"].str.split("/").list.head(2).list.join("/").value_counts()
+    assert (steps.height, (steps["count"] >= 20).sum()) == (339, 278)
     milk = catalogue.filter(
         pl.col("category") == "GROCERY/FLUID MILK PRODUCTS/FLUID MILK WHITE ONLY"
     )
@@ -104,14 +110,25 @@ def test_catalogue_holds_what_was_bought_in_paths_and_readable_words(purchases, 
 def test_twelve_regions_by_size(assigned):
     sizes = assigned["regions"].sizes
     assert list(sizes) == [f"region-{number:02d}" for number in range(1, 13)]
-    assert list(sizes.values()) == [614, 324, 213, 211, 189, 187, 186, 153, 111, 93, 90, 69]
-    assert assigned["regions"].shops.height == 369
+    assert list(sizes.values()) == [617, 329, 211, 209, 188, 188, 186, 152, 111, 92, 90, 67]
+    assert assigned["regions"].stores.shops.height == 369
 
 
 def test_99_home_shops_and_112_shops_of_purchase_have_ten_households(assigned):
-    assert len(limited(assigned["home"]).sizes) == 99
-    assert limited(assigned["home"]).customers.height == 2_336
-    assert len(limited(assigned["visits"]).sizes) == 112
+    assert len(assigned["home"].sizes) == 99
+    assert assigned["home"].customers.height == 2_336
+    assert len(assigned["visits"].sizes) == 112
+    assert min(assigned["home"].sizes.values()) == min(assigned["visits"].sizes.values()) == 10
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_frozen_table_says_what_was_counted(assigned, partition):
+    assert assigned[partition].sizes == assigned[partition].stores.households
+
+
+def test_the_frozen_table_is_what_its_command_makes_of_the_package(purchases):
+    made = freeze(complete_journey.training_visits(purchases))
+    assert made.write_csv() == FROZEN.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("partition", ["regions", "home"])
@@ -122,7 +139,7 @@ def test_a_household_is_in_one_region_and_in_one_home_shop(assigned, partition):
 
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_a_shop_is_part_of_one_store(assigned, partition):
-    assert assigned[partition].shops["shop_id"].is_unique().all()
+    assert assigned[partition].stores.shops["shop_id"].is_unique().all()
 
 
 def test_a_household_meets_several_shops_of_purchase(assigned):
@@ -142,7 +159,7 @@ def test_nothing_after_training_decides_who_belongs_where(purchases, assigned, p
     for history in (purchases.filter(~later), elsewhere):
         again = complete_journey.assign(history, partition)
         assert again.customers.equals(assigned[partition].customers)
-        assert again.shops.equals(assigned[partition].shops)
+        assert again.stores.shops.equals(assigned[partition].stores.shops)
 
 
 def test_the_home_shop_has_most_training_baskets_of_a_household(purchases, assigned):
@@ -151,9 +168,9 @@ def test_the_home_shop_has_most_training_baskets_of_a_household(purchases, assig
     counts = training.group_by("user_id", "shop_id").agg(pl.col("basket_id").n_unique())
     most = counts.group_by("user_id").agg(pl.col("basket_id").max())
     at_home = counts.filter(
-        pl.format("shop-{}", "shop_id") == pl.col("user_id").replace_strict(home)
+        pl.format("shop-{}", "shop_id") == pl.col("user_id").replace_strict(home, default=None)
     )
-    assert at_home.join(most, on=["user_id", "basket_id"]).height == len(home) == 2_448
+    assert at_home.join(most, on=["user_id", "basket_id"]).height == len(home) == 2_336
 
 
 # Folders
@@ -168,7 +185,7 @@ def test_share_of_baskets_that_stores_see(built):
 
 def test_facts_say_who_was_left_out(built):
     facts = built["regions"].facts
-    assert (facts["stores"], facts["customers"], facts["events"]) == (12, 2_440, 1_337_091)
+    assert (facts["stores"], facts["customers"], facts["events"]) == (12, 2_440, 1_336_741)
     assert (facts["households"], facts["households_left_out"]) == (2_467, 27)
     assert facts["households_without_training_purchase"] == 19
     assert "educat" in built["regions"].note
@@ -186,7 +203,7 @@ def test_production_ingestion_rejects_nothing(built, assigned, partition):
 
 
 def test_a_region_sees_its_own_tills_only(built, assigned):
-    shops = assigned["regions"].shops
+    shops = assigned["regions"].stores.shops
     for folder in built["regions"].folders[:3]:
         own = shops.filter(pl.col("store") == folder.name)["shop_id"].to_list()
         assert pl.read_parquet(folder / "events.parquet")["shop_id"].is_in(own).all()
@@ -207,16 +224,18 @@ def test_one_household_has_different_pseudonyms_in_two_shops(built, assigned):
 # Limits
 
 
-def test_limits_keep_the_largest_stores_and_a_seeded_sample(assigned):
+def test_limits_keep_the_largest_stores_and_a_seeded_sample_of_about_that_many(assigned):
     regions = assigned["regions"]
-    small = limited(regions, stores=2, customers=20)
-    assert small.sizes == {"region-01": 20, "region-02": 20}
-    assert small.customers.equals(limited(regions, stores=2, customers=20).customers)
-    assert not small.customers.equals(limited(regions, stores=2, customers=20, seed=8).customers)
-    one = limited(regions, stores=1, customers=20).customers
+    small = limited(regions, stores=2, customers=40)
+    assert small.sizes == {"region-01": 35, "region-02": 34}
+    assert small.customers.equals(limited(regions, stores=2, customers=40).customers)
+    assert not small.customers.equals(limited(regions, stores=2, customers=40, seed=8).customers)
+    one = limited(regions, stores=1, customers=40).customers
     assert one.equals(small.customers.filter(pl.col("store") == "region-01"))
     all_of_them = regions.customers.join(small.customers, on=["user_id", "store"])
     assert all_of_them.height == small.customers.height
+    more = limited(regions, customers=10_000)
+    assert more.customers.equals(regions.customers)
 
 
 def test_more_stores_than_there_are_is_an_error(assigned):
@@ -225,7 +244,7 @@ def test_more_stores_than_there_are_is_an_error(assigned):
 
 
 def test_no_store_large_enough_is_an_error(assigned):
-    with pytest.raises(TooFewCustomers, match=r"min_customers=1000.*largest has 614"):
+    with pytest.raises(TooFewCustomers, match=r"min_customers=1000.*largest has 617"):
         limited(assigned["regions"], min_customers=1_000)
 
 

@@ -288,7 +288,7 @@ def test_what_is_saved_is_read_again_and_homes_are_not_known(tmp_path):
     with pytest.raises(ConfigError, match="does not know which"):
         offers.at_home(0, 2)
     np.savez(tmp_path / "x.npz", visit_days=np.zeros(1))
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="cannot be read"):
         Offers.load(tmp_path / "x.npz")
 
 

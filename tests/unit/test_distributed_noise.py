@@ -293,7 +293,7 @@ def test_a_store_that_is_no_member_does_not_train_for_a_shared_sum(small_node, m
     config = ConfigRecord({"settings": asked.model_dump_json(), "server-round": 1})
     content = RecordDict({"arrays": ArrayRecord({}), "config": config})
     monkeypatch.setenv("HANSE_FEDERATION", str(store.folder.parent))
-    grid = LocalGrid(1, "hanse_client.app:app")
+    grid = LocalGrid(1, "hanse_simulations.engines.store_app:app")
     (node_id,) = grid.get_node_ids()
     (reply,) = grid.send_and_receive([Message(content, node_id, "train")])
     assert "no masks to hide a sum" in reply.error.reason

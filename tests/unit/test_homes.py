@@ -100,3 +100,10 @@ def test_pooling_keeps_lots(tmp_path):
     assert len(pooled) == 60
     assert sorted(pooled.homes) == sorted(np.concatenate([p.homes for p in parts]))
     assert len(pooled.visit_days) == sum(len(p.visit_days) for p in parts)
+
+
+def test_a_person_has_one_home_however_a_store_spells_the_id():
+    spellings = ["0012-AB", "12ab", " 12 AB ", "１２ＡＢ", "12.a-b", "00012AB"]
+    lots = home_lots(pl.Series(spellings), KEY).to_list()
+    assert len(set(lots)) == 1
+    assert home_lots(pl.Series(["13ab"]), KEY).to_list() != lots[:1]

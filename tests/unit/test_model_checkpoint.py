@@ -204,7 +204,7 @@ def test_another_text_encoder(gpt2, catalogue, store_cache, tmp_path):
     write_checkpoint(trained.visits, tmp_path, encoder="another")
     assert "model.encoder = 'another'" in refused(tmp_path).hint
     (tmp_path / "projections.safetensors").write_bytes(b"\0" * 20)
-    assert "damaged" in refused(tmp_path).message
+    assert "cannot be read" in refused(tmp_path).message
 
 
 @pytest.mark.parametrize("trainable", ["top:4", "lora:25", "adapters:25"])

@@ -191,7 +191,7 @@ def test_stores_too_small_and_data_of_another_task_are_refused(node, settings):
     with pytest.raises(EmptyStore, match="no customer with two items"):
         check_size("x", Sequences.of([[1, 2, 3]], items=4), settings)
     np.savez(node.folder / "h.npz", visit_days=np.zeros(1))
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="cannot be read"):
         TASK.load_data(node)
     with pytest.raises(ConfigError, match="research data sets know no home"):
         Sequences.of([[1, 2, 3]], items=4).at_home(0, 2)

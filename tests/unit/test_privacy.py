@@ -125,8 +125,8 @@ def test_a_plan_yields_the_event_that_its_epsilon_is_of():
 
 def test_rounds_left_are_the_most_that_fit():
     plan = PrivacyPlan.from_settings(RECIPES["grocery"]())
-    assert plan.rounds_left([], limit=plan.target_epsilon) == plan.rounds
+    assert plan.rounds_left([], limit=plan.target_epsilon) == plan.rounds + plan.spare == 84
     half = plan.round_cost()
-    spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds - 7)]
+    spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds + plan.spare - 7)]
     assert plan.rounds_left(spent, limit=plan.target_epsilon) == 7
     assert plan.rounds_left(spent, limit=0.1) == 0

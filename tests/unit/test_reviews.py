@@ -92,11 +92,25 @@ def test_a_text_file_has_a_review_a_line(tmp_path):
     assert found.rejected == {"no text or no rating": 1}
 
 
-def test_a_first_line_with_a_label_of_its_own_names_columns(tmp_path):
+def test_a_first_line_names_columns_by_its_own_words_whatever_other_lines_say(tmp_path):
     path = tmp_path / "reviews.txt"
-    path.write_text("reviews\tsentiment\nfine\t1\nbad\t0\n")
+    path.write_text("reviews\tSentiment\nfine\t1\nbad\t0\n")
     found = read_reviews(path)
     assert (found.texts, found.names) == (["fine", "bad"], ["0", "1"])
+    path.write_text("so so\t2\nfine\t1\nbad\t0\n")  # nobody else says 2
+    assert read_reviews(path).names == ["0", "1", "2"]
+
+
+def test_labels_of_a_list_beside_the_file_are_those_of_no_customer(tmp_path):
+    path = tmp_path / "stars.csv"
+    path.write_text("text,rating\nfine,4\nbad,1\n?,9\n")
+    (tmp_path / "stars.labels").write_text("1\n2\n3\n4\n5\n")
+    found = read_reviews(path)
+    assert (found.names, found.listed) == (["1", "2", "3", "4", "5"], True)
+    assert (found.labels, found.rejected) == ([3, 0], {"a label that the list has not": 1})
+    (tmp_path / "stars.labels").write_text("1\n2\n1\n")
+    with pytest.raises(DataError, match="names '1' twice"):
+        read_reviews(path)
 
 
 def test_a_character_that_breaks_lines_elsewhere_is_part_of_a_text(tmp_path):
@@ -148,14 +162,14 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, kind, word
 
 def test_a_customer_is_in_one_part_and_keeps_all_their_reviews(texts, reviews):
     assert {part: int((reviews.part == part).sum()) for part in (TRAIN, VALIDATE, TEST)} == {
-        TRAIN: 13,
+        TRAIN: 14,
         VALIDATE: 2,
-        TEST: 5,
+        TEST: 4,
     }
     kept = [reviews.of(part) for part in (TRAIN, VALIDATE, TEST)]
     assert sum(len(part.labels) for part in kept) == len(texts.labels)
     assert all((np.diff(part.offsets)[part.active()] == 2).all() for part in kept)
-    assert (reviews.lengths <= 16).all() and reviews.tokens.shape[1] <= 16
+    assert (reviews.lengths <= 16).all() and reviews.tokens.shape[1] == 16
 
 
 def test_what_is_saved_is_read_again(reviews, tmp_path):
@@ -177,7 +191,7 @@ def test_reviews_of_those_held_out_change_no_training_batch(node, reviews):
         kept = task.training_data(data, run)
         draw = task.draw(kept, kept.active(), model, run, np.random.default_rng(4))
         batches.append(task.collate(kept, draw, model))
-    assert len(batches[0]) == 13
+    assert len(batches[0]) == 14
     assert torch.equal(batches[0].tokens, batches[1].tokens)
 
 

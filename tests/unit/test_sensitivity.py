@@ -114,7 +114,6 @@ class Store:
     def __init__(self, node, settings):
         self.node, self.settings = node, settings
         self.real = node.histories
-        (node.folder / "clipping-check.json").write_text("{}")  # as after a first round
 
     def model(self, trainable, blow_up=1.0):
         model = InterestModel.from_pretrained(self.node.settings.base_model)

@@ -45,6 +45,16 @@ def test_the_core_is_dropped_to_until_nobody_is_rare(tmp_path):
     assert read.filtered == 2
 
 
+def test_items_of_a_list_beside_the_file_are_there_whether_taken_or_not(tmp_path):
+    path = written(tmp_path, "7 3 1 10\n9 1 3 2 3 99\n")
+    assert not read_sequences(path).listed
+    written(tmp_path, "10\n3\n2\n1\n4\n", "data.items")
+    read = read_sequences(path)
+    assert (read.listed, read.sequences.items, read.unlisted) == (True, 5, 1)
+    assert lists(read) == [[1, 3, 0], [3, 1, 2, 1]]
+    assert read.note.endswith("1 interactions with items that the list has not left out")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

@@ -48,9 +48,11 @@ def test_brought_stores_stay_where_they_are_in_the_order_of_names(brought, tmp_p
     assert ingest(load_store(stores.folders[0] / "store.toml")).events.height == 30
 
 
-def test_the_largest_of_brought_stores(brought, tmp_path):
+def test_some_of_brought_stores_are_the_first_by_name_however_many_customers_they_have(
+    brought, tmp_path
+):
     stores = make_stores(own(brought, stores=2), seed=7, cache=tmp_path)
-    assert [folder.name for folder in stores.folders] == ["east", "south"]
+    assert [folder.name for folder in stores.folders] == ["east", "north"]
 
 
 def test_more_stores_than_were_brought(brought, tmp_path):

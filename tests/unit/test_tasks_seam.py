@@ -10,7 +10,6 @@ from torch import nn
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import InterestTask
 from hanse_client.training.train import train_alone, train_round, trained_arrays
-from hanse_common.codec import digest as hash_bytes
 from hanse_common.errors import ConfigError, InexactClipping
 from hanse_common.federation import settings_digest
 
@@ -129,11 +128,16 @@ def test_a_task_that_this_version_has_not_is_refused_by_name(small_node):
         task_of("horoscope")
 
 
-def test_the_digest_of_settings_names_the_task_and_that_of_older_manifests_stands(small_node):
-    """A coordinator who could change the task could change what a store's sums are of."""
+FREE = ("recipe", "seed", "privacy", "compute", "compare", "sweep", "continues")
+"""Settings that no store's work depends on, or whose terms are compared one by one."""
+
+
+def test_the_digest_of_settings_covers_every_setting_that_a_store_works_by(small_node):
+    """A coordinator who could change one could ask a store's customers something by it."""
     _, settings = small_node
     digest = settings_digest(settings)
-    assert settings_digest(settings.model_copy(update={"task": "visits"})) != digest
-    table = settings.model_dump(mode="json", include={"data", "model", "training"})
-    text = json.dumps(table, sort_keys=True, separators=(",", ":"))
-    assert digest == hash_bytes(b"hanse/settings/1", text.encode())
+    for field in type(settings).model_fields:
+        other = settings.model_copy(update={field: None if field != "task" else "review"})
+        covered = settings_digest(other) != digest
+        unset = getattr(settings, field) is None
+        assert covered == (field not in (*FREE, "transformer_training") and not unset), field

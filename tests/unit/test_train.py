@@ -88,7 +88,8 @@ def test_clipping_is_checked_before_the_first_private_step_only(small_node):
     model, arrays = start(node, settings)
     train_round(node, model, settings, arrays, 1)
     record = node.folder / "clipping-check.json"
-    assert json.loads(record.read_text())["worst_relative_error"] < 1e-4
+    (entry,) = json.loads(record.read_text()).values()
+    assert entry["worst_relative_error"] < 1e-4
     written = record.stat().st_mtime_ns
     train_round(node, model, settings, arrays, 2)
     assert record.stat().st_mtime_ns == written
@@ -145,13 +146,23 @@ def test_training_alone_lowers_the_loss(small_node):
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
-def test_a_store_with_too_few_customers_is_refused(small_node):
+OPEN = {"privacy.mode": "none", "privacy.noise_multiplier": None}
+
+
+def test_without_privacy_a_store_with_too_few_customers_is_refused(small_node):
     node, settings = small_node
-    settings = settings.with_changes({"data.min_customers": 25})
+    settings = settings.with_changes({"data.min_customers": 25, **OPEN})
     model, arrays = start(node, settings)
     with pytest.raises(TooFewCustomers, match=r"'synthetic-01' has 24 customers"):
         train_round(node, model, settings, arrays, 1)
-    assert node.spent() == []
+
+
+def test_with_privacy_a_store_with_too_few_customers_trains_like_any_other(small_node):
+    """Were it to refuse, the coordinator would learn exactly how many there are."""
+    node, settings = small_node
+    settings = settings.with_changes({"data.min_customers": 25})
+    model, arrays = start(node, settings)
+    assert train_round(node, model, settings, arrays, 1).update.keys() == arrays.keys()
 
 
 def test_a_store_that_opened_after_training_ended_is_empty(small_node):
@@ -164,7 +175,8 @@ def test_a_store_that_opened_after_training_ended_is_empty(small_node):
     settings = settings.with_changes({"data.split": split})
     model, arrays = start(node, settings)
     with pytest.raises(EmptyStore, match="no visit before 1980"):
-        train_round(node, model, settings, arrays, 1)
+        train_round(node, model, settings.with_changes(OPEN), arrays, 1)
+    assert train_round(node, model, settings, arrays, 1).drawn == 0
 
 
 def test_a_folder_without_a_node_says_what_to_do(tmp_path):

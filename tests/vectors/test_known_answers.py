@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from hanse_common import errors
 from hanse_common.identity import Certificate
-from hanse_common.secagg import Header, decode, keys
+from hanse_common.secagg import Header, decode, dispute, keys
 from hanse_common.secagg.masking import Keystream
 from hanse_common.secagg.messages import Message, StoreMessage
+from hanse_common.secagg.roster import Cohort, Peer
 from hanse_common.secagg.shamir import PRIME, Weights, split
 from vector_kit import AUTHORITY, CERTIFICATE, HEADER, STORE, fixed, messages, read
 
@@ -82,6 +83,54 @@ def test_derived_keys():
         assert key == KNOWN[f"share key {one} to {other}"]
 
 
+def share_keys() -> tuple[keys.ShareKey, keys.ShareKey]:
+    """Of luebeck and of wismar."""
+    return keys.ShareKey(bytes(range(32))), keys.ShareKey(bytes(range(32, 64)))
+
+
+def test_share_keys():
+    one, other = share_keys()
+    assert one.public == KNOWN["share key public of 00..1f"]
+    assert other.public == KNOWN["share key public of 20..3f"]
+    assert one.agree(other.public) == other.agree(one.public) == KNOWN["share keys shared"]
+    proof = one.prove_possession(HEADER.digest(), "luebeck")
+    assert proof == KNOWN["possession of 00..1f by luebeck"]
+    keys.check_possession(one.public, proof, HEADER.digest(), "luebeck")
+
+
+def cohort() -> Cohort:
+    """Luebeck and wismar with the share keys above."""
+    peers = tuple(
+        Peer(
+            store_id=name,
+            identity=STORE.public,
+            mask_public=bytes(32),
+            share_public=key.public,
+            commitment=bytes(32),
+        )
+        for name, key in zip(("luebeck", "wismar"), share_keys(), strict=True)
+    )
+    return Cohort(header_digest=HEADER.digest(), roster_digest=ROSTER, peers=peers)
+
+
+def test_evidence():
+    accusation = dispute.accuse(cohort(), 0, 1, share_keys()[0], entropy=fixed(0x0E))
+    assert accusation.dealer == "wismar"
+    assert accusation.shared == KNOWN["evidence of luebeck against wismar: point"]
+    assert accusation.challenge == KNOWN["evidence of luebeck against wismar: challenge"]
+    assert accusation.response == KNOWN["evidence of luebeck against wismar: response"]
+    assert dispute.channel_of(cohort(), 0, accusation) == KNOWN["share keys shared"]
+
+
+def test_a_vouched_share():
+    context, sealed = KNOWN["sealing context"], KNOWN["sealed shares"]
+    vouched = dispute.vouch(STORE, context, sealed)
+    assert vouched == KNOWN["vouched share"]
+    digests = KNOWN["share digests"]
+    assert dispute.is_vouched(cohort(), 0, 1, sealed, vouched, digests)
+    assert not dispute.is_vouched(cohort(), 1, 0, sealed, vouched, digests)
+
+
 def test_commitment_and_digests():
     digest = HEADER.digest()
     assert keys.seed_commitment(SEED, digest, "luebeck") == KNOWN["seed commitment"]
@@ -142,6 +191,61 @@ def test_share_key_by_hand():
     info = lengths(4, b"hanse/secagg/1/share-key", ROSTER, b"wismar", b"luebeck")
     key = hkdf_sha256(KNOWN["X25519 shared"], KNOWN["header digest"], info)
     assert key == KNOWN["share key wismar to luebeck"]
+
+
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P
+Affine = tuple[int, int]
+
+
+def plus(one: Affine, other: Affine) -> Affine:
+    """RFC 8032, section 5.1: the sum of two points in affine coordinates."""
+    (x1, y1), (x2, y2) = one, other
+    t = D * x1 * x2 * y1 * y2
+    return (
+        (x1 * y2 + x2 * y1) * pow(1 + t, -1, P) % P,
+        (y1 * y2 + x1 * x2) * pow(1 - t, -1, P) % P,
+    )
+
+
+def times(scalar: int, point: Affine) -> Affine:
+    total = (0, 1)
+    for bit in bin(scalar)[2:]:
+        total = plus(total, total)
+        total = plus(total, point) if bit == "1" else total
+    return total
+
+
+def written(point: Affine) -> bytes:
+    return (point[1] | (point[0] & 1) << 255).to_bytes(32, "little")
+
+
+def point_of(data: bytes) -> Affine:
+    y, odd = int.from_bytes(data, "little") % 2**255, data[31] >> 7
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    root = pow(square, (P + 3) // 8, P)
+    root = root if root * root % P == square else root * pow(2, (P - 1) // 4, P) % P
+    return (root if root % 2 == odd else P - root), y
+
+
+def test_evidence_by_hand():
+    """The equations of Chaum and Pedersen, and what SHA-512 is taken of."""
+    name = "evidence of luebeck against wismar: "
+    shared, challenge, response = (
+        KNOWN[name + part] for part in ("point", "challenge", "response")
+    )
+    publics = KNOWN["share key public of 00..1f"], KNOWN["share key public of 20..3f"]
+    accuser, dealer = map(point_of, publics)
+    base = point_of((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+    c, z = int.from_bytes(challenge, "little"), int.from_bytes(response, "little")
+    order = 2**252 + 27742317777372353535851937790883648493
+    hashed = lengths(4, b"hanse/secagg/1/agreement-proof") + KNOWN["header digest"] + ROSTER
+    hashed += lengths(4, b"luebeck") + publics[0] + lengths(4, b"wismar") + publics[1] + shared
+    for eight, target in ((times(8, base), accuser), (times(8, dealer), point_of(shared))):
+        hashed += written(plus(times(z, eight), times(order - c, target)))
+    assert int.from_bytes(hashlib.sha512(hashed).digest(), "little") % order == c
+    y = point_of(shared)[1]
+    assert (1 + y) * pow(1 - y, -1, P) % P == int.from_bytes(KNOWN["share keys shared"], "little")
 
 
 def test_commitment_by_hand():

@@ -199,7 +199,7 @@ def read_catalogue(
             *price_reasons,
         ],
     )
-    # A table that repeats an item (say, once per sale) is a fair source of it; one that
+    # A table that repeats an item (say, once per branch) is a fair source of it; one that
     # contradicts itself is not.
     distinct = kept.unique(maintain_order=True)
     _count(rejects, _REPEATED_ITEM, kept.height - distinct.height)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import glob
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from math import isfinite
@@ -224,14 +223,7 @@ def load_store(path: Path) -> StoreConfig:
         ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         ContradictingOptions: A source has both a path and a query.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    table = read_toml(path)
     try:
         config = parse_settings(StoreConfig, table)
     except ConfigError as error:

@@ -6,6 +6,8 @@ Flower's memory: it survives a restart, and nothing else can read it.
     <node>/secagg/journal   every attempt made, so that none is made twice
     <node>/secagg/waiting   the quantised vector, and what it will be charged (0600)
     <node>/secagg/state     the protocol's secrets between two messages (0600)
+    <node>/attempt          how far the newest attempt came, in a second place: a backup of
+                            `secagg/` that is brought back does not bring this back with it
 
 Everything is on disk before a reply leaves. No torch: protocol stages answer at once.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,19 +24,23 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
+from hanse_common.decoding import decoding
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.federation import grant_of
-from hanse_common.instructions import MESSAGE, Instructions
+from hanse_common.instructions import MESSAGE
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import NOTHING, Release
 from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.roundlog.evidence import RECEIPT
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, Store
+from hanse_common.secagg.journal import Mark
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Roster, Survivors, UnmaskRequest
 from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
+
+MARK = "attempt"
 
 Answer = dict[str, bytes]
 """What a store replies at one stage: the protocol's message, and what goes with it."""
@@ -109,7 +114,7 @@ class Waiting:
         Raises:
             MalformedMessage: It is something else.
         """
-        try:
+        with decoding("the waiting update", MalformedMessage):
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 table: dict[str, Any] = json.loads(str(file["about"]))
                 vector: Integers = file["vector"]
@@ -123,11 +128,6 @@ class Waiting:
                 vector=vector,
                 cost=cost or None,
             )
-        except (
-            *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-            zipfile.BadZipFile,
-        ) as error:
-            raise MalformedMessage(f"the waiting update is damaged: {error}") from None
 
 
 class SecureExchange:
@@ -138,29 +138,39 @@ class SecureExchange:
         self._enrolment = enrolment
         self._folder = node.folder / "secagg"
 
-    def header(self, told: Instructions) -> Header:
-        """The header of an attempt as this store sees it, if it may still make it.
+    def admit(self, header: Header) -> None:
+        """Check that the store may still make an attempt.
 
         Raises:
             AttemptRefused: The attempt, or a later one, was made before.
-            MalformedMessage: A number in it is out of range.
         """
-        header = told.header(self._enrolment.manifest.digest())
-        self._journal().admit(header)
-        return header
+        limit = self._enrolment.manifest.max_openings
+        self._journal().admit(header, max_openings=limit)
 
-    def waiting(self, header: Header, asked: bytes) -> Waiting | None:
-        """The vector of this exchange's first attempt, if it is still there."""
+    def current(self) -> Waiting | None:
+        """What waits for the next message; None if nothing does.
+
+        Raises:
+            MalformedMessage: The file is damaged.
+        """
         path = self._folder / "waiting"
-        if not path.exists():
+        return Waiting.decode(path.read_bytes()) if path.exists() else None
+
+    def unmasked(self, header: Header, asked: bytes) -> Waiting | None:
+        """The vector of this exchange's first attempt, if it was never masked.
+
+        One that was masked may be in a sum that somebody holds: offered once more, its noise
+        would protect two sums, and be accounted for as if it were two noises.
+        """
+        waiting = self.current()
+        if waiting is None or self._journal().was_masked(header):
             return None
-        found = Waiting.decode(path.read_bytes())
         # Another manifest has other bounds, and perhaps other noise.
         first, now = (
             (h.run, h.round, h.manifest_digest, digest)
-            for h, digest in ((found.header, found.asked), (header, asked))
+            for h, digest in ((waiting.header, waiting.asked), (header, asked))
         )
-        return found if first == now else None
+        return waiting if first == now else None
 
     def begin(self, waiting: Waiting) -> Answer:
         """Stage 0: put the vector aside and say hello.
@@ -219,7 +229,7 @@ class SecureExchange:
             receipt[RECEIPT] = self._receipt(store, waiting.header, head).encode()
             return store.mask(waiting.vector)
 
-        return {**self._answer(answer), **receipt}
+        return {**self._answer(answer, charges=True), **receipt}
 
     def confirm(self, data: bytes) -> Answer:
         """Stage 3; see `Store.confirm`, and `share` for errors."""
@@ -238,13 +248,18 @@ class SecureExchange:
             entry_hash=head.hash,
         ).sign(self._enrolment.key)
 
-    def _answer(self, step: Callable[[Store, Waiting], Message]) -> Answer:
-        waiting = self._waiting()
+    def _answer(
+        self, step: Callable[[Store, Waiting], Message], *, charges: bool = False
+    ) -> Answer:
+        waiting = self.current()
+        if waiting is None:
+            raise OutOfTurn("this store has no update waiting to be masked")
         store = Store.resume(
             self._enrolment.attempt(waiting.header, waiting.kind),
             (self._folder / "state").read_bytes(),
             key=self._enrolment.key,
             journal=self._journal(),
+            charged=charges and self._charged(waiting),
         )
         before = store.stage
         try:
@@ -260,16 +275,24 @@ class SecureExchange:
             (self._folder / "waiting").unlink()
         return {MESSAGE: reply.encode()}
 
-    def _waiting(self) -> Waiting:
-        path = self._folder / "waiting"
-        if not path.exists():
-            raise OutOfTurn("this store has no update waiting to be masked")
-        return Waiting.decode(path.read_bytes())
-
     def _journal(self) -> Journal:
-        path = self._folder / "journal"
-        return Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        path, mark = self._folder / "journal", self._node.folder / MARK
+        journal = Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        return journal.caught_up(Mark.decode(mark.read_bytes()) if mark.exists() else None)
+
+    def _charged(self, waiting: Waiting) -> bool:
+        """Whether the ledger says that this attempt's vector was masked, or was about to be."""
+        if waiting.cost is None:
+            return False
+        header = waiting.header
+        this = (header.manifest_digest, header.run, header.round, header.attempt)
+        return any(
+            (about.manifest_digest, about.run, about.exchange, about.attempt) == this
+            for about in (entry.release for entry in self._node.ledger if entry.spends)
+        )
 
     def _keep(self, store: Store) -> None:
         self._node.write("secagg/journal", store.journal.encode())
         self._node.write("secagg/state", store.encode(), mode=0o600)
+        if store.journal.mark is not None:
+            self._node.write(MARK, store.journal.mark.encode())

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.node import Node
+from hanse_client.node import Node, Randomness
 from hanse_common.instructions import (
     EVALUATION,
     STATISTICS,
@@ -32,9 +32,6 @@ from hanse_common.secagg.layout import Floats, Integers
 from hanse_common.secagg.quantize import quantize
 
 NDArray = npt.NDArray[Any]
-
-# What a draw of the node's generator is for; training uses 0 to 2.
-_NOISE, _ROUNDING = 3, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +59,7 @@ def training_vector(
     *,
     plan: PrivacyPlan | None,
     exchange: int,
+    attempt: int = 1,
 ) -> Integers:
     """Quantise what a round of training gave.
 
@@ -71,6 +69,7 @@ def training_vector(
         manifest: The store's.
         plan: Gives the noise on counts and losses; None for no privacy.
         exchange: The exchange's number.
+        attempt: At the exchange.
 
     Returns:
         Shape `(length,)` and within the bounds of the manifest's layout.
@@ -86,9 +85,10 @@ def training_vector(
     statistics = np.array([trained.drawn, trained.losses])
     if plan and plan.mode == "local" and plan.statistics_noise_multiplier is not None:
         scale = plan.statistics_noise_multiplier * math.sqrt(trained.steps)
-        statistics += _gaussian(node, exchange, len(STATISTICS_NAMES), scale)
+        noise = node.generator(exchange, Randomness.RELEASE_NOISE, attempt=attempt)
+        statistics += _gaussian(noise, len(STATISTICS_NAMES), scale)
     parts = {UPDATE: flatten(trained.update), STATISTICS: statistics}
-    return _quantized(node, parts, manifest, "train", exchange)
+    return _quantized(node, parts, manifest, "train", exchange, attempt)
 
 
 def evaluation_vector(
@@ -98,6 +98,7 @@ def evaluation_vector(
     *,
     plan: PrivacyPlan | None,
     exchange: int,
+    attempt: int = 1,
 ) -> Integers:
     """Quantise what an evaluation found.
 
@@ -108,6 +109,7 @@ def evaluation_vector(
         manifest: The store's.
         plan: Gives the noise; None for no privacy.
         exchange: The exchange's number.
+        attempt: At the exchange.
 
     Returns:
         Shape `(length,)` and within the bounds of the manifest's layout for evaluations.
@@ -118,20 +120,29 @@ def evaluation_vector(
     """
     values = np.array(list(sums.values()), np.float64)
     if plan and plan.mode == "local" and plan.evaluation_noise_multiplier is not None:
-        values += _gaussian(node, exchange, len(values), plan.evaluation_noise_multiplier)
-    return _quantized(node, {EVALUATION: values}, manifest, "evaluate", exchange)
+        noise = node.generator(exchange, Randomness.RELEASE_NOISE, attempt=attempt)
+        values += _gaussian(noise, len(values), plan.evaluation_noise_multiplier)
+    return _quantized(node, {EVALUATION: values}, manifest, "evaluate", exchange, attempt)
 
 
-def _gaussian(node: Node, exchange: int, length: int, multiplier: float) -> Floats:
+def _gaussian(noise: np.random.Generator, length: int, multiplier: float) -> Floats:
     """Gaussian noise for coordinates to which one customer adds a number in [0, 1] each."""
-    return node.generator(exchange, _NOISE).normal(0.0, multiplier * math.sqrt(length), length)
+    return noise.normal(0.0, multiplier * math.sqrt(length), length)
 
 
 def _quantized(
-    node: Node, parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, exchange: int
+    node: Node,
+    parts: Mapping[str, Floats],
+    manifest: Manifest,
+    kind: Kind,
+    exchange: int,
+    attempt: int,
 ) -> Integers:
     """Clip, scale and round every section, then add its noise."""
-    rounding, noise = node.generator(exchange, _ROUNDING), node.generator(exchange, _NOISE)
+    rounding, noise = (
+        node.generator(exchange, use, attempt=attempt)
+        for use in (Randomness.ROUNDING, Randomness.RELEASE_NOISE)
+    )
     layout, integers = manifest.terms(kind).layout, {}
     terms = manifest.sections if kind == "train" else manifest.evaluation
     for section, term in zip(layout.sections, terms, strict=True):

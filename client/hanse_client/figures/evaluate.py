@@ -19,6 +19,7 @@ from hanse_client.inputs.npz import concatenated, load_npz, save_npz
 from hanse_client.node import Node
 from hanse_client.tasks import base as tasks
 from hanse_client.tasks import task_of
+from hanse_client.training.subnormals import flushing_subnormals
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.metrics import TOP, auc, ranking_metrics
@@ -191,6 +192,7 @@ def evaluate_histories(
     return Figures.pooled(parts)
 
 
+@flushing_subnormals
 def evaluate_round(
     node: Node,
     model: nn.Module,

@@ -1,9 +1,12 @@
-"""Arrays by customer: who is at home at a store, and what each adds to a sum.
+"""Arrays by customer: lots, who is at home at a store, and what each adds to a sum.
 
 What one customer can add to a sum that leaves a store is decided here, for every task.
 """
 
 from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,38 @@ import numpy.typing as npt
 from hanse_common.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
+_LOT_BITS = 53
+"""A float64 holds so many bits exactly."""
+
+
+def lots(customers: Iterable[str], *, key: str) -> npt.NDArray[np.float64]:
+    """Draw a number for each customer, by HMAC-SHA256 of their id.
+
+    Whoever samples customers, deals them out to stores or holds some of them out takes lots, and
+    never the place in a list or a shuffle of it: there, one customer fewer moves all others.
+
+    Args:
+        customers: N ids.
+        key: What the lots are for, and the seed; another key draws other numbers. Public.
+
+    Returns:
+        [N] in [0, 1), as if drawn evenly.
+
+    Guarantees:
+        A customer's number depends on their own id and the key alone.
+
+    Example:
+        >>> both = lots(["ann", "bob"], key="sample/7")
+        >>> bool(both[1] == lots(["bob"], key="sample/7")[0])
+        True
+    """
+    secret = key.encode()
+    heads = [
+        int.from_bytes(hmac.digest(secret, name.encode(), "sha256")[:8], "big")
+        for name in customers
+    ]
+    shifted = np.array(heads, dtype=np.uint64) >> np.uint64(64 - _LOT_BITS)
+    return shifted.astype(np.float64) / 2.0**_LOT_BITS
 
 
 def at_home(homes: Ints, index: int, stores: int, *, hint: str) -> npt.NDArray[np.bool_]:

@@ -96,6 +96,11 @@ class Histories:
     def __len__(self) -> int:
         return len(self.customers)
 
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """[N] how many visits each customer made."""
+        return np.diff(self.visit_offsets)
+
     def until(self, day: float) -> Histories:
         """What was known at the beginning of `day`: later visits are cut off.
 
@@ -147,7 +152,7 @@ class Histories:
 
     def active(self) -> npt.NDArray[np.int64]:
         """Indices of the customers who have at least one visit."""
-        return np.flatnonzero(np.diff(self.visit_offsets))
+        return np.flatnonzero(self.sizes)
 
     def at_home(self, index: int, stores: int) -> Histories:
         """Only the customers whose home is the store with this index among `stores`.
@@ -163,7 +168,7 @@ class Histories:
             stores,
             hint="set home_key in store.toml to the stores' common key, and prepare again",
         )
-        return self._keep(np.repeat(here, np.diff(self.visit_offsets)))
+        return self._keep(np.repeat(here, self.sizes))
 
     def save(self, path: Path) -> None:
         """Write all arrays to one file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hanse_common.decoding import check_stored, decoding
 from hanse_common.errors import DataError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     RecordT = TypeVar("RecordT", bound=DataclassInstance)
+
+_MOST_MEMBERS = 64
 
 
 def save_npz(record: DataclassInstance, path: Path) -> None:
@@ -31,11 +35,11 @@ def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
     Raises:
         DataError: The file is missing, damaged, or of another kind; with the hint.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
+    with decoding(path, DataError, hint=hint), path.open("rb") as file:
+        with zipfile.ZipFile(file) as archive:
+            check_stored(archive, path.stat().st_size, most=_MOST_MEMBERS)
+        with np.load(file, allow_pickle=False) as arrays:
             found = {field.name: arrays[field.name] for field in fields(kind)}
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}", hint=hint) from error
     # A field that is one number comes back as the number that it was.
     values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in found.items()}
     return kind(**values)

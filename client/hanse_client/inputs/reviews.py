@@ -3,11 +3,14 @@
     <file>.txt     a review a line: the text, a tab, the label (as UCI's labelled sentences)
     <file>.csv, .tsv, .parquet    columns `text` and `rating`, and `user_id` where one is known
 
-Without `user_id`, every review counts as a customer of its own.
+Without `user_id`, every review counts as a customer of its own. A `<file>.labels` beside it is
+the public list of what a review can be, one label a line, in order; without it the labels are
+those that the customers gave, which no epsilon covers.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hanse_client.inputs.by_customer import lots
 from hanse_client.inputs.entries import Entries, Ints, offsets_of
+from hanse_client.inputs.public_list import read_public_list
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 from hanse_common.model.items import reading_encoder
 
@@ -25,6 +30,9 @@ TRAIN, VALIDATE, TEST = 0, 1, 2
 PARTS = {"validate": VALIDATE, "test": TEST}
 _LARGEST = 16
 """Labels; more are ids or free text, and no judgement."""
+_HEADINGS = frozenset({"label", "rating", "sentiment", "stars", "score", "class"})
+"""Labels of a first line that name the column. Whether other lines have the label is no way to
+tell: a review would come and go with another customer's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +47,8 @@ class Texts:
     """What a review can be, in order."""
     rejected: dict[str, int]
     """Rows left out, by reason."""
+    listed: bool = False
+    """Whether `names` are those of a public list, and not of the customers."""
 
     def some(self, rows: Ints) -> Texts:
         """These rows alone."""
@@ -59,10 +69,16 @@ def read_reviews(path: Path) -> Texts:
         WrongTypes: A line has no label, or there are too many labels to be judgements.
     """
     table = _lines(path) if path.suffix == ".txt" else _columns(path)
-    kept = table.filter(
+    filled = table.filter(
         pl.col("text").str.strip_chars().str.len_chars().gt(0) & pl.col("rating").is_not_null()
     )
-    names = sorted(kept["rating"].unique().to_list(), key=_order)
+    listed = read_public_list(path, ".labels")
+    kept = filled if listed is None else filled.filter(pl.col("rating").is_in(listed))
+    names = sorted(kept["rating"].unique().to_list(), key=_order) if listed is None else listed
+    rejected = {
+        "no text or no rating": table.height - filled.height,
+        "a label that the list has not": filled.height - kept.height,
+    }
     if len(names) < 2:
         raise DataError(
             f"{path} holds {len(names)} label{'' if len(names) == 1 else 's'}",
@@ -79,7 +95,8 @@ def read_reviews(path: Path) -> Texts:
         texts=kept["text"].to_list(),
         labels=[place[name] for name in kept["rating"]],
         names=names,
-        rejected={"no text or no rating": len(table) - len(kept)},
+        rejected={reason: count for reason, count in rejected.items() if count},
+        listed=listed is not None,
     )
 
 
@@ -94,7 +111,7 @@ class Reviews(Entries):
     part: npt.NDArray[np.int8]
     """[N] TRAIN, VALIDATE or TEST: a customer is in one of them."""
     tokens: npt.NDArray[np.int32]
-    """[E, T] padded on the right."""
+    """[E, T] padded on the right to the longest that may be, which is a setting."""
     lengths: Ints
     """[E]."""
     labels: Ints
@@ -118,7 +135,8 @@ def prepare_reviews(
         shares: Of the customers, for validation and for test.
 
     Guarantees:
-        A customer's part depends on the seed and on nothing but the number of customers.
+        A customer's part depends on their own id and the seed. Nothing of a customer depends on
+        another one, so that the parts have about the shares that are asked for.
 
     Raises:
         ConfigError: There is no such encoder.
@@ -132,10 +150,10 @@ def prepare_reviews(
     read = tokenizer([texts.texts[i] for i in order], truncation=True, max_length=tokens)
     ids: Sequence[Sequence[int]] = read["input_ids"]
     lengths = np.array([len(one) for one in ids], dtype=np.int64)
-    table = np.zeros((len(ids), int(lengths.max(initial=1))), dtype=np.int32)
+    table = np.zeros((len(ids), tokens), dtype=np.int32)
     for row, one in enumerate(ids):
         table[row, : len(one)] = one
-    chance = np.random.default_rng(seed).permutation(len(users)) / max(len(users), 1)
+    chance = lots(users.tolist(), key=f"part/{seed}")
     part = np.where(chance < shares[1], TEST, np.where(chance < sum(shares), VALIDATE, TRAIN))
     return Reviews(
         customers=users,
@@ -156,10 +174,23 @@ def _lines(path: Path) -> pl.DataFrame:
         text, tab, label = line.rpartition("\t")
         if not tab:
             raise WrongTypes(f"{path}, line {number}: no tab before a label", hint="TEXT<tab>LABEL")
-        rows.append((f"{number:08d}", text, label.strip()))
-    if len(rows) > 2 and rows[0][2] not in {label for _, _, label in rows[1:]}:
-        rows = rows[1:]  # a label that no other line has is a column's name
-    return pl.DataFrame(rows, schema=["user_id", "text", "rating"], orient="row")
+        rows.append((text, label.strip()))
+    if rows and rows[0][1].lower() in _HEADINGS:
+        rows = rows[1:]
+    return _nameless(pl.DataFrame(rows, schema=["text", "rating"], orient="row"))
+
+
+def _nameless(table: pl.DataFrame) -> pl.DataFrame:
+    """Name each review's customer by what it says, and equal ones by how many came before.
+
+    A number of the line would name everybody behind a review otherwise when it is not there.
+    """
+    again = table.select(pl.int_range(pl.len()).over("text", "rating")).to_series()
+    names = [
+        hashlib.sha256(f"{text}\t{rating}\t{count}".encode()).hexdigest()[:32]
+        for text, rating, count in zip(table["text"], table["rating"], again, strict=True)
+    ]
+    return table.with_columns(user_id=pl.Series(names, dtype=pl.String))
 
 
 def _text(path: Path) -> str:
@@ -185,7 +216,7 @@ def _columns(path: Path) -> pl.DataFrame:
             hint=f"it has {', '.join(table.columns)}",
         )
     if "user_id" not in table.columns:
-        table = table.with_columns(user_id=pl.int_range(pl.len()).cast(pl.String))
+        table = _nameless(table.select(pl.col("text", "rating").cast(pl.String)))
     return table.select(pl.col("user_id", "text", "rating").cast(pl.String))
 
 

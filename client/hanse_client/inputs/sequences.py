@@ -39,11 +39,20 @@ class Sequences(Entries):
     """How many items there are, in all stores."""
 
     @classmethod
-    def of(cls, sequences: list[list[int]], *, items: int) -> Sequences:
-        """Number the customers of some lists."""
+    def of(
+        cls, sequences: list[list[int]], *, items: int, customers: list[str] | None = None
+    ) -> Sequences:
+        """Put lists into arrays.
+
+        Args:
+            sequences: N lists of item ids.
+            items: How many items there are.
+            customers: N names, in the same order; numbers if left out.
+        """
         sizes = [len(one) for one in sequences]
+        names = [f"{i:07d}" for i in range(len(sizes))] if customers is None else customers
         return cls(
-            customers=np.array([f"{i:07d}" for i in range(len(sizes))], dtype=np.str_),
+            customers=np.array(names, dtype=np.str_),
             homes=np.full(len(sizes), -1, dtype=np.int64),
             offsets=offsets_of(np.array(sizes)),
             taken=np.array([item for one in sequences for item in one], dtype=np.int32),

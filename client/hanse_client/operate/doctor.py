@@ -18,7 +18,6 @@ from typing import Literal
 from hanse_client.door.store_config import load_store
 from hanse_client.enrolment import Enrolment
 from hanse_client.inputs.preparing import Preparation
-from hanse_client.operate import pin
 from hanse_client.operate.folder import CUSTOMER_KEY, NEXT, StoreFolder, load_node_key
 from hanse_client.operate.handshake import Handshake, handshake
 from hanse_client.operate.spending import budget_row
@@ -154,12 +153,19 @@ def _certificate(folder: StoreFolder) -> Finding:
 
 
 def _code(folder: StoreFolder) -> Finding:
-    pinned = pin.pinned_digest(Enrolment(folder.enrolment))
+    pinned = Enrolment(folder.enrolment).manifest.fab_digest
+    if pinned is None:
+        return _fail(
+            "code pin",
+            "the manifest does not name the app bundle",
+            "ask the federation for a manifest with fab_digest",
+        )
     return _ok("code pin", f"only the bundle {pinned[:12]}… is answered, and none is installed")
 
 
 def _model(folder: StoreFolder) -> Finding:
-    from hanse_client.operate.enrolling import check_base_model, check_settings, start_of
+    from hanse_client.operate.enrolling import check_settings, start_of
+    from hanse_common.federation import check_base_model
     from hanse_common.instructions import model_digest
 
     settings, manifest = folder.settings(), folder.membership().manifest

@@ -20,6 +20,7 @@ from hanse_client.operate.folder import NEXT, SETTINGS_FILE, StoreFolder, load_n
 from hanse_client.operate.templates import AUTHORITY_LINE
 from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
 from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
+from hanse_common.decoding import decoding
 from hanse_common.durable import sync_folder, write_durably
 from hanse_common.errors import (
     BadCertificate,
@@ -29,7 +30,7 @@ from hanse_common.errors import (
 )
 from hanse_common.federation import (
     BASE_MODEL_FILES,
-    base_model_digest,
+    check_base_model,
     check_noise,
     settings_digest,
 )
@@ -262,33 +263,18 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def check_base_model(model: Path, manifest: Manifest) -> None:
-    """Check the frozen rest of a model, if the manifest names one.
-
-    Raises:
-        PolicyViolation: It is another one.
-    """
-    found = base_model_digest(model)
-    if manifest.base_digest is not None and (found is None or found.hex() != manifest.base_digest):
-        raise PolicyViolation(
-            f"the base model in {model} is not the one that the manifest names",
-            hint="import the coordinator's model folder as it is: `hanse store enrol --model DIR`",
-        )
-
-
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
     """The trained parameters that a run begins with, by name."""
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.tasks import task_of
     from hanse_client.training.train import trained_arrays
+    from hanse_common.model.checkpoint import MODEL_ERRORS
 
     task = task_of(settings.task)
     disable_progress_bar()
-    try:
+    with decoding(f"{model}, a model of {settings.task!r},", ConfigError, *MODEL_ERRORS):
         loaded = task.load_model(model)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{model} holds no model of {settings.task!r}: {error}") from error
     task.freeze(loaded, settings)
     return trained_arrays(loaded)
 

@@ -19,7 +19,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
@@ -41,12 +41,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    ObjectPushError,
-    pull_and_inflate_object_from_tree,
-    push_objects,
-)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, push_objects
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.retry import RetryInvoker, RetryState, exponential
@@ -54,6 +49,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.operate.heartbeat import INTERVAL, beating
+from hanse_client.operate.inbox import bound_answers, first_message, whole_message
 from hanse_common.errors import (
     FederationError,
     NotAdmitted,
@@ -69,8 +65,8 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT = 20
 _ADMISSION_SECONDS = 75.0
 """A node that was killed counts as connected for a while, and is not let in a second time."""
-_FIRST_WAIT, _LONGEST_OBJECT_WAIT, _TRIES = 0.05, 0.5, 20_000
-"""Seconds before an object that is still being uploaded is asked for again; how often."""
+_PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
+"""Refusals that may be over soon: a line that was too slow, too much at once."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -136,11 +132,13 @@ class Fleet:
             log.debug("no heartbeat: %s", error)
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
-        """Take the next message, without its content; None if there is none."""
+        """Take the next message, without its content; None if there is none.
+
+        Raises:
+            FederationError: What the server hands out is no message.
+        """
         found = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not found.messages_list:
-            return None
-        return message_from_proto(found.messages_list[0]), found.message_object_trees[0]
+        return first_message(found)
 
     def bundle(self, run_id: int) -> bytes:
         """The bytes of a run's app bundle.
@@ -161,21 +159,13 @@ class Fleet:
         """
         run_id = message.metadata.run_id
         confirm = self._calling(self._client.ConfirmMessageReceived)
-        try:
-            whole = pull_and_inflate_object_from_tree(
-                tree,
-                make_pull_object_fn_protobuf(
-                    self._calling(self._client.PullObject), self._node, run_id
-                ),
-                make_confirm_message_received_fn_protobuf(confirm, self._node, run_id),
-                return_type=Message,
-                # The message is here before all of its content is; Flower would wait a second.
-                initial_backoff=_FIRST_WAIT,
-                backoff_cap=_LONGEST_OBJECT_WAIT,
-                max_tries_per_object=_TRIES,
-            )
-        except (ObjectPullError, TypeError, ValueError, KeyError) as error:
-            raise FederationError(f"the message's content cannot be read: {error!a}") from error
+        whole = whole_message(
+            tree,
+            make_pull_object_fn_protobuf(
+                self._calling(self._client.PullObject), self._node, run_id
+            ),
+            make_confirm_message_received_fn_protobuf(confirm, self._node, run_id),
+        )
         # A message does not carry its own id, which is the hash of its content.
         whole.metadata.__dict__["_message_id"] = tree.object_id
         return whole
@@ -272,6 +262,7 @@ def connected(
             NodeAuthHttpInterceptor(address.key, address.key.public_key()),
         ],
     ) as client:
+        bound_answers(client)
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         trying(NotAdmitted, admission).invoke(fleet.activate)
@@ -299,17 +290,23 @@ def _named(call: Callable[[], T], address: Address) -> T:
         ) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if error.response.is_server_error:
+        if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
         if status == httpx.codes.UNAUTHORIZED:
             raise NotAdmitted(
                 f"{address.fleet} does not know this store's node key, or its clock differs",
-                hint="check this machine's clock, then whether the store was revoked",
+                hint="check this machine's clock; has the coordinator admitted this store's newest "
+                "request, and not revoked it?",
             ) from error
         if status == httpx.codes.FORBIDDEN:
             raise RunOver("the run has ended") from error
         raise FederationError(
             f"{address.fleet} answers {status}: {error.response.text[:200]!a}"
+        ) from error
+    except ValueError as error:
+        raise Unreachable(
+            f"{address.fleet} answers with something else than Flower's protocol",
+            hint="does another server answer at that address?",
         ) from error
 
 

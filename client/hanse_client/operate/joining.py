@@ -74,7 +74,8 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
         PolicyViolation: The terms go beyond the policy, or are not about this store.
         DataError: The data cannot be used.
     """
-    from hanse_client.operate.enrolling import check_base_model, check_membership, check_settings
+    from hanse_client.operate.enrolling import check_membership, check_settings
+    from hanse_common.federation import check_base_model
 
     check_membership(folder)
     folder.invitation()

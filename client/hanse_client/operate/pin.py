@@ -7,11 +7,9 @@ takes messages only of runs whose bundle is the one that the signed manifest nam
 SHA-256, and the store's policy too if it names one. A bundle is read for one thing: to say
 what is wrong with it.
 
->>> check(b"anything", pinned="00" * 32)
-Traceback (most recent call last):
-    ...
-hanse_common.errors.ForeignCode: the app bundle's SHA-256 is ee0874170b7f…, the terms name \
-000000000000… (nothing of it was run; it is no archive)
+>>> Bundle.read(b"anything")
+Bundle(digest='ee0874170b7f6f32b8c2ac9573c428d35b575270a66b757c2c0185d2bd09718d', holds='it is \
+no archive')
 """
 
 from __future__ import annotations
@@ -19,57 +17,82 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from dataclasses import dataclass
 
-from hanse_client.enrolment import Enrolment
+from flwr.app import Context
+
+from hanse_common.decoding import decoding
 from hanse_common.errors import ForeignCode
+from hanse_common.manifest import Manifest
 
 THIN = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
 """All that a bundle without code holds."""
 _LISTED = 3
+_DIGEST, _HOLDS = "bundle-digest", "bundle-holds"
 
 
-def pinned_digest(enrolment: Enrolment) -> str:
-    """The SHA-256 of the only bundle that this store takes messages under.
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What is known of the app bundle of a run; nothing of it is written, imported or run."""
+
+    digest: str
+    """SHA-256 of its bytes, in hexadecimal."""
+    holds: str = ""
+    """What it would have brought, for people."""
+
+    @classmethod
+    def read(cls, data: bytes) -> Bundle:
+        """Look at a bundle as it came."""
+        return cls(hashlib.sha256(data).hexdigest(), _described(data))
+
+    @classmethod
+    def of(cls, context: Context) -> Bundle | None:
+        """What `as_config` handed on; None on an engine that has no bundles."""
+        digest = context.node_config.get(_DIGEST)
+        return None if digest is None else cls(str(digest), str(context.node_config.get(_HOLDS)))
+
+    def as_config(self) -> dict[str, str]:
+        """Entries of a node's configuration, for the process that answers."""
+        return {_DIGEST: self.digest, _HOLDS: self.holds}
+
+
+def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
+    """Refuse a message of a run whose bundle is not the one that the manifest names.
+
+    Args:
+        bundle: The run's; None on an engine that has none.
+        manifest: Checked against the store's policy, which may name a bundle too.
 
     Raises:
-        ForeignCode: The manifest names none.
-        PolicyViolation: The policy names another.
+        ForeignCode: Says which digest it has, and which code it would have brought; or that
+            the manifest names no bundle, or the engine has none to compare.
     """
-    named = enrolment.manifest.fab_digest
-    if named is None:
+    pinned = manifest.fab_digest
+    if bundle is None:
+        if pinned is None:
+            return
+        raise ForeignCode(
+            "the manifest names an app bundle, and what runs this store shows none",
+            hint="run the store's node with `hanse store join`",
+        )
+    if pinned is None:
         raise ForeignCode(
             "the manifest does not name the app bundle",
             hint="ask the federation for a manifest with fab_digest",
         )
-    return named
-
-
-def check(bundle: bytes, *, pinned: str) -> None:
-    """Refuse a bundle that is not the pinned one.
-
-    Args:
-        bundle: As it came.
-        pinned: SHA-256 in hexadecimal.
-
-    Raises:
-        ForeignCode: Says which digest it has, and which code it would have brought.
-
-    Guarantees:
-        The bundle is not written to disk, and nothing of it is imported or executed.
-    """
-    found = hashlib.sha256(bundle).hexdigest()
-    if found != pinned:
+    if bundle.digest != pinned:
         raise ForeignCode(
-            f"the app bundle's SHA-256 is {found[:12]}…, the terms name {pinned[:12]}…",
-            hint=f"nothing of it was run; {_described(bundle)}",
+            f"the app bundle's SHA-256 is {bundle.digest[:12]}…, the terms name {pinned[:12]}…",
+            hint=f"nothing of it was run; {bundle.holds}",
         )
 
 
 def _described(bundle: bytes) -> str:
     try:
-        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        # Its list of names alone is read: no member is unpacked, whatever it unpacks to.
+        with decoding("the bundle", ForeignCode), zipfile.ZipFile(io.BytesIO(bundle)) as archive:
             names = sorted(set(archive.namelist()) - THIN)
-    except zipfile.BadZipFile:
+    except ForeignCode:
         return "it is no archive"
     if not names:
         return "it holds no code"

@@ -15,6 +15,7 @@ from hanse_client.operate.enrolling import check_membership, check_settings
 from hanse_client.operate.folder import StoreFolder
 from hanse_common.codec import DIGEST_SIZE
 from hanse_common.config import RunSettings
+from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.ledger import Ledger
@@ -124,10 +125,14 @@ def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
         certificate=certificate,
         mask_public=bytes(KEY_SIZE),
         share_public=bytes(KEY_SIZE),
+        possession=bytes(SIGNATURE_SIZE),
         commitment=_DIGEST,
     )
     shares = ShareBundle(
-        sealed=(bytes(SEALED_SIZE),) * (count - 1), digests=(bytes(DIGESTS_SIZE),) * count, **about
+        sealed=(bytes(SEALED_SIZE),) * (count - 1),
+        vouched=(bytes(SIGNATURE_SIZE),) * (count - 1),
+        digests=(bytes(DIGESTS_SIZE),) * count,
+        **about,
     )
     vector = MaskedVector(body=bytes(4 * length), **about)
     confirmation = Confirmation(sharers_digest=_DIGEST, survivors_digest=_DIGEST, **about)

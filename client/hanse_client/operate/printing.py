@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from hanse_common.formats import Format
+from hanse_common.printing import console, echo
+from hanse_common.wording import json_text, printable
 
 if TYPE_CHECKING:
     from hanse_client.operate.doctor import Finding
@@ -20,7 +19,7 @@ def print_facts(facts: Mapping[str, Any], output: Format) -> None:
     """Print names and values."""
     if output is Format.JSON:
         table = {key.replace(" ", "_"): value for key, value in facts.items()}
-        typer.echo(json.dumps(table, indent=2, ensure_ascii=False))
+        echo(json_text(table))
         return
     _print_rows([(key, _plain(value)) for key, value in facts.items()])
 
@@ -28,7 +27,7 @@ def print_facts(facts: Mapping[str, Any], output: Format) -> None:
 def print_findings(findings: Sequence[Finding], output: Format) -> None:
     """Print what `doctor` found: a line a check, and below a failure how to mend it."""
     if output is Format.JSON:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+        echo(json_text([asdict(finding) for finding in findings]))
         return
     rows: list[tuple[str, ...]] = []
     for finding in findings:
@@ -41,7 +40,7 @@ def print_findings(findings: Sequence[Finding], output: Format) -> None:
 def print_preview(found: Preview, output: Format) -> None:
     """Print what a round would send and cost."""
     if output is Format.JSON:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        echo(json_text(asdict(found)))
         return
     _print_rows(
         [("stage", "bytes", "what leaves the store")],
@@ -58,7 +57,6 @@ def print_preview(found: Preview, output: Format) -> None:
 
 
 def _print_rows(first: Sequence[tuple[str, ...]], *more: tuple[str, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -67,8 +65,8 @@ def _print_rows(first: Sequence[tuple[str, ...]], *more: tuple[str, ...]) -> Non
     for _ in range(max(len(row) for row in rows)):
         table.add_column(overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(width=None).print(table)
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console().print(table)
 
 
 def _plain(value: Any) -> str:

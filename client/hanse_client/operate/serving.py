@@ -1,4 +1,4 @@
-"""The loop of a store's node: take a message, check the code pin, answer, send.
+"""The loop of a store's node: take a message, have it answered, send.
 
 Flower's own SuperNode sleeps three seconds when there is nothing to do, installs whatever
 bundle it is handed and starts a Python from nothing for each message. This loop looks often
@@ -8,32 +8,29 @@ while a round is on and seldom when there is none, and installs nothing.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from threading import Event
 
 from flwr.app import Message
 
 from hanse_client.node import Node
-from hanse_client.operate import pin
 from hanse_client.operate.fleet import Fleet
-from hanse_client.operate.worker import Answering, refused
-from hanse_common.errors import (
-    FederationError,
-    ForeignCode,
-    HanseError,
-    NotAdmitted,
-    Unreachable,
-    UntrustedServer,
-    public_reason,
-)
+from hanse_client.operate.pin import Bundle
+from hanse_client.operate.worker import Answering
+from hanse_common.errors import FederationError, NotAdmitted
+from hanse_common.wording import printable
 
 log = logging.getLogger(__name__)
 
 SHORTEST, LONGEST = 0.1, 3.0
 """Seconds between two looks for a message."""
+REPORTED_GRID = 10.0
+"""Seconds: a training step takes a few, so that most answers are reported alike."""
 _PART_OF_THE_WAIT = 0.05
+_LONGEST_KIND = 80
+"""Characters of a message's type, which the coordinator writes, in a line of the log."""
 _PER_STORE = 0.03
 """A look costs a SuperLink 5 to 10 ms; all stores together take a third of a core at most."""
 
@@ -83,29 +80,32 @@ def serve(
         HanseError: As `Fleet` does.
     """
     stores = len(node.enrolment.manifest.stores) if node.enrolment else 1
-    pace, allowed = Pace(stores=stores, now=time.monotonic()), _Runs(fleet, node)
+    pace, bundles = Pace(stores=stores, now=time.monotonic()), _Bundles(fleet)
     while not stop.is_set():
         if fleet.lost.is_set():
             raise NotAdmitted(
                 "the server no longer knows this node",
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
-        found = fleet.receive()
+        try:
+            found = fleet.receive()
+        except FederationError as error:
+            told(f"{error} [{error.code}]")
+            found = None  # a server that hands out nonsense is asked again as one with nothing
         if found is None:
             stop.wait(pace.wait(now=time.monotonic()))
             continue
         begun = time.monotonic()
         message, tree = found
-        kind = message.metadata.message_type
+        kind = printable(message.metadata.message_type)[:_LONGEST_KIND]
         try:
-            reply = allowed.refusal(message)
-            if reply is None:
-                reply = answering.answer(fleet.content(message, tree), fleet.node_id)
+            bundle = bundles.of(message)
+            reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
             if reply is None:
                 told(f"{kind}: expired before it was answered")
                 continue
             seconds = time.monotonic() - begun
-            fleet.send(reply, seconds)
+            fleet.send(reply, reported_seconds(seconds))
             told(f"{kind}: {_outcome(reply)} after {seconds:.1f} s")
         except FederationError as error:
             # One message is lost; the next may do better.
@@ -113,37 +113,30 @@ def serve(
         pace.message(now=time.monotonic())
 
 
-class _Runs:
-    """Which runs' bundles have been checked; a refusal is the same for every message of a run."""
+class _Bundles:
+    """The app bundles of runs, each fetched once; the guard compares them with the manifest."""
 
-    def __init__(self, fleet: Fleet, node: Node) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._node = node
-        self._found: dict[int, str] = {}
+        self._known: dict[int, Bundle] = {}
 
-    def refusal(self, message: Message) -> Message | None:
-        """The reply to a message of a run that is not this store's to take part in."""
+    def of(self, message: Message) -> Bundle:
         run = message.metadata.run_id
-        try:
-            pinned = self._pinned()
-            if self._found.get(run) != pinned:
-                pin.check(self._fleet.bundle(run), pinned=pinned)
-                self._found[run] = pinned
-        except (FederationError, Unreachable, UntrustedServer, NotAdmitted):
-            raise
-        except HanseError as error:
-            with suppress(OSError):  # a full disk must not end the node
-                self._node.log(error=f"[{error.code}] {error}")
-            return refused(message, public_reason(error))
-        return None
+        if run not in self._known:
+            self._known[run] = Bundle.read(self._fleet.bundle(run))
+        return self._known[run]
 
-    def _pinned(self) -> str:
-        """Read anew: policy and manifest may have changed since the last message."""
-        enrolment = Node(self._node.folder).enrolment
-        if enrolment is None:
-            raise ForeignCode("this store is not enrolled in a federation")
-        return pin.pinned_digest(enrolment)
+
+def reported_seconds(seconds: float) -> float:
+    """What the coordinator is told about how long an answer took: whole grid steps, rounded up.
+
+    Training takes longer with more customers or longer histories.
+
+    >>> reported_seconds(0.01), reported_seconds(12.3)
+    (10.0, 20.0)
+    """
+    return REPORTED_GRID * max(1, math.ceil(seconds / REPORTED_GRID))
 
 
 def _outcome(reply: Message) -> str:
-    return str(reply.error.reason) if reply.has_error() else "answered"
+    return printable(str(reply.error.reason)) if reply.has_error() else "answered"

@@ -15,16 +15,20 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from flwr.app import Context, Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.app import Context, Message, RecordDict
 
-from hanse_client.node import Node
+from hanse_client.app import refused
+from hanse_client.node import Node, append_log
+from hanse_client.operate.pin import Bundle
 from hanse_common import logs
-from hanse_common.errors import HanseError, public_reason
+from hanse_common.errors import DataError, HanseError, public_reason
+
+_log = logging.getLogger(__name__)
 
 HEAVY = (
     "hanse_client.app",
     "hanse_client.exchange.offers",
+    "hanse_client.training.subnormals",
     "hanse_client.training.train",
     "hanse_client.figures.evaluate",
 )
@@ -46,8 +50,13 @@ class Answering:
         _start(child)
         child.join()
 
-    def answer(self, message: Message, node_id: int) -> Message | None:
+    def answer(self, message: Message, node_id: int, bundle: Bundle) -> Message | None:
         """Have a message answered.
+
+        Args:
+            message: From the coordinator.
+            node_id: The node's number at the SuperLink.
+            bundle: The app bundle of the message's run.
 
         Returns:
             The reply, which is a refusal where no process could be started or it died; None if
@@ -55,14 +64,16 @@ class Answering:
         """
         ours, theirs = self._processes.Pipe(duplex=False)
         child = self._processes.Process(
-            target=_answer, args=(theirs, message, str(self._node), node_id), daemon=True
+            target=_answer,
+            args=(theirs, message, str(self._node), node_id, bundle),
+            daemon=True,
         )
         try:
             _start(child)
         except OSError as error:
             # Perhaps stderr is a file on a full disk. The next message may do better.
             ours.close()
-            return refused(message, public_reason(error), ErrorCode.CLIENT_APP_CRASHED)
+            return refused(message, public_reason(error))
         finally:
             theirs.close()
         try:
@@ -72,16 +83,15 @@ class Answering:
             return reply
         except EOFError:
             child.join()
-            reason = f"[internal] the store's process ended with status {child.exitcode}"
-            return refused(message, reason, ErrorCode.CLIENT_APP_CRASHED)
+            # It may have run out of memory on long histories: how it ended stays here.
+            died = DataError(f"the store's process ended with status {child.exitcode}")
+            _log.error("%s", died)
+            with suppress(OSError):
+                append_log(self._node, error=str(died))
+            return refused(message, public_reason(died))
         finally:
             ours.close()
             _end(child)
-
-
-def refused(message: Message, reason: str, code: int = ErrorCode.INVALID_FAB) -> Message:
-    """The reply that says why there is no other."""
-    return Message(Error(code, reason), reply_to=message)
 
 
 def _start(child: multiprocessing.process.BaseProcess) -> None:
@@ -100,9 +110,12 @@ def _start(child: multiprocessing.process.BaseProcess) -> None:
             os.environ[_SAFE_PATH] = before
 
 
-def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None:
+def _answer(conn: Connection, message: Message, node: str, node_id: int, bundle: Bundle) -> None:
     """Runs in the child."""
     from hanse_client.app import app
+    from hanse_client.training.subnormals import flush_subnormals
+
+    flush_subnormals()  # before torch starts a thread
 
     # Packages add handlers of their own to the root, which would write every line again.
     logging.getLogger().handlers.clear()
@@ -111,14 +124,14 @@ def _answer(conn: Connection, message: Message, node: str, node_id: int) -> None
     context = Context(
         run_id=message.metadata.run_id,
         node_id=node_id,
-        node_config={"node": node},
+        node_config={"node": node, **bundle.as_config()},
         state=RecordDict(),
         run_config={},
     )
     try:
         reply = app(message, context)
-    except Exception as error:  # a node without membership lets them through
-        reply = refused(message, public_reason(error), ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
+    except Exception as error:  # the folder holds no node any more
+        reply = refused(message, public_reason(error))
     conn.send(reply)
     conn.close()
 

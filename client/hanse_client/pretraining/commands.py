@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated
 import typer
 
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 
 class Objective(StrEnum):
@@ -106,7 +107,7 @@ def pretrain(
     wanted = objective or usual
 
     def told(epoch: int, loss: float) -> None:
-        typer.echo(f"epoch {epoch}: {loss:.4f} nats on held-out customers", err=True)
+        echo(f"epoch {epoch}: {loss:.4f} nats on held-out customers", err=True)
 
     with TemporaryDirectory(prefix="hanse-") as temporary:
         kept = os.environ.get("HANSE_CACHE")
@@ -120,10 +121,10 @@ def pretrain(
             told=told,
         )
     if output is Format.JSON:
-        typer.echo(json.dumps(asdict(done), indent=2))
+        echo(json_text(asdict(done)))
         return
-    typer.echo(done.folder)
-    typer.echo(
+    echo(done.folder)
+    echo(
         f"{done.customers:,} customers, {done.visits:,} visits, {done.classes:,} classes; "
         f"{done.loss:.3f} nats after {done.epochs} epochs, {done.popularity_loss:.3f} by "
         f"popularity alone. Not private: {done.terms}",

@@ -36,6 +36,11 @@ class StoreData(Protocol):
         """[N] pseudonyms, sorted."""
         ...
 
+    @property
+    def sizes(self) -> Ints:
+        """[N] length of each customer's history, in the task's own entries."""
+        ...
+
     def active(self) -> Ints:
         """Indices of the customers who have something to learn from."""
         ...

@@ -18,22 +18,19 @@ from torch import Tensor, nn
 
 from hanse_client.bookkeeping import BookKeeping
 from hanse_client.exchange.vector import Trained
-from hanse_client.node import Node
+from hanse_client.node import Node, Randomness
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Draw, StoreData, Task
-from hanse_client.training.clipping import check_exactness, customer_clipper
+from hanse_client.training.clipping import customer_clipper
 from hanse_client.training.early_stopping import EarlyStopping, validation_score
+from hanse_client.training.exactness import ensure_exact
 from hanse_client.training.optimizer import KeystreamOptimizer
+from hanse_client.training.subnormals import flushing_subnormals
 from hanse_common.config import RunSettings
-from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
 from hanse_common.privacy.plan import PrivacyPlan
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-_CHECKED = 4
-
-# What a draw of the node's generator is for; see `exchange/vector.py` for the others.
-_EXAMPLES, _SAMPLE, _NOISE = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +42,17 @@ class _Work:
     model: nn.Module
     data: StoreData
     settings: RunSettings
+    attempt: int = 1
+
+    def generator(self, number: int, use: Randomness) -> np.random.Generator:
+        return self.node.generator(number, use, attempt=self.attempt)
 
     @property
     def trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
 
+@flushing_subnormals
 def train_round(
     node: Node,
     model: nn.Module,
@@ -59,6 +61,7 @@ def train_round(
     number: int,
     *,
     proximal_mu: float = 0.0,
+    attempt: int = 1,
 ) -> Trained:
     """Train on the store's customers for one round.
 
@@ -71,6 +74,7 @@ def train_round(
         arrays: Trained parameters of the global model, by name.
         number: The round, from 1.
         proximal_mu: FedProx's pull towards the global model.
+        attempt: At the round; a second one draws other customers and other noise.
 
     Returns:
         The change of the trained parameters in `training.local_steps` steps or, in mode
@@ -79,15 +83,22 @@ def train_round(
 
     Raises:
         PrivacyError: The plan cannot be kept, or clipping is not exact here.
-        TooFewCustomers: The store is too small to train.
+        EmptyStore, TooFewCustomers: Without privacy, see `check_size`.
+
+    Edge cases:
+        With privacy a store answers whether it has customers or not: an empty one adds noise
+        alone. Were it to refuse, the coordinator would learn exactly when it crosses a limit.
     """
     # 1. The global model, and the customers who were here before training ends.
     load_arrays(model, arrays)
-    work = _work(node, model, settings)
     plan = PrivacyPlan.from_settings(settings)
+    if plan is None:
+        check_size(node.name, task_of(settings.task).load_data(node), settings)
+    work = _work(node, model, settings, attempt)
     if plan is not None:
-        # 2. Clipping is proven exact once, before this store's first private step.
-        _ensure_exact(work)
+        # 2. Clipping is proven exact before this store's first private step of this model.
+        lots = work.generator(number, Randomness.EXACTNESS_CHECK)
+        ensure_exact(work.node, work.task, work.model, work.data, work.settings, lots)
     # 3. A few steps, each on a Poisson sample of customers.
     update: Arrays = {}
     if plan is None:
@@ -108,12 +119,14 @@ def train_round(
     return Trained(update=update, drawn=drawn, losses=total, steps=steps)
 
 
+@flushing_subnormals
 def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
     """Train on this store's customers only, without noise, for as many steps as a whole run.
 
     The model is left trained; what a store could do without the federation. With
     `federation.patience` it is that of the best round, and later ones are not made.
     """
+    check_size(node.name, task_of(settings.task).load_data(node), settings)
     work = _work(node, model, settings)
     rounds, steps = settings.federation.rounds, settings.training.local_steps
     optimizer = _open_optimizer(work)
@@ -138,12 +151,9 @@ def training_data(node: Node, settings: RunSettings) -> StoreData:
 
     Raises:
         ConfigError: Each person has one home, and this store does not know theirs.
-        EmptyStore, TooFewCustomers: See `check_size`.
     """
     task = task_of(settings.task)
-    data = task.load_data(node)
-    check_size(node.name, data, settings)
-    return at_home(node, task.training_data(data, settings), settings)
+    return at_home(node, task.training_data(task.load_data(node), settings), settings)
 
 
 def at_home(node: Node, known: StoreData, settings: RunSettings) -> StoreData:
@@ -187,11 +197,14 @@ def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
-    """Copy named arrays into the model's parameters."""
+    """Copy named arrays into the model's parameters; subnormal numbers become zero."""
     parameters = dict(model.named_parameters())
+    least = np.finfo(np.float32).tiny
     with torch.no_grad():
         for name, array in arrays.items():
-            parameters[name].copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
+            values = np.array(array, dtype=np.float32)
+            values[np.abs(values) < least] = 0.0
+            parameters[name].copy_(torch.from_numpy(values))
 
 
 def trained_arrays(model: nn.Module) -> Arrays:
@@ -200,11 +213,11 @@ def trained_arrays(model: nn.Module) -> Arrays:
     return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
 
 
-def _work(node: Node, model: nn.Module, settings: RunSettings) -> _Work:
+def _work(node: Node, model: nn.Module, settings: RunSettings, attempt: int = 1) -> _Work:
     task = task_of(settings.task)
     task.freeze(model, settings)
     data = training_data(node, settings)
-    return _Work(node=node, task=task, model=model, data=data, settings=settings)
+    return _Work(node=node, task=task, model=model, data=data, settings=settings, attempt=attempt)
 
 
 def _private_steps(
@@ -218,7 +231,7 @@ def _private_steps(
         noise_multiplier=plan.noise_multiplier,
         max_grad_norm=plan.store_clip,
         expected_batch_size=work.settings.training.expected_batch_size,
-        randomness=work.node.generator(number, _NOISE),
+        randomness=work.generator(number, Randomness.STEP_NOISE),
     )
     with customer_clipper(work.model, plan.store_clip) as clipper:
         for draw in _samples(work, number):
@@ -315,23 +328,8 @@ def _parts(work: _Work, draw: Draw) -> Iterator[Batch]:
 def _samples(work: _Work, number: int) -> Iterator[Draw]:
     """Poisson samples of the store's customers, `local_steps` of them, by secret lots."""
     customers = work.data.active()
-    rng, lot = work.node.generator(number, _EXAMPLES), work.node.generator(number, _SAMPLE)
+    rng = work.generator(number, Randomness.EXAMPLES)
+    lot = work.generator(number, Randomness.SAMPLE)
     for _ in range(work.settings.training.local_steps):
         drawn = customers[lot.random(len(customers)) < work.settings.training.sample_rate]
         yield work.task.draw(work.data, drawn, work.model, work.settings, rng)
-
-
-def _ensure_exact(work: _Work) -> None:
-    """Check clipping on a few of the store's customers unless this store already has."""
-    record = work.node.folder / "clipping-check.json"
-    if record.exists():
-        return
-    task, model, settings = work.task, work.model, work.settings
-    some = work.data.active()[:_CHECKED]
-    draw = task.draw(work.data, some, model, settings, np.random.default_rng(0))
-    worst = check_exactness(
-        model,
-        task.collate(work.data, draw, model),
-        losses=lambda batch: task.losses(model, batch, settings),
-    )
-    write_durably(record, f'{{"customers": {len(draw)}, "worst_relative_error": {worst:.3g}}}')

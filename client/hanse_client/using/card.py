@@ -7,13 +7,13 @@ together; no customer and no store is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse_common.audit.evidence import find
+from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError, ModelNotFound
 from hanse_common.wording import ABSENT, counted
@@ -31,6 +31,7 @@ RESULT, SETTINGS, CONFIG, WEIGHTS = (
 UNTRAINED = "untrained"
 _BUFFERS = ("class_vectors", "class_popularity")
 """Stored beside the parameters, and public."""
+_WHOLE = "bring back a whole copy"
 _METRICS = {
     "ndcg@10": "NDCG@10, next basket",
     "hr@10": "HR@10, next basket",
@@ -344,22 +345,19 @@ def _parameters(weights: Path) -> int:
 
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(weights, framework="numpy") as file:
-            names = (name for name in file.keys() if name not in _BUFFERS)  # noqa: SIM118
-            return sum(prod(file.get_slice(name).get_shape()) for name in names)
-    except (OSError, SafetensorError) as error:
-        raise ModelNotFound(f"{weights} is no safetensors file") from error
+    with (
+        decoding(weights, ModelNotFound, SafetensorError, hint=_WHOLE),
+        safe_open(weights, framework="numpy") as file,
+    ):
+        names = (name for name in file.keys() if name not in _BUFFERS)  # noqa: SIM118
+        return sum(prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _table(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {error}", hint="bring back a whole copy") from error
-    return table if isinstance(table, dict) else {}
+    with decoding(path, ConfigError, hint=_WHOLE):
+        return json_object(path.read_bytes())
 
 
 def _setting(facts: Facts, part: str, name: str) -> Any:

@@ -5,7 +5,6 @@ Rows about customers go to files that only their owner can read, never to stdout
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +12,8 @@ import typer
 
 from hanse_client.using.choices import Candidates, Split, When
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 if TYPE_CHECKING:
     from hanse_client.using.opening import OpenStore, Trained
@@ -22,6 +23,13 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder
 StoreOption = Annotated[
     Path,
     typer.Option(metavar="STORE", help="A node's folder, or a store.toml."),
+]
+Output = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE",
+        help="A .parquet or .csv file; in CSV, a text like a formula gets an apostrophe.",
+    ),
 ]
 SettingsOption = Annotated[
     Path | None,
@@ -42,9 +50,7 @@ def predict(
     model: Model,
     store: StoreOption,
     top: Annotated[int, typer.Option(min=1, help="Classes a customer.")] = 10,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
-        "predictions.parquet"
-    ),
+    output: Output = Path("predictions.parquet"),
     outlook: Annotated[
         bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
     ] = False,
@@ -131,9 +137,7 @@ def audience(
         str, typer.Option(help="A class of the model, or a path above some, such as GROCERY.")
     ],
     top: Annotated[int, typer.Option(min=1, help="Customers.")] = 100,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="A .parquet or .csv file.")] = Path(
-        "audience.csv"
-    ),
+    output: Output = Path("audience.csv"),
     split: WhenOption = When.LATEST,
     candidates: Annotated[
         Candidates, typer.Option(help="All customers, or only those to whom the category is new.")
@@ -225,7 +229,7 @@ def serve(
     trained, opened, _ = open_for(model, store, settings)
     answering = to_int8(trained.model) if int8 else trained.model
     serve_until_interrupted(
-        trained, opened, model=answering, port=port, announce=lambda url: typer.echo(url)
+        trained, opened, model=answering, port=port, announce=lambda url: echo(url)
     )
 
 
@@ -250,9 +254,9 @@ def card(
     if format_ is Format.JSON:
         print_json({**facts.plain(), "card": None if output is None else str(output)})
     elif output is None:
-        typer.echo(str(render(facts)))
+        echo(str(render(facts)))
     else:
-        typer.echo(str(output))
+        echo(str(output))
 
 
 def _trained(model: Path) -> Trained:
@@ -280,11 +284,9 @@ def say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
     if format_ is Format.JSON:
         print_json(result)
     else:
-        typer.echo("\n".join(lines))
+        echo("\n".join(lines))
 
 
 def print_json(value: Any) -> None:
     """Print plain values; what is undefined becomes null."""
-    from hanse_common.wording import finite
-
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json_text(value))

@@ -17,6 +17,7 @@ from safetensors.numpy import load
 
 from hanse_client.training.train import load_arrays
 from hanse_client.using.opening import SETTINGS, WEIGHTS, open_model
+from hanse_common.decoding import decoding
 from hanse_common.errors import ConfigError, ModelNotFound
 
 GLOBAL = "global.safetensors"
@@ -49,13 +50,9 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
     if folder.exists():
         raise ConfigError(f"{folder} exists", hint="name another --output")
     weights = run / GLOBAL if run.is_dir() else run
-    try:
+    hint = f"a finished run's folder holds {GLOBAL}"
+    with decoding(f"trained parameters {weights}", ModelNotFound, SafetensorError, hint=hint):
         arrays = load(weights.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ModelNotFound(
-            f"{weights} cannot be read as trained parameters",
-            hint=f"a finished run's folder holds {GLOBAL}",
-        ) from error
     model = open_model(base).model
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for name, array in arrays.items():

@@ -1,7 +1,8 @@
 """Results as files: whole or not there, for their owner's eyes, with how they were made.
 
 A table's protocol stands in its Parquet metadata under `hanse`, and beside the table in
-`<file>.json`, which is all that a CSV file has.
+`<file>.json`, which is all that a CSV file has. Texts of a CSV file that a spreadsheet would
+compute begin with an apostrophe; see `hanse_common.spreadsheets`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import polars as pl
 
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError
+from hanse_common.spreadsheets import as_texts
 
 SUFFIXES = (".parquet", ".csv")
 _KEY = b"hanse"
@@ -64,7 +66,7 @@ def write_table(table: pl.DataFrame, path: Path, protocol: Mapping[str, Any]) ->
 
 def _encode(table: pl.DataFrame, path: Path, note: str) -> bytes:
     if path.suffix.lower() == ".csv":
-        return table.write_csv().encode()
+        return as_texts(table).write_csv().encode()
     import pyarrow.parquet
 
     arrow = table.to_arrow()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from hanse_client.figures.evaluate import Figures, evaluate_histories
@@ -15,6 +14,7 @@ from hanse_client.insight.foresight import Foresight, first_day, foresee
 from hanse_client.using.choices import Split
 from hanse_client.using.opening import Trained, open_store, run_settings
 from hanse_common.errors import ConfigError, EmptyStore
+from hanse_common.printing import console
 from hanse_common.wording import ABSENT, finite
 
 POOLED = "all customers"
@@ -99,4 +99,4 @@ def print_evaluation(found: dict[str, Any]) -> None:
             name = f"{one['horizon_days']:.0f} days, {one['classes']}: {short}"
             found_here = (row["within"][index][figure] for row in rows)
             table.add_row(name, *(ABSENT if v is None else f"{v:.3f}" for v in found_here))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from hanse_client.door.ingest import ingest
 from hanse_client.door.store_config import load_store
@@ -19,8 +18,10 @@ from hanse_client.inputs.histories import Histories, item_class, prepare
 from hanse_client.inputs.preparing import observed_from
 from hanse_client.node import NODE_FILE, Node
 from hanse_common.config import RunSettings
+from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
 from hanse_common.model import InterestConfig, InterestModel
+from hanse_common.model.checkpoint import MODEL_ERRORS
 from hanse_common.model.items import Vectors, encode_texts
 
 CONFIG, WEIGHTS, SETTINGS, STORE = (
@@ -82,7 +83,8 @@ def open_model(path: Path) -> Trained:
         ModelNotFound: There is none, it is another kind of model, or weights are missing.
     """
     folder = model_folder(path)
-    try:
+    hint = "is it a whole copy of what the run wrote?"
+    with decoding(f"model {folder}", ModelNotFound, *MODEL_ERRORS, hint=hint):
         config = InterestConfig.from_pretrained(folder)
         if not config.classes or config.architectures != [InterestModel.__name__]:
             raise ModelNotFound(
@@ -92,11 +94,6 @@ def open_model(path: Path) -> Trained:
         loaded: Any = InterestModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelNotFound(
-            f"{folder} cannot be read as a model: {type(error).__name__}",
-            hint="is it a whole copy of what the run wrote?",
-        ) from error
     model, found = loaded
     if found["missing_keys"] or found.get("mismatched_keys"):
         raise ModelNotFound(
@@ -138,12 +135,10 @@ def open_store(path: Path, trained: Trained, settings: RunSettings | None = None
 def _open_node(path: Path, trained: Trained) -> OpenStore:
     node = Node(path)
     base = node.settings.base_model
-    try:
+    with decoding(
+        f"the node's base model {base}", ConfigError, *MODEL_ERRORS, hint="prepare the store again"
+    ):
         own = InterestConfig.from_pretrained(base)
-    except OSError as error:
-        raise ConfigError(
-            f"the node's base model {base} cannot be read", hint="prepare the store again"
-        ) from error
     asked = trained.config
     if (own.classes, own.level, own.vector_size) != (
         asked.classes,
@@ -221,11 +216,5 @@ def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettin
         return None
     if path.suffix == ".toml":
         return RunSettings.from_toml(path)
-    try:
-        return RunSettings.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} holds no run settings of this version", hint="name others with --settings"
-        ) from error
+    with decoding(f"the run's settings {path}", ConfigError, hint="name others with --settings"):
+        return RunSettings.parse(json_object(path.read_bytes()))

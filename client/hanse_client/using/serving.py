@@ -1,9 +1,10 @@
 """Answers over HTTP to programs on the store's own machine, and to nobody else.
 
 `POST /predict` takes what `questions` describes and gives the best classes of each customer;
-`GET /healthz` says which model answers. It listens on loopback only and answers only
-questions that name this machine, so that no web page can have a browser ask. Every account
-on the machine can ask: there is no password.
+`GET /healthz` says which model answers. It listens on loopback only, and no web page can have
+a browser ask: a page's question has an `Origin` (403), may not say `application/json` without
+asking first (415), and a name that a stranger's DNS points here is none of this machine's (421).
+Every account on the machine can ask: there is no password.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import uvicorn
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hanse_client.inputs.histories import Histories
 from hanse_client.using.asking import ask_all, moment_of, ranked
@@ -35,6 +36,10 @@ from hanse_common.model import InterestModel
 _LOOPBACK = "127.0.0.1"
 _BATCH = 64
 _MOST_BYTES = 4_000_000
+"""Of a question: 256 histories of 5,000 visits fit, and no more are allowed."""
+_HOSTS = frozenset((_LOOPBACK, "localhost", "[::1]"))
+"""What a program on this machine calls it; with any port."""
+_JSON = "application/json"
 
 Answer = list[list[dict[str, Any]]]
 
@@ -61,13 +66,16 @@ def application(
             yield
 
     async def predict(http: HttpRequest) -> JSONResponse:
-        body = b""
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != _JSON:
+            return _refusal(415, "not-json", f"send Content-Type: {_JSON}")
+        body = bytearray()
         async for part in http.stream():
             body += part
             if len(body) > _MOST_BYTES:
                 return _refusal(413, "too-large", f"at most {_MOST_BYTES:,} bytes")
         try:
-            asked = Request.model_validate_json(body)
+            asked = Request.model_validate_json(bytes(body))
             found = question(asked, store, trained.config, latest=latest, reads_texts=reads_texts)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
@@ -87,9 +95,7 @@ def application(
             Route("/predict", predict, methods=["POST"]),
             Route("/healthz", health, methods=["GET"]),
         ],
-        middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=[_LOOPBACK, "localhost"]),
-        ],
+        middleware=[Middleware(_OwnMachine)],
         lifespan=lifespan,
     )
 
@@ -145,8 +151,48 @@ def serve(
         address = f"http://{_LOOPBACK}:{listening.getsockname()[1]}"
         app = application(trained, store, model, lambda: announce(address))
         # No access log, and nothing below a warning: stdout and logs stay free of questions.
-        config = uvicorn.Config(app, access_log=False, log_level="warning", lifespan="on")
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            lifespan="on",
+            ws="none",
+            proxy_headers=False,
+        )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+class _OwnMachine:
+    """Answers programs of this machine; what a browser sends for a web page is refused unread."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a question on, or refuse it."""
+        if scope["type"] == "http":
+            headers = HttpRequest(scope).headers
+            if _without_port(headers.get("host", "")) not in _HOSTS:
+                refused = _refusal(421, "another-host", "ask 127.0.0.1 or localhost")
+            elif "origin" in headers:
+                refused = _refusal(403, "web-page", "no web page may ask")
+            else:
+                refused = None
+            if refused is not None:
+                refused.headers["connection"] = "close"
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    """The name in a `Host`, which may end in a port.
+
+    >>> _without_port("127.0.0.1:8080"), _without_port("[::1]:80"), _without_port("localhost")
+    ('127.0.0.1', '[::1]', 'localhost')
+    """
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
 
 
 def _refusal(status: int, code: str, message: str) -> JSONResponse:

@@ -5,7 +5,6 @@ Nothing heavy is imported before a command needs it; torch only for a second opi
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,8 @@ import typer
 from hanse_common.commands import InstalledCommands
 from hanse_common.errors import ConfigError, LedgerError
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 
 class ExportFormat(StrEnum):
@@ -131,11 +132,11 @@ def report_command(
         page = Path("audit-report.html")
     if page is not None:
         digest = write_page(report, page)
-        typer.echo(f"SHA-256 of {page}: {digest}", err=True)
+        echo(f"SHA-256 of {page}: {digest}", err=True)
     if output is Format.JSON:
         _print_json(report.to_json())
     else:
-        typer.echo(str(page))
+        echo(str(page))
     verdict.check()
 
 
@@ -187,7 +188,10 @@ def export_command(
         ExportFormat, typer.Option("--format", help="CSV, or a list of JSON objects.")
     ] = ExportFormat.CSV,
 ) -> None:
-    """Write all entries to stdout, every field; digests in hexadecimal."""
+    """Write all entries to stdout, every field; digests in hexadecimal.
+
+    In CSV, a text that a spreadsheet would compute as a formula has an apostrophe before it.
+    """
     from hanse_common.audit.evidence import find
     from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
 
@@ -222,7 +226,6 @@ def _key(text: str) -> bytes:
 
 
 def _print_json(value: object) -> None:
-    from hanse_common.wording import finite
 
     # An epsilon without bound has no JSON; null says so, and `ok` that it is no good.
-    typer.echo(json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+    echo(json_text(value))

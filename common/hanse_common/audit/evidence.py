@@ -16,12 +16,11 @@ The files of `enrolment/` may also lie beside the ledger, or where `node.json` s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from hanse_common.decoding import json_file
 from hanse_common.errors import LedgerError
 from hanse_common.identity import Certificate
 from hanse_common.manifest import SignedManifest
@@ -163,11 +162,7 @@ def _name(folder: Path, root: Path) -> str:
 
 def _evidence(ledger: Path, store: str) -> Evidence:
     folder = ledger.parent
-    try:
-        node: Any = json.loads((folder / NODE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        node = {}
-    node = node if isinstance(node, dict) else {}
+    node = json_file(folder / NODE)
     # What was handed over first: a copy's node.json still names the store's own machine.
     places = [folder / ENROLMENT, folder]
     if isinstance(node.get(ENROLMENT), str):

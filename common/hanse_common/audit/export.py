@@ -7,11 +7,11 @@ from typing import Any
 
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import Entry, Release
+from hanse_common.spreadsheets import as_text
 
 _TERMS = tuple(field.name for field in fields(SampledGaussianSteps))
 _RELEASE = tuple(field.name for field in fields(Release))
 _OWN = tuple(f.name for f in fields(Entry) if f.name not in ("sequence", "release", "steps"))
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _RENAMED = {"kind": "release_kind"}
 
 FIELDS = (
@@ -38,6 +38,5 @@ def for_spreadsheet(row: dict[str, str | int | float | None]) -> dict[str, objec
     {'note': "'=1+1", 'round': 3}
     """
     return {
-        name: f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-        for name, value in row.items()
+        name: as_text(value) if isinstance(value, str) else value for name, value in row.items()
     }

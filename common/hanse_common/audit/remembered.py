@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError
 from hanse_common.privacy.ledger_file import Head
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -26,19 +26,15 @@ class Remembered:
         Raises:
             ConfigError: It is something else.
         """
-        try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+        hint = "keep what `hanse audit verify PATH --format json` printed"
+        with decoding(f"the earlier audit {path}", ConfigError, hint=hint):
+            table = json_object(path.read_bytes())
             heads = {
                 row["store"]: Head(int(row["head"]["sequence"]), bytes.fromhex(row["head"]["hash"]))
                 for row in table["stores"]
             }
             logs = (row["checkpoint"] for row in table.get("logs", ()))
             return cls(heads=heads, checkpoints=tuple(_checkpoint(row) for row in logs if row))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(
-                f"{path} is no earlier audit: {error!r}",
-                hint="keep what `hanse audit verify PATH --format json` printed",
-            ) from error
 
 
 def _checkpoint(row: Any) -> Checkpoint:

@@ -13,7 +13,9 @@ from rich.text import Text
 from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.spending import BudgetRow, RoundRow
 from hanse_common.audit.verification import Audit
+from hanse_common.printing import console
 from hanse_common.privacy.accounting import MOST_ROUNDS
+from hanse_common.wording import printable
 
 _PLAIN_WIDTH = 140
 _ABSENT = "–"
@@ -58,7 +60,7 @@ def print_logs(logs: Sequence[LogAudit]) -> None:
 
 
 def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> None:
-    console = _console()
+    screen = _console()
     for title, notes in (
         ("Verified", [note for audit in audits for note in audit.verified]),
         ("Not verified", [note for audit in audits for note in audit.unverified]),
@@ -66,7 +68,7 @@ def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> N
         counts = {note: notes.count(note) for note in notes}
         for note, count in counts.items():
             where = "" if count == len(audits) else f" ({count} of {len(audits)} {things})"
-            console.print(Text(f"{title}: {note}{where}"))
+            screen.print(Text(f"{title}: {note}{where}"))
 
 
 def print_rounds(rows: Iterable[RoundRow]) -> None:
@@ -114,10 +116,10 @@ def print_budgets(rows: Sequence[BudgetRow]) -> None:
             _ABSENT if left is None else f"{MOST_ROUNDS}+" if more else str(left),
             *(_figure(row.at_stores.get(count), 4) for count in counts),
         )
-    console = _console()
-    console.print(table)
+    screen = _console()
+    screen.print(table)
     covers = sorted({row.covers_stores for row in rows})
-    console.print(
+    screen.print(
         f"Spent, left: for a person at up to {' or '.join(map(str, covers))} store(s). Last "
         "columns: upper bounds, if each of the person's stores spent, ever, as this one did."
     )
@@ -130,8 +132,8 @@ def _result(audit: Audit) -> str:
 
 
 def _safe(text: str) -> Text:
-    """Text that a store wrote: its control characters shall not reach the terminal."""
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    """Text that a store wrote, which has no lines."""
+    return Text(printable(text))
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -147,4 +149,4 @@ def _table(*headings: str) -> Table:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    return console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)

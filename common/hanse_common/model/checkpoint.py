@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError
 from hanse_common.model.backbone import VisitEncoder
 from hanse_common.model.config import InterestConfig
 
+MODEL_ERRORS = (SafetensorError, StrictDataclassError)
+"""What `from_pretrained` raises of damaged files, beyond Python's own errors."""
 PROJECTIONS = "projections.safetensors"
 _ABOUT = "hanse"
 _GIVE = "give a folder that `hanse model pretrain` wrote, or a GPT-2 or BERT checkpoint"
@@ -201,14 +205,11 @@ def write_checkpoint(visits: VisitEncoder, folder: Path, *, encoder: str) -> Non
 def _open(source: str, kind: str, family: _Family) -> PreTrainedModel:
     pooler = {"add_pooling_layer": False} if kind == "bert" else {}
     loud = logging.get_verbosity()
+    hint = "is it a whole copy, with config.json and model.safetensors?"
     try:
         logging.set_verbosity_error()  # it would warn of words that nobody reads
-        body, found = AutoModel.from_pretrained(source, output_loading_info=True, **pooler)
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        raise ConfigError(
-            f"checkpoint {source!r} cannot be read: {type(error).__name__}",
-            hint="is it a whole copy, with config.json and model.safetensors?",
-        ) from error
+        with decoding(f"checkpoint {source!r}", ConfigError, *MODEL_ERRORS, hint=hint):
+            body, found = AutoModel.from_pretrained(source, output_loading_info=True, **pooler)
     finally:
         logging.set_verbosity(loud)
     # Ours have no words, and nobody reads anybody's.
@@ -226,10 +227,10 @@ def _projections(folder: Path) -> tuple[dict[str, Tensor], str | None]:
     path = folder / PROJECTIONS
     if not path.is_file():
         return {}, None
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_ABOUT])
-            names = ("text.weight", "text.bias", "facts.weight")
-            return {name: file.get_tensor(name) for name in names}, str(about["encoder"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged", hint="bring back a whole copy") from error
+    with (
+        decoding(path, ConfigError, SafetensorError, hint="bring back a whole copy"),
+        safe_open(path, framework="pt") as file,
+    ):
+        about = json_object((file.metadata() or {})[_ABOUT])
+        names = ("text.weight", "text.bias", "facts.weight")
+        return {name: file.get_tensor(name) for name in names}, str(about["encoder"])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
-
-import typer
 
 from hanse_common.errors import ConfigError, NotReady
 from hanse_common.observe.endpoint import Endpoint, Read
 from hanse_common.observe.health import Health
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
 
 HELP_HOST = "Address to answer on; others than this machine's are yours to guard."
 HELP_CHECK = "Say whether all is well, and end: with status 0 if it is."
@@ -32,17 +31,17 @@ def run(
     if as_json:
         raise ConfigError("--format json goes with --check", hint="/readyz answers in JSON")
     with Endpoint(read=read, check=check, host=host, port=port) as endpoint:
-        typer.echo(f"{endpoint.url}/metrics", err=True)
+        echo(f"{endpoint.url}/metrics", err=True)
         endpoint.serve()
 
 
 def _print(health: Health, as_json: bool) -> None:
     row: dict[str, Any] = health.row()
     if as_json:
-        typer.echo(json.dumps(row, indent=2))
+        echo(json_text(row))
     else:
         for name, found in row["checks"].items():
-            typer.echo(f"{name}: {found}")
+            echo(f"{name}: {found}")
     if not health.ready:
         wrong = [name for name, found in health.checks.items() if found]
         raise NotReady(f"not ready: {', '.join(wrong)}", hint="each check says what is wrong")

@@ -62,7 +62,7 @@ def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None 
     plan = PrivacyPlan.from_settings(settings.with_changes(changes))
     if plan is None:
         raise _nothing_to_plan()
-    return plan.epsilon_after(rounds=plan.rounds)
+    return plan.granted_epsilon
 
 
 def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:

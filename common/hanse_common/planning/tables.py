@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +13,7 @@ from hanse_common.planning.forecast import Forecast
 from hanse_common.planning.ledgers import LedgerRow
 from hanse_common.planning.solve import Solved
 from hanse_common.planning.unknown import Unknown
+from hanse_common.printing import console
 from hanse_common.privacy.accounting import MOST_ROUNDS
 from hanse_common.wording import counted, epsilon
 
@@ -30,18 +30,18 @@ def print_forecast(
     planned: Forecast, ledgers: Sequence[LedgerRow] = (), solved: Solved | None = None
 ) -> None:
     """Print all of it to stdout."""
-    console = Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    screen = console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
     def say(line: str) -> None:
-        console.print(Text(line))
+        screen.print(Text(line))
 
     if solved is not None:
         say(f"Found: {_found(solved)}. With it:")
     for line in _terms(planned):
         say(line)
-    console.print(_variants(planned))
+    screen.print(_variants(planned))
     if ledgers:
-        console.print(_ledgers(ledgers, planned.rounds))
+        screen.print(_ledgers(ledgers, planned.rounds))
     chosen = planned.recommendation
     say(f"Train: {chosen.variant or 'none'}. {chosen.reason[:1].upper()}{chosen.reason[1:]}.")
     say(

@@ -36,12 +36,14 @@ array([ 0,  5, 10, 15])
 """
 
 from hanse_common.secagg.coordinator import Coordinator
-from hanse_common.secagg.journal import Journal
+from hanse_common.secagg.dispute import check_accusation
+from hanse_common.secagg.journal import Journal, Mark
 from hanse_common.secagg.layout import Layout, Section
 from hanse_common.secagg.messages import decode
 from hanse_common.secagg.outcome import Aggregate, Phase
 from hanse_common.secagg.quantize import dequantize, quantize
-from hanse_common.secagg.state import Stage
+from hanse_common.secagg.reach import Excess
+from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.store import Store
 from hanse_common.secagg.terms import Attempt, Header, Terms
 
@@ -49,14 +51,17 @@ __all__ = [
     "Aggregate",
     "Attempt",
     "Coordinator",
+    "Excess",
     "Header",
     "Journal",
     "Layout",
+    "Mark",
     "Phase",
     "Section",
     "Stage",
     "Store",
     "Terms",
+    "check_accusation",
     "decode",
     "dequantize",
     "quantize",

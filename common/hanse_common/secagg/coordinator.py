@@ -10,7 +10,7 @@ updates hidden is checked by the stores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from hanse_common.errors import (
     WeakKey,
     WrongHeader,
 )
-from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey
+from hanse_common.secagg.complaints import Complaints
+from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, share_key_u
 from hanse_common.secagg.masking import Words, add_masks
 from hanse_common.secagg.messages import (
     Confirmation,
@@ -41,6 +42,7 @@ from hanse_common.secagg.messages import (
     UnmaskRequest,
 )
 from hanse_common.secagg.outcome import Aggregate, Phase
+from hanse_common.secagg.reach import measure
 from hanse_common.secagg.reconstruct import leftover_masks, recover
 from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_unique, form_cohort
 from hanse_common.secagg.terms import Attempt
@@ -65,10 +67,8 @@ class Coordinator:
         self.attempt = attempt
         self.phase = Phase.HELLO
         self.missing: dict[str, tuple[str, ...]] = {}
-        self.reasons: dict[str, str] = {}
-        """Error codes that stores gave when they left."""
         self._excluded = excluded
-        self._complaints: dict[str, set[str]] = {}
+        self._complaints = Complaints(attempt.terms.colluders)
         self._hellos: dict[str, Hello] = {}
         self._cohort: Cohort | None = None
         self._indices: dict[str, int] = {}
@@ -91,10 +91,23 @@ class Coordinator:
         return frozenset(self._cohort.ids(sorted(left))) - self.reasons.keys()
 
     @property
+    def reasons(self) -> Mapping[str, str]:
+        """Error codes that stores gave when they left, with the stores that they accuse."""
+        return self._complaints.reasons
+
+    @property
+    def proven(self) -> Mapping[str, str]:
+        """Stores that are proven to have broken the protocol, by error code.
+
+        `bad-shares` and `bad-signature`: dealt a share that its holder could not use, with
+        or without vouching for it. `false-accusation`: said so of one that is as it should be.
+        """
+        return self._complaints.proven
+
+    @property
     def suspects(self) -> frozenset[str]:
         """Stores that more peers complained about than are assumed to collude."""
-        limit = self.attempt.terms.colluders
-        return frozenset(who for who, by in self._complaints.items() if len(by) > limit)
+        return self._complaints.suspects
 
     def receive(self, message: StoreMessage) -> None:
         """Take a store's message of the current stage.
@@ -104,7 +117,7 @@ class Coordinator:
             WrongHeader: It belongs to another attempt, manifest or model.
             BadRoster: The store is not awaited, or answers another roster, or shows a
                 key that another store shows.
-            WeakKey: A Hello shows a key of small order.
+            WeakKey: A Hello shows a key of small order, or one that it does not prove to hold.
             BadVector: A masked vector has another length.
             MalformedMessage: A list has another length than the stage needs.
             ProtocolError: A certificate or signature does not hold.
@@ -154,7 +167,9 @@ class Coordinator:
             OutOfTurn: The attempt is at another stage.
             RoundFailed: Fewer stores than the threshold gave their shares.
             WrongShare: A secret does not match its commitment; names the culprit.
-            SumOutOfBounds: Honest stores cannot have made this sum.
+
+        Edge cases:
+            A sum that honest stores cannot have made is returned: see `Aggregate.excesses`.
         """
         cohort = self._require_cohort()
         if self.phase is not Phase.UNMASK:
@@ -173,7 +188,6 @@ class Coordinator:
         plus, minus = leftover_masks(cohort, self._sharers, self._survivors, recovered)
         add_masks(self._sum, plus=plus, minus=minus)
         total = self._sum.view(np.int32).astype(np.int64)
-        self.attempt.terms.layout.check_sum(total, len(self._survivors))
         return Aggregate(
             total=total,
             survivors=cohort.ids(self._survivors),
@@ -185,6 +199,8 @@ class Coordinator:
                 cohort.peers[index].store_id: signature
                 for index, signature in sorted(self._signatures.items())
             },
+            excesses=measure(self.attempt.terms.layout, total, len(self._survivors)),
+            proven=dict(self.proven),
         )
 
     def _receive_hello(self, hello: Hello) -> None:
@@ -199,7 +215,7 @@ class Coordinator:
             raise OutOfTurn(f"{name!r} has sent its hello already")
         if len(self._hellos) >= self.attempt.terms.maximum_cohort:
             raise StoreExcluded(f"the roster is full; {name!r} can join the next round")
-        for key in (hello.mask_public, hello.share_public):
+        for key in (hello.mask_public, share_key_u(hello.share_public)):
             try:
                 _PROBE.agree(key)
             except WeakKey as error:
@@ -215,10 +231,8 @@ class Coordinator:
         if hello is None:
             raise BadRoster(f"refusal of {name!r}, which has sent no hello", culprits=(name,))
         refusal.check_signature(hello.certificate.public_key)
-        self.reasons.setdefault(name, refusal.code)
-        for culprit in refusal.culprits:
-            if culprit != name:
-                self._complaints.setdefault(culprit, set()).add(name)
+        delivered = {index: self._bundles[index] for index in self._sharers if self._bundles}
+        self._complaints.take(refusal, self._cohort, delivered)
 
     def _take(
         self, phase: Phase, index: int, message: StoreMessage, keep: Callable[[], None]
@@ -252,10 +266,11 @@ class Coordinator:
 
     def _keep_bundle(self, index: int, bundle: ShareBundle) -> None:
         count = len(self._require_cohort())
-        if len(bundle.sealed) != count - 1 or len(bundle.digests) != count:
+        sizes = (len(bundle.sealed), len(bundle.vouched), len(bundle.digests))
+        if sizes != (count - 1, count - 1, count):
             raise MalformedMessage(
-                f"{bundle.store_id!r} sealed {len(bundle.sealed)} shares and vouches for "
-                f"{len(bundle.digests)}, expected {count - 1} and {count}",
+                f"{bundle.store_id!r} has {sizes} sealed shares, signatures and digests, "
+                f"expected {(count - 1, count - 1, count)}",
                 culprits=(bundle.store_id,),
             )
         self._bundles[index] = bundle
@@ -305,26 +320,23 @@ class Coordinator:
         self.phase = Phase.MASK
         messages: dict[str, Message] = {}
         for index in sharers:
-            dealers = [dealer for dealer in sharers if dealer != index]
-            bundles = [self._bundles[dealer] for dealer in dealers]
+            parts = [self._bundles[d].part(d, index) for d in sharers if d != index]
             messages[cohort.peers[index].store_id] = Delivery(
                 header_digest=cohort.header_digest,
                 roster_digest=cohort.roster_digest,
                 sharers=sharers,
-                # A bundle's sealed shares skip its dealer.
-                sealed=tuple(
-                    bundle.sealed[index - (dealer < index)]
-                    for dealer, bundle in zip(dealers, bundles, strict=True)
-                ),
-                digests=tuple(bundle.digests[index] for bundle in bundles),
+                sealed=tuple(sealed for sealed, _, _ in parts),
+                vouched=tuple(vouched for _, vouched, _ in parts),
+                digests=tuple(digests for _, _, digests in parts),
             )
         self._share_digests = {i: b"".join(b.digests) for i, b in self._bundles.items()}
-        self._bundles.clear()
         return messages
 
     def _close_vectors(self) -> dict[str, Message]:
         cohort = self._require_cohort()
         self._survivors = self._close(self.attempt.terms.survivors(len(cohort)))
+        # Kept until now to judge complaints; they are what takes most memory.
+        self._bundles.clear()
         self.phase = Phase.CONFIRM
         message = Survivors(
             header_digest=cohort.header_digest,
@@ -371,7 +383,7 @@ class Coordinator:
             f"attempt {header.attempt} of round {header.round} has {count} stores at stage "
             f"{stage!r}, needed are {needed}; missing: {lost or 'nobody that is known'}",
             hint="the model is unchanged; check those stores, then go on",
-            culprits=tuple(sorted(self.suspects)),
+            culprits=tuple(sorted(self.suspects | self.proven.keys())),
         )
 
     def _with_reason(self, store: str) -> str:

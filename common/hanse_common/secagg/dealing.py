@@ -1,18 +1,37 @@
-"""What a store computes for the others: shares dealt and opened, masks agreed.
+"""What a store computes for the others: shares dealt, opened and complained of, masks agreed.
 
 These functions change the store's state and nothing else; `store.py` decides when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
-from hanse_common.errors import BadShares, OutOfTurn, WeakKey
+from hanse_common.errors import BadShares, MalformedMessage, OutOfTurn, WeakKey
+from hanse_common.identity import StoreKey
 from hanse_common.secagg import keys
+from hanse_common.secagg.dispute import accuse, is_vouched, open_sealed, vouch
 from hanse_common.secagg.keys import ExchangeKey, Secret
+from hanse_common.secagg.messages import Accusation, Delivery
 from hanse_common.secagg.roster import Cohort
-from hanse_common.secagg.shamir import SHARE_SIZE, split
+from hanse_common.secagg.shamir import split
 from hanse_common.secagg.state import StoreState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dealt:
+    """What a store sends in stage 1, in roster order.
+
+    Args:
+        sealed: Shares for every other store.
+        vouched: Signatures over them.
+        digests: Of all shares, with those that the store holds of its own secrets.
+    """
+
+    sealed: tuple[bytes, ...]
+    vouched: tuple[bytes, ...]
+    digests: tuple[bytes, ...]
 
 
 def deal(
@@ -21,14 +40,21 @@ def deal(
     own: int,
     *,
     threshold: int,
+    key: StoreKey,
     entropy: Callable[[int], bytes],
-) -> tuple[list[bytes], list[bytes]]:
+) -> Dealt:
     """Agree with every other store, split mask key and seed, and seal a share of each.
 
-    The mask key itself is wiped: what it agreed on is all that masking needs.
+    The mask key itself is wiped: what it agreed on is all that masking needs. The share key
+    is kept until shares are accepted, for evidence against a store that deals wrongly.
 
-    Returns:
-        Sealed shares for the others, and the digests of all shares, in roster order.
+    Args:
+        state: Gets the store's own shares, and what it agreed on with every other.
+        cohort: The roster.
+        own: The store's index.
+        threshold: Shares that determine a secret.
+        key: The store's identity, which vouches for each sealed share.
+        entropy: Cryptographic source of random bytes.
 
     Raises:
         WeakKey: A peer's key has small order.
@@ -41,7 +67,7 @@ def deal(
     )
     seed_shares = split(state.seed.reveal(), threshold=threshold, count=count, entropy=entropy)
     nonces = entropy(keys.NONCE_SIZE * count)
-    sealed, all_digests = [], []
+    sealed, vouched, all_digests = [], [], []
     for index, (key_share, seed_share) in enumerate(zip(key_shares, seed_shares, strict=True)):
         names = cohort.ids((own, index))
         digests = keys.share_digests(key_share, seed_share, header, *names)
@@ -54,33 +80,75 @@ def deal(
         shared = _agree(state.share_key, peer.share_public, peer.store_id)
         state.channels[index] = Secret(shared)
         state.pairs[index] = Secret(_agree(state.mask_key, peer.mask_public, peer.store_id))
-        key = keys.share_key(shared, header, roster, *names)
+        sealing_key = keys.share_key(shared, header, roster, *names)
         nonce = nonces[keys.NONCE_SIZE * index :][: keys.NONCE_SIZE]
         context = keys.sealing_context(header, roster, digests, *names)
-        sealed.append(keys.seal(key, nonce, key_share + seed_share, context))
+        sealed.append(keys.seal(sealing_key, nonce, key_share + seed_share, context))
+        vouched.append(vouch(key, context, sealed[-1]))
     state.mask_key.wipe()
-    state.share_key.wipe()
-    state.mask_key = state.share_key = None
-    return sealed, all_digests
+    state.mask_key = None
+    return Dealt(sealed=tuple(sealed), vouched=tuple(vouched), digests=tuple(all_digests))
 
 
-def open_shares(
-    state: StoreState, cohort: Cohort, own: int, dealer: int, sealed: bytes, digests: bytes
-) -> None:
-    """Open the shares that a dealer sealed for this store, and keep them.
+def open_all(state: StoreState, cohort: Cohort, own: int, delivery: Delivery) -> list[int]:
+    """Open what the others sealed for this store, and keep the shares.
+
+    Args:
+        state: Gets the shares.
+        cohort: The roster.
+        own: The store's index, which is one of the delivery's sharers.
+        delivery: The message of stage 2.
+
+    Returns:
+        Indices of the dealers whose shares do not open or do not match their digests.
 
     Raises:
-        BadShares: They do not open, or do not match the digests beside them.
+        MalformedMessage: There is not one of everything for each dealer.
     """
-    header, roster, names = cohort.header_digest, cohort.roster_digest, cohort.ids((dealer, own))
-    key = keys.share_key(state.channels[dealer].reveal(), header, roster, *names)
-    context = keys.sealing_context(header, roster, digests, *names)
-    plaintext = keys.unseal(key, sealed, context)
-    key_share, seed_share = plaintext[:SHARE_SIZE], plaintext[SHARE_SIZE:]
-    if keys.share_digests(key_share, seed_share, header, *names) != digests:
-        raise BadShares("shares do not match the digests that their dealer signed")
-    state.mask_key_shares[dealer] = Secret(key_share)
-    state.seed_shares[dealer] = Secret(seed_share)
+    dealers = [index for index in delivery.sharers if index != own]
+    lists = (delivery.sealed, delivery.vouched, delivery.digests)
+    if any(len(each) != len(dealers) for each in lists):
+        raise MalformedMessage(
+            f"delivery has {tuple(map(len, lists))} sealed shares, signatures and digests for "
+            f"{len(dealers)} dealers"
+        )
+    wrong = []
+    for dealer, sealed, digests in zip(dealers, delivery.sealed, delivery.digests, strict=True):
+        channel = state.channels[dealer].reveal()
+        try:
+            key_share, seed_share = open_sealed(channel, cohort, dealer, own, sealed, digests)
+        except BadShares:
+            wrong.append(dealer)
+        else:
+            state.mask_key_shares[dealer] = Secret(key_share)
+            state.seed_shares[dealer] = Secret(seed_share)
+    return wrong
+
+
+def evidence(
+    state: StoreState,
+    cohort: Cohort,
+    own: int,
+    delivery: Delivery,
+    wrong: Collection[int],
+    *,
+    entropy: Callable[[int], bytes],
+) -> tuple[Accusation, ...]:
+    """Make the evidence against those dealers that signed the wrong share they dealt.
+
+    A share without its dealer's signature may have been altered by the coordinator, which
+    would open the true one with the evidence: nothing is shown about such a dealer.
+    """
+    if state.share_key is None:
+        raise OutOfTurn("the keys of this attempt were wiped")
+    dealers = [index for index in delivery.sharers if index != own]
+    return tuple(
+        accuse(cohort, own, dealer, state.share_key, entropy=entropy)
+        for dealer, *part in zip(
+            dealers, delivery.sealed, delivery.vouched, delivery.digests, strict=True
+        )
+        if dealer in wrong and is_vouched(cohort, dealer, own, *part)
+    )
 
 
 def mask_keys(state: StoreState, cohort: Cohort, own: int) -> tuple[list[bytes], list[bytes]]:

@@ -1,12 +1,19 @@
-"""What a store remembers of the attempts it made, so that no update is masked twice in vain.
+"""What a store remembers of the attempts it made, and of the stores that it met.
 
-A store whose shares were released must not mask the same update again: the difference of
-two sums would show it. The journal holds no secret and belongs on disk.
+The journal lets attempts only move forward, counts how often each exchange was begun, and
+knows how far the newest attempt came, so that a state from before is of no use. It holds no
+secret and belongs on disk; its `Mark` belongs in a second place, which a restored backup of
+the first does not bring back with it.
 
 >>> from dataclasses import replace
 >>> header = Header(run=1, round=3, attempt=1, manifest_digest=bytes(32), model_digest=bytes(32))
->>> journal = Journal().admit(header).close(header)
+>>> journal = Journal().admit(header).reach(header, Stage.FINISHED)
 >>> journal.admit(replace(header, attempt=2))
+Traceback (most recent call last):
+    ...
+hanse_common.errors.AttemptRefused: round 3 of run 1 is closed here: its shares were released \
+(go on with the next round)
+>>> Journal().caught_up(journal.mark).admit(header)
 Traceback (most recent call last):
     ...
 hanse_common.errors.AttemptRefused: round 3 of run 1 is closed here: its shares were released \
@@ -15,42 +22,155 @@ hanse_common.errors.AttemptRefused: round 3 of run 1 is closed here: its shares 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from hanse_common.codec import Reader, Writer
-from hanse_common.errors import AttemptRefused, MalformedMessage
-from hanse_common.secagg.terms import MAX_ATTEMPTS, Header
+from hanse_common.codec import DIGEST_SIZE, Reader, Writer
+from hanse_common.errors import AttemptRefused, BadRoster, MalformedMessage
+from hanse_common.identity import KEY_SIZE, Certificate, check_store_id
+from hanse_common.secagg.stage import Stage
+from hanse_common.secagg.terms import MAX_ATTEMPTS, MAX_OPENINGS, Header
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+MARK_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The newest attempt of one run, and whether its round is closed."""
+    """The newest attempt of one run.
 
+    Args:
+        number: Of the attempt among all that the store ever began, from 1.
+        round: Number of the exchange.
+        attempt: 1 or 2.
+        stage: What the store has done last in it, a failure aside.
+    """
+
+    number: int
     round: int
     attempt: int
-    closed: bool = False
+    stage: Stage = Stage.GREETED
+
+    @property
+    def masked(self) -> bool:
+        """Whether a masked vector was made, which may have left the store."""
+        return self.stage >= Stage.MASKED
+
+    @property
+    def closed(self) -> bool:
+        """Whether shares were released."""
+        return self.stage is Stage.FINISHED
+
+    @classmethod
+    def read(cls, reader: Reader) -> Entry:
+        """Read what `write` wrote."""
+        entry = number, at, attempt, stage = reader.u64(), reader.u32(), reader.u8(), reader.u8()
+        if not (number and 1 <= attempt <= MAX_ATTEMPTS and stage <= Stage.FINISHED):
+            raise MalformedMessage(f"journal has an attempt out of range: {entry}")
+        return cls(number, at, attempt, Stage(stage))
+
+    def write(self, writer: Writer) -> None:
+        """Append the encoding."""
+        writer.u64(self.number).u32(self.round).u8(self.attempt).u8(self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a store came: its newest attempt, and the stage of it.
+
+    Store its bytes apart from the journal, after it and before a reply leaves; let what is
+    read from there go through `Journal.caught_up`.
+    """
+
+    run: int
+    newest: Entry
+
+    def encode(self) -> bytes:
+        """Return canonical bytes, to store."""
+        writer = Writer().u16(MARK_VERSION).u64(self.run)
+        self.newest.write(writer)
+        return writer.finish()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Mark:
+        """Read what `encode` wrote.
+
+        Raises:
+            MalformedMessage: It is not a mark.
+        """
+        reader = Reader(data, "mark")
+        reader.expect(MARK_VERSION)
+        mark = cls(reader.u64(), Entry.read(reader))
+        reader.end()
+        return mark
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """The newest certificate that a store was seen with."""
+
+    valid_from: int
+    public_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The newest attempt of every run that a store took part in.
+    """What a store remembers of all attempts.
+
+    Args:
+        begun: How many attempts the store ever began.
+        runs: The newest attempt of each run.
+        openings: How often each exchange was begun, by the manifest's digest and the
+            exchange's number, over all runs and attempts.
+        met: By store id, the newest certificate seen.
 
     Guarantees:
-        Within a run, attempts only move forward: (round, attempt) grows with each one, no
-        round has more than two, and none follows the release of a round's shares.
+        - Within a run, attempts only move forward: (round, attempt) grows with each one, no
+          round has more than two, and none follows the release of a round's shares.
+        - A store goes on with no attempt but its newest, and from no stage but the last.
+        - No exchange of a manifest is begun more often than the terms allow, whatever runs
+          and attempts it is shown under.
+        - No key that was seen to be replaced is taken for its store's again.
+        - Bounded: per manifest there are as many exchanges as its rounds have, and so at
+          most that times `max_openings` runs; a store is met once for each id.
     """
 
+    begun: int = 0
     runs: Mapping[int, Entry] = field(default_factory=dict)
+    openings: Mapping[bytes, Mapping[int, int]] = field(default_factory=dict)
+    met: Mapping[str, Met] = field(default_factory=dict)
 
-    def admit(self, header: Header) -> Journal:
-        """Return the journal after starting an attempt.
+    @property
+    def mark(self) -> Mark | None:
+        """How far the store came; None before the first attempt."""
+        for run, entry in self.runs.items():
+            if entry.number == self.begun:
+                return Mark(run, entry)
+        return None
+
+    def caught_up(self, mark: Mark | None) -> Journal:
+        """Return the journal as far as a mark says that the store came.
+
+        Edge cases:
+            A journal from a backup lacks what came after it. What the mark says is put
+            back: the newest attempt is over here, and earlier ones of its run are too. Lost
+            remain the counts since then, and the newest attempts of other runs.
+        """
+        ours = self.mark
+        if mark is None or (ours is not None and _order(mark) <= _order(ours)):
+            return self
+        return replace(self, begun=mark.newest.number, runs={**self.runs, mark.run: mark.newest})
+
+    def admit(self, header: Header, *, max_openings: int = MAX_OPENINGS) -> Journal:
+        """Return the journal after beginning an attempt.
+
+        Args:
+            header: Of the attempt.
+            max_openings: Most times that one exchange is begun; see `Terms`.
 
         Raises:
-            AttemptRefused: The attempt, or a later one, was started before, or the round
-                is closed.
+            AttemptRefused: The attempt, or a later one, was begun before, the round is
+                closed, or the exchange was begun too often.
         """
         entry = self.runs.get(header.run)
         if entry and entry.closed and header.round == entry.round:
@@ -65,38 +185,106 @@ class Journal:
                 f"{entry.attempt} of round {entry.round} of the same run",
                 hint="rounds and attempts only move forward",
             )
-        return self._with(header, Entry(header.round, header.attempt))
-
-    def close(self, header: Header) -> Journal:
-        """Return the journal after releasing an attempt's shares.
-
-        Raises:
-            AttemptRefused: As for `check_current`.
-        """
-        self.check_current(header)
-        return self._with(header, Entry(header.round, header.attempt, closed=True))
-
-    def check_current(self, header: Header) -> None:
-        """Check that an attempt is the newest of its run, and that its round is open.
-
-        Raises:
-            AttemptRefused: A later attempt was started, or the round is closed.
-        """
-        if self.runs.get(header.run) != Entry(header.round, header.attempt):
+        counts = self.openings.get(header.manifest_digest, {})
+        count = counts.get(header.round, 0)
+        if count >= max_openings:
             raise AttemptRefused(
-                f"attempt {header.attempt} of round {header.round} of run {header.run} is "
-                f"not the newest one here, or is closed",
-                hint="rounds and attempts only move forward",
+                f"exchange {header.round} was begun {count} times under this manifest, "
+                f"max_openings is {max_openings}",
+                hint="ask the federation why this exchange is repeated; the authority can "
+                "sign a manifest with a larger max_openings",
+            )
+        return replace(
+            self,
+            begun=self.begun + 1,
+            runs={**self.runs, header.run: Entry(self.begun + 1, header.round, header.attempt)},
+            openings={
+                **self.openings,
+                header.manifest_digest: {**counts, header.round: count + 1},
+            },
+        )
+
+    def reach(self, header: Header, stage: Stage) -> Journal:
+        """Return the journal after the newest attempt went on to a later stage.
+
+        Raises:
+            AttemptRefused: The attempt is not the newest one, or is at that stage already.
+        """
+        entry = self._current(header)
+        if stage <= entry.stage:
+            raise AttemptRefused(
+                f"attempt {header.attempt} of round {header.round} has {entry.stage.name.lower()} "
+                f"here already",
+                hint="nothing is done twice in one attempt; go on with the next one",
+            )
+        return replace(self, runs={**self.runs, header.run: replace(entry, stage=stage)})
+
+    def check_current(self, header: Header, stage: Stage) -> None:
+        """Check that an attempt is the newest one, open, and at just this stage.
+
+        Raises:
+            AttemptRefused: It is not: the state that says so was restored, or is left over.
+        """
+        entry = self._current(header)
+        if entry.closed or entry.stage is not stage:
+            raise AttemptRefused(
+                f"the state of attempt {header.attempt} of round {header.round} says that it "
+                f"has {stage.name.lower()}, the journal that it has {entry.stage.name.lower()}",
+                hint="nothing is done twice in one attempt; go on with the next one",
             )
 
-    def _with(self, header: Header, entry: Entry) -> Journal:
-        return Journal({**self.runs, header.run: entry})
+    def was_masked(self, header: Header) -> bool:
+        """Whether this attempt, or one before it of the same round, masked a vector.
+
+        A vector that was masked may be in a sum; the round's next attempt takes a new one.
+        """
+        entry = self.runs.get(header.run)
+        return entry is not None and entry.round == header.round and entry.masked
+
+    def meet(self, certificates: Iterable[Certificate]) -> Journal:
+        """Return the journal after seeing valid certificates of the roster's stores.
+
+        Raises:
+            BadRoster: A store shows another key than in a certificate that was issued later.
+        """
+        met = dict(self.met)
+        for certificate in certificates:
+            name, seen = certificate.store_id, Met(certificate.valid_from, certificate.public_key)
+            newest = met.get(name)
+            if newest is None or newest.valid_from <= seen.valid_from:
+                met[name] = seen
+            elif newest.public_key != seen.public_key:
+                raise BadRoster(
+                    f"{name!r} shows a replaced key: a later certificate has another one",
+                    hint="its node must use the certificate that it was given last",
+                    culprits=(name,),
+                )
+        return replace(self, met=met)
+
+    def _current(self, header: Header) -> Entry:
+        entry = self.runs.get(header.run)
+        known = entry and (entry.number, entry.round, entry.attempt)
+        if entry is None or known != (self.begun, header.round, header.attempt):
+            raise AttemptRefused(
+                f"attempt {header.attempt} of round {header.round} of run {header.run} is "
+                f"not the newest one here",
+                hint="rounds and attempts only move forward",
+            )
+        return entry
 
     def encode(self) -> bytes:
         """Return canonical bytes, to store."""
-        writer = Writer().u16(JOURNAL_VERSION).u32(len(self.runs))
+        writer = Writer().u16(JOURNAL_VERSION).u64(self.begun).u32(len(self.runs))
         for run, entry in sorted(self.runs.items()):
-            writer.u64(run).u32(entry.round).u8(entry.attempt).u8(int(entry.closed))
+            entry.write(writer.u64(run))
+        writer.u32(len(self.openings))
+        for manifest, counts in sorted(self.openings.items()):
+            writer.raw(manifest).u32(len(counts))
+            for exchange, count in sorted(counts.items()):
+                writer.u32(exchange).u32(count)
+        writer.u32(len(self.met))
+        for name, seen in sorted(self.met.items()):
+            writer.text(name).u64(seen.valid_from).raw(seen.public_key)
         return writer.finish()
 
     @classmethod
@@ -107,18 +295,35 @@ class Journal:
             MalformedMessage: It is not a journal.
         """
         reader = Reader(data, "journal")
-        if reader.u16() != JOURNAL_VERSION:
-            raise MalformedMessage(f"this is not a journal of version {JOURNAL_VERSION}")
+        reader.expect(JOURNAL_VERSION)
 
-        def entry() -> tuple[int, Entry]:
-            run, number, attempt, closed = reader.u64(), reader.u32(), reader.u8(), reader.u8()
-            if not 1 <= attempt <= MAX_ATTEMPTS or closed > 1:
-                raise MalformedMessage("journal has an attempt or a flag out of range")
-            return run, Entry(number, attempt, closed=bool(closed))
+        def run() -> tuple[int, Entry]:
+            return reader.u64(), Entry.read(reader)
 
-        entries = reader.many(entry, size=14, limit=2**32)
+        def count() -> tuple[int, int]:
+            return reader.u32(), reader.u32()
+
+        def manifest() -> tuple[bytes, dict[int, int]]:
+            key = reader.raw(DIGEST_SIZE)
+            return key, dict(reader.many(count, size=8, limit=2**32))
+
+        def met() -> tuple[str, Met]:
+            return check_store_id(reader.text()), Met(reader.u64(), reader.raw(KEY_SIZE))
+
+        journal = cls(
+            begun=reader.u64(),
+            runs=dict(reader.many(run, size=22, limit=2**32)),
+            openings=dict(reader.many(manifest, size=36, limit=2**32)),
+            met=dict(reader.many(met, size=45, limit=2**32)),
+        )
         reader.end()
-        journal = cls(dict(entries))
+        numbers = {entry.number for entry in journal.runs.values()}
+        if len(numbers) != len(journal.runs) or max(numbers, default=0) != journal.begun:
+            raise MalformedMessage("journal has attempts that were numbered twice, or none newest")
         if journal.encode() != data:
             raise MalformedMessage("journal is not in canonical order")
         return journal
+
+
+def _order(mark: Mark) -> tuple[int, Stage]:
+    return mark.newest.number, mark.newest.stage

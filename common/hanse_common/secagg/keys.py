@@ -1,8 +1,8 @@
 """Fresh keys of one attempt, and what is derived from them.
 
-X25519 (RFC 7748), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D). Every derivation
-binds a constant label, the header's digest and the parties, so that a key serves one
-purpose in one attempt for one pair.
+X25519 (RFC 7748), Ed25519 (RFC 8032), HKDF-SHA256 (RFC 5869), AES-256-GCM (NIST SP 800-38D).
+Every derivation binds a constant label, the header's digest and the parties, so that a key
+serves one purpose in one attempt for one pair.
 
 >>> Secret(b"k" * 32)
 Secret(<32 bytes>)
@@ -10,16 +10,26 @@ Secret(<32 bytes>)
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hanse_common.codec import Writer, digest
-from hanse_common.errors import BadShares, ProtocolError, WeakKey
+from hanse_common.errors import (
+    BadShares,
+    BadSignature,
+    MalformedMessage,
+    ProtocolError,
+    WeakKey,
+)
+from hanse_common.identity import StoreKey, verify
+from hanse_common.secagg import _edwards
 
 KEY_SIZE = 32
 NONCE_SIZE = 12
@@ -32,6 +42,7 @@ COMMITMENT = b"hanse/secagg/1/seed-commitment"
 MASK_KEY_SHARE = b"hanse/secagg/1/mask-key-share"
 SEED_SHARE = b"hanse/secagg/1/seed-share"
 SEALED_SHARES = b"hanse/secagg/1/sealed-shares"
+POSSESSION = b"hanse/secagg/1/share-key-possession"
 
 
 class Secret:
@@ -110,7 +121,84 @@ class ExchangeKey:
         self._private = None
 
     def __repr__(self) -> str:
-        return f"ExchangeKey(public={self.public.hex()!r})"
+        return f"{type(self).__name__}(public={self.public.hex()!r})"
+
+
+class ShareKey(ExchangeKey):
+    """The key by which shares are sealed: one scalar for X25519 and for Ed25519.
+
+    The public key is the point of edwards25519 as Ed25519 encodes it, and stands for one u of
+    curve25519. A store proves by an Ed25519 signature that it holds the key: a colluder whose
+    public key were a function of an honest store's could have a victim reveal what it agreed
+    on with that store (see `dispute.py`).
+
+    The secret is 32 bytes, from which RFC 8032, section 5.1.5, derives the scalar; X25519
+    takes the scalar as it is, for both clamp alike.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, private: bytes) -> None:
+        super().__init__(hashlib.sha512(private).digest()[:KEY_SIZE])
+        self.secret.wipe()
+        self.secret = Secret(private)
+        self.public = self._signing_key().public
+
+    @property
+    def scalar(self) -> int:
+        """The private scalar; `public` is its multiple of the base point."""
+        data = bytearray(hashlib.sha512(self.secret.reveal()).digest()[:KEY_SIZE])
+        data[0] &= 248
+        data[31] &= 127
+        data[31] |= 64
+        return int.from_bytes(data, "little")
+
+    def agree(self, peer: bytes) -> bytes:
+        """Return the X25519 shared secret with a peer's share key.
+
+        Raises:
+            WeakKey: The peer's key has small order, or is not in canonical form.
+        """
+        return super().agree(share_key_u(peer))
+
+    def prove_possession(self, header_digest: bytes, store_id: str) -> bytes:
+        """Return the signature by which its owner shows that it holds the key."""
+        return self._signing_key().sign(POSSESSION, _possession(header_digest, store_id))
+
+    def _signing_key(self) -> StoreKey:
+        return StoreKey(Ed25519PrivateKey.from_private_bytes(self.secret.reveal()))
+
+
+def share_key_u(public: bytes) -> bytes:
+    """Return the X25519 public key that a share key's public key stands for.
+
+    Raises:
+        WeakKey: It is not in canonical form.
+    """
+    try:
+        return _edwards.montgomery(public)
+    except MalformedMessage as error:
+        raise WeakKey(f"public key {error.message}") from None
+
+
+def check_possession(public: bytes, proof: bytes, header_digest: bytes, store_id: str) -> None:
+    """Check that a store holds the share key that it shows.
+
+    Raises:
+        WeakKey: It does not prove it, or the key is no point of the curve in canonical form.
+    """
+    try:
+        share_key_u(public)
+        verify(public, proof, POSSESSION, _possession(header_digest, store_id))
+    except (BadSignature, WeakKey):
+        raise WeakKey(
+            f"{store_id!r} does not prove that it holds its share key {public.hex()[:16]}…",
+            culprits=(store_id,),
+        ) from None
+
+
+def _possession(header_digest: bytes, store_id: str) -> bytes:
+    return Writer().raw(header_digest).text(store_id).finish()
 
 
 def derive(secret: bytes, label: bytes, header_digest: bytes, *parts: bytes) -> bytes:

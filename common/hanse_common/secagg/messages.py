@@ -16,14 +16,13 @@ hanse_common.errors.MalformedMessage: message ends at byte 4, expected 2 bytes a
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import numpy as np
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer
-from hanse_common.errors import BadVector, MalformedMessage
+from hanse_common.errors import BadVector
 from hanse_common.identity import (
     MAX_CERTIFICATE_SIZE,
     SIGNATURE_SIZE,
@@ -33,6 +32,7 @@ from hanse_common.identity import (
 from hanse_common.secagg.keys import KEY_SIZE, NONCE_SIZE, TAG_SIZE
 from hanse_common.secagg.layout import MAX_LENGTH
 from hanse_common.secagg.masking import Words
+from hanse_common.secagg.refusal import Accusation, Refusal
 from hanse_common.secagg.shamir import SHARE_SIZE, check_share
 from hanse_common.secagg.terms import HEADER_SIZE, LARGEST_COHORT, Header
 from hanse_common.secagg.wire import (
@@ -46,6 +46,7 @@ from hanse_common.secagg.wire import (
 )
 
 __all__ = [
+    "Accusation",
     "Confirmation",
     "Delivery",
     "Hello",
@@ -64,18 +65,20 @@ __all__ = [
 SEALED_SIZE = NONCE_SIZE + 2 * SHARE_SIZE + TAG_SIZE
 DIGESTS_SIZE = 2 * DIGEST_SIZE
 
-_CODE = re.compile(r"[a-z]+(?:-[a-z]+)*")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hello(StoreMessage):
-    """Stage 0: a store's fresh keys and the commitment to its seed b."""
+    """Stage 0: a store's fresh keys and the commitment to its seed b.
+
+    `possession` shows that the store holds its share key; see `keys.ShareKey`.
+    """
 
     kind: ClassVar[int] = 1
     header: Header
     certificate: Certificate
     mask_public: bytes
     share_public: bytes
+    possession: bytes
     commitment: bytes
     signature: bytes = bytes(SIGNATURE_SIZE)
 
@@ -86,8 +89,8 @@ class Hello(StoreMessage):
 
     def _write(self, writer: Writer) -> None:
         writer.raw(self.header.encode()).blob(self.certificate.encode())
-        writer.raw(self.mask_public).raw(self.share_public).raw(self.commitment)
-        writer.raw(self.signature)
+        writer.raw(self.mask_public).raw(self.share_public).raw(self.possession)
+        writer.raw(self.commitment).raw(self.signature)
 
     @classmethod
     def _read(cls, reader: Reader) -> Self:
@@ -96,6 +99,7 @@ class Hello(StoreMessage):
             certificate=Certificate.decode(reader.blob(MAX_CERTIFICATE_SIZE)),
             mask_public=reader.raw(KEY_SIZE),
             share_public=reader.raw(KEY_SIZE),
+            possession=reader.raw(SIGNATURE_SIZE),
             commitment=reader.raw(DIGEST_SIZE),
             signature=reader.raw(SIGNATURE_SIZE),
         )
@@ -129,8 +133,10 @@ class Roster(Message):
 class ShareBundle(StoreMessage):
     """Stage 1: encrypted shares for every other store, and digests of all shares.
 
-    `sealed` skips the sender; `digests` holds, in roster order and with the sender, the
-    digest of the mask-key share and that of the seed share.
+    `sealed` skips the sender; `vouched` holds the sender's signature over each of them, which
+    goes to its holder with the share, so that a holder knows a share that was dealt wrongly
+    from one that was altered on the way. `digests` holds, in roster order and with the
+    sender, the digest of the mask-key share and that of the seed share.
     """
 
     kind: ClassVar[int] = 3
@@ -138,12 +144,23 @@ class ShareBundle(StoreMessage):
     roster_digest: bytes
     store_id: str
     sealed: tuple[bytes, ...]
+    vouched: tuple[bytes, ...]
     digests: tuple[bytes, ...]
     signature: bytes = bytes(SIGNATURE_SIZE)
+
+    def part(self, dealer: int, holder: int) -> tuple[bytes, bytes, bytes]:
+        """Return what the sender, at index `dealer`, has for another store of the roster.
+
+        Returns:
+            The sealed share, the sender's signature over it, and the digests.
+        """
+        place = holder - (dealer < holder)  # the lists of sealed shares skip the sender
+        return self.sealed[place], self.vouched[place], self.digests[holder]
 
     def _write(self, writer: Writer) -> None:
         writer.raw(self.header_digest).raw(self.roster_digest).text(self.store_id)
         write_many(writer, self.sealed)
+        write_many(writer, self.vouched)
         write_many(writer, self.digests)
         writer.raw(self.signature)
 
@@ -154,6 +171,7 @@ class ShareBundle(StoreMessage):
             roster_digest=reader.raw(DIGEST_SIZE),
             store_id=check_store_id(reader.text()),
             sealed=read_many(reader, SEALED_SIZE),
+            vouched=read_many(reader, SIGNATURE_SIZE),
             digests=read_many(reader, DIGESTS_SIZE),
             signature=reader.raw(SIGNATURE_SIZE),
         )
@@ -161,19 +179,21 @@ class ShareBundle(StoreMessage):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery(Message):
-    """Stage 2, to one store: the sharers U2 and what each of the others sealed for it."""
+    """Stage 2, to one store: the sharers U2, and what the others sealed for it and vouch for."""
 
     kind: ClassVar[int] = 4
     header_digest: bytes
     roster_digest: bytes
     sharers: tuple[int, ...]
     sealed: tuple[bytes, ...]
+    vouched: tuple[bytes, ...]
     digests: tuple[bytes, ...]
 
     def _write(self, writer: Writer) -> None:
         writer.raw(self.header_digest).raw(self.roster_digest)
         write_indices(writer, self.sharers)
         write_many(writer, self.sealed)
+        write_many(writer, self.vouched)
         write_many(writer, self.digests)
 
     @classmethod
@@ -183,6 +203,7 @@ class Delivery(Message):
             roster_digest=reader.raw(DIGEST_SIZE),
             sharers=read_indices(reader),
             sealed=read_many(reader, SEALED_SIZE),
+            vouched=read_many(reader, SIGNATURE_SIZE),
             digests=read_many(reader, DIGESTS_SIZE),
         )
 
@@ -339,39 +360,4 @@ class Unmasking(StoreMessage):
         )
         for share in (*message.seed_shares, *message.mask_key_shares):
             check_share(share)
-        return message
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refusal(StoreMessage):
-    """Any stage: a store leaves the attempt and says why, as an error code and culprits."""
-
-    kind: ClassVar[int] = 10
-    header_digest: bytes
-    store_id: str
-    code: str
-    culprits: tuple[str, ...] = ()
-    signature: bytes = bytes(SIGNATURE_SIZE)
-
-    def _write(self, writer: Writer) -> None:
-        writer.raw(self.header_digest).text(self.store_id).text(self.code)
-        writer.u32(len(self.culprits))
-        for culprit in self.culprits:
-            writer.text(culprit)
-        writer.raw(self.signature)
-
-    @classmethod
-    def _read(cls, reader: Reader) -> Self:
-        def store_id() -> str:
-            return check_store_id(reader.text())
-
-        message = cls(
-            header_digest=reader.raw(DIGEST_SIZE),
-            store_id=store_id(),
-            code=reader.text(64),
-            culprits=reader.many(store_id, size=5, limit=LARGEST_COHORT),
-            signature=reader.raw(SIGNATURE_SIZE),
-        )
-        if not _CODE.fullmatch(message.code):
-            raise MalformedMessage(f"error code {message.code!r} is not lower-case words")
         return message

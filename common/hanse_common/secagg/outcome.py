@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from hanse_common.secagg.layout import Integers
+from hanse_common.secagg.reach import Excess
 
 
 class Phase(IntEnum):
@@ -32,6 +33,11 @@ class Aggregate:
         roster_digest: Of the roster, for the round log.
         survivors_digest: Of roster, U2 and U3: what the stores signed.
         confirmations: Signatures over it, by store id.
+        excesses: Sections whose sum honest stores cannot have made, with what was measured:
+            at least one vector was forged, and `total` is to be used for nothing but finding
+            out whose.
+        proven: Stores that are proven to have broken the protocol, by error code; see
+            `Coordinator.proven`.
     """
 
     total: Integers
@@ -41,3 +47,10 @@ class Aggregate:
     roster_digest: bytes
     survivors_digest: bytes
     confirmations: Mapping[str, bytes]
+    excesses: tuple[Excess, ...] = ()
+    proven: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def beyond(self) -> tuple[str, ...]:
+        """Names of the sections whose sum honest stores cannot have made."""
+        return tuple(excess.section for excess in self.excesses)

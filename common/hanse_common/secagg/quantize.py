@@ -55,7 +55,7 @@ def quantize(
             f"section {section.name!r} has shape {values.shape} and type {values.dtype}, "
             f"expected ({section.length},) of real numbers"
         )
-    factor = section.scale * _clip_factor(values, section)
+    values, factor = _within_reach(values, section)
     limit = section.bound - section.headroom
     result = np.empty(section.length, np.int64)
     scaled, floor, up = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK, bool)
@@ -63,7 +63,7 @@ def quantize(
     for start in range(0, section.length, _CHUNK):
         chunk = values[start : start + _CHUNK]
         x, down, is_up = scaled[: chunk.size], floor[: chunk.size], up[: chunk.size]
-        np.multiply(chunk, factor, out=x, dtype=np.float64)
+        np.multiply(chunk, factor * section.scale, out=x, dtype=np.float64)
         np.floor(x, out=down)
         # 2^32 (x - floor x) is exact: a word is below it with just that probability.
         np.subtract(x, down, out=x)
@@ -80,15 +80,19 @@ def dequantize(integers: Integers, section: Section) -> Floats:
     return integers / np.float64(section.scale)
 
 
-def _clip_factor(values: NDArray[Any], section: Section) -> float:
+def _within_reach(values: NDArray[Any], section: Section) -> tuple[NDArray[Any], float]:
+    """Values, and the factor that clips them.
+
+    Values whose squares overflow are divided by the largest first, and not only the factor: it
+    would be subnormal, which counts as zero where subnormal numbers are flushed.
+    """
     square = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, values.size, _CHUNK):
             chunk = values[start : start + _CHUNK].astype(np.float64)
             square += float(np.einsum("i,i->", chunk, chunk))
     if math.isfinite(square):
-        return 1.0 if square == 0.0 else min(1.0, section.clip / math.sqrt(square))
-    # A value is not finite, or the squares overflow: divide by the largest first.
+        return values, 1.0 if square == 0.0 else min(1.0, section.clip / math.sqrt(square))
     real = values.astype(np.float64)
     largest = float(np.abs(real).max())
     if not math.isfinite(largest):
@@ -97,4 +101,4 @@ def _clip_factor(values: NDArray[Any], section: Section) -> float:
             hint="training diverged: lower the learning rate; nothing was sent",
         )
     real /= largest
-    return section.clip / largest / math.sqrt(float(np.einsum("i,i->", real, real)))
+    return real, section.clip / math.sqrt(float(np.einsum("i,i->", real, real)))

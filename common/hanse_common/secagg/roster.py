@@ -13,7 +13,7 @@ from typing import Self
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
 from hanse_common.errors import BadRoster, CohortTooSmall, StoreExcluded, WrongHeader
 from hanse_common.identity import Certificate, check_store_id
-from hanse_common.secagg.keys import KEY_SIZE, pair_mask_key
+from hanse_common.secagg.keys import KEY_SIZE, check_possession, pair_mask_key
 from hanse_common.secagg.messages import Hello
 from hanse_common.secagg.terms import LARGEST_COHORT, Attempt, Header
 from hanse_common.secagg.wire import indices_digest
@@ -111,10 +111,12 @@ def check_hello(hello: Hello, attempt: Attempt) -> None:
         ExpiredCertificate: Its certificate is not valid now.
         StoreExcluded: The manifest does not list the store.
         BadSignature: It is not signed by its certified key.
+        WeakKey: The store does not prove that it holds its share key.
     """
     check_header(hello.header, attempt.header, f"hello of {hello.store_id!r}")
     check_member(hello.certificate, attempt)
     hello.check_signature(hello.certificate.public_key)
+    check_possession(hello.share_public, hello.possession, attempt.header.digest(), hello.store_id)
 
 
 def check_member(certificate: Certificate, attempt: Attempt) -> None:
@@ -157,7 +159,7 @@ def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
 
     Guarantees:
         - Every entry is certified by the authority, valid now, in the manifest, signed by
-          its certified key, and of this attempt.
+          its certified key, of this attempt, and proves that it holds its share key.
         - Ids are sorted and unique; so are identity keys and all X25519 keys together.
         - The size is within the manifest's bounds.
 

@@ -8,32 +8,24 @@ attempt ends.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Self
+from typing import Self, TypeVar
 
 from hanse_common.codec import Reader, Writer
 from hanse_common.errors import MalformedMessage
-from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, Secret
+from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, Secret, ShareKey
 from hanse_common.secagg.messages import Hello
 from hanse_common.secagg.roster import Cohort
 from hanse_common.secagg.shamir import SHARE_SIZE
+from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import LARGEST_COHORT
 from hanse_common.secagg.wire import check_increasing, read_indices, write_indices
 
-STATE_VERSION = 1
+__all__ = ["STATE_VERSION", "Stage", "StoreState"]
+
+STATE_VERSION = 2
 _MAGIC = b"hnss"
 
-
-class Stage(IntEnum):
-    """What a store has done last."""
-
-    GREETED = 0
-    SHARED = 1
-    ACCEPTED = 2
-    MASKED = 3
-    CONFIRMED = 4
-    FINISHED = 5
-    ABORTED = 6
+Key = TypeVar("Key", ExchangeKey, ShareKey)
 
 
 @dataclass(slots=True, repr=False)
@@ -43,7 +35,7 @@ class StoreState:
     stage: Stage
     hello: Hello
     mask_key: ExchangeKey | None = None
-    share_key: ExchangeKey | None = None
+    share_key: ShareKey | None = None
     seed: Secret | None = None
     cohort: Cohort | None = None
     channels: dict[int, Secret] = field(default_factory=dict)
@@ -67,15 +59,18 @@ class StoreState:
 
     def wipe_own(self) -> None:
         """Overwrite what was needed up to the masked vector: own keys, seed and channels."""
-        for secret in (self.mask_key, self.share_key, self.seed):
+        for secret in (self.mask_key, self.seed):
             if secret is not None:
                 secret.wipe()
-        self.mask_key = self.share_key = self.seed = None
-        _wipe(self.channels)
+        self.mask_key = self.seed = None
+        self.wipe_channels()
         _wipe(self.pairs)
 
     def wipe_channels(self) -> None:
         """Overwrite what shares were sealed and opened with."""
+        if self.share_key is not None:
+            self.share_key.wipe()
+        self.share_key = None
         _wipe(self.channels)
 
     def wipe(self) -> None:
@@ -115,8 +110,8 @@ class StoreState:
         state = cls(
             stage=Stage(stage),
             hello=Hello.decode(reader.blob()),
-            mask_key=_read_key(reader),
-            share_key=_read_key(reader),
+            mask_key=_read_key(reader, ExchangeKey),
+            share_key=_read_key(reader, ShareKey),
             seed=_read_seed(reader),
             cohort=_read_cohort(reader),
             channels=_read_secrets(reader, KEY_SIZE),
@@ -127,7 +122,39 @@ class StoreState:
             survivors=read_indices(reader),
         )
         reader.end()
+        state._check_complete()
         return state
+
+    def _check_complete(self) -> None:
+        """Check that the state holds what its stage goes on from.
+
+        Raises:
+            MalformedMessage: It does not.
+        """
+        if self.stage in (Stage.FINISHED, Stage.ABORTED):
+            return
+        if self.stage is Stage.GREETED:
+            complete = None not in (self.mask_key, self.share_key, self.seed)
+        else:
+            names = [peer.store_id for peer in self.cohort.peers] if self.cohort else []
+            own, everybody = self.hello.store_id, set(range(len(names)))
+            others = {index for index in everybody if names[index] != own}
+            sharers, survivors = set(self.sharers), set(self.survivors)
+            shares = sharers or everybody - others
+            complete = (
+                len(everybody) - len(others) == 1
+                and sharers <= everybody
+                and survivors <= sharers
+                and shares <= self.mask_key_shares.keys() & self.seed_shares.keys()
+            )
+            if self.stage is Stage.SHARED:
+                complete &= self.share_key is not None and others <= self.channels.keys()
+            if self.stage in (Stage.SHARED, Stage.ACCEPTED):
+                complete &= self.seed is not None and others <= self.pairs.keys()
+            if self.stage is not Stage.SHARED:
+                complete &= bool(sharers)
+        if not complete:
+            raise MalformedMessage(f"state has {self.stage.name.lower()}, and lacks what follows")
 
     def __repr__(self) -> str:
         return f"StoreState({self.hello.store_id!r}, {self.stage.name}, <secret>)"
@@ -139,9 +166,9 @@ def _wipe(secrets: dict[int, Secret]) -> None:
     secrets.clear()
 
 
-def _read_key(reader: Reader) -> ExchangeKey | None:
+def _read_key(reader: Reader, kind: type[Key]) -> Key | None:
     data = _read_optional(reader)
-    return ExchangeKey(data) if data else None
+    return kind(data) if data else None
 
 
 def _read_seed(reader: Reader) -> Secret | None:

@@ -5,7 +5,8 @@ Each method takes the coordinator's message of one stage and returns the store's
 Between two of them `encode` and `Store.resume` carry the state over.
 
 A message out of turn, or of another attempt, is refused and changes nothing. A message
-that fails any other check ends the attempt: secrets are wiped, and nothing more is said.
+that fails any other check ends the attempt: secrets are wiped, and nothing more is said but
+a signed Refusal, with evidence where a share was dealt wrongly.
 
 Bonawitz et al. 2017, figure 4 (complete graph, active adversary), with what DESIGN adds:
 certified identities, a header bound into every derivation, commitments to every secret.
@@ -21,6 +22,7 @@ from typing import Self
 import numpy as np
 
 from hanse_common.errors import (
+    AttemptRefused,
     BadCertificate,
     BadRoster,
     BadShares,
@@ -34,12 +36,13 @@ from hanse_common.errors import (
 )
 from hanse_common.identity import SIGNATURE_SIZE, Certificate, StoreKey
 from hanse_common.secagg import keys
-from hanse_common.secagg.dealing import deal, mask_keys, open_shares
+from hanse_common.secagg.dealing import deal, evidence, mask_keys, open_all
 from hanse_common.secagg.journal import Journal
-from hanse_common.secagg.keys import ExchangeKey, Secret
+from hanse_common.secagg.keys import ExchangeKey, Secret, ShareKey
 from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.masking import add_masks
 from hanse_common.secagg.messages import (
+    Accusation,
     Confirmation,
     Delivery,
     Hello,
@@ -52,7 +55,8 @@ from hanse_common.secagg.messages import (
     UnmaskRequest,
 )
 from hanse_common.secagg.roster import Cohort, check_member, check_roster
-from hanse_common.secagg.state import Stage, StoreState
+from hanse_common.secagg.stage import Stage
+from hanse_common.secagg.state import StoreState
 from hanse_common.secagg.terms import Attempt
 
 Entropy = Callable[[int], bytes]
@@ -69,6 +73,8 @@ class Store:
           that holds this store and at least `terms.survivors` of the sharers.
         - After `unmask`, or any failed check, no secret is left, and the journal admits
           no further attempt on a round whose shares were released.
+        - Nothing is done twice in one attempt, also from a state that was brought back,
+          unless its journal, and the mark of it, were brought back as well.
     """
 
     def __init__(
@@ -85,6 +91,7 @@ class Store:
         self._state = state
         self._key = key
         self._entropy = entropy
+        self._accusations: tuple[Accusation, ...] = ()
 
     @classmethod
     def start(
@@ -106,7 +113,8 @@ class Store:
             entropy: Cryptographic source of random bytes.
 
         Raises:
-            AttemptRefused: The journal does not admit the attempt.
+            AttemptRefused: The journal does not admit the attempt, or the exchange was
+                begun as often as the terms allow.
             BadCertificate: The certificate is not for this key, or not the authority's.
             ExpiredCertificate: The certificate is not valid now.
             StoreExcluded: The manifest does not list this store.
@@ -117,15 +125,18 @@ class Store:
                 hint="enrol this key, or use the key that was enrolled",
             )
         check_member(certificate, attempt)
-        admitted = journal.admit(attempt.header)
-        mask_key, share_key = (ExchangeKey(entropy(keys.KEY_SIZE)) for _ in range(2))
+        admitted = journal.admit(attempt.header, max_openings=attempt.terms.max_openings)
+        mask_key = ExchangeKey(entropy(keys.KEY_SIZE))
+        share_key = ShareKey(entropy(keys.KEY_SIZE))
         seed = entropy(keys.KEY_SIZE)
+        header_digest = attempt.header.digest()
         hello = Hello(
             header=attempt.header,
             certificate=certificate,
             mask_public=mask_key.public,
             share_public=share_key.public,
-            commitment=keys.seed_commitment(seed, attempt.header.digest(), certificate.store_id),
+            possession=share_key.prove_possession(header_digest, certificate.store_id),
+            commitment=keys.seed_commitment(seed, header_digest, certificate.store_id),
         ).sign(key)
         state = StoreState(Stage.GREETED, hello, mask_key, share_key, Secret(seed))
         return cls(attempt, state, key=key, journal=admitted, entropy=entropy)
@@ -138,20 +149,41 @@ class Store:
         *,
         key: StoreKey,
         journal: Journal,
+        charged: bool = False,
         entropy: Entropy = os.urandom,
     ) -> Self:
         """Go on from what `encode` gave.
 
+        Args:
+            attempt: As for `start`.
+            state: What `encode` gave.
+            key: The store's identity.
+            journal: As it was stored last, after `Journal.caught_up` with its mark.
+            charged: Whether the ledger has an entry for this attempt: its vector was
+                masked, or was about to be.
+            entropy: Cryptographic source of random bytes.
+
         Raises:
             WrongHeader: The state belongs to another attempt.
-            AttemptRefused: The journal knows a later attempt, or the round is closed.
+            AttemptRefused: The journal knows a later attempt or another stage of this one,
+                or the ledger has charged a vector that this state would mask.
             MalformedMessage: The bytes are not a store's state.
+
+        Edge cases:
+            A crash between the charge and the masked vector looks like a state from a
+            backup, and is refused like one: the store is missing in this attempt.
         """
         restored = StoreState.decode(state)
         if restored.hello.header != attempt.header:
             raise WrongHeader("the stored state belongs to another attempt")
         if restored.stage < Stage.FINISHED:
-            journal.check_current(attempt.header)
+            journal.check_current(attempt.header, restored.stage)
+        if charged and restored.stage < Stage.MASKED:
+            raise AttemptRefused(
+                f"the vector of attempt {attempt.header.attempt} of round "
+                f"{attempt.header.round} is charged already, and this state would mask it",
+                hint="no mask is used twice; go on with the next attempt",
+            )
         return cls(attempt, restored, key=key, journal=journal, entropy=entropy)
 
     @property
@@ -186,8 +218,10 @@ class Store:
             OutOfTurn: It is not the turn of stage 1.
             WrongHeader: A Hello is of another attempt, manifest or model.
             BadRoster: Order, uniqueness or this store's own entry does not hold.
+            BadRoster: A store shows a key that was seen to be replaced.
             CohortTooSmall: There are fewer stores than the manifest allows.
-            WeakKey: A public key has small order.
+            WeakKey: A public key has small order, or its store does not prove that it
+                holds it.
             ProtocolError: A certificate or signature does not hold.
         """
         self._expect(Stage.GREETED, roster.header_digest)
@@ -195,21 +229,24 @@ class Store:
             cohort = check_roster(roster.hellos, self.attempt)
             if self._state.hello not in roster.hellos:
                 raise BadRoster(f"roster lacks {self.store_id!r}'s own hello, or alters it")
-            sealed, digests = deal(
+            self.journal = self.journal.meet(hello.certificate for hello in roster.hellos)
+            dealt = deal(
                 self._state,
                 cohort,
                 cohort.index(self.store_id),
                 threshold=self.attempt.terms.threshold(len(cohort)),
+                key=self._key,
                 entropy=self._entropy,
             )
             self._state.cohort = cohort
-            self._state.stage = Stage.SHARED
+            self._reach(Stage.SHARED)
             return ShareBundle(
                 header_digest=cohort.header_digest,
                 roster_digest=cohort.roster_digest,
                 store_id=self.store_id,
-                sealed=tuple(sealed),
-                digests=tuple(digests),
+                sealed=dealt.sealed,
+                vouched=dealt.vouched,
+                digests=dealt.digests,
             ).sign(self._key)
 
     def accept(self, delivery: Delivery) -> None:
@@ -223,7 +260,8 @@ class Store:
             BadRoster: The sharers are not of the roster, or lack this store.
             CohortTooSmall: There are too few sharers.
             BadShares: Shares do not open or do not match their digests; `culprits` lists
-                their dealers (or the coordinator altered them).
+                their dealers (or the coordinator altered them), and `refuse` gives evidence
+                against those that signed what they dealt.
         """
         self._expect(Stage.SHARED, delivery.header_digest)
         with self._abort_on_failure():
@@ -232,20 +270,11 @@ class Store:
             if own not in sharers or sharers[-1] >= len(cohort):
                 raise BadRoster(f"sharers lack {self.store_id!r} or hold an outsider")
             self._check_size(len(sharers), "sharers")
-            dealers = [index for index in sharers if index != own]
-            if not len(dealers) == len(delivery.sealed) == len(delivery.digests):
-                raise MalformedMessage(
-                    f"delivery has {len(delivery.sealed)} sealed shares for {len(dealers)} dealers"
-                )
-            wrong = []
-            for dealer, sealed, digests in zip(
-                dealers, delivery.sealed, delivery.digests, strict=True
-            ):
-                try:
-                    open_shares(self._state, cohort, own, dealer, sealed, digests)
-                except BadShares:
-                    wrong.append(dealer)
+            wrong = open_all(self._state, cohort, own, delivery)
             if wrong:
+                self._accusations = evidence(
+                    self._state, cohort, own, delivery, wrong, entropy=self._entropy
+                )
                 names = cohort.ids(wrong)
                 raise BadShares(
                     f"shares from {', '.join(names)} do not open or do not match",
@@ -254,7 +283,7 @@ class Store:
                 )
             self._state.wipe_channels()
             self._state.sharers = sharers
-            self._state.stage = Stage.ACCEPTED
+            self._reach(Stage.ACCEPTED)
 
     def mask(self, vector: Integers) -> MaskedVector:
         """Stage 2, second half: the vector plus masks. Charge the ledger first.
@@ -274,7 +303,7 @@ class Store:
             words = vector.astype(np.uint32)
             add_masks(words, plus=plus, minus=minus)
             self._state.wipe_own()
-            self._state.stage = Stage.MASKED
+            self._reach(Stage.MASKED)
             return MaskedVector(
                 header_digest=cohort.header_digest,
                 roster_digest=cohort.roster_digest,
@@ -301,7 +330,7 @@ class Store:
                 raise BadSurvivors(f"survivors hold indices {sorted(outsiders)}, not sharers")
             self._check_size(len(survivors.survivors), "survivors")
             self._state.survivors = survivors.survivors
-            self._state.stage = Stage.CONFIRMED
+            self._reach(Stage.CONFIRMED)
             return self._confirmation(cohort, self.store_id).sign(self._key)
 
     def unmask(self, request: UnmaskRequest) -> Unmasking:
@@ -339,19 +368,22 @@ class Store:
                 seed_shares=seed_shares,
                 mask_key_shares=mask_key_shares,
             ).sign(self._key)
-            self.journal = self.journal.close(self.attempt.header)
-            self._state.stage = Stage.FINISHED
+            self._reach(Stage.FINISHED)
             self._state.wipe()
             return reply
 
     def refuse(self, error: ProtocolError) -> Refusal:
-        """Leave the attempt: wipe all secrets and return what to tell the coordinator."""
+        """Leave the attempt: wipe all secrets and return what to tell the coordinator.
+
+        After `accept` failed, this holds the evidence that it made.
+        """
         self.abort()
         return Refusal(
             header_digest=self.attempt.header.digest(),
             store_id=self.store_id,
             code=error.code,
             culprits=tuple(sorted(set(error.culprits))),
+            accusations=self._accusations,
         ).sign(self._key)
 
     def abort(self) -> None:
@@ -373,6 +405,10 @@ class Store:
                 f"{self.store_id!r} has {self.stage.name.lower()}; this message is for one "
                 f"that has {stage.name.lower()}"
             )
+
+    def _reach(self, stage: Stage) -> None:
+        self.journal = self.journal.reach(self.attempt.header, stage)
+        self._state.stage = stage
 
     @contextmanager
     def _abort_on_failure(self) -> Iterator[None]:

@@ -23,6 +23,8 @@ VERSION = 1
 SMALLEST_COHORT = 3
 LARGEST_COHORT = 10_000
 MAX_ATTEMPTS = 2
+MAX_OPENINGS = 16
+"""Default of `Terms.max_openings`: repeats after crashes and lost rounds, not questions."""
 HEADER_SIZE = 2 + 8 + 4 + 1 + 2 * DIGEST_SIZE
 
 _HEADER_LABEL = b"hanse/secagg/1/header"
@@ -94,6 +96,7 @@ class Terms:
             that fraction of the cohort, plus one.
         minimum_survivors: Fewest stores in a sum, if more than the threshold.
         stores: Ids that may take part; empty admits every certified store.
+        max_openings: Most times that a store begins one exchange, over all runs and attempts.
 
     Raises:
         UnsafeTerms: A promise could not be kept; the message names the field.
@@ -112,6 +115,7 @@ class Terms:
     threshold_fraction: tuple[int, int] = (2, 3)
     minimum_survivors: int = 0
     stores: frozenset[str] = frozenset()
+    max_openings: int = MAX_OPENINGS
 
     def __post_init__(self) -> None:
         if not SMALLEST_COHORT <= self.minimum_cohort <= self.maximum_cohort <= LARGEST_COHORT:
@@ -135,6 +139,8 @@ class Terms:
                 f"{self.minimum_cohort}",
                 hint="raise minimum_cohort to at least colluders + 2",
             )
+        if not 1 <= self.max_openings < 2**31:
+            raise UnsafeTerms(f"max_openings={self.max_openings} is not in 1..{2**31 - 1}")
         largest = self.layout.largest_cohort()
         if self.maximum_cohort > largest:
             raise UnsafeTerms(

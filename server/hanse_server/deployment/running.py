@@ -18,9 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from hanse_common import bundle, errors
+from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import (
     BadManifest,
@@ -238,12 +237,7 @@ def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
         raise RunNotFound(
             f"run {name!r} has not finished", hint="go on with it: `hanse server resume --name`"
         )
-    try:
-        return read_arrays(path)
-    except (OSError, SafetensorError) as error:
-        raise RunDirectoryError(
-            f"cannot read {path}: {error}", hint="bring the file back, or name another run"
-        ) from error
+    return read_arrays(path, hint="bring the file back, or name another run")
 
 
 def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Path:
@@ -349,10 +343,8 @@ def _underway(folder: FederationFolder, control: Control) -> Path | None:
 
 
 def _flower_ids(run_dir: Path) -> list[int]:
-    try:
-        return list(json.loads((run_dir / FLOWER).read_text(encoding="utf-8"))["runs"])
-    except (OSError, ValueError, KeyError):
-        return []
+    found = json_file(run_dir / FLOWER).get("runs")
+    return [run for run in found if type(run) is int] if isinstance(found, list) else []
 
 
 def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
@@ -396,8 +388,8 @@ def _error(state: RunState) -> HanseError:
     """The error that a run failed with, as its process raised it."""
     failure = state.failure
     kinds = {kind.code: kind for kind in _kinds(HanseError)}
-    kind = kinds.get(failure.get("code", ""), FederationError)
-    return kind(failure.get("message", "the run failed"), hint=failure.get("hint", ""))
+    kind = kinds.get(str(failure.get("code")), FederationError)
+    return kind(str(failure.get("message", "the run failed")), hint=str(failure.get("hint", "")))
 
 
 def _kinds(kind: type[HanseError]) -> Iterator[type[HanseError]]:

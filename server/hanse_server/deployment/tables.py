@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common.printing import console
 from hanse_common.roundlog.records import SUMMED
+from hanse_common.wording import printable
 from hanse_server.deployment.running import RunState
 from hanse_server.deployment.status import Status
 
 
 def print_status(status: Status) -> None:
     """Print members and run."""
-    console = Console()
+    screen = console()
     up = f"up, process {status.pid}" if status.up else "not up"
-    console.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
+    screen.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
     table = Table(box=None, pad_edge=False)
     for column in ("store", "standing", "manifest", "connection", "last seen", "stage", "refused"):
         table.add_column(column)
@@ -33,32 +34,34 @@ def print_status(status: Status) -> None:
             row.stage or "",
             refusal,
         )
-        table.add_row(*map(Text, cells))
-    console.print(table)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    screen.print(table)
     for row in status.stores:
         if row.blamed:
-            console.print(Text(f"{row.store} is {row.blamed}"))
+            screen.print(Text(printable(f"{row.store} is {row.blamed}")))
     for what, note in status.searches.items():
-        console.print(Text(f"{what}: {note}"))
-    console.print(Text(run_line(status.run) if status.run else "no run yet"))
+        screen.print(Text(printable(f"{what}: {note}")))
+    screen.print(Text(run_line(status.run) if status.run else "no run yet"))
 
 
 def print_blame(
     name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[tuple[str, str]]
 ) -> None:
     """Print whom rounds go on without, and what searches have come to."""
-    console = Console()
+    screen = console()
     if not rows:
-        console.print(Text(f"{name}: nothing is held against any store"))
+        screen.print(Text(f"{printable(name)}: nothing is held against any store"))
     else:
         table = Table(box=None, pad_edge=False)
         for column in ("store", "standing", "why"):
             table.add_column(column)
         for row in rows:
-            table.add_row(*(Text(row[column]) for column in ("store", "standing", "why")))
-        console.print(table)
+            table.add_row(
+                *(Text(printable(row[column])) for column in ("store", "standing", "why"))
+            )
+        screen.print(table)
     for what, note in notes:
-        console.print(Text(f"{what}: {note}"))
+        screen.print(Text(printable(f"{what}: {note}")))
 
 
 def run_line(run: RunState) -> str:

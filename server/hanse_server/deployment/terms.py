@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from hanse_common import bundle
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
@@ -143,13 +141,8 @@ def read_initial(model: Path) -> dict[str, NDArray]:
         ConfigError: The folder holds none.
     """
     path = model / INITIAL
-    try:
-        return read_arrays(path)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(
-            f"cannot read the initial model {path}: {error}",
-            hint="make it with `hanse model init`, and name its folder with --model",
-        ) from error
+    hint = "make it with `hanse model init`, and name its folder with --model"
+    return read_arrays(path, ConfigError, hint=hint)
 
 
 def _check_same_parameters(start: Mapping[str, NDArray], initial: Mapping[str, NDArray]) -> None:

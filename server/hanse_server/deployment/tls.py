@@ -112,8 +112,8 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
             hint="set fleet.certificate and fleet.key to a pair, the key without a passphrase",
         ) from error
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(ca)
     try:
+        client.load_verify_locations(ca)
         _shake_hands(server, client, host)
     except ssl.SSLCertVerificationError as error:
         raise TlsError(
@@ -121,6 +121,11 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
             f"{error.verify_message}",
             hint="it must be in date, name that host, and be issued by one of those roots; "
             "a new root needs a new invitation for stores",
+        ) from error
+    except ssl.SSLError as error:
+        raise TlsError(
+            f"no connection comes about with {certificate} and {key}: {error.reason}",
+            hint="use an ECDSA key on P-256, or RSA of 2048 bits or more",
         ) from error
 
 

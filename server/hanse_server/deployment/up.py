@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -31,6 +32,10 @@ from hanse_server.deployment.superlink import SuperLink, last_lines
 _PID = "up.pid"
 _LOG = "up.log"
 _LOOK_SECONDS = 0.2
+_BACKLOG = 256
+"""Connections that the system holds until the gate accepts them."""
+_OTHER_FILES = 256
+"""Files that are open besides connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,29 +212,23 @@ def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
 async def _front(
     folder: FederationFolder, superlink: SuperLink, certificate: Path, key: Path
 ) -> None:
-    import uvicorn
+    from hanse_server.deployment.connections import Limits
+    from hanse_server.deployment.front import BEHIND, gate
+    from hanse_server.deployment.node_signature import AdmittedNodes
 
-    from hanse_server.deployment.front import Front
-
-    file = folder.file
-    front = Front(
-        f"https://127.0.0.1:{file.superlink.port}",
+    fleet, limits = folder.file.fleet, Limits()
+    _allow_open_files(limits.known + limits.waiting + BEHIND + _OTHER_FILES)
+    server = gate(
+        f"https://127.0.0.1:{folder.file.superlink.port}",
         folder.tls / "loopback-ca.crt",
-        largest_request=file.fleet.largest_request,
+        certificate=certificate,
+        key=key,
+        nodes=AdmittedNodes(folder),
+        largest_request=fleet.largest_request,
+        limits=limits,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            front,
-            host=file.fleet.bind,
-            port=file.fleet.port,
-            ssl_certfile=str(certificate),
-            ssl_keyfile=str(key),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-    )
+    family = socket.AF_INET6 if ":" in fleet.bind else socket.AF_INET
+    listener = socket.create_server((fleet.bind, fleet.port), family=family, backlog=_BACKLOG)
 
     async def watch() -> None:
         while superlink.running:
@@ -238,7 +237,7 @@ async def _front(
 
     watching = asyncio.create_task(watch())
     try:
-        await server.serve()  # after a signal, raises it again for whoever is above
+        await server.serve([listener])  # after a signal, raises it again for whoever is above
     finally:
         watching.cancel()
     if not superlink.running:
@@ -251,6 +250,14 @@ def _stop_lost_runs(folder: FederationFolder) -> None:
         for run in control.runs():
             if run.status != "finished":
                 control.stop(run.run_id)
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Let this process hold so many connections, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _check_free(host: str, port: int, setting: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,8 @@ import typer
 
 from hanse_common.errors import ClaimRefuted
 from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import console, echo
+from hanse_common.wording import json_text
 from hanse_simulations.attack.faults import Fault
 from hanse_simulations.options import Mode, SetOption, changed_by
 
@@ -33,7 +34,7 @@ def attack(
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Target epsilon to claim.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep the largest N stores.")] = None,
+    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
     customers: Annotated[
         int | None, typer.Option(help="Keep N customers a store, beside the canaries.")
     ] = None,
@@ -70,11 +71,9 @@ def attack(
 
     result = run_attack(settings, canaries=number, fault=fault, folder=keep, quiet=quiet)
     if format_ is Format.JSON:
-        typer.echo(json.dumps(as_row(result), indent=1))
+        echo(json_text(as_row(result), indent=1))
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(render(result))
+        console().print(render(result))
     if result.refuted:
         raise ClaimRefuted(
             f"epsilon is at least {result.lower_bound:.2f} with {result.confidence:.0%} "

@@ -1,10 +1,10 @@
 """The ClientApp of a store under attack: the production app, with canaries in its clipper.
 
-What runs is `hanse_client.app`. While it answers, a few names in its modules stand for the
-attack's: the clipper (canaries' gradients), the task's making of a batch (who is in it), a round
-of training (to write down what an attacker knows) and, where a fault is asked for, noise.
-Nothing of this is in the production code, and no message can ask for it: it takes this
-module as the ClientApp, and `attack.json` in the node's folder.
+What runs is `hanse_client.app`, as in every simulation. While it answers, a few names in its
+modules stand for the attack's: the clipper (canaries' gradients), the task's making of a batch
+(who is in it), a round of training (to write down what an attacker knows) and, where a fault is
+asked for, noise. Nothing of this is in the production code, and no message can ask for it: it
+takes this module as the ClientApp, and `attack.json` in the node's folder.
 
 What an attacker of the threat model would know lies in `attack/` in that folder afterwards,
 one file a round: the global model that came in; what customers who are no canaries added to
@@ -29,7 +29,7 @@ from flwr.clientapp import ClientApp
 from pydantic import Field
 from torch import nn
 
-from hanse_client import app as production
+from hanse_client.app import open_node
 from hanse_client.exchange import vector
 from hanse_client.exchange.vector import Trained
 from hanse_client.inputs.npz import load_npz, save_npz
@@ -45,6 +45,7 @@ from hanse_common.model.heads import Popularity
 from hanse_common.secagg.layout import Integers
 from hanse_simulations.attack.clipper import CanaryClipper
 from hanse_simulations.attack.faults import Fault, faulty_manifest, noise_factor
+from hanse_simulations.engines.store_app import app as simulated_store
 
 CLIENT_APP = "hanse_simulations.attack.store:app"
 
@@ -95,8 +96,8 @@ class AttackedApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer as the production app does."""
-        with _Attack(production.open_node(context)).under_way():
-            return production.app(message, context)
+        with _Attack(open_node(context)).under_way():
+            return simulated_store(message, context)
 
 
 class _Attack:

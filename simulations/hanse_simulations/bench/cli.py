@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.printing import console, echo
+from hanse_common.wording import json_text
 from hanse_simulations.options import SetOption, changed_by
 
 if TYPE_CHECKING:
@@ -180,13 +181,11 @@ def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) 
     """Print a benchmark's rows, dataclasses, for people or for programs."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     if format_ is Format.JSON:
-        typer.echo(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
+        echo(json_text({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
         wide = None if sys.stdout.isatty() else 140
-        Console(width=wide).print(render(rows))
+        console(width=wide).print(render(rows))
 
 
 def _changed(recipe: str, changes: list[str] | None) -> RunSettings:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from hanse_client.figures.evaluate import Figures, evaluate_histories
+from hanse_client.inputs.by_customer import lots
 from hanse_client.inputs.histories import Histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
@@ -95,8 +96,8 @@ def folds(
 
 
 def fold_of(store: Histories, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return the fold of each of a store's customers, [N] in [0, count)."""
-    drawn = np.random.default_rng(seed).permutation(len(store)) % count
+    """Return the fold of each of a store's customers, [N] in [0, count), by their own id."""
+    drawn = (lots(store.customers.tolist(), key=f"fold/{seed}") * count).astype(np.int64)
     found: npt.NDArray[np.int64] = np.where(store.homes >= 0, store.homes % count, drawn)
     return found
 

@@ -127,7 +127,7 @@ def _ask(address: str, users: Sequence[str]) -> list[float]:
         for user in users:
             body = json.dumps({"users": [user], "top": TOP})
             started = time.perf_counter()
-            connection.request("POST", "/predict", body)
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             answer.read()
             times.append(time.perf_counter() - started)

@@ -27,6 +27,7 @@ from hanse_simulations.recipes import conversion, conversion_federated, conversi
 from hanse_simulations.research.arms import ResearchResult, Study, arms_of, run_arms, working
 from hanse_simulations.runs import RunFolder
 from hanse_simulations.shops.campaigns import Mailed, load
+from hanse_simulations.shops.complete_journey import FROZEN_STORES
 
 _TASK = ConversionTask()
 
@@ -122,6 +123,7 @@ def _notes(settings: RunSettings) -> list[str]:
         "auc judges all offers together, auc_within the customers of one campaign among "
         "themselves, a mean over campaigns by their redemptions; ap is average precision, ece "
         "calibration error, foretold the mean chance and came the share that redeemed.",
+        FROZEN_STORES,
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]

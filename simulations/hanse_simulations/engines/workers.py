@@ -37,7 +37,7 @@ from flwr.app.message import make_message
 from hanse_common.errors import ConfigError
 from hanse_simulations.engines.client import AnsweringClientApp, load_client_app
 
-CLIENT_APP = "hanse_client.app:app"
+CLIENT_APP = "hanse_simulations.engines.store_app:app"
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Names of threads that hold a pool's work. Importing polars starts others, which do no harm.

@@ -23,6 +23,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from hanse_client.inputs.by_customer import lots
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.base import Ints, StoreData
 from hanse_client.training.train import check_size, load_arrays
@@ -215,9 +216,14 @@ def run_arms(
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
-    """Deal customers out to stores of nearly the same size, by lot."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    return [data.some(np.sort(part)) for part in np.array_split(order, stores)]
+    """Deal customers out to stores of about the same size, by lot.
+
+    Guarantees:
+        A customer's store depends on their own id, on the number of stores and the seed: no
+        other customer moves them, as in shares of exactly the same size they would.
+    """
+    home = (lots(data.customers.tolist(), key=f"stores/{seed}") * stores).astype(np.int64)
+    return [data.some(np.flatnonzero(home == store)) for store in range(stores)]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from hanse_common.printing import console
 from hanse_simulations.research.arms import (
     FEDERATED,
     MAIN,
@@ -47,8 +47,8 @@ def print_research(
         file: Where to print; stdout by default.
     """
     file = file or sys.stdout
-    console = Console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
-    console.print(f"{result.run}: {result.data_note}", highlight=False, soft_wrap=True)
+    screen = console(file=file, width=None if file.isatty() else PLAIN_WIDTH)
+    screen.print(f"{result.run}: {result.data_note}", highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in columns:
@@ -56,9 +56,9 @@ def print_research(
     table.add_column("s", justify="right")
     for label, figures, seconds in _rows(result, labels, published or {}):
         table.add_row(label, *(_cell(figures.get(name)) for name in columns), seconds)
-    console.print(table)
+    screen.print(table)
     for note in result.notes:
-        console.print(note, highlight=False, soft_wrap=True)
+        screen.print(note, highlight=False, soft_wrap=True)
 
 
 def _cell(value: float | None) -> str:

@@ -58,7 +58,7 @@ def simulate_reviews(
             data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
             f"{len(texts.names)} labels; {left_out:,} rows left out",
             baselines=rules(texts, data),
-            notes=_notes(data),
+            notes=_notes(texts, data),
             **work.fields(folder, settings, found),
         )
         folder.write_result(result)
@@ -114,12 +114,18 @@ def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
     }
 
 
-def _notes(data: Reviews) -> list[str]:
+def _notes(texts: Texts, data: Reviews) -> list[str]:
     counts = np.bincount(data.part, minlength=3)
-    return [
+    notes = [
         f"{counts[0]:,} customers train, {counts[1]:,} validate, {counts[2]:,} are the test; "
         "nobody is in two of them.",
         "Privacy unit: a customer with all their reviews; one of them is drawn a step.",
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]
+    if not texts.listed:
+        notes.append(
+            "The labels are those that the file's customers gave: epsilon does not cover which "
+            "there are. A list of them, one a line, in a file .labels beside the data is public."
+        )
+    return notes

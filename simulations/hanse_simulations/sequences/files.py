@@ -3,6 +3,9 @@
 - SASRec and S3-Rec: `user item item ...` a line in the order of time, or `user item` pairs
 - RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
   `user_id:token	item_id:token	timestamp:float`
+
+A `name.items` beside either is the public list of items, one a line. Without it the items are
+those that the customers took, which no epsilon covers.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
+from hanse_client.inputs.public_list import read_public_list
 from hanse_client.inputs.sequences import Sequences
 from hanse_common.errors import DataError
 
@@ -38,6 +42,10 @@ class Read:
     """Interactions that `min_count` dropped."""
     too_short: int
     """Customers with fewer than three items; left out."""
+    unlisted: int
+    """Interactions with items that the public list has not; left out."""
+    listed: bool
+    """Whether the items are those of a public list, and not of the customers."""
 
     @property
     def note(self) -> str:
@@ -47,6 +55,7 @@ class Read:
             (self.out_of_order, "rows out of order"),
             (self.filtered, "interactions of rare customers or items left out"),
             (self.too_short, "customers with fewer than three items left out"),
+            (self.unlisted, "interactions with items that the list has not left out"),
         )
         seen = "".join(f", {count:,} {what}" for count, what in counted if count)
         return (
@@ -65,6 +74,10 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
 
     Raises:
         DataError: The file is missing or malformed; names the line.
+
+    Guarantees:
+        With a public list of items and `min_count` 1, a customer's sequence and how many items
+        there are depend on no other customer.
     """
     try:
         size = path.stat().st_size
@@ -77,24 +90,36 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
     else:
         events = _read_text(path)
         duplicates, out_of_order = len(events) - len(set(events)), 0
-    before = len(events)
-    events = _core(events, min_count)
+    items = read_public_list(path, ".items")
+    known = None if items is None else frozenset(items)
+    listed = [(user, item) for user, item in events if known is None or item in known]
+    kept = _core(listed, min_count)
     by_user: dict[str, list[str]] = {}
-    for user, item in events:
+    for user, item in kept:
         by_user.setdefault(user, []).append(item)
-    kept = [items for items in by_user.values() if len(items) >= _SHORTEST]
-    if not kept:
+    long_enough = {user: taken for user, taken in by_user.items() if len(taken) >= _SHORTEST}
+    if not long_enough:
         raise DataError(
             f"{path} has no customer with {_SHORTEST} items", hint="lower next_item.min_count"
         )
-    numbers = {item: i for i, item in enumerate(_in_order(i for items in kept for i in items))}
+    names = (
+        _in_order(i for taken in long_enough.values() for i in taken) if items is None else items
+    )
+    numbers = {item: i for i, item in enumerate(names)}
+    customers = sorted(long_enough)
     return Read(
-        sequences=Sequences.of([[numbers[i] for i in items] for items in kept], items=len(numbers)),
-        interactions=sum(map(len, kept)),
+        sequences=Sequences.of(
+            [[numbers[item] for item in long_enough[user]] for user in customers],
+            items=len(numbers),
+            customers=customers,
+        ),
+        interactions=sum(map(len, long_enough.values())),
         duplicates=duplicates,
         out_of_order=out_of_order,
-        filtered=before - len(events),
-        too_short=len(by_user) - len(kept),
+        filtered=len(listed) - len(kept),
+        too_short=len(by_user) - len(long_enough),
+        unlisted=len(events) - len(listed),
+        listed=items is not None,
     )
 
 

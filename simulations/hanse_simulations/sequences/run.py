@@ -63,7 +63,7 @@ def simulate_sequences(
                 "markov": markov(known, read.sequences, "test").metrics(),
             },
             published=published(len(read.sequences), read.sequences.items, read.interactions),
-            notes=_notes(settings),
+            notes=_notes(settings, read),
             **work.fields(folder, settings, found),
         )
         folder.write_result(result)
@@ -94,9 +94,9 @@ def study_of(read: Read) -> Study:
     )
 
 
-def _notes(settings: RunSettings) -> list[str]:
-    through = next_item(settings).train_through_validation
-    return [
+def _notes(settings: RunSettings, read: Read) -> list[str]:
+    through, least = next_item(settings).train_through_validation, next_item(settings).min_count
+    notes = [
         "Leave-one-out: the last item is the test, the one before it the validation; training "
         + ("goes through the validation item." if through else "ends before the validation item."),
         "Full ranking of all items that the customer had not taken before, as S3-Rec and the "
@@ -104,3 +104,15 @@ def _notes(settings: RunSettings) -> list[str]:
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]
+    if not read.listed:
+        notes.append(
+            "The items are those that the file's customers took: epsilon does not cover which "
+            "there are. A list of all items, one a line, in a file .items beside the data is "
+            "public."
+        )
+    if least > 1:
+        notes.append(
+            f"Customers and items with fewer than {least} interactions were dropped, counted over "
+            "everybody and without noise: epsilon does not cover who and what is left."
+        )
+    return notes

@@ -44,7 +44,7 @@ def read_mailings() -> Mailings:
             pl.col("campaign_id").cast(pl.Int64),
             coupon_id=pl.col("coupon_upc").cast(pl.String),
             item_id=pl.col("product_id").cast(pl.String),
-        ).join(_categories(coupons["product_id"].unique()), on="item_id", how="left"),
+        ).join(_categories(), on="item_id", how="left"),
         sent=complete_journey.read_table("campaigns").select(
             pl.col("campaign_id").cast(pl.Int64), user
         ),
@@ -73,9 +73,9 @@ def load(data: DataSettings, *, seed: int) -> Mailed:
     partition = complete_journey.assign(purchases, data.partition).limited(
         min_customers=data.min_customers, stores=data.stores, customers=data.customers, seed=seed
     )
-    categories = _categories(purchases["item_id"].unique())
+    categories = _categories()
     stores = []
-    for name in sorted(partition.sizes):
+    for name in partition.names:
         events = partition.events_of(purchases, name).with_columns(
             pl.col("user_id", "item_id").cast(pl.String),
             spent=pl.col("price").fill_null(0) * pl.col("quantity"),
@@ -86,9 +86,9 @@ def load(data: DataSettings, *, seed: int) -> Mailed:
     return Mailed(stores=tuple(stores), campaigns=mailings.campaigns.height, left_out=left_out)
 
 
-def _categories(items: pl.Series) -> pl.DataFrame:
+def _categories() -> pl.DataFrame:
     """`item_id, category`: the department and category of goods, two steps of the catalogue."""
     steps = pl.col("category").str.split("/").list
-    return complete_journey.read_catalogue(items).select(
+    return complete_journey.read_catalogue().select(
         pl.col("item_id").cast(pl.String), category=steps.head(2).list.join("/")
     )

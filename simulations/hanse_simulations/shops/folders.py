@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hanse_client.door.sources import read_source
 from hanse_client.door.store_config import load_store
 from hanse_common.config import Split
 from hanse_common.errors import ConfigError, ContradictingOptions, DataError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from hanse_common.config import DataSettings
     from hanse_simulations.shops.dataset import Dataset, Fact
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Raise it when the same settings make other folders: old ones are then no longer used."""
 
 _SUMMARY = "stores.json"
@@ -242,11 +241,8 @@ def _brought(data: DataSettings) -> Stores:
                 f"data.stores={data.stores}, and {data.path} holds {len(chosen)}",
                 hint=f"ask for at most {len(chosen)}",
             )
-        sizes = {
-            name: read_source(configs[folder].events)["user_id"].n_unique()
-            for name, folder in by_name.items()
-        }
-        chosen = sorted(sorted(chosen, key=lambda name: -sizes[name])[: data.stores])
+        # By name and not by size: which stores there are must not depend on a customer.
+        chosen = chosen[: data.stores]
     return Stores(
         folders=tuple(by_name[name].absolute() for name in chosen),
         split=data.split,

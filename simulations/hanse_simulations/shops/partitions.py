@@ -1,35 +1,79 @@
-"""Which shop and which customer belong to which store: regions, home shops, shop of purchase.
+"""Which shop and which household belong to which store: regions, home shops, shop of purchase.
 
-Everything is decided by where customers shopped in the training weeks. A region is a cluster
-of shops that the same customers visit: spectral clustering (von Luxburg 2007) of the cosine
-between shops' columns of log(1 + baskets), with the parameter-free, deterministic assignment
-of Damle, Minden and Ying (2019).
+Two questions with two answers, so that no household has a say in where another one belongs:
+
+- Which shops make up a store is a public input, a table that is frozen. It was made once, from
+  all households of this public data set (`hanse_simulations.shops.freezing`), and is never
+  counted again: whoever is in the data or not, the stores stay.
+- Which store a household belongs to follows from that table and from where this household
+  itself shopped in the training weeks.
 
 >>> visits = pl.DataFrame({"user_id": [1, 1, 2], "shop_id": [7, 8, 8], "baskets": [3, 1, 2]})
->>> home_shops(visits).customers.rows()
+>>> shops = pl.DataFrame({"shop_id": [7, 8], "store": ["shop-7", "shop-8"]})
+>>> table = StoreTable(shops=shops, households={"shop-7": 10, "shop-8": 10})
+>>> home_shops(visits, table).customers.rows()
 [(1, 'shop-7'), (2, 'shop-8')]
->>> shops_of_purchase(visits).customers.rows()
+>>> shops_of_purchase(visits, table).customers.rows()
 [(1, 'shop-7'), (1, 'shop-8'), (2, 'shop-8')]
 """
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import polars as pl
 
+from hanse_client.inputs.by_customer import lots
 from hanse_common.errors import ConfigError, TooFewCustomers
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from hanse_common.config import Partition as PartitionName
 
-REGIONS = 12
-_CORE_CUSTOMERS = 10
-"""Shops with fewer home customers join the region they share most customers with: alone they
-would be clusters of one household."""
+FROZEN: Final = Path(__file__).with_name("complete_journey_stores.csv")
+"""`partition, store, households, shop_id`, the stores of a partition from the largest down."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreTable:
+    """Which shops make up which stores: public, and the same whoever shops there."""
+
+    shops: pl.DataFrame
+    """`shop_id, store`; a shop is part of one store at most."""
+    households: Mapping[str, int]
+    """How many households each store had when the table was made, the largest first. A public
+    constant: what is counted in the data today never takes its place."""
+
+    def limited(self, *, min_customers: int, stores: int | None) -> StoreTable:
+        """Leave out small stores and keep the largest ones, by the table's own numbers.
+
+        Args:
+            min_customers: Stores that had fewer households are left out.
+            stores: How many of the others to keep.
+
+        Raises:
+            TooFewCustomers: No store had `min_customers`.
+            ConfigError: There are not as many as `stores`.
+        """
+        large = [name for name, count in self.households.items() if count >= min_customers]
+        if not large:
+            raise TooFewCustomers(
+                f"no store has data.min_customers={min_customers} customers",
+                hint=f"the largest has {max(self.households.values(), default=0)}",
+            )
+        if stores is not None and stores > len(large):
+            raise ConfigError(
+                f"data.stores={stores}, and only {len(large)} stores have "
+                f"data.min_customers={min_customers} customers",
+                hint=f"ask for at most {len(large)}",
+            )
+        names = large[:stores]
+        return StoreTable(
+            shops=self.shops.filter(pl.col("store").is_in(names)),
+            households={name: self.households[name] for name in names},
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,20 +82,22 @@ class Partition:
 
     customers: pl.DataFrame
     """`user_id, store`, sorted; a customer of several stores has several rows."""
-    shops: pl.DataFrame
-    """`shop_id, store`, sorted; a shop is part of one store at most."""
+    stores: StoreTable
+
+    @property
+    def names(self) -> list[str]:
+        """The stores' names, sorted: those of the table, whoever shops there."""
+        return sorted(self.stores.households)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Customers of each store, the largest first and equal ones by name."""
-        counted = (
-            self.customers.group_by("store").len().sort(["len", "store"], descending=[True, False])
-        )
-        return dict(counted.iter_rows())
+        """Customers of each store as the data have them, in the order of the table."""
+        counted = dict(self.customers.group_by("store").len().iter_rows())
+        return {name: counted.get(name, 0) for name in self.stores.households}
 
     def events_of(self, purchases: pl.DataFrame, store: str) -> pl.DataFrame:
         """Return the rows of `purchases` that a store's own tills and customer list show it."""
-        shops = self.shops.filter(pl.col("store") == store)
+        shops = self.stores.shops.filter(pl.col("store") == store)
         customers = self.customers.filter(pl.col("store") == store)
         return purchases.filter(
             pl.col("shop_id").is_in(shops["shop_id"].to_list())
@@ -64,139 +110,105 @@ class Partition:
         """Leave out small stores, keep the largest ones, and a sample of each one's customers.
 
         Args:
-            min_customers: Stores with fewer customers are left out.
+            min_customers: Stores that the table gives fewer households are left out.
             stores: How many of the others to keep.
-            customers: The most customers to keep of each store.
-            seed: Of the sample, which for one store does not depend on the others.
+            customers: About how many customers to keep of each store.
+            seed: Of the sample.
 
         Raises:
-            TooFewCustomers: No store has `min_customers`.
-            ConfigError: There are not as many as `stores`.
+            TooFewCustomers, ConfigError: See `StoreTable.limited`.
+
+        Guarantees:
+            Whether a customer is in the sample depends on the seed, on their own id and on the
+            table: each is kept with the same chance, by a keyed hash. A store therefore has
+            about `customers`, not exactly; an exact number would let one customer's absence
+            bring in another.
         """
-        sizes = {name: size for name, size in self.sizes.items() if size >= min_customers}
-        if not sizes:
-            raise TooFewCustomers(
-                f"no store has data.min_customers={min_customers} customers",
-                hint=f"the largest has {max(self.sizes.values(), default=0)}",
-            )
-        if stores is not None and stores > len(sizes):
-            raise ConfigError(
-                f"data.stores={stores}, and only {len(sizes)} stores have "
-                f"data.min_customers={min_customers} customers",
-                hint=f"ask for at most {len(sizes)}",
-            )
-        names = list(sizes)[:stores]
-        kept = self.customers.filter(pl.col("store").is_in(names))
+        table = self.stores.limited(min_customers=min_customers, stores=stores)
+        kept = self.customers.filter(pl.col("store").is_in(list(table.households)))
         if customers is not None:
-            samples = [
-                _sample(kept.filter(pl.col("store") == name), customers, (seed, name))
-                for name in names
+            parts = [
+                _sample(
+                    kept.filter(pl.col("store") == name), customers / count, f"sample/{seed}/{name}"
+                )
+                for name, count in table.households.items()
             ]
-            kept = pl.concat(samples).sort("user_id", "store")
-        return Partition(customers=kept, shops=self.shops.filter(pl.col("store").is_in(names)))
+            kept = pl.concat(parts).sort("user_id", "store")
+        return Partition(customers=kept, stores=table)
 
 
-def home_shops(visits: pl.DataFrame) -> Partition:
-    """Make each shop a store of the customers who have most of their baskets there.
+def frozen_stores(partition: PartitionName) -> StoreTable:
+    """Read the stores of Complete Journey: every one that had ten households or more.
+
+    Args:
+        partition: `regions`, `home` or `visits`.
+    """
+    rows = pl.read_csv(FROZEN).filter(pl.col("partition") == partition)
+    return StoreTable(
+        shops=rows.select("shop_id", "store").sort("shop_id"),
+        households=dict(rows.select("store", "households").iter_rows()),
+    )
+
+
+def assigned(visits: pl.DataFrame, partition: PartitionName, table: StoreTable) -> Partition:
+    """Give every household its store, or its stores.
 
     Args:
         visits: `user_id, shop_id, baskets`, a row per customer and shop.
+        partition: `regions`, `home` or `visits`.
+        table: The stores.
+
+    Guarantees:
+        A household's stores depend on the table and on its own visits alone.
     """
-    return Partition(
-        customers=_home(visits).select("user_id", store=_shop_name()).sort("user_id"),
-        shops=visits.select("shop_id", store=_shop_name()).unique().sort("shop_id"),
-    )
+    kinds = {"regions": regions, "home": home_shops, "visits": shops_of_purchase}
+    return kinds[partition](visits, table)
 
 
-def shops_of_purchase(visits: pl.DataFrame) -> Partition:
-    """Make each shop a store of everybody who bought there; see `home_shops`."""
-    return Partition(
-        customers=visits.select("user_id", store=_shop_name()).unique().sort("user_id", "store"),
-        shops=visits.select("shop_id", store=_shop_name()).unique().sort("shop_id"),
-    )
+def regions(visits: pl.DataFrame, table: StoreTable) -> Partition:
+    """Each customer belongs to the store with most of their baskets; see `assigned`.
 
-
-def regions(visits: pl.DataFrame, *, count: int = REGIONS) -> Partition:
-    """Join shops that the same customers visit; each customer belongs where most baskets are.
-
-    Args:
-        visits: `user_id, shop_id, baskets`, a row per customer and shop.
-        count: How many regions.
-
-    Returns:
-        `region-01` (most customers) and so on. Shops that share no customer with any of the
-        larger shops belong to none, nor do customers who shop only there.
-
-    Raises:
-        TooFewCustomers: Fewer than `count` shops are large enough to form regions.
+    Edge cases:
+        Of stores with equally many baskets it is that of the shop where the customer has most
+        of them, and of such shops that of the lowest number. Who bought at no shop of the table
+        belongs to none.
     """
-    shops = visits["shop_id"].unique().sort()
-    cluster = _cluster_shops(visits, shops, count)
-    shop_clusters = pl.DataFrame({"shop_id": shops, "cluster": cluster}).filter(
-        pl.col("cluster") >= 0
+    ranked = _by_baskets(visits.join(table.shops, on="shop_id"))
+    totals = ranked.group_by("user_id", "store", maintain_order=True).agg(
+        pl.col("baskets").sum().alias("total"), pl.col("baskets", "shop_id").first()
     )
-    by_cluster = visits.join(shop_clusters, on="shop_id").group_by("user_id", "cluster")
-    home = _home(by_cluster.agg(pl.col("baskets").sum()).rename({"cluster": "shop_id"}))
-    sizes = home.rename({"shop_id": "cluster"}).group_by("cluster").len()
-    first_shop = shop_clusters.group_by("cluster").agg(pl.col("shop_id").min())
-    ranked = sizes.join(first_shop, on="cluster").sort(["len", "shop_id"], descending=[True, False])
-    names = ranked.select("cluster").with_row_index("rank", offset=1)
-    names = names.select(
-        "cluster", store=pl.format("region-{}", pl.col("rank").cast(pl.String).str.zfill(2))
-    )
-    return Partition(
-        customers=home.rename({"shop_id": "cluster"})
-        .join(names, on="cluster")
-        .select("user_id", "store")
-        .sort("user_id"),
-        shops=shop_clusters.join(names, on="cluster").select("shop_id", "store").sort("shop_id"),
-    )
+    order = ["user_id", "total", "baskets", "shop_id"]
+    home = totals.sort(order, descending=[False, True, True, False])
+    home = home.unique("user_id", keep="first", maintain_order=True)
+    return Partition(customers=home.select("user_id", "store"), stores=table)
 
 
-def _cluster_shops(visits: pl.DataFrame, shops: pl.Series, count: int) -> NDArray[np.int64]:
-    """Return the cluster of each shop, or -1; (shops,)."""
-    from scipy.sparse import coo_matrix
-    from sklearn.cluster import SpectralClustering
+def home_shops(visits: pl.DataFrame, table: StoreTable) -> Partition:
+    """Each customer belongs to the shop with most of their baskets, where it is a store.
 
-    users = visits["user_id"].unique().sort()
-    rows = users.search_sorted(visits["user_id"]).to_numpy()
-    columns = shops.search_sorted(visits["shop_id"]).to_numpy()
-    weights = np.log1p(visits["baskets"].to_numpy().astype(np.float64))
-    table = coo_matrix((weights, (rows, columns)), shape=(len(users), len(shops))).tocsr()
-    overlap = np.asarray((table.T @ table).toarray())  # (shops, shops)
-
-    at_home = _home(visits)["shop_id"].value_counts().filter(pl.col("count") >= _CORE_CUSTOMERS)
-    core = np.flatnonzero(shops.is_in(at_home["shop_id"].to_list()).to_numpy())
-    if len(core) < count:
-        raise TooFewCustomers(
-            f"{len(core)} shops have {_CORE_CUSTOMERS} home customers, too few for {count} regions"
-        )
-    norms = np.sqrt(np.diag(overlap)[core])
-    cosine = overlap[np.ix_(core, core)] / np.outer(norms, norms)
-    clustering = SpectralClustering(
-        count, affinity="precomputed", assign_labels="cluster_qr", random_state=0
-    )
-    labels = np.asarray(clustering.fit_predict(cosine), dtype=np.int64)
-
-    links = overlap[:, core] @ np.eye(count)[labels]  # (shops, regions)
-    cluster = np.where(links.max(axis=1) > 0, links.argmax(axis=1), -1)
-    cluster[core] = labels
-    return cluster
+    Edge cases:
+        Of shops with equally many baskets it is the one with the lowest number. Whose home shop
+        is not in the table belongs to no store.
+    """
+    home = home_shop(visits).join(table.shops, on="shop_id")
+    return Partition(customers=home.select("user_id", "store").sort("user_id"), stores=table)
 
 
-def _home(visits: pl.DataFrame) -> pl.DataFrame:
+def shops_of_purchase(visits: pl.DataFrame, table: StoreTable) -> Partition:
+    """Each customer belongs to every store where they bought; see `assigned`."""
+    pairs = visits.join(table.shops, on="shop_id").select("user_id", "store").unique()
+    return Partition(customers=pairs.sort("user_id", "store"), stores=table)
+
+
+def home_shop(visits: pl.DataFrame) -> pl.DataFrame:
     """Keep each customer's row of most baskets; of equal ones that of the lowest `shop_id`."""
-    ordered = visits.sort(["user_id", "baskets", "shop_id"], descending=[False, True, False])
-    return ordered.unique("user_id", keep="first", maintain_order=True)
+    return _by_baskets(visits).unique("user_id", keep="first", maintain_order=True)
 
 
-def _shop_name() -> pl.Expr:
-    return pl.format("shop-{}", pl.col("shop_id"))
+def _by_baskets(visits: pl.DataFrame) -> pl.DataFrame:
+    return visits.sort(["user_id", "baskets", "shop_id"], descending=[False, True, False])
 
 
-def _sample(customers: pl.DataFrame, most: int, seed: tuple[int, str]) -> pl.DataFrame:
-    if customers.height <= most:
-        return customers
-    number, name = seed
-    rng = np.random.default_rng([number, zlib.crc32(name.encode())])
-    return customers[np.sort(rng.choice(customers.height, most, replace=False))]
+def _sample(customers: pl.DataFrame, rate: float, key: str) -> pl.DataFrame:
+    drawn = lots(customers["user_id"].cast(pl.String), key=key)
+    return customers.filter(pl.Series(drawn < rate, dtype=pl.Boolean))

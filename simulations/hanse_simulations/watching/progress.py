@@ -22,6 +22,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common import printing
 from hanse_simulations.arms import arm as arm_named
 from hanse_simulations.watching.tail import ArmWatch, RoundEnd, StoreState
 from hanse_simulations.wording import ABSENT, counted, duration, epsilon, natural
@@ -53,7 +54,7 @@ class Progress:
         self, *, quiet: bool = False, console: Console | None = None, interval: float = 0.25
     ) -> None:
         self._quiet = quiet
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or printing.console(stderr=True)
         self._interval = interval
         self._display: _Display = _Nothing()
         self._watch: ArmWatch | None = None

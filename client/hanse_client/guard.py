@@ -1,0 +1,194 @@
+"""The one guard of an enrolled store: what every message passes before any data is touched.
+
+A store answers the message types of one table (`hanse_client.app.ACTIONS`) and refuses all
+others in one sentence. A message on the list passes, in this order: the run's code bundle; the
+manifest's signature and the store's own policy; the form of the message; the store's decision
+to leave; what the manifest and the policy still grant; the round log; every name, shape,
+setting, split and model in it against the manifest; the journal of attempts. What a check
+refuses says nothing about customers, as no check looks at any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+
+from hanse_client.enrolment import Enrolment
+from hanse_client.exchange.secure import Cost, SecureExchange, release
+from hanse_client.exchange.witness import Witness
+from hanse_client.leaving import check_staying
+from hanse_client.node import Node
+from hanse_client.operate.pin import Bundle, check_bundle
+from hanse_common.config import RunSettings
+from hanse_common.decoding import decoding
+from hanse_common.errors import ConfigError, NotAnswered, OutOfTurn, PolicyViolation
+from hanse_common.federation import check_base_model, check_instructions, grant_of, plan_of
+from hanse_common.instructions import MESSAGE, Instructions, Kind, NDArray
+from hanse_common.secagg import Header
+
+DESCRIBE = "query.describe"
+OPENING: Mapping[str, Kind] = {"train": "train", "evaluate": "evaluate"}
+"""Message types that begin an exchange, stage 0; the others go on with one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """An exchange that the store may begin: told by the coordinator, allowed by the terms."""
+
+    instructions: Instructions
+    settings: RunSettings
+    arrays: Mapping[str, NDArray]
+    header: Header
+    cost: Cost | None
+    """What the upload will be charged; None where there is no privacy to account for."""
+    cosignature: bytes | None
+    """Of the round log's checkpoint; None if the manifest names no log."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """A message that passed; `order` at stage 0, `data` at the stages after it."""
+
+    node: Node
+    enrolment: Enrolment
+    order: Order | None = None
+    data: bytes = b""
+
+    @property
+    def exchange(self) -> SecureExchange:
+        """The store's side of secure aggregation."""
+        return SecureExchange(self.node, self.enrolment)
+
+
+def admit(
+    message: Message, node: Node, *, answered: Collection[str], bundle: Bundle | None = None
+) -> Admitted:
+    """Let a message through, or say why not; no customer's data is looked at.
+
+    Args:
+        message: From the coordinator.
+        node: The store; read from its folder for this message.
+        answered: Message types that the store answers at all.
+        bundle: The app bundle of the run that the message belongs to; None on an engine that
+            has none.
+
+    Raises:
+        NotAnswered: The message's type is not on the list.
+        ForeignCode: The run's bundle is not the one that the manifest names.
+        BadManifest: The terms are altered, or signed by somebody else than the authority.
+        PolicyViolation: The terms go beyond the store's policy, or the message beyond the terms.
+        ConfigError: The message lacks an entry, or has one too many or of another type.
+        StoreLeft: The store takes part in no round as late as this.
+        BudgetSpent: The manifest grants no such exchange any more, or the policy no such cost.
+        LogForked: The exchange is not announced in the round log that this store knows.
+        AttemptRefused: The attempt, or a later one, was made before.
+        OutOfTurn: The store has begun no exchange that the message could go on with.
+    """
+    kind = message.metadata.message_type
+    if kind not in answered or node.enrolment is None:
+        raise NotAnswered("this store does not answer such messages")
+    enrolment = node.enrolment
+    check_bundle(bundle, enrolment.manifest)
+    if kind == DESCRIBE:
+        _records(message)
+        check_staying(node.folder, 0)
+        return Admitted(node=node, enrolment=enrolment)
+    if kind in OPENING:
+        order = _opening(message, node, enrolment, OPENING[kind])
+        return Admitted(node=node, enrolment=enrolment, order=order)
+    return Admitted(node=node, enrolment=enrolment, data=_going_on(message, node, enrolment))
+
+
+def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> Order:
+    """Stage 0: may the store begin this exchange?"""
+    manifest = enrolment.manifest
+    _records(message, "arrays", "config")
+    arrays, config = _arrays(message), _config(message)
+    instructions = Instructions.read(dict(config), arrays, kind=kind)
+    check_staying(node.folder, instructions.round)
+    exchange = SecureExchange(node, enrolment)
+    header = instructions.header(manifest.digest())
+    cost = _cost(enrolment, kind)
+    if cost is not None:
+        node.check_affordable(
+            cost.steps,
+            target_delta=cost.target_delta,
+            budget=enrolment.policy.budget,
+            grant=grant_of(manifest),
+            release=release(header, kind, instructions.round, cost),
+        )
+    cosignature = Witness(node, enrolment).cosign(instructions)
+    settings = _settings(instructions.settings)
+    check_instructions(instructions, settings, arrays, manifest)
+    # Messages carry what is trained; all else must be what every store has.
+    check_base_model(node.settings.base_model, manifest)
+    exchange.admit(header)
+    return Order(
+        instructions=instructions,
+        settings=settings,
+        arrays=arrays,
+        header=header,
+        cost=cost,
+        cosignature=cosignature,
+    )
+
+
+def _going_on(message: Message, node: Node, enrolment: Enrolment) -> bytes:
+    """Stages 1 to 4: is there an exchange that they go on with?"""
+    _records(message, "config")
+    config = _config(message)
+    data = config.get(MESSAGE)
+    if set(config) != {MESSAGE} or not isinstance(data, bytes):
+        raise ConfigError("the message does not carry the bytes of the protocol, and those alone")
+    waiting = SecureExchange(node, enrolment).current()
+    if waiting is None:
+        raise OutOfTurn("this store has no update waiting to be masked")
+    check_staying(node.folder, waiting.number)
+    return data
+
+
+def _cost(enrolment: Enrolment, kind: Kind) -> Cost | None:
+    """What the manifest says that an exchange costs; what the message says is no matter."""
+    plan = plan_of(enrolment.manifest)
+    if plan is None:
+        return None
+    steps = plan.round_cost() if kind == "train" else plan.evaluation_cost()
+    if steps is None:
+        raise PolicyViolation(
+            "the coordinator asks for evaluation sums, the manifest says that none leave a store",
+            hint="nothing was evaluated or sent",
+        )
+    return Cost(
+        steps=steps,
+        target_delta=plan.target_delta,
+        mode=plan.mode,
+        max_grad_norm=plan.max_grad_norm if kind == "train" else 0.0,
+    )
+
+
+def _records(message: Message, *names: str) -> None:
+    if set(message.content) != set(names):
+        raise ConfigError(f"the message does not hold the records {list(names)}, and those alone")
+
+
+def _config(message: Message) -> ConfigRecord:
+    record = message.content["config"]
+    if not isinstance(record, ConfigRecord):
+        raise ConfigError("the message carries no configuration")
+    return record
+
+
+def _arrays(message: Message) -> dict[str, NDArray]:
+    record = message.content["arrays"]
+    if not isinstance(record, ArrayRecord):
+        raise ConfigError("the message carries no model")
+    with decoding("the message's model", ConfigError):
+        return {name: array.numpy() for name, array in record.items()}
+
+
+@lru_cache(maxsize=4)
+def _settings(text: str) -> RunSettings:
+    return RunSettings.from_json(text)

@@ -1,0 +1,139 @@
+"""What a simulated store answers: as a real one, and what only who holds the data may ask.
+
+A member of a federation is the production app, behind its guard. Beside it, a simulation's
+stores measure a model on their own customers when told to, train alone, and, where masks are
+turned off to compare, send open updates. None of this is an action of an enrolled store: a real
+one runs `hanse_client.app`, which has no such message types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, cast
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from hanse_client.app import app as production
+from hanse_client.app import open_node
+from hanse_client.leaving import check_staying
+from hanse_client.node import Node
+from hanse_common.config import RunSettings
+from hanse_common.errors import PrivacyError
+from hanse_common.instructions import PROXIMAL_MU, ROUND, SETTINGS, SPLIT
+
+ALONE = "train.alone"
+
+
+class SimulatedStoreApp(ClientApp):
+    """The production ClientApp, and what a simulation asks of its stores besides."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message; errors are the engine's to report."""
+        node, kind = open_node(context), message.metadata.message_type
+        member = node.enrolment
+        if kind == ALONE:
+            return _train_alone(message, node)
+        if kind == "evaluate" and (member is None or not member.manifest.evaluation):
+            return _measure(message, node)
+        if member is not None:
+            return production(message, context)
+        if kind == "train":
+            return _open_update(message, node)
+        return _reply(message, {"config": ConfigRecord({"store": node.name})})
+
+
+app = SimulatedStoreApp()
+
+
+def _open_update(message: Message, node: Node) -> Message:
+    """Train one round and return the update as it is."""
+    from hanse_client.exchange.offers import base_model
+    from hanse_client.training.train import train_round
+    from hanse_common.privacy.entry import Release
+    from hanse_common.privacy.plan import PrivacyPlan
+
+    settings, config = _settings(message), _config(message)
+    plan, number, before = PrivacyPlan.from_settings(settings), _number(message), _arrays(message)
+    if settings.privacy.mode == "distributed":
+        raise PrivacyError(
+            f"{node.name!r} has no masks to hide a sum with too little noise behind",
+            hint="enrol the store, or train in mode 'local'",
+        )
+    pull = float(cast(float, config.get(PROXIMAL_MU, 0.0)))
+    trained = train_round(
+        node, base_model(node, settings), settings, before, number, proximal_mu=pull
+    )
+    if plan is not None:
+        # Charged before it leaves; what fails before this has shown nothing to anybody.
+        node.charge(
+            plan.round_cost(),
+            target_delta=plan.target_delta,
+            number=number,
+            release=Release(
+                kind="train", mode=plan.mode, max_grad_norm=plan.max_grad_norm, round=number
+            ),
+        )
+    moved = {name: before[name] + change for name, change in trained.update.items()}
+    record = ArrayRecord({name: Array(array) for name, array in moved.items()})
+    return _reply(message, {"arrays": record, "metrics": _public_weight()})
+
+
+def _measure(message: Message, node: Node) -> Message:
+    """Measure the global model; the figures stay in the store's folder."""
+    from hanse_client.exchange.offers import base_model
+    from hanse_client.figures.evaluate import evaluate_round
+
+    settings, number = _settings(message), _number(message)
+    check_staying(node.folder, number)
+    split, model = str(_config(message)[SPLIT]), base_model(node, settings)
+    evaluate_round(node, model, settings, _arrays(message), split=split, number=number)
+    return _reply(message, {"metrics": _public_weight()})
+
+
+def _train_alone(message: Message, node: Node) -> Message:
+    """Train and measure a model of this store's own."""
+    from hanse_client.exchange.offers import base_model
+    from hanse_client.figures.evaluate import evaluate_round
+    from hanse_client.training.train import load_arrays, train_alone, trained_arrays
+
+    settings = _settings(message)
+    model = base_model(node, settings)
+    load_arrays(model, _arrays(message))
+    train_alone(node, model, settings)
+    rounds, own = settings.federation.rounds, trained_arrays(model)
+    for split in ("validate", "test"):
+        evaluate_round(node, model, settings, own, split=split, number=rounds)
+    return _reply(message, {"metrics": _public_weight()})
+
+
+@lru_cache(maxsize=4)
+def _parsed(settings: str) -> RunSettings:
+    return RunSettings.from_json(settings)
+
+
+def _settings(message: Message) -> RunSettings:
+    return _parsed(str(_config(message)[SETTINGS]))
+
+
+def _number(message: Message) -> int:
+    return int(cast(int, _config(message)[ROUND]))
+
+
+def _config(message: Message) -> ConfigRecord:
+    return cast(ConfigRecord, message.content["config"])
+
+
+def _arrays(message: Message) -> dict[str, Any]:
+    record = cast(ArrayRecord, message.content["arrays"])
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _public_weight() -> MetricRecord:
+    """What Flower weighs a reply by: the same for every store, so that no size leaves it."""
+    return MetricRecord({"num-examples": 1})
+
+
+def _reply(message: Message, records: Mapping[str, Any]) -> Message:
+    return Message(content=RecordDict(dict(records)), reply_to=message)

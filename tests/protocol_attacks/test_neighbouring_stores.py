@@ -1,0 +1,157 @@
+"""Every reply of a store over pairs of neighbouring data sets: with and without one customer.
+
+Apart from the masked vector, which is noised and charged, a store's replies must not depend on
+its customers: not in what they say, not in how long they are, and not in whether they are
+errors. The pairs lie at the borders of every limit that a store looks at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from apps.secure_federation import STAGES, ByHand, said
+from hanse_client.inputs.histories import Histories
+from hanse_client.operate.serving import REPORTED_GRID, reported_seconds
+from hanse_common.errors import UNABLE
+from hanse_common.roundlog.receipt import Receipt
+from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
+
+STORE = "synthetic-03"
+RANDOM = {
+    Hello: ("mask_public", "share_public", "possession", "commitment", "signature"),
+    ShareBundle: ("roster_digest", "sealed", "vouched", "digests", "signature"),
+    MaskedVector: ("roster_digest", "body", "signature"),
+    Unmasking: ("roster_digest", "seed_shares", "signature"),
+}
+"""Fields that fresh keys make different each time; their lengths are compared all the same."""
+
+
+def keep(federation, customers: np.ndarray) -> None:
+    """Give the store these customers alone."""
+    node = federation.node(STORE)
+    everything = Histories.load(node.settings.histories)
+    assert len(everything) == 24
+    some = everything.only(np.asarray(customers, np.int64))
+    path = node.folder / "histories.npz"
+    some.save(path)
+    table = json.loads((node.folder / "node.json").read_text())
+    (node.folder / "node.json").write_text(json.dumps(table | {"histories": str(path)}))
+
+
+def by_length(federation) -> np.ndarray:
+    """Customers of the store, the one with the longest history first."""
+    sizes = Histories.load(federation.node(STORE).settings.histories).sizes
+    return np.argsort(-sizes, kind="stable")
+
+
+PAIRS = {
+    "at the least number of customers": lambda order: (order, order[:-1]),
+    "far below it": lambda order: (order[:3], order[:2]),
+    "one and none": lambda order: (order[:1], order[:0]),
+    "with and without the longest history": lambda order: (order, order[1:]),
+    "with and without the shortest history": lambda order: (order, order[:-1]),
+}
+
+
+def replies(federation, kind: str, **order) -> dict[str, object]:
+    """What the store says at every stage, without what is random in it."""
+    found = {"describe": seen(federation.tell_nothing(STORE))}
+    by_hand = ByHand(federation, kind, **order)
+    for stage in STAGES:
+        answers = by_hand.open() if stage == "hello" else by_hand.next(stage)
+        found[stage] = seen(answers[STORE])
+    return found
+
+
+def seen(reply) -> object:
+    """What somebody sees of a reply who holds no key."""
+    if reply.has_error():
+        return reply.error.code, reply.error.reason
+    entries = dict(reply.content["config"])
+    found: dict[str, object] = {key: _length(value) for key, value in entries.items()}
+    if "message" in entries:
+        message = said(reply)
+        fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
+        for name in RANDOM.get(type(message), ("signature", "survivors_digest", "sharers_digest")):
+            if name in fields:
+                fields[name] = _length(fields[name])
+        fields["certificate"] = str(fields.get("certificate"))[
+            :40
+        ]  # its key is a new one each time
+        fields.pop("header", None)
+        fields.pop("header_digest", None)
+        fields.pop("roster_digest", None)
+        found["message"] = (type(message).__name__, len(entries["message"]), repr(fields))
+    if "receipt" in entries:
+        found["receipt"] = Receipt.decode(entries["receipt"]).sequence
+    return found
+
+
+def _length(value: object) -> object:
+    if isinstance(value, bytes | memoryview):
+        return len(value)
+    if isinstance(value, tuple):
+        return [_length(part) for part in value]
+    return value
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_replies_do_not_depend_on_a_customer(pair, kind, mode, found_federation):
+    said_by = []
+    for number in (0, 1):
+        changes = {
+            "data.min_customers": 24,
+            "privacy.mode": mode,
+            "privacy.evaluation_noise_multiplier": 30.0,
+            "privacy.target_epsilon": 60.0,
+            "training.local_steps": 1,
+            "training.sample_rate": 1.0,
+        }
+        federation = found_federation(changes, name=f"{number}")
+        keep(federation, PAIRS[pair](by_length(federation))[number])
+        extra = {} if kind == "train" else {"split": "validate", "server-round": 2}
+        said_by.append(replies(federation, kind, **extra))
+    assert said_by[0] == said_by[1]
+    assert not any(isinstance(answer, tuple) for answer in said_by[0].values()), said_by[0]
+
+
+BROKEN = {
+    "no file": lambda path: path.unlink(),
+    "no archive": lambda path: path.write_bytes(b"Ada"),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "of another task": lambda path: np.savez(path, customers=np.array(["Ada"])),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_whatever_is_wrong_with_the_data_the_coordinator_hears_one_sentence(fault, federation):
+    keep(federation, np.arange(24))
+    BROKEN[fault](federation.node(STORE).folder / "histories.npz")
+    reply = federation.tell(STORE)
+    assert reply.error.reason == UNABLE
+    log = (federation.node(STORE).folder / "log.jsonl").read_text()
+    assert "error" in log  # the store's own log has the words
+    assert federation.charged(STORE) == 0
+
+
+def test_an_inexact_clip_is_the_same_sentence(federation, monkeypatch):
+    from hanse_common.errors import InexactClipping
+
+    def inexact(*_: object, **__: object) -> float:
+        raise InexactClipping("layer 'x': off by 0.3")
+
+    (federation.node(STORE).folder / "clipping-check.json").unlink()
+    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", inexact)
+    assert federation.tell(STORE).error.reason == UNABLE
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0, 9.99, 10.0])
+def test_the_reported_time_is_a_whole_step_of_a_coarse_grid(seconds):
+    assert reported_seconds(seconds) == REPORTED_GRID
+    assert reported_seconds(seconds + REPORTED_GRID) in (2 * REPORTED_GRID, REPORTED_GRID)
