@@ -64,11 +64,11 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
 
     found = lines(stream)
     assert {line["event"] for line in found} >= {"answered", "charged", "stage done"}
-    failed = [line for line in found if line.get("error_code") == "data"]
+    failed = [line for line in found if line.get("error_code") == "unable"]
     assert {line["store"] for line in failed} == {failing}
     # Once at the store, once at the coordinator.
     assert {line["logger"] for line in failed} == {
-        "hanse_client.exchange.answering",
+        "hanse_client.app",
         "hanse_server.stages",
     }
     for line in found:

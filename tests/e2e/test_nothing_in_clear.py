@@ -27,6 +27,8 @@ from hanse_common.secagg.messages import (
     decode,
 )
 from hanse_server.rounds import run_rounds
+from hanse_simulations.engines import CLIENT_APP as SIMULATED
+from hanse_simulations.engines.client import AnsweringClientApp
 
 ADA = "ADA-LOVELACE-77"
 
@@ -36,6 +38,7 @@ MAY_LEAVE = {
         "certificate": "public: id, key and validity, signed by the authority",
         "mask_public": "random: a fresh key",
         "share_public": "random: a fresh key",
+        "possession": "over the fields above, by that fresh key",
         "commitment": "random: a digest of 32 fresh random bytes",
         "signature": "over the fields above",
     },
@@ -44,6 +47,7 @@ MAY_LEAVE = {
         "roster_digest": "of what the coordinator sent",
         "store_id": "public",
         "sealed": "random: fresh secrets' shares, encrypted",
+        "vouched": "signatures over what is sealed",
         "digests": "random: of fresh secrets' shares, a secret polynomial's values",
         "signature": "over the fields above",
     },
@@ -75,6 +79,7 @@ MAY_LEAVE = {
         "store_id": "public",
         "code": "one of the protocol's error codes",
         "culprits": "public ids",
+        "accusations": "public ids, and secrets of fresh keys between the two",
         "signature": "over the fields above",
     },
     Receipt: {
@@ -351,8 +356,7 @@ def test_an_error_leaves_as_its_code_and_constant_words(failure, federation):
 
     assert len(set(told.values())) == 1
     (reason,) = set(told.values())
-    code = getattr(failure, "code", "internal")
-    assert reason.startswith(f"[{code}] ")
+    assert reason == errors.UNABLE
     for sent in federation.faults.sent_by_stores:
         assert ADA.encode() not in sent.data
         assert b"31337" not in sent.data
@@ -368,11 +372,13 @@ def _raise(failure):
     return fail
 
 
-def test_a_store_outside_any_federation_sends_what_flower_would(federation):
-    """The rule is for members; a node without enrolment is a simulation's, and trains open."""
+def test_a_store_outside_any_federation_answers_a_simulation_only(federation):
     path = federation.node(federation.names[0]).folder / "node.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "enrolment": None}))
     changes = {"federation.secure_aggregation": False}
+    refused = federation.tell(federation.names[0], changes=changes)
+    assert refused.error.reason.startswith("[not-answered] ")
+    federation.faults.client = AnsweringClientApp(SIMULATED)
     reply = federation.tell(federation.names[0], changes=changes)
     assert set(reply.content) == {"arrays", "metrics"}
 
@@ -381,6 +387,7 @@ def test_a_coordinator_drops_an_open_update_unread(federation):
     """A store that was never enrolled cannot slip its update into a masked round."""
     faults, path = federation.faults, federation.node(federation.names[0]).folder / "node.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "enrolment": None}))
+    faults.client = AnsweringClientApp(SIMULATED)  # which knows no better than to answer
     grid = federation.grid()
     list(grid.send_and_receive(federation.messages(), timeout=0.02))
     assert grid.last.survivors == tuple(federation.names[1:])

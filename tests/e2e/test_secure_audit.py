@@ -24,7 +24,7 @@ def test_rounds_and_evaluations_of_real_stores_verify_against_their_signed_manif
     )
     ByHand(federation).upto("mask")
     ByHand(federation, attempt=2).upto("mask")
-    ByHand(federation, "evaluate", run=2, split="test").upto("mask")
+    ByHand(federation, "evaluate", run=2, split="test", **{"server-round": 2}).upto("mask")
     authority = bytes.fromhex((federation.folder.path / AUTHORITY).read_text().strip())
     for evidence in find(federation.folder.path):
         audit = verify_store(evidence, authority=authority, second_opinion=False)

@@ -6,7 +6,8 @@ from apps.secure_federation import SecureFederation
 from hanse_client.node import Node
 from hanse_server.rounds import GLOBAL, run_rounds
 from hanse_server.stages import read_stages
-from hanse_simulations.engines import run_federation
+from hanse_simulations.engines import CLIENT_APP, run_federation
+from hanse_simulations.engines.client import AnsweringClientApp
 
 
 def outcome(folder):
@@ -20,6 +21,7 @@ def outcome(folder):
 @pytest.fixture
 def one_after_the_other(federation):
     """Every store answers in this very process, in turn."""
+    federation.faults.client = AnsweringClientApp(CLIENT_APP)
     run_rounds(federation.grid(measures_at_home=True), federation.folder.path, federation.settings)
     return outcome(federation.folder.path)
 

@@ -155,25 +155,29 @@ def test_a_store_lost_at_any_stage_costs_the_round_only_that_store(stage, way, f
     assert federation.charged(LOST) == (2 if uploaded else 0)
 
 
+def kept_back(stage, store):
+    """Whether no vector of the store is masked where messages are lost at that stage."""
+    return stage == "mask" and store in (LOST, LOST_TOO)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_federation):
-    """What was masked in the first attempt is computed afresh; every masked upload is charged."""
+    """A second attempt draws anew what was masked, and offers again what was not; each masked
+    upload is charged."""
     federation = found_federation({"federation.rounds": 1, "federation.spare_exchanges": 2})
-    faults, path, lost = federation.faults, federation.folder.path, {LOST, LOST_TOO}
-    lose_message(faults, stage, lost)
+    faults, path = federation.faults, federation.folder.path
+    lose_message(faults, stage, {LOST, LOST_TOO})
     attempts, vectors = [], {}
     before = faults.to_server
-
-    def masked(store):
-        return stage in ("confirm", "unmask") or (stage == "mask" and store not in lost)
 
     def to_server(store, reply):
         if faults.asked[-1][1] == "train" and not reply.has_error():
             attempts.append((said(reply).header.attempt, store))
-            vector = federation.waiting(store).vector
-            if store in vectors:
-                assert np.array_equal(vectors[store], vector) != masked(store)
-            vectors[store] = vector
+            waiting = federation.waiting(store)
+            first = vectors.setdefault(store, waiting.vector)
+            again = said(reply).header.attempt == 2
+            masked = again and federation.charged(store) > 0
+            assert np.array_equal(first, waiting.vector) == (not masked)
         return before(store, reply)
 
     faults.to_server = to_server
@@ -198,13 +202,17 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_feder
     assert Counter(attempts)[1, "synthetic-01"] == 1
     assert {store for number, store in attempts if number == 1} == saying_hello
     for store in saying_hello:
-        twice = masked(store) and (2, store) in attempts
-        assert federation.steps_trained(store) == (4 if twice else 2)
+        # Whoever masked in the first attempt, and gave no shares in it.
+        drawn_again = {
+            "mask": store not in (LOST, LOST_TOO),
+            "confirm": True,
+            "unmask": store in (LOST, LOST_TOO),
+        }.get(stage, False)
+        assert federation.steps_trained(store) == (4 if drawn_again else 2)
 
     uploads = {"hello": 0, "share": 0, "mask": 2, "confirm": 2, "unmask": 1}[stage]
     for store in federation.names:
-        kept_back = stage == "mask" and store in (LOST, LOST_TOO)
-        assert federation.charged(store) == (0 if kept_back else 2 * uploads)
+        assert federation.charged(store) == (0 if kept_back(stage, store) else 2 * uploads)
     assert not (path / GLOBAL).exists()
     assert latest_checkpoint(path).round == 0
     kept = latest_checkpoint(path).arrays
@@ -215,8 +223,8 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_feder
     lines = [s for s in read_stages(path) if s["stage"] == "train"]
     assert [(line["round"], line["replies"]) for line in lines] == [(1, 5)]
     for store in federation.names:
-        kept_back = stage == "mask" and store in (LOST, LOST_TOO)
-        assert federation.charged(store) == 2 + (0 if kept_back else 2 * uploads)
+        before = 0 if kept_back(stage, store) else 2 * uploads
+        assert federation.charged(store) == 2 + before
 
 
 def test_a_second_attempt_saves_the_round(federation):

@@ -20,11 +20,11 @@ def test_a_store_takes_part_up_to_its_round_and_then_refuses_before_it_trains(fo
 
     again = federation.tell(name, **{"server-round": 1, ATTEMPT: 2})
     assert again.error.reason.startswith("[store-left]"), "the door stays closed"
-    assert federation.tell(name, "query.describe").error.reason.startswith("[store-left]")
+    assert federation.tell_nothing(name).error.reason.startswith("[store-left]")
     assert federation.tell(name, "evaluate", split="validate").has_error()
 
     stay(federation.node(name).folder)
-    assert federation.tell(name, "query.describe").has_content()
+    assert federation.tell_nothing(name).has_content()
 
 
 def test_the_others_go_on_without_it(found_federation):
