@@ -20,13 +20,13 @@ def die(kind: str, when: str, left: int) -> None:
     """Make this process a victim."""
     answer = Answering.answer
 
-    def answer_or_die(self: Answering, message: Any, node_id: int) -> Any:
+    def answer_or_die(self: Answering, message: Any, *more: Any) -> Any:
         nonlocal left
         left -= message.metadata.message_type == kind
         now = message.metadata.message_type == kind and left == 0
         if now and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        reply = answer(self, message, node_id)
+        reply = answer(self, message, *more)
         if now:
             os.kill(os.getpid(), signal.SIGKILL)
         return reply

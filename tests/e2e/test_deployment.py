@@ -39,6 +39,9 @@ def shops(secure_stores, store_cache, tmp_path_factory):
             "data": real.model_dump(),
             "federation.rounds": ROUNDS,
             "federation.evaluate_every": ROUNDS,
+            # All runs here are under one manifest, whose exchanges are granted once.
+            "federation.spare_exchanges": 20,
+            "privacy.noise_multiplier": 20.0,
         }
     )
     wait = {"connect": 240, "train": 100, "stage": 25}

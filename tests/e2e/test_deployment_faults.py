@@ -38,7 +38,13 @@ STAGES = 5
 def shops(secure_stores, store_cache, tmp_path_factory):
     """Five stores that are joined, for runs of one round that can lose one of them."""
     settings = secure_stores[0].with_changes(
-        {"federation.rounds": 1, "federation.evaluate_every": 1}
+        {
+            "federation.rounds": 1,
+            "federation.evaluate_every": 1,
+            # All runs here are under one manifest, whose exchanges are granted once.
+            "federation.spare_exchanges": 40,
+            "privacy.noise_multiplier": 20.0,
+        }
     )
     wait = {"connect": 240, "train": 90, "stage": 25}
     with joined_shops(tmp_path_factory.mktemp("faults"), settings, store_cache, wait=wait) as shops:
