@@ -57,7 +57,7 @@ from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
-from hanse_server import checkpoint, progress, stages
+from hanse_server import blame, checkpoint, progress, stages
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
 from hanse_server.deployment import running, terms, tls
@@ -135,6 +135,7 @@ def manifest() -> bytes:
         federation="baltic",
         stores=("bremen", "hamburg", "luebeck", "rostock", "wismar"),
         sections=(SectionTerms(name="update", length=10, clip=1.0),),
+        arrays={"w": (10,)},
         model_digest="ab" * 32,
         rounds=5,
         privacy=PrivacyTerms(mode="none"),
@@ -366,6 +367,9 @@ DECODERS = {
     "checkpoint's strategy": checkpointed("strategy.safetensors"),
     "checkpoint's state": checkpointed("state.json"),
     "settings of a run": Decoder(of_folder(read_settings), as_json(SETTINGS), "settings.json"),
+    "blame.json": Decoder(
+        of_folder(lambda folder: blame.Blame(folder).record), b'{"accused": {"a": 2}}', blame.FILE
+    ),
     "progress.json": Decoder(of_folder(progress.read_progress), b'{"round": 1}', progress.FILE),
     "failure.json": Decoder(
         of_folder(progress.read_failure), b'{"code": "data"}', progress.FAILURE
@@ -649,7 +653,6 @@ CALLS = {
 """What turns bytes or text into values, as it is called; `load` by itself is safetensors'."""
 
 MODULES: dict[str, str | tuple[str, ...]] = {
-    "hanse_client.app": "a message's settings; tests/protocol_attacks/test_orders.py",
     "hanse_client.enrolment": "hexadecimal that the policy has checked",
     "hanse_client.exchange.secure": ("waiting update",),
     "hanse_client.exchange.witness": "hexadecimal that the manifest has checked",
@@ -691,13 +694,14 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_common.roundlog.checkpoint": ("round log's checkpoint",),
     "hanse_common.roundlog.evidence": ("round log's proofs",),
     "hanse_common.roundlog.merkle": "tests/property/test_decoders.py",
+    "hanse_server.blame": ("blame.json",),
     "hanse_server.app": ("settings of a run",),
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_front.py",
     "hanse_server.deployment.running": ("flower.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
-    "hanse_server.grid": "settings that this coordinator has just sent",
+    "hanse_server.reply": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),
     "hanse_server.progress": ("progress.json", "failure.json"),
     "hanse_server.stages": ("rounds.jsonl",),
