@@ -72,14 +72,17 @@ class StoreApp(ClientApp):
             answer = ACTIONS[message.metadata.message_type](admitted)
         except Exception as error:
             with suppress(OSError):  # a full disk may be what is wrong
-                node.log(error=f"{type(error).__name__}: {error}")
-            code = error.code if isinstance(error, HanseError) else "internal"
+                node.log(error=f"[{_code(error)}] {error}")
             reason = public_reason(error)[:_LONGEST_REASON]
-            _log.info("refused: %s", reason, extra=about | {"error_code": code})
+            _log.info("refused: %s", reason, extra=about | {"error_code": _code(error)})
             return refused(message, reason)
         _log.info("answered", extra=about | {"seconds": round(time.monotonic() - started, 3)})
         records = RecordDict({"config": ConfigRecord({**answer})})
         return Message(content=records, reply_to=message)
+
+
+def _code(error: Exception) -> str:
+    return error.code if isinstance(error, HanseError) else type(error).__name__
 
 
 def refused(message: Message, reason: str) -> Message:

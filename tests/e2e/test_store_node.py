@@ -18,6 +18,7 @@ from hanse_client.operate.folder import StoreFolder, make_node_key
 from hanse_client.operate.joining import prepare
 from hanse_client.training.train import trained_arrays
 from hanse_common.errors import (
+    UNABLE,
     ExpiredCertificate,
     NotAdmitted,
     StoreNotReady,
@@ -149,7 +150,7 @@ def test_a_dry_run_says_what_a_round_costs_and_leaves_no_trace(federation, copie
     ]
     cost = shown["cost"]
     assert 0 < cost["epsilon after this round"] <= cost["limit of the policy"]
-    assert cost["epsilon of all rounds"] < cost["epsilon with one round repeated"]
+    assert cost["epsilon of all rounds"] < cost["epsilon with every spare exchange"]
     assert {path.name for path in copied.path.iterdir()} == before
 
 
@@ -197,7 +198,7 @@ def test_a_store_whose_data_disappear_says_so_and_stays(federation):
         assert federation.coordinator.wait_for_run(run).sub_status == "failed"
     finally:
         aside.rename(histories)
-    assert "[data] A store's data cannot be read or used." in federation.joined[2].said()
+    assert UNABLE in federation.joined[2].said()
     assert str(histories) not in federation.coordinator.logged()
     assert str(histories) in (histories.parent / "log.jsonl").read_text()
     assert federation.coordinator.online() == set(NAMES)
