@@ -17,14 +17,15 @@ if Path(sys.argv[0] if sys.argv else "").name == "flwr-serverapp" or "flwr-serve
 ):
     from flwr.app import Message
 
-    from hanse_server import grid
+    from hanse_common.instructions import UNMASK
+    from hanse_server.exchange import Exchange
 
-    ask = grid._Exchange.ask
+    ask = Exchange.ask
 
-    def ask_and_replay(self, contents, message_type, timeout):  # type: ignore[no-untyped-def]
-        ask(self, contents, message_type, timeout)
+    def ask_and_replay(self, contents, message_type, timeout, **more):  # type: ignore[no-untyped-def]
+        ask(self, contents, message_type, timeout, **more)
         self.said = [*getattr(self, "said", []), (message_type, dict(contents))]
-        if message_type != grid.UNMASK:
+        if message_type != UNMASK:
             return
         for kind, told in self.said:
             again = [Message(content, node, kind) for node, content in told.items()]
@@ -38,4 +39,4 @@ if Path(sys.argv[0] if sys.argv else "").name == "flwr-serverapp" or "flwr-serve
                         file.write(json.dumps({"kind": kind, "store": store, "why": reason}) + "\n")
                 time.sleep(0.1)
 
-    grid._Exchange.ask = ask_and_replay
+    Exchange.ask = ask_and_replay
