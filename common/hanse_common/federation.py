@@ -515,20 +515,21 @@ def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
 def sum_norm(manifest: Manifest) -> float:
     """The L2 norm to which a coordinator cuts the sum of a training round's updates.
 
-    It is what the largest update of one honest store and the noise of all stores come to:
-    sqrt(clip² + stores · noise_variance · length / scale²), in the units of the update.
+    It is that of the largest update of one honest store or, where it is longer, that of the
+    noise of all stores: max(clip, sqrt(stores · noise_variance · length) / scale), in the units
+    of the update.
 
     Args:
         manifest: The federation's.
 
     Guarantees:
         Whatever one store sends, the sum moves the model by no more than one honest store with
-        the largest clip would, noise included. The number is public and the sum is released
-        before it is cut, so that cutting costs no epsilon.
+        the largest clip would, or than noise does in every round. The number is public and the
+        sum is released before it is cut, so that cutting costs no epsilon.
 
     Edge cases:
         In modes `local` and `none` a store's noise is inside its clip, and the norm is the clip.
     """
     section = next(part for part in manifest.sections if part.name == UPDATE)
     noise = len(manifest.stores) * section.noise_variance * section.length
-    return math.sqrt(section.clip**2 + noise / section.scale**2)
+    return max(section.clip, math.sqrt(noise) / section.scale)
