@@ -620,7 +620,7 @@ def public_reason(error: BaseException) -> str:
     >>> public_reason(WeakKey("public key 00… has small order"))
     '[weak-key] public key 00… has small order'
     >>> public_reason(BudgetSpent("epsilon=3.2 of 3"))
-    "[budget-spent] A release would cost more than policy or manifest have left."
+    '[budget-spent] A release would cost more than policy or manifest have left.'
     >>> {public_reason(e) for e in (DataError("'Ada' bought twice"), KeyError("Ada"))} == {UNABLE}
     True
     """

@@ -11,7 +11,7 @@ largest sample rate.
 ...                        federation=FederationSettings(rounds=20))
 >>> found = solve(Unknown.EPSILON, settings, Population((300,) * 8), Variant("400", 400))
 >>> found.settings.privacy.target_epsilon
-0.66
+0.67
 """
 
 from __future__ import annotations
