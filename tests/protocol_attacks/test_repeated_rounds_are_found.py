@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_kit import AuditedRun
-from hanse_client.exchange import offers, secure
+from hanse_client import guard
+from hanse_client.exchange import secure
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import MANIFEST
 from hanse_common.errors import AuditFailed
@@ -211,7 +212,7 @@ def twice(found_federation, monkeypatch):
     def made(*, lax: bool, spare: int) -> Path:
         federation = found_federation({"federation.spare_exchanges": spare})
         if lax:
-            monkeypatch.setattr(offers, "grant_of", lambda _: None)
+            monkeypatch.setattr(guard, "grant_of", lambda _: None)
             monkeypatch.setattr(secure, "grant_of", lambda _: None)
         run = federation.folder.path
         run_rounds(federation.grid(), run, federation.settings)
