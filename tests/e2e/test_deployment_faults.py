@@ -155,9 +155,12 @@ def test_a_stricter_policy_and_a_spent_budget_are_named_at_both_sides(shops):
     assert (go_on.json["state"], trained(shops, "refused")) == ("finished", (5, {}))
 
 
-def renew_terms(shops):
-    """Sign other terms, and let every store take them in."""
-    settings = read_settings(shops.folder.path).with_changes({"federation.spare_exchanges": 39})
+def renew_terms(shops, *, spare):
+    """Sign other terms, and let every store take them in.
+
+    Round 1 was begun so often by the tests before that it is begun no more under the old ones.
+    """
+    settings = read_settings(shops.folder.path).with_changes({"federation.spare_exchanges": spare})
     path = shops.folder.path / "settings.toml"
     path.write_text(as_toml(settings.model_dump(mode="json", exclude_none=True)))
     shops.server("manifest", "sign")
@@ -247,6 +250,7 @@ def on_a_small_disk(shops, name):
 
 def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops, tmp_path):
     """All five stages once more after the exchange, message for message."""
+    renew_terms(shops, spare=38)
     replayed = tmp_path / "replayed.jsonl"
     shops.server("down")
     shops.up(
@@ -271,7 +275,7 @@ def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops,
 
 def test_a_coordinator_put_back_to_an_older_state_is_found_out_by_every_store(shops, tmp_path):
     """Last, since stores that have seen a log go on do not trust what lies before it again."""
-    renew_terms(shops)  # round 1 was begun so often that it is begun no more under the old ones
+    renew_terms(shops, spare=39)
     shops.server("down")
     shutil.copytree(shops.folder.path, tmp_path / "backup")
     shops.up()
