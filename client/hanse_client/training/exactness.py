@@ -60,8 +60,10 @@ def ensure_exact(
     key = check_key(node, model, settings)
     record = node.folder / RECORD
     known = read_json(record) if record.exists() else {}
+    if key in known:
+        return
     customers = _chosen(data, lots)
-    if key in known or not len(customers):
+    if not len(customers):
         return
     draw = task.draw(data, customers, model, settings, lots)
     worst = check_exactness(
