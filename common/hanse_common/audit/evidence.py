@@ -242,12 +242,15 @@ def _name(folder: Path, root: Path) -> str:
 
 def _evidence(ledger: Path, store: str) -> Evidence:
     folder = ledger.parent
+    node: dict[str, object] = {}
     # What is no plain file is nothing: a store need not have one.
-    node = json_file(folder / NODE) if is_there(folder / NODE) else {}
+    with suppress(LedgerError):
+        node = json_file(folder / NODE) if is_there(folder / NODE) else {}
     # What was handed over first: a copy's node.json still names the store's own machine.
     places = [folder / ENROLMENT, folder]
-    if isinstance(node.get(ENROLMENT), str):
-        places.append(Path(node[ENROLMENT]))
+    named = node.get(ENROLMENT)
+    if isinstance(named, str):
+        places.append(Path(named))
     enrolment = next((place for place in places if _has_membership(place)), None)
     return Evidence(
         store=store,
