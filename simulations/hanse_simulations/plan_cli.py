@@ -9,16 +9,16 @@ import typer
 
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.formats import Format, FormatOption
-from hanse_common.planning.advice import SIGNAL_TO_NOISE
-from hanse_common.planning.unknown import Unknown
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 from hanse_simulations.options import Mode
+from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
+from hanse_simulations.planning.unknown import Unknown
 
 if TYPE_CHECKING:
-    from hanse_common.planning.forecast import Forecast, Population
-    from hanse_common.planning.ledgers import LedgerRow
-    from hanse_common.planning.solve import Solved
+    from hanse_simulations.planning.forecast import Forecast, Population
+    from hanse_simulations.planning.ledgers import LedgerRow
+    from hanse_simulations.planning.solve import Solved
 
 
 app = typer.Typer(
@@ -104,11 +104,11 @@ def plan(
 
     hanse plan grocery --solve rounds
     """
-    from hanse_common.planning.forecast import Population, forecast
-    from hanse_common.planning.ledgers import ledger_rows
-    from hanse_common.planning.possible import solved_plan
-    from hanse_common.planning.solve import solve as find_unknown
     from hanse_simulations.planned import Sources
+    from hanse_simulations.planning.forecast import Population, forecast
+    from hanse_simulations.planning.ledgers import ledger_rows
+    from hanse_simulations.planning.possible import solved_plan
+    from hanse_simulations.planning.solve import solve as find_unknown
 
     told: dict[str, object] = {
         "federation.rounds": rounds,
@@ -160,7 +160,7 @@ def plan(
     if output is Format.JSON:
         _print_json(planned, ledgers, solved)
     else:
-        from hanse_common.planning.tables import print_forecast
+        from hanse_simulations.planning.tables import print_forecast
 
         print_forecast(planned, ledgers, solved)
 
@@ -194,7 +194,7 @@ def _population(customers: list[str] | None, stores: int | None) -> Population:
     Raises:
         ConfigError: They name none, or another number of them than --stores.
     """
-    from hanse_common.planning.forecast import Population
+    from hanse_simulations.planning.forecast import Population
 
     if customers is None:
         raise ConfigError(

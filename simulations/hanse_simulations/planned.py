@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Self
 
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, RunNotFound
-from hanse_common.planning.forecast import Population
-from hanse_common.planning.variants import Variant, count_variant, planned_model, saved_model
+from hanse_simulations.planning.forecast import Population
+from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_simulations.recipes import RECIPES, load_recipe
 from hanse_simulations.runs import RunFolder
 
 if TYPE_CHECKING:
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

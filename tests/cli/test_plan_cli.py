@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_common.errors import ConfigError, ContradictingOptions, LedgerError, PrivacyError
-from hanse_common.planning.forecast import Population
 from hanse_simulations.plan_cli import app
+from hanse_simulations.planning.forecast import Population
 from ledger_kit import charge, new
 
 cli = CliRunner()

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_common.errors import ConfigError
-from hanse_common.model.sequence import SequenceModel
 from hanse_simulations.recipes import sequences
 from hanse_simulations.research.arms import arms_of, deal_out
 from hanse_simulations.runs import RunFolder

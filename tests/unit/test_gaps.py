@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from figures_kit import figures
-from hanse_client.figures.evaluate import Figures
-from hanse_client.inputs.histories import Histories
-from hanse_common.metrics import auc
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest.metrics import Figures
+from hanse_client.tasks.scoring import auc
 from hanse_simulations.arms import GAP
 from hanse_simulations.judging.gaps import group_figures, weighted_auc
 from hanse_simulations.judging.grouping import FEWEST, Grouping, groupings

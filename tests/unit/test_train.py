@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hanse_client.node import Node, NodeSettings
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
 from hanse_common.errors import ConfigError, EmptyStore, PrivacyError, TooFewCustomers
-from hanse_common.model import InterestModel
 from hanse_common.privacy.plan import PrivacyPlan
 
 
@@ -197,7 +197,7 @@ def test_customers_taken_in_parts_make_the_same_private_step(small_node, monkeyp
     node, settings = small_node
     model, arrays = start(node, settings)
     whole = train_round(node, model, settings, arrays, 1).update
-    monkeypatch.setattr("hanse_client.tasks.interest.rows_at_once", lambda _: 3)
+    monkeypatch.setattr("hanse_client.tasks.interest.task.rows_at_once", lambda _: 3)
     parts = train_round(node, model, settings, arrays, 1).update
     for name in whole:
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-3, atol=1e-5)

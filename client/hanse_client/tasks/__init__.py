@@ -1,8 +1,9 @@
 """Tasks: what a store can train, each by the same rounds, clipping, noise, ledger and masks.
 
-A run's settings name one (`task`), and a module here knows its model, its data and its
-figures. A task comes with no privacy code: it says what a customer's loss is, and the round
-(`hanse_client.training.train`) clips, adds up and noises.
+A task is one folder with its features, model, loss and metrics. It is found by the name that
+settings have for it (`task`), through the entry points of the group `hanse.tasks`, so that
+another package may bring one. A task holds no privacy code: it says what a customer's loss is,
+and the round (`hanse_client.training.train`) clips, sums and adds noise.
 
 >>> task_of("interest").name
 'interest'
@@ -10,21 +11,14 @@ figures. A task comes with no privacy code: it says what a customer's loss is, a
 
 from __future__ import annotations
 
-import importlib
 from functools import cache
-from typing import TYPE_CHECKING, Final, cast
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, cast
 
 from hanse_common.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanse_client.tasks.base import Task
-
-_PLACES: Final = {
-    "conversion": "hanse_client.tasks.conversion:ConversionTask",
-    "interest": "hanse_client.tasks.interest:InterestTask",
-    "next-item": "hanse_client.tasks.next_item:NextItemTask",
-    "review": "hanse_client.tasks.review:ReviewTask",
-}
 
 
 @cache
@@ -32,12 +26,15 @@ def task_of(name: str) -> Task:
     """Find a task by the name that settings have for it; its packages are imported here.
 
     Raises:
-        ConfigError: There is none of that name in this version.
+        ConfigError: No installed package has a task of that name.
     """
-    place = _PLACES.get(name)
-    if place is None:
+    installed = _installed()
+    if name not in installed:
         raise ConfigError(
-            f"this store knows no task {name!r}", hint=f"it knows {', '.join(sorted(_PLACES))}"
+            f"this store knows no task {name!r}", hint=f"it knows {', '.join(sorted(installed))}"
         )
-    module, _, attribute = place.partition(":")
-    return cast("Task", getattr(importlib.import_module(module), attribute)())
+    return cast("Task", installed[name].load()())
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group="hanse.tasks")}

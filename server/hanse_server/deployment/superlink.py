@@ -3,7 +3,7 @@
 What Flower 1.41 does unless told otherwise, and what is set here instead:
 
 - All APIs share one `--host` and `--port`; there is no flag that separates them. It gets the
-  loopback address, and `front.py` stands before it.
+  loopback address, and `tls_gateway.py` stands before it.
 - Nodes may register themselves unless `--enable-supernode-auth`.
 - Telemetry and update checks are on; apps' dependencies are installed when a run starts.
 - Its home is the user's; here it is `state/flower`.

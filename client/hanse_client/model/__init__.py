@@ -1,0 +1,1 @@
+"""Model parts that tasks share: transformer backbones, adapters, item texts, the base model."""

@@ -1,0 +1,1 @@
+"""Task `conversion`: will this customer redeem a coupon of this campaign?"""

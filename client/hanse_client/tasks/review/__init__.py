@@ -1,0 +1,1 @@
+"""Task `review`: stars or sentiment of the texts that customers write."""
