@@ -686,7 +686,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_common.model.checkpoint": ("projections",),
     "hanse_common.model.items": "a text encoder that is installed, and a cache of our own",
     "hanse_common.model.review": "a text encoder that is installed",
-    "hanse_common.planning.variants": "called under the errors of `using.opening`",
     "hanse_common.policy": ("policy.toml",),
     "hanse_common.privacy.entry": "eight bytes; tests/property/test_ledger_tampering.py",
     "hanse_common.privacy.ledger": "tests/unit/test_ledger_files.py",

@@ -11,7 +11,7 @@ from hanse_common.errors import ConfigError
 from hanse_common.model import InterestConfig, InterestModel, customer_losses
 from hanse_common.model.heads import outlook_bounds
 from hanse_common.model.items import encode_texts, principal_components
-from hanse_simulations.judging.baselines import Rules, judge_rules
+from hanse_simulations.evaluation.baselines import Rules, judge_rules
 
 
 @pytest.fixture(scope="module")

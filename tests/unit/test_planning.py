@@ -17,16 +17,16 @@ from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, PrivacyError
 from hanse_common.federation import manifest_for, planned_manifest
 from hanse_common.model import InterestConfig, InterestModel
-from hanse_common.planning.advice import SIGNAL_TO_NOISE
-from hanse_common.planning.forecast import Population, forecast
-from hanse_common.planning.ledgers import ledger_rows
-from hanse_common.planning.possible import price, solved_plan
-from hanse_common.planning.solve import solve
-from hanse_common.planning.unknown import Unknown
-from hanse_common.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
+from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
+from hanse_simulations.planning.feasible import price, solved_plan
+from hanse_simulations.planning.forecast import Population, forecast
+from hanse_simulations.planning.ledgers import ledger_rows
+from hanse_simulations.planning.solve import solve
+from hanse_simulations.planning.unknown import Unknown
+from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_simulations.recipes import grocery
 from ledger_kit import charge, new
 

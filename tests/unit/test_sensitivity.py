@@ -25,7 +25,7 @@ from hanse_common.federation import manifest_for
 from hanse_common.instructions import flatten
 from hanse_common.model import InterestModel
 from hanse_common.secagg import quantize
-from hanse_simulations.prepare import prepare_stores
+from hanse_simulations.experiment.prepare import prepare_stores
 
 CLIP = 0.5
 

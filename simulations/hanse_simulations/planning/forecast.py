@@ -1,0 +1,281 @@
+"""What a federation's settings come to: noise, its size beside the signal, epsilon, bytes.
+
+A round's sum of n stores is at most q·N·C long on average: N customers, each drawn with
+chance q and clipped at C (C/m where a person may shop at m stores of one sum). That is an
+**upper bound** of the signal: it is reached only if all customers push the same way with
+all they may. Noise on each of d coordinates has a standard deviation of σ·C·√(n/h) in mode
+`distributed`, where h honest stores of the smallest admissible sum bring what is needed and
+all n add theirs, and of σ·C·√n in mode `local`; its length is √d times that. Both are divided
+by n in the mean, and the signal-to-noise of a round is their ratio.
+
+>>> from hanse_common.config import DataSettings
+>>> settings = RunSettings(recipe="planned", data=DataSettings(source="synthetic"))
+>>> rows = forecast(settings, Population((300,) * 8), [Variant("100", 100), Variant("400", 400)])
+>>> [round(row.signal_to_noise / rows.rows[1].signal_to_noise, 2) for row in rows.rows]
+[2.0, 1.0]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hanse_common.audit.many_stores import at_stores
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+from hanse_common.federation import honest_survivors, planned_manifest
+from hanse_common.instructions import UPDATE
+from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_simulations.planning.advice import SIGNAL_TO_NOISE, Recommendation, advise
+from hanse_simulations.planning.feasible import solved_plan
+from hanse_simulations.planning.variants import Variant
+
+_WORD = 4
+"""Bytes of a masked coordinate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """How many customers each store has."""
+
+    customers: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.customers or min(self.customers) < 1:
+            raise ConfigError(f"customers={list(self.customers)}: every store has at least one")
+
+    @property
+    def total(self) -> int:
+        """Customers of all stores."""
+        return sum(self.customers)
+
+    @property
+    def delta(self) -> float:
+        """The largest delta with one digit that is at most 1/N^1.1.
+
+        >>> Population((192,) * 12).delta
+        0.0002
+        """
+        most = self.total**-1.1
+        digit = 10.0 ** math.floor(math.log10(most))
+        # Through text, so that it is the number that it is printed as.
+        return min(float(f"{math.floor(most / digit) * digit:.0e}"), 0.1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What training one variant comes to, in a round in which every store arrives.
+
+    Args:
+        variant: Its name.
+        parameters: How many are trained.
+        signal: Largest expected length of the mean update, in units of gradient.
+        noise: Standard deviation of each coordinate of the mean update.
+        noise_norm: Length of the noise in it.
+        signal_to_noise: Their ratio.
+        upload_bytes: The masked vector of one store and round; keys, shares and signatures
+            come on top.
+    """
+
+    variant: str
+    parameters: int
+    signal: float
+    noise: float
+    noise_norm: float
+    signal_to_noise: float
+    upload_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What was asked, what it comes to, and what to do.
+
+    Args:
+        mode: Who adds the noise.
+        stores: How many there are.
+        customers: Of all stores.
+        sample_rate: Chance of a customer to be in a step.
+        rounds: Of the run.
+        target_epsilon: Of all of them.
+        target_delta: At which epsilon is read.
+        max_grad_norm: Clip of one person's gradient.
+        max_stores_per_customer: Up to how many stores epsilon holds for.
+        colluders: Stores whose noise does not count.
+        honest_survivors: Stores whose noise the smallest admissible sum is sure to have;
+            None in mode local, where every store adds all of it.
+        noise_multiplier: Of the plan, sigma.
+        epsilon: What the rounds cost at that noise.
+        spare: Exchanges that may be repeated or lost, of each kind.
+        granted_epsilon: The same with every spare exchange used.
+        at_stores: Epsilon of a person at so many stores; an upper bound.
+        rows: One per variant.
+        threshold: Signal-to-noise below which a variant is not recommended.
+        recommendation: Which to train, and why.
+        warnings: What a person should look at.
+        accountant: What computed epsilon.
+        neighbours: Of which data sets.
+    """
+
+    mode: str
+    stores: int
+    customers: int
+    sample_rate: float
+    rounds: int
+    target_epsilon: float
+    target_delta: float
+    max_grad_norm: float
+    max_stores_per_customer: int
+    colluders: int
+    honest_survivors: int | None
+    noise_multiplier: float
+    epsilon: float
+    spare: int
+    granted_epsilon: float
+    at_stores: dict[int, float]
+    rows: tuple[Row, ...]
+    threshold: float
+    recommendation: Recommendation
+    warnings: tuple[str, ...]
+    accountant: str = ACCOUNTANT
+    neighbours: str = NEIGHBOURS
+
+
+def forecast(
+    settings: RunSettings,
+    population: Population,
+    variants: Sequence[Variant],
+    *,
+    threshold: float = SIGNAL_TO_NOISE,
+    stores: Sequence[int] = (1, 2, 4),
+) -> Forecast:
+    """Work out what a federation can afford.
+
+    Args:
+        settings: Of the run.
+        population: Its stores.
+        variants: What may be trained, at least one.
+        threshold: Least signal-to-noise of a variant that is recommended.
+        stores: At how many stores a person may shop.
+
+    Raises:
+        ConfigError: There is no privacy to plan, or too few stores to hide one among them.
+        PrivacyError: No noise keeps the promise; the hint says what is possible.
+        UnsafeTerms: There is no room for so much noise, or no safe sum of so few stores.
+
+    Guarantees:
+        Noise is that of the manifest that these settings would get, and sigma that of
+        `PrivacyPlan.from_settings`.
+    """
+    if not variants:
+        raise ConfigError("nothing is said of what is trained", hint="give at least one variant")
+    plan = solved_plan(settings)
+    # Solved once: every variant's manifest would solve for it again.
+    solved = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    rows = tuple(_row(solved, plan, population, variant) for variant in variants)
+    least = min(rows, key=lambda row: row.parameters)
+    room = math.floor((least.signal / (threshold * least.noise)) ** 2)
+    spent = plan.spent_after(plan.rounds)
+    covers = plan.max_stores_per_customer
+    return Forecast(
+        mode=plan.mode,
+        stores=len(population.customers),
+        customers=population.total,
+        sample_rate=plan.sample_rate,
+        rounds=plan.rounds,
+        target_epsilon=plan.target_epsilon,
+        target_delta=plan.target_delta,
+        max_grad_norm=plan.max_grad_norm,
+        max_stores_per_customer=covers,
+        colluders=settings.federation.colluders,
+        honest_survivors=_honest(solved, plan, population),
+        noise_multiplier=plan.noise_multiplier,
+        epsilon=plan.epsilon_after(rounds=plan.rounds),
+        spare=plan.spare,
+        granted_epsilon=plan.granted_epsilon,
+        at_stores={
+            count: epsilon(
+                [at_stores(steps, plan.mode, count, covers) for steps in spent],
+                target_delta=plan.target_delta,
+            )
+            for count in stores
+        },
+        rows=rows,
+        threshold=threshold,
+        recommendation=advise(
+            [(row.variant, row.parameters, row.signal_to_noise) for row in rows],
+            threshold=threshold,
+            parameters=room,
+        ),
+        warnings=tuple(_warnings(settings, plan, population)),
+    )
+
+
+def signal_bound(settings: RunSettings, plan: PrivacyPlan, population: Population) -> float:
+    """Largest expected length of the sum of all stores' clipped gradients in a round.
+
+    In mode distributed a store's own sum is cut to `federation.max_drawn` clips.
+    """
+    most = settings.max_drawn if plan.mode == "distributed" else math.inf
+    drawn = sum(min(plan.sample_rate * count, most) for count in population.customers)
+    return plan.steps_per_round * drawn * plan.store_clip
+
+
+def noise_deviation(
+    settings: RunSettings, plan: PrivacyPlan, parameters: int, stores: int
+) -> float:
+    """Standard deviation of the noise on a coordinate of the sum of all stores.
+
+    Args:
+        settings: With the noise multiplier set.
+        plan: Of these settings.
+        parameters: How many are trained.
+        stores: How many there are, all of which arrive.
+    """
+    if plan.mode == "local":
+        steps = plan.steps_per_round * stores
+        return plan.noise_multiplier * plan.max_grad_norm * math.sqrt(steps)
+    manifest = planned_manifest(settings, parameters, stores)
+    update = next(section for section in manifest.sections if section.name == UPDATE)
+    return math.sqrt(stores * update.noise_variance) / update.scale
+
+
+def _row(settings: RunSettings, plan: PrivacyPlan, people: Population, variant: Variant) -> Row:
+    stores = len(people.customers)
+    manifest = planned_manifest(settings, variant.parameters, stores)
+    signal = signal_bound(settings, plan, people) / stores
+    noise = noise_deviation(settings, plan, variant.parameters, stores) / stores
+    norm = noise * math.sqrt(variant.parameters)
+    return Row(
+        variant=variant.name,
+        parameters=variant.parameters,
+        signal=signal,
+        noise=noise,
+        noise_norm=norm,
+        signal_to_noise=signal / norm,
+        upload_bytes=_WORD * manifest.terms().layout.length,
+    )
+
+
+def _honest(settings: RunSettings, plan: PrivacyPlan, people: Population) -> int | None:
+    if plan.mode != "distributed":
+        return None
+    return honest_survivors(planned_manifest(settings, 1, len(people.customers)).terms())
+
+
+def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> list[str]:
+    found = []
+    if plan.target_delta > people.total**-1.1:
+        found.append(
+            f"delta={plan.target_delta:g} is larger than 1/N^1.1 for {people.total:,} customers; "
+            f"take {people.delta:g} or less"
+        )
+    most = settings.max_drawn
+    largest = plan.sample_rate * max(people.customers)
+    if plan.mode == "distributed" and largest > most:
+        found.append(
+            f"the largest store draws {largest:.0f} customers on average and its sum is cut to "
+            f"{most} clips; raise federation.max_drawn"
+        )
+    return found
