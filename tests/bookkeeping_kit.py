@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from opacus.grad_sample import GradSampleModule
 
-from hanse_client.bookkeeping import BookKeeping
+from hanse_client.clipping import BookKeeping
 
 TOLERANCE = 1e-5
 

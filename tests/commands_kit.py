@@ -24,7 +24,7 @@ from typing import Any
 
 from apps.deployment import Joined, fill_in
 from deployment_kit import Done, as_toml, free_ports, succeed, wait_for
-from hanse_client.operate.folder import StoreFolder
+from hanse_client.deployment.folder import StoreFolder
 from hanse_common.identity import fingerprint
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.progress import read_progress

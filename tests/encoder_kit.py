@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hanse_common.model.items import PACKAGED, checkpoint_folder
+from hanse_client.model.item_texts import PACKAGED, checkpoint_folder
 
 
 def tiny_encoder(folder: Path) -> str:

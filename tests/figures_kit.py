@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hanse_client.figures.evaluate import FALL, RISE, STAY, Figures
+from hanse_client.tasks.interest.metrics import FALL, RISE, STAY, Figures
 
 
 def figures(customers, *, ndcg):

@@ -17,7 +17,7 @@ from apps.secure_federation import STAGES, SecureFederation
 from hanse_common.secagg import Layout
 from hanse_common.secagg.store import Store
 from hanse_server.blame import Blame
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 Forged = Callable[[np.ndarray], np.ndarray]
 

@@ -21,12 +21,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.reviews import prepare_reviews, read_reviews
+from hanse_client.features.histories import Histories
 from hanse_client.tasks import task_of
+from hanse_client.tasks.review.features import prepare_reviews, read_reviews
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import RunSettings
-from hanse_common.federation import base_model_digest, manifest_for, settings_digest
+from hanse_common.manifest_terms import base_model_digest, manifest_for, settings_digest
 from hanse_simulations.datasets import campaigns, complete_journey, make_stores
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.datasets.synthetic import SPLIT

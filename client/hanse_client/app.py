@@ -20,10 +20,10 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
-from hanse_client.exchange.witness import Witness
+from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.guard import DESCRIBE, Admitted, admit
 from hanse_client.node import Node, list_nodes
-from hanse_client.operate.pin import Bundle
+from hanse_client.rounds.witness import Witness
 from hanse_common.errors import ConfigError, HanseError, public_reason
 from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK
 from hanse_common.roundlog.evidence import LOG_SIZE
@@ -42,7 +42,7 @@ def describe(admitted: Admitted) -> Answer:
 
 def begin(admitted: Admitted) -> Answer:
     """Stage 0: train or evaluate, put the vector aside for masking, and say hello."""
-    from hanse_client.exchange.offers import offer
+    from hanse_client.rounds.local_update import offer
 
     return offer(admitted)
 

@@ -16,17 +16,17 @@ from functools import lru_cache
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
+from hanse_client.deployment.code_bundle import Bundle, check_bundle
+from hanse_client.deployment.leave import check_staying
 from hanse_client.enrolment import Enrolment
-from hanse_client.exchange.secure import Cost, SecureExchange, release
-from hanse_client.exchange.witness import Witness
-from hanse_client.leaving import check_staying
 from hanse_client.node import Node
-from hanse_client.operate.pin import Bundle, check_bundle
+from hanse_client.rounds.secure_exchange import Cost, SecureExchange, release
+from hanse_client.rounds.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding
 from hanse_common.errors import ConfigError, NotAnswered, OutOfTurn, PolicyViolation
-from hanse_common.federation import check_base_model, check_instructions, grant_of, plan_of
 from hanse_common.instructions import MESSAGE, Instructions, Kind, NDArray
+from hanse_common.manifest_terms import check_base_model, check_instructions, grant_of, plan_of
 from hanse_common.secagg import Header
 
 DESCRIBE = "query.describe"

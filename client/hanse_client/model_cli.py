@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from hanse_client.explaining.command import explain
+from hanse_client.inference import commands
+from hanse_client.inference.explain_command import explain
 from hanse_client.pretraining.commands import pretrain
-from hanse_client.using import commands
 from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
@@ -55,9 +55,9 @@ def init(
 
     from transformers.utils.logging import disable_progress_bar
 
-    from hanse_client.base_model import make_base_model
-    from hanse_client.door.ingest import read_catalogue
-    from hanse_client.door.store_config import CatalogueSource, StoreConfig, load_catalogue
+    from hanse_client.ingest.pipeline import read_catalogue
+    from hanse_client.ingest.store_config import CatalogueSource, StoreConfig, load_catalogue
+    from hanse_client.model.base_model import make_base_model
     from hanse_common.config import RunSettings
 
     disable_progress_bar()
@@ -100,7 +100,7 @@ def export(
     """Put a deployed run's trained parameters and its base model together, to be used."""
     from transformers.utils.logging import disable_progress_bar
 
-    from hanse_client.using.exporting import export_model
+    from hanse_client.inference.export import export_model
 
     disable_progress_bar()
     made = export_model(run, base, folder)

@@ -25,7 +25,7 @@ from typing import Any, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from hanse_client.enrolment import Enrolment
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
 from hanse_common.config import Settings, parse_settings
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably

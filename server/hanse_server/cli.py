@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hanse_common.admission import Request
     from hanse_common.identity import AuthorityKey, Certificate
     from hanse_server.deployment.folder import FederationFolder
-    from hanse_server.deployment.running import RunState
+    from hanse_server.deployment.run import RunState
 
 
 FolderOption = Annotated[
@@ -83,7 +83,7 @@ def init(
     Replaces nothing. Without TLS files of your own, makes a root and a certificate to try
     things out with.
     """
-    from hanse_server.deployment.founding import OwnTls, found
+    from hanse_server.deployment.init import OwnTls, found
 
     own = None
     if tls_certificate and tls_key and tls_ca:
@@ -136,8 +136,8 @@ def admit(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Admit a store: check its request, compare its fingerprint, write its certificate."""
-    from hanse_server.deployment.admission import admit as grant
-    from hanse_server.deployment.admission import open_request
+    from hanse_server.deployment.admit import admit as grant
+    from hanse_server.deployment.admit import open_request
 
     federation = _folder(folder)
     wish = open_request(federation, request)
@@ -162,7 +162,7 @@ def revoke(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Shut a store out at once: its certificate is refused and its node cannot connect."""
-    from hanse_server.deployment.admission import revoke as refuse
+    from hanse_server.deployment.admit import revoke as refuse
 
     federation = _folder(folder)
     refuse(federation, store)
@@ -195,8 +195,8 @@ def sign(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write the terms down for all admitted stores, and sign them."""
-    from hanse_server.deployment.running import trained
-    from hanse_server.deployment.terms import sign_manifest
+    from hanse_server.deployment.run import trained
+    from hanse_server.deployment.sign import sign_manifest
 
     federation = _folder(folder)
     signed = sign_manifest(
@@ -230,7 +230,7 @@ def sign(
 @manifest.command()
 def show(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
     """Check the signed terms, and print them."""
-    from hanse_server.deployment.terms import signed_manifest
+    from hanse_server.deployment.sign import signed_manifest
 
     terms = signed_manifest(_folder(folder))
     table = {"digest": terms.digest().hex(), **terms.model_dump(mode="json")}
@@ -294,7 +294,7 @@ def run(
 
     Ctrl-C stops waiting, not the run.
     """
-    from hanse_server.deployment.running import start
+    from hanse_server.deployment.run import start
 
     federation = _folder(folder)
     _follow(federation, start(federation, name=name, stores=stores), detach, output)
@@ -309,7 +309,7 @@ def resume(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Go on with a run from its last whole round."""
-    from hanse_server.deployment.running import resume as go_on
+    from hanse_server.deployment.run import resume as go_on
 
     federation = _folder(folder)
     _follow(federation, go_on(federation, name=name, stores=stores), detach, output)
@@ -318,8 +318,8 @@ def resume(
 @app.command()
 def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
     """Stop the run that is underway; the stores stay connected, and it can be resumed."""
-    from hanse_server.deployment.running import as_row
-    from hanse_server.deployment.running import stop as halt
+    from hanse_server.deployment.run import as_row
+    from hanse_server.deployment.run import stop as halt
 
     state = halt(_folder(folder))
     if output is Format.JSON:
@@ -348,7 +348,7 @@ app.command()(metrics)
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
     """Show a run's stages as they finish, then print what came of it."""
-    from hanse_server.deployment.running import as_row, find, state_of, watch
+    from hanse_server.deployment.run import as_row, find, state_of, watch
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:

@@ -23,7 +23,7 @@ from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
 from hanse_server.progress import Progress
 from hanse_server.roundlog import AttemptLog
-from hanse_server.stores import StoreGrid, refusal_reason
+from hanse_server.store_grid import StoreGrid, refusal_reason
 
 _log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25

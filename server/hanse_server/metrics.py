@@ -24,10 +24,10 @@ from hanse_common.config import read_toml
 from hanse_common.decoding import json_file
 from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
-from hanse_common.observe.codes import OTHER, code_in, known_codes
-from hanse_common.observe.health import Health, is_locked, listens
+from hanse_common.monitoring.codes import OTHER, code_in, known_codes
+from hanse_common.monitoring.health import Health, is_locked, listens
 from hanse_common.roundlog.records import SUMMED
-from hanse_server.stages import ended_early, read_stages
+from hanse_server.stage_log import ended_early, read_stages
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hanse_common.formats import Format
-from hanse_common.observe.serving import HELP_CHECK, HELP_HOST, run
+from hanse_common.monitoring.serving import HELP_CHECK, HELP_HOST, run
 
 PORT = 9464
 

@@ -40,7 +40,7 @@ from hanse_common.errors import (
     RunDirectoryError,
     WrongShare,
 )
-from hanse_common.federation import INITIAL as INITIAL
+from hanse_common.manifest_terms import INITIAL as INITIAL
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
@@ -50,9 +50,9 @@ from hanse_server.checkpoint import (
     save_checkpoint,
     significant_settings,
 )
-from hanse_server.grid import SecureGrid
-from hanse_server.stages import StageLog
-from hanse_server.stores import StoreGrid, describe_refusals
+from hanse_server.secure_grid import SecureGrid
+from hanse_server.stage_log import StageLog
+from hanse_server.store_grid import StoreGrid, describe_refusals
 from hanse_server.strategies import make_strategy, restore_state, strategy_state, to_record
 
 NDArray = npt.NDArray[Any]

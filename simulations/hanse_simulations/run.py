@@ -16,14 +16,14 @@ from pathlib import Path
 from platformdirs import user_cache_path
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.figures.evaluate import Figures
-from hanse_client.inputs.histories import days, run_split
+from hanse_client.features.histories import days, run_split
+from hanse_client.inference.card import gather, write_card
 from hanse_client.node import list_nodes
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import Figures
 from hanse_client.training.train import check_size, load_arrays
-from hanse_client.using.card import gather, write_card
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
-from hanse_common.model import InterestModel
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL

@@ -35,12 +35,12 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
 from deployment_kit import wait_for
-from hanse_client.operate.folder import StoreFolder, create
+from hanse_client.deployment.folder import StoreFolder, create
 from hanse_common.admission import Invitation, Request
-from hanse_common.federation import manifest_for
 from hanse_common.flower import environment
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_terms import manifest_for
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, SETTINGS
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import INITIAL
@@ -70,7 +70,7 @@ stage-timeout = 0.0
 """
 PATIENCE = 240.0
 _STORE = """\
-from hanse_client.operate.cli import app
+from hanse_client.deployment.cli import app
 from hanse_common import cli
 cli.app = app
 cli.main()

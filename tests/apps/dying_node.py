@@ -11,8 +11,8 @@ import signal
 import sys
 from typing import Any
 
-from hanse_client.operate.cli import app
-from hanse_client.operate.worker import Answering
+from hanse_client.deployment.cli import app
+from hanse_client.deployment.worker import Answering
 from hanse_common.cli import guarded
 
 

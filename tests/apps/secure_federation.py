@@ -21,17 +21,17 @@ from flwr.common.serde import message_to_proto
 
 from apps.local_grid import LocalGrid
 from hanse_client import app as client_app
-from hanse_client.exchange.secure import Waiting
+from hanse_client.clipping.exactness import RECORD, check_key
 from hanse_client.node import Node, list_nodes
+from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks import task_of
-from hanse_client.training.exactness import RECORD, check_key
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import ATTEMPT, LOG, MESSAGE, PROOFS, RUN, Instructions
 from hanse_common.manifest import SignedManifest
-from hanse_common.model import InterestModel
 from hanse_common.roundlog.file import LOG_FILE
 from hanse_common.roundlog.records import Announced
 from hanse_common.secagg import Attempt, Coordinator
@@ -39,10 +39,10 @@ from hanse_common.secagg.messages import decode
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, secure_grid
 from hanse_server.checkpoint import replace_arrays
-from hanse_server.grid import SecureGrid
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import INITIAL
-from hanse_server.stores import StoreGrid
+from hanse_server.secure_grid import SecureGrid
+from hanse_server.store_grid import StoreGrid
 from hanse_simulations.experiment.enrolment import enrol_stores
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.runs.arm_folder import ArmFolder
@@ -299,9 +299,9 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         "hanse_client.training.train.train_round",
-        "hanse_client.figures.evaluate.evaluate_round",
-        "hanse_client.exchange.vector.training_vector",
-        "hanse_client.exchange.vector.evaluation_vector",
+        "hanse_client.tasks.interest.metrics.evaluate_round",
+        "hanse_client.rounds.vector.training_vector",
+        "hanse_client.rounds.vector.evaluation_vector",
     ):
         monkeypatch.setattr(place, fail)
 

@@ -21,7 +21,7 @@ from apps.secure_federation import FaultGrid
 from hanse_client.node import Node, list_nodes
 from hanse_server.app import read_settings, secure_grid
 from hanse_server.rounds import run_rounds
-from hanse_server.stores import StoreGrid
+from hanse_server.store_grid import StoreGrid
 
 
 def main(run: Path, how: str, kind: str = "", number: str = "0") -> None:

@@ -11,8 +11,8 @@ import pickle
 import sys
 from pathlib import Path
 
-from hanse_client.exchange.witness import Witness
 from hanse_client.node import Node
+from hanse_client.rounds.witness import Witness
 from hanse_common.errors import HanseError
 
 

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from audit_kit import AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.everything import verify_all
 from hanse_common.audit.evidence import find
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.chart import MOST_LINES, lines_of
@@ -28,6 +27,7 @@ from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.report.page import render
 from hanse_common.audit.spending import rounds_of
 from hanse_common.audit.terms import Finding
+from hanse_common.audit.verify import verify_all
 from hanse_common.errors import AuditFailed, ConfigError, LedgerError
 from hanse_common.identity import fingerprint
 from hanse_common.privacy.ledger_file import head_path

@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.conversion.model import ConversionModel
 from hanse_common.errors import ConfigError
-from hanse_common.model.conversion import ConversionModel
 from hanse_simulations.cli import simulate
 
 cli = CliRunner()

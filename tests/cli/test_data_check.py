@@ -123,7 +123,7 @@ def test_password_is_never_printed(shop: Path, hanse, monkeypatch: pytest.Monkey
 
 def test_check_is_a_sub_command_and_help_needs_no_polars():
     program = (
-        "import sys; import hanse_client.cli; "
+        "import sys; import hanse_client.ingest.cli; "
         "sys.exit(any(name in sys.modules for name in ('polars', 'pandera', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -13,7 +13,7 @@ from hanse_client.model_cli import app
 from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns, ModelNotFound
 from hanse_common.instructions import model_digest
 from hanse_server.checkpoint import read_arrays, replace_arrays
-from hanse_server.deployment.terms import read_initial
+from hanse_server.deployment.sign import read_initial
 from hanse_server.rounds import GLOBAL
 
 cli = CliRunner()
@@ -50,7 +50,7 @@ def init(shop: Path, catalogue: str, *more: object):
 
 
 def test_coordinator_and_stores_can_read_what_is_made(shop):
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
     done = init(shop, "items.csv", "--folder", shop / "model")
     assert done.exit_code == 0, done.output
@@ -118,7 +118,7 @@ def export(shop: Path, run: Path, *more: object):
 
 
 def test_an_exported_model_is_the_base_with_what_the_run_trained(shop, run):
-    from hanse_client.using.opening import open_model
+    from hanse_client.inference.load import open_model
 
     done = export(shop, run)
     assert done.exit_code == 0, done.output

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.cli.test_model_use import ask, is_private, node, run  # noqa: F401
 
-from hanse_client.explaining.attribution import attribute
-from hanse_client.using.asking import moment_of
-from hanse_client.using.choices import When
-from hanse_client.using.opening import open_model, open_store
+from hanse_client.inference.attribution import attribute
+from hanse_client.inference.choices import When
+from hanse_client.inference.load import open_model, open_store
+from hanse_client.inference.predict import moment_of
 from hanse_common.errors import UnknownCategory, UnknownCustomer
 
 

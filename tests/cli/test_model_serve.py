@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from transformers.pytorch_utils import Conv1D
 
+from hanse_client.inference.choices import Candidates, When
+from hanse_client.inference.load import open_model, open_store
+from hanse_client.inference.predict import ask_all, moment_of, ranked
+from hanse_client.inference.quantization import to_int8
 from hanse_client.node import Node, list_nodes
-from hanse_client.using.asking import ask_all, moment_of, ranked
-from hanse_client.using.choices import Candidates, When
-from hanse_client.using.int8 import to_int8
-from hanse_client.using.opening import open_model, open_store
-from hanse_common.model import InterestModel
+from hanse_client.tasks.interest import InterestModel
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from hanse_client.figures.evaluate import Figures, evaluate_histories
-from hanse_client.inputs.batches import Anchors, collate
-from hanse_client.inputs.histories import days
+from hanse_client.features.histories import days
 from hanse_client.model_cli import app
 from hanse_client.node import NODE_FILE, Node
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.features import Anchors, collate
+from hanse_client.tasks.interest.heads import has_interest
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_common.errors import (
     ConfigError,
     EmptyStore,
@@ -27,8 +29,6 @@ from hanse_common.errors import (
     OtherCatalogue,
     UnknownCategory,
 )
-from hanse_common.model import InterestModel
-from hanse_common.model.heads import has_interest
 
 cli = CliRunner()
 
@@ -277,7 +277,7 @@ def test_weights_that_are_missing_are_not_made_up(run, node, tmp_path):
 
 
 def test_a_model_of_another_catalogue_is_refused(run, node, store_toml, tmp_path):
-    from hanse_common.model import InterestConfig
+    from hanse_client.tasks.interest import InterestConfig
 
     other = InterestModel(InterestConfig(classes=["SHOES/BOOTS", "SHOES/SANDALS"], n_embd=16))
     other.save_pretrained(tmp_path / "other")

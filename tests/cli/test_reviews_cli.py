@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from encoder_kit import tiny_encoder
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.review.model import load_review_model
 from hanse_common.errors import ConfigError
-from hanse_common.model.review import load_review_model
 from hanse_simulations.cli import simulate
 from hanse_simulations.recipes import reviews
 

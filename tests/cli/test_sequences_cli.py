@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_common.errors import ConfigError
-from hanse_common.model.sequence import SequenceModel
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.evaluation.published_figures import BEAUTY
 from hanse_simulations.experiment.next_item import simulate_sequences, study_of

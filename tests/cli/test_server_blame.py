@@ -14,10 +14,10 @@ from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.cli import app
-from hanse_server.deployment import running
+from hanse_server.deployment import run
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tables import stage_line
-from hanse_server.stages import StageLog, read_stages
+from hanse_server.stage_log import StageLog, read_stages
 from hanse_simulations.recipes import synthetic
 
 cli = CliRunner()
@@ -97,12 +97,12 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
         4, "done", outcome="budget-spent", note="ended early after round 4"
     )
     replace_arrays(run_dir / "global.safetensors", {})
-    state = running.state_of(FederationFolder(folder), run_dir)
+    state = run.state_of(FederationFolder(folder), run_dir)
     assert state.state == "ended early"
     assert "--continue-from spring" in state.failure["hint"]
     assert "ended early" in stage_line(read_stages(run_dir)[-1], 10)
     with pytest.raises(RunNotResumable, match="ended early"):
-        running.resume(FederationFolder(folder), name="spring")
+        run.resume(FederationFolder(folder), name="spring")
     assert "spring: ended early" in hanse("status", "--folder", folder)
 
 

@@ -35,10 +35,10 @@ from hanse_common.instructions import model_digest
 from hanse_common.manifest import SignedManifest
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.cli import app
-from hanse_server.deployment import running, tls
-from hanse_server.deployment.admission import Gate
+from hanse_server.deployment import run, tls
+from hanse_server.deployment.admit import Gate
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.terms import read_run_settings
+from hanse_server.deployment.sign import read_run_settings
 from hanse_simulations.recipes import synthetic
 
 cli = CliRunner()
@@ -464,9 +464,9 @@ def test_terms_that_every_store_would_refuse_start_no_run(members):
     path.write_text(json.dumps(settings | {"training": {"sample_rate": 0.5}}))
     terms = SignedManifest.load(members / "manifest.json").unchecked
     with pytest.raises(BadManifest, match="other settings"):
-        running._make(FederationFolder(members), "first", terms)
+        run._make(FederationFolder(members), "first", terms)
     with pytest.raises(BadManifest, match="after an upgrade"):
-        running._check_installed(terms.model_copy(update={"fab_digest": "00" * 32}))
+        run._check_installed(terms.model_copy(update={"fab_digest": "00" * 32}))
     assert not (members / "runs").exists()
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from hanse_client.using.files import write_table
+from hanse_client.inference.files import write_table
 from hanse_common import spreadsheets
 from hanse_common.audit.cli import app as audit
 from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -119,7 +119,7 @@ def test_no_other_place_writes_csv():
                         writers.add(f"{path.relative_to(root)}: {name}")
     assert writers == {
         "common/hanse_common/audit/cli.py: DictWriter",
-        "client/hanse_client/using/files.py: write_csv",
+        "client/hanse_client/inference/files.py: write_csv",
         "simulations/hanse_simulations/runs/folder.py: write_csv",
         "simulations/hanse_simulations/datasets/freezing.py: write_csv",  # a table that ships
     }

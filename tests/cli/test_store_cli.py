@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from apps.deployment import make_tls
-from hanse_client.door.store_config import load_store
-from hanse_client.exchange.witness import FOLDER
-from hanse_client.leaving import check_staying
-from hanse_client.operate.cli import app
-from hanse_client.operate.folder import StoreFolder, load_node_key
+from hanse_client.deployment.cli import app
+from hanse_client.deployment.folder import StoreFolder, load_node_key
+from hanse_client.deployment.leave import check_staying
+from hanse_client.ingest.store_config import load_store
+from hanse_client.rounds.witness import FOLDER
 from hanse_common.admission import Invitation, Request
 from hanse_common.errors import (
     BadCertificate,

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_common.audit.evidence import find
-from hanse_common.audit.verification import verify_store
+from hanse_common.audit.store_checks import verify_store
 from hanse_common.errors import ClaimRefuted, RunDirectoryError
 from hanse_simulations.privacy_audit.cli import app
 

@@ -20,14 +20,14 @@ import pytest
 from commands_kit import edit, joined_shops
 from deployment_kit import as_toml, wait_for
 from disk_kit import small_disk
-from hanse_client.operate.folder import StoreFolder
+from hanse_client.deployment.folder import StoreFolder
 from hanse_common.errors import UNABLE, BudgetSpent, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.entry import Release
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from deployment_kit import PROGRAMS, StoreFiles, found, free_ports, server, succ
 from hanse_common.flower import environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.front import CALLS
+from hanse_server.deployment.tls_gateway import CALLS
 
 pytestmark = pytest.mark.slow
 

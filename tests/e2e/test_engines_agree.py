@@ -3,7 +3,7 @@
 import pytest
 
 from apps.federations import final_bytes, make_settings, run
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 FEDERATION = {
     "rounds": 3,

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.door.sources import read_source
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.sources import read_source
+from hanse_client.ingest.store_config import load_store
 from hanse_common import logs
 from hanse_common.errors import BudgetSpent, DataError, WeakKey
 from hanse_server.rounds import run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 ALWAYS = {"time", "level", "logger", "event"}
 ADA = "ADA-LOVELACE-77"
@@ -69,7 +69,7 @@ def test_no_customer_is_in_the_logs_of_a_whole_secure_run(found_federation, stre
     # Once at the store, once at the coordinator.
     assert {line["logger"] for line in failed} == {
         "hanse_client.app",
-        "hanse_server.stages",
+        "hanse_server.stage_log",
     }
     for line in found:
         assert ALWAYS <= set(line) <= ALWAYS | set(logs.FIELDS), line

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from hanse_client.exchange.vector import Trained, evaluation_vector, training_vector
-from hanse_client.figures.evaluate import Figures
+from hanse_client.rounds.vector import Trained, evaluation_vector, training_vector
+from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.errors import PrivacyError
 from hanse_common.instructions import EVALUATION_NAMES, STATISTICS_NAMES, flatten
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg import dequantize
 from hanse_server.rounds import run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 OPEN = {"privacy.mode": "none", "federation.secure_aggregation": True}
 NOISY = {"privacy.evaluation_noise_multiplier": 40.0}
@@ -24,7 +24,7 @@ DRAWS = 1500
 
 def test_without_privacy_the_sums_are_the_stores_own_figures(found_federation, monkeypatch):
     federation = found_federation(OPEN)
-    from hanse_client.exchange import vector
+    from hanse_client.rounds import vector
 
     trained = {}
     real = vector.training_vector

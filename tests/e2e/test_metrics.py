@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import budget_of
 from hanse_server.rounds import run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
-COMMANDS = {"server": "hanse_server.metrics_cli", "store": "hanse_client.metrics_cli"}
+COMMANDS = {"server": "hanse_server.metrics_cli", "store": "hanse_client.deployment.metrics_cli"}
 
 MAY_BE_SHOWN_BY_A_COORDINATOR = {
     "hanse_runs": (),

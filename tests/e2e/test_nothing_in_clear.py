@@ -191,7 +191,7 @@ def whole_run(request, secure_stores, tmp_path_factory):
 
 def _spy_on_updates(patch, secrets):
     """Keep the exact updates, counts and sums that the production code works with."""
-    from hanse_client.exchange import vector
+    from hanse_client.rounds import vector
 
     real_training, real_evaluation = vector.training_vector, vector.evaluation_vector
 
@@ -336,7 +336,7 @@ def test_an_error_leaves_as_its_code_and_constant_words(failure, federation):
         (
             "hanse_client.training.train.training_data",
             "hanse_client.training.train.train_round",
-            "hanse_client.exchange.vector.training_vector",
+            "hanse_client.rounds.vector.training_vector",
             "hanse_client.node.Node.check_affordable",
         ),
         start=1,

@@ -17,10 +17,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import Ingested, ingest, summarise
-from hanse_client.door.sources import read_source
-from hanse_client.door.store_config import load_store
-from hanse_client.inputs.histories import prepare
+from hanse_client.features.histories import prepare
+from hanse_client.ingest.pipeline import Ingested, ingest, summarise
+from hanse_client.ingest.sources import read_source
+from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import DataError, EmptyStore, HanseError
 from hanse_simulations.datasets import synthetic
@@ -219,7 +219,7 @@ def test_ids_of_type_uuid_and_values_of_type_enum_are_read_as_text(shop_db, tmp_
 
 
 def test_a_column_that_nobody_mapped_is_dropped_as_it_arrives(shop_db, tmp_path, monkeypatch):
-    from hanse_client.door import sources
+    from hanse_client.ingest import sources
 
     monkeypatch.setattr(sources, "_ROWS_AT_ONCE", 1_000)
     frame = read_source(load_store(by_query(tmp_path)).events)
@@ -350,8 +350,8 @@ def stop_in_mid_read(server: Server) -> None:
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from hanse_client.door.sources import read_source
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.sources import read_source
+from hanse_client.ingest.store_config import load_store
 import psycopg, sqlalchemy
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 frame = read_source(load_store(Path(sys.argv[1])).events)

@@ -6,8 +6,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from apps.local_grid import LocalGrid
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
-from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import GLOBAL, INITIAL

@@ -11,7 +11,7 @@ import pytest
 
 from apps.federations import STORES, final_bytes, make_run, make_settings, run
 from hanse_common.errors import Interrupted
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 SETTINGS = make_settings(
     rounds=6,

@@ -9,7 +9,7 @@ import pytest
 from hanse_common.errors import BadCertificate
 from hanse_server.app import secure_grid
 from hanse_server.progress import Progress, read_failure, read_progress
-from hanse_server.stores import StoreGrid
+from hanse_server.store_grid import StoreGrid
 
 
 class Closed:

@@ -9,7 +9,7 @@ import pytest
 from apps.secure_federation import STAGES, ByHand, said
 from hanse_client import node
 from hanse_client.app import _node
-from hanse_client.exchange.secure import Waiting
+from hanse_client.rounds.secure_exchange import Waiting
 from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.privacy import ledger_file
 from hanse_common.secagg import Journal

@@ -9,12 +9,12 @@ import pytest
 
 from apps.secure_federation import STAGES, said
 from hanse_common.errors import UNABLE, RoundFailed
-from hanse_common.federation import sum_norm
 from hanse_common.instructions import ATTEMPT, flatten
+from hanse_common.manifest_terms import sum_norm
 from hanse_common.secagg import dequantize
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import GLOBAL, INITIAL, run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 LOST, LOST_TOO = "synthetic-02", "synthetic-04"
 
@@ -41,9 +41,9 @@ def lose_reply(faults, stage, stores):
 def crash(faults, stage, stores):
     """Let the stores fail within that stage, with a customer's name in the exception."""
     owner, name = {
-        "hello": ("hanse_client.exchange.offers", "offer"),
+        "hello": ("hanse_client.rounds.local_update", "offer"),
         **{
-            s: ("hanse_client.exchange.secure", f"SecureExchange.{s}")
+            s: ("hanse_client.rounds.secure_exchange", f"SecureExchange.{s}")
             for s in STAGES
             if s != "hello"
         },

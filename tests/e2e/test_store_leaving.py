@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hanse_client.leaving import Leaving, stay
+from hanse_client.deployment.leave import Leaving, stay
 from hanse_common.instructions import ATTEMPT
 
 

@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
-from hanse_client.operate import enrolling
-from hanse_client.operate.cli import app
-from hanse_client.operate.doctor import examine
-from hanse_client.operate.folder import StoreFolder, make_node_key
-from hanse_client.operate.joining import prepare
+from hanse_client.deployment import enrol
+from hanse_client.deployment.cli import app
+from hanse_client.deployment.doctor import examine
+from hanse_client.deployment.folder import StoreFolder, make_node_key
+from hanse_client.deployment.join import prepare
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
 from hanse_common.errors import (
     UNABLE,
@@ -25,7 +26,6 @@ from hanse_common.errors import (
     Unreachable,
     UntrustedServer,
 )
-from hanse_common.model import InterestModel
 from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS
 from hanse_server.rounds import INITIAL
 
@@ -47,17 +47,17 @@ class Federation:
         model.train_only(settings.model.trainable)
         for name, source in zip(NAMES, data, strict=True):
             store = lay_out_store(folder / name, name, source)
-            enrolling.accept_invitation(store, self.coordinator.invitation())
-            certificate = self.coordinator.admit(enrolling.write_request(store))
-            enrolling.accept_certificate(store, certificate)
+            enrol.accept_invitation(store, self.coordinator.invitation())
+            certificate = self.coordinator.admit(enrol.write_request(store))
+            enrol.accept_certificate(store, certificate)
             self.stores[name] = store
         self.run = self.coordinator.found_run(
             "run", settings, trained_arrays(model), NAMES, **terms
         )
         for store in self.stores.values():
-            enrolling.accept_manifest(store, self.run / "manifest.json")
-            enrolling.accept_settings(store, self.run / "settings.json")
-            enrolling.accept_model(store, base)
+            enrol.accept_manifest(store, self.run / "manifest.json")
+            enrol.accept_settings(store, self.run / "settings.json")
+            enrol.accept_model(store, base)
             prepare(store)
 
     def again(self) -> Path:
@@ -212,7 +212,7 @@ def test_a_server_that_is_down_is_named(copied):
 
 
 def test_a_certificate_that_has_expired_is_named(federation, copied):
-    request = enrolling.write_request(copied)
+    request = enrol.write_request(copied)
     expired = federation.coordinator.admit(request, days=-0.01, register=False)
     shutil.copyfile(expired, copied.certificate)
     status, said = ended(copied)
@@ -223,9 +223,9 @@ def test_a_certificate_that_has_expired_is_named(federation, copied):
 def test_a_node_key_that_nobody_admitted_is_not_let_in(federation, copied):
     copied.node_key.unlink()
     make_node_key(copied.node_key, copied.node_public)
-    request = enrolling.write_request(copied)
+    request = enrol.write_request(copied)
     certificate = federation.coordinator.admit(request, register=False)
-    enrolling.accept_certificate(copied, certificate)
+    enrol.accept_certificate(copied, certificate)
     status, said = ended(copied, "--patience", "1")
     assert (status, "[not-admitted]" in said) == (NotAdmitted.exit_status, True)
 

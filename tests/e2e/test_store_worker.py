@@ -13,9 +13,9 @@ from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from apps.deployment import bundle
-from hanse_client.operate.pin import Bundle
-from hanse_client.operate.preview import messages
-from hanse_client.operate.worker import Answering
+from hanse_client.deployment.code_bundle import Bundle
+from hanse_client.deployment.dry_run import messages
+from hanse_client.deployment.worker import Answering
 from hanse_common.errors import UNABLE
 from hanse_common.instructions import MESSAGE
 

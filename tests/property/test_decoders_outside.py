@@ -32,18 +32,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from hanse_client import leaving, metrics
-from hanse_client.door import pseudonyms, store_config
-from hanse_client.exchange.secure import Waiting
-from hanse_client.inputs import preparing
-from hanse_client.inputs.npz import load_npz, save_npz
+from hanse_client.deployment import code_bundle, leave, metrics
+from hanse_client.deployment import folder as store_folder
+from hanse_client.deployment.inbox import first_message, whole_message
+from hanse_client.deployment.templates import AUTHORITY_LINE, policy_toml, store_toml
+from hanse_client.features import prepare
+from hanse_client.features.array_files import load_npz, save_npz
+from hanse_client.inference import card, load
+from hanse_client.inference.requests import Request as Asked
+from hanse_client.ingest import pseudonyms, store_config
+from hanse_client.model import pretrained as model_checkpoint
 from hanse_client.node import NODE_FILE, Node, NodeSettings
-from hanse_client.operate import folder as store_folder
-from hanse_client.operate import pin
-from hanse_client.operate.inbox import first_message, whole_message
-from hanse_client.operate.templates import AUTHORITY_LINE, policy_toml, store_toml
-from hanse_client.using import card, opening
-from hanse_client.using.questions import Request as Asked
+from hanse_client.rounds.secure_exchange import Waiting
+from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import bundle, config
 from hanse_common.admission import Invitation, Request
 from hanse_common.audit import evidence as audit_evidence
@@ -51,16 +52,14 @@ from hanse_common.audit.remembered import Remembered
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, Certificate, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
-from hanse_common.model import InterestConfig, InterestModel
-from hanse_common.model import checkpoint as model_checkpoint
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
-from hanse_server import blame, checkpoint, progress, stages
+from hanse_server import blame, checkpoint, progress, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import running, terms, tls
+from hanse_server.deployment import run, sign, tls
 from hanse_server.deployment.folder import FederationFolder
 from vector_kit import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
@@ -228,7 +227,7 @@ def private(read: Callable[[Path], object]) -> Callable[[Path], object]:
     return protected
 
 
-UNUSED = opening.Trained(folder=Path("none"), model=None, digest="")  # type: ignore[arg-type]
+UNUSED = load.Trained(folder=Path("none"), model=None, digest="")  # type: ignore[arg-type]
 WEIGHTS = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2)})
 STATE = {"round": 3, "settings_digest": "00", "settings": {"recipe": "x"}}
 PREPARED = {
@@ -261,7 +260,7 @@ def of_a_model(name: str) -> Decoder:
     def read(path: Path) -> object:
         for other, data in (model() | {name: path.read_bytes()}).items():
             (path.parent / other).write_bytes(data)
-        return opening.open_model(path.parent)
+        return load.open_model(path.parent)
 
     return Decoder(read, model()[name], name)
 
@@ -283,7 +282,7 @@ def checkpointed(name: str) -> Decoder:
 def preparation(path: Path) -> object:
     histories = path.parent / "histories.npz"
     histories.touch()
-    return preparing.Preparation.load(histories)
+    return prepare.Preparation.load(histories)
 
 
 FEDERATION = b"""
@@ -318,8 +317,8 @@ DECODERS = {
     "catalogue of a store.toml": Decoder(
         store_config.load_catalogue, store_toml("luebeck").encode()
     ),
-    "bundle": Decoder(of_bytes(lambda data: pin._described(data)), bundle.build()),
-    "bundle with code": Decoder(of_bytes(lambda data: pin._described(data)), archive()),
+    "bundle": Decoder(of_bytes(lambda data: code_bundle._described(data)), bundle.build()),
+    "bundle with code": Decoder(of_bytes(lambda data: code_bundle._described(data)), archive()),
     "pulled messages": Decoder(answer, pulled()),
     "message": content("Message"),
     "record dict": content("RecordDict"),
@@ -333,8 +332,8 @@ DECODERS = {
         .encode(),
         NODE_FILE,
     ),
-    "leaving.json": Decoder(
-        of_folder(leaving.leaving), b'{"after_round": 3, "left": true}', leaving.LEAVING_FILE
+    "leave.json": Decoder(
+        of_folder(leave.leaving), b'{"after_round": 3, "left": true}', leave.LEAVING_FILE
     ),
     "prepared.json": Decoder(preparation, as_json(PREPARED), "prepared.json"),
     "histories": Decoder(lambda p: load_npz(Numbers, p, hint="x"), npz()),
@@ -362,7 +361,7 @@ DECODERS = {
     ),
     "TLS certificate": Decoder(tls.read_certificates, json.loads(invitation())["ca"].encode()),
     "initial model": Decoder(checkpoint.read_arrays, WEIGHTS),
-    "model of the terms": Decoder(of_folder(terms.read_initial), WEIGHTS, "initial.safetensors"),
+    "model of the terms": Decoder(of_folder(sign.read_initial), WEIGHTS, "initial.safetensors"),
     "checkpoint's arrays": checkpointed("arrays.safetensors"),
     "checkpoint's strategy": checkpointed("strategy.safetensors"),
     "checkpoint's state": checkpointed("state.json"),
@@ -374,9 +373,9 @@ DECODERS = {
     "failure.json": Decoder(
         of_folder(progress.read_failure), b'{"code": "data"}', progress.FAILURE
     ),
-    "flower.json": Decoder(of_folder(running._flower_ids), b'{"runs": [1, 2]}', running.FLOWER),
+    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', run.FLOWER),
     "rounds.jsonl": Decoder(
-        of_folder(stages.read_stages), b'{"stage": "train"}\n' * 2, stages.FILE
+        of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, stage_log.FILE
     ),
     "federation.toml, watched": Decoder(
         of_folder(server_metrics._federation), FEDERATION, "federation.toml"
@@ -402,7 +401,7 @@ DECODERS = {
         NODE_FILE,
     ),
     "settings of a model": Decoder(
-        lambda p: opening.run_settings(UNUSED, p, p), as_json(SETTINGS), "settings.json"
+        lambda p: load.run_settings(UNUSED, p, p), as_json(SETTINGS), "settings.json"
     ),
     "model card's table": Decoder(card._table, b'{"a": 1}'),
     "weights of a model card": Decoder(card._parameters, WEIGHTS),
@@ -654,38 +653,38 @@ CALLS = {
 
 MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.enrolment": "hexadecimal that the policy has checked",
-    "hanse_client.exchange.secure": ("waiting update",),
-    "hanse_client.exchange.witness": "hexadecimal that the manifest has checked",
-    "hanse_client.inputs.npz": ("histories",),
-    "hanse_client.inputs.reviews": "a tokenizer that is installed",
-    "hanse_client.metrics": ("log.jsonl",),
+    "hanse_client.rounds.secure_exchange": ("waiting update",),
+    "hanse_client.rounds.witness": "hexadecimal that the manifest has checked",
+    "hanse_client.features.array_files": ("histories",),
+    "hanse_client.tasks.review.features": "a tokenizer that is installed",
+    "hanse_client.deployment.metrics": ("log.jsonl",),
     "hanse_client.node": ("node.json",),
-    "hanse_client.operate.enrolling": "hexadecimal that the policy has checked",
-    "hanse_client.operate.folder": ("node.key",),
-    "hanse_client.operate.inbox": ("pulled messages", "message", "record dict", "array"),
-    "hanse_client.operate.pin": ("bundle", "bundle with code"),
-    "hanse_client.tasks.conversion": "called by `enrolling.start_of`, under `decoding`",
-    "hanse_client.tasks.interest": "called by `enrolling.start_of`, under `decoding`",
-    "hanse_client.tasks.next_item": "called by `enrolling.start_of`, under `decoding`",
-    "hanse_client.using.card": ("model card's table", "weights of a model card"),
-    "hanse_client.using.exporting": "the same call under `decoding` as `read_arrays`",
-    "hanse_client.using.opening": ("model's config.json", "model's weights"),
-    "hanse_client.using.serving": "`test_random_questions_to_the_service`",
+    "hanse_client.deployment.enrol": "hexadecimal that the policy has checked",
+    "hanse_client.deployment.folder": ("node.key",),
+    "hanse_client.deployment.inbox": ("pulled messages", "message", "record dict", "array"),
+    "hanse_client.deployment.code_bundle": ("bundle", "bundle with code"),
+    "hanse_client.tasks.conversion.task": "called by `enrolling.start_of`, under `decoding`",
+    "hanse_client.tasks.interest.task": "called by `enrolling.start_of`, under `decoding`",
+    "hanse_client.tasks.next_item.task": "called by `enrolling.start_of`, under `decoding`",
+    "hanse_client.inference.card": ("model card's table", "weights of a model card"),
+    "hanse_client.inference.export": "the same call under `decoding` as `read_arrays`",
+    "hanse_client.inference.load": ("model's config.json", "model's weights"),
+    "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
     "hanse_common.admission": ("invitation", "request"),
     "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",
     "hanse_common.audit.crosscheck": "hexadecimal that the policy has checked",
     "hanse_common.audit.evidence": ("node.json of evidence",),
     "hanse_common.audit.remembered": ("earlier audit",),
     "hanse_common.audit.report.gather": "hexadecimal that the policy has checked",
-    "hanse_common.audit.verification": "hexadecimal that the policy has checked",
+    "hanse_common.audit.store_checks": "hexadecimal that the policy has checked",
     "hanse_common.bundle.__init__": "writes an archive",
     "hanse_common.config": ("settings.json", "settings.toml"),
     "hanse_common.decoding": ("node.json", "log.jsonl", "progress.json"),
     "hanse_common.identity": ("certificate", "store.key", "authority.key", "coordinator.key"),
     "hanse_common.manifest": ("manifest",),
-    "hanse_common.model.checkpoint": ("projections",),
-    "hanse_common.model.items": "a text encoder that is installed, and a cache of our own",
-    "hanse_common.model.review": "a text encoder that is installed",
+    "hanse_client.model.pretrained": ("projections",),
+    "hanse_client.model.item_texts": "a text encoder that is installed, and a cache of our own",
+    "hanse_client.tasks.review.model": "a text encoder that is installed",
     "hanse_common.policy": ("policy.toml",),
     "hanse_common.privacy.entry": "eight bytes; tests/property/test_ledger_tampering.py",
     "hanse_common.privacy.ledger": "tests/unit/test_ledger_files.py",
@@ -698,12 +697,12 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_front.py",
-    "hanse_server.deployment.running": ("flower.json",),
+    "hanse_server.deployment.run": ("flower.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
     "hanse_server.reply": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),
     "hanse_server.progress": ("progress.json", "failure.json"),
-    "hanse_server.stages": ("rounds.jsonl",),
+    "hanse_server.stage_log": ("rounds.jsonl",),
 }
 """Every module that decodes, with its lines in `DECODERS`, or why it has none."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse_client.door.ingest import ingest
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import load_store
 
 COLUMNS = ("user_id", "item_id", "timestamp", "event_type", "quantity", "price", "rating")
 SOUND = ("ada", "1", "2017-01-01", "purchase", "1", "1", "1")

@@ -5,12 +5,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hanse_client.figures.ranks import judge
-from hanse_client.inputs.sequences import Sequences
-from hanse_client.tasks.next_item import NextItemTask
+from hanse_client.model.config import SequenceConfig
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.metrics import judge
+from hanse_client.tasks.next_item.model import SequenceModel
+from hanse_client.tasks.next_item.task import NextItemTask
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings
-from hanse_common.model.config import SequenceConfig
-from hanse_common.model.sequence import SequenceModel
 
 ITEMS = 12
 RUN = RunSettings(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hanse_client.exchange.vector import skellam_noise
+from hanse_client.rounds.vector import skellam_noise
 from hanse_common.errors import UnsafeTerms
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.secagg import Layout, Section, quantize

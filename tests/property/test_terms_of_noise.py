@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation, PrivacyError, UnsafeTerms
-from hanse_common.federation import (
+from hanse_common.instructions import SETTINGS, Instructions
+from hanse_common.manifest import Manifest
+from hanse_common.manifest_terms import (
     LARGEST_VARIANCE,
     check_instructions,
     check_noise,
     honest_survivors,
     manifest_for,
 )
-from hanse_common.instructions import SETTINGS, Instructions
-from hanse_common.manifest import Manifest
 from hanse_common.secagg.layout import LARGEST_SUM
 from hanse_simulations.recipes import synthetic
 

@@ -18,8 +18,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from apps.secure_federation import STAGES, ByHand, forbid_work
 from hanse_client.app import ACTIONS
+from hanse_client.deployment.leave import Leaving
 from hanse_client.guard import DESCRIBE, OPENING
-from hanse_client.leaving import Leaving
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest import SignedManifest

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from forgery_kit import forge, random_words, trained
-from hanse_common.federation import sum_norm
 from hanse_common.instructions import flatten
+from hanse_common.manifest_terms import sum_norm
 from hanse_server.rounds import run_rounds
 
 CULPRIT = "synthetic-03"

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from apps.secure_federation import STAGES, ByHand, said
-from hanse_client.inputs.by_customer import customers_and_means
-from hanse_client.inputs.histories import Histories
-from hanse_client.operate.serving import REPORTED_GRID, reported_seconds
+from hanse_client.deployment.node_loop import REPORTED_GRID, reported_seconds
+from hanse_client.features.by_customer import customers_and_means
+from hanse_client.features.histories import Histories
 from hanse_common.errors import UNABLE, InexactClipping
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
@@ -144,7 +144,7 @@ def test_whatever_is_wrong_with_the_data_the_coordinator_hears_one_sentence(faul
 
 def test_an_inexact_clip_is_the_same_sentence(federation, monkeypatch):
     (federation.node(STORE).folder / "clipping-check.json").unlink()
-    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", _inexact)
+    monkeypatch.setattr("hanse_client.clipping.exactness.check_exactness", _inexact)
     assert federation.tell(STORE).error.reason == UNABLE
 
 
@@ -176,9 +176,9 @@ def failing_once(monkeypatch, place: str) -> None:
     ("kind", "place"),
     [
         ("train", "hanse_client.training.train._clipped_sum"),
-        ("train", "hanse_client.exchange.vector.training_vector"),
-        ("evaluate", "hanse_client.figures.evaluate.evaluate_round"),
-        ("evaluate", "hanse_client.exchange.vector.evaluation_vector"),
+        ("train", "hanse_client.rounds.vector.training_vector"),
+        ("evaluate", "hanse_client.tasks.interest.metrics.evaluate_round"),
+        ("evaluate", "hanse_client.rounds.vector.evaluation_vector"),
     ],
 )
 def test_a_failed_computation_is_answered_with_noise_and_charged(
@@ -206,7 +206,7 @@ def test_a_failed_computation_is_answered_with_noise_and_charged(
 def test_a_question_that_fails_is_an_attempt_like_any_other(federation, monkeypatch):
     """Otherwise one could ask without end, with another model each time."""
     (federation.node(STORE).folder / "clipping-check.json").unlink()
-    monkeypatch.setattr("hanse_client.training.exactness.check_exactness", _inexact)
+    monkeypatch.setattr("hanse_client.clipping.exactness.check_exactness", _inexact)
     assert federation.tell(STORE).error.reason == UNABLE
     assert federation.tell(STORE).error.reason.startswith("[attempt-refused] ")
 

@@ -12,12 +12,12 @@ import pytest
 
 from forgery_kit import blamed, forge, lost, silence, trained
 from hanse_common.errors import BudgetSpent, NoiseMissing, RoundFailed
-from hanse_common.federation import sum_norm
 from hanse_common.instructions import flatten
+from hanse_common.manifest_terms import sum_norm
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import GLOBAL, run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 CULPRIT, OTHER = "synthetic-03", "synthetic-05"
 THIRD = {

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from audit_kit import AuditedRun
 from hanse_client import guard
-from hanse_client.exchange import secure
+from hanse_client.rounds import secure_exchange
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import MANIFEST
 from hanse_common.errors import AuditFailed
@@ -213,7 +213,7 @@ def twice(found_federation, monkeypatch):
         federation = found_federation({"federation.spare_exchanges": spare})
         if lax:
             monkeypatch.setattr(guard, "grant_of", lambda _: None)
-            monkeypatch.setattr(secure, "grant_of", lambda _: None)
+            monkeypatch.setattr(secure_exchange, "grant_of", lambda _: None)
         run = federation.folder.path
         run_rounds(federation.grid(), run, federation.settings)
         for path in run.glob("checkpoint*"):

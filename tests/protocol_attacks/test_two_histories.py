@@ -16,7 +16,7 @@ from flwr.app import ConfigRecord, RecordDict
 from typer.testing import CliRunner
 
 from apps.secure_federation import STAGES, ByHand, SecureFederation, forbid_work, said
-from hanse_client.exchange.witness import Witness
+from hanse_client.rounds.witness import Witness
 from hanse_common.audit.cli import app
 from hanse_common.errors import UNABLE, WrongHeader
 from hanse_common.identity import CoordinatorKey

@@ -11,7 +11,7 @@ from hanse_common.secagg import store as store_module
 from hanse_common.secagg.state import StoreState
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL, run_rounds
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 CULPRIT, SILENT = "synthetic-02", "synthetic-05"
 

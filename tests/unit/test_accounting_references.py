@@ -16,8 +16,8 @@ from opacus.accountants import create_accountant
 from scipy.optimize import brentq
 from scipy.special import ive, logsumexp, ndtr
 
-from hanse_common.federation import manifest_for
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
     epsilon,

@@ -7,15 +7,15 @@ import pytest
 import torch
 from scipy import stats
 
-from hanse_client.exchange import vector
-from hanse_client.inputs.histories import days
+from hanse_client.clipping.per_customer import customer_clipper
+from hanse_client.features.histories import days
+from hanse_client.rounds import vector
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training import train
-from hanse_client.training.clipping import customer_clipper
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.errors import ConfigError
-from hanse_common.federation import honest_survivors, manifest_for
 from hanse_common.instructions import NOISE_ONLY, flatten
-from hanse_common.model import InterestModel
+from hanse_common.manifest_terms import honest_survivors, manifest_for
 from hanse_simulations.privacy_audit.canaries import PREFIX, draw_canaries, with_canaries
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
 from hanse_simulations.privacy_audit.faults import Fault, faulty_manifest

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from hanse_client.inputs.batches import Anchors, collate, training_anchors
-from hanse_client.inputs.histories import days
-from hanse_client.training.clipping import check_exactness, customer_clipper
-from hanse_client.using.int8 import to_int8
+from hanse_client.clipping.per_customer import check_exactness, customer_clipper
+from hanse_client.features.histories import days
+from hanse_client.inference.quantization import to_int8
+from hanse_client.model.adapters import is_adaptation
+from hanse_client.tasks.interest import InterestConfig, InterestModel, customer_losses
+from hanse_client.tasks.interest.features import Anchors, collate, training_anchors
 from hanse_common.errors import ConfigError
-from hanse_common.model import InterestConfig, InterestModel, customer_losses
-from hanse_common.model.adapting import is_adaptation
 from hanse_common.trainable import Trainable
 
 BACKBONES = ("gpt2", "bert")

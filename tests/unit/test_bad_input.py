@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 import torch
 
-from hanse_client.door.ingest import Ingested, ingest
-from hanse_client.door.store_config import load_store
-from hanse_client.inputs.batches import collate, evaluation_anchors, training_anchors
-from hanse_client.inputs.histories import Histories, prepare, unranked
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_client.features.histories import Histories, prepare, unranked
+from hanse_client.ingest.pipeline import Ingested, ingest
+from hanse_client.ingest.store_config import load_store
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.tasks.interest.features import collate, evaluation_anchors, training_anchors
 
 NOW = datetime(2018, 1, 1)
 START = datetime(2017, 1, 1)

@@ -7,8 +7,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from bookkeeping_kit import assert_same, clipped, functorch_norms
-from hanse_client.bookkeeping import BookKeeping, PerCustomerParameter
-from hanse_client.bookkeeping.uses import Product
+from hanse_client.clipping import BookKeeping, PerCustomerParameter
+from hanse_client.clipping.uses import Product
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 5, 7, 6, 11
 

@@ -8,11 +8,11 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bookkeeping_kit import assert_same, clipped, functorch_norms
-from hanse_client.bookkeeping import (
+from hanse_client.clipping import (
     IGNORED,
     BookKeeping,
     CatalogueSoftmax,
-    catalogue,
+    output_layers,
     sampled_softmax,
 )
 from hanse_common.errors import InexactClipping
@@ -77,7 +77,7 @@ NEGATIVES = torch.tensor([1, 4, 7, 9])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("head", ["linear", "chunked", "sampled"])
 def test_sequence_models_are_clipped_as_one_by_one(head, tied, padded, monkeypatch):
-    monkeypatch.setattr(catalogue, "_CELLS", 2 * STEPS * ITEMS)  # Two customers at a time.
+    monkeypatch.setattr(output_layers, "_CELLS", 2 * STEPS * ITEMS)  # Two customers at a time.
     torch.manual_seed(0)
     model = Sequence(head, tied=tied, padding=PADDING if padded else None)
     inputs, targets = visits(padded=padded)
@@ -153,7 +153,7 @@ def test_gpt2_with_contiguous_positions(tied):
 
 
 def test_the_chunked_softmax_is_the_dense_one_without_a_clipper(monkeypatch):
-    monkeypatch.setattr(catalogue, "_CELLS", 1)
+    monkeypatch.setattr(output_layers, "_CELLS", 1)
     torch.manual_seed(0)
     dense, chunked = Sequence("linear"), Sequence("chunked")
     chunked.load_state_dict(dense.state_dict())
@@ -178,7 +178,7 @@ def test_sampling_everything_is_the_whole_softmax():
 
 
 def test_no_table_of_all_scores_is_ever_made(monkeypatch):
-    monkeypatch.setattr(catalogue, "_CELLS", 1)
+    monkeypatch.setattr(output_layers, "_CELLS", 1)
     made = []
     empty = torch.Tensor.new_empty
     monkeypatch.setattr(

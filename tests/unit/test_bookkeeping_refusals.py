@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hanse_client.bookkeeping import BookKeeping, CatalogueSoftmax, sampled_softmax
+from hanse_client.clipping import BookKeeping, CatalogueSoftmax, sampled_softmax
 from hanse_common.errors import InexactClipping
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 5, 7, 6, 11

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.inputs.batches import Anchors, training_anchors
-from hanse_client.inputs.histories import Histories, days
+from hanse_client.features.histories import Histories, days
 from hanse_client.node import Node, list_nodes
-from hanse_client.tasks import interest
+from hanse_client.tasks.interest import InterestModel, task
+from hanse_client.tasks.interest.features import Anchors, training_anchors
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.instructions import flatten
-from hanse_common.model import InterestModel
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.experiment.sweep import (
     LABELS,
@@ -70,7 +69,7 @@ def same_anchors(monkeypatch, small_stores):
         names = [f.name for f in fields(Anchors)]
         return Anchors(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
 
-    monkeypatch.setattr(interest, "training_anchors", draw)
+    monkeypatch.setattr(task, "training_anchors", draw)
     return whole
 
 

@@ -7,11 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from hanse_client.inputs.batches import collate, training_anchors
-from hanse_client.inputs.histories import days
-from hanse_client.training.clipping import check_exactness, customer_clipper, per_customer_gradients
+from hanse_client.clipping.per_customer import (
+    check_exactness,
+    customer_clipper,
+    per_customer_gradients,
+)
+from hanse_client.features.histories import days
+from hanse_client.tasks.interest import InterestModel, customer_losses
+from hanse_client.tasks.interest.features import collate, training_anchors
 from hanse_common.errors import InexactClipping
-from hanse_common.model import InterestModel, customer_losses
 
 
 def losses_of(model, batch):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from apps.deployment import bundle
-from hanse_client.operate.pin import Bundle, check_bundle
+from hanse_client.deployment.code_bundle import Bundle, check_bundle
 from hanse_common.errors import ForeignCode, PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest

@@ -5,8 +5,8 @@ from datetime import datetime
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import ingest
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import ConfigError, MissingDependency, TooFewCustomers
 from hanse_simulations.datasets import complete_journey, make_stores

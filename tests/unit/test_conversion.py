@@ -9,17 +9,23 @@ import polars as pl
 import pytest
 import torch
 
-from hanse_client.figures.conversions import Conversions
-from hanse_client.inputs.campaign_offers import Offers
-from hanse_client.inputs.offering import NAMES, USUAL_RATE, Mailings, check_mailings, prepare_offers
+from hanse_client.clipping.per_customer import check_exactness
 from hanse_client.node import Node
 from hanse_client.tasks import task_of
-from hanse_client.training.clipping import check_exactness
+from hanse_client.tasks.conversion.features import (
+    NAMES,
+    USUAL_RATE,
+    Mailings,
+    check_mailings,
+    prepare_offers,
+)
+from hanse_client.tasks.conversion.metrics import Conversions
+from hanse_client.tasks.conversion.model import ConversionModel
+from hanse_client.tasks.conversion.offers import Offers
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.instructions import evaluation_names, flatten
-from hanse_common.model.conversion import ConversionModel
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines
 from hanse_simulations.experiment.conversion import study_of
 from hanse_simulations.experiment.study import arms_of

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from hanse_client.clipping import exactness
+from hanse_client.clipping.exactness import RECORD, check_key, ensure_exact
 from hanse_client.tasks import task_of
-from hanse_client.training import exactness
-from hanse_client.training.exactness import RECORD, check_key, ensure_exact
 from hanse_common.errors import InexactClipping
-from hanse_common.federation import BASE_MODEL_FILES
+from hanse_common.manifest_terms import BASE_MODEL_FILES
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from deployment_kit import StoreFiles, found, server, succeed, wait_for
-from hanse_server.deployment import admission
+from hanse_server.deployment import admit
 from hanse_server.deployment.connections import Connections, Limits, _network
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.front import gate
 from hanse_server.deployment.node_signature import AdmittedNodes
+from hanse_server.deployment.tls_gateway import gate
 
 LARGEST = 2**20
 SHORT = Limits(
@@ -248,7 +248,7 @@ def test_who_is_admitted_or_revoked_counts_from_that_moment(federation, front, t
     assert ask(front, front.signed(other.node_key) | size(4), b"body") == 401
     succeed(server(folder.path, "admit", other.request, "--yes"))
     assert ask(front, front.signed(other.node_key) | size(4), b"body") == 200
-    admission.revoke(folder, "wismar")
+    admit.revoke(folder, "wismar")
     assert ask(front, front.signed(other.node_key) | size(4), b"body") == 401
 
 

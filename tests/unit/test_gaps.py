@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 
 from figures_kit import figures
-from hanse_client.figures.evaluate import Figures
-from hanse_client.inputs.histories import Histories
-from hanse_common.metrics import auc
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest.metrics import Figures
+from hanse_client.tasks.scoring import auc
 from hanse_simulations.datasets import Stores, make_stores
 from hanse_simulations.datasets.attributes import FILE, read_attributes, write_attributes
 from hanse_simulations.evaluation.gaps import group_figures, weighted_auc

@@ -7,12 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from hanse_client.door.ingest import Ingested
-from hanse_client.inputs.batches import Anchors, collate, evaluation_anchors, training_anchors
-from hanse_client.inputs.histories import Histories, days, item_class, prepare
+from hanse_client.features.histories import Histories, days, item_class, prepare
+from hanse_client.ingest.pipeline import Ingested
+from hanse_client.ingest.schema import conform_catalogue, conform_events
+from hanse_client.tasks.interest import InterestConfig
+from hanse_client.tasks.interest.features import (
+    Anchors,
+    collate,
+    evaluation_anchors,
+    training_anchors,
+)
 from hanse_common.errors import DataError, EmptyStore
-from hanse_common.events import conform_catalogue, conform_events
-from hanse_common.model import InterestConfig
 
 CLASSES = ["DAIRY/MILK", "BAKERY/BREAD", "CELLAR/WINE"]
 ITEMS = {"m": CLASSES[0], "b": CLASSES[1], "w": CLASSES[2], "x": "OTHER/THING"}

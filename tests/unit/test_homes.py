@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import ingest
-from hanse_client.door.pseudonyms import home_lots
-from hanse_client.door.store_config import load_store
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.pseudonyms import home_lots
+from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import ConfigError
 
 PEOPLE = [f"card-{number}" for number in range(300)]
@@ -31,7 +31,7 @@ def store(folder, name, people, home_key=KEY):
 
 
 def histories(data):
-    from hanse_client.inputs.histories import prepare
+    from hanse_client.features.histories import prepare
 
     vectors = {"milk": np.ones(4, np.float32)}
     return prepare(data, classes=["DAIRY/MILK"], level="category", text_vectors=vectors)

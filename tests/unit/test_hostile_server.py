@@ -21,10 +21,10 @@ from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import Metadata, ObjectTree
 
+from hanse_client.deployment import inbox
+from hanse_client.deployment.fleet_api import Address, Fleet, connected
+from hanse_client.deployment.node_loop import serve
 from hanse_client.node import NODE_FILE, Node, NodeSettings
-from hanse_client.operate import inbox
-from hanse_client.operate.fleet import Address, Fleet, connected
-from hanse_client.operate.serving import serve
 from hanse_common.errors import FederationError, HanseError, NotAdmitted, Unreachable
 from hanse_server.deployment import tls
 

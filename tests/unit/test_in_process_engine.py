@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from apps.federations import CLIENT_APP, STORES, final_bytes, make_run, make_settings, run
 from hanse_common.config import ComputeSettings
 from hanse_common.errors import ConfigError, DataError, FederationError, RunNotResumable
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import WorkerPool, run_federation, start_workers, store_names
 from hanse_simulations.engines.in_process import InProcessGrid
 

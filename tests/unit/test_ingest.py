@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import Ingested, ingest, summarise
-from hanse_client.door.pseudonyms import load_or_make_key, pseudonymise
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pipeline import Ingested, ingest, summarise
+from hanse_client.ingest.pseudonyms import load_or_make_key, pseudonymise
+from hanse_client.ingest.schema import CATALOGUE_COLUMNS, EVENT_COLUMNS
+from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import ConfigError
-from hanse_common.events import CATALOGUE_COLUMNS, EVENT_COLUMNS
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 NOW = datetime(2018, 1, 1)

@@ -8,9 +8,9 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from hanse_client.door.casts import as_id, as_number, as_text, as_timestamp
+from hanse_client.ingest.casts import as_id, as_number, as_text, as_timestamp
+from hanse_client.ingest.schema import conform_catalogue, conform_events
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
-from hanse_common.events import conform_catalogue, conform_events
 
 NOON = datetime(2017, 1, 2, 12)
 

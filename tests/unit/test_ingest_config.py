@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse_client.door.store_config import CatalogueSource, EventsSource, StoreConfig, load_store
+from hanse_client.ingest.store_config import CatalogueSource, EventsSource, StoreConfig, load_store
 from hanse_common.errors import ConfigError, ContradictingOptions
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -42,7 +42,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path):
 
 
 def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path: Path):
-    from hanse_client.door.sources import read_source
+    from hanse_client.ingest.sources import read_source
 
     folder = tmp_path / "shop[1]"
     folder.mkdir()

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import Ingested, ingest
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pipeline import Ingested, ingest
+from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import (
     ConfigError,
     DataError,
@@ -171,7 +171,7 @@ def test_no_failure_of_a_database_prints_the_password(
 def test_a_failed_query_says_why_but_quotes_no_cell():
     from sqlalchemy.engine import make_url
 
-    from hanse_client.door.sources import _without_secrets
+    from hanse_client.ingest.sources import _without_secrets
 
     url = make_url("postgresql://ada:p%40ss@db/shop?password=opensesame")
     line = (

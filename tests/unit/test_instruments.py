@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from figures_kit import figures
-from hanse_client.figures.evaluate import FALL, RISE, STAY
-from hanse_common.model import InterestModel
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import FALL, RISE, STAY
 from hanse_simulations.evaluation.interest_map import interest_map
 from hanse_simulations.evaluation.outlook_metrics import best_threshold, calibration, instruments
 from hanse_simulations.report.interest_map import interest_plane

@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from audit_kit import AuditedRun
-from hanse_client.ledger_cli import accept_head
+from hanse_client.deployment.ledger_cli import accept_head
 from hanse_common.audit.evidence import find
-from hanse_common.audit.verification import verify_store
+from hanse_common.audit.store_checks import verify_store
 from hanse_common.errors import LedgerError, LedgerWentBack
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.entry import UNSIGNED

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
-from hanse_common.metrics import auc, ranking_metrics
+from hanse_client.tasks.scoring import auc, ranking_metrics
 
 
 def test_ranking_metrics_by_hand():

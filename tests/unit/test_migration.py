@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.unit.test_surprise import CONFIG, made, model, weekly
 
-from hanse_client.insight.migration import leads, migrations
+from hanse_client.analytics.migration import leads, migrations
 
 __all__ = ["model"]
 

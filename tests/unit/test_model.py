@@ -5,12 +5,12 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from hanse_client.figures.evaluate import evaluate_histories, split_anchors
-from hanse_client.inputs.batches import collate
+from hanse_client.model.item_texts import encode_texts, principal_components
+from hanse_client.tasks.interest import InterestConfig, InterestModel, customer_losses
+from hanse_client.tasks.interest.features import collate
+from hanse_client.tasks.interest.heads import outlook_bounds
+from hanse_client.tasks.interest.metrics import evaluate_histories, split_anchors
 from hanse_common.errors import ConfigError
-from hanse_common.model import InterestConfig, InterestModel, customer_losses
-from hanse_common.model.heads import outlook_bounds
-from hanse_common.model.items import encode_texts, principal_components
 from hanse_simulations.evaluation.baselines import Rules, judge_rules
 
 

@@ -17,12 +17,12 @@ from transformers import (
     GPT2Model,
 )
 
-from hanse_client.base_model import fresh_model
+from hanse_client.model.base_model import fresh_model
+from hanse_client.model.item_texts import PACKAGED, checkpoint_folder, encode_texts
+from hanse_client.model.pretrained import read_checkpoint, write_checkpoint
+from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.model import InterestModel
-from hanse_common.model.checkpoint import read_checkpoint, write_checkpoint
-from hanse_common.model.items import PACKAGED, checkpoint_folder, encode_texts
 
 LISTED = {"DAIRY/MILK": 2, "DAIRY/BUTTER": 1, "BAKERY/BREAD": 1}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.inputs.batches import collate, evaluation_anchors, training_anchors
-from hanse_client.inputs.histories import FACTS, Histories
-from hanse_client.training.clipping import check_exactness
-from hanse_common.model import InterestConfig, InterestModel, customer_losses
-from hanse_common.model.heads import feature_count, interest_features
+from hanse_client.clipping.per_customer import check_exactness
+from hanse_client.features.histories import FACTS, Histories
+from hanse_client.tasks.interest import InterestConfig, InterestModel, customer_losses
+from hanse_client.tasks.interest.features import collate, evaluation_anchors, training_anchors
+from hanse_client.tasks.interest.heads import feature_count, interest_features
 
 CLASSES, CUSTOMERS, UNTIL = 12, 6, 200.0
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from opacus.grad_sample import GradSampleModule
 
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.clipping.per_customer import check_exactness, customer_clipper
+from hanse_client.model.config import SequenceConfig
 from hanse_client.node import Node
 from hanse_client.tasks import task_of
-from hanse_client.training.clipping import check_exactness, customer_clipper
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
 from hanse_common.errors import ConfigError, DataError, EmptyStore
-from hanse_common.federation import settings_digest
 from hanse_common.instructions import evaluation_names, flatten
-from hanse_common.model.config import SequenceConfig
-from hanse_common.model.sequence import SequenceModel
+from hanse_common.manifest_terms import settings_digest
 from hanse_simulations.recipes import sequences
 
 ITEMS, CLIP = 30, 0.05

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from hanse_client.exchange.vector import skellam_noise
+from hanse_client.rounds.vector import skellam_noise
 from hanse_common.errors import NoiseMissing
-from hanse_server.noise import NoiseMonitor
+from hanse_server.noise_monitor import NoiseMonitor
 
 STORES, COORDINATES, VARIANCE = 50, 4096, 1e9
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hanse_common.errors import ConfigError
-from hanse_common.observe.endpoint import Endpoint, exposition
-from hanse_common.observe.health import Health
+from hanse_common.monitoring.endpoint import Endpoint, exposition
+from hanse_common.monitoring.health import Health
 from hanse_server.metrics import read_metrics
 
 

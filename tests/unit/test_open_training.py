@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.figures.evaluate import evaluate_histories
-from hanse_client.tasks.interest import InterestTask
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import evaluate_histories
+from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training import early_stopping, train
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
 from hanse_common import errors
-from hanse_common.model import InterestModel
 from hanse_simulations.bench.folds import fold_of
 
 OPEN = {"privacy": {"mode": "none"}, "federation.evaluate_every": 1}

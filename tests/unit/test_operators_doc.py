@@ -7,7 +7,7 @@ from importlib.metadata import distribution
 
 import pytest
 
-from hanse_client.metrics_cli import PORT as STORE_PORT
+from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
 from packages_kit import ROOT, closure, extras
 
@@ -62,8 +62,8 @@ def test_every_figure_that_is_named_exists():
         (ROOT / part).read_text()
         for part in (
             "server/hanse_server/metrics.py",
-            "client/hanse_client/metrics.py",
-            "common/hanse_common/observe/endpoint.py",
+            "client/hanse_client/deployment/metrics.py",
+            "common/hanse_common/monitoring/endpoint.py",
         )
     )
     named = set(re.findall(r"`(hanse_[a-z_]+?)(?:_total)?(?:\{[^`]*)?`", DOC))

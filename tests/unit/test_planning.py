@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.exchange.vector import skellam_noise
+from hanse_client.rounds.vector import skellam_noise
+from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import trainable
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, PrivacyError
-from hanse_common.federation import manifest_for, planned_manifest
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_common.manifest_terms import manifest_for, planned_manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream

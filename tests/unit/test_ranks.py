@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hanse_client.figures.ranks import Ranks, judge, rank_of
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.metrics import Ranks, judge, rank_of
 from hanse_simulations.evaluation.next_item_baselines import markov, popularity
 
 

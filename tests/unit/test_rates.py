@@ -9,15 +9,15 @@ from scipy.stats import poisson
 from sklearn.metrics import average_precision_score
 from tests.unit.test_surprise import made
 
-from hanse_client.figures.evaluate import split_anchors
-from hanse_client.inputs.batches import Anchors, collate
-from hanse_client.inputs.histories import days
-from hanse_client.insight.demand import came, demand
-from hanse_client.insight.foresight import ALL_CLASSES, BOUGHT_BEFORE, foresee
+from hanse_client.analytics.demand import came, demand
+from hanse_client.analytics.purchase_chances import ALL_CLASSES, BOUGHT_BEFORE, foresee
+from hanse_client.features.histories import days
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.tasks.interest.features import Anchors, collate
+from hanse_client.tasks.interest.metrics import split_anchors
+from hanse_client.tasks.interest.rates import RateHead, chances, rate_losses
+from hanse_client.tasks.scoring import average_precision, calibration_error
 from hanse_common.errors import ModelTooOld
-from hanse_common.metrics import average_precision, calibration_error
-from hanse_common.model import InterestConfig, InterestModel
-from hanse_common.model.rates import RateHead, chances, rate_losses
 
 HORIZONS = (7.0, 14.0, 28.0)
 

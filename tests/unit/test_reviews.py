@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from encoder_kit import tiny_encoder
-from hanse_client.figures.verdicts import Verdicts
-from hanse_client.inputs.reviews import (
+from hanse_client.clipping.per_customer import check_exactness
+from hanse_client.node import Node
+from hanse_client.tasks import task_of
+from hanse_client.tasks.review.features import (
     TEST,
     TRAIN,
     VALIDATE,
@@ -21,13 +23,11 @@ from hanse_client.inputs.reviews import (
     prepare_reviews,
     read_reviews,
 )
-from hanse_client.node import Node
-from hanse_client.tasks import task_of
-from hanse_client.training.clipping import check_exactness
+from hanse_client.tasks.review.metrics import Verdicts
+from hanse_client.tasks.review.model import ReviewModel, load_review_model
 from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
-from hanse_common.model.review import ReviewModel, load_review_model
 
 GOOD, BAD = (
     ("I love it", "works great", "很好", "best ever"),

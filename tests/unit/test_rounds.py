@@ -15,8 +15,8 @@ from hanse_common.errors import (
 from hanse_server.app import main, read_settings
 from hanse_server.checkpoint import latest_checkpoint
 from hanse_server.rounds import run_rounds
-from hanse_server.stages import read_stages
-from hanse_server.stores import StoreGrid
+from hanse_server.stage_log import read_stages
+from hanse_server.store_grid import StoreGrid
 
 
 @pytest.fixture

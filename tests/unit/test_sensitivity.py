@@ -14,16 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.figures.evaluate import evaluate_round
-from hanse_client.inputs.batches import Anchors, training_anchors
-from hanse_client.inputs.histories import Histories, days
+from hanse_client.features.histories import Histories, days
 from hanse_client.node import Node
-from hanse_client.tasks import interest
+from hanse_client.tasks.interest import InterestModel, task
+from hanse_client.tasks.interest.features import Anchors, training_anchors
+from hanse_client.tasks.interest.metrics import evaluate_round
 from hanse_client.training import train
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.federation import manifest_for
 from hanse_common.instructions import flatten
-from hanse_common.model import InterestModel
+from hanse_common.manifest_terms import manifest_for
 from hanse_common.secagg import quantize
 from hanse_simulations.experiment.prepare import prepare_stores
 
@@ -95,7 +94,7 @@ def crafted(histories, *, visits, classes, huge=1.0):
 def store(small_node, monkeypatch):
     """Run the client step on any histories; every customer is drawn."""
     node, settings = small_node
-    monkeypatch.setattr(interest, "training_anchors", anchors_by_name)
+    monkeypatch.setattr(task, "training_anchors", anchors_by_name)
     settings = settings.with_changes(
         {
             "privacy.mode": "distributed",
@@ -203,7 +202,7 @@ def test_a_store_of_one_customer_and_an_empty_batch(store):
         settings = store.settings.with_changes(changes)
         work = train._Work(
             node=store.holding(histories),
-            task=interest.InterestTask(),
+            task=task.InterestTask(),
             model=model,
             data=histories.until(until),
             settings=settings,

@@ -4,7 +4,7 @@ from flwr.app import Error, Message, RecordDict
 from apps.federations import STORES
 from apps.local_grid import LocalGrid
 from hanse_common.errors import FederationError
-from hanse_server.stores import StoreGrid, refusal_reason
+from hanse_server.store_grid import StoreGrid, refusal_reason
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from hanse_client.door.store_config import load_store
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.preparing import Preparation, prepare_store
+from hanse_client.features.histories import Histories
+from hanse_client.features.prepare import Preparation, prepare_store
+from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import ConfigError, DataError
 
 

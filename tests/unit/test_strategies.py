@@ -7,7 +7,7 @@ from hanse_common.config import FederationSettings
 from hanse_common.errors import ConfigError
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_server.rounds import run_rounds
-from hanse_server.stores import StoreGrid
+from hanse_server.store_grid import StoreGrid
 from hanse_server.strategies import (
     STRATEGIES,
     make_strategy,

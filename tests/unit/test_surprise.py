@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from hanse_client.inputs.histories import FACTS, Histories
-from hanse_client.inputs.moments import views
-from hanse_client.inputs.occasions import basket_counts, each_day, each_visit, left_in_cart
-from hanse_client.insight.surprise import (
+from hanse_client.analytics.anomaly import (
     Shop,
     forecast_by,
     log_likelihood_ratio,
     surprises,
     unexplained_repeats,
 )
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_client.analytics.moments import views
+from hanse_client.analytics.occasions import basket_counts, each_day, each_visit, left_in_cart
+from hanse_client.features.histories import FACTS, Histories
+from hanse_client.tasks.interest import InterestConfig, InterestModel
 
 CLASSES = ["milk", "bread", "wine", "cheese"]
 CONFIG = InterestConfig(classes=CLASSES, vector_size=4, n_embd=8, n_layer=1, n_head=2)

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hanse_client.door.ingest import ingest
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_simulations.datasets import make_stores, synthetic
 from hanse_simulations.datasets.aisles import SHELVES

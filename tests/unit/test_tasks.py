@@ -7,7 +7,7 @@ import pytest
 from tests.unit.test_surprise import made
 from typer.testing import CliRunner
 
-from hanse_client.inputs.occasions import basket_counts, each_day, left_in_cart
+from hanse_client.analytics.occasions import basket_counts, each_day, left_in_cart
 from hanse_client.node import Node, list_nodes
 from hanse_simulations.downstream.injected_anomalies import bursts, cart_bursts, hijacked
 

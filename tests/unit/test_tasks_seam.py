@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from hanse_client.tasks import task_of
-from hanse_client.tasks.interest import InterestTask
+from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.errors import ConfigError, InexactClipping
-from hanse_common.federation import settings_digest
+from hanse_common.manifest_terms import settings_digest
 
 
 class Rows:

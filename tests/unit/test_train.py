@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hanse_client.node import Node, NodeSettings
+from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
 from hanse_common.errors import ConfigError, EmptyStore, PrivacyError, TooFewCustomers
-from hanse_common.model import InterestModel
 from hanse_common.privacy.plan import PrivacyPlan
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hanse_client.inputs.histories import Histories
-from hanse_common.model.backbone import VisitEncoder
+from hanse_client.features.histories import Histories
+from hanse_client.model.backbone import VisitEncoder
 
 Objective = Literal["causal", "masked"]
 _MASKED = 0.2

@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
-from hanse_client.door.ingest import Ingested, ingest, read_catalogue
-from hanse_client.door.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
+from hanse_client.ingest.pipeline import Ingested, ingest, read_catalogue
+from hanse_client.ingest.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
 from hanse_common.config import Level, parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError, MissingDependency

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from hanse_client.tasks.base import Task
 
 _PLACES: Final = {
-    "conversion": "hanse_client.tasks.conversion:ConversionTask",
-    "interest": "hanse_client.tasks.interest:InterestTask",
-    "next-item": "hanse_client.tasks.next_item:NextItemTask",
-    "review": "hanse_client.tasks.review:ReviewTask",
+    "conversion": "hanse_client.tasks.conversion.task:ConversionTask",
+    "interest": "hanse_client.tasks.interest.task:InterestTask",
+    "next-item": "hanse_client.tasks.next_item.task:NextItemTask",
+    "review": "hanse_client.tasks.review.task:ReviewTask",
 }
 
 

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hanse_client.bookkeeping import BookKeeping
-from hanse_client.exchange.vector import Trained
+from hanse_client.clipping import BookKeeping
+from hanse_client.clipping.exactness import ensure_exact
+from hanse_client.clipping.per_customer import customer_clipper
 from hanse_client.node import Node, Randomness
+from hanse_client.rounds.vector import Trained
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Draw, StoreData, Task
-from hanse_client.training.clipping import customer_clipper
 from hanse_client.training.early_stopping import EarlyStopping, validation_score
-from hanse_client.training.exactness import ensure_exact
 from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_client.training.subnormals import flushing_subnormals
 from hanse_common.config import RunSettings

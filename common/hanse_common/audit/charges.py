@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hanse_common.audit.evidence import Evidence
-from hanse_common.audit.notes import Notes
+from hanse_common.audit.findings import Notes
 from hanse_common.audit.repeats import Use
 from hanse_common.audit.terms import check_charges, under, uses_under
 from hanse_common.errors import HanseError

@@ -89,8 +89,8 @@ def verify_command(
     name and whose evidence is missing are listed. Ends with an error that names the store, or
     the log, and the first bad entry, if there is one.
     """
-    from hanse_common.audit.everything import verify_all
     from hanse_common.audit.remembered import Remembered
+    from hanse_common.audit.verify import verify_all
 
     verdict = verify_all(
         path,

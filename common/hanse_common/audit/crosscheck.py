@@ -9,8 +9,8 @@ from pathlib import Path
 
 from hanse_common.audit.attempts import announced_uses, check_receipts
 from hanse_common.audit.evidence import MANIFEST, Evidence, is_there, trusted
+from hanse_common.audit.findings import Notes
 from hanse_common.audit.naming import store_id
-from hanse_common.audit.notes import Notes
 from hanse_common.audit.repeats import Use
 from hanse_common.audit.roundlog import LogFile, check_log, read_log
 from hanse_common.audit.terms import Finding

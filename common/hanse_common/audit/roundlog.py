@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hanse_common.audit.attempts import LoggedAttempt
 from hanse_common.audit.evidence import is_there
-from hanse_common.audit.notes import Notes
+from hanse_common.audit.findings import Notes
 from hanse_common.audit.repeats import EXCHANGES_PER_ROUND
 from hanse_common.errors import BadSignature, HanseError, LedgerError, RoundLogError
 from hanse_common.instructions import logged_digest

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hanse_common.audit.evidence import Evidence
-from hanse_common.audit.many_stores import covered, epsilon_at_stores
+from hanse_common.audit.shared_customers import covered, epsilon_at_stores
 from hanse_common.privacy.accounting import epsilon, rounds_left
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.entry import Entry

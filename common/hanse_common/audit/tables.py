@@ -15,7 +15,7 @@ from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.missing import Gaps
 from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.spending import BudgetRow, RoundRow
-from hanse_common.audit.verification import Audit
+from hanse_common.audit.store_checks import Audit
 from hanse_common.printing import console
 from hanse_common.privacy.accounting import MOST_ROUNDS
 from hanse_common.wording import printable

@@ -24,7 +24,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
 from hanse_common.errors import HanseError
-from hanse_server.deployment.admission import members
+from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
 
 _SETTLED_SECONDS = 1.0

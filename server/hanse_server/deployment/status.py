@@ -11,14 +11,14 @@ from hanse_common.errors import BadManifest, SuperLinkDown
 from hanse_common.identity import fingerprint
 from hanse_server.blame import Blame
 from hanse_server.deployment import tls
-from hanse_server.deployment.admission import Member, members, revoked_ids
+from hanse_server.deployment.admit import Member, members, revoked_ids
 from hanse_server.deployment.control import Control, RegisteredNode
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.running import RunState, all_runs, state_of
-from hanse_server.deployment.terms import signed_manifest
+from hanse_server.deployment.run import RunState, all_runs, state_of
+from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
 from hanse_server.progress import read_progress
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown, SuperLinkFailed
-from hanse_common.observe.health import is_locked, listens
+from hanse_common.monitoring.health import is_locked, listens
 from hanse_server.deployment import tls
-from hanse_server.deployment.admission import members
+from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.superlink import SuperLink, last_lines
@@ -213,8 +213,8 @@ async def _front(
     folder: FederationFolder, superlink: SuperLink, certificate: Path, key: Path
 ) -> None:
     from hanse_server.deployment.connections import Limits
-    from hanse_server.deployment.front import BEHIND, gate
     from hanse_server.deployment.node_signature import AdmittedNodes
+    from hanse_server.deployment.tls_gateway import BEHIND, gate
 
     fleet, limits = folder.file.fleet, Limits()
     _allow_open_files(limits.known + limits.waiting + BEHIND + _OTHER_FILES)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertModel, GPT2Config, GPT2Model
 
-from hanse_client.bookkeeping import CatalogueSoftmax
+from hanse_client.clipping import CatalogueSoftmax
 from hanse_common.errors import MissingDependency
 
 ITEMS, WIDTH, VISITS = 10_001, 64, 50

@@ -27,7 +27,7 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor, nn
 
-from hanse_client.bookkeeping import BookKeeping
+from hanse_client.clipping import BookKeeping
 from hanse_simulations.bench._clipping_models import Task, task
 
 CHECKED = 4

@@ -15,17 +15,17 @@ import polars as pl
 import tomli_w
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.base_model import make_base_model
-from hanse_client.operate import enrolling
-from hanse_client.operate.folder import StoreFolder, create
-from hanse_client.operate.joining import prepare
+from hanse_client.deployment import enrol
+from hanse_client.deployment.folder import StoreFolder, create
+from hanse_client.deployment.join import prepare
+from hanse_client.model.base_model import make_base_model
 from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings
 from hanse_common.identity import AuthorityKey
-from hanse_server.deployment.admission import admit, open_request
+from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.founding import found
-from hanse_server.deployment.terms import sign_manifest
+from hanse_server.deployment.init import found
+from hanse_server.deployment.sign import sign_manifest
 from hanse_simulations.datasets import make_stores
 from hanse_simulations.recipes import synthetic
 
@@ -81,17 +81,17 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
         store = StoreFolder(folder / "stores" / f"store-{number}")
         create(store, store.path.name)
         shutil.copytree(data, store.path, dirs_exist_ok=True)
-        enrolling.accept_invitation(store, invitation)
-        request = open_request(federation, enrolling.write_request(store))
+        enrol.accept_invitation(store, invitation)
+        request = open_request(federation, enrol.write_request(store))
         admit(federation, request, authority)
-        enrolling.accept_certificate(store, federation.certificate(request.store_id))
+        enrol.accept_certificate(store, federation.certificate(request.store_id))
         homes.append(store)
     sign_manifest(federation, authority)
     for store in homes:
         _allow(store, stores)
-        enrolling.accept_manifest(store, federation.manifest)
-        enrolling.accept_settings(store, federation.settings)
-        enrolling.accept_model(store, model)
+        enrol.accept_manifest(store, federation.manifest)
+        enrol.accept_settings(store, federation.settings)
+        enrol.accept_model(store, model)
         prepare(store)
     return Deployed(
         federation=federation, settings=settings, stores=tuple(store.path for store in homes)

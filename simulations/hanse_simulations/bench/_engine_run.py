@@ -19,7 +19,7 @@ from hanse_common.config import ComputeSettings, DataSettings, FederationSetting
 from hanse_server.app import SETTINGS
 from hanse_server.checkpoint import write_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import run_environment, run_federation
 from hanse_simulations.engines.ray import simulate
 

@@ -34,12 +34,12 @@ from rich.table import Table
 from hanse_common.errors import ConfigError, FederationError
 from hanse_common.flower import environment
 from hanse_server.app import SETTINGS
-from hanse_server.deployment import running, up
+from hanse_server.deployment import run, up
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.progress import read_progress
 from hanse_server.rounds import INITIAL
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 from hanse_simulations.bench._deployed import Deployed, free_ports, make_deployment
 
 STAGES = ("train", "train.share", "train.mask", "query.confirm", "query.unmask")
@@ -117,7 +117,7 @@ def _private(made: Deployed) -> tuple[dict[str, list[float]], list[float]]:
     """Seconds of each stage, and of each round."""
     command = [sys.executable, "-c", _HANSE, "store", "join", "--folder"]
     with _nodes(made, lambda store: [*command, str(store)]):
-        run_dir = Path(running.start(made.federation, name="private").folder)
+        run_dir = Path(run.start(made.federation, name="private").folder)
         seconds = _stage_seconds(made.federation, run_dir)
     return seconds, _rounds(run_dir)
 
@@ -131,7 +131,7 @@ def _stage_seconds(federation: FederationFolder, run_dir: Path) -> dict[str, lis
         if found.get("kind") == "train":
             begun.setdefault((found["round"], found["stage"]), time.time())
         if time.monotonic() - looked > 1.0:
-            state = running.state_of(federation, run_dir)
+            state = run.state_of(federation, run_dir)
             if state.state != "underway":
                 break
             looked = time.monotonic()

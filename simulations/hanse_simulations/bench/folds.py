@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from hanse_client.figures.evaluate import Figures, evaluate_histories
-from hanse_client.inputs.by_customer import lots
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.by_customer import lots
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.model import InterestModel
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_simulations.engines import WorkerPool, start_workers

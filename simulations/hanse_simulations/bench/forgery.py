@@ -21,17 +21,17 @@ import torch
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.figures.evaluate import Figures, evaluate_histories, split_anchors
-from hanse_client.inputs.batches import collate, rows_at_once
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.features import collate, rows_at_once
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories, split_anchors
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, UnknownCategory
-from hanse_common.federation import sum_norm
 from hanse_common.instructions import UPDATE
 from hanse_common.manifest import SignedManifest
-from hanse_common.model import InterestModel
+from hanse_common.manifest_terms import sum_norm
 from hanse_server.app import MANIFEST
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL

@@ -19,11 +19,11 @@ from statistics import fmean, pstdev
 
 from rich.table import Table
 
-from hanse_client.figures.evaluate import Figures, evaluate_histories
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import epsilon
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL

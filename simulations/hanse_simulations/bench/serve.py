@@ -25,12 +25,12 @@ import numpy as np
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.using.asking import ask_all, known, moment_of, ranked
-from hanse_client.using.choices import Candidates, When
-from hanse_client.using.int8 import to_int8
-from hanse_client.using.opening import open_model, open_store, run_settings
+from hanse_client.inference.choices import Candidates, When
+from hanse_client.inference.load import open_model, open_store, run_settings
+from hanse_client.inference.predict import ask_all, known, moment_of, ranked
+from hanse_client.inference.quantization import to_int8
+from hanse_client.tasks.scoring import TOP
 from hanse_common.errors import FederationError
-from hanse_common.metrics import TOP
 
 _START = "from hanse_client.model_cli import app; app()"
 _WARM_UP = 20

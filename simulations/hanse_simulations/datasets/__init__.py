@@ -6,8 +6,8 @@ a real one would bring.
 
 >>> import tempfile
 >>> from pathlib import Path
->>> from hanse_client.door.ingest import ingest
->>> from hanse_client.door.store_config import load_store
+>>> from hanse_client.ingest.pipeline import ingest
+>>> from hanse_client.ingest.store_config import load_store
 >>> from hanse_common.config import DataSettings
 >>> data = DataSettings(source="synthetic", stores=2, customers=10)
 >>> with tempfile.TemporaryDirectory() as cache:

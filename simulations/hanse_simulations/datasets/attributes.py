@@ -13,8 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
-from hanse_client.door.pseudonyms import load_key, pseudonymise
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.pseudonyms import load_key, pseudonymise
+from hanse_client.ingest.store_config import load_store
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError
 

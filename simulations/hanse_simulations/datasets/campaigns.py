@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from hanse_client.inputs.campaign_offers import Offers
-from hanse_client.inputs.offering import Mailings, check_mailings, prepare_offers
+from hanse_client.tasks.conversion.features import Mailings, check_mailings, prepare_offers
+from hanse_client.tasks.conversion.offers import Offers
 from hanse_common.config import DataSettings
 from hanse_simulations.datasets import complete_journey
 

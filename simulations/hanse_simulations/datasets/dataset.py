@@ -21,7 +21,7 @@ class Dataset:
     """Stores in memory, or made one after the other as they are written."""
 
     stores: Iterable[tuple[str, pl.DataFrame]]
-    """Name and events of each; the columns are canonical ones (`hanse_common.events`)."""
+    """Name and events of each; the columns are canonical ones (`hanse_client.ingest.schema`)."""
     catalogue: pl.DataFrame
     """Canonical columns; one for all stores, and public."""
     observed_from: date

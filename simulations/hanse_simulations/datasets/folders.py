@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hanse_client.door.store_config import load_store
+from hanse_client.ingest.store_config import load_store
 from hanse_common.config import Split
 from hanse_common.errors import ConfigError, ContradictingOptions, DataError
 from hanse_simulations.datasets import complete_journey, synthetic

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from hanse_client.inputs.by_customer import lots
+from hanse_client.features.by_customer import lots
 from hanse_common.errors import ConfigError, TooFewCustomers
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import polars as pl
 
-from hanse_client.inputs.public_list import read_public_list
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.features.public_list import read_public_list
+from hanse_client.tasks.next_item.features import Sequences
 from hanse_common.errors import DataError
 
 _COLUMNS = {"user_id": "token", "item_id": "token", "timestamp": "float"}

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hanse_client.inputs.batches import Floats
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.occasions import (
+from hanse_client.analytics.anomaly import Forecast, Shop, forecast_by, surprises
+from hanse_client.analytics.occasions import (
     Occasions,
     basket_counts,
     each_visit,
     left_in_cart,
 )
-from hanse_client.insight.surprise import Forecast, Shop, forecast_by, surprises
-from hanse_common.model import Batch, InterestConfig, InterestModel
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import Batch, InterestConfig, InterestModel
+from hanse_client.tasks.interest.features import Floats
 from hanse_simulations.downstream.injected_anomalies import (
     Injected,
     Mask,

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hanse_client.inputs.batches import Floats
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.occasions import visits_ahead
-from hanse_client.insight.demand import Demand, came, demand
-from hanse_common.model import InterestModel
-from hanse_common.model.heads import outlook_bounds
+from hanse_client.analytics.demand import Demand, came, demand
+from hanse_client.analytics.occasions import visits_ahead
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.features import Floats
+from hanse_client.tasks.interest.heads import outlook_bounds
 from hanse_simulations.downstream.table import Row
 
 _RECENT = 28.0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.inputs.batches import Floats, Ints
-from hanse_client.inputs.histories import EVENT_KINDS, FACTS, Histories
-from hanse_client.inputs.occasions import Occasions, each_day, visit_owners
+from hanse_client.analytics.occasions import Occasions, each_day, visit_owners
+from hanse_client.features.histories import EVENT_KINDS, FACTS, Histories
+from hanse_client.tasks.interest.features import Floats, Ints
 
 Mask = npt.NDArray[np.bool_]
 

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from hanse_client.inputs.batches import Floats, Ints
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.moments import views
-from hanse_client.inputs.occasions import visits_ahead
-from hanse_client.insight.migration import leaders, migrations
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_client.analytics.migration import leaders, migrations
+from hanse_client.analytics.moments import views
+from hanse_client.analytics.occasions import visits_ahead
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.tasks.interest.features import Floats, Ints
 from hanse_simulations.downstream.injected_anomalies import Mask
 from hanse_simulations.downstream.table import Row
 

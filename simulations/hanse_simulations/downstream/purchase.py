@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.inputs.batches import Floats
-from hanse_client.inputs.histories import Histories
-from hanse_client.inputs.moments import views
-from hanse_client.inputs.occasions import visits_ahead
-from hanse_client.insight.foresight import BOUGHT_BEFORE, Foresight, foresee, judged
-from hanse_common.model import InterestConfig, InterestModel
+from hanse_client.analytics.moments import views
+from hanse_client.analytics.occasions import visits_ahead
+from hanse_client.analytics.purchase_chances import BOUGHT_BEFORE, Foresight, foresee, judged
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.tasks.interest.features import Floats
 from hanse_simulations.downstream.table import Row
 from hanse_simulations.evaluation.baselines import simple_features
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.inputs.histories import Histories, days, run_split
+from hanse_client.features.histories import Histories, days, run_split
 from hanse_client.node import Node, list_nodes
+from hanse_client.tasks.interest import InterestModel
 from hanse_common.errors import RunNotFound
-from hanse_common.model import InterestModel
 from hanse_simulations.downstream.anomalies import anomaly_rows
 from hanse_simulations.downstream.demand import shop_rows
 from hanse_simulations.downstream.migration import migration_rows

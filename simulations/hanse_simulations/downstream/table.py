@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from hanse_common.metrics import auc
+from hanse_client.tasks.scoring import auc
 
 LABELS = {
     "model": "Shared model",

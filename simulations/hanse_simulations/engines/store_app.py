@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 
 from hanse_client.app import app as production
 from hanse_client.app import open_node
-from hanse_client.leaving import check_staying
+from hanse_client.deployment.leave import check_staying
 from hanse_client.node import Node
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
@@ -49,7 +49,7 @@ app = SimulatedStoreApp()
 
 def _open_update(message: Message, node: Node) -> Message:
     """Train one round and return the update as it is."""
-    from hanse_client.exchange.offers import base_model
+    from hanse_client.rounds.local_update import base_model
     from hanse_client.training.train import train_round
     from hanse_common.privacy.entry import Release
     from hanse_common.privacy.plan import PrivacyPlan
@@ -82,8 +82,8 @@ def _open_update(message: Message, node: Node) -> Message:
 
 def _measure(message: Message, node: Node) -> Message:
     """Measure the global model; the figures stay in the store's folder."""
-    from hanse_client.exchange.offers import base_model
-    from hanse_client.figures.evaluate import evaluate_round
+    from hanse_client.rounds.local_update import base_model
+    from hanse_client.tasks.interest.metrics import evaluate_round
 
     settings, number = _settings(message), _number(message)
     check_staying(node.folder, number)
@@ -94,8 +94,8 @@ def _measure(message: Message, node: Node) -> Message:
 
 def _train_alone(message: Message, node: Node) -> Message:
     """Train and measure a model of this store's own."""
-    from hanse_client.exchange.offers import base_model
-    from hanse_client.figures.evaluate import evaluate_round
+    from hanse_client.rounds.local_update import base_model
+    from hanse_client.tasks.interest.metrics import evaluate_round
     from hanse_client.training.train import load_arrays, train_alone, trained_arrays
 
     settings = _settings(message)

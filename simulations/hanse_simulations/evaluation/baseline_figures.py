@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hanse_client.figures.evaluate import Figures, evaluate_histories
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.model import InterestModel
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_simulations.evaluation.baselines import BASKET_RULES, OUTLOOK_RULES, Rules, judge_rules

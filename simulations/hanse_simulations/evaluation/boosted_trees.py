@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.figures.evaluate import FALL, RISE, Figures, judge, split_anchors
-from hanse_client.inputs.batches import Anchors, collate, rows_at_once
-from hanse_client.inputs.histories import Histories, days, run_split
+from hanse_client.features.histories import Histories, days, run_split
+from hanse_client.tasks.interest import Batch, InterestConfig
+from hanse_client.tasks.interest.features import Anchors, collate, rows_at_once
+from hanse_client.tasks.interest.metrics import FALL, RISE, Figures, judge, split_anchors
 from hanse_common.config import RunSettings
-from hanse_common.model import Batch, InterestConfig
 from hanse_simulations.evaluation.baselines import outlook_batches
 
 NAME = "boosted_trees"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.figures.conversions import Conversions
-from hanse_client.inputs.campaign_offers import Offers
-from hanse_client.inputs.offering import NAMES, USUAL_RATE
-from hanse_client.tasks.conversion import ConversionTask, held_out, judged
+from hanse_client.tasks.conversion.features import NAMES, USUAL_RATE
+from hanse_client.tasks.conversion.metrics import Conversions
+from hanse_client.tasks.conversion.model import ConversionModel
+from hanse_client.tasks.conversion.offers import Offers
+from hanse_client.tasks.conversion.task import ConversionTask, held_out, judged
 from hanse_common.config import RunSettings
-from hanse_common.model.conversion import ConversionModel
 
 _FOLDS = 5
 _TASK = ConversionTask()

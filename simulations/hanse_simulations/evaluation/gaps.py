@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.figures.evaluate import FALL, RISE, Figures
+from hanse_client.tasks.interest.metrics import FALL, RISE, Figures
 from hanse_simulations.evaluation.grouping import Grouping, Members, count
 from hanse_simulations.experiment.arms import EFFECTS, GAP
 from hanse_simulations.runs.results import GroupFigure

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hanse_client.door.store_config import load_store
-from hanse_client.figures.evaluate import Figures
-from hanse_client.inputs.histories import Histories, days, run_split
+from hanse_client.features.histories import Histories, days, run_split
+from hanse_client.ingest.store_config import load_store
+from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
 from hanse_simulations.datasets import Stores
 from hanse_simulations.datasets.attributes import read_attributes

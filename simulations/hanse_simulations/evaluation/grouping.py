@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
 
 FEWEST: Final = 20
 _MOST_BANDS: Final = 8

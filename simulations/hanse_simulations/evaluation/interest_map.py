@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.inputs.batches import Anchors, collate, rows_at_once
-from hanse_client.inputs.histories import Histories
-from hanse_common.model import InterestModel
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.features import Anchors, collate, rows_at_once
 from hanse_simulations.runs.results import InterestMap
 
 MOST_CUSTOMERS: Final = 1_500

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.figures.ranks import Past, Ranks, judge
-from hanse_client.inputs.sequences import Sequences
+from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.metrics import Past, Ranks, judge
 
 
 def popularity(known: Sequences, data: Sequences, split: str) -> Ranks:

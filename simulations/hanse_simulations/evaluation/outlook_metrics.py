@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.figures.evaluate import FALL, RISE, Figures
+from hanse_client.tasks.interest.metrics import FALL, RISE, Figures
 from hanse_simulations.runs.results import Curve, Instruments, OutlookCurves
 
 SIDES: Final = {"rise": RISE, "fall": FALL}

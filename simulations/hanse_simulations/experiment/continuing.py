@@ -16,11 +16,11 @@ from typing import Any
 
 from hanse_client.enrolment import KEY
 from hanse_client.node import LEDGER_FILE, NODE_FILE, OLDER_RECORD, Node, list_nodes
+from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, OtherCatalogue, PrivacyError
 from hanse_common.identity import StoreKey
-from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.rounds import GLOBAL, INITIAL

@@ -15,13 +15,13 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from hanse_client.inputs.campaign_offers import Offers
-from hanse_client.inputs.histories import run_split
-from hanse_client.inputs.offering import NAMES, USUAL_RATE
-from hanse_client.tasks.conversion import ConversionTask, held_out
+from hanse_client.features.histories import run_split
+from hanse_client.tasks.conversion.features import NAMES, USUAL_RATE
+from hanse_client.tasks.conversion.model import ConversionModel
+from hanse_client.tasks.conversion.offers import Offers
+from hanse_client.tasks.conversion.task import ConversionTask, held_out
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.model.conversion import ConversionModel
 from hanse_simulations.datasets.campaigns import Mailed, load
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
-from hanse_common.federation import base_model_digest, manifest_for
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_terms import base_model_digest, manifest_for
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY
 from hanse_server.app import MANIFEST as RUN_MANIFEST
 from hanse_simulations.runs.arm_folder import ArmFolder

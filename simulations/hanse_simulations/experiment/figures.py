@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hanse_client.figures.evaluate import Figures as InterestFigures
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Figures
+from hanse_client.tasks.interest.metrics import Figures as InterestFigures
 from hanse_common.config import RunSettings
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from hanse_client.tasks.next_item import NextItemTask, next_item
+from hanse_client.model.config import SequenceConfig
+from hanse_client.tasks.next_item.model import SequenceModel
+from hanse_client.tasks.next_item.task import NextItemTask, next_item
 from hanse_common.config import RunSettings
-from hanse_common.model.config import SequenceConfig
-from hanse_common.model.sequence import SequenceModel
 from hanse_simulations.datasets.sequences import Read, read_sequences
 from hanse_simulations.evaluation.next_item_baselines import markov, popularity
 from hanse_simulations.evaluation.published_figures import published

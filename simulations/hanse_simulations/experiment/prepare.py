@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hanse_client.base_model import fresh_model, listed_classes
-from hanse_client.door.ingest import Ingested, ingest
-from hanse_client.door.store_config import load_store
-from hanse_client.inputs.histories import Histories, prepare
-from hanse_client.inputs.preparing import observed_from
+from hanse_client.features.histories import Histories, prepare
+from hanse_client.features.prepare import observed_from
+from hanse_client.ingest.pipeline import Ingested, ingest
+from hanse_client.ingest.store_config import load_store
+from hanse_client.model.base_model import fresh_model, listed_classes
+from hanse_client.model.item_texts import encode_texts
 from hanse_client.node import NODE_FILE, NodeSettings
 from hanse_common.config import RunSettings
 from hanse_common.errors import DataError
-from hanse_common.model.items import encode_texts
 from hanse_common.trainable import Trainable
 from hanse_simulations.datasets.attributes import FILE as ATTRIBUTES
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name

@@ -5,11 +5,18 @@ from __future__ import annotations
 import numpy as np
 from transformers.utils.logging import set_verbosity_error
 
-from hanse_client.figures.verdicts import Verdicts
-from hanse_client.inputs.reviews import TEST, TRAIN, Reviews, Texts, prepare_reviews, read_reviews
-from hanse_client.tasks.review import ReviewTask
+from hanse_client.tasks.review.features import (
+    TEST,
+    TRAIN,
+    Reviews,
+    Texts,
+    prepare_reviews,
+    read_reviews,
+)
+from hanse_client.tasks.review.metrics import Verdicts
+from hanse_client.tasks.review.model import ReviewModel
+from hanse_client.tasks.review.task import ReviewTask
 from hanse_common.config import RunSettings
-from hanse_common.model.review import ReviewModel
 from hanse_simulations.experiment.study import (
     ResearchResult,
     Study,

@@ -23,7 +23,7 @@ from pydantic import Field
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.inputs.by_customer import lots
+from hanse_client.features.by_customer import lots
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.base import Ints, StoreData
 from hanse_client.training.train import check_size, load_arrays

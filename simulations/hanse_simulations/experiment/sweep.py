@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from hanse_client.figures.evaluate import Figures
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.engines import WorkerPool

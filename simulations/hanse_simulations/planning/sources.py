@@ -17,7 +17,7 @@ from hanse_simulations.recipes import RECIPES, load_recipe
 from hanse_simulations.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

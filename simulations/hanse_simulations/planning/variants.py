@@ -20,7 +20,7 @@ from hanse_common.secagg.layout import MAX_LENGTH
 from hanse_common.trainable import OFFERED, Trainable
 
 if TYPE_CHECKING:
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
 _KNOWN = f"a number of parameters, full, {OFFERED}"
 
@@ -87,7 +87,7 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
     _need_torch()
     import torch
 
-    from hanse_common.model import InterestConfig, InterestModel
+    from hanse_client.tasks.interest import InterestConfig, InterestModel
 
     config = InterestConfig(
         classes=[f"{number:05}" for number in range(classes)],
@@ -98,7 +98,7 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
         backbone=settings.backbone,
     )
     if settings.checkpoint is not None:
-        from hanse_common.model.checkpoint import read_checkpoint
+        from hanse_client.model.pretrained import read_checkpoint
 
         read_checkpoint(settings.checkpoint).shape(config)
     with torch.device("meta"):
@@ -113,7 +113,7 @@ def saved_model(folder: Path) -> InterestModel:
         MissingDependency: torch or transformers are not installed.
     """
     _need_torch()
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
     try:
         return InterestModel.from_pretrained(folder, local_files_only=True)
@@ -138,7 +138,7 @@ def _count(chosen: Trainable, model: InterestModel) -> int:
     """Ask a model that is made for that choice, whatever the one at hand was made for."""
     import torch
 
-    from hanse_common.model import InterestModel
+    from hanse_client.tasks.interest import InterestModel
 
     config = copy.deepcopy(model.config)
     config.adaptation = chosen.adaptation

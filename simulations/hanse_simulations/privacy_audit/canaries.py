@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.inputs.histories import Histories
+from hanse_client.features.histories import Histories
 from hanse_common.errors import ConfigError
 from hanse_common.privacy.randomness import keystream, repeatable_key
 

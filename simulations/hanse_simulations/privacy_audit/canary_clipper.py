@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from hanse_client.bookkeeping import BookKeeping
-from hanse_client.bookkeeping.uses import Use, Whole
+from hanse_client.clipping import BookKeeping
+from hanse_client.clipping.uses import Use, Whole
 from hanse_common.instructions import flatten
 
 TIMES_THE_CLIP = 10.0

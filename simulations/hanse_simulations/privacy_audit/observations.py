@@ -18,7 +18,7 @@ from hanse_common.instructions import flatten
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
-from hanse_server.stages import read_stages
+from hanse_server.stage_log import read_stages
 from hanse_simulations.privacy_audit.canaries import Canaries
 from hanse_simulations.privacy_audit.store_app import Known
 from hanse_simulations.runs.arm_folder import ArmFolder

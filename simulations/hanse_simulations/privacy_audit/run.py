@@ -18,10 +18,10 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.inputs.histories import days
+from hanse_client.features.histories import days
+from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
-from hanse_common.model import InterestModel
 from hanse_common.privacy.accounting import NEIGHBOURS
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.engines import start_workers

@@ -30,18 +30,18 @@ from pydantic import Field
 from torch import nn
 
 from hanse_client.app import open_node
-from hanse_client.exchange import vector
-from hanse_client.exchange.vector import Trained
-from hanse_client.inputs.npz import load_npz, save_npz
+from hanse_client.features.array_files import load_npz, save_npz
 from hanse_client.node import Node
+from hanse_client.rounds import vector
+from hanse_client.rounds.vector import Trained
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Task
+from hanse_client.tasks.interest.heads import Popularity
 from hanse_client.training import train
 from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_common.config import RunSettings, Settings, parse_settings
 from hanse_common.instructions import flatten
 from hanse_common.manifest import Manifest
-from hanse_common.model.heads import Popularity
 from hanse_common.secagg.layout import Integers
 from hanse_simulations.engines.store_app import app as simulated_store
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
@@ -146,7 +146,7 @@ class _Attack:
         return trained
 
     def customer_clipper(self, model: nn.Module, max_grad_norm: float) -> CanaryClipper:
-        """As `hanse_client.training.clipping.customer_clipper`, with canaries."""
+        """As `hanse_client.clipping.per_customer.customer_clipper`, with canaries."""
         model.train()
         self._clipper = CanaryClipper(
             model,

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hanse_common.audit.everything import Verdict, verify_all
 from hanse_common.audit.remembered import Remembered
 from hanse_common.audit.report.content import Report
 from hanse_common.audit.report.files import digests
 from hanse_common.audit.report.gather import gather
 from hanse_common.audit.report.page import render
+from hanse_common.audit.verify import Verdict, verify_all
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError
 

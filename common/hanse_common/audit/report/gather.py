@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.everything import Verdict
 from hanse_common.audit.evidence import Evidence, find
 from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
@@ -28,11 +27,12 @@ from hanse_common.audit.report.content import (
 from hanse_common.audit.report.files import below, digests
 from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.spending import RoundRow, budget_of, rounds_of
+from hanse_common.audit.store_checks import Audit
 from hanse_common.audit.terms import under
-from hanse_common.audit.verification import Audit
-from hanse_common.federation import honest_survivors
+from hanse_common.audit.verify import Verdict
 from hanse_common.identity import fingerprint
 from hanse_common.manifest import Manifest
+from hanse_common.manifest_terms import honest_survivors
 from hanse_common.privacy.accounting import accountant
 from hanse_common.privacy.entry import Entry
 

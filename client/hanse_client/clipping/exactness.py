@@ -1,0 +1,102 @@
+"""When clipping has to be proven exact at a store again, and on whom.
+
+A proof holds for what was compared: this base model, these settings, these trained parameters
+and these versions of the libraries. Whatever else a coordinator asks for is checked before the
+first private step that rests on it.
+
+    <node>/clipping-check.json   digests of what was checked, with the largest error found
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from hanse_client.clipping.per_customer import check_exactness
+from hanse_client.node import Node
+from hanse_client.tasks.base import StoreData, Task
+from hanse_common.codec import digest
+from hanse_common.config import RunSettings, read_json
+from hanse_common.durable import write_durably
+from hanse_common.manifest_terms import base_model_digest, settings_digest
+
+RECORD: Final = "clipping-check.json"
+_AT_RANDOM, _LONGEST = 4, 2
+"""Customers that are checked: a layer that is wrong for some lengths only shows on the longest."""
+_LABEL = b"hanse/clipping-check/1"
+_VERSIONS = ("hanse", "torch", "opacus", "transformers")
+
+
+def ensure_exact(
+    node: Node,
+    task: Task,
+    model: nn.Module,
+    data: StoreData,
+    settings: RunSettings,
+    lots: np.random.Generator,
+) -> None:
+    """Compare clipped sums with gradients taken one by one, unless just this was compared before.
+
+    Args:
+        node: The store; its folder remembers what was checked.
+        task: What is trained.
+        model: Of the task, frozen as the settings say.
+        data: The store's, as training sees it.
+        settings: The run's.
+        lots: Secret; draws customers, so that no one can be left out on purpose.
+
+    Raises:
+        InexactClipping: See `check_exactness`.
+        ConfigError: The record is damaged.
+
+    Edge cases:
+        A store without customers has nothing to compare, and is checked once it has some.
+    """
+    key = check_key(node, model, settings)
+    record = node.folder / RECORD
+    known = read_json(record) if record.exists() else {}
+    if key in known:
+        return
+    customers = _chosen(data, lots)
+    if not len(customers):
+        return
+    draw = task.draw(data, customers, model, settings, lots)
+    worst = check_exactness(
+        model,
+        task.collate(data, draw, model),
+        losses=lambda batch: task.losses(model, batch, settings),
+    )
+    entry = {"customers": len(draw), "worst_relative_error": float(f"{worst:.3g}")}
+    write_durably(record, json.dumps({**known, key: entry}) + "\n")
+
+
+def _chosen(data: StoreData, lots: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Some customers at random, and those with the longest histories."""
+    active = data.active()
+    longest = active[np.argsort(data.sizes[active], kind="stable")[-_LONGEST:]]
+    drawn = lots.permutation(active)[:_AT_RANDOM]
+    return np.union1d(longest, drawn)
+
+
+def check_key(node: Node, model: nn.Module, settings: RunSettings) -> str:
+    """What a check holds for, as one digest in hexadecimal."""
+    trained = {n: list(p.shape) for n, p in sorted(model.named_parameters()) if p.requires_grad}
+    parts: dict[str, Any] = {
+        "base": (base_model_digest(node.settings.base_model) or b"").hex(),
+        "settings": settings_digest(settings).hex(),
+        "trained": trained,
+        "versions": {name: _version(name) for name in _VERSIONS},
+    }
+    return digest(_LABEL, json.dumps(parts, sort_keys=True).encode()).hex()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,282 @@
+"""`hanse store doctor`: is everything there that a round needs, and how is it mended if not?
+
+Every check looks at the real thing: it reads the data, opens the keys, shakes hands with the
+server. A check that needs what an earlier one found missing is skipped, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hanse_client.deployment.budget import budget_row
+from hanse_client.deployment.folder import CUSTOMER_KEY, NEXT, StoreFolder, load_node_key
+from hanse_client.deployment.tls_check import Handshake, handshake
+from hanse_client.enrolment import Enrolment
+from hanse_client.features.prepare import Preparation
+from hanse_client.ingest.store_config import load_store
+from hanse_common.errors import HanseError, StoreNotReady
+from hanse_common.identity import StoreKey
+from hanse_common.privacy.ledger import Ledger
+
+State = Literal["ok", "warning", "failed", "skipped"]
+
+_DAY = 86_400
+_SOON = 14 * _DAY
+_OLD_KEY = 365 * _DAY
+_CLOCK = 60.0
+"""Seconds that a clock may differ; Flower's authentication gives up at five minutes."""
+_DISK = 1 << 30
+_LITTLE_DISK = 100 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Args:
+        check: What was looked at.
+        state: `warning` does not stop a round; `skipped` could not be looked at.
+        message: What is so.
+        mend: What to do about it; empty if there is nothing to do.
+    """
+
+    check: str
+    state: State
+    message: str
+    mend: str = ""
+
+
+Check = Callable[[StoreFolder], Iterator[Finding] | Finding]
+
+
+def examine(folder: StoreFolder) -> list[Finding]:
+    """Make every check.
+
+    Raises:
+        StoreNotReady: There is no store in the folder.
+    """
+    folder.node()
+    findings: list[Finding] = []
+    for name, check in _CHECKS.items():
+        try:
+            found = check(folder)
+            findings += [found] if isinstance(found, Finding) else list(found)
+        except StoreNotReady as error:
+            findings.append(
+                Finding(check=name, state="failed", message=error.message, mend=error.hint)
+            )
+        except HanseError as error:
+            message = f"{error.message} [{error.code}]"
+            findings.append(Finding(check=name, state="failed", message=message, mend=error.hint))
+    return findings
+
+
+def _data(folder: StoreFolder) -> Finding:
+    from hanse_client.ingest.pipeline import ingest
+
+    store = load_store(folder.store_toml)
+    data = ingest(store)
+    rejected = sum(data.rejects.values())
+    return _ok("data", f"{data.rows_read:,} rows, {rejected:,} rejected")
+
+
+def _histories(folder: StoreFolder) -> Finding:
+    store, settings = load_store(folder.store_toml), folder.settings()
+    done = Preparation.load(folder.histories)
+    mend = "`hanse store data prepare`; `join` does it too"
+    if done is None:
+        return _warn("histories", "not prepared yet", mend)
+    if not done.fits(folder.model, store, settings):
+        return _warn("histories", "prepared for another model or other settings", mend)
+    needed = settings.data.min_customers
+    if done.customers < needed:
+        return _fail(
+            "histories",
+            f"{done.customers} customers, the run asks for {needed}",
+            "join this store's data to a neighbour's, or ask the federation for other terms",
+        )
+    return _ok("histories", f"{done.customers:,} customers")
+
+
+def _key_files(folder: StoreFolder) -> Iterator[Finding]:
+    customer = load_store(folder.store_toml).pseudonym_key
+    for path in (folder.store_key, folder.node_key, customer):
+        found = _private(path)
+        if found is not None:
+            yield found
+            return
+    StoreKey.load(folder.store_key)
+    load_node_key(folder.node_key)
+    yield _ok("key files", "for their owner only")
+    age = time.time() - folder.store_key.stat().st_mtime
+    if folder.store_key.with_name(folder.store_key.name + NEXT).exists():
+        yield _warn(
+            "key age",
+            "a new key waits for its certificate",
+            "send its request, then `hanse store enrol --certificate FILE`",
+        )
+    elif age > _OLD_KEY:
+        yield _warn("key age", f"{age / _DAY:.0f} days", "`hanse store keys rotate`")
+    else:
+        yield _ok("key age", f"{age / _DAY:.0f} days")
+
+
+def _private(path: Path) -> Finding | None:
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    if mode is None:
+        made = path.name == CUSTOMER_KEY
+        return _fail(
+            "key files",
+            f"{path} is missing",
+            "restore it from its backup" + ("; a new one makes every customer new" * made),
+        )
+    if mode & 0o077:
+        return _fail("key files", f"{path} can be read by others ({mode:04o})", f"chmod 600 {path}")
+    return None
+
+
+def _certificate(folder: StoreFolder) -> Finding:
+    from hanse_client.deployment.enrol import check_membership
+
+    left = check_membership(folder).certificate.valid_until - time.time()
+    message = f"valid for {left / _DAY:.0f} days, its keys are here"
+    if left < _SOON:
+        return _warn("membership", message, "`hanse store enrol` writes a request for another one")
+    return _ok("membership", message + ", the manifest is within the policy")
+
+
+def _code(folder: StoreFolder) -> Finding:
+    pinned = Enrolment(folder.enrolment).manifest.fab_digest
+    if pinned is None:
+        return _fail(
+            "code pin",
+            "the manifest does not name the app bundle",
+            "ask the federation for a manifest with fab_digest",
+        )
+    return _ok("code pin", f"only the bundle {pinned[:12]}… is answered, and none is installed")
+
+
+def _model(folder: StoreFolder) -> Finding:
+    from hanse_client.deployment.enrol import check_settings, start_of
+    from hanse_common.instructions import model_digest
+    from hanse_common.manifest_terms import check_base_model
+
+    settings, manifest = folder.settings(), folder.membership().manifest
+    check_settings(folder, settings)
+    check_base_model(folder.model, manifest)
+    named = manifest.model_digest
+    if model_digest(start_of(folder.model, settings)).hex() != named:
+        return _fail(
+            "model",
+            "not the one that the manifest names",
+            "`hanse store enrol --model DIR`, with the coordinator's folder",
+        )
+    return _ok("model", f"{named[:12]}…, as the manifest names it")
+
+
+def _disk(folder: StoreFolder) -> Finding:
+    free = shutil.disk_usage(folder.path).free
+    message = f"{free / (1 << 30):.1f} GB free"
+    if free < _LITTLE_DISK:
+        return _fail("disk", message, "a full disk stops the ledger, and with it the store")
+    return _ok("disk", message) if free >= _DISK else _warn("disk", message, "make room")
+
+
+def _server(folder: StoreFolder) -> Iterator[Finding]:
+    invitation = folder.invitation()
+    found: Handshake = handshake(invitation.fleet, invitation.ca)
+    yield _ok("server", f"{invitation.fleet} answers in {found.seconds * 1000:.0f} ms")
+    left = found.expires - time.time()
+    message = f"{found.version}, certificate valid for {left / _DAY:.0f} days"
+    if left < _SOON:
+        yield _warn("TLS", message, "tell the coordinator to renew it")
+    else:
+        yield _ok("TLS", message)
+    if found.clock is None:
+        yield Finding(check="clock", state="skipped", message="the server does not say its time")
+    elif abs(found.clock) > _CLOCK:
+        ahead = "ahead of" if found.clock > 0 else "behind"
+        yield _fail(
+            "clock",
+            f"{abs(found.clock):.0f} s {ahead} the server's",
+            "set this machine's clock by NTP",
+        )
+    else:
+        yield _ok("clock", f"within {max(1.0, abs(found.clock)):.0f} s of the server's")
+
+
+def _budget(folder: StoreFolder) -> Finding:
+    row = budget_row(folder)
+    # Reading says nothing of a head that went ahead of its ledger; opening does.
+    Ledger.open(folder.path / "ledger.sqlite", StoreKey.load(folder.store_key))
+    if row is None or row.limit is None:
+        return _ok("budget", "nothing spent")
+    message = f"epsilon {row.spent:.3g} of {row.limit:g} spent"
+    if row.rounds_left == 0:
+        return _fail(
+            "budget",
+            message + ", not one more round fits",
+            "raise max_epsilon or set budget_renews in policy.toml, which is a decision about "
+            "people's privacy; or leave",
+        )
+    return _ok("budget", message + (f", {row.rounds_left} rounds left" if row.rounds_left else ""))
+
+
+def _round_log(folder: StoreFolder) -> Finding:
+    from hanse_client.rounds.witness import Witness
+
+    enrolment = folder.membership()
+    if enrolment.manifest.log_key is None:
+        return _warn(
+            "round log",
+            "the federation keeps none, so nobody can compare what it told whom",
+            "ask for a manifest with log_key, and set round_log = true in policy.toml",
+        )
+    seen = Witness(folder.node(), enrolment).seen
+    if seen is None:
+        return _ok("round log", "nothing seen of it yet")
+    return _ok("round log", f"remembered up to record {seen.size}; no other history is accepted")
+
+
+def _telemetry(folder: StoreFolder) -> Finding:
+    if os.environ.get("FLWR_TELEMETRY_ENABLED", "0") not in ("", "0"):
+        return _warn(
+            "telemetry",
+            "FLWR_TELEMETRY_ENABLED is set; `join` turns it off all the same",
+            "unset it, for other programs that use Flower",
+        )
+    return _ok("telemetry", "off")
+
+
+def _ok(check: str, message: str) -> Finding:
+    return Finding(check=check, state="ok", message=message)
+
+
+def _warn(check: str, message: str, mend: str) -> Finding:
+    return Finding(check=check, state="warning", message=message, mend=mend)
+
+
+def _fail(check: str, message: str, mend: str) -> Finding:
+    return Finding(check=check, state="failed", message=message, mend=mend)
+
+
+_CHECKS: dict[str, Check] = {
+    "key files": _key_files,
+    "data": _data,
+    "membership": _certificate,
+    "code pin": _code,
+    "model": _model,
+    "histories": _histories,
+    "server": _server,
+    "budget": _budget,
+    "round log": _round_log,
+    "disk": _disk,
+    "telemetry": _telemetry,
+}

@@ -1,0 +1,171 @@
+"""`hanse store join --dry-run`: what a round would send and cost, without sending anything.
+
+The messages are written by the protocol's own encoders, from the signed terms and the store's
+own certificate, with zeros where keys, shares and masked numbers would be. Nothing is
+trained, charged or written down, and the server is not asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hanse_client.deployment.enrol import check_membership, check_settings
+from hanse_client.deployment.folder import StoreFolder
+from hanse_client.enrolment import Enrolment
+from hanse_common.codec import DIGEST_SIZE
+from hanse_common.config import RunSettings
+from hanse_common.identity import SIGNATURE_SIZE
+from hanse_common.manifest import Manifest
+from hanse_common.privacy.accounting import epsilon
+from hanse_common.privacy.ledger import Ledger
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.secagg.keys import KEY_SIZE
+from hanse_common.secagg.messages import (
+    DIGESTS_SIZE,
+    SEALED_SIZE,
+    Confirmation,
+    Hello,
+    MaskedVector,
+    ShareBundle,
+    StoreMessage,
+    Unmasking,
+)
+from hanse_common.secagg.shamir import SHARE_SIZE
+from hanse_common.secagg.terms import Header
+
+_DIGEST = bytes(DIGEST_SIZE)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One message of a round.
+
+    Args:
+        stage: Of secure aggregation.
+        size: Bytes of the protocol's message; Flower adds a few hundred.
+        content: What is in it.
+    """
+
+    stage: str
+    size: int
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One part of the masked vector.
+
+    Args:
+        name: What is summed.
+        length: How many numbers.
+        clip: Largest norm that this store may give it, in the model's units.
+        noise: Standard deviation of the noise that this store adds to each number, in the
+            same units; None where noise is added before, or not at all.
+    """
+
+    name: str
+    length: int
+    clip: float
+    noise: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a round would send and cost."""
+
+    messages: tuple[Part, ...]
+    sections: tuple[Section, ...]
+    cost: dict[str, Any]
+
+
+def preview(folder: StoreFolder) -> Preview:
+    """Work out a training round with all stores of the manifest.
+
+    Raises:
+        StoreNotReady: Something has not come back yet.
+        HanseError: As `check_membership` does.
+    """
+    enrolment, settings = check_membership(folder), folder.settings()
+    check_settings(folder, settings)
+    manifest = enrolment.manifest
+    return Preview(
+        messages=messages(enrolment, len(manifest.stores)),
+        sections=tuple(
+            Section(
+                name=part.name,
+                length=part.length,
+                clip=part.clip,
+                noise=part.noise_variance**0.5 / part.scale if part.noise_variance else None,
+            )
+            for part in manifest.sections
+        ),
+        cost=_cost(folder, enrolment, settings, manifest),
+    )
+
+
+def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
+    """The messages of a training round among `count` stores, none of which is lost."""
+    manifest, certificate = enrolment.manifest, enrolment.certificate
+    header = Header(
+        run=0,
+        round=3,
+        attempt=1,
+        manifest_digest=manifest.digest(),
+        model_digest=_DIGEST,
+    )
+    length = sum(part.length for part in manifest.sections)
+    about: dict[str, Any] = {
+        "header_digest": _DIGEST,
+        "roster_digest": _DIGEST,
+        "store_id": certificate.store_id,
+    }
+    hello = Hello(
+        header=header,
+        certificate=certificate,
+        mask_public=bytes(KEY_SIZE),
+        share_public=bytes(KEY_SIZE),
+        possession=bytes(SIGNATURE_SIZE),
+        commitment=_DIGEST,
+    )
+    shares = ShareBundle(
+        sealed=(bytes(SEALED_SIZE),) * (count - 1),
+        vouched=(bytes(SIGNATURE_SIZE),) * (count - 1),
+        digests=(bytes(DIGESTS_SIZE),) * count,
+        **about,
+    )
+    vector = MaskedVector(body=bytes(4 * length), **about)
+    confirmation = Confirmation(sharers_digest=_DIGEST, survivors_digest=_DIGEST, **about)
+    unmasking = Unmasking(seed_shares=(bytes(SHARE_SIZE),) * count, mask_key_shares=(), **about)
+    return (
+        _part("hello", hello, "certificate, fresh public keys, the log cosigned; it has trained"),
+        _part("share", shares, f"its secrets in shares, one sealed for each of {count - 1} others"),
+        _part("mask", vector, f"{length:,} masked numbers: update, counts and losses; charged"),
+        _part("confirm", confirmation, "its signature on who is in the sum"),
+        _part("unmask", unmasking, "one share a store, so that the masks of the sum come off"),
+    )
+
+
+def _part(stage: str, message: StoreMessage, content: str) -> Part:
+    return Part(stage=stage, size=len(message.encode()), content=content)
+
+
+def _cost(
+    folder: StoreFolder, enrolment: Enrolment, settings: RunSettings, manifest: Manifest
+) -> dict[str, Any]:
+    plan, policy = PrivacyPlan.from_settings(settings), enrolment.policy
+    if plan is None:
+        return {"mode": manifest.privacy.mode, "epsilon of a round": None}
+    spent = Ledger.open(folder.path / "ledger.sqlite", enrolment.key).spent()
+    step, delta = plan.round_cost(), plan.target_delta
+    return {
+        "mode": plan.mode,
+        "delta": delta,
+        "epsilon of one round alone": epsilon([step], target_delta=delta),
+        "epsilon spent ever": epsilon(spent, target_delta=delta) if spent else 0.0,
+        "epsilon after this round": epsilon([*spent, step], target_delta=delta),
+        "epsilon of all rounds": plan.epsilon_after(rounds=manifest.rounds),
+        "epsilon with every spare exchange": plan.granted_epsilon,
+        "limit of the policy": policy.max_epsilon,
+        "rounds of the manifest": manifest.rounds,
+    }

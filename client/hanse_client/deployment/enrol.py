@@ -1,0 +1,325 @@
+"""Coming into a federation: the request that goes out, and what comes back for it.
+
+Everything that comes back is checked before it is kept: the authority's signature, that it
+is about this store and these keys, and the terms against the store's own policy. A file that
+does not pass leaves the store as it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hanse_client.deployment.folder import NEXT, SETTINGS_FILE, StoreFolder, load_node_key
+from hanse_client.deployment.templates import AUTHORITY_LINE
+from hanse_client.enrolment import Enrolment
+from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
+from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
+from hanse_common.decoding import decoding
+from hanse_common.durable import sync_folder, write_durably
+from hanse_common.errors import (
+    BadCertificate,
+    ConfigError,
+    PolicyViolation,
+    StoreNotReady,
+)
+from hanse_common.identity import Certificate, StoreKey, fingerprint
+from hanse_common.instructions import model_digest
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_terms import (
+    BASE_MODEL_FILES,
+    check_base_model,
+    check_noise,
+    settings_digest,
+)
+from hanse_common.policy import StorePolicy
+
+"""All that is taken of a model's folder: no format that could hold code."""
+
+
+def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
+    """Write the request that asks for a certificate of this store's newest keys.
+
+    Returns:
+        The file to send to the coordinator; it holds nothing secret.
+
+    Raises:
+        StoreNotReady: There is no store in the folder.
+        KeyFileError: A key is missing, or readable by others.
+    """
+    name = folder.node().name
+    request = Request.make(
+        name,
+        StoreKey.load(newest(folder.store_key)),
+        node_key=node_public_pem(newest(folder.node_key)),
+        created=int(time.time()) if now is None else now,
+    )
+    path = folder.path / request.file_name
+    request.save(path)
+    return path
+
+
+def own_fingerprint(folder: StoreFolder) -> str:
+    """Of this store's newest key, to read to the authority by phone."""
+    return fingerprint(StoreKey.load(newest(folder.store_key)).public)
+
+
+def newest(path: Path) -> Path:
+    """The key that waits for its certificate, or the one in use."""
+    waiting = path.with_name(path.name + NEXT)
+    return waiting if waiting.exists() else path
+
+
+def node_public_pem(private: Path) -> str:
+    """The public half of a node's key as a request holds it.
+
+    Raises:
+        KeyFileError: The key is missing, or readable by others.
+    """
+    return public_pem(load_node_key(private).public_key())
+
+
+def accept_invitation(folder: StoreFolder, invitation: Invitation) -> None:
+    """Keep an invitation, and pin its authority in a policy that pins none yet.
+
+    The caller has shown the authority's fingerprint, and a person has compared it.
+
+    Raises:
+        PolicyViolation: The policy pins another authority, or another federation.
+        ConfigError: The policy is malformed.
+    """
+    folder.node()
+    text = folder.policy.read_text(encoding="utf-8")
+    if AUTHORITY_LINE in text.splitlines():
+        text = text.replace(AUTHORITY_LINE, f'authority = "{invitation.authority}"', 1)
+    policy = parse_settings(StorePolicy, parse_toml(text, folder.policy))
+    for field, wanted, offered in (
+        ("authority", policy.authority, invitation.authority),
+        ("federation", policy.federation, invitation.federation),
+    ):
+        if wanted not in (None, offered):
+            raise PolicyViolation(
+                f"invitation has {field}={offered}, this store's policy requires {wanted}",
+                hint="an invitation of another federation, or change the policy",
+            )
+    write_durably(folder.policy, text)
+    invitation.save(folder.path / INVITATION_FILE)
+
+
+def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = None) -> Certificate:
+    """Check a certificate and keep it; the one before is kept beside it.
+
+    Raises:
+        BadCertificate: It is not the authority's, or not of this store and its keys.
+        ExpiredCertificate: It is not valid now.
+        KeyFileError: It is no certificate, or a key is missing.
+        ConfigError: No authority is pinned yet.
+    """
+    certificate = Certificate.load(path)
+    now = int(time.time()) if now is None else now
+    certificate.check(bytes.fromhex(pinned_policy(folder).authority), now=now)
+    _check_ours(folder, certificate)
+    if folder.certificate.exists():
+        before = folder.certificate.read_bytes()
+        if Certificate.load(folder.certificate) != certificate:
+            stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+            _keep_aside(folder.certificate.with_name(f"certificate.{stamp}"), before)
+    # Keys first: after a crash between the two, the certificate is imported once more.
+    for key in (folder.store_key, folder.node_key):
+        waiting = newest(key)
+        if waiting != key:
+            waiting.replace(key)
+            sync_folder(key.parent)
+    public = folder.node_public.with_name(folder.node_public.name + NEXT)
+    if public.exists():
+        public.replace(folder.node_public)
+    write_durably(folder.certificate, path.read_bytes())
+    return certificate
+
+
+def accept_manifest(folder: StoreFolder, path: Path) -> Manifest:
+    """Check signed terms and keep them; those before are kept beside them.
+
+    Raises:
+        BadManifest: They are not signed by the pinned authority.
+        PolicyViolation: They go beyond the policy, or leave this store out; names every field.
+        ConfigError: No authority is pinned yet.
+    """
+    signed, policy, name = SignedManifest.load(path), pinned_policy(folder), folder.node().name
+    manifest = signed.check(bytes.fromhex(policy.authority))
+    found = violations(manifest, policy, name)
+    if found:
+        raise PolicyViolation("; ".join(found), hint="ask the federation, or change the policy")
+    if folder.manifest.exists():
+        before = SignedManifest.load(folder.manifest)
+        if before.unchecked != manifest:
+            stamp = before.unchecked.digest().hex()[:12]
+            _keep_aside(folder.manifest.with_name(f"manifest.{stamp}.json"), before.encode())
+    write_durably(folder.manifest, signed.encode())
+    return manifest
+
+
+def violations(manifest: Manifest, policy: StorePolicy, name: str) -> list[str]:
+    """Every reason for which a store cannot take part under these terms."""
+    found = [violation.message for violation in policy.violations(manifest)]
+    if name not in manifest.stores:
+        found.append(f"manifest of {manifest.federation!r} does not list {name!r}")
+    if manifest.fab_digest is None:
+        found.append("manifest does not name the app bundle (fab_digest)")
+    try:
+        check_noise(manifest)
+    except PolicyViolation as error:
+        found.append(error.message)
+    return found
+
+
+def check_membership(folder: StoreFolder, *, now: int | None = None) -> Enrolment:
+    """Check that certificate, keys, manifest and policy hold and go together.
+
+    Raises:
+        StoreNotReady: Something has not come back yet.
+        KeyFileError: A key is missing, or readable by others.
+        BadCertificate, ExpiredCertificate: The certificate does not hold, or is another's.
+        BadManifest: The manifest is not the pinned authority's.
+        PolicyViolation: The terms go beyond the policy; names every field.
+    """
+    policy, name, enrolment = pinned_policy(folder), folder.node().name, folder.membership()
+    authority = bytes.fromhex(policy.authority)
+    enrolment.certificate.check(authority, now=int(time.time()) if now is None else now)
+    _check_ours(folder, enrolment.certificate, in_use=True)
+    signed = SignedManifest.load(folder.manifest)
+    found = violations(signed.check(authority), policy, name)
+    if found:
+        raise PolicyViolation("; ".join(found), hint="ask the federation, or change the policy")
+    return enrolment
+
+
+def accept_settings(folder: StoreFolder, path: Path) -> RunSettings:
+    """Keep the run's settings, if they are those that the manifest names.
+
+    Raises:
+        PolicyViolation: The manifest names other settings.
+        ConfigError: They are malformed.
+    """
+    table = read_json(path)
+    settings = RunSettings.parse(table)
+    if folder.manifest.exists():
+        check_settings(folder, settings)
+    write_durably(folder.path / SETTINGS_FILE, settings.model_dump_json(indent=2) + "\n")
+    return settings
+
+
+def check_settings(folder: StoreFolder, settings: RunSettings) -> None:
+    """Compare settings with the manifest.
+
+    Raises:
+        PolicyViolation: The manifest names other settings.
+    """
+    named = folder.membership().manifest.settings_digest
+    found = settings_digest(settings).hex()
+    if found != named:
+        raise PolicyViolation(
+            f"the settings' digest is {found}, the manifest names {named}",
+            hint="ask the coordinator for the settings.json that the manifest was signed for",
+        )
+
+
+def accept_model(folder: StoreFolder, source: Path) -> None:
+    """Keep the start of the model, if its trained parameters are those that the manifest names.
+
+    So must be the frozen rest: vocabulary, text vectors, the transformer where it is not
+    trained. Clipping and noise do not depend on it.
+
+    Raises:
+        ConfigError: The folder holds no model.
+        StoreNotReady: Manifest or settings are missing.
+        PolicyViolation: The manifest names another model.
+    """
+    for name in BASE_MODEL_FILES:
+        if not (source / name).is_file():
+            raise ConfigError(f"{source} holds no {name}", hint="it is a folder of both")
+    settings, manifest = folder.settings(), folder.membership().manifest
+    aside = Path(tempfile.mkdtemp(prefix=".model-", dir=folder.path))
+    try:
+        for name in BASE_MODEL_FILES:
+            shutil.copyfile(source / name, aside / name)
+        found = model_digest(start_of(aside, settings)).hex()
+        if found != manifest.model_digest:
+            raise PolicyViolation(
+                f"the model's digest is {found}, the manifest names {manifest.model_digest}",
+                hint="ask the coordinator for the model that the manifest was signed for",
+            )
+        check_base_model(aside, manifest)
+        aside.chmod(0o755)
+        if folder.model.exists():
+            shutil.rmtree(folder.model)
+        aside.rename(folder.model)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
+    """The trained parameters that a run begins with, by name."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.model.pretrained import MODEL_ERRORS
+    from hanse_client.tasks import task_of
+    from hanse_client.training.train import trained_arrays
+
+    task = task_of(settings.task)
+    disable_progress_bar()
+    with decoding(f"{model}, a model of {settings.task!r},", ConfigError, *MODEL_ERRORS):
+        loaded = task.load_model(model)
+    task.freeze(loaded, settings)
+    return trained_arrays(loaded)
+
+
+def pinned_policy(folder: StoreFolder) -> StorePolicy:
+    """The store's policy, with an authority in it.
+
+    Raises:
+        StoreNotReady: There is no store, or no authority is pinned.
+        ConfigError: The policy is malformed.
+    """
+    folder.node()
+    try:
+        lines = folder.policy.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read {folder.policy}: {error.strerror}") from error
+    if AUTHORITY_LINE in lines:
+        raise StoreNotReady(
+            f"{folder.policy} pins no authority",
+            hint="`hanse store enrol --invitation FILE` first",
+        )
+    return StorePolicy.from_toml(folder.policy)
+
+
+def _check_ours(folder: StoreFolder, certificate: Certificate, *, in_use: bool = False) -> None:
+    """Compare a certificate with the keys in use, or with those that wait for one."""
+    name, place = folder.node().name, (lambda path: path) if in_use else newest
+    key = StoreKey.load(place(folder.store_key))
+    node = node_key_digest(node_public_pem(place(folder.node_key)))
+    for holds, what in (
+        (certificate.store_id == name, f"of store {certificate.store_id!r}, this is {name!r}"),
+        (certificate.public_key == key.public, "of another store key"),
+        (certificate.node_key == node, "of another Flower node key"),
+    ):
+        if not holds:
+            raise BadCertificate(
+                f"the certificate is {what}",
+                hint="send the request that `hanse store enrol` writes now, and import its answer",
+            )
+
+
+def _keep_aside(path: Path, content: bytes) -> None:
+    number = 1
+    place = path
+    while place.exists() and place.read_bytes() != content:
+        number += 1
+        place = path.with_name(f"{path.name}-{number}")
+    write_durably(place, content)

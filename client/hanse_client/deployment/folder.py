@@ -1,0 +1,238 @@
+"""A store's folder, and how it is first laid out.
+
+    <folder>/node.json          what the node is called and where its parts lie
+    <folder>/store.toml         where the store's data are
+    <folder>/customer.key       the pseudonym key (0600)
+    <folder>/node.key           EC key that Flower authenticates the node by (0600)
+    <folder>/node.pub           its public half
+    <folder>/enrolment/         store.key (0600), policy.toml; later certificate, manifest.json
+    <folder>/invitation.json    where the federation is
+    <folder>/settings.json      the run's settings, as the manifest names them
+    <folder>/model/             the frozen start of the model
+    <folder>/histories.npz      the store's prepared histories, with prepared.json
+
+Beside them lies what a node writes while it takes part; see `hanse_client.node`. Private keys
+are made here and never leave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+from hanse_client.deployment.templates import policy_toml, store_toml
+from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY, Enrolment
+from hanse_client.node import NODE_FILE, Node, NodeSettings
+from hanse_common.admission import INVITATION_FILE, Invitation
+from hanse_common.config import RunSettings, read_json
+from hanse_common.durable import write_durably
+from hanse_common.errors import DataError, KeyFileError, StoreNotReady
+from hanse_common.identity import StoreKey, check_store_id, read_private, save_private
+
+STORE_FILE, SETTINGS_FILE = "store.toml", "settings.json"
+CUSTOMER_KEY, NODE_KEY, NODE_PUBLIC = "customer.key", "node.key", "node.pub"
+MODEL, HISTORIES, ENROLMENT = "model", "histories.npz", "enrolment"
+NEXT = ".next"
+"""Suffix of a key that waits for its certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFolder:
+    """Where everything of one store lies."""
+
+    path: Path
+
+    @property
+    def store_toml(self) -> Path:
+        """Where the data are."""
+        return self.path / STORE_FILE
+
+    @property
+    def enrolment(self) -> Path:
+        """Key, certificate, policy, manifest."""
+        return self.path / ENROLMENT
+
+    @property
+    def store_key(self) -> Path:
+        """The store's identity."""
+        return self.enrolment / KEY
+
+    @property
+    def certificate(self) -> Path:
+        """The authority's word for it."""
+        return self.enrolment / CERTIFICATE
+
+    @property
+    def policy(self) -> Path:
+        """The store's own limits."""
+        return self.enrolment / POLICY
+
+    @property
+    def manifest(self) -> Path:
+        """The federation's signed terms."""
+        return self.enrolment / MANIFEST
+
+    @property
+    def node_key(self) -> Path:
+        """What Flower authenticates the node by."""
+        return self.path / NODE_KEY
+
+    @property
+    def node_public(self) -> Path:
+        """Its public half."""
+        return self.path / NODE_PUBLIC
+
+    @property
+    def model(self) -> Path:
+        """The frozen start of the model."""
+        return self.path / MODEL
+
+    @property
+    def histories(self) -> Path:
+        """The store's prepared histories."""
+        return self.path / HISTORIES
+
+    def node(self) -> Node:
+        """Open the node.
+
+        Raises:
+            StoreNotReady: There is none in this folder.
+        """
+        if not (self.path / NODE_FILE).exists():
+            raise StoreNotReady(
+                f"{self.path} is no store's folder",
+                hint="`hanse store init NAME --folder DIR` makes one",
+            )
+        return Node(self.path)
+
+    def invitation(self) -> Invitation:
+        """Read the invitation.
+
+        Raises:
+            StoreNotReady: There is none yet.
+            BadInvitation: It is damaged.
+        """
+        path = self.path / INVITATION_FILE
+        if not path.exists():
+            raise StoreNotReady(
+                "this store has no invitation",
+                hint="`hanse store enrol --invitation FILE`, with the coordinator's file",
+            )
+        return Invitation.load(path)
+
+    def settings(self) -> RunSettings:
+        """Read the run's settings.
+
+        Raises:
+            StoreNotReady: There are none yet.
+            ConfigError: They are damaged.
+        """
+        path = self.path / SETTINGS_FILE
+        if not path.exists():
+            raise StoreNotReady(
+                "this store has no settings of the run",
+                hint="`hanse store enrol --settings FILE`, with the coordinator's settings.json",
+            )
+        return RunSettings.parse(read_json(path))
+
+    def membership(self) -> Enrolment:
+        """The store's membership, once certificate and manifest have come back.
+
+        Raises:
+            StoreNotReady: Something is still missing; says what.
+        """
+        for path, name in ((self.certificate, "certificate"), (self.manifest, "manifest")):
+            if not path.exists():
+                raise StoreNotReady(
+                    f"this store has no {name} yet",
+                    hint=f"`hanse store enrol --{name} FILE`, with what came back for the request",
+                )
+        return Enrolment(self.enrolment)
+
+
+def create(folder: StoreFolder, name: str) -> None:
+    """Lay out a store's folder: keys, and templates to fill in.
+
+    Args:
+        folder: Where; made if it is not there.
+        name: The store's id: 1 to 64 of `a-z 0-9 . _ -`.
+
+    Raises:
+        MalformedMessage: The name is no id.
+        KeyFileError: One of the files is there already; nothing is overwritten.
+        DataError: The folder cannot be written.
+    """
+    from hanse_client.ingest.pseudonyms import load_or_make_key  # imported on use: polars
+
+    check_store_id(name)
+    places = (
+        folder.path / NODE_FILE,
+        *(folder.store_toml, folder.store_key, folder.policy),
+        *(folder.node_key, folder.node_public),
+    )
+    for path in places:
+        if path.exists():
+            raise KeyFileError(
+                f"{path} exists already",
+                hint="a store is laid out once; for new keys use `hanse store keys rotate`",
+            )
+    try:
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.enrolment.mkdir(mode=0o700, exist_ok=True)
+        folder.store_toml.write_text(store_toml(name), encoding="utf-8")
+        folder.policy.write_text(policy_toml(), encoding="utf-8")
+        load_or_make_key(folder.path / CUSTOMER_KEY)
+        StoreKey.generate().save(folder.store_key)
+        make_node_key(folder.node_key, folder.node_public)
+        settings = NodeSettings(
+            name=name, histories=Path(HISTORIES), base_model=Path(MODEL), enrolment=Path(ENROLMENT)
+        )
+        # Last: a folder that has it is whole.
+        write_durably(folder.path / NODE_FILE, settings.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise DataError(
+            f"cannot lay out {folder.path}: {error.strerror}",
+            hint="name a folder that this user can write",
+        ) from error
+
+
+def make_node_key(private: Path, public: Path) -> None:
+    """Make the key pair that Flower authenticates a node by, as its own tools read it.
+
+    Raises:
+        KeyFileError: The private key exists already, or cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    save_private(private, text.decode("ascii"))
+    line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_durably(public, line + b"\n")
+
+
+def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the key that Flower authenticates the node by.
+
+    Raises:
+        KeyFileError: The file is missing, readable by others, or no such key.
+    """
+    text = read_private(path)
+    try:
+        key = load_ssh_private_key(text.encode("ascii"), None)
+    except (ValueError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise KeyFileError(
+            f"{path} is not an EC private key in OpenSSH's format",
+            hint="restore it from its backup, or `hanse store keys rotate --node-key`",
+        )
+    return key

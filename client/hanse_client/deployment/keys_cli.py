@@ -1,0 +1,49 @@
+"""`hanse store keys`: new keys, without a day on which the store cannot take part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanse_client.deployment.tables import print_facts
+from hanse_common.formats import Format, say
+
+keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own keys.")
+
+
+@keys.callback()
+def _keys() -> None:
+    """The store's own keys."""
+
+
+@keys.command()
+def rotate(
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="The store's folder.")] = Path(),
+    node_key: Annotated[
+        bool, typer.Option("--node-key", help="Make a new Flower node key as well.")
+    ] = False,
+    output: Annotated[
+        Format, typer.Option("--format", help="A table for people, JSON for programs.")
+    ] = Format.TABLE,
+) -> None:
+    """Make a new key and ask for its certificate; the old one serves until that is taken in.
+
+    The ledger goes on under the new key; the certificate of the old one is kept for auditors.
+    The pseudonym key stays: another would make every customer somebody else.
+    """
+    from hanse_client.deployment import enrol
+    from hanse_client.deployment.folder import StoreFolder
+    from hanse_client.deployment.key_rotation import begin
+
+    store = StoreFolder(folder)
+    begin(store, node_key=node_key)
+    request = enrol.write_request(store)
+    facts = {
+        "store": store.node().name,
+        "request": str(request),
+        "fingerprint": enrol.own_fingerprint(store),
+    }
+    print_facts(facts, output)
+    say("Send the request; `hanse store enrol --certificate FILE` puts the new key to use.")

@@ -1,0 +1,180 @@
+"""A store's figures and health, read from its node's folder, for the store's own eyes.
+
+Of what derives from customers there is epsilon, which the ledger has charged, and nothing
+else: no loss, no count, no accuracy. Refusals are counted by code; what they say stays in
+`log.jsonl`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hanse_client.node import LEDGER_FILE, Node
+from hanse_common.audit.evidence import Evidence
+from hanse_common.audit.spending import BudgetRow, budget_of
+from hanse_common.decoding import json_lines
+from hanse_common.errors import HanseError
+from hanse_common.monitoring.codes import OTHER, code_in
+from hanse_common.monitoring.health import Health, is_locked
+from hanse_common.policy import StorePolicy
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+    from hanse_common.privacy.entry import Entry
+
+LOCK = "join.lock"
+"""Held by `hanse store join` while it runs."""
+
+
+def read_metrics(folder: Path) -> Iterator[Metric]:
+    """Read a node's folder.
+
+    Raises:
+        ConfigError: It is no node's.
+        LedgerError: The ledger is damaged.
+    """
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    node = Node(folder)
+    evidence = _evidence(node)
+
+    refusals = CounterMetricFamily(
+        "hanse_store_refusals", "What the store refused, by code.", labels=["code"]
+    )
+    codes, last = _refusals(folder)
+    for code, count in sorted(codes.items()):
+        refusals.add_metric([code], count)
+    yield refusals
+    yield GaugeMetricFamily(
+        "hanse_store_joined", "1 while the node runs.", value=is_locked(folder / LOCK)
+    )
+    yield GaugeMetricFamily(
+        "hanse_store_last_exchange_timestamp_seconds",
+        "When the store last computed, charged or refused anything; 0 if never.",
+        value=last,
+    )
+    for certificate in evidence.certificates()[:1]:
+        yield GaugeMetricFamily(
+            "hanse_store_certificate_end_timestamp_seconds",
+            "When the store's certificate ends.",
+            value=certificate.valid_until,
+        )
+
+    entries = evidence.entries()
+    kinds = CounterMetricFamily(
+        "hanse_store_ledger_entries", "Entries of the ledger, by kind.", labels=["kind"]
+    )
+    for kind, count in sorted(Counter(entry.kind for entry in entries).items()):
+        kinds.add_metric([kind], count)
+    yield kinds
+    yield CounterMetricFamily(
+        "hanse_store_rounds", "Training rounds taken part in.", value=_rounds(entries)
+    )
+    yield from _budget_metrics(_budget(evidence, entries))
+
+
+def read_health(folder: Path) -> Health:
+    """Look whether the node runs, and whether a round would find it able to take part."""
+    checks = {"joined": "" if is_locked(folder / LOCK) else "`hanse store join` does not run"}
+    try:
+        evidence = _evidence(Node(folder))
+        row = _budget(evidence, evidence.entries())
+        certificates = evidence.certificates()
+    except HanseError as error:
+        return Health(checks=checks | {"folder": f"{error} [{error.code}]"})
+    spent = row is not None and row.rounds_left == 0
+    checks["budget"] = "the policy's epsilon is spent" if spent else ""
+    if evidence.enrolment is not None:
+        checks["certificate"] = _certificate_fault([c.valid_until for c in certificates[:1]])
+    return Health(checks=checks)
+
+
+def _evidence(node: Node) -> Evidence:
+    enrolment = None if node.enrolment is None else node.enrolment.folder
+    return Evidence(
+        store=node.name,
+        ledger=node.folder / LEDGER_FILE,
+        enrolment=enrolment,
+        simulated=node.settings.seed is not None,
+    )
+
+
+def _certificate_fault(ends: list[int]) -> str:
+    if not ends:
+        return "the store is not admitted yet"
+    if ends[0] < time.time():
+        return f"it ended on {datetime.fromtimestamp(ends[0], UTC).date()}"
+    return ""
+
+
+def _rounds(entries: list[Entry]) -> int:
+    """Rounds in which the store trained, however often they were charged."""
+    trained = (e.release for e in entries if e.kind == "charge" and e.release.kind == "train")
+    return len({(release.run, release.round) for release in trained})
+
+
+def _refusals(folder: Path) -> tuple[Counter[str], float]:
+    """Count errors in the store's log by code; also say when the last line was written."""
+    codes: Counter[str] = Counter()
+    last = 0.0
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return codes, last
+    for line in json_lines(path):
+        written = line.get("time")
+        last = max(last, written) if isinstance(written, float) else last
+        if "error" in line:
+            codes[code_in(str(line["error"])) or OTHER] += 1
+    return codes, last
+
+
+def _budget(evidence: Evidence, entries: list[Entry]) -> BudgetRow | None:
+    """What is left; computed anew only when ledger or policy have changed."""
+    policy = evidence.policy()
+    head = entries[-1].hash if entries else b""
+    return _budget_at(evidence, head, "" if policy is None else policy.model_dump_json())
+
+
+@lru_cache(maxsize=8)
+def _budget_at(evidence: Evidence, head: bytes, policy: str) -> BudgetRow | None:
+    if head:
+        row = budget_of(evidence, stores=())
+        if row is not None:
+            return row
+    if not policy:
+        return None
+    limit = StorePolicy.model_validate_json(policy).max_epsilon
+    return BudgetRow(
+        store=evidence.store,
+        target_delta=0.0,
+        spent=0.0,
+        spent_ever=0.0,
+        limit=limit,
+        left=limit,
+        rounds_left=None,
+        covers_stores=1,
+        at_stores={},
+    )
+
+
+def _budget_metrics(row: BudgetRow | None) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    if row is None:
+        return
+    for name, text, value in (
+        ("epsilon_spent", "Epsilon charged since the last renewal.", row.spent),
+        ("epsilon_spent_ever", "Epsilon charged over all renewals.", row.spent_ever),
+        ("epsilon_limit", "Epsilon that the policy allows.", row.limit),
+        ("epsilon_left", "Epsilon that is left of it.", row.left),
+        ("rounds_left", "Rounds like the last one that are left of it.", row.rounds_left),
+    ):
+        if value is not None:
+            yield GaugeMetricFamily(f"hanse_store_{name}", text, value=value)

@@ -1,1 +1,0 @@
-"""Why the model says of a customer what it says: which past visits and facts carry a score."""

@@ -1,0 +1,84 @@
+"""`hanse model explain`: why a customer is foretold what they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanse_client.inference.choices import When
+from hanse_client.inference.commands import (
+    Model,
+    SettingsOption,
+    StoreOption,
+    WhenOption,
+    open_for,
+    say,
+)
+from hanse_common.formats import Format, FormatOption
+
+
+def explain(
+    model: Model,
+    store: StoreOption,
+    user: Annotated[str, typer.Option(metavar="PSEUDONYM", help="Whom; as in predictions.")],
+    category: Annotated[
+        str | None, typer.Option(help="A class of the model; the customer's best if left out.")
+    ] = None,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The page, an .html file.")] = Path(
+        "explanation.html"
+    ),
+    split: WhenOption = When.LATEST,
+    settings: SettingsOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Say which past visits and facts carry a customer's score of a category.
+
+    Written to a page that only its owner can read, and beside it as FILE.json; nothing is
+    printed of the customer.
+    """
+    # Imported on use: polars, torch, transformers, captum.
+    import numpy as np
+
+    from hanse_client.inference.attribution import attribute
+    from hanse_client.inference.explain_page import explanation, render
+    from hanse_client.inference.files import write_private
+    from hanse_client.inference.predict import ask_all, known, moment_of
+    from hanse_common.errors import ConfigError, UnknownCategory, UnknownCustomer
+    from hanse_common.wording import finite
+
+    if output.suffix.lower() != ".html" or not output.absolute().parent.is_dir():
+        raise ConfigError(f"--output {output} is no .html file in a folder that exists")
+    trained, opened, run = open_for(model, store, settings)
+    moment = moment_of(opened, split, run)
+    names, histories = trained.config.classes, opened.histories
+    found = np.flatnonzero(histories.customers == user)
+    if not len(found) or found[0] not in known(opened, moment):
+        raise UnknownCustomer(
+            f"store {opened.name!r} has no visit of {user!r} before that moment",
+            hint="take a user_id of `hanse model predict`: a pseudonym, not a loyalty id",
+        )
+    customer = int(found[0])
+    if category is None:
+        answers = ask_all(trained.model, histories, found[:1], moment)
+        index = int(answers.scores[0].argmax())
+    elif category in names:
+        index = names.index(category)
+    else:
+        raise UnknownCategory(
+            f"the model ranks no category {category!r}",
+            hint="take an item_id of `hanse model predict`",
+        )
+    credit = attribute(histories, trained.model, customer=customer, category=index, moment=moment)
+    told = explanation(credit, opened, trained, customer=customer, category=index, moment=moment)
+    page, plain = render(told), json.dumps(finite(told), indent=2, ensure_ascii=False)
+    beside = output.with_name(output.name + ".json")
+    try:
+        write_private(output, page.encode())
+        write_private(beside, (plain + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    files = {"page": str(output), "json": str(beside)}
+    say({"store": opened.name, **files}, list(files.values()), format_)

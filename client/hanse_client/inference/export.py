@@ -1,0 +1,79 @@
+"""From what a deployed run leaves, its trained parameters, to a model that anybody can open.
+
+Messages carry only what is trained; the frozen rest is the folder that `hanse model init`
+wrote and every store was given. The two together are the global model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from hanse_client.inference.load import SETTINGS, WEIGHTS, open_model
+from hanse_client.training.train import load_arrays
+from hanse_common.decoding import decoding
+from hanse_common.errors import ConfigError, ModelNotFound
+
+GLOBAL = "global.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    trained: int
+    """Parameters that the run trained."""
+    parameters: int
+    digest: str
+    """SHA-256 of the weights file."""
+
+
+def export_model(run: Path, base: Path, folder: Path) -> Exported:
+    """Write a run's global model as a folder that `from_pretrained` and `hanse model` read.
+
+    Args:
+        run: A finished run's folder, or a file of trained parameters.
+        base: The model that the run began with.
+        folder: Where to; it may not exist yet.
+
+    Raises:
+        ModelNotFound: There are no trained parameters, or no base model.
+        ConfigError: The folder exists, or the parameters are of another model.
+    """
+    if folder.exists():
+        raise ConfigError(f"{folder} exists", hint="name another --output")
+    weights = run / GLOBAL if run.is_dir() else run
+    hint = f"a finished run's folder holds {GLOBAL}"
+    with decoding(f"trained parameters {weights}", ModelNotFound, SafetensorError, hint=hint):
+        arrays = load(weights.read_bytes())
+    model = open_model(base).model
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    for name, array in arrays.items():
+        if shapes.get(name) != array.shape:
+            raise ConfigError(
+                f"{weights} trains {name!r} with shape {array.shape}, and the model in {base} "
+                + (f"has {shapes[name]}" if name in shapes else "has no such parameter"),
+                hint="name the folder that the run began with as --base",
+            )
+    load_arrays(model, arrays)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
+        whole = Path(made) / "model"
+        model.save_pretrained(whole)
+        if (weights.parent / SETTINGS).is_file():
+            shutil.copyfile(weights.parent / SETTINGS, whole / SETTINGS)
+        digest = hashlib.sha256((whole / WEIGHTS).read_bytes()).hexdigest()
+        whole.replace(folder)
+    return Exported(
+        folder=folder,
+        trained=sum(array.size for array in arrays.values()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        digest=digest,
+    )

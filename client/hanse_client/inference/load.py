@@ -1,0 +1,220 @@
+"""What every use begins with: a trained model, a store's histories, and whether they fit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hanse_client.features.histories import Histories, item_class, prepare
+from hanse_client.features.prepare import observed_from
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import load_store
+from hanse_client.model.item_texts import Vectors, encode_texts
+from hanse_client.model.pretrained import MODEL_ERRORS
+from hanse_client.node import NODE_FILE, Node
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_common.config import RunSettings
+from hanse_common.decoding import decoding, json_object
+from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
+
+CONFIG, WEIGHTS, SETTINGS, STORE = (
+    "config.json",
+    "model.safetensors",
+    "settings.json",
+    "store.toml",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A model, ready to be asked."""
+
+    folder: Path
+    model: InterestModel
+    digest: str
+    """SHA-256 of its weights file."""
+
+    @property
+    def config(self) -> InterestConfig:
+        """Its shape and vocabulary."""
+        return self.model.config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenStore:
+    """A store's histories in a model's vocabulary."""
+
+    name: str
+    histories: Histories
+    categories: Mapping[str, str] = field(default_factory=dict)
+    """Category path by item, where the store's catalogue was read."""
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of a model, given that or its run's.
+
+    Raises:
+        ModelNotFound: There is none.
+    """
+    for folder in (path, path / "model"):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    what = "holds no model" if path.is_dir() else "does not exist"
+    raise ModelNotFound(
+        f"{path} {what}",
+        hint=f"give a run's folder, or one with {CONFIG} and {WEIGHTS}",
+    )
+
+
+def open_model(path: Path) -> Trained:
+    """Read a model to ask it; it is not trained any further.
+
+    Args:
+        path: Its folder, or its run's.
+
+    Raises:
+        ModelNotFound: There is none, it is another kind of model, or weights are missing.
+    """
+    folder = model_folder(path)
+    hint = "is it a whole copy of what the run wrote?"
+    with decoding(f"model {folder}", ModelNotFound, *MODEL_ERRORS, hint=hint):
+        config = InterestConfig.from_pretrained(folder)
+        if not config.classes or config.architectures != [InterestModel.__name__]:
+            raise ModelNotFound(
+                f"{folder} holds another kind of model",
+                hint="`hanse simulate` and `hanse model init` write interest models",
+            )
+        loaded: Any = InterestModel.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True
+        )
+    model, found = loaded
+    if found["missing_keys"] or found.get("mismatched_keys"):
+        raise ModelNotFound(
+            f"{folder / WEIGHTS} lacks weights that {CONFIG} asks for",
+            hint="copy the run's model folder as a whole",
+        )
+    model.eval().requires_grad_(False)
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    return Trained(folder=folder, model=model, digest=digest)
+
+
+def open_store(path: Path, trained: Trained, settings: RunSettings | None = None) -> OpenStore:
+    """Read a store's histories in the model's vocabulary.
+
+    Args:
+        path: A node's folder, with prepared histories; or a `store.toml`, whose data are
+            read through the store's door and prepared in memory.
+        trained: The model.
+        settings: Of the model's run: the encoder of item texts, and since when records count
+            where the store does not say. Only a `store.toml` asks for them.
+
+    Raises:
+        OtherCatalogue: The model ranks classes of another catalogue.
+        ConfigError: There is no such store, a `store.toml` comes without settings, or their
+            encoder is not the model's.
+        DataError: The store's data cannot be used.
+    """
+    if path.is_dir() and (path / NODE_FILE).exists():
+        return _open_node(path, trained)
+    if path.is_dir() and (path / STORE).exists():
+        path = path / STORE
+    if not path.is_file():
+        raise ConfigError(
+            f"{path} is no store", hint=f"give a node's folder ({NODE_FILE}) or a {STORE}"
+        )
+    return _open_toml(path, trained, settings)
+
+
+def _open_node(path: Path, trained: Trained) -> OpenStore:
+    node = Node(path)
+    base = node.settings.base_model
+    with decoding(
+        f"the node's base model {base}", ConfigError, *MODEL_ERRORS, hint="prepare the store again"
+    ):
+        own = InterestConfig.from_pretrained(base)
+    asked = trained.config
+    if (own.classes, own.level, own.vector_size) != (
+        asked.classes,
+        asked.level,
+        asked.vector_size,
+    ):
+        raise OtherCatalogue(
+            f"store {node.name!r} is prepared for {len(own.classes)} classes at level "
+            f"{own.level!r}, the model ranks {len(asked.classes)} others at level {asked.level!r}",
+            hint=f"give the store's {STORE}: its data are then prepared for this model",
+        )
+    return OpenStore(name=node.name, histories=node.histories)
+
+
+def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> OpenStore:
+    store, config = load_store(path), trained.config
+    data = ingest(store)
+    rows = list(zip(data.catalogue["item_id"], data.catalogue["category"], strict=True))
+    listed = {item_class(category, item, config.level) for item, category in rows}
+    if not listed & set(config.classes):
+        raise OtherCatalogue(
+            f"none of the {len(config.classes)} classes that the model ranks is in the catalogue "
+            f"of store {store.name!r}",
+            hint="is it the model of this federation, and does [catalogue] map category?",
+        )
+    # Nothing but what was bought needs a vector.
+    bought = data.catalogue.filter(data.catalogue["item_id"].is_in(data.events["item_id"].unique()))
+    texts = sorted(bought["text"].unique())
+    if settings is None:
+        raise ConfigError(
+            "nothing here says how the model's run read histories",
+            hint="name the settings of the model's run with --settings",
+        )
+    encoder = settings.model.encoder
+    histories = prepare(
+        replace(data, catalogue=bought),
+        classes=config.classes,
+        level=config.level,
+        text_vectors=_vectors(texts, trained, encoder, path.parent),
+        observed_from=observed_from(store, settings),
+    )
+    return OpenStore(name=store.name, histories=histories, categories=dict(rows))
+
+
+def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> dict[str, Vectors]:
+    size = trained.config.vector_size
+    if not listens(trained.model):
+        # Embedding a catalogue takes minutes, and no answer would depend on it.
+        return dict.fromkeys(texts, np.zeros(size, dtype=np.float32))
+    cache = Path(os.environ.get("HANSE_CACHE") or folder / "cache") / "texts"
+    vectors = encode_texts(texts, encoder=encoder, cache=cache)
+    if vectors.shape[1] != size:
+        raise ConfigError(
+            f"encoder {encoder!r} makes vectors of {vectors.shape[1]}, the model reads {size}",
+            hint="name the settings of the model's run with --settings",
+        )
+    return dict(zip(texts, vectors, strict=True))
+
+
+def listens(model: InterestModel) -> bool:
+    """Whether any answer depends on the transformer, and so on item texts."""
+    with torch.inference_mode():
+        return model.basket.uses_state() or model.outlook.uses_state()
+
+
+def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettings | None:
+    """The settings of the model's run: as given, beside the model, or at the store.
+
+    Raises:
+        ConfigError: They cannot be read.
+    """
+    beside = (trained.folder.parent / SETTINGS, trained.folder / SETTINGS, store / SETTINGS)
+    path = given or next((place for place in beside if place.is_file()), None)
+    if path is None:
+        return None
+    if path.suffix == ".toml":
+        return RunSettings.from_toml(path)
+    with decoding(f"the run's settings {path}", ConfigError, hint="name others with --settings"):
+        return RunSettings.parse(json_object(path.read_bytes()))

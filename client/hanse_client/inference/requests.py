@@ -1,0 +1,163 @@
+"""What a service is asked, checked, and turned into histories that the model reads.
+
+{"users": ["5f0c…"], "top": 10}
+{"histories": [[{"time": "2026-03-01T17:30", "classes": ["GROCERY/CHEESE"]}]],
+ "at": "2026-03-09", "top": 10}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, Field, model_validator
+
+from hanse_client.features.histories import Histories, days
+from hanse_client.inference.load import OpenStore
+from hanse_client.inference.tables import classes_of
+from hanse_client.tasks.interest import InterestConfig
+from hanse_common.config import Settings
+from hanse_common.errors import DataError, EmptyStore, UnknownCustomer
+
+MOST = 256
+"""Customers in one question."""
+
+
+def _shop_clock(moment: datetime) -> datetime:
+    if moment.tzinfo is not None:
+        raise ValueError("write times on the shop's own clock, without an offset")
+    return moment
+
+
+Moment = Annotated[datetime, AfterValidator(_shop_clock)]
+
+
+class Visit(Settings):
+    """One visit of a history: when, and which classes were bought."""
+
+    time: Moment
+    classes: Annotated[list[str], Field(max_length=1_000)]
+
+
+class Request(Settings):
+    """What is posted: pseudonyms of the store's customers, or whole histories."""
+
+    users: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = None
+    histories: (
+        Annotated[
+            list[Annotated[list[Visit], Field(max_length=5_000)]],
+            Field(min_length=1, max_length=MOST),
+        ]
+        | None
+    ) = None
+    at: Moment | None = None
+    """From when on to predict; if unset, from after the store's last visit."""
+    top: int = Field(default=10, ge=1, le=1_000)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Request:
+        if (self.users is None) == (self.histories is None):
+            raise ValueError("give either users or histories")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Some customers' histories and the moment to predict from."""
+
+    histories: Histories
+    moment: float
+    top: int
+
+
+def question(
+    request: Request, store: OpenStore, config: InterestConfig, *, latest: float, reads_texts: bool
+) -> Question:
+    """Turn a request into what the model is asked.
+
+    Raises:
+        UnknownCustomer: The store has no such pseudonym.
+        UnknownCategory: The model ranks no such class; the hint names the nearest.
+        EmptyStore: A history has no visit before the moment.
+        DataError: Histories are posted to a model that reads item texts, which they lack.
+    """
+    moment = latest if request.at is None else days(request.at)
+    if request.users is not None:
+        known = store.histories.customers
+        places = np.searchsorted(known, request.users)
+        for name, place in zip(request.users, places, strict=True):
+            if place == len(known) or known[place] != name:
+                raise UnknownCustomer(
+                    "the store knows no customer of that pseudonym",
+                    hint=f"position {request.users.index(name)} of users",
+                )
+        histories = take(store.histories, places.astype(np.int64))
+    else:
+        if reads_texts:
+            raise DataError(
+                "this model reads the texts of items, which a posted history lacks",
+                hint="ask by users",
+            )
+        histories = _posted(request.histories or [], store, config)
+    visits = np.diff(histories.until(moment).visit_offsets)
+    if (visits == 0).any():
+        raise EmptyStore(
+            "a history has no visit before the moment of prediction",
+            hint=f"position {int(np.argmin(visits))}; `at` names another moment",
+        )
+    return Question(histories=histories, moment=moment, top=request.top)
+
+
+def take(histories: Histories, index: npt.NDArray[np.int64]) -> Histories:
+    """The histories of some customers alone, in that order, each as often as it is named."""
+    starts, stops = histories.visit_offsets[index], histories.visit_offsets[index + 1]
+    visits = _ranges(starts, stops)
+    pair_starts, pair_stops = histories.pair_offsets[visits], histories.pair_offsets[visits + 1]
+    return replace(
+        histories,
+        customers=histories.customers[index],
+        homes=histories.homes[index],
+        visit_offsets=_ends(stops - starts),
+        visit_days=histories.visit_days[visits],
+        visit_vectors=histories.visit_vectors[visits],
+        visit_facts=histories.visit_facts[visits],
+        pair_offsets=_ends(pair_stops - pair_starts),
+        pair_classes=histories.pair_classes[_ranges(pair_starts, pair_stops)],
+    )
+
+
+def _posted(
+    posted: Sequence[Sequence[Visit]], store: OpenStore, config: InterestConfig
+) -> Histories:
+    number = {name: index for index, name in enumerate(config.classes)}
+    ordered = [sorted(visits, key=lambda visit: visit.time) for visits in posted]
+    flat = [visit for visits in ordered for visit in visits]
+    for name in {name for visit in flat for name in visit.classes} - set(number):
+        classes_of(name, config, store)  # names the nearest, unless it is a path above some
+        raise DataError(f"{name!r} is no class of the model", hint="it is a path above some")
+    pairs = [sorted({number[name] for name in visit.classes}) for visit in flat]
+    return Histories(
+        customers=np.array([str(index) for index in range(len(posted))]),
+        homes=np.full(len(posted), -1, dtype=np.int64),
+        visit_offsets=_ends(np.array([len(visits) for visits in ordered], dtype=np.int64)),
+        visit_days=np.array([days(visit.time) for visit in flat], dtype=np.float64),
+        # Unread by a model that does not listen to its transformer.
+        visit_vectors=np.zeros((len(flat), config.vector_size), dtype=np.float16),
+        visit_facts=np.zeros((len(flat), config.visit_facts), dtype=np.float32),
+        pair_offsets=_ends(np.array([len(pair) for pair in pairs], dtype=np.int64)),
+        pair_classes=np.array([one for pair in pairs for one in pair], dtype=np.int32),
+        observed_from=store.histories.observed_from,
+    )
+
+
+def _ends(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _ranges(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    parts = [np.arange(a, b) for a, b in zip(starts, stops, strict=True)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)

@@ -1,0 +1,199 @@
+"""Answers over HTTP to programs on the store's own machine, and to nobody else.
+
+`POST /predict` takes what `questions` describes and gives the best classes of each customer;
+`GET /healthz` says which model answers. It listens on loopback only, and no web page can have
+a browser ask: a page's question has an `Origin` (403), may not say `application/json` without
+asking first (415), and a name that a stranger's DNS points here is none of this machine's (421).
+Every account on the machine can ask: there is no password.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import uvicorn
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hanse_client.features.histories import Histories
+from hanse_client.inference.batching import Batcher
+from hanse_client.inference.choices import Candidates, When
+from hanse_client.inference.load import OpenStore, Trained, listens
+from hanse_client.inference.predict import ask_all, moment_of, ranked
+from hanse_client.inference.requests import Question, Request, question
+from hanse_client.tasks.interest import InterestModel
+from hanse_common.errors import ConfigError, HanseError
+
+_LOOPBACK = "127.0.0.1"
+_BATCH = 64
+_MOST_BYTES = 4_000_000
+"""Of a question: 256 histories of 5,000 visits fit, and no more are allowed."""
+_HOSTS = frozenset((_LOOPBACK, "localhost", "[::1]"))
+"""What a program on this machine calls it; with any port."""
+_JSON = "application/json"
+
+Answer = list[list[dict[str, Any]]]
+
+
+def application(
+    trained: Trained, store: OpenStore, model: InterestModel, ready: Callable[[], None]
+) -> Starlette:
+    """The service.
+
+    Args:
+        trained: Says what the model is.
+        store: Whose customers can be asked for.
+        model: What answers: `trained.model`, or that in eight bits.
+        ready: Called once it answers.
+    """
+    latest = moment_of(store, When.LATEST, None)
+    reads_texts = listens(trained.model)
+    batcher: Batcher[Question, Answer] = Batcher(lambda qs: answers(model, qs), most=_BATCH)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with batcher:
+            ready()
+            yield
+
+    async def predict(http: HttpRequest) -> JSONResponse:
+        kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != _JSON:
+            return _refusal(415, "not-json", f"send Content-Type: {_JSON}")
+        body = bytearray()
+        async for part in http.stream():
+            body += part
+            if len(body) > _MOST_BYTES:
+                return _refusal(413, "too-large", f"at most {_MOST_BYTES:,} bytes")
+        try:
+            asked = Request.model_validate_json(bytes(body))
+            found = question(asked, store, trained.config, latest=latest, reads_texts=reads_texts)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return _refusal(422, "malformed", f"{where}: {first['msg']}" if where else first["msg"])
+        except HanseError as error:
+            return _refusal(422, error.code, str(error))
+        return JSONResponse({"predictions": await batcher.ask(found)})
+
+    async def health(_: HttpRequest) -> JSONResponse:
+        return JSONResponse(
+            {"ready": True, "model_sha256": trained.digest, "int8": model is not trained.model}
+        )
+
+    return Starlette(
+        routes=[
+            Route("/predict", predict, methods=["POST"]),
+            Route("/healthz", health, methods=["GET"]),
+        ],
+        middleware=[Middleware(_OwnMachine)],
+        lifespan=lifespan,
+    )
+
+
+def answers(model: InterestModel, questions: Sequence[Question]) -> list[Answer]:
+    """Answer several questions by one pass through the model."""
+    histories = Histories.pooled([one.histories for one in questions])
+    sizes = [len(one.histories) for one in questions]
+    moments = np.repeat([one.moment for one in questions], sizes)
+    found = ask_all(model, histories, np.arange(len(histories)), moments)
+    names = model.config.classes
+    lists = ranked(found, top=max(one.top for one in questions), candidates=Candidates.ALL)
+    rows = [
+        [{"item_id": names[i], "score": float(shares[i])} for i in best]
+        for best, shares in zip(lists, found.shares, strict=True)
+    ]
+    ends = np.cumsum(sizes)
+    return [
+        [row[: one.top] for row in rows[end - size : end]]
+        for one, size, end in zip(questions, sizes, ends, strict=True)
+    ]
+
+
+def serve(
+    trained: Trained,
+    store: OpenStore,
+    *,
+    model: InterestModel,
+    port: int,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve on loopback until interrupted.
+
+    Args:
+        trained: Says what the model is.
+        store: Whose customers can be asked for.
+        model: What answers.
+        port: 0 takes a free one.
+        announce: Is told the address once the service answers.
+
+    Raises:
+        ConfigError: The port is taken, or not allowed.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((_LOOPBACK, port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"cannot listen on {_LOOPBACK}:{port}: {error}", hint="take another --port"
+            ) from error
+        listening.listen()  # before the address is told, so that whoever reads it can ask
+        address = f"http://{_LOOPBACK}:{listening.getsockname()[1]}"
+        app = application(trained, store, model, lambda: announce(address))
+        # No access log, and nothing below a warning: stdout and logs stay free of questions.
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_level="warning",
+            lifespan="on",
+            ws="none",
+            proxy_headers=False,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+class _OwnMachine:
+    """Answers programs of this machine; what a browser sends for a web page is refused unread."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a question on, or refuse it."""
+        if scope["type"] == "http":
+            headers = HttpRequest(scope).headers
+            if _without_port(headers.get("host", "")) not in _HOSTS:
+                refused = _refusal(421, "another-host", "ask 127.0.0.1 or localhost")
+            elif "origin" in headers:
+                refused = _refusal(403, "web-page", "no web page may ask")
+            else:
+                refused = None
+            if refused is not None:
+                refused.headers["connection"] = "close"
+                await refused(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    """The name in a `Host`, which may end in a port.
+
+    >>> _without_port("127.0.0.1:8080"), _without_port("[::1]:80"), _without_port("localhost")
+    ('127.0.0.1', '[::1]', 'localhost')
+    """
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdigit() else host).lower()
+
+
+def _refusal(status: int, code: str, message: str) -> JSONResponse:
+    return JSONResponse({"error": code, "message": message}, status_code=status)

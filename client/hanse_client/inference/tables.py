@@ -1,0 +1,253 @@
+"""Answers as tables: the best classes of each customer, the outlook, an audience."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from hanse_client.analytics.demand import Demand
+from hanse_client.features.histories import item_class
+from hanse_client.inference.choices import Candidates
+from hanse_client.inference.load import OpenStore
+from hanse_client.inference.predict import Answers, ranked
+from hanse_client.tasks.interest import InterestConfig
+from hanse_common.errors import UnknownCategory
+
+RANKING = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "category": pl.String,
+    "score": pl.Float32,
+    "rank": pl.Int32,
+}
+DEMAND = ["expected", "low", "high", "before", "usual", "fall", "rise", "buyers", "buyers_spread"]
+WITHIN = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "horizon_days": pl.Int32,
+    "expected": pl.Float32,
+    "chance": pl.Float32,
+}
+OUTLOOK = {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "visits": pl.Float32,
+    "fall": pl.Float32,
+    "stay": pl.Float32,
+    "rise": pl.Float32,
+}
+
+
+def ranking_table(
+    store: OpenStore,
+    config: InterestConfig,
+    parts: Iterable[Answers],
+    *,
+    top: int,
+    candidates: Candidates,
+) -> pl.DataFrame:
+    """The best classes of every customer, one row each.
+
+    Returns:
+        `user_id` (the store's pseudonym), `item_id` (the class, whatever its level),
+        `category` (null for a product whose catalogue is not at hand), `score` (share of the
+        next basket), `rank` (from 1).
+    """
+    names = np.array(config.classes)
+    categories = np.array([category_of(name, config.level, store) for name in config.classes])
+    tables = [pl.DataFrame(schema=RANKING)]
+    for part in parts:
+        lists = ranked(part, top=top, candidates=candidates)
+        sizes = [len(one) for one in lists]
+        rows = np.repeat(np.arange(len(lists)), sizes)
+        classes = np.concatenate(lists)
+        columns = {
+            "user_id": store.histories.customers[part.customers[rows]],
+            "item_id": names[classes],
+            "category": categories[classes].tolist(),
+            "score": part.shares[rows, classes],
+            "rank": np.concatenate([np.arange(1, size + 1) for size in sizes]),
+        }
+        tables.append(pl.DataFrame(columns, schema_overrides=RANKING))
+    return pl.concat(tables)
+
+
+def category_of(name: str, level: str, store: OpenStore) -> str | None:
+    """A class's category, the first two steps of its path; None where nothing here says it."""
+    path = store.categories.get(name) if level == "product" else name
+    return None if path is None else item_class(path, name, "category")
+
+
+def outlook_table(
+    store: OpenStore, config: InterestConfig, parts: Iterable[Answers]
+) -> pl.DataFrame:
+    """The chances of fall, stay and rise of every interest of every customer.
+
+    Returns:
+        `user_id`, `item_id` (the class), `visits` with it in the reference days, `fall`,
+        `stay`, `rise`.
+    """
+    names = np.array(config.classes)
+    tables = [pl.DataFrame(schema=OUTLOOK)]
+    for part in parts:
+        rows, classes = np.nonzero(part.interest)
+        fall, stay, rise = part.chances[rows, classes].T
+        columns = {
+            "user_id": store.histories.customers[part.customers[rows]],
+            "item_id": names[classes],
+            "visits": part.recent[rows, classes],
+            "fall": fall,
+            "stay": stay,
+            "rise": rise,
+        }
+        tables.append(pl.DataFrame(columns, schema_overrides=OUTLOOK))
+    return pl.concat(tables)
+
+
+def within_table(
+    store: OpenStore, config: InterestConfig, parts: Iterable[Answers]
+) -> pl.DataFrame:
+    """Will each customer buy each class that they bought before, within each horizon?
+
+    Returns:
+        `user_id`, `item_id` (the class), `horizon_days`, `expected` visits, `chance` of at least
+        one.
+    """
+    names = np.array(config.classes)
+    horizons = np.array(config.horizons)
+    tables = [pl.DataFrame(schema=WITHIN)]
+    for part in parts:
+        rows, classes = np.nonzero(part.seen)
+        expected = part.expected[rows, classes]  # [k, H]
+        columns = {
+            "user_id": np.repeat(store.histories.customers[part.customers[rows]], len(horizons)),
+            "item_id": np.repeat(names[classes], len(horizons)),
+            "horizon_days": np.tile(horizons, len(rows)),
+            "expected": expected.ravel(),
+            "chance": -np.expm1(-expected.ravel()),
+        }
+        tables.append(pl.DataFrame(columns, schema_overrides=WITHIN))
+    return pl.concat(tables)
+
+
+def demand_table(config: InterestConfig, found: Demand) -> pl.DataFrame:
+    """A shop's demand by class and horizon, the largest expectation first.
+
+    Returns:
+        `item_id` (the class), `horizon_days`, `expected` visits, the interval `low` to `high`
+        that should hold nine in ten, `before` (visits in as many days before), `usual` (on
+        average over the reference days), chances of a `fall` below and a `rise` above what is
+        usual, `buyers` expected and the standard deviation of their number.
+    """
+    classes, horizons = len(config.classes), len(config.horizons)
+    columns = {
+        "item_id": np.repeat(np.array(config.classes), horizons),
+        "horizon_days": np.tile(np.array(config.horizons, dtype=np.int32), classes),
+        **{name: getattr(found, name).ravel() for name in DEMAND},
+    }
+    return pl.DataFrame(columns).sort(
+        ["horizon_days", "expected", "item_id"], descending=[False, True, False]
+    )
+
+
+def shop_outlook(outlook: pl.DataFrame) -> pl.DataFrame:
+    """The outlook of a whole shop, class by class.
+
+    Returns:
+        `item_id` (the class), `customers` with an interest, mean chances `fall`, `stay`,
+        `rise`, and `balance`, the rises expected beyond the falls, as a share of them; the
+        classes that gain most come first.
+    """
+    chances = [pl.col(name).mean() for name in ("fall", "stay", "rise")]
+    return (
+        outlook.group_by("item_id")
+        .agg(pl.len().alias("customers"), *chances)
+        .with_columns(balance=pl.col("rise") - pl.col("fall"))
+        .sort(["balance", "item_id"], descending=[True, False])
+    )
+
+
+def audience_table(
+    store: OpenStore,
+    parts: Iterable[Answers],
+    classes: npt.NDArray[np.int64],
+    *,
+    top: int,
+    candidates: Candidates,
+) -> pl.DataFrame:
+    """The customers of whose next basket some classes will probably make up most.
+
+    Args:
+        store: Whose customers.
+        parts: The model's answers.
+        classes: Indices, at least one.
+        top: How many customers.
+        candidates: Everybody, or only who never bought of these classes.
+
+    Returns:
+        `user_id`, `score` (the classes' share of the next basket), `rank` (from 1).
+    """
+    found: list[npt.NDArray[np.float32]] = []
+    customers: list[npt.NDArray[np.int64]] = []
+    for part in parts:
+        bought = np.any(part.seen[:, classes], axis=1)
+        allowed = np.flatnonzero(~bought | (candidates is Candidates.ALL))
+        customers.append(part.customers[allowed])
+        found.append(part.shares[allowed][:, classes].sum(axis=1))
+    scores, owners = np.concatenate(found), np.concatenate(customers)
+    best = np.argsort(-scores, kind="stable")[:top]
+    return pl.DataFrame(
+        {
+            "user_id": store.histories.customers[owners[best]],
+            "score": scores[best],
+            "rank": np.arange(1, len(best) + 1),
+        },
+        schema_overrides={"user_id": pl.String, "score": pl.Float32, "rank": pl.Int32},
+    )
+
+
+def classes_of(category: str, config: InterestConfig, store: OpenStore) -> npt.NDArray[np.int64]:
+    """Indices of the classes that a category names, itself or by what lies below it.
+
+    Args:
+        category: A class, or a path above some, such as `GROCERY`; case does not matter.
+        config: The model's vocabulary.
+        store: Says where products belong, if its catalogue was read.
+
+    Raises:
+        UnknownCategory: The model ranks nothing of it; the hint lists the nearest names.
+    """
+    paths = _paths(config, store)
+    wanted = category.strip().strip("/").casefold()
+    found = [
+        index
+        for index, names in enumerate(paths)
+        if any(f"{name.casefold()}/".startswith(f"{wanted}/") for name in names)
+    ]
+    if wanted and found:
+        return np.array(found, dtype=np.int64)
+    known = {name.casefold(): name for names in paths for name in names}
+    known |= {name.split("/")[0].casefold(): name.split("/")[0] for name in known.values()}
+    steps = {name.rsplit("/", 1)[-1]: full for name, full in known.items()}
+    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
+    near = [known[name] for name in near]
+    near += [steps[name] for name in difflib.get_close_matches(wanted, steps, n=3, cutoff=0.6)]
+    hint = f"did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
+    raise UnknownCategory(
+        f"the model ranks no category {category!r}",
+        hint=hint or f"it ranks {len(paths)} classes, such as {config.classes[0]!r}",
+    )
+
+
+def _paths(config: InterestConfig, store: OpenStore) -> list[Sequence[str]]:
+    """Under which names each class can be asked for."""
+    if config.level != "product":
+        return [(name,) for name in config.classes]
+    return [
+        (name, store.categories[name]) if name in store.categories else (name,)
+        for name in config.classes
+    ]

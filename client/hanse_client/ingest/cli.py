@@ -1,0 +1,72 @@
+"""`hanse data`: what a store's operator asks of the store's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hanse_common.formats import Format
+from hanse_common.printing import console, echo
+from hanse_common.wording import json_text
+
+data = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="A store's own events and catalogue.",
+)
+
+
+@data.callback()
+def _data() -> None:
+    """A store's own events and catalogue."""
+
+
+@data.command()
+def check(
+    store: Annotated[Path, typer.Argument(metavar="STORE.TOML", help="The store's settings.")],
+    output: Annotated[
+        Format, typer.Option("--format", help="A table for people, JSON for programs.")
+    ] = Format.TABLE,
+) -> None:
+    """Read a store's data as training would, and count what is kept and what is rejected.
+
+    Prints counts only, never a row or an id. Makes the store's pseudonym key if there is none.
+    """
+    from hanse_client.ingest.pipeline import ingest, summarise  # imported on use: polars
+    from hanse_client.ingest.store_config import load_store
+
+    config = load_store(store)
+    counts = {"store": config.name, **summarise(ingest(config))}
+    if output is Format.JSON:
+        echo(json_text(counts))
+    else:
+        _print_table(counts)
+
+
+def _print_table(counts: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(counts["store"]), show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for key in ("rows_read", "kept", "customers", "items", "baskets"):
+        table.add_row(key.replace("_", " "), f"{counts[key]:,}")
+    table.add_row("first day", counts["first_day"])
+    table.add_row("last day", counts["last_day"])
+    for kind, rows in counts["event_types"].items():
+        table.add_row(f"  {kind}", f"{rows:,}")
+    catalogue = counts["catalogue"]
+    table.add_row("catalogue items", f"{catalogue['kept']:,}")
+    table.add_row("catalogue categories", f"{catalogue['categories']:,}")
+    for title, rejects in (
+        ("rejected events", counts["rejects"]),
+        ("rejected catalogue rows", catalogue["rejects"]),
+    ):
+        table.add_section()
+        table.add_row(title, f"{sum(rejects.values()):,}")
+        for reason, rows in rejects.items():
+            table.add_row(f"  {reason}", f"{rows:,}")
+    console().print(table)

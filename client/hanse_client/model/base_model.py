@@ -1,0 +1,183 @@
+"""The model that a federation starts from, made of run settings and a public catalogue.
+
+The catalogue is the assortment: what can be bought, whether anybody did or not. The vocabulary,
+the text vectors and what is known of a class by the number of its items all come from it, and
+no purchase is looked at. A coordinator makes the model once; every store gets the same folder.
+
+    <folder>/config.json, model.safetensors   the whole model, as `from_pretrained` reads it
+    <folder>/initial.safetensors              the parameters that rounds will move
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from safetensors.numpy import save
+
+from hanse_client.features.histories import item_class
+from hanse_client.model.item_texts import encode_texts
+from hanse_client.model.pretrained import Checkpoint, read_checkpoint
+from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.training.train import trained_arrays
+from hanse_common.config import ModelSettings, RunSettings
+from hanse_common.durable import write_durably
+from hanse_common.errors import AlreadyThere, DataError, DeploymentError
+from hanse_common.instructions import model_digest
+from hanse_common.manifest_terms import INITIAL
+from hanse_common.trainable import Trainable
+
+MAX_CLASSES = 12_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseModel:
+    """What was made."""
+
+    folder: Path
+    classes: int
+    parameters: int
+    trained: int
+    digest: str
+    """Of the trained parameters, as the manifest will name it."""
+
+
+def make_base_model(
+    catalogue: pl.DataFrame, settings: RunSettings, *, folder: Path, cache: Path
+) -> BaseModel:
+    """Make a federation's initial model and write it to a new folder.
+
+    Args:
+        catalogue: Canonical, as `read_catalogue` returns it.
+        settings: Of the run: level, encoder, shape, what is trained, seed.
+        folder: Where to; it must not exist or be empty.
+        cache: Folder for text vectors, kept for the next time.
+
+    Raises:
+        AlreadyThere: The folder holds something.
+        DataError: No class is left, or there are too many to rank densely.
+        ConfigError: There is no such encoder here.
+        DeploymentError: The folder cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise AlreadyThere(
+            f"{folder} holds something already",
+            hint="stores may have been given that model: name another --folder",
+        )
+    model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        model.train_only(settings.model.trainable)
+        arrays = trained_arrays(model)
+        # Last: a folder that has it is whole.
+        write_durably(folder / INITIAL, save(arrays))
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
+    return BaseModel(
+        folder=folder,
+        classes=len(model.config.classes),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained=sum(array.size for array in arrays.values()),
+        digest=model_digest(arrays).hex(),
+    )
+
+
+def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
+    """The vocabulary, from the public catalogue alone: classes of `data.min_items` items.
+
+    Returns:
+        How many items each class lists.
+
+    Raises:
+        DataError: No class is left, or there are too many to rank densely. Products are not cut
+            to the most bought ones: that list would be a function of customers, without noise.
+    """
+    rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
+    counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
+    needed = 1 if settings.data.level == "product" else settings.data.min_items
+    classes = {name: count for name, count in counts.items() if count >= needed}
+    if not classes:
+        raise DataError(
+            f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
+            hint="lower data.min_items",
+        )
+    if len(classes) > MAX_CLASSES:
+        raise DataError(
+            f"{len(classes)} classes at level {settings.data.level!r}; at most {MAX_CLASSES} "
+            "can be ranked",
+            hint="use data.level = 'type' or 'category', or a catalogue of the products to rank",
+        )
+    return classes
+
+
+def fresh_model(
+    catalogue: pl.DataFrame, listed: Mapping[str, int], settings: RunSettings, *, cache: Path
+) -> InterestModel:
+    """An untrained model over some classes of a catalogue.
+
+    Args:
+        catalogue: Canonical.
+        listed: The classes to rank, with how many items each lists.
+        settings: Encoder, shape, seed.
+        cache: Folder for text vectors.
+
+    Raises:
+        ConfigError: There is no such encoder or checkpoint, or they do not fit.
+    """
+    classes, level = sorted(listed), settings.data.level
+    encoder = settings.model.encoder
+    vectors = encode_texts(sorted(catalogue["text"].unique()), encoder=encoder, cache=cache)
+    text_of = dict(catalogue.select("item_id", "text").iter_rows())
+    labels = [_class_text(name, level, text_of) for name in classes]
+    config = InterestConfig(
+        classes=classes,
+        level=level,
+        vector_size=vectors.shape[1],
+        n_layer=settings.model.n_layer,
+        n_head=settings.model.n_head,
+        n_embd=settings.model.n_embd,
+        max_steps=settings.model.max_steps,
+        backbone=settings.model.backbone,
+    )
+    checkpoint = _start(config, settings.model)
+    return InterestModel.fresh(
+        config,
+        class_texts=encode_texts(labels, encoder=encoder, cache=cache),
+        item_texts=vectors,
+        class_sizes=np.array([listed[name] for name in classes], dtype=np.float32),
+        seed=settings.seed,
+        checkpoint=checkpoint,
+    )
+
+
+def _start(config: InterestConfig, settings: ModelSettings) -> Checkpoint | None:
+    """Read what the transformer starts from, if anything, and give the model its shape.
+
+    Raises:
+        ConfigError: It cannot be read, does not fit, or has less than is to be trained.
+    """
+    chosen, checkpoint = Trainable.parse(settings.trainable), None
+    if settings.checkpoint is not None:
+        checkpoint = read_checkpoint(settings.checkpoint)
+        checkpoint.fit(
+            encoder=settings.encoder,
+            max_steps=config.max_steps,
+            vector_size=config.vector_size,
+            visit_facts=config.visit_facts,
+        )
+        checkpoint.shape(config)
+    chosen.check(layers=config.n_layer, width=config.n_embd)
+    config.adaptation = chosen.adaptation
+    return checkpoint
+
+
+def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
+    """Readable words for a class: the last step of its path first, or the item's own text."""
+    if level == "product":
+        return text_of[name]
+    return ", ".join(part.strip().lower() for part in reversed(name.split("/")))

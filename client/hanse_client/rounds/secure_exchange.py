@@ -1,0 +1,315 @@
+"""A store's side of one exchange under secure aggregation, from message to message.
+
+What a round leaves to wait for the next message lies in the node's own folder, not in
+Flower's memory: it survives a restart, and nothing else can read it.
+
+    <node>/secagg/journal   every attempt made, so that none is made twice
+    <node>/secagg/waiting   the quantised vector, and what it will be charged (0600)
+    <node>/secagg/state     the protocol's secrets between two messages (0600)
+    <node>/attempt          how far the newest attempt came, in a second place: a backup of
+                            `secagg/` that is brought back does not bring this back with it
+
+Everything is on disk before a reply leaves. No torch: protocol stages answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hanse_client.enrolment import Enrolment
+from hanse_client.node import Node
+from hanse_common.decoding import decoding
+from hanse_common.durable import locked
+from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
+from hanse_common.instructions import MESSAGE
+from hanse_common.manifest_terms import grant_of
+from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.entry import NOTHING, Release
+from hanse_common.privacy.ledger_file import EMPTY, Head
+from hanse_common.roundlog.evidence import RECEIPT
+from hanse_common.roundlog.receipt import Receipt
+from hanse_common.secagg import Header, Journal, Store
+from hanse_common.secagg.journal import Mark
+from hanse_common.secagg.layout import Integers
+from hanse_common.secagg.messages import Delivery, Hello, Roster, Survivors, UnmaskRequest
+from hanse_common.secagg.state import Stage
+from hanse_common.secagg.wire import Message, StoreMessage
+
+MARK = "attempt"
+
+Answer = dict[str, bytes]
+"""What a store replies at one stage: the protocol's message, and what goes with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What an upload will be charged, at which delta epsilon is read, and under which terms."""
+
+    steps: SampledGaussianSteps
+    target_delta: float
+    mode: str = ""
+    max_grad_norm: float = 0.0
+    """Of one customer's gradient; 0 where nothing is clipped."""
+
+
+def release(header: Header, kind: str, number: int, cost: Cost) -> Release:
+    """What the ledger says of an exchange, as far as it is known before there is a roster."""
+    return Release(
+        kind=kind,
+        mode=cost.mode,
+        max_grad_norm=cost.max_grad_norm,
+        run=header.run,
+        round=number,
+        exchange=header.round,
+        attempt=header.attempt,
+        manifest_digest=header.manifest_digest,
+        instructions_digest=header.model_digest,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Waiting:
+    """A vector that is ready to be masked; it is private, and hides from `repr`.
+
+    Args:
+        header: Of the attempt it was last offered in.
+        asked: Digest of what the store was told to do, without the log that announced it:
+            a second attempt is announced anew, and is for the same vector.
+        kind: `train` or `evaluate`.
+        number: The training round.
+        vector: Quantised, within the manifest's bounds.
+        cost: None where there is no privacy to account for.
+    """
+
+    header: Header
+    asked: bytes
+    kind: str
+    number: int
+    vector: Integers
+    cost: Cost | None
+
+    def encode(self) -> bytes:
+        """Return the bytes of the file."""
+        cost = self.cost
+        table = {
+            "header": self.header.encode().hex(),
+            "asked": self.asked.hex(),
+            "kind": self.kind,
+            "number": self.number,
+            "cost": cost and asdict(cost),
+        }
+        file = io.BytesIO()
+        np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
+        return file.getvalue()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Waiting:
+        """Read what `encode` wrote.
+
+        Raises:
+            MalformedMessage: It is something else.
+        """
+        with decoding("the waiting update", MalformedMessage):
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                table: dict[str, Any] = json.loads(str(file["about"]))
+                vector: Integers = file["vector"]
+            terms = table["cost"]
+            cost = terms and Cost(**{**terms, "steps": SampledGaussianSteps(**terms["steps"])})
+            return cls(
+                header=Header.decode(bytes.fromhex(table["header"])),
+                asked=bytes.fromhex(table["asked"]),
+                kind=table["kind"],
+                number=table["number"],
+                vector=vector,
+                cost=cost or None,
+            )
+
+
+class SecureExchange:
+    """One store's exchanges under secure aggregation."""
+
+    def __init__(self, node: Node, enrolment: Enrolment) -> None:
+        self._node = node
+        self._enrolment = enrolment
+        self._folder = node.folder / "secagg"
+
+    def admit(self, header: Header) -> None:
+        """Check that the store may still make an attempt.
+
+        Raises:
+            AttemptRefused: The attempt, or a later one, was made before.
+        """
+        limit = self._enrolment.manifest.max_openings
+        self._journal().admit(header, max_openings=limit)
+
+    def current(self) -> Waiting | None:
+        """What waits for the next message; None if nothing does.
+
+        Raises:
+            MalformedMessage: The file is damaged.
+        """
+        path = self._folder / "waiting"
+        return Waiting.decode(path.read_bytes()) if path.exists() else None
+
+    def unmasked(self, header: Header, asked: bytes) -> Waiting | None:
+        """The vector of this exchange's first attempt, if it was never masked.
+
+        One that was masked may be in a sum that somebody holds: offered once more, its noise
+        would protect two sums, and be accounted for as if it were two noises.
+        """
+        waiting = self.current()
+        if waiting is None or self._journal().was_masked(header):
+            return None
+        # Another manifest has other bounds, and perhaps other noise.
+        first, now = (
+            (h.run, h.round, h.manifest_digest, digest)
+            for h, digest in ((waiting.header, waiting.asked), (header, asked))
+        )
+        return waiting if first == now else None
+
+    def begin(self, header: Header, kind: str) -> Hello:
+        """Stage 0, first half: begin an attempt, before any data are looked at.
+
+        What comes of the data can then not be asked again, whether it failed or not.
+
+        Returns:
+            What to send once `put_aside` has the vector.
+
+        Raises:
+            ProtocolError: As `Store.start` does.
+        """
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._folder):
+            store = Store.start(
+                self._enrolment.attempt(header, kind),
+                key=self._enrolment.key,
+                certificate=self._enrolment.certificate,
+                journal=self._journal(),
+            )
+            # What waits from an earlier attempt must not be masked in this one.
+            (self._folder / "waiting").unlink(missing_ok=True)
+            self._keep(store)
+        return store.hello
+
+    def put_aside(self, waiting: Waiting) -> None:
+        """Stage 0, second half: keep the vector until the message that asks for it.
+
+        Raises:
+            BadVector: The vector is not within the manifest's bounds.
+        """
+        attempt = self._enrolment.attempt(waiting.header, waiting.kind)
+        attempt.terms.layout.check(waiting.vector)
+        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
+
+    def share(self, data: bytes) -> Answer:
+        """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
+
+        Raises:
+            OutOfTurn, WrongHeader: The message is for another stage or attempt; nothing changed.
+        """
+        return self._answer(lambda store, _: store.share(Roster.decode(data)))
+
+    def mask(self, data: bytes) -> Answer:
+        """Stage 2: check the shares, charge the upload, then mask.
+
+        The charge is on disk before the masked vector exists; a receipt for it goes with the
+        vector. See `share` for errors.
+        """
+        receipt: Answer = {}
+
+        def answer(store: Store, waiting: Waiting) -> StoreMessage:
+            store.accept(Delivery.decode(data))
+            cost, head = waiting.cost, EMPTY
+            if cost is not None:
+                about = release(waiting.header, waiting.kind, waiting.number, cost)
+                entry = self._node.charge(
+                    cost.steps,
+                    target_delta=cost.target_delta,
+                    number=waiting.number,
+                    release=replace(about, roster_digest=store.roster_digest or NOTHING),
+                    budget=self._enrolment.policy.budget,
+                    grant=grant_of(self._enrolment.manifest),
+                    vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
+                )
+                head = Head(entry.sequence, entry.hash)
+            receipt[RECEIPT] = self._receipt(store, waiting.header, head).encode()
+            return store.mask(waiting.vector)
+
+        return {**self._answer(answer, charges=True), **receipt}
+
+    def confirm(self, data: bytes) -> Answer:
+        """Stage 3; see `Store.confirm`, and `share` for errors."""
+        return self._answer(lambda store, _: store.confirm(Survivors.decode(data)))
+
+    def unmask(self, data: bytes) -> Answer:
+        """Stage 4; see `Store.unmask`, and `share` for errors. The vector is gone after it."""
+        return self._answer(lambda store, _: store.unmask(UnmaskRequest.decode(data)))
+
+    def _receipt(self, store: Store, header: Header, head: Head) -> Receipt:
+        return Receipt(
+            store_id=self._enrolment.certificate.store_id,
+            header_digest=header.digest(),
+            roster_digest=store.roster_digest or NOTHING,
+            sequence=head.sequence,
+            entry_hash=head.hash,
+        ).sign(self._enrolment.key)
+
+    def _answer(
+        self, step: Callable[[Store, Waiting], Message], *, charges: bool = False
+    ) -> Answer:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(self._folder):  # one process at a time goes on with an attempt
+            return self._answer_alone(step, charges)
+
+    def _answer_alone(self, step: Callable[[Store, Waiting], Message], charges: bool) -> Answer:
+        waiting = self.current()
+        if waiting is None:
+            raise OutOfTurn("this store has no update waiting to be masked")
+        store = Store.resume(
+            self._enrolment.attempt(waiting.header, waiting.kind),
+            (self._folder / "state").read_bytes(),
+            key=self._enrolment.key,
+            journal=self._journal(),
+            charged=charges and self._charged(waiting),
+        )
+        before = store.stage
+        try:
+            reply = step(store, waiting)
+        except ProtocolError as error:
+            if isinstance(error, OutOfTurn | WrongHeader) and store.stage is before:
+                raise
+            self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
+            reply = store.refuse(error)
+        self._keep(store)
+        if store.stage is Stage.FINISHED:
+            # Only now: after a crash before it, the store can still be asked once more.
+            (self._folder / "waiting").unlink()
+        return {MESSAGE: reply.encode()}
+
+    def _journal(self) -> Journal:
+        path, mark = self._folder / "journal", self._node.folder / MARK
+        journal = Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        return journal.caught_up(Mark.decode(mark.read_bytes()) if mark.exists() else None)
+
+    def _charged(self, waiting: Waiting) -> bool:
+        """Whether the ledger says that this attempt's vector was masked, or was about to be."""
+        if waiting.cost is None:
+            return False
+        header = waiting.header
+        this = (header.manifest_digest, header.run, header.round, header.attempt)
+        return any(
+            (about.manifest_digest, about.run, about.exchange, about.attempt) == this
+            for about in (entry.release for entry in self._node.ledger if entry.spends)
+        )
+
+    def _keep(self, store: Store) -> None:
+        self._node.write("secagg/journal", store.journal.encode())
+        self._node.write("secagg/state", store.encode(), mode=0o600)
+        if store.journal.mark is not None:
+            self._node.write(MARK, store.journal.mark.encode())

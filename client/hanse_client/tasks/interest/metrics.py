@@ -1,0 +1,210 @@
+"""A store measures the global model on its own customers; the figures stay at the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from hanse_client.features.array_files import concatenated, load_npz, save_npz
+from hanse_client.features.by_customer import customers_and_means
+from hanse_client.features.histories import Histories, days, run_split
+from hanse_client.node import Node
+from hanse_client.tasks import base as tasks
+from hanse_client.tasks import task_of
+from hanse_client.tasks.interest import Batch, InterestModel
+from hanse_client.tasks.interest.features import Anchors, collate, evaluation_anchors, rows_at_once
+from hanse_client.tasks.scoring import TOP, auc, ranking_metrics
+from hanse_client.training.subnormals import flushing_subnormals
+from hanse_client.training.train import load_arrays
+from hanse_common.config import RunSettings
+
+FALL, STAY, RISE = 0, 1, 2
+_BASKET = ("hr", "recall", "ndcg")
+_OF_INTERESTS = ("rise_scores", "fall_scores", "outcomes", "interest_customers")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What an evaluation found, one entry per judged basket or interest."""
+
+    hr: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    ndcg: npt.NDArray[np.float64]
+    explore_hr: npt.NDArray[np.float64]
+    """`explore_…`: only what is new to the customer ranks and counts."""
+    explore_recall: npt.NDArray[np.float64]
+    explore_ndcg: npt.NDArray[np.float64]
+    rise_scores: npt.NDArray[np.float32]
+    """[interests] log-probability of a rise."""
+    fall_scores: npt.NDArray[np.float32]
+    outcomes: npt.NDArray[np.int8]
+    """[interests] FALL, STAY or RISE."""
+    customers: npt.NDArray[np.int64]
+    """[baskets] whose basket it is, as an index into the store's histories."""
+    explore_customers: npt.NDArray[np.int64]
+    interest_customers: npt.NDArray[np.int64]
+    """[interests] whose interest it is."""
+
+    def of(self, customers: npt.NDArray[np.int64]) -> Figures:
+        """Only what was judged of some customers, by their indices."""
+        kept = {}
+        for field in fields(self):
+            owners = self.customers
+            if field.name in _OF_INTERESTS:
+                owners = self.interest_customers
+            elif field.name.startswith("explore_"):
+                owners = self.explore_customers
+            kept[field.name] = getattr(self, field.name)[np.isin(owners, customers)]
+        return Figures(**kept)
+
+    def shifted(self, by: int) -> Figures:
+        """The same of customers whose indices are larger by so many."""
+        owners = ("customers", "explore_customers", "interest_customers")
+        return replace(self, **{name: getattr(self, name) + by for name in owners})
+
+    def metrics(self) -> dict[str, float]:
+        """Means and areas under curves; NaN where there is nothing to judge."""
+        means = {
+            f"{name}@{TOP}": float(values.mean()) if len(values) else float("nan")
+            for name in ("hr", "recall", "ndcg", "explore_hr", "explore_recall", "explore_ndcg")
+            for values in [getattr(self, name)]
+        }
+        rise = auc(self.rise_scores, self.outcomes == RISE)
+        fall = auc(self.fall_scores, self.outcomes == FALL)
+        return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
+
+    def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
+        """What may leave the store under masks and noise: sums over customers.
+
+        Args:
+            allowed: Indices of the customers to count; all if left out.
+
+        Returns:
+            Each of `EVALUATION_NAMES`. Every customer adds 1 to the number of customers
+            judged, and to each basket metric the mean over their own baskets, in [0, 1].
+        """
+        found: dict[str, float] = {}
+        for kind in ("", "explore_"):
+            values = {f"{name}@{TOP}": getattr(self, kind + name) for name in _BASKET}
+            sums = customers_and_means(getattr(self, f"{kind}customers"), values, allowed=allowed)
+            found |= {kind + name: value for name, value in sums.items()}
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        save_npz(self, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Figures:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing or holds no figures.
+        """
+        return load_npz(cls, path, hint="evaluate again")
+
+    @classmethod
+    def pooled(cls, parts: list[Figures]) -> Figures:
+        """The figures of several stores as if they were one."""
+        return concatenated(cls, parts)
+
+
+def judge(
+    batch: Batch,
+    basket_scores: npt.NDArray[Any],
+    rise: npt.NDArray[Any],
+    fall: npt.NDArray[Any],
+    *,
+    customers: npt.NDArray[np.int64],
+) -> Figures:
+    """Judge any forecaster's scores, the model's or a baseline's, on the same targets.
+
+    Args:
+        batch: With targets, from `evaluation_anchors`.
+        basket_scores: [R, P, C], higher is likelier in the next basket.
+        rise: [R, P, C], higher is likelier to rise.
+        fall: [R, P, C], higher is likelier to fall.
+        customers: [R] whose rows they are.
+
+    Raises:
+        ValueError: The batch carries no targets.
+    """
+    if batch.next_basket is None or batch.outlook is None:
+        raise ValueError("judging needs a batch with targets")
+    targets = batch.next_basket.numpy() > 0
+    asked = targets.any(axis=-1)
+    seen = batch.past.counts.numpy().max(axis=-1) > 0
+    overall = ranking_metrics(basket_scores[asked], targets[asked])
+    explore = ranking_metrics(basket_scores[asked], targets[asked], allowed=~seen[asked])
+    owners = customers[np.nonzero(asked)[0]]
+    outcomes = batch.outlook.numpy()
+    judged = outcomes >= 0
+    return Figures(
+        hr=overall[f"hr@{TOP}"],
+        recall=overall[f"recall@{TOP}"],
+        ndcg=overall[f"ndcg@{TOP}"],
+        explore_hr=explore[f"hr@{TOP}"],
+        explore_recall=explore[f"recall@{TOP}"],
+        explore_ndcg=explore[f"ndcg@{TOP}"],
+        rise_scores=rise[judged].astype(np.float32),
+        fall_scores=fall[judged].astype(np.float32),
+        outcomes=outcomes[judged].astype(np.int8),
+        customers=owners,
+        explore_customers=owners[(targets[asked] & ~seen[asked]).any(axis=-1)],
+        interest_customers=customers[np.nonzero(judged)[0]],
+    )
+
+
+def split_anchors(histories: Histories, settings: RunSettings, split: str) -> Anchors:
+    """What a split asks for: every visit in it, and each customer's outlook at its start."""
+    ends = run_split(settings)
+    start, stop = (
+        (ends.train_until, ends.validate_until)
+        if split == "validate"
+        else (ends.validate_until, ends.test_until)
+    )
+    return evaluation_anchors(histories, start=days(start), stop=days(stop))
+
+
+def evaluate_histories(
+    histories: Histories, model: InterestModel, settings: RunSettings, split: str
+) -> Figures:
+    """Judge the model on a split of a store's customers."""
+    anchors = split_anchors(histories, settings, split)
+    parts = []
+    with torch.inference_mode():
+        rows = rows_at_once(model.config)
+        for start in range(0, max(len(anchors), 1), rows):
+            some = anchors.rows(start, start + rows)
+            batch = collate(histories, some, model.config)
+            output = model(batch)
+            outlook = torch.log_softmax(output.outlook_logits, dim=-1).numpy()
+            scores = output.basket_scores.numpy()
+            rise, fall = outlook[..., RISE], outlook[..., FALL]
+            parts.append(judge(batch, scores, rise, fall, customers=some.customers))
+    return Figures.pooled(parts)
+
+
+@flushing_subnormals
+def evaluate_round(
+    node: Node,
+    model: nn.Module,
+    settings: RunSettings,
+    arrays: Mapping[str, Any],
+    *,
+    split: str,
+    number: int,
+) -> tasks.Figures:
+    """Judge the global model of a round, of any task, and keep the figures at the store."""
+    load_arrays(model, arrays)
+    task = task_of(settings.task)
+    figures = task.evaluate(task.load_data(node), model, settings, split)
+    figures.save(node.evaluation(split, number))
+    return figures

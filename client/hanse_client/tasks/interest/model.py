@@ -1,0 +1,259 @@
+"""The interest model: a Hugging Face model from shopping histories to interests.
+
+- items by text: frozen vectors from outside, a trainable projection inside
+- GPT-2 or BERT blocks over visits, fresh or from a checkpoint
+- next basket with a repeat-purchase term, outlook with a Poisson start, expected visits
+- `save_pretrained` / `from_pretrained` with safetensors; class vectors travel with it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from hanse_client.model.adapters import is_adaptation, layers_of
+from hanse_client.model.backbone import VisitEncoder
+from hanse_client.model.config import InterestConfig
+from hanse_client.model.item_texts import Vectors, principal_components
+from hanse_client.tasks.interest.heads import (
+    INTERESTS,
+    BasketHead,
+    Interests,
+    OutlookHead,
+    interest_features,
+)
+from hanse_client.tasks.interest.rates import RateHead, rate_losses
+from hanse_common.errors import ConfigError
+from hanse_common.trainable import Trainable
+
+if TYPE_CHECKING:
+    from hanse_client.model.pretrained import Checkpoint
+
+_RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.", "rates.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """B customers seen from P anchors each; T visits, C classes.
+
+    Targets are absent when the model is only asked.
+    """
+
+    visit_vectors: Tensor
+    """[B, T, vector_size]."""
+    visit_facts: Tensor
+    """[B, T, facts]."""
+    anchor_visit: Tensor
+    """[B, P] index of the last visit before the anchor; -1 if there is none among the T."""
+    past: Interests
+    next_basket: Tensor | None = None
+    """[B, P, C] 1 for each class in the next visit, all 0 where there is none to predict."""
+    outlook: Tensor | None = None
+    """[B, P, C] 0 fall, 1 stay, 2 rise, -1 where there is nothing to predict."""
+    first_visit: Tensor | None = None
+    """[B, P, C] index of the first of `config.horizons` that holds a visit with the class, their
+    number if none does, -1 where nothing is asked."""
+
+    def __len__(self) -> int:
+        return len(self.anchor_visit)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The customers of a slice."""
+
+        def cut(part: Tensor | None) -> Any:
+            return None if part is None else part[start:stop]
+
+        past = {f.name: cut(getattr(self.past, f.name)) for f in fields(Interests)}
+        rest = {f.name: cut(getattr(self, f.name)) for f in fields(Batch) if f.name != "past"}
+        return Batch(past=Interests(**past), **rest)
+
+
+@dataclass
+class InterestOutput(ModelOutput):
+    """What the model says of each customer at each anchor."""
+
+    basket_scores: Tensor = None  # type: ignore[assignment]
+    """[B, P, C] unnormalised log-probability of each class in the next visit."""
+    outlook_logits: Tensor = None  # type: ignore[assignment]
+    """[B, P, C, 3] unnormalised log-probability of fall, stay, rise."""
+    expected_visits: Tensor = None  # type: ignore[assignment]
+    """[B, P, C, horizons] visits with the class to expect up to the end of each horizon."""
+
+
+class InterestModel(PreTrainedModel):
+    """Short-term interest of shoppers, from their own histories.
+
+    Example:
+        >>> config = InterestConfig(classes=["milk", "bread", "wine"], n_embd=8, vector_size=4)
+        >>> model = InterestModel(config)
+        >>> sorted({name.split(".")[0] for name, _ in model.named_parameters()})
+        ['basket', 'outlook', 'rates', 'visits']
+    """
+
+    config: InterestConfig
+    config_class = InterestConfig
+    base_model_prefix = "hanse"
+    class_vectors: Tensor
+    class_popularity: Tensor
+    """[C] logarithm of how popular a class is as far as the public catalogue tells."""
+
+    def __init__(self, config: InterestConfig) -> None:
+        super().__init__(config)
+        self.visits = VisitEncoder(config)
+        self.basket = BasketHead(config)
+        self.outlook = OutlookHead(config)
+        self.rates = RateHead(config)
+        size = (len(config.classes), config.class_vector_size)
+        self.register_buffer("class_vectors", torch.zeros(size))
+        self.register_buffer("class_popularity", torch.zeros(len(config.classes)))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def fresh(
+        cls,
+        config: InterestConfig,
+        *,
+        class_texts: Vectors,
+        item_texts: Vectors,
+        class_sizes: Vectors,
+        seed: int,
+        checkpoint: Checkpoint | None = None,
+    ) -> InterestModel:
+        """A model that no customer has trained, fitted to a public catalogue alone.
+
+        Args:
+            config: Its shape and vocabulary.
+            class_texts: [C, vector_size] text vectors of `config.classes`.
+            item_texts: [N, vector_size] text vectors of a public catalogue.
+            class_sizes: [C] how many of its items each class lists, which says something of
+                how popular a class is.
+            seed: Of the transformer's random weights.
+            checkpoint: What the transformer starts from instead; `config` has its shape.
+        """
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        adaptation, config.adaptation = config.adaptation, None
+        model = cls(config)
+        torch.set_rng_state(generator_state)
+        mean, directions = principal_components(class_texts, config.class_vector_size)
+        width = min(config.n_embd, *item_texts.shape)
+        item_mean, item_directions = principal_components(item_texts, width)
+        with torch.no_grad():
+            model.class_vectors.copy_(torch.from_numpy((class_texts - mean) @ directions))
+            sizes = torch.from_numpy(class_sizes)
+            model.class_popularity.copy_(torch.log(sizes / sizes.mean()))
+            text = model.visits.text
+            spread = 0.5 if checkpoint is None else checkpoint.token_spread
+            nn.init.zeros_(text.weight)
+            text.weight[:width] = torch.from_numpy(item_directions.T) * spread
+            nn.init.zeros_(text.bias)
+            text.bias[:width] = torch.from_numpy(-(item_mean @ item_directions)) * spread
+        model.basket.start_from_own_frequency()
+        model.outlook.start_from_own_rate()
+        model.rates.start_from_own_rate()
+        if checkpoint is not None:
+            checkpoint.load_into(model.visits)
+        if adaptation is not None:
+            model.visits.adapt(adaptation, seed=seed)
+            model.config.adaptation = adaptation
+        return model
+
+    def forward(self, batch: Batch) -> InterestOutput:
+        """Predict from every anchor of every customer."""
+        state = None
+        if self.basket.uses_state() or self.outlook.uses_state():
+            # [B, P, D]
+            state = self.visits(batch.visit_vectors, batch.visit_facts, batch.anchor_visit)
+        classes = self.class_vectors.expand(len(batch), -1, -1)  # [B, C, K]
+        public = self.class_popularity.expand(len(batch), -1)  # [B, C]
+        features = None
+        if self.basket.needs_features() or self.rates.needs_features():
+            features = interest_features(batch.past, self.config)
+        popularity = self.basket.popularity.settled(public)
+        return InterestOutput(
+            basket_scores=self.basket(batch.past, state, classes, public, features),
+            outlook_logits=self.outlook(batch.past, state, classes),
+            expected_visits=self.rates(batch.past, popularity, features),
+        )
+
+    def train_only(self, part: str) -> Sequence[str]:
+        """Freeze the rest; returns the names of the trained parameters, sorted.
+
+        Args:
+            part: As `hanse_common.trainable` reads it.
+
+        Raises:
+            ConfigError: It is no such word, asks for more layers or a higher rank than the
+                transformer has, or for an adaptation that the model was not made with.
+        """
+        chosen = Trainable.parse(part)
+        chosen.check(layers=self.config.n_layer, width=self.config.n_embd)
+        if chosen.adaptation not in (None, self.config.adaptation):
+            raise ConfigError(
+                f"model.trainable={part!r}, and the model was made with "
+                f"{self.config.adaptation or 'no adaptation'}",
+                hint="make the model with the same settings: `hanse model init`",
+            )
+        top = self._top(chosen.size) if chosen.kind == "top" else ()
+        for name, parameter in self.named_parameters():
+            if chosen.kind == "rules":
+                trained = is_rule(name)
+            elif chosen.kind == "all" or not name.startswith("visits."):
+                trained = True
+            elif is_adaptation(name):
+                trained = chosen.adaptation is not None
+            else:
+                trained = name.startswith(top)
+            parameter.requires_grad_(trained)
+        return sorted(name for name, p in self.named_parameters() if p.requires_grad)
+
+    def _top(self, count: int) -> tuple[str, ...]:
+        """How the names of the last layers begin, and that of the norm after them."""
+        last = layers_of(self.visits.blocks, self.config.backbone)[-count:]
+        names = [name for name, module in self.named_modules() if any(module is x for x in last)]
+        return (*(f"{name}." for name in names), "visits.blocks.ln_f.")
+
+
+def is_rule(name: str) -> bool:
+    """Whether a parameter amends the simple rules that the heads start from."""
+    return name.startswith(_RULES)
+
+
+def customer_losses(
+    output: InterestOutput, batch: Batch, *, outlook_weight: float, rate_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each customer's own loss, a function of nobody else's data.
+
+    Args:
+        output: The model's answer to `batch`.
+        batch: With all targets.
+        outlook_weight: Of the outlook loss beside the basket loss.
+        rate_weight: Of the loss of expected visits beside it.
+
+    Returns:
+        (basket [B], weighted outlook [B], weighted rates [B]): cross-entropy of the next
+        basket's classes under a softmax over all classes, of the outlook over classes with an
+        interest, and `rate_losses`, each a mean over the customer's anchors; 0 for a customer
+        with nothing to predict.
+
+    Raises:
+        ValueError: The batch carries no targets.
+    """
+    if batch.next_basket is None or batch.outlook is None or batch.first_visit is None:
+        raise ValueError("a loss needs a batch with targets")
+    log_p = torch.log_softmax(output.basket_scores, dim=-1)  # [B, P, C]
+    bought = batch.next_basket.sum(-1)  # [B, P]
+    per_anchor = -(log_p * batch.next_basket).sum(-1) / bought.clamp(min=1)
+    basket = per_anchor.sum(1) / (bought > 0).sum(1).clamp(min=1)
+    valid = batch.outlook >= 0
+    log_q = torch.log_softmax(output.outlook_logits, dim=-1)
+    chosen = log_q.gather(-1, batch.outlook.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    outlook = -(chosen * valid).sum((1, 2)) / (INTERESTS * valid.shape[1])
+    rates = rate_losses(output.expected_visits, batch.first_visit)
+    return basket, outlook_weight * outlook, rate_weight * rates

@@ -1,0 +1,94 @@
+"""Task `interest`: the next basket and the outlook of a shop's customers, split in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hanse_client.features.histories import Histories, days, run_split
+from hanse_client.node import Node
+from hanse_client.tasks.base import Ints
+from hanse_client.tasks.interest import Batch, InterestModel, customer_losses
+from hanse_client.tasks.interest.features import Anchors, collate, rows_at_once, training_anchors
+from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
+from hanse_common.config import RunSettings
+
+
+class InterestTask:
+    """See `hanse_client.tasks.base.Task`."""
+
+    name = "interest"
+    figures = Figures
+
+    def load_model(self, folder: Path) -> InterestModel:
+        """Read an interest model."""
+        model: InterestModel = InterestModel.from_pretrained(folder)
+        return model
+
+    def freeze(self, model: InterestModel, settings: RunSettings) -> None:
+        """Train the part that `model.trainable` names."""
+        model.train_only(settings.model.trainable)
+
+    def load_data(self, node: Node) -> Histories:
+        """Histories."""
+        return node.histories
+
+    def training_data(self, data: Histories, settings: RunSettings) -> Histories:
+        """Visits before `train_until`."""
+        return data.until(days(run_split(settings).train_until))
+
+    def training_ends(self, settings: RunSettings) -> str:
+        """When the last visit that counts could have been."""
+        return f"visit before {run_split(settings).train_until}"
+
+    def draw(
+        self,
+        data: Histories,
+        customers: Ints,
+        model: InterestModel,
+        settings: RunSettings,
+        rng: np.random.Generator,
+    ) -> Anchors:
+        """Moments to predict from, the same number for everybody."""
+        return training_anchors(
+            data,
+            customers,
+            count=settings.training.anchors,
+            until=days(run_split(settings).train_until),
+            config=model.config,
+            rng=rng,
+        )
+
+    def rows_at_once(self, model: InterestModel) -> int:
+        """By the number of classes."""
+        return rows_at_once(model.config)
+
+    def collate(self, data: Histories, draw: Anchors, model: InterestModel) -> Batch:
+        """See `hanse_client.tasks.interest.features.collate`."""
+        return collate(data, draw, model.config)
+
+    def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
+        """Of the basket, of the outlook and of visits to expect by their weights; [B]."""
+        training = settings.training
+        low = training.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            output = model(batch)
+        output.basket_scores = output.basket_scores.float()
+        output.outlook_logits = output.outlook_logits.float()
+        output.expected_visits = output.expected_visits.float()
+        basket, outlook, rates = customer_losses(
+            output,
+            batch,
+            outlook_weight=training.outlook_weight,
+            rate_weight=training.rate_weight,
+        )
+        return basket + outlook + rates
+
+    def evaluate(
+        self, data: Histories, model: InterestModel, settings: RunSettings, split: str
+    ) -> Figures:
+        """See `hanse_client.tasks.interest.metrics.evaluate_histories`."""
+        return evaluate_histories(data, model, settings, split)

@@ -1,0 +1,136 @@
+"""Where the one right item stands among all items: HR, NDCG and MRR of leave-one-out.
+
+Two rankings are kept. Papers on sequential recommendation (S3-Rec and what followed it) leave
+out what the customer took before; in the other one everything ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse_client.features.array_files import concatenated, load_npz, save_npz
+from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
+from hanse_client.tasks.scoring import TOP
+
+Ints = npt.NDArray[np.int64]
+Past: TypeAlias = Sequence[npt.NDArray[np.int32]]
+_CUTS = (5, TOP)
+_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranks:
+    """One rank per customer judged, from 1.
+
+    Example:
+        >>> found = Ranks(new=np.array([1, 3]), every=np.array([1, 12]), customers=np.arange(2))
+        >>> {name: round(value, 3) for name, value in found.metrics().items() if "10" in name}
+        {'hr@10': 1.0, 'ndcg@10': 0.75, 'all_hr@10': 0.5, 'all_ndcg@10': 0.5}
+    """
+
+    new: Ints
+    """[n] among the items that the customer had not taken before, and the right one."""
+    every: Ints
+    """[n] among all items."""
+    customers: Ints
+    """[n] whose, as indices into the store's sequences."""
+
+    def metrics(self) -> dict[str, float]:
+        """Means over customers; `all_…`: where everything ranks. NaN without any customer."""
+        if not len(self.customers):
+            names = [name for kind in ("", "all_") for name in _judged(self.new, kind)]
+            return dict.fromkeys(names, float("nan"))
+        parts = {**_judged(self.new, ""), **_judged(self.every, "all_")}
+        return {name: float(values.mean()) for name, values in parts.items()}
+
+    def sums(self, allowed: Ints | None = None) -> dict[str, float]:
+        """What may leave the store under masks and noise: sums over customers.
+
+        Args:
+            allowed: Indices of the customers to count; all if left out.
+
+        Returns:
+            `customers`, and HR@10, NDCG@10 and MRR; each customer adds a number in [0, 1].
+        """
+        counted = np.isin(self.customers, self.customers if allowed is None else allowed)
+        found = _judged(self.new[counted], "")
+        found = {name: np.nan_to_num(values).clip(0.0, 1.0) for name, values in found.items()}
+        sums = {name: float(found[name].sum()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
+        return {"customers": float(counted.sum()), **sums}
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        save_npz(self, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Ranks:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing or holds no ranks.
+        """
+        return load_npz(cls, path, hint="evaluate again")
+
+    @classmethod
+    def pooled(cls, parts: list[Ranks]) -> Ranks:
+        """The ranks of several stores as if they were one."""
+        none = np.zeros(0, np.int64)
+        return concatenated(cls, [cls(new=none, every=none, customers=none), *parts])
+
+
+def judge(data: Sequences, split: str, scores: Callable[[Past], npt.NDArray[Any]]) -> Ranks:
+    """Ask for everybody's held out item, and rank all items for it.
+
+    Args:
+        data: Whole sequences.
+        split: validate or test.
+        scores: Of all items [n, items] for n customers, from what each took before.
+    """
+    history = data.without_last(HELD_OUT[split])
+    customers = np.flatnonzero(history.sizes)
+    targets = data.taken[data.offsets[customers + 1] - HELD_OUT[split]]
+    parts = []
+    for start in range(0, len(customers), _ROWS):
+        part = slice(start, start + _ROWS)
+        past = [history.of_customer(int(customer)) for customer in customers[part]]
+        parts.append(rank_of(scores(past), targets[part], past, customers=customers[part]))
+    return Ranks.pooled(parts)
+
+
+def rank_of(
+    scores: npt.NDArray[Any],
+    targets: npt.NDArray[Any],
+    past: Past,
+    *,
+    customers: Ints,
+) -> Ranks:
+    """Find each target's place in a full ranking; ties go to the lower item.
+
+    Args:
+        scores: [n, items], higher is likelier next.
+        targets: [n] the right items.
+        past: Of each customer, what they took before.
+        customers: [n] whose rows they are.
+    """
+    rows = np.arange(len(targets))
+    own = scores[rows, targets][:, None]
+    ahead = scores > own
+    ahead |= (scores == own) & (np.arange(scores.shape[1]) < np.asarray(targets)[:, None])
+    every = 1 + ahead.sum(axis=1)
+    for row, taken in enumerate(past):
+        ahead[row, taken] = False
+    return Ranks(new=1 + ahead.sum(axis=1), every=every, customers=customers)
+
+
+def _judged(ranks: Ints, kind: str) -> dict[str, npt.NDArray[np.float64]]:
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    for cut in _CUTS:
+        found[f"{kind}hr@{cut}"] = (ranks <= cut).astype(np.float64)
+        found[f"{kind}ndcg@{cut}"] = np.where(ranks <= cut, 1 / np.log2(ranks + 1), 0.0)
+    return {**found, f"{kind}mrr": 1 / ranks}

@@ -1,0 +1,308 @@
+"""One store's ledger against everything that was handed over with it.
+
+>>> from tempfile import TemporaryDirectory
+>>> from hanse_common.audit.evidence import find
+>>> from hanse_common.identity import StoreKey
+>>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.ledger import Ledger
+>>> folder = TemporaryDirectory()
+>>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
+>>> ledger = Ledger.open(Path(folder.name) / "ledger.sqlite", StoreKey.generate())
+>>> _ = ledger.charge(steps, target_delta=1e-6)
+>>> (evidence,) = find(Path(folder.name))
+>>> audit = verify_store(evidence, second_opinion=False)
+>>> audit.fault, round(audit.epsilon, 2), audit.unverified[0]
+(None, 0.75, 'whose key signed: no certificate')
+>>> folder.cleanup()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.audit.charges import check_terms
+from hanse_common.audit.evidence import Evidence, is_there, trusted
+from hanse_common.audit.findings import Notes
+from hanse_common.audit.limits import check_limits, limits_not_checked
+from hanse_common.audit.repeats import Use
+from hanse_common.audit.second_opinion import TOLERANCE, agree, second_epsilon, why_not
+from hanse_common.audit.terms import Finding
+from hanse_common.errors import HanseError, LedgerError
+from hanse_common.identity import Certificate
+from hanse_common.manifest import SignedManifest
+from hanse_common.policy import StorePolicy
+from hanse_common.privacy import ledger_file
+from hanse_common.privacy.accounting import ACCOUNTANT
+from hanse_common.privacy.chain import compare, paid
+from hanse_common.privacy.entry import NOTHING, Entry, Release
+from hanse_common.privacy.ledger_file import EMPTY, Head
+from hanse_common.privacy.verify import verify
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    """What was found out about one store.
+
+    Args:
+        store: See `Evidence`.
+        certified_as: The store's id in its certificate; None without one.
+        ledger: The file.
+        entries: Good ones, up to the first fault of the chain.
+        charges: Of them, those that were paid.
+        rounds: Different training rounds among them.
+        head: How far the good entries go; for a later audit to remember.
+        epsilon: Of everything ever paid.
+        target_delta: At which it is read; that of the last charge.
+        second_epsilon: By the second accountant; None if there was none.
+        uses: What was charged of each kind of exchange, under each manifest that is known.
+        fault: The first thing that is wrong; None if nothing is.
+        verified: What was checked, for people.
+        unverified: What could not be, and why.
+    """
+
+    store: str
+    ledger: Path
+    certified_as: str | None = None
+    entries: int = 0
+    charges: int = 0
+    rounds: int = 0
+    head: Head = EMPTY
+    epsilon: float = 0.0
+    target_delta: float = 0.0
+    second_epsilon: float | None = None
+    uses: tuple[Use, ...] = ()
+    fault: Finding | None = None
+    verified: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        fault = self.fault
+        return {
+            "store": self.store,
+            "certified_as": self.certified_as,
+            "ledger": str(self.ledger),
+            "ok": fault is None,
+            "entries": self.entries,
+            "charges": self.charges,
+            "rounds": self.rounds,
+            "head": {"sequence": self.head.sequence, "hash": self.head.hash.hex()},
+            "epsilon": self.epsilon,
+            "target_delta": self.target_delta or None,
+            "second_epsilon": self.second_epsilon,
+            "exchanges": [use.row() for use in self.uses],
+            "fault": fault
+            and {"entry": fault.sequence, "problem": fault.problem, "detail": fault.detail},
+            "verified": list(self.verified),
+            "unverified": list(self.unverified),
+        }
+
+
+def verify_store(
+    evidence: Evidence,
+    *,
+    authority: bytes | None = None,
+    remembered: Head | None = None,
+    receipted: Head | None = None,
+    second_opinion: bool = True,
+    known: Sequence[SignedManifest] = (),
+) -> Audit:
+    """Check a store's ledger: as written, by whom, at what price, under which terms.
+
+    Args:
+        evidence: What was handed over.
+        authority: The enrolment authority's public key, as the auditor knows it; if unset,
+            the one that the store's policy names.
+        remembered: A head that this store has shown before.
+        receipted: The last entry for which the coordinator holds the store's receipt.
+        second_opinion: Ask Opacus too; that imports torch.
+        known: Manifests that anybody handed over; those of this authority that charges name
+            count, beside the store's own.
+
+    Guarantees:
+        Nothing that was not checked is in `verified`. Whatever is wrong with the evidence
+        is in `fault`, and raises nothing.
+    """
+    notes = Notes()
+    if not evidence.ledger.exists():
+        return _without_ledger(evidence, remembered, receipted)
+    policy = _policy(evidence, notes)
+    if authority is not None:
+        notes.verified.append("the authority is the one that was given")
+    elif policy is not None:
+        authority = bytes.fromhex(policy.authority)
+        notes.unverified.append("the authority is the one that the store names: give --authority")
+    certificates = _certificates(evidence, authority, notes)
+    entries = _chain(evidence, [c.public_key for c in certificates], notes)
+    _heads(entries, remembered, receipted, notes)
+    certified_as = certificates[0].store_id if certificates else None
+    _limits(entries, policy, notes)
+    terms = trusted(known, authority)
+    uses = check_terms(evidence, entries, authority, certified_as, terms, notes)
+    second = _ask_again(entries, notes) if second_opinion else None
+    if not second_opinion:
+        notes.unverified.append("no second accountant: not asked for")
+    if evidence.simulated:
+        notes.unverified.append("a simulation: its noise can be repeated, and protects nobody")
+    charges = [entry for entry in entries if entry.spends]
+    read = [entry for entry in entries if entry.target_delta > 0]
+    return Audit(
+        store=evidence.store,
+        certified_as=certified_as,
+        ledger=evidence.ledger,
+        entries=len(entries),
+        charges=len(charges),
+        rounds=len({_round(entry.release) for entry in charges if entry.release.kind == "train"}),
+        head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
+        epsilon=read[-1].epsilon_after if read else 0.0,
+        target_delta=read[-1].target_delta if read else 0.0,
+        second_epsilon=second,
+        uses=uses,
+        fault=notes.first(),
+        verified=tuple(notes.verified),
+        unverified=tuple(notes.unverified),
+    )
+
+
+def _round(release: Release) -> tuple[bytes, int, int]:
+    """What makes two charges one round: the run only where there are no terms to repeat."""
+    named = release.manifest_digest != NOTHING
+    return release.manifest_digest, 0 if named else release.run, release.round
+
+
+def _without_ledger(evidence: Evidence, remembered: Head | None, receipted: Head | None) -> Audit:
+    fault, unverified = None, ["no ledger, and no head: never charged, or both were taken away"]
+    known = {remembered, receipted} - {None, EMPTY}
+    if ledger_file.head_path(evidence.ledger).exists() or known:
+        fault = Finding(sequence=0, problem="the ledger is gone", detail="its head is remembered")
+        unverified = []
+    return Audit(
+        store=evidence.store, ledger=evidence.ledger, fault=fault, unverified=tuple(unverified)
+    )
+
+
+def _policy(evidence: Evidence, notes: Notes) -> StorePolicy | None:
+    try:
+        return evidence.policy()
+    except HanseError as error:
+        notes.whole("the policy cannot be read", error)
+        return None
+
+
+def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> list[Certificate]:
+    """The store's certificates, today's first; none if they are not to be trusted."""
+    try:
+        certificates = evidence.certificates()
+        for certificate in certificates if authority else ():
+            # Whether it is still valid today says nothing of what was signed under it.
+            certificate.check(authority or b"", now=certificate.valid_from)
+            if certificate.store_id != certificates[0].store_id:
+                raise LedgerError(f"a certificate is of another store, {certificate.store_id!r}")
+    except HanseError as error:
+        notes.whole("the certificate is not to be trusted", error)
+        return []
+    if not certificates:
+        notes.unverified.append("whose key signed: no certificate")
+    elif authority is None:
+        notes.unverified.append("who certified the key: no authority is known")
+    else:
+        notes.verified.append("the key is certified by the authority")
+    return certificates
+
+
+def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
+    try:
+        is_there(ledger_file.head_path(evidence.ledger))
+        is_there(evidence.ledger)
+        found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
+    except LedgerError as error:
+        notes.whole("the ledger cannot be read", error)
+        return []
+    if found.fault is not None:
+        notes.fault(found.fault.sequence, found.fault.problem, found.fault.detail)
+    else:
+        notes.verified.append("no entry altered, missing or out of place")
+        if keys:
+            notes.verified.append("every entry is signed by the certificate's key")
+        notes.verified.append(f"every epsilon recomputed ({ACCOUNTANT})")
+        if found.unsigned:
+            notes.unverified.append("who wrote it: some entries have no signature")
+        for entry in found.entries:
+            if entry.kind == "recovery":
+                notes.unverified.append(
+                    f"entries taken from the end before entry {entry.sequence}: the store had "
+                    "lost its head, and went on"
+                )
+        if found.compared is None:
+            notes.unverified.append("how far the store says it goes: no ledger.head")
+        else:
+            notes.verified.append("it goes as far as the store's own head")
+    return list(found.entries)
+
+
+def _heads(
+    entries: Sequence[Entry], remembered: Head | None, receipted: Head | None, notes: Notes
+) -> None:
+    """Compare the ledger with what others remember of it."""
+    if notes.first() is not None:
+        return
+    known = {
+        "it goes on from the head that was remembered": remembered,
+        "it holds what the store gave the coordinator receipts for": receipted,
+    }
+    for holds, head in known.items():
+        fault = None if head is None else compare(entries, head)
+        if fault is not None:
+            notes.fault(fault.sequence, fault.problem, fault.detail)
+        elif head is not None:
+            notes.verified.append(holds)
+    if not any(known.values()):
+        notes.unverified.append("entries taken from the end: no head that others remember")
+
+
+def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: Notes) -> None:
+    fault = check_limits(entries)
+    if fault is not None:
+        notes.faults.append(fault)
+        return
+    limited = any(entry.kind == "charge" and entry.max_epsilon > 0 for entry in entries)
+    if limited and notes.first() is None:
+        notes.verified.append("every charge is within the store's limit that it names")
+    notes.unverified += limits_not_checked(entries, policy)
+
+
+def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
+    """Ask the second accountant about every epsilon; return its last answer.
+
+    Terms that were found to be wrong are not asked about: no accountant need cope with them.
+    """
+    answer: float | None = None
+    fault = notes.first()
+    end = fault.sequence if fault is not None and fault.sequence else len(entries) + 1
+    for position, entry in enumerate(entries, start=1):
+        if entry.kind != "charge" or position >= end:
+            continue
+        spent = paid(entries[:position])
+        reason = why_not(spent, entry.epsilon_after)
+        if reason is not None:
+            notes.unverified.append(reason)
+            return None
+        try:
+            answer = second_epsilon(
+                spent, target_delta=entry.target_delta, about=entry.epsilon_after
+            )
+        except (ArithmeticError, ValueError, RuntimeError) as error:
+            notes.unverified.append(f"no second accountant: Opacus cannot compute it ({error})")
+            return None
+        if not agree(entry.epsilon_after, answer):
+            detail = (
+                f"it says epsilon={entry.epsilon_after:.4g}, Opacus PRV says {answer:.4g}: more "
+                f"than {TOLERANCE:.0%} apart"
+            )
+            notes.fault(entry.sequence, "in doubt", detail)
+            return answer
+    if answer is not None and fault is None:
+        notes.verified.append(f"a second accountant agrees within {TOLERANCE:.0%} (Opacus PRV)")
+    return answer

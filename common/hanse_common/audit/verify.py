@@ -1,0 +1,154 @@
+"""Everything under a path, verified together: round logs, then the ledgers of their stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common.audit.crosscheck import LogAudit, verify_log
+from hanse_common.audit.evidence import Evidence, find, find_logs, known_terms
+from hanse_common.audit.missing import Gaps, find_gaps
+from hanse_common.audit.naming import store_id
+from hanse_common.audit.remembered import Remembered
+from hanse_common.audit.store_checks import Audit, verify_store
+from hanse_common.errors import AuditFailed
+from hanse_common.roundlog.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What was found under a path.
+
+    Args:
+        stores: One audit a store.
+        logs: One a round log.
+        gone: Stores whose ledger an earlier audit saw, and that have none now.
+        logs_gone: Keys of round logs that an earlier audit saw, and that are not here now.
+        gaps: What terms and round logs name, and was not handed over.
+        all_required: What is missing is an error, and not an open point.
+    """
+
+    stores: tuple[Audit, ...]
+    logs: tuple[LogAudit, ...]
+    gone: tuple[str, ...]
+    logs_gone: tuple[str, ...] = ()
+    gaps: Gaps
+    all_required: bool = False
+
+    @property
+    def faults(self) -> list[str]:
+        """Everything that is wrong, in the words of an error."""
+        found = [
+            f"{store}: its ledger is remembered, and is not there any more" for store in self.gone
+        ]
+        found += [
+            f"the round log of key {key[:16]}… is remembered, and is not there any more"
+            for key in self.logs_gone
+        ]
+        found += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
+        found += [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
+        return found + (self.gaps.faults if self.all_required else [])
+
+    def row(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return {
+            "ok": not self.faults,
+            "stores": [audit.row() for audit in self.stores],
+            "logs": [log.row() for log in self.logs],
+            "gone": list(self.gone),
+            "logs_gone": list(self.logs_gone),
+            "missing": self.gaps.row(),
+        }
+
+    def check(self) -> None:
+        """Raise if anything is wrong.
+
+        Raises:
+            AuditFailed: Names the first fault, and how many others there are.
+        """
+        faults = self.faults
+        if faults:
+            others = f"; {len(faults) - 1} more faults" if faults[1:] else ""
+            raise AuditFailed(
+                faults[0] + others,
+                hint="ask for the files as they lie there, and for an explanation",
+            )
+
+
+def verify_all(
+    path: Path,
+    *,
+    authority: bytes | None = None,
+    remembered: Remembered | None = None,
+    second_opinion: bool = True,
+    require_all: bool = False,
+) -> Verdict:
+    """Verify every round log and every ledger under a path, and each against the others.
+
+    Args:
+        path: A ledger, a round log, a store's folder, or a run's folder with all its arms.
+        authority: The enrolment authority's public key, as the auditor knows it.
+        remembered: What an earlier audit saw.
+        second_opinion: Ask Opacus too; that imports torch.
+        require_all: Evidence that terms or round logs name and that is missing is an error.
+
+    Raises:
+        LedgerError: There is neither a ledger nor a round log.
+    """
+    earlier = remembered or Remembered()
+    logs, stores = find_logs(path), find(path)
+    below = {log: _stores_of(log, logs, stores) for log in logs}
+    known = known_terms(stores, logs)
+    audited = {
+        log: verify_log(
+            log, below[log], authority=authority, remembered=earlier.checkpoints, known=known
+        )
+        for log in logs
+    }
+    heads = dict(earlier.heads)
+    audits = []
+    for evidence in stores:
+        log = next((audited[log] for log in logs if evidence in below[log]), None)
+        name = None if log is None else store_id(evidence, log.certified)
+        audits.append(
+            verify_store(
+                evidence,
+                authority=authority,
+                remembered=heads.pop(evidence.store, None),
+                receipted=None if log is None or name is None else log.heads.get(name),
+                second_opinion=second_opinion,
+                known=known,
+            )
+        )
+    gone = tuple(sorted(store for store, head in heads.items() if head.sequence))
+    return Verdict(
+        stores=tuple(audits),
+        logs=tuple(audited.values()),
+        gone=gone,
+        logs_gone=_gone(earlier.checkpoints, list(audited.values())),
+        gaps=find_gaps(
+            stores,
+            {log: (audited[log], below[log]) for log in logs},
+            authority=authority,
+        ),
+        all_required=require_all,
+    )
+
+
+def _gone(remembered: Sequence[Checkpoint], logs: Sequence[LogAudit]) -> tuple[str, ...]:
+    """Keys of remembered logs that are none of these; a log that cannot be read may be any."""
+    here = [None if log.checkpoint is None else log.checkpoint.log_key for log in logs]
+    keys = {seen.log_key.hex() for seen in remembered if seen.log_key not in here}
+    return () if None in here else tuple(sorted(keys))
+
+
+def _stores_of(log: Path, logs: Sequence[Path], stores: Sequence[Evidence]) -> list[Evidence]:
+    """Stores under a log's folder and under no other log's that lies deeper."""
+    deeper = [other.parent for other in logs if log.parent in other.parent.parents]
+    return [
+        evidence
+        for evidence in stores
+        if log.parent in evidence.ledger.parents
+        and not any(folder in evidence.ledger.parents for folder in deeper)
+    ]

@@ -1,0 +1,182 @@
+r"""A small HTTP endpoint: `/healthz`, `/readyz`, and `/metrics` as Prometheus reads them.
+
+>>> from urllib.request import urlopen
+>>> with Endpoint(read=lambda: [], check=lambda: Health(checks={"up": ""}), port=0) as endpoint:
+...     endpoint.start()
+...     with urlopen(f"{endpoint.url}/readyz") as answer:
+...         answer.status, answer.read()
+(200, b'{"ready": true, "checks": {"up": "ok"}}\n')
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+
+from hanse_common.errors import ConfigError, HanseError, MissingDependency
+from hanse_common.monitoring.health import Health
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+_SECONDS = 10.0
+_TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
+
+_log = logging.getLogger(__name__)
+
+Read = Callable[[], Iterable["Metric"]]
+
+
+class Endpoint:
+    """Answers until it is closed; reads anew for each question.
+
+    Args:
+        read: The figures.
+        check: What `/readyz` tells.
+        host: Address to listen on. On loopback, only questions that name this machine are
+            answered, so that no web page can have a browser ask.
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+        MissingDependency: The Prometheus client is not installed.
+    """
+
+    def __init__(
+        self, *, read: Read, check: Callable[[], Health], host: str = "127.0.0.1", port: int
+    ) -> None:
+        try:
+            import prometheus_client  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise MissingDependency(
+                f"metrics need the package {error.name!r}, which is not installed",
+                hint="pip install 'hanse[metrics]'",
+            ) from None
+        handler = type("_BoundHandler", (_Handler,), {"endpoint": self})
+        try:
+            self._server = ThreadingHTTPServer((host, port), handler)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}", hint="name another --port"
+            ) from error
+        self._server.daemon_threads = True
+        self._read, self._check = read, check
+        self._alone = _is_loopback(host)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def start(self) -> None:
+        """Answer in a thread of its own."""
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def serve(self) -> None:
+        """Answer in this thread, until it is interrupted."""
+        self._server.serve_forever()
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.server_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def answer(self, path: str, host: str) -> tuple[int, str, bytes]:
+        """Return status, content type and body of the answer to a question."""
+        if self._alone and not _is_loopback(host):
+            return 403, _TEXT, b"this endpoint answers its own machine\n"
+        try:
+            if path == "/healthz":
+                return 200, _TEXT, b"ok\n"
+            if path == "/readyz":
+                health = self._check()
+                return 200 if health.ready else 503, _JSON, _as_json(health.row())
+            if path == "/metrics":
+                return 200, *exposition(self._read)
+        except HanseError as error:
+            return 500, _TEXT, f"{error} [{error.code}]\n".encode()
+        return 404, _TEXT, b"/healthz, /readyz or /metrics\n"
+
+
+def exposition(read: Read) -> tuple[str, bytes]:
+    """Return content type and text of figures, as Prometheus reads them.
+
+    Edge cases:
+        A file that cannot be read does not hide the other figures: it becomes
+        `hanse_read_errors{code=…} 1`.
+    """
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+    registry = CollectorRegistry()
+    registry.register(_Collected(list(_without_errors(read))))
+    return CONTENT_TYPE_LATEST, generate_latest(registry)
+
+
+class _Collected:
+    """What the registry asks for its figures."""
+
+    def __init__(self, figures: list[Metric]) -> None:
+        self._figures = figures
+
+    def collect(self) -> list[Metric]:
+        return self._figures
+
+
+def _without_errors(read: Read) -> Iterable[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    errors = GaugeMetricFamily("hanse_read_errors", "What could not be read.", labels=["code"])
+    try:
+        yield from read()
+    except HanseError as error:
+        _log.warning("figures could not be read", extra={"error_code": error.code})
+        errors.add_metric([error.code], 1)
+    yield errors
+
+
+def _as_json(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether an address, or the `Host` of a question, is this machine's loopback."""
+    name = host.rpartition(":")[0] if host.count(":") == 1 or host.startswith("[") else host
+    name = (name or host).strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Hands a question to the endpoint."""
+
+    endpoint: Endpoint
+    timeout = _SECONDS
+    server_version, sys_version = "hanse", ""
+
+    def do_GET(self) -> None:
+        status, kind, body = self.endpoint.answer(self.path, self.headers.get("Host", ""))
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a question every few seconds is no event."""

@@ -1,0 +1,407 @@
+"""A run of a deployed federation: its folder, its start, its end, and going on after a crash.
+
+The rounds are the ServerApp's (`hanse_server.app`), which Flower starts as a process of the
+SuperLink's; it keeps a checkpoint a round in the run's folder. Flower forgets a run with its
+process, so going on is always a new Flower run on the same folder, from the last checkpoint:
+a round that had not been written down is made again under a new run number, which stores
+charge again, and none is counted twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hanse_common import bundle, errors
+from hanse_common.decoding import json_file
+from hanse_common.durable import write_durably
+from hanse_common.errors import (
+    BadManifest,
+    FederationError,
+    HanseError,
+    Interrupted,
+    RunDirectoryError,
+    RunNotFound,
+    RunNotResumable,
+    RunUnderway,
+)
+from hanse_common.instructions import NDArray, model_digest
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_terms import settings_digest
+from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS, read_settings
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
+from hanse_server.deployment.control import Control, FlowerRun
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.sign import read_initial, signed_manifest
+from hanse_server.progress import FAILURE, read_failure
+from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.stage_log import ended_early, read_stages
+
+FLOWER = "flower.json"
+"""Which Flower runs a run has been, the last one last."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LOOK_SECONDS = 1.0
+_GO_ON = (
+    "nothing is lost: sign new terms with `hanse server manifest sign --continue-from {}`, and "
+    "start a run with them"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Where a run is."""
+
+    name: str
+    folder: str
+    state: str
+    """`underway`, `finished`, `ended early` (the budget for its manifest is spent), `failed`,
+    `stopped`, or `lost` (its SuperLink is gone)."""
+    round: int
+    rounds: int
+    failure: dict[str, Any]
+    """Code, message and hint, if it failed."""
+
+
+def start(
+    folder: FederationFolder, *, name: str | None = None, stores: int | None = None
+) -> RunState:
+    """Make a run's folder and start it.
+
+    Args:
+        folder: The federation's.
+        name: The run's; after the federation and the time if unset.
+        stores: How many stores to wait for; all of the manifest's if unset.
+
+    Raises:
+        RunUnderway: Another run is.
+        BadManifest: There are no signed terms, or they are for another model, other settings
+            or another app bundle than what is here.
+        RunDirectoryError: The name is taken or malformed.
+        SuperLinkDown: The federation is not up.
+    """
+    manifest = signed_manifest(folder)
+    _check_installed(manifest)
+    with Control(folder) as control:
+        _check_idle(folder, control)
+        run_dir = _make(folder, name, manifest)
+        _start(folder, control, run_dir, stores or len(manifest.stores), resume=False)
+    return state_of(folder, run_dir)
+
+
+def resume(
+    folder: FederationFolder, *, name: str | None = None, stores: int | None = None
+) -> RunState:
+    """Go on with a run from its last checkpoint.
+
+    Terms that were signed since, for fewer or other stores, hold from here on.
+
+    Args:
+        folder: The federation's.
+        name: The run's; the last one if unset.
+        stores: How many stores to wait for; all of the manifest's if unset.
+
+    Raises:
+        RunNotFound: There is no such run.
+        RunNotResumable: It is finished, or the terms are of another model or other settings.
+        RunUnderway: A run is.
+        SuperLinkDown: The federation is not up.
+    """
+    run_dir = find(folder, name)
+    state = state_of(folder, run_dir).state
+    if state == "finished":
+        raise RunNotResumable(f"run {run_dir.name!r} is finished")
+    if state == "ended early":
+        raise RunNotResumable(
+            f"run {run_dir.name!r} ended early: the stores' budget for its manifest is spent",
+            hint=_GO_ON.format(run_dir.name),
+        )
+    with Control(folder) as control:
+        _check_idle(folder, control)
+        manifest = _renew_terms(folder, run_dir)
+        _check_installed(manifest)
+        begun = latest_checkpoint(run_dir) is not None
+        _start(folder, control, run_dir, stores or len(manifest.stores), resume=begun)
+    return state_of(folder, run_dir)
+
+
+def stop(folder: FederationFolder) -> RunState:
+    """Stop the run that is underway; it can be resumed.
+
+    Raises:
+        RunNotFound: No run is underway.
+        SuperLinkDown: The federation is not up.
+    """
+    with Control(folder) as control:
+        if (run_dir := _underway(folder, control)) is not None:
+            control.stop(_flower_ids(run_dir)[-1])
+            return state_of(folder, run_dir)
+    raise RunNotFound("no run is underway", hint="`hanse server status` shows the last one")
+
+
+def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the stages of a run as they finish, until it ends.
+
+    Raises:
+        FederationError: The run failed; or the error that it failed with.
+        Interrupted: Somebody stopped it.
+        SuperLinkDown: The SuperLink is gone.
+    """
+    run_dir, seen = find(folder, name), 0
+    while True:
+        state = state_of(folder, run_dir)
+        stages = read_stages(run_dir)
+        yield from stages[seen:]
+        seen = max(seen, len(stages))
+        if state.state == "finished":
+            return
+        if state.state == "stopped":
+            raise Interrupted(
+                f"run {name!r} was stopped in round {state.round}",
+                hint="go on with `hanse server resume`",
+            )
+        if state.state in ("failed", "ended early"):
+            raise _error(state)
+        if state.state == "lost":
+            raise FederationError(
+                f"run {name!r} was lost with its SuperLink",
+                hint="`hanse server up`, then `hanse server resume`",
+            )
+        time.sleep(_LOOK_SECONDS)
+
+
+def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
+    """Say where a run is, from its folder and, if it answers, from the SuperLink."""
+    stages = read_stages(run_dir)
+    failure = read_failure(run_dir)
+    done = [line for line in stages if line["stage"] == "done"]
+    if any(map(ended_early, done)):
+        state, failure = "ended early", _early_end(run_dir, done[-1])
+    else:
+        state = "finished" if done else _flower_state(folder, run_dir)
+    if state == "failed" and not failure:
+        failure = _flower_failure(folder, run_dir)
+    checkpoint = latest_checkpoint(run_dir)
+    return RunState(
+        name=run_dir.name,
+        folder=str(run_dir),
+        state=state,
+        round=checkpoint.round if checkpoint else 0,
+        rounds=read_settings(run_dir).federation.rounds,
+        failure=failure if state in ("failed", "ended early") else {},
+    )
+
+
+def all_runs(folder: FederationFolder) -> list[Path]:
+    """Return the folders of all runs, the last started last."""
+    if not folder.runs.is_dir():
+        return []
+    found = [path for path in folder.runs.iterdir() if (path / FLOWER).is_file()]
+    return sorted(found, key=lambda path: (path / FLOWER).stat().st_mtime)
+
+
+def find(folder: FederationFolder, name: str | None) -> Path:
+    """Return a run's folder; the last one's if unnamed.
+
+    Raises:
+        RunNotFound: There is none.
+    """
+    runs = all_runs(folder)
+    if name is None and runs:
+        return runs[-1]
+    for run_dir in runs:
+        if run_dir.name == name:
+            return run_dir
+    known = ", ".join(path.name for path in runs)
+    raise RunNotFound(
+        f"there is no run {name!r}" if name else "there is no run yet",
+        hint=f"there are {known}" if known else "`hanse server run` starts one",
+    )
+
+
+def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
+    """Read what a finished run has trained, for a next run to start from.
+
+    Raises:
+        RunNotFound: There is no such run, or it has not finished.
+        RunDirectoryError: Its model cannot be read.
+    """
+    run_dir = find(folder, name)
+    path = run_dir / GLOBAL
+    if not path.exists():
+        raise RunNotFound(
+            f"run {name!r} has not finished", hint="go on with it: `hanse server resume --name`"
+        )
+    return read_arrays(path, hint="bring the file back, or name another run")
+
+
+def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Path:
+    name = name or f"{_slug(folder.file.name)}-{datetime.now():%Y-%m-%d-%H%M%S}"
+    if not _NAME.fullmatch(name):
+        raise RunDirectoryError(
+            f"a run cannot be named {name!r}",
+            hint="use letters, digits, '.', '_' and '-', beginning with a letter or digit",
+        )
+    run_dir = folder.run(name)
+    initial = read_initial(folder.resolve(folder.file.model))
+    if model_digest(initial).hex() != manifest.model_digest:
+        raise BadManifest(
+            f"the manifest is for another initial model than {folder.resolve(folder.file.model)}",
+            hint="sign a new one with `hanse server manifest sign`, or put the model back",
+        )
+    settings = read_settings(folder.path)
+    if settings_digest(settings).hex() != manifest.settings_digest:
+        raise BadManifest(
+            f"the manifest is for other settings than {folder.settings}",
+            hint="sign a new one with `hanse server manifest sign`, which writes both",
+        )
+    try:
+        folder.runs.mkdir(exist_ok=True)
+        run_dir.mkdir()
+        for source, target in (
+            (folder.settings, SETTINGS),
+            (folder.manifest, MANIFEST),
+            (folder.authority_file, AUTHORITY),
+        ):
+            write_durably(run_dir / target, source.read_bytes())
+        replace_arrays(run_dir / INITIAL, initial)
+        write_durably(run_dir / FLOWER, json.dumps({"runs": []}) + "\n")
+    except FileExistsError:
+        raise RunDirectoryError(
+            f"there is already a run named {name!r}",
+            hint="choose another name, or go on with it: `hanse server resume --name`",
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write {run_dir}: {error.strerror}") from error
+    return run_dir
+
+
+def _check_installed(manifest: Manifest) -> None:
+    """Refuse at the coordinator what every store would refuse."""
+    if manifest.fab_digest != bundle.digest():
+        raise BadManifest(
+            f"the manifest names the app bundle {(manifest.fab_digest or 'none')[:12]}…, this "
+            f"version of Hanse has {bundle.digest()[:12]}…",
+            hint="after an upgrade, sign a new manifest and hand it out",
+        )
+
+
+def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
+    """Let terms that were signed since a run began hold for the rest of it."""
+    now = signed_manifest(folder)
+    before = SignedManifest.load(run_dir / MANIFEST).unchecked
+    if now.digest() == before.digest():
+        return now
+    for field in ("model_digest", "settings_digest", "privacy", "rounds"):
+        if getattr(now, field) != getattr(before, field):
+            raise RunNotResumable(
+                f"the manifest signed since is of another {field.replace('_', ' ')}",
+                hint="start a new run, or put the run's own manifest.json back and hand it out",
+            )
+    write_durably(run_dir / MANIFEST, folder.manifest.read_bytes())
+    return now
+
+
+def _start(
+    folder: FederationFolder, control: Control, run_dir: Path, stores: int, *, resume: bool
+) -> None:
+    wait = folder.file.wait
+    (run_dir / FAILURE).unlink(missing_ok=True)
+    run_id = control.start(
+        {
+            "run-dir": str(run_dir),
+            "federation": str(folder.path),
+            "resume": int(resume),
+            "stores": stores,
+            "patience": wait.connect,
+            "timeout": wait.train,
+            "stage-timeout": wait.stage,
+        }
+    )
+    known = _flower_ids(run_dir)
+    write_durably(run_dir / FLOWER, json.dumps({"runs": [*known, run_id]}) + "\n")
+
+
+def _check_idle(folder: FederationFolder, control: Control) -> None:
+    if (run_dir := _underway(folder, control)) is not None:
+        raise RunUnderway(
+            f"run {run_dir.name!r} is underway",
+            hint="`hanse server status` shows it, `hanse server stop` stops it",
+        )
+
+
+def _underway(folder: FederationFolder, control: Control) -> Path | None:
+    """The run whose process the SuperLink has, if there is one."""
+    active = {run.run_id for run in control.runs() if run.status != "finished"}
+    runs = (path for path in all_runs(folder) if active & set(_flower_ids(path)))
+    return next(runs, None)
+
+
+def _flower_ids(run_dir: Path) -> list[int]:
+    found = json_file(run_dir / FLOWER).get("runs")
+    return [run for run in found if type(run) is int] if isinstance(found, list) else []
+
+
+def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
+    ids = _flower_ids(run_dir)[-1:]
+    return next((run for run in control.runs() if run.run_id in ids), None)
+
+
+def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
+    try:
+        with Control(folder) as control:
+            found = _flower_run(control, run_dir)
+    except errors.SuperLinkDown:
+        return "failed" if read_failure(run_dir) else "lost"
+    if found is None:
+        return "lost"
+    if found.status != "finished":
+        return "underway"
+    return "stopped" if found.outcome == "stopped" else "failed"
+
+
+def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "code": line["outcome"],
+        "message": line["note"],
+        "hint": _GO_ON.format(run_dir.name),
+    }
+
+
+def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
+    with Control(folder) as control:
+        found = _flower_run(control, run_dir)
+    details = found.details if found else ""
+    return {
+        "code": FederationError.code,
+        "message": details or "the run's process ended without a word",
+        "hint": f"see {folder.state / 'superlink.log'}; go on with `hanse server resume`",
+    }
+
+
+def _error(state: RunState) -> HanseError:
+    """The error that a run failed with, as its process raised it."""
+    failure = state.failure
+    kinds = {kind.code: kind for kind in _kinds(HanseError)}
+    kind = kinds.get(str(failure.get("code")), FederationError)
+    return kind(str(failure.get("message", "the run failed")), hint=str(failure.get("hint", "")))
+
+
+def _kinds(kind: type[HanseError]) -> Iterator[type[HanseError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _kinds(child)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
+
+
+def as_row(state: RunState) -> dict[str, Any]:
+    """A run's state as plain JSON."""
+    return asdict(state)

@@ -1,0 +1,174 @@
+"""From run settings to the signed manifest: the one step that fixes what every store accepts.
+
+Nothing of it needs torch: the model's folder, which `hanse model init` makes, holds the
+parameters that a run starts from as plain arrays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse_common import bundle
+from hanse_common.config import RunSettings
+from hanse_common.durable import write_durably
+from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
+from hanse_common.identity import AuthorityKey, CoordinatorKey
+from hanse_common.instructions import NDArray
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_terms import base_model_digest, check_noise, manifest_for
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.checkpoint import read_arrays, replace_arrays
+from hanse_server.deployment.admit import members
+from hanse_server.deployment.folder import FederationFolder
+from hanse_server.rounds import INITIAL
+from hanse_server.strategies import make_strategy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """What was signed, and who was left out of it."""
+
+    manifest: Manifest
+    expired: tuple[str, ...]
+    """Admitted stores whose certificate has ended."""
+
+
+def sign_manifest(
+    folder: FederationFolder,
+    authority: AuthorityKey,
+    *,
+    settings: Path | None = None,
+    model: Path | None = None,
+    start: Mapping[str, NDArray] | None = None,
+    now: int | None = None,
+) -> Signed:
+    """Write down the terms for all admitted stores, and sign them.
+
+    Args:
+        folder: The federation's.
+        authority: The enrolment authority's key.
+        settings: Run settings (TOML); as `federation.toml` says if unset.
+        model: Folder with `initial.safetensors`; as `federation.toml` says if unset.
+        start: What the next run starts from in place of the folder's initial parameters, which
+            it replaces there: those of an earlier run (`running.trained`). The rest of the
+            model, which stores hold, stays as it is.
+        now: Unix seconds; the clock's if unset.
+
+    Raises:
+        ConfigError: The key is another authority's, a setting is wrong, the model is not
+            there, `start` is of another model, or there are too few stores.
+        KeyFileError: The coordinator's key is missing, or readable by others.
+        UnsafeTerms: The terms break one of the protocol's promises.
+        PrivacyError: The settings promise more than their noise can keep.
+        DeploymentError: The folder cannot be written.
+    """
+    if authority.public != folder.authority:
+        raise ConfigError(
+            "that is not this federation's authority's key",
+            hint="name the right one with --authority-key",
+        )
+    run = read_run_settings(settings or folder.resolve(folder.file.settings))
+    model = model or folder.resolve(folder.file.model)
+    arrays, base = read_initial(model), base_model_digest(model)
+    if start is not None:
+        _check_same_parameters(start, arrays)
+        arrays = dict(start)
+    now = int(time.time()) if now is None else now
+    stores, expired = [], []
+    for member in members(folder):
+        try:
+            member.certificate.check(authority.public, now=now)
+            stores.append(member.store_id)
+        except ExpiredCertificate:
+            expired.append(member.store_id)
+    plan = PrivacyPlan.from_settings(run)
+    if plan is not None:
+        # Solved once and written down, so that stores and coordinator need not agree on a solver.
+        run = run.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    log_key = CoordinatorKey.load(folder.coordinator_key).public
+    draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
+    terms = draft.model_dump() | {
+        "fab_digest": bundle.digest(),
+        "base_digest": None if base is None else base.hex(),
+    }
+    manifest = Manifest.model_validate(terms)
+    check_noise(manifest)
+    try:
+        _keep_earlier(folder)
+        if start is not None:
+            replace_arrays(model / INITIAL, arrays)
+        write_durably(folder.settings, run.model_dump_json(indent=2) + "\n")
+        write_durably(folder.manifest, SignedManifest.sign(manifest, authority).encode())
+    except OSError as error:
+        raise DeploymentError(f"cannot write {folder.manifest}: {error.strerror}") from error
+    return Signed(manifest=manifest, expired=tuple(expired))
+
+
+def read_run_settings(path: Path) -> RunSettings:
+    """Read the settings that a federation's runs follow.
+
+    Raises:
+        ConfigError: They cannot be read, are wrong, leave updates open, or are of what only a
+            simulation can do.
+    """
+    settings = RunSettings.from_toml(path)
+    make_strategy(settings)
+    if settings.task != "interest":
+        raise ConfigError(
+            f"task={settings.task!r}: `hanse store data prepare` knows the task 'interest' alone",
+            hint="leave it out; the other tasks are for `hanse simulate`",
+        )
+    if settings.continues is not None:
+        raise ConfigError(
+            "continues is what `hanse simulate --continue-from` writes",
+            hint="leave it out, and sign with `hanse server manifest sign --continue-from RUN`",
+        )
+    if not settings.secure:
+        raise ConfigError(
+            "federation.secure_aggregation is off, and a deployment's stores send nothing else",
+            hint="leave it out, or run `hanse simulate` to compare without masks",
+        )
+    return settings
+
+
+def read_initial(model: Path) -> dict[str, NDArray]:
+    """Read the parameters that a run starts from.
+
+    Raises:
+        ConfigError: The folder holds none.
+    """
+    path = model / INITIAL
+    hint = "make it with `hanse model init`, and name its folder with --model"
+    return read_arrays(path, ConfigError, hint=hint)
+
+
+def _check_same_parameters(start: Mapping[str, NDArray], initial: Mapping[str, NDArray]) -> None:
+    shapes = [{name: each.shape for name, each in these.items()} for these in (start, initial)]
+    if shapes[0] != shapes[1]:
+        name = next(n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n))
+        raise ConfigError(
+            f"the earlier run trained another model: of {name!r} it has "
+            f"{shapes[0].get(name, 'nothing')}, the initial model {shapes[1].get(name, 'nothing')}",
+            hint="name the folder of the model that it started from with --model",
+        )
+
+
+def signed_manifest(folder: FederationFolder) -> Manifest:
+    """Read the signed terms.
+
+    Raises:
+        BadManifest: There are none, or they are not this authority's.
+    """
+    return SignedManifest.load(folder.manifest).check(folder.authority)
+
+
+def _keep_earlier(folder: FederationFolder) -> None:
+    """Keep terms that are replaced: a run that began under them may be looked at later."""
+    if folder.manifest.exists():
+        old = SignedManifest.load(folder.manifest)
+        earlier = folder.path / "manifests"
+        earlier.mkdir(exist_ok=True)
+        old.save(earlier / f"{old.unchecked.digest().hex()[:16]}.json")
