@@ -225,7 +225,7 @@ def joined_shops(
     root: Path, settings: Any, cache: Path, *, wait: Mapping[str, float]
 ) -> Iterator[Shops]:
     """Five small stores that are joined, each with repeatable noise; ends every process."""
-    from hanse_simulations.shops import make_stores
+    from hanse_simulations.datasets import make_stores
 
     made = make_stores(settings.data, seed=settings.seed, cache=cache)
     settings = settings.with_changes({"data.split": made.split.model_dump()})

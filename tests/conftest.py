@@ -40,8 +40,8 @@ def small_settings():
 @pytest.fixture(scope="session")
 def small_stores(small_settings, store_cache):
     """The prepared stores of `small_settings`, and the settings with their split."""
-    from hanse_simulations.prepare import prepare_stores
-    from hanse_simulations.shops import make_stores
+    from hanse_simulations.datasets import make_stores
+    from hanse_simulations.experiment.prepare import prepare_stores
 
     stores = make_stores(small_settings.data, seed=small_settings.seed, cache=store_cache)
     settings = small_settings.with_changes({"data.split": stores.split.model_dump()})
@@ -52,8 +52,8 @@ def small_stores(small_settings, store_cache):
 def small_node(small_stores, tmp_path):
     """A fresh node of the first small store, with the settings."""
     from hanse_client.node import Node, list_nodes
-    from hanse_simulations.arm_folder import ArmFolder
-    from hanse_simulations.prepare import make_nodes
+    from hanse_simulations.experiment.prepare import make_nodes
+    from hanse_simulations.runs.arm_folder import ArmFolder
 
     settings, prepared = small_stores
     federation = make_nodes(prepared, ArmFolder(tmp_path), settings, salt="test")
@@ -63,9 +63,9 @@ def small_node(small_stores, tmp_path):
 @pytest.fixture(scope="session")
 def secure_stores(store_cache):
     """Five prepared synthetic stores of 24 customers, any one of which a round can lose."""
-    from hanse_simulations.prepare import prepare_stores
+    from hanse_simulations.datasets import make_stores
+    from hanse_simulations.experiment.prepare import prepare_stores
     from hanse_simulations.recipes import synthetic
-    from hanse_simulations.shops import make_stores
 
     settings = synthetic().with_changes(
         {

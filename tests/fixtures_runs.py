@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common.config import DataSettings, RunSettings
-from hanse_simulations.arms import POOLED, metrics_of
-from hanse_simulations.results import MetricRow, RunResult
-from hanse_simulations.runs import ArmFolder, RunFolder
+from hanse_simulations.experiment.arms import POOLED, metrics_of
+from hanse_simulations.runs.folder import ArmFolder, RunFolder
+from hanse_simulations.runs.results import MetricRow, RunResult
 
 BASKET = ("global_popularity", "personal_frequency", "markov")
 OUTLOOK = ("mean_reversion", "long_run_rate", "logistic_regression")

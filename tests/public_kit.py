@@ -27,16 +27,16 @@ from hanse_client.tasks.review.features import prepare_reviews, read_reviews
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import RunSettings
 from hanse_common.manifest_terms import base_model_digest, manifest_for, settings_digest
-from hanse_simulations.conversion.run import study_of as conversion_study
-from hanse_simulations.enrol import store_ids
+from hanse_simulations.datasets import campaigns, complete_journey, make_stores
+from hanse_simulations.datasets.sequences import read_sequences
+from hanse_simulations.datasets.synthetic import SPLIT
+from hanse_simulations.experiment.conversion import study_of as conversion_study
+from hanse_simulations.experiment.enrolment import store_ids
+from hanse_simulations.experiment.next_item import study_of as sequences_study
+from hanse_simulations.experiment.review import study_of as reviews_study
+from hanse_simulations.experiment.study import Study, deal_out
 from hanse_simulations.recipes import conversion, grocery, reviews, sequences, synthetic
-from hanse_simulations.research.arms import Study, deal_out
-from hanse_simulations.reviews.run import study_of as reviews_study
 from hanse_simulations.run import prepare_run
-from hanse_simulations.sequences.files import read_sequences
-from hanse_simulations.sequences.run import study_of as sequences_study
-from hanse_simulations.shops import campaigns, complete_journey, make_stores
-from hanse_simulations.shops.synthetic import SPLIT
 
 KNOWN_NOISE = {"privacy.noise_multiplier": 30.0}
 """Solving for it looks at settings alone, and takes seconds."""

@@ -19,7 +19,7 @@ from hanse_simulations.options import Mode, SetOption, changed_by
 
 if TYPE_CHECKING:
     from hanse_common.config import RunSettings
-    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.runs.folder import RunFolder
 
 
 class Engine(StrEnum):
@@ -153,7 +153,7 @@ def _simulate(
     quiet: bool,
 ) -> None:
     from hanse_simulations.recipes import load_recipe
-    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.runs.folder import RunFolder
 
     if resume is not None and (recipe or name):
         given = f"the recipe {recipe!r}" if recipe else f"--name {name}"
@@ -186,9 +186,9 @@ def _continue(
     format_: Format,
     quiet: bool,
 ) -> None:
-    from hanse_simulations.continuing import continued_settings
+    from hanse_simulations.experiment.continuing import continued_settings
     from hanse_simulations.run import create_run
-    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.runs.folder import RunFolder
 
     settings = continued_settings(RunFolder.open(run), weeks=weeks, changes=changes)
     _run(create_run(settings, name=name), settings, False, trackers, format_, quiet)
@@ -205,8 +205,8 @@ def _run(
     if settings.task != "interest":
         _study(folder, settings, format_, quiet)
         return
+    from hanse_simulations.report.tables import print_result
     from hanse_simulations.run import simulate
-    from hanse_simulations.table import print_result
 
     if settings.privacy.mode != "none" and not settings.secure:
         echo("secure aggregation is off: the coordinator sees each store's own update", err=True)
@@ -230,18 +230,18 @@ def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: boo
     result: Any
     show: Callable[[Any], None]
     if settings.task == "next-item":
-        from hanse_simulations.sequences.run import simulate_sequences
-        from hanse_simulations.sequences.table import print_sequences as show
+        from hanse_simulations.experiment.next_item import simulate_sequences
+        from hanse_simulations.report.next_item_table import print_sequences as show
 
         result = simulate_sequences(folder, settings, quiet=quiet)
     elif settings.task == "conversion":
-        from hanse_simulations.conversion.run import simulate_conversion
-        from hanse_simulations.conversion.table import print_conversion as show
+        from hanse_simulations.experiment.conversion import simulate_conversion
+        from hanse_simulations.report.conversion_table import print_conversion as show
 
         result = simulate_conversion(folder, settings, quiet=quiet)
     else:
-        from hanse_simulations.reviews.run import simulate_reviews
-        from hanse_simulations.reviews.table import print_reviews as show
+        from hanse_simulations.experiment.review import simulate_reviews
+        from hanse_simulations.report.review_table import print_reviews as show
 
         result = simulate_reviews(folder, settings, quiet=quiet)
     if format_ is Format.JSON:

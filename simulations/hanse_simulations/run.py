@@ -28,31 +28,31 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
-from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.continuing import check_vocabulary
+from hanse_simulations.datasets import Stores, make_stores
+from hanse_simulations.datasets.complete_journey import FROZEN_STORES
 from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.judging.instruments import instruments
-from hanse_simulations.judging.interest_map import interest_map
-from hanse_simulations.judging.judged_baselines import JudgedBaselines
-from hanse_simulations.judging.judged_groups import judge_groups
-from hanse_simulations.outcome import (
+from hanse_simulations.evaluation.baseline_figures import JudgedBaselines
+from hanse_simulations.evaluation.group_figures import judge_groups
+from hanse_simulations.evaluation.interest_map import interest_map
+from hanse_simulations.evaluation.outlook_metrics import instruments
+from hanse_simulations.experiment.continuing import check_vocabulary
+from hanse_simulations.experiment.figures import (
     arm_rows,
     epsilon_spent,
     figures_by_store,
     pooled_figures,
     spreads,
 )
-from hanse_simulations.prepare import Prepared, prepare_stores
+from hanse_simulations.experiment.prepare import Prepared, prepare_stores
+from hanse_simulations.experiment.sweep import pooled_stores, run_sweep
+from hanse_simulations.experiment.training import Arm, alone, federate
+from hanse_simulations.monitoring.peak_memory import PeakMemory
+from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.monitoring.trackers import make_trackers
 from hanse_simulations.report.build import write_report
-from hanse_simulations.results import Drawings, MetricRow, RunResult
-from hanse_simulations.runs import RunFolder
-from hanse_simulations.shops import Stores, make_stores
-from hanse_simulations.shops.complete_journey import FROZEN_STORES
-from hanse_simulations.sweep import pooled_stores, run_sweep
-from hanse_simulations.training import Arm, alone, federate
-from hanse_simulations.watching.peak_memory import PeakMemory
-from hanse_simulations.watching.progress import Progress
-from hanse_simulations.watching.trackers import make_trackers
+from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.folder import RunFolder
+from hanse_simulations.runs.results import Drawings, MetricRow, RunResult
 
 PRIVATE, OPEN, ALONE = "federated_private", "federated", "alone"
 WHOLE, CENTRAL = "federated_transformer", "centralised"
@@ -92,7 +92,7 @@ def simulate(
         settings: What to run.
         resume: Go on where an earlier process stopped: arms that finished are kept.
         quiet: Show no progress.
-        trackers: Names of `hanse_simulations.watching.trackers`.
+        trackers: Names of `hanse_simulations.monitoring.trackers`.
         command: The command line, for the report.
 
     Raises:

@@ -43,9 +43,9 @@ from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import INITIAL
 from hanse_server.secure_grid import SecureGrid
 from hanse_server.store_grid import StoreGrid
-from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.enrol import enrol_stores
-from hanse_simulations.prepare import make_nodes
+from hanse_simulations.experiment.enrolment import enrol_stores
+from hanse_simulations.experiment.prepare import make_nodes
+from hanse_simulations.runs.arm_folder import ArmFolder
 
 Hook = Callable[[str, Message], Message | None]
 STAGES = {

@@ -24,8 +24,8 @@ from hanse_client.tasks.interest import InterestModel
 @pytest.fixture(scope="module")
 def service(small_stores, tmp_path_factory):
     """A service over the untrained model of the first small store; yields (address, node)."""
-    from hanse_simulations.arm_folder import ArmFolder
-    from hanse_simulations.prepare import make_nodes
+    from hanse_simulations.experiment.prepare import make_nodes
+    from hanse_simulations.runs.arm_folder import ArmFolder
 
     settings, prepared = small_stores
     folder = tmp_path_factory.mktemp("served")

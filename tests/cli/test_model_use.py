@@ -57,7 +57,7 @@ def node(small_node) -> Node:
 
 @pytest.fixture
 def store_toml(small_stores, store_cache) -> Path:
-    from hanse_simulations.shops import make_stores
+    from hanse_simulations.datasets import make_stores
 
     settings, _ = small_stores
     made = settings.with_changes({"data.split": None}).data
@@ -307,8 +307,8 @@ def test_a_card_tells_what_the_ledgers_tell_and_nothing_of_a_customer(run, node,
     from huggingface_hub import ModelCard
 
     from hanse_common.privacy.accounting import SampledGaussianSteps
-    from hanse_simulations.results import EpsilonSpent, RunResult
-    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.runs.folder import RunFolder
+    from hanse_simulations.runs.results import EpsilonSpent, RunResult
 
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(run, folder.path)

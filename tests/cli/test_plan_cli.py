@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_common.errors import ConfigError, ContradictingOptions, LedgerError, PrivacyError
-from hanse_simulations.plan_cli import app
+from hanse_simulations.planning.cli import app
 from hanse_simulations.planning.forecast import Population
 from ledger_kit import charge, new
 
@@ -182,7 +182,7 @@ def test_too_little_noise_says_what_that_noise_costs():
 
 def test_nothing_heavy_is_imported_for_plain_numbers(tmp_path):
     script = (
-        "import sys; from hanse_simulations.plan_cli import app\n"
+        "import sys; from hanse_simulations.planning.cli import app\n"
         "try: app(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'polars', 'flwr', 'opacus'} & set(sys.modules)\n"

@@ -12,7 +12,7 @@ from tests.fixtures_runs import write_run
 from typer.testing import CliRunner
 
 from hanse_common.errors import ConfigError, RunNotFound
-from hanse_simulations.runs_cli import app
+from hanse_simulations.runs.cli import app
 
 cli = CliRunner()
 
@@ -80,7 +80,7 @@ def test_mistakes_are_errors_of_the_tree(root: Path) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, hanse_simulations.runs_cli;"
+        "import sys, hanse_simulations.runs.cli;"
         "print([m for m in ('polars', 'matplotlib', 'torch', 'pydantic') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

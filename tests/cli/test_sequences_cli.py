@@ -12,12 +12,12 @@ import pytest
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_common.errors import ConfigError
+from hanse_simulations.datasets.sequences import read_sequences
+from hanse_simulations.evaluation.published_figures import BEAUTY
+from hanse_simulations.experiment.next_item import simulate_sequences, study_of
+from hanse_simulations.experiment.study import arms_of, deal_out
 from hanse_simulations.recipes import sequences
-from hanse_simulations.research.arms import arms_of, deal_out
-from hanse_simulations.runs import RunFolder
-from hanse_simulations.sequences.files import read_sequences
-from hanse_simulations.sequences.published import BEAUTY
-from hanse_simulations.sequences.run import simulate_sequences, study_of
+from hanse_simulations.runs.folder import RunFolder
 
 HANSE = str(Path(sys.executable).with_name("hanse"))
 SMALL = ["--stores", "5", "--rounds", "1", "--workers", "1", "--set", "next_item.negatives=16"]
@@ -110,7 +110,7 @@ def test_arms_keep_what_the_analyst_changed_and_their_own_terms(ring):
 
 
 def test_papers_figures_are_those_of_the_data_set_that_they_used():
-    from hanse_simulations.sequences.published import published
+    from hanse_simulations.evaluation.published_figures import published
 
     assert published(*BEAUTY)["TIGER, as published"] == {"hr@10": 0.0648, "ndcg@10": 0.0384}
     assert published(943, 1682, 100_000) == {}

@@ -13,7 +13,7 @@ import pytest
 from hanse_client.node import Node, list_nodes
 from hanse_common import errors
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.runs.folder import RunFolder
 
 HANSE = str(Path(sys.executable).with_name("hanse"))
 SMALL = ["--stores", "3", "--customers", "24", "--rounds", "2", "--set", "training.local_steps=1"]

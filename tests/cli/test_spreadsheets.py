@@ -17,7 +17,7 @@ from hanse_common.audit.cli import app as audit
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import Release
 from hanse_common.privacy.ledger import Ledger
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.runs.folder import RunFolder
 
 FORMULAS = (
     "=1+1",
@@ -120,6 +120,6 @@ def test_no_other_place_writes_csv():
     assert writers == {
         "common/hanse_common/audit/cli.py: DictWriter",
         "client/hanse_client/inference/files.py: write_csv",
-        "simulations/hanse_simulations/runs.py: write_csv",
-        "simulations/hanse_simulations/shops/freezing.py: write_csv",  # a table that ships
+        "simulations/hanse_simulations/runs/folder.py: write_csv",
+        "simulations/hanse_simulations/datasets/freezing.py: write_csv",  # a table that ships
     }

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
 from hanse_common.errors import ClaimRefuted, RunDirectoryError
-from hanse_simulations.attack.cli import app
+from hanse_simulations.privacy_audit.cli import app
 
 pytestmark = pytest.mark.slow
 

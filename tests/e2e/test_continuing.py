@@ -15,8 +15,8 @@ from hanse_common.config import RunSettings
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
-from hanse_simulations.continuing import continued_settings, spent_before, with_budget
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.experiment.continuing import continued_settings, spent_before, with_budget
+from hanse_simulations.runs.folder import RunFolder
 
 HANSE = [sys.executable, "-c", "from hanse_common.cli import main; main()"]
 EARLIER = {

@@ -21,9 +21,9 @@ from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_server.app import read_settings
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stage_log import read_stages
-from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import run_federation
-from hanse_simulations.enrol import enrol_stores
+from hanse_simulations.experiment.enrolment import enrol_stores
+from hanse_simulations.runs.arm_folder import ArmFolder
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from hanse_client.training.train import trained_arrays
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
-from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import run_federation
-from hanse_simulations.prepare import make_nodes
+from hanse_simulations.experiment.prepare import make_nodes
+from hanse_simulations.runs.arm_folder import ArmFolder
 
 
 def initial(prepared, settings):

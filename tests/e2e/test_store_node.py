@@ -86,7 +86,7 @@ class Federation:
 @pytest.fixture(scope="module")
 def federation(secure_stores, store_cache, tmp_path_factory):
     """Three small synthetic stores, all joined; ends every process afterwards."""
-    from hanse_simulations.shops import make_stores
+    from hanse_simulations.datasets import make_stores
 
     settings, prepared = secure_stores
     data = make_stores(settings.data, seed=settings.seed, cache=store_cache).folders[:3]

@@ -332,7 +332,7 @@ DECODERS = {
         .encode(),
         NODE_FILE,
     ),
-    "leaving.json": Decoder(
+    "leave.json": Decoder(
         of_folder(leave.leaving), b'{"after_round": 3, "left": true}', leave.LEAVING_FILE
     ),
     "prepared.json": Decoder(preparation, as_json(PREPARED), "prepared.json"),
@@ -663,9 +663,9 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.deployment.folder": ("node.key",),
     "hanse_client.deployment.inbox": ("pulled messages", "message", "record dict", "array"),
     "hanse_client.deployment.code_bundle": ("bundle", "bundle with code"),
-    "hanse_client.tasks.conversion.task": "called by `enrol.start_of`, under `decoding`",
-    "hanse_client.tasks.interest.task": "called by `enrol.start_of`, under `decoding`",
-    "hanse_client.tasks.next_item.task": "called by `enrol.start_of`, under `decoding`",
+    "hanse_client.tasks.conversion.task": "called by `enrolling.start_of`, under `decoding`",
+    "hanse_client.tasks.interest.task": "called by `enrolling.start_of`, under `decoding`",
+    "hanse_client.tasks.next_item.task": "called by `enrolling.start_of`, under `decoding`",
     "hanse_client.inference.card": ("model card's table", "weights of a model card"),
     "hanse_client.inference.export": "the same call under `decoding` as `read_arrays`",
     "hanse_client.inference.load": ("model's config.json", "model's weights"),
@@ -685,7 +685,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.model.pretrained": ("projections",),
     "hanse_client.model.item_texts": "a text encoder that is installed, and a cache of our own",
     "hanse_client.tasks.review.model": "a text encoder that is installed",
-    "hanse_simulations.planning.variants": "called under the errors of `using.opening`",
     "hanse_common.policy": ("policy.toml",),
     "hanse_common.privacy.entry": "eight bytes; tests/property/test_ledger_tampering.py",
     "hanse_common.privacy.ledger": "tests/unit/test_ledger_files.py",

@@ -17,9 +17,9 @@ import pytest
 from encoder_kit import tiny_encoder
 from hanse_common.config import DataSettings
 from hanse_common.errors import DataError
+from hanse_simulations.datasets import complete_journey
 from hanse_simulations.recipes import grocery
 from hanse_simulations.run import prepare_run
-from hanse_simulations.shops import complete_journey
 from public_kit import Source, journey, sources
 
 LONELIEST = 1844

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from hanse_simulations.attack.bound import (
+from hanse_simulations.privacy_audit.bound import (
     Guesses,
     best_lower_bound,
     epsilon_lower_bound,

@@ -16,12 +16,12 @@ from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.errors import ConfigError
 from hanse_common.instructions import NOISE_ONLY, flatten
 from hanse_common.manifest_terms import honest_survivors, manifest_for
-from hanse_simulations.attack.canaries import PREFIX, draw_canaries, with_canaries
-from hanse_simulations.attack.clipper import CanaryClipper
-from hanse_simulations.attack.faults import Fault, faulty_manifest
-from hanse_simulations.attack.run import attack
-from hanse_simulations.attack.scoring import guess, scores
-from hanse_simulations.attack.store import Known, Orders, _Attack
+from hanse_simulations.privacy_audit.canaries import PREFIX, draw_canaries, with_canaries
+from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
+from hanse_simulations.privacy_audit.faults import Fault, faulty_manifest
+from hanse_simulations.privacy_audit.run import attack
+from hanse_simulations.privacy_audit.scoring import guess, scores
+from hanse_simulations.privacy_audit.store_app import Known, Orders, _Attack
 from hanse_simulations.recipes import load_recipe
 
 

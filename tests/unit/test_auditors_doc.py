@@ -13,8 +13,8 @@ from audit_kit import AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.missing import OWED
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.attack.bound import Guesses, best_lower_bound
-from hanse_simulations.attack.scoring import guess_counts
+from hanse_simulations.privacy_audit.bound import Guesses, best_lower_bound
+from hanse_simulations.privacy_audit.scoring import guess_counts
 from hanse_simulations.recipes import load_recipe
 from packages_kit import ROOT
 

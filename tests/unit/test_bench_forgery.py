@@ -12,7 +12,7 @@ from hanse_common.manifest_terms import sum_norm
 from hanse_server.rounds import run_rounds
 from hanse_simulations.bench.cli import app
 from hanse_simulations.bench.forgery import forgery
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.runs.folder import RunFolder
 
 
 @pytest.fixture

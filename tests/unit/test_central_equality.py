@@ -12,10 +12,17 @@ from hanse_client.tasks.interest import InterestModel, task
 from hanse_client.tasks.interest.features import Anchors, training_anchors
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.instructions import flatten
-from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.prepare import make_nodes
-from hanse_simulations.results import Spread
-from hanse_simulations.sweep import LABELS, METRICS, Found, points, pooled_stores, summarise
+from hanse_simulations.experiment.prepare import make_nodes
+from hanse_simulations.experiment.sweep import (
+    LABELS,
+    METRICS,
+    Found,
+    points,
+    pooled_stores,
+    summarise,
+)
+from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.results import Spread
 
 
 @pytest.fixture

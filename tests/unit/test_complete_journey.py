@@ -9,9 +9,9 @@ from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import ConfigError, MissingDependency, TooFewCustomers
-from hanse_simulations.shops import complete_journey, make_stores
-from hanse_simulations.shops.freezing import freeze
-from hanse_simulations.shops.partitions import FROZEN
+from hanse_simulations.datasets import complete_journey, make_stores
+from hanse_simulations.datasets.freezing import freeze
+from hanse_simulations.datasets.partitions import FROZEN
 
 PARTITIONS = ("regions", "home", "visits")
 

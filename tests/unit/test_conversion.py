@@ -26,10 +26,10 @@ from hanse_client.training.train import check_size, train_alone, train_round, tr
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.instructions import evaluation_names, flatten
-from hanse_simulations.conversion.baselines import judge_baselines
-from hanse_simulations.conversion.run import study_of
+from hanse_simulations.evaluation.conversion_baselines import judge_baselines
+from hanse_simulations.experiment.conversion import study_of
+from hanse_simulations.experiment.study import arms_of
 from hanse_simulations.recipes import conversion
-from hanse_simulations.research.arms import arms_of
 
 TASK = task_of("conversion")
 BEGIN = date(2017, 1, 1)

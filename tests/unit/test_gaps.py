@@ -8,12 +8,12 @@ from figures_kit import figures
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_client.tasks.scoring import auc
-from hanse_simulations.arms import GAP
-from hanse_simulations.judging.gaps import group_figures, weighted_auc
-from hanse_simulations.judging.grouping import FEWEST, Grouping, groupings
-from hanse_simulations.judging.judged_groups import judge_groups
-from hanse_simulations.shops import Stores, make_stores
-from hanse_simulations.shops.attributes import FILE, read_attributes, write_attributes
+from hanse_simulations.datasets import Stores, make_stores
+from hanse_simulations.datasets.attributes import FILE, read_attributes, write_attributes
+from hanse_simulations.evaluation.gaps import group_figures, weighted_auc
+from hanse_simulations.evaluation.group_figures import judge_groups
+from hanse_simulations.evaluation.grouping import FEWEST, Grouping, groupings
+from hanse_simulations.experiment.arms import GAP
 
 
 def test_a_weighted_auc_is_that_of_repeated_cases():

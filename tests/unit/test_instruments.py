@@ -7,11 +7,11 @@ from sklearn.metrics import f1_score
 from figures_kit import figures
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import FALL, RISE, STAY
-from hanse_simulations.judging.instruments import best_threshold, calibration, instruments
-from hanse_simulations.judging.interest_map import interest_map
-from hanse_simulations.report.instruments import instrument_lines, outlook_curves
+from hanse_simulations.evaluation.interest_map import interest_map
+from hanse_simulations.evaluation.outlook_metrics import best_threshold, calibration, instruments
 from hanse_simulations.report.interest_map import interest_plane
-from hanse_simulations.results import RunResult
+from hanse_simulations.report.outlook_metrics import instrument_lines, outlook_curves
+from hanse_simulations.runs.results import RunResult
 
 
 def stated(chances, outcomes):

@@ -11,7 +11,7 @@ from hanse_client.tasks.interest.features import collate
 from hanse_client.tasks.interest.heads import outlook_bounds
 from hanse_client.tasks.interest.metrics import evaluate_histories, split_anchors
 from hanse_common.errors import ConfigError
-from hanse_simulations.judging.baselines import Rules, judge_rules
+from hanse_simulations.evaluation.baselines import Rules, judge_rules
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
+from hanse_simulations.planning.feasible import price, solved_plan
 from hanse_simulations.planning.forecast import Population, forecast
 from hanse_simulations.planning.ledgers import ledger_rows
-from hanse_simulations.planning.possible import price, solved_plan
 from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 from tests.fixtures_runs import append_stage, append_step
 
-from hanse_simulations.runs import ArmFolder
-from hanse_simulations.watching.progress import Progress, live_table
-from hanse_simulations.watching.tail import ArmWatch, JsonLines
+from hanse_simulations.monitoring.progress import Progress, live_table
+from hanse_simulations.monitoring.tail import ArmWatch, JsonLines
+from hanse_simulations.runs.folder import ArmFolder
 
 
 class Clock:

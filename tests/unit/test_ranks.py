@@ -7,7 +7,7 @@ import pytest
 
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.metrics import Ranks, judge, rank_of
-from hanse_simulations.sequences.baselines import markov, popularity
+from hanse_simulations.evaluation.next_item_baselines import markov, popularity
 
 
 def test_ranks_and_figures_of_a_small_case_by_hand():

@@ -13,8 +13,8 @@ from hanse_common.errors import RunNotFound
 from hanse_simulations.report.build import headline, spent_by_round, write_report
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.sweep import everything
-from hanse_simulations.results import GroupFigure, RunResult, Spread, SweepRow
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.runs.folder import RunFolder
+from hanse_simulations.runs.results import GroupFigure, RunResult, Spread, SweepRow
 
 HOSTILE = '<script>alert("1")</script>'
 VOID = {"meta", "link", "br"}

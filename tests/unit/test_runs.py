@@ -11,10 +11,10 @@ import pytest
 from tests.fixtures_runs import write_run
 
 from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
-from hanse_simulations.arms import POOLED
-from hanse_simulations.files import write_json
-from hanse_simulations.results import MetricRow, RunResult
-from hanse_simulations.runs import RunFolder, compare, list_runs, runs_root
+from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.runs.files import write_json
+from hanse_simulations.runs.folder import RunFolder, compare, list_runs, runs_root
+from hanse_simulations.runs.results import MetricRow, RunResult
 
 NOON = datetime(2026, 3, 1, 14, 5)
 

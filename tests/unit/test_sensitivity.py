@@ -24,7 +24,7 @@ from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.secagg import quantize
-from hanse_simulations.prepare import prepare_stores
+from hanse_simulations.experiment.prepare import prepare_stores
 
 CLIP = 0.5
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hanse_common.errors import DataError
-from hanse_simulations.sequences.files import read_sequences
+from hanse_simulations.datasets.sequences import read_sequences
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 

@@ -9,7 +9,7 @@ from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings, RunSettings, Split
 from hanse_common.errors import ConfigError, ContradictingOptions, DataError
-from hanse_simulations.shops import folders, make_stores
+from hanse_simulations.datasets import folders, make_stores
 
 SPLIT = Split(
     train_until=datetime(2024, 10, 14),

@@ -17,7 +17,7 @@ from hanse_common.errors import ConfigError, DataError
 @pytest.fixture
 def shop(small_stores, store_cache):
     """Folder of the first small store's data, its prepared histories, model and settings."""
-    from hanse_simulations.shops import make_stores
+    from hanse_simulations.datasets import make_stores
 
     settings, prepared = small_stores
     stores = make_stores(settings.data, seed=settings.seed, cache=store_cache)

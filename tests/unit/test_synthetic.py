@@ -9,8 +9,8 @@ import pytest
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
-from hanse_simulations.shops import make_stores, synthetic
-from hanse_simulations.shops.aisles import SHELVES
+from hanse_simulations.datasets import make_stores, synthetic
+from hanse_simulations.datasets.aisles import SHELVES
 
 
 def settings(**changes):

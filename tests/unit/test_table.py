@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 from tests.fixtures_runs import write_run
 
-from hanse_simulations import table
-from hanse_simulations.results import RunResult
-from hanse_simulations.runs import compare, list_runs
-from hanse_simulations.wording import epsilon, figure
+from hanse_simulations.report import tables as table
+from hanse_simulations.report.wording import epsilon, figure
+from hanse_simulations.runs.folder import compare, list_runs
+from hanse_simulations.runs.results import RunResult
 
 
 def text_of(result: RunResult) -> str:

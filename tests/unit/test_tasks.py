@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from hanse_client.analytics.occasions import basket_counts, each_day, left_in_cart
 from hanse_client.node import Node, list_nodes
-from hanse_simulations.tasks.inject import bursts, cart_bursts, hijacked
+from hanse_simulations.downstream.injected_anomalies import bursts, cart_bursts, hijacked
 
 PATTERNS = [bursts, hijacked, cart_bursts]
 

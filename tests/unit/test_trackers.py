@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from hanse_common.errors import ConfigError, MissingDependency
-from hanse_simulations.arms import POOLED
-from hanse_simulations.results import MetricRow
-from hanse_simulations.watching.trackers import make_trackers
+from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.monitoring.trackers import make_trackers
+from hanse_simulations.runs.results import MetricRow
 
 
 def row(store: str, value: float | None, number: int | None = 2) -> MetricRow:
@@ -52,7 +52,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
 
 def test_nothing_is_imported_before_it_is_asked_for() -> None:
     code = (
-        "import sys, hanse_simulations.watching.trackers as t; t.make_trackers([], '.');"
+        "import sys, hanse_simulations.monitoring.trackers as t; t.make_trackers([], '.');"
         "print([m for m in ('torch', 'tensorboard', 'mlflow') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -26,8 +26,8 @@ from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.init import found
 from hanse_server.deployment.sign import sign_manifest
+from hanse_simulations.datasets import make_stores
 from hanse_simulations.recipes import synthetic
-from hanse_simulations.shops import make_stores
 
 _CUSTOMERS = 24
 

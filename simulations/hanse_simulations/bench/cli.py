@@ -101,9 +101,9 @@ def bench_tasks(
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """What follows from a run's model without training, beside baselines, in the test weeks."""
-    from hanse_simulations.runs import RunFolder
-    from hanse_simulations.tasks.rows import render
-    from hanse_simulations.tasks.run import measure
+    from hanse_simulations.downstream.run import measure
+    from hanse_simulations.downstream.table import render
+    from hanse_simulations.runs.folder import RunFolder
 
     _print_rows(measure(RunFolder.open(run)), render, format_)
 
@@ -121,7 +121,7 @@ def bench_forgery(
 ) -> None:
     """What one forged vector in the last round does: cut, not cut, beside an honest store."""
     from hanse_simulations.bench.forgery import forgery, render
-    from hanse_simulations.runs import RunFolder
+    from hanse_simulations.runs.folder import RunFolder
 
     _print_rows(forgery(RunFolder.open(run), norm=norm, category=category), render, format_)
 

@@ -26,12 +26,12 @@ from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
-from hanse_simulations.arm_folder import ArmFolder
 from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.prepare import Prepared
+from hanse_simulations.experiment.prepare import Prepared
+from hanse_simulations.experiment.training import Arm, federate
+from hanse_simulations.report.wording import figure
 from hanse_simulations.run import prepare_run
-from hanse_simulations.training import Arm, federate
-from hanse_simulations.wording import figure
+from hanse_simulations.runs.arm_folder import ArmFolder
 
 METRICS = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
 LABELS = {

@@ -35,7 +35,7 @@ from hanse_common.manifest_terms import sum_norm
 from hanse_server.app import MANIFEST
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL
-from hanse_simulations.runs import RunFolder
+from hanse_simulations.runs.folder import RunFolder
 
 SHIFT = "basket.popularity.shift"
 """The trained array with one number a class, which raises its score for everybody."""

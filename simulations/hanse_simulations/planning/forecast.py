@@ -29,7 +29,7 @@ from hanse_common.manifest_terms import honest_survivors, planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE, Recommendation, advise
-from hanse_simulations.planning.possible import solved_plan
+from hanse_simulations.planning.feasible import solved_plan
 from hanse_simulations.planning.variants import Variant
 
 _WORD = 4

@@ -26,8 +26,8 @@ from hanse_common.privacy.accounting import largest
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.wording import counted
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
+from hanse_simulations.planning.feasible import most_rounds, price, solved_plan
 from hanse_simulations.planning.forecast import Population, noise_deviation, signal_bound
-from hanse_simulations.planning.possible import most_rounds, price, solved_plan
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant
 

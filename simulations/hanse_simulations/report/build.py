@@ -16,12 +16,11 @@ from typing import Any
 import polars as pl
 
 from hanse_common.pages import page_environment
-from hanse_simulations.arm_folder import ArmFolder
-from hanse_simulations.arms import METRICS, POOLED, TASKS, Metric, Task, arm
-from hanse_simulations.files import write_text
+from hanse_simulations.experiment.arms import METRICS, POOLED, TASKS, Metric, Task, arm
+from hanse_simulations.monitoring.tail import JsonLines
 from hanse_simulations.report.groups import group_tables
-from hanse_simulations.report.instruments import COLUMNS, instrument_lines, outlook_curves
 from hanse_simulations.report.interest_map import interest_plane
+from hanse_simulations.report.outlook_metrics import COLUMNS, instrument_lines, outlook_curves
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -32,11 +31,12 @@ from hanse_simulations.report.plots import (
 )
 from hanse_simulations.report.svg import arm_variable
 from hanse_simulations.report.sweep import accuracy_by_epsilon, everything
-from hanse_simulations.results import RunResult, Spread
-from hanse_simulations.runs import RunFolder, flatten
-from hanse_simulations.table import arms_of_task, best_arms, masking, promise, shown_metrics
-from hanse_simulations.watching.tail import JsonLines
-from hanse_simulations.wording import ABSENT, counted, delta, duration, epsilon, figure
+from hanse_simulations.report.tables import arms_of_task, best_arms, masking, promise, shown_metrics
+from hanse_simulations.report.wording import ABSENT, counted, delta, duration, epsilon, figure
+from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.files import write_text
+from hanse_simulations.runs.folder import RunFolder, flatten
+from hanse_simulations.runs.results import RunResult, Spread
 
 _LEADING = ("ndcg@10", "rise_auc", "fall_auc")
 _RELATIONS = {

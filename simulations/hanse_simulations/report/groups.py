@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hanse_simulations.arms import EFFECTS, GAP, METRICS, arm
-from hanse_simulations.results import GroupFigure, RunResult
-from hanse_simulations.table import interval
-from hanse_simulations.wording import ABSENT, figure
+from hanse_simulations.experiment.arms import EFFECTS, GAP, METRICS, arm
+from hanse_simulations.report.tables import interval
+from hanse_simulations.report.wording import ABSENT, figure
+from hanse_simulations.runs.results import GroupFigure, RunResult
 
 _SHOWN = ("ndcg@10", "rise_auc", "fall_auc")
 

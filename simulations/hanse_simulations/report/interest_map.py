@@ -9,8 +9,8 @@ import numpy as np
 
 from hanse_simulations.report.plots import Key, Plot
 from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_svg
-from hanse_simulations.results import InterestMap
-from hanse_simulations.wording import counted
+from hanse_simulations.report.wording import counted
+from hanse_simulations.runs.results import InterestMap
 
 # Six colours of the page that are easy to tell apart; further departments share the last.
 _COLOURS: Final = (

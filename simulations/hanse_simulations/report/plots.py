@@ -14,7 +14,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hanse_simulations.arms import METRICS, POOLED, arm
+from hanse_simulations.experiment.arms import METRICS, POOLED, arm
 from hanse_simulations.report.svg import (
     arm_colour,
     arm_variable,
@@ -24,8 +24,8 @@ from hanse_simulations.report.svg import (
     muted,
     to_svg,
 )
-from hanse_simulations.results import RunResult
-from hanse_simulations.wording import counted, epsilon, figure
+from hanse_simulations.report.wording import counted, epsilon, figure
+from hanse_simulations.runs.results import RunResult
 
 MOST_STORE_ROWS: Final = 30
 """With more stores than this, a scatter over store size takes the place of one row a store."""

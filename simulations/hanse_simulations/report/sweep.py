@@ -9,12 +9,12 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from hanse_simulations.arms import METRICS, TASKS
+from hanse_simulations.experiment.arms import METRICS, TASKS
 from hanse_simulations.report.plots import Key, Plot
 from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_svg
-from hanse_simulations.results import RunResult, SweepRow
-from hanse_simulations.table import comparison_of, mean_of, seed_spreads
-from hanse_simulations.wording import ABSENT, counted, figure
+from hanse_simulations.report.tables import comparison_of, mean_of, seed_spreads
+from hanse_simulations.report.wording import ABSENT, counted, figure
+from hanse_simulations.runs.results import RunResult, SweepRow
 
 _PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
 # Colours and marks of the arms that these correspond to elsewhere on the page.

@@ -1,1 +1,0 @@
-"""Will a campaign convert? The task `conversion` on Complete Journey's campaigns."""

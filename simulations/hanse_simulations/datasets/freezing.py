@@ -1,0 +1,139 @@
+"""Makes the frozen table of Complete Journey's stores from its households, once.
+
+    python -m hanse_simulations.datasets.freezing complete_journey_stores.csv
+
+The table is a public input of every run (`hanse_simulations.datasets.partitions`), and this is the
+record of how it came about; no run calls it. It looks at all households of a public research
+data set in the training weeks, without noise, and whatever it tells of them is outside of every
+epsilon. So the file that lies beside this one is never made from fewer or other households: it
+would move others.
+
+A region is a cluster of shops that the same customers visit: spectral clustering (von Luxburg
+2007) of the cosine between shops' columns of log(1 + baskets), with the parameter-free,
+deterministic assignment of Damle, Minden and Ying (2019). A home shop is one where ten
+households or more have most of their baskets, a shop of purchase one where ten or more bought.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from hanse_common.errors import TooFewCustomers
+from hanse_simulations.datasets import complete_journey
+from hanse_simulations.datasets.partitions import StoreTable, assigned, home_shop
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hanse_common.config import Partition
+
+REGIONS = 12
+LEAST = 10
+"""Households of a store in the table. Shops with fewer home customers join the region they share
+most customers with: alone they would be clusters of one household."""
+
+
+def freeze(visits: pl.DataFrame) -> pl.DataFrame:
+    """Make the table of all three partitions.
+
+    Args:
+        visits: `user_id, shop_id, baskets`, a row per customer and shop, of the training weeks.
+
+    Returns:
+        `partition, store, households, shop_id`. `region-01` has most households, and so on;
+        shops that share no customer with any of the larger shops are in no region.
+
+    Raises:
+        TooFewCustomers: Too few shops are large enough to form regions.
+    """
+    shops = visits["shop_id"].unique().sort()
+    single = pl.DataFrame({"shop_id": shops}).with_columns(
+        store=pl.format("shop-{}", pl.col("shop_id"))
+    )
+    tables: dict[Partition, pl.DataFrame] = {
+        "regions": _named_regions(visits, shops),
+        "home": single,
+        "visits": single,
+    }
+    return pl.concat([_counted(visits, partition, table) for partition, table in tables.items()])
+
+
+def _counted(visits: pl.DataFrame, partition: Partition, shops: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one partition: its stores with `LEAST` households, the largest first."""
+    sizes = _sizes(visits, partition, shops).filter(pl.col("households") >= LEAST)
+    return (
+        sizes.join(shops, on="store")
+        .sort(["households", "store", "shop_id"], descending=[True, False, False])
+        .select(pl.lit(partition).alias("partition"), "store", "households", "shop_id")
+    )
+
+
+def _sizes(visits: pl.DataFrame, partition: Partition, shops: pl.DataFrame) -> pl.DataFrame:
+    """`store, households` of stores made up of these shops."""
+    table = StoreTable(shops=shops, households=dict.fromkeys(shops["store"].unique(), 0))
+    sizes = assigned(visits, partition, table).sizes
+    return pl.DataFrame(
+        list(sizes.items()), schema={"store": pl.String, "households": pl.Int64}, orient="row"
+    )
+
+
+def _named_regions(visits: pl.DataFrame, shops: pl.Series) -> pl.DataFrame:
+    """`shop_id, store` of the shops that belong to a region, named by its size."""
+    clusters = pl.DataFrame(
+        {"shop_id": shops, "cluster": _cluster_shops(visits, shops)},
+        schema_overrides={"cluster": pl.Int64},
+    ).filter(pl.col("cluster") >= 0)
+    clusters = clusters.with_columns(store=pl.col("cluster").cast(pl.String))
+    first_shop = clusters.group_by("store").agg(pl.col("shop_id").min())
+    ranked = (
+        _sizes(visits, "regions", clusters.select("shop_id", "store"))
+        .join(first_shop, on="store")
+        .sort(["households", "shop_id"], descending=[True, False])
+        .with_row_index("rank", offset=1)
+    )
+    name = pl.format("region-{}", pl.col("rank").cast(pl.String).str.zfill(2))
+    return clusters.join(ranked.select("store", name.alias("name")), on="store").select(
+        "shop_id", store="name"
+    )
+
+
+def _cluster_shops(visits: pl.DataFrame, shops: pl.Series) -> NDArray[np.int64]:
+    """Return the cluster of each shop, or -1; (shops,)."""
+    from scipy.sparse import coo_matrix
+    from sklearn.cluster import SpectralClustering
+
+    users = visits["user_id"].unique().sort()
+    rows = users.search_sorted(visits["user_id"]).to_numpy()
+    columns = shops.search_sorted(visits["shop_id"]).to_numpy()
+    weights = np.log1p(visits["baskets"].to_numpy().astype(np.float64))
+    table = coo_matrix((weights, (rows, columns)), shape=(len(users), len(shops))).tocsr()
+    overlap = np.asarray((table.T @ table).toarray())  # (shops, shops)
+
+    home = home_shop(visits)["shop_id"].value_counts()
+    large = home.filter(pl.col("count") >= LEAST)["shop_id"]
+    core = np.flatnonzero(shops.is_in(large.to_list()).to_numpy())
+    if len(core) < REGIONS:
+        raise TooFewCustomers(
+            f"{len(core)} shops have {LEAST} home customers, too few for {REGIONS} regions"
+        )
+    norms = np.sqrt(np.diag(overlap)[core])
+    cosine = overlap[np.ix_(core, core)] / np.outer(norms, norms)
+    clustering = SpectralClustering(
+        REGIONS, affinity="precomputed", assign_labels="cluster_qr", random_state=0
+    )
+    labels = np.asarray(clustering.fit_predict(cosine), dtype=np.int64)
+
+    links = overlap[:, core] @ np.eye(REGIONS)[labels]  # (shops, regions)
+    cluster = np.where(links.max(axis=1) > 0, links.argmax(axis=1), -1)
+    cluster[core] = labels
+    return cluster
+
+
+if __name__ == "__main__":
+    households = complete_journey.training_visits(complete_journey.read_purchases())
+    freeze(households).write_csv(Path(sys.argv[1]))

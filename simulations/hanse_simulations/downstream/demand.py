@@ -1,0 +1,119 @@
+"""What will a shop sell of a category, and is that more or less than usual?
+
+Asked of each store and class at several moments of the test weeks, two weeks apart: visits in the
+next 7, 14 and 28 days, as far as the test weeks reach. A class *rises* if its visits exceed
+mu + sqrt(mu + 1), with mu what as many days usually had over 12 weeks, and *falls* below
+mu - sqrt(mu + 1), as an interest of a customer does.
+
+Baselines: as many as in the 4 weeks before (*last 4 weeks*), as in the 12 weeks before (*usual*);
+of rise and fall: that a shop returns from the last days to what is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from hanse_client.analytics.demand import Demand, came, demand
+from hanse_client.analytics.occasions import visits_ahead
+from hanse_client.features.histories import Histories
+from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.features import Floats
+from hanse_client.tasks.interest.heads import outlook_bounds
+from hanse_simulations.downstream.table import Row
+
+_RECENT = 28.0
+_ENOUGH = 5.0
+"""Visits usual in the time from which on an error in per cent means something."""
+
+
+def shop_rows(
+    stores: Sequence[Histories],
+    models: Mapping[str, InterestModel],
+    *,
+    start: float,
+    stop: float,
+) -> list[Row]:
+    """Measure every method, all stores, classes and moments together.
+
+    Args:
+        stores: Uncut histories.
+        models: `model` and whatever else is to stand beside it, by method.
+        start: First day of the test.
+        stop: First day after it.
+    """
+    config = next(iter(models.values())).config
+    moments = np.arange(start, stop - config.horizons[0] + 0.5, 14.0)
+    asked = {
+        (number, moment, name): demand(store, model, moment)
+        for number, store in enumerate(stores)
+        for moment in moments
+        for name, model in models.items()
+    }
+    rows = []
+    for index, horizon in enumerate(config.horizons):
+        parts: dict[str, list[Demand]] = {name: [] for name in models}
+        actual, recent = [], []
+        for number, store in enumerate(stores):
+            for moment in moments[moments + horizon <= stop]:
+                for name in models:
+                    parts[name].append(asked[number, moment, name].of(index))
+                actual.append(came(store, moment, horizon, len(config.classes)))
+                recent.append(_recent(store, moment, len(config.classes)) * horizon / _RECENT)
+        if not actual:
+            continue
+        now, last = np.concatenate(actual), np.concatenate(recent)
+        any_ = parts[next(iter(models))]
+        usual = np.concatenate([one.usual[:, 0] for one in any_])
+        before = np.concatenate([one.before[:, 0] for one in any_])
+        task = f"shop and class, {horizon:02.0f} days"
+        most, least = (bound.numpy() for bound in outlook_bounds(torch.from_numpy(usual)))
+        risen, fallen = now > most, now < least
+        for name, found in parts.items():
+            expected, low, high, rise, fall = (
+                np.concatenate([getattr(one, part)[:, 0] for one in found])
+                for part in ("expected", "low", "high", "rise", "fall")
+            )
+            rows += _errors(task, name, expected, now, usual)
+            inside = (now >= low) & (now <= high)
+            rows.append(Row.share(task, name, "nine in ten", "coverage", inside))
+            rows.append(Row.auc(f"{task}: rise", name, "", rise, risen))
+            rows.append(Row.auc(f"{task}: fall", name, "", fall, fallen))
+        rows += _errors(task, "last_weeks", last, now, usual)
+        rows += _errors(task, "usual", usual, now, usual)
+        rows.append(Row.auc(f"{task}: rise", "mean_reversion", "", usual - before, risen))
+        rows.append(Row.auc(f"{task}: fall", "mean_reversion", "", before - usual, fallen))
+    return sorted(rows, key=lambda row: row.task)
+
+
+def _recent(histories: Histories, moment: float, classes: int) -> Floats:
+    """[C] visits in the last 4 weeks."""
+    everybody = histories.active()
+    counts: Floats = visits_ahead(
+        histories, everybody, moment - _RECENT, horizon=_RECENT, classes=classes
+    ).sum(axis=0)
+    return counts
+
+
+def _errors(task: str, method: str, expected: Floats, now: Floats, usual: Floats) -> list[Row]:
+    """Mean absolute error, and in per cent where enough is usual."""
+    off = np.abs(expected - now)
+    large = (usual >= _ENOUGH) & (now > 0)
+    figures = {
+        "mae": (off, len(off)),
+        "mape": (off[large] / now[large], int(large.sum())),
+    }
+    return [
+        Row(
+            task=task,
+            method=method,
+            part="",
+            metric=metric,
+            value=round(float(values.mean()), 4) if len(values) else None,
+            cases=count,
+            judged=len(off),
+        )
+        for metric, (values, count) in figures.items()
+    ]

@@ -1,0 +1,1 @@
+"""Arms of a comparison: laid out, trained and read."""

@@ -1,0 +1,161 @@
+"""A run that goes on from an earlier one: the last global model, new weeks, the same ledgers.
+
+What is carried over is what a real store keeps: its identity and its ledger, so that epsilon
+composes over both runs. Terms, manifest and round log are new, as they would be when an
+enrolment authority signs for more rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hanse_client.enrolment import KEY
+from hanse_client.node import LEDGER_FILE, NODE_FILE, OLDER_RECORD, Node, list_nodes
+from hanse_client.tasks.interest import InterestModel
+from hanse_common.config import RunSettings
+from hanse_common.durable import write_durably
+from hanse_common.errors import ConfigError, OtherCatalogue, PrivacyError
+from hanse_common.identity import StoreKey
+from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.folder import RunFolder
+
+_UNLIMITED = 1e6
+_FRACTION_OF_ROUNDS = 4
+
+
+def continued_settings(
+    old: RunFolder, *, weeks: int, changes: Mapping[str, Any] | None = None
+) -> RunSettings:
+    """Settings of a run that goes on from a finished one.
+
+    Args:
+        old: The finished run.
+        weeks: How many weeks of data are new: the split moves on by as many.
+        changes: Settings to replace. `federation.rounds` is a quarter of the old run's if left
+            out. `privacy.target_epsilon` is of both runs together, and the noise is solved from
+            it; left out, the noise stays what it was, and epsilon is what that comes to.
+
+    Raises:
+        RunNotFound: The run has not finished.
+        ConfigError: Its settings fix no split.
+        PrivacyError: More is spent already than both together may cost.
+    """
+    old.read_result()
+    settings = old.read_settings()
+    if settings.data.split is None:
+        raise ConfigError(f"run {old.name!r} fixes no split", hint="run it again")
+    split = {
+        name: moment + timedelta(weeks=weeks)
+        for name, moment in settings.data.split.model_dump().items()
+    }
+    before = settings.federation.rounds
+    given = dict(changes or {})
+    target = given.pop("privacy.target_epsilon", None)
+    moved: dict[str, Any] = {
+        "continues": old.path.absolute(),
+        "compare": False,
+        "sweep": None,
+        "data.split": split,
+        "federation.rounds": max(1, before // _FRACTION_OF_ROUNDS),
+    }
+    changed = settings.with_changes(moved | given)
+    evaluate_every = min(changed.federation.evaluate_every, changed.federation.rounds)
+    changed = changed.with_changes({"federation.evaluate_every": evaluate_every})
+    return with_budget(changed, spent_before(old), target)
+
+
+def with_budget(
+    settings: RunSettings, before: Sequence[SampledGaussianSteps], target_epsilon: float | None
+) -> RunSettings:
+    """Fix noise and target of a run that goes on from what was spent before.
+
+    Raises:
+        PrivacyError: More is spent already than both together may cost.
+    """
+    if settings.privacy.mode == "none":
+        return settings
+    delta = settings.privacy.target_delta
+    if target_epsilon is not None:
+        spent = epsilon(before, target_delta=delta)
+        if spent >= target_epsilon:
+            raise PrivacyError(
+                f"epsilon={spent:.3f} is spent, and both runs together may cost {target_epsilon:g}",
+                hint="--epsilon is of both runs together: give more",
+            )
+        settings = settings.with_changes(
+            {"privacy.target_epsilon": target_epsilon, "privacy.noise_multiplier": None}
+        )
+        plan = PrivacyPlan.from_settings(settings, before=before)
+        noise = None if plan is None else plan.noise_multiplier
+        return settings.with_changes({"privacy.noise_multiplier": noise})
+    plan = PrivacyPlan.from_settings(
+        settings.with_changes({"privacy.target_epsilon": _UNLIMITED}), before=before
+    )
+    steps = [] if plan is None else plan.spent_after(settings.federation.rounds)
+    total = epsilon([*before, *steps], target_delta=delta)
+    return settings.with_changes({"privacy.target_epsilon": math.ceil(total * 1000) / 1000})
+
+
+def spent_before(old: ArmFolder) -> list[SampledGaussianSteps]:
+    """What the store that spent most has spent; nothing where a run was not private."""
+    delta = 1e-6
+    spent = [Node(folder).spent() for folder in list_nodes(old.stores_dir)]
+    return max(spent, key=lambda steps: epsilon(steps, target_delta=delta), default=[])
+
+
+def check_vocabulary(old: ArmFolder, base_model: Path) -> None:
+    """Refuse to go on with a model that ranks other classes.
+
+    Raises:
+        OtherCatalogue: The catalogue has changed since.
+    """
+    before = Node(list_nodes(old.stores_dir)[0]).settings.base_model
+    classes = [InterestModel.from_pretrained(path).config.classes for path in (before, base_model)]
+    if classes[0] != classes[1]:
+        raise OtherCatalogue(
+            f"{old.path} ranks {len(classes[0])} classes, and the catalogue now lists others",
+            hint="keep the catalogue, or start a new run",
+        )
+
+
+def carry_over(old: ArmFolder, new: ArmFolder) -> None:
+    """Give an arm the earlier global model as its start, and its stores their ledgers.
+
+    A store that has its node already is left alone: its ledger has gone on since.
+
+    Raises:
+        ConfigError: The earlier run left no global model.
+    """
+    if not (old.path / GLOBAL).is_file():
+        raise ConfigError(
+            f"{old.path} holds no global model to go on from", hint="finish it with --resume"
+        )
+    new.path.mkdir(parents=True, exist_ok=True)
+    if not (new.path / INITIAL).exists():
+        write_durably(new.path / INITIAL, (old.path / GLOBAL).read_bytes())
+    for folder in list_nodes(old.stores_dir):
+        target = new.stores_dir / folder.name
+        if (target / NODE_FILE).exists():
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        stem = Path(LEDGER_FILE).stem
+        for path in [*folder.glob(f"{stem}.*"), *folder.glob(OLDER_RECORD)]:
+            shutil.copy2(path, target / path.name)
+
+
+def store_keys(old: ArmFolder) -> dict[str, StoreKey]:
+    """The identities that stores have from an earlier run, by their names."""
+    nodes = [Node(folder) for folder in list_nodes(old.stores_dir)]
+    return {
+        node.name: StoreKey.load(node.settings.enrolment / KEY)
+        for node in nodes
+        if node.settings.enrolment is not None and (node.settings.enrolment / KEY).exists()
+    }

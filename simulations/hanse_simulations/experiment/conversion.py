@@ -1,0 +1,129 @@
+"""`hanse simulate conversion`: who redeems a campaign's coupons, federated and private.
+
+The production ServerApp and ClientApp do the work, as in every simulation. Arms, besides the
+baselines (`hanse_simulations.evaluation.conversion_baselines`):
+
+- `pooled`: all offers in one place, the same head without privacy
+- `federated`: the stores without privacy
+- `federated_private`, `federated_private_half`: at the ε asked for and at half of it, masked
+  sums with the noise shared among the stores
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from hanse_client.features.histories import run_split
+from hanse_client.tasks.conversion.features import NAMES, USUAL_RATE
+from hanse_client.tasks.conversion.model import ConversionModel
+from hanse_client.tasks.conversion.offers import Offers
+from hanse_client.tasks.conversion.task import ConversionTask, held_out
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+from hanse_simulations.datasets.campaigns import Mailed, load
+from hanse_simulations.datasets.complete_journey import FROZEN_STORES
+from hanse_simulations.evaluation.conversion_baselines import judge_baselines
+from hanse_simulations.experiment.study import ResearchResult, Study, arms_of, run_arms, working
+from hanse_simulations.recipes import conversion, conversion_federated, conversion_pooled
+from hanse_simulations.runs.folder import RunFolder
+
+_TASK = ConversionTask()
+
+
+class ConversionResult(ResearchResult):
+    """The outcome, with what could not be used."""
+
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Rows of campaigns, mailings, coupons and redemptions, by reason."""
+
+
+def simulate_conversion(
+    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
+) -> ConversionResult:
+    """Train and judge every arm; arms that are done are kept.
+
+    Args:
+        folder: The run's.
+        settings: The main arm's.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: The settings name other data than Complete Journey.
+        MissingDependency, DataError: It is not there, or cannot be read.
+        HanseError: Privacy or the federation failed.
+    """
+    if settings.data.source != "complete-journey":
+        raise ConfigError(
+            f"data.source={settings.data.source!r} has no campaigns",
+            hint="the task 'conversion' is simulated on 'complete-journey'",
+        )
+    with working(settings, quiet=quiet) as work:
+        work.progress.note("reading campaigns and what was bought before each")
+        mailed = load(settings.data, seed=settings.seed)
+        stores = dict(mailed.stores)
+        study = study_of(stores)
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("fitting logistic regression and boosted trees to pooled data")
+        baselines = judge_baselines(list(stores.values()), settings)
+    result = ConversionResult(
+        stores=len(stores),
+        customers=sum(len(store) for store in stores.values()),
+        data_note=_data_note(mailed, settings),
+        baselines=baselines,
+        left_out=mailed.left_out,
+        notes=_notes(settings),
+        **work.fields(folder, settings, found),
+    )
+    folder.write_result(result)
+    return result
+
+
+def study_of(stores: Mapping[str, Offers]) -> Study:
+    """What is learnt from stores' offers; one store of all of them where an arm asks for one."""
+    everybody = Offers.pooled(list(stores.values()))
+
+    def laid_out(settings: RunSettings) -> Mapping[str, Offers]:
+        return {"all": everybody} if settings.data.stores == 1 else stores
+
+    return Study(
+        task=_TASK,
+        data=everybody,
+        base=lambda settings: ConversionModel.fresh(NAMES, usual_rate=USUAL_RATE),
+        private=conversion,
+        federated=conversion_federated,
+        pooled=conversion_pooled,
+        stores=laid_out,
+    )
+
+
+def _data_note(mailed: Mailed, settings: RunSettings) -> str:
+    stores = [store for _, store in mailed.stores]
+    known = [_TASK.training_data(store, settings) for store in stores]
+    asked = [held_out(store, settings, "test") for store in stores]
+    sizes = [
+        f"{len({int(one) for store in part for one in store.campaigns})} campaigns, "
+        f"{sum(len(store.redeemed) for store in part):,} offers, "
+        f"{sum(int(store.redeemed.sum()) for store in part):,} redeemed"
+        for part in (known, asked)
+    ]
+    left = "".join(f"; {count:,} {reason}" for reason, count in mailed.left_out.items())
+    return f"trained on {sizes[0]}; tested on {sizes[1]}" + (
+        f". Left out{left[1:]}" if left else ""
+    )
+
+
+def _notes(settings: RunSettings) -> list[str]:
+    split = run_split(settings)
+    return [
+        f"Training: campaigns that were over by {split.train_until:%Y-%m-%d}. Test: campaigns "
+        f"that begin from {split.validate_until:%Y-%m-%d} to before {split.test_until:%Y-%m-%d}; "
+        "what is redeemed after the data end on 2017-12-31 is not seen.",
+        "auc judges all offers together, auc_within the customers of one campaign among "
+        "themselves, a mean over campaigns by their redemptions; ap is average precision, ece "
+        "calibration error, foretold the mean chance and came the share that redeemed.",
+        FROZEN_STORES,
+        "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
+        "release.",
+    ]

@@ -1,0 +1,118 @@
+"""`hanse simulate sequences`: next items of a research data set, beside what papers report."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from hanse_client.model.config import SequenceConfig
+from hanse_client.tasks.next_item.model import SequenceModel
+from hanse_client.tasks.next_item.task import NextItemTask, next_item
+from hanse_common.config import RunSettings
+from hanse_simulations.datasets.sequences import Read, read_sequences
+from hanse_simulations.evaluation.next_item_baselines import markov, popularity
+from hanse_simulations.evaluation.published_figures import published
+from hanse_simulations.experiment.study import (
+    ResearchResult,
+    Study,
+    arms_of,
+    data_file,
+    run_arms,
+    working,
+)
+from hanse_simulations.recipes import sequences, sequences_federated, sequences_pooled
+from hanse_simulations.runs.folder import RunFolder
+
+_TASK = NextItemTask()
+
+
+class SequencesResult(ResearchResult):
+    """The outcome, with the papers' figures where the data set is one that they use."""
+
+    published: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+def simulate_sequences(
+    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
+) -> SequencesResult:
+    """Train and judge every arm; arms that are done are kept.
+
+    Args:
+        folder: The run's.
+        settings: The main arm's.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: No data set is named.
+        DataError: It cannot be read.
+        HanseError: Privacy or the federation failed.
+    """
+    path = data_file(settings, "Beauty.txt")
+    with working(settings, quiet=quiet) as work:
+        work.progress.note(f"reading {path}")
+        read = read_sequences(path, min_count=next_item(settings).min_count)
+        study = study_of(read)
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("judging popularity and the Markov chain")
+        known = _TASK.training_data(read.sequences, settings)
+        result = SequencesResult(
+            stores=settings.data.stores or 1,
+            customers=len(read.sequences),
+            data_note=f"{path.name}: {read.note}",
+            baselines={
+                "global_popularity": popularity(known, read.sequences, "test").metrics(),
+                "markov": markov(known, read.sequences, "test").metrics(),
+            },
+            published=published(len(read.sequences), read.sequences.items, read.interactions),
+            notes=_notes(settings, read),
+            **work.fields(folder, settings, found),
+        )
+        folder.write_result(result)
+        return result
+
+
+def study_of(read: Read) -> Study:
+    """What is learnt from a data set."""
+
+    def fresh(settings: RunSettings) -> SequenceModel:
+        shape = SequenceConfig(
+            items=read.sequences.items,
+            n_layer=settings.model.n_layer,
+            n_head=settings.model.n_head,
+            n_embd=settings.model.n_embd,
+            max_steps=settings.model.max_steps,
+            dropout=next_item(settings).dropout,
+        )
+        return SequenceModel.fresh(shape, seed=settings.seed)
+
+    return Study(
+        task=_TASK,
+        data=read.sequences,
+        base=fresh,
+        private=sequences,
+        federated=sequences_federated,
+        pooled=sequences_pooled,
+    )
+
+
+def _notes(settings: RunSettings, read: Read) -> list[str]:
+    through, least = next_item(settings).train_through_validation, next_item(settings).min_count
+    notes = [
+        "Leave-one-out: the last item is the test, the one before it the validation; training "
+        + ("goes through the validation item." if through else "ends before the validation item."),
+        "Full ranking of all items that the customer had not taken before, as S3-Rec and the "
+        "papers after it rank; all_… lets everything rank.",
+        "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
+        "release.",
+    ]
+    if not read.listed:
+        notes.append(
+            "The items are those that the file's customers took: epsilon does not cover which "
+            "there are. A list of all items, one a line, in a file .items beside the data is "
+            "public."
+        )
+    if least > 1:
+        notes.append(
+            f"Customers and items with fewer than {least} interactions were dropped, counted over "
+            "everybody and without noise: epsilon does not cover who and what is left."
+        )
+    return notes

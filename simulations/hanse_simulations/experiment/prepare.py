@@ -1,0 +1,167 @@
+"""From stores on disk to nodes that can train: vocabulary, histories, base model, folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from hanse_client.features.histories import Histories, prepare
+from hanse_client.features.prepare import observed_from
+from hanse_client.ingest.pipeline import Ingested, ingest
+from hanse_client.ingest.store_config import load_store
+from hanse_client.model.base_model import fresh_model, listed_classes
+from hanse_client.model.item_texts import encode_texts
+from hanse_client.node import NODE_FILE, NodeSettings
+from hanse_common.config import RunSettings
+from hanse_common.errors import DataError
+from hanse_common.trainable import Trainable
+from hanse_simulations.datasets.attributes import FILE as ATTRIBUTES
+from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
+from hanse_simulations.runs.files import write_json
+
+_FORMAT = 7
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Stores ready to train."""
+
+    names: tuple[str, ...]
+    histories: tuple[Path, ...]
+    base_model: Path
+    rejects: int
+    """Rows that the stores' doors turned away."""
+
+    def load(self) -> list[Histories]:
+        """Read all histories, in the order of `names`."""
+        return [Histories.load(path) for path in self.histories]
+
+
+def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:
+    """Ingest every store through the production door and prepare its histories.
+
+    Guarantees:
+        The base model depends on the stores' catalogues and the settings alone, and a
+        customer's history on these and their own events: no customer changes what is public,
+        nor what is prepared of another.
+
+    Args:
+        folders: One per store, each with a `store.toml`.
+        settings: Model shape, level and encoder.
+        cache: Where prepared histories and text vectors are kept for the next run.
+
+    Raises:
+        DataError: A store's data cannot be used; names the store.
+    """
+    marker = _digest(folders, settings)
+    target = cache / "prepared" / marker
+    index = target / "index.json"
+    if not index.exists():
+        _prepare(folders, settings, cache, target)
+    table = json.loads(index.read_text(encoding="utf-8"))
+    return Prepared(
+        names=tuple(table["names"]),
+        histories=tuple(target / f"{i:04d}.npz" for i in range(len(table["names"]))),
+        base_model=target / "base",
+        rejects=table["rejects"],
+    )
+
+
+def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, salt: str) -> Path:
+    """Lay out one node a store in an arm's folder; nodes that exist keep what they have spent.
+
+    Args:
+        prepared: The stores.
+        arm: The arm's folder.
+        settings: For the seed.
+        salt: Tells the randomness of one arm from another's.
+
+    Returns:
+        The federation's folder.
+    """
+    for name, histories in zip(prepared.names, prepared.histories, strict=True):
+        folder = arm.stores_dir / store_folder_name(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / NODE_FILE).exists():
+            seed = hashlib.sha256(f"{settings.seed}/{salt}/{name}".encode()).digest()
+            node = NodeSettings(
+                name=name,
+                histories=histories.absolute(),
+                base_model=prepared.base_model.absolute(),
+                enrolment=(folder / "enrolment").absolute() if settings.secure else None,
+                seed=int.from_bytes(seed[:7], "big"),
+            )
+            write_json(folder / NODE_FILE, node.model_dump(mode="json"))
+    return arm.stores_dir
+
+
+def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
+    """What the prepared files depend on."""
+    data = settings.data
+    facts: list[object] = [
+        _FORMAT,
+        settings.seed,
+        data.level,
+        data.min_items,
+        data.split and data.split.train_until.isoformat(),
+        settings.model.model_dump_json(exclude={"trainable"}),
+        Trainable.parse(settings.model.trainable).adaptation,
+    ]
+    checkpoint = settings.model.checkpoint
+    started = [Path(checkpoint)] if checkpoint and Path(checkpoint).is_dir() else []
+    for folder in [*folders, *started]:
+        stamps = sorted(
+            (path.name, path.stat().st_mtime_ns, path.stat().st_size)
+            for path in folder.iterdir()
+            if path.is_file() and path.name != ATTRIBUTES
+        )
+        facts += [str(folder.absolute()), stamps]
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()[:20]
+
+
+def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    stores: list[tuple[str, Ingested]] = []
+    begun: list[datetime] = []
+    for folder in folders:
+        store = load_store(folder / "store.toml")
+        try:
+            stores.append((store.name, ingest(store)))
+            begun.append(observed_from(store, settings))
+        except DataError as error:
+            raise type(error)(f"store {store.name!r}: {error.message}", hint=error.hint) from error
+    # Where catalogues contradict each other the first store's counts, in the order of names.
+    catalogue = pl.concat([data.catalogue for _, data in stores]).unique(
+        "item_id", keep="first", maintain_order=True
+    )
+    listed = listed_classes(catalogue, settings)
+    classes = sorted(listed)
+    texts = sorted(catalogue["text"].unique())
+    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
+    by_text = dict(zip(texts, vectors, strict=True))
+    for number, (_, data) in enumerate(stores):
+        histories = prepare(
+            data,
+            classes=classes,
+            level=settings.data.level,
+            text_vectors=by_text,
+            observed_from=begun[number],
+        )
+        histories.save(target / f"{number:04d}.npz")
+    model = fresh_model(catalogue, listed, settings, cache=cache / "texts")
+    model.save_pretrained(target / "base")
+    names = [name for name, _ in stores]
+    rejects = sum(sum(data.rejects.values()) for _, data in stores)
+    write_json(target / "index.json", {"names": names, "rejects": rejects})
+
+
+def customers_of(histories: Sequence[Histories]) -> int:
+    """How many customers some stores have with any visit."""
+    return int(np.sum([len(store.active()) for store in histories]))

@@ -1,0 +1,138 @@
+"""`hanse simulate reviews`: stars or sentiment, pooled, federated and private, beside rules."""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers.utils.logging import set_verbosity_error
+
+from hanse_client.tasks.review.features import (
+    TEST,
+    TRAIN,
+    Reviews,
+    Texts,
+    prepare_reviews,
+    read_reviews,
+)
+from hanse_client.tasks.review.metrics import Verdicts
+from hanse_client.tasks.review.model import ReviewModel
+from hanse_client.tasks.review.task import ReviewTask
+from hanse_common.config import RunSettings
+from hanse_simulations.experiment.study import (
+    ResearchResult,
+    Study,
+    arms_of,
+    data_file,
+    run_arms,
+    working,
+)
+from hanse_simulations.recipes import reviews, reviews_federated, reviews_pooled
+from hanse_simulations.runs.folder import RunFolder
+
+
+def simulate_reviews(
+    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
+) -> ResearchResult:
+    """Train and judge every arm; arms that are done are kept.
+
+    Args:
+        folder: The run's.
+        settings: The main arm's.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: No file is named, or there is no such encoder.
+        DataError: The file cannot be used.
+        HanseError: Privacy or the federation failed.
+    """
+    path = data_file(settings, "reviews.csv")
+    set_verbosity_error()  # an encoder without its pooling layer is what is wanted
+    with working(settings, quiet=quiet) as work:
+        work.progress.note(f"reading {path}")
+        texts = read_reviews(path)
+        data = prepare_reviews(
+            texts,
+            encoder=settings.model.encoder,
+            tokens=settings.model.max_steps,
+            seed=settings.seed,
+        )
+        study = study_of(texts, data)
+        found = run_arms(folder, arms_of(settings, study), study, work)
+        work.progress.note("judging the simple rules")
+        left_out = sum(texts.rejected.values())
+        result = ResearchResult(
+            stores=settings.data.stores or 1,
+            customers=len(data),
+            data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
+            f"{len(texts.names)} labels; {left_out:,} rows left out",
+            baselines=rules(texts, data),
+            notes=_notes(texts, data),
+            **work.fields(folder, settings, found),
+        )
+        folder.write_result(result)
+        return result
+
+
+def study_of(texts: Texts, data: Reviews) -> Study:
+    """What is learnt from a file of reviews."""
+
+    def fresh(settings: RunSettings) -> ReviewModel:
+        model = settings.model
+        return ReviewModel.fresh(
+            texts.names, encoder=model.encoder, trainable=model.trainable, seed=settings.seed
+        )
+
+    return Study(
+        task=ReviewTask(),
+        data=data,
+        base=fresh,
+        private=reviews,
+        federated=reviews_federated,
+        pooled=reviews_pooled,
+    )
+
+
+def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
+    """The most frequent label, and logistic regression on words, both on pooled data.
+
+    Returns:
+        Figures on the customers held out for the test, by rule.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    place = np.searchsorted(data.customers, np.array(texts.users, dtype=np.str_))
+    part = data.part[place]
+    labels, words = np.array(texts.labels), np.array(texts.texts, dtype=object)
+    known, held = part == TRAIN, part == TEST
+    counts = np.bincount(labels[known], minlength=len(texts.names)).astype(np.float64)
+    shares = np.tile(counts / counts.sum(), (int(held.sum()), 1))
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+        LogisticRegression(C=10.0, max_iter=1000),
+    ).fit(words[known], labels[known])
+    chances = np.zeros_like(shares)
+    chances[:, model.classes_] = model.predict_proba(words[held])
+    return {
+        name: Verdicts(
+            chances=found.astype(np.float32), labels=labels[held], customers=place[held]
+        ).metrics()
+        for name, found in (("most_frequent", shares), ("words", chances))
+    }
+
+
+def _notes(texts: Texts, data: Reviews) -> list[str]:
+    counts = np.bincount(data.part, minlength=3)
+    notes = [
+        f"{counts[0]:,} customers train, {counts[1]:,} validate, {counts[2]:,} are the test; "
+        "nobody is in two of them.",
+        "Privacy unit: a customer with all their reviews; one of them is drawn a step.",
+        "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
+        "release.",
+    ]
+    if not texts.listed:
+        notes.append(
+            "The labels are those that the file's customers gave: epsilon does not cover which "
+            "there are. A list of them, one a line, in a file .labels beside the data is public."
+        )
+    return notes

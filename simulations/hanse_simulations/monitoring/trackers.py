@@ -1,0 +1,175 @@
+"""Sending a run's figures to TensorBoard or MLflow, for those who already use one.
+
+Both are optional, imported only when asked for; without names there is nothing to do:
+
+>>> from pathlib import Path
+>>> tracker = make_trackers([], Path("runs/example"))
+>>> tracker.log([], step=1); tracker.close()
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from hanse_common.errors import ConfigError, MissingDependency
+from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.runs.results import MetricRow
+
+
+class Tracker(Protocol):
+    """Something that wants to know every figure as it comes."""
+
+    def log(self, rows: Iterable[MetricRow], step: int) -> None:
+        """Take in figures of one round; undefined ones are left out."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+
+
+class Trackers:
+    """Several trackers as one; with none of them, the null tracker."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def log(self, rows: Iterable[MetricRow], step: int) -> None:
+        """Hand the rows to every tracker."""
+        table = list(rows)
+        for tracker in self._trackers:
+            tracker.log(table, step)
+
+    def close(self) -> None:
+        """Close every tracker."""
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def make_trackers(
+    names: Sequence[str],
+    run_folder: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+) -> Trackers:
+    """Return the trackers of these names.
+
+    Args:
+        names: Of `KNOWN`; none gives a tracker that does nothing.
+        run_folder: The run's folder; TensorBoard writes to `tensorboard/` in it, MLflow to
+            the server that `MLFLOW_TRACKING_URI` names, or else to `mlflow.db` beside the runs.
+        settings: The run's settings, for trackers that show them.
+
+    Raises:
+        ConfigError: A name is unknown.
+        MissingDependency: The tracker's package is not installed.
+    """
+    folder = Path(run_folder)
+    makers = []
+    for name in dict.fromkeys(names):
+        if name not in KNOWN:
+            raise ConfigError(f"there is no tracker {name!r}", hint=f"known: {', '.join(KNOWN)}")
+        makers.append(KNOWN[name])
+    return Trackers([make(folder, settings or {}) for make in makers])
+
+
+class TensorBoardTracker:
+    """Scalars for `tensorboard --logdir runs/<name>/tensorboard`, one line per arm."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise _missing("TensorBoard", "tensorboard") from error
+        self._folder = folder / "tensorboard"
+        self._make: Callable[[str], Any] = SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def log(self, rows: Iterable[MetricRow], step: int) -> None:
+        """Write each figure under `<split>/<metric>`, those of one store under its name."""
+        for row in rows:
+            value = row["value"]
+            if value is None:
+                continue
+            arm = row["arm"]
+            if arm not in self._writers:
+                self._writers[arm] = self._make(str(self._folder / arm))
+            self._writers[arm].add_scalar(_tag(row), value, _step(row, step))
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+class MlflowTracker:
+    """One MLflow run in the experiment `hanse`, with the settings as its parameters."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        try:
+            from mlflow import MlflowClient
+            from mlflow.entities import Metric, Param
+        except ImportError as error:
+            raise _missing("MLflow", "mlflow") from error
+        from hanse_simulations.runs.folder import flatten
+
+        local = f"sqlite:///{(folder.resolve().parent / 'mlflow.db').as_posix()}"
+        self._client: Any = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", local))
+        self._metric: Callable[..., Any] = Metric
+        experiment = self._client.get_experiment_by_name("hanse")
+        number = (
+            self._client.create_experiment("hanse")
+            if experiment is None
+            else experiment.experiment_id
+        )
+        run = self._client.create_run(number, run_name=folder.resolve().name)
+        self._run: str = run.info.run_id
+        params = [Param(key, str(value)[:500]) for key, value in flatten(settings)]
+        if params:
+            self._client.log_batch(self._run, params=params[:100])
+
+    def log(self, rows: Iterable[MetricRow], step: int) -> None:
+        """Write each figure under `<arm>/<split>/<metric>`, those of one store under its name."""
+        import time
+
+        now = int(time.time() * 1000)
+        batch = [
+            self._metric(_mlflow_key(row), row["value"], now, _step(row, step))
+            for row in rows
+            if row["value"] is not None
+        ]
+        for start in range(0, len(batch), 1000):
+            self._client.log_batch(self._run, metrics=batch[start : start + 1000])
+
+    def close(self) -> None:
+        """Mark the run as finished."""
+        self._client.set_terminated(self._run)
+
+
+KNOWN: Final[dict[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = {
+    "tensorboard": TensorBoardTracker,
+    "mlflow": MlflowTracker,
+}
+
+
+def _tag(row: MetricRow) -> str:
+    tag = f"{row['split']}/{row['metric']}"
+    return tag if row["store"] == POOLED else f"stores/{row['store']}/{tag}"
+
+
+def _mlflow_key(row: MetricRow) -> str:
+    """MLflow allows letters, digits and `_-./ ` in a key, and 250 of them."""
+    text = f"{row['arm']}/{_tag(row)}".replace("@", "_at_")
+    return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in text)[:250]
+
+
+def _step(row: MetricRow, step: int) -> int:
+    number = row["round"]
+    return step if number is None else number
+
+
+def _missing(title: str, package: str) -> MissingDependency:
+    return MissingDependency(
+        f"{title} is not installed here", hint=f"pip install {package}, or 'hanse[trackers]'"
+    )

@@ -1,0 +1,230 @@
+"""`hanse plan`: what a federation can afford, before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanse_common.errors import ConfigError, ContradictingOptions
+from hanse_common.formats import Format, FormatOption
+from hanse_common.printing import echo
+from hanse_common.wording import json_text
+from hanse_simulations.options import Mode
+from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
+from hanse_simulations.planning.unknown import Unknown
+
+if TYPE_CHECKING:
+    from hanse_simulations.planning.forecast import Forecast, Population
+    from hanse_simulations.planning.ledgers import LedgerRow
+    from hanse_simulations.planning.solve import Solved
+
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def plan(
+    settings: Annotated[
+        str | None,
+        typer.Argument(
+            help="A recipe, a .toml file of settings, or a run; terms if none is given."
+        ),
+    ] = None,
+    customers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N[,N...]", help="Customers a store: one number, or one a store."),
+    ] = None,
+    stores: Annotated[int | None, typer.Option(min=1, help="How many stores.")] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is trained: a number of parameters, rules, heads, all, full, top:K, "
+            "lora:R or adapters:R; may be repeated."
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Count parameters on this model.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, help="Count them on a model of so many classes.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    sample_rate: Annotated[
+        float | None, typer.Option("--sample-rate", "-q", help="Chance of a customer in a step.")
+    ] = None,
+    local_steps: Annotated[int | None, typer.Option(help="Steps a round, in mode local.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Target of all rounds.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="At which epsilon is read; by default below 1/N^1.1.")
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="distributed: stores share the noise; local: each adds all of it."),
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Of one person's gradient.")] = None,
+    minimum_survivors: Annotated[
+        int | None, typer.Option(help="Fewest stores in a sum; nine tenths if unset.")
+    ] = None,
+    colluders: Annotated[int | None, typer.Option(help="Stores that may collude.")] = None,
+    max_stores_per_customer: Annotated[
+        int | None, typer.Option(help="At how many stores one person may be a customer.")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Sigma; solved from the target if unset.")
+    ] = None,
+    at_stores: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Epsilon of a person at so many stores; 1 and 2 if unset."),
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Rounds left under this ledger, or those in a folder."),
+    ] = None,
+    signal_to_noise: Annotated[
+        float, typer.Option(min=0.01, help="Least of a variant that is recommended.")
+    ] = SIGNAL_TO_NOISE,
+    solve: Annotated[
+        Unknown | None, typer.Option(help="Leave this one out; it is found from the others.")
+    ] = None,
+    output: FormatOption = Format.TABLE,
+) -> None:
+    """Say what a federation can afford: noise, signal, rounds, and what to train.
+
+    Looks at no customer and spends nothing. Examples:
+
+    hanse plan --customers 300 --stores 10 --rounds 80 --epsilon 4 --variant 400 --variant 6000
+
+    hanse plan grocery --epsilon 2
+
+    hanse plan grocery --solve rounds
+    """
+    from hanse_simulations.planning.feasible import solved_plan
+    from hanse_simulations.planning.forecast import Population, forecast
+    from hanse_simulations.planning.ledgers import ledger_rows
+    from hanse_simulations.planning.solve import solve as find_unknown
+    from hanse_simulations.planning.sources import Sources
+
+    told: dict[str, object] = {
+        "federation.rounds": rounds,
+        "training.sample_rate": sample_rate,
+        "training.local_steps": local_steps,
+        "privacy.target_epsilon": epsilon,
+        "privacy.target_delta": delta,
+        "privacy.mode": mode and mode.value,
+        "privacy.max_grad_norm": clip,
+        "federation.minimum_survivors": minimum_survivors,
+        "federation.colluders": colluders,
+        "privacy.max_stores_per_customer": max_stores_per_customer,
+        "privacy.noise_multiplier": noise_multiplier,
+    }
+    _check_left_out(solve, told, customers)
+    if model is not None and classes is not None:
+        raise ContradictingOptions("--model contradicts --classes", hint="leave one of them out")
+    sources = Sources.read(
+        settings, {key: value for key, value in told.items() if value is not None}
+    )
+    if solve is Unknown.CUSTOMERS:
+        people = Population((1,) * (stores or len(sources.population().customers)))
+    elif customers is not None or stores is not None:
+        people = _population(customers, stores)
+    else:
+        people = sources.population()
+    own_delta = settings is None and delta is None
+    terms = sources.settings
+    if own_delta:
+        terms = terms.with_changes({"privacy.target_delta": people.delta})
+    variants = sources.variants(variant, model=model, classes=classes, only_one=solve is not None)
+    solved = None
+    if solve is not None:
+        solved = find_unknown(
+            solve,
+            terms,
+            people,
+            variants[0],
+            threshold=signal_to_noise,
+            own_delta=own_delta,
+        )
+        terms, people = solved.settings, solved.population
+    planned = forecast(
+        terms, people, variants, threshold=signal_to_noise, stores=tuple(at_stores or (1, 2))
+    )
+    ledgers = [] if ledger is None else ledger_rows(ledger, solved_plan(terms))
+    for warning in planned.warnings:
+        echo(f"warning: {warning}", err=True)
+    if output is Format.JSON:
+        _print_json(planned, ledgers, solved)
+    else:
+        from hanse_simulations.planning.tables import print_forecast
+
+        print_forecast(planned, ledgers, solved)
+
+
+def _check_left_out(
+    solve: Unknown | None, told: dict[str, object], customers: list[str] | None
+) -> None:
+    """Check that what is to be found is not given.
+
+    Raises:
+        ContradictingOptions: It is.
+    """
+    if solve is None:
+        return
+    given = {
+        Unknown.ROUNDS: ("--rounds", told["federation.rounds"]),
+        Unknown.EPSILON: ("--epsilon", told["privacy.target_epsilon"]),
+        Unknown.Q: ("--sample-rate", told["training.sample_rate"]),
+        Unknown.CUSTOMERS: ("--customers", customers),
+    }
+    option, value = given[solve]
+    if value is not None:
+        raise ContradictingOptions(
+            f"--solve {solve.value} contradicts {option}", hint="leave one of the two out"
+        )
+
+
+def _population(customers: list[str] | None, stores: int | None) -> Population:
+    """The stores that the options name.
+
+    Raises:
+        ConfigError: They name none, or another number of them than --stores.
+    """
+    from hanse_simulations.planning.forecast import Population
+
+    if customers is None:
+        raise ConfigError(
+            "--stores without --customers says nothing of the signal",
+            hint="give --customers N, or one number a store: --customers 300,250,40",
+        )
+    words = [word.strip() for each in customers for word in each.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise ConfigError(
+            f"--customers {','.join(words)!r} is not a list of whole numbers",
+            hint="e.g. --customers 300 --stores 10, or --customers 300,250,40",
+        )
+    counts = tuple(int(word) for word in words)
+    if len(counts) == 1 and stores is not None:
+        counts *= stores
+    if stores not in (None, len(counts)):
+        raise ContradictingOptions(
+            f"--stores {stores} contradicts --customers, which names {len(counts)}",
+            hint="leave --stores out",
+        )
+    return Population(counts)
+
+
+def _print_json(planned: Forecast, ledgers: list[LedgerRow], solved: Solved | None) -> None:
+    from dataclasses import asdict
+
+    table: dict[str, Any] = asdict(planned)
+    table["ledgers"] = [asdict(row) for row in ledgers]
+    table["solved"] = (
+        None if solved is None else {"unknown": solved.unknown.value, "value": solved.value}
+    )
+    # Every figure of a forecast is for programs too; an epsilon without bound is null there.
+    echo(json_text(table))

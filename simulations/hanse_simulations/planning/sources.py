@@ -1,0 +1,159 @@
+"""Where a plan's terms, stores and model come from: options, a recipe, a file, or a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Self
+
+from hanse_common.config import DataSettings, RunSettings
+from hanse_common.errors import ConfigError, MissingDependency, RunNotFound
+from hanse_simulations.planning.forecast import Population
+from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
+from hanse_simulations.recipes import RECIPES, load_recipe
+from hanse_simulations.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from hanse_client.tasks.interest import InterestModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sources:
+    """What a plan is made from.
+
+    Args:
+        settings: All terms.
+        named: Whether a recipe, a file or a run was named, whose stores can be looked up.
+    """
+
+    settings: RunSettings
+    named: bool
+
+    @classmethod
+    def read(cls, name: str | None, changes: Mapping[str, object]) -> Self:
+        """Read the settings that were named, and change what was told.
+
+        Args:
+            name: Of a recipe or a run, or a .toml file; the defaults of all terms if None.
+            changes: By dotted keys.
+
+        Raises:
+            ConfigError: There is nothing of that name, or a term is out of range.
+        """
+        if name is None:
+            empty = RunSettings(recipe="planned", data=DataSettings(source="synthetic"))
+            return cls(settings=empty.with_changes(changes), named=False)
+        if name in RECIPES or name.endswith(".toml"):
+            return cls(settings=load_recipe(name).with_changes(changes), named=True)
+        try:
+            settings = RunFolder.open(name).read_settings()
+        except RunNotFound as error:
+            raise ConfigError(
+                f"there is no recipe and no run {name!r}",
+                hint=f"one of {', '.join(RECIPES)}, a .toml file, or one of `hanse runs list`",
+            ) from error
+        # A run's settings hold the noise that was solved for them; other terms need another.
+        solved = {"privacy.noise_multiplier": None}
+        return cls(settings=settings.with_changes(solved | dict(changes)), named=True)
+
+    def population(self) -> Population:
+        """Customers of the stores that were named, counted by the production door.
+
+        Raises:
+            ConfigError: None were named.
+            MissingDependency: What reads them is not installed.
+        """
+        if not self.named:
+            raise ConfigError(
+                "nothing says how many customers there are",
+                hint="give --customers N --stores N, or name a recipe or a run",
+            )
+        return self._looked_up().population
+
+    def variants(
+        self,
+        names: Sequence[str] | None,
+        *,
+        model: Path | None,
+        classes: int | None,
+        only_one: bool,
+    ) -> list[Variant]:
+        """Count what may be trained.
+
+        Args:
+            names: Of the variants; if None `rules`, `heads`, `all` and what the settings train,
+                or the last of these alone if only one is wanted.
+            model: A folder to count them on.
+            classes: Else a model of that many classes; else that of the stores named.
+            only_one: Exactly one is wanted.
+
+        Raises:
+            ConfigError: There is no such variant, or no model to count it on.
+        """
+        if names is None:
+            known = model is not None or classes is not None or self.named
+            if not known:
+                raise ConfigError(
+                    "nothing says what is trained",
+                    hint="give --variant NUMBER, or --classes N and --variant heads",
+                )
+            own = self.settings.model.trainable
+            names = [own] if only_one else list(dict.fromkeys(["rules", "heads", "all", own]))
+        if only_one and len(names) != 1:
+            raise ConfigError(
+                f"--solve finds a term for one variant, not for {', '.join(names)}",
+                hint="give --variant once",
+            )
+        plain = all(name.replace("_", "").replace(",", "").isdecimal() for name in names)
+        counted_on = None if plain else self._model(model, classes)
+        return [count_variant(name, counted_on) for name in names]
+
+    def _model(self, folder: Path | None, classes: int | None) -> InterestModel | None:
+        if folder is not None:
+            return saved_model(folder)
+        if classes is not None:
+            return planned_model(self.settings.model, classes)
+        return self._looked_up().model if self.named else None
+
+    def _looked_up(self) -> _Found:
+        return _look_up(self.settings.model_dump_json())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    population: Population
+    model: InterestModel
+
+
+@cache
+def _look_up(settings_json: str) -> _Found:
+    """What a run of these settings would start with; as text, for settings have no hash."""
+    settings = RunSettings.model_validate_json(settings_json)
+    try:
+        from transformers.utils.logging import disable_progress_bar
+
+        from hanse_simulations.datasets import make_stores
+        from hanse_simulations.experiment.prepare import prepare_stores
+        from hanse_simulations.run import cache_folder
+
+        stores = make_stores(settings.data, seed=settings.seed, cache=cache_folder())
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"reading the stores of {settings.recipe!r} needs the package {error.name!r}",
+            hint="pip install 'hanse[simulate]', or give --customers and --variant NUMBER",
+        ) from error
+    disable_progress_bar()
+    split = {"data.split": stores.split.model_dump()}
+    with TemporaryDirectory() as folder:
+        # Somebody's own data leave nothing behind; public ones are prepared once for all.
+        own = settings.data.source == "stores"
+        prepared = prepare_stores(
+            stores.folders, settings.with_changes(split), Path(folder) if own else cache_folder()
+        )
+        return _Found(
+            population=Population(tuple(len(store.active()) for store in prepared.load())),
+            model=saved_model(prepared.base_model),
+        )

@@ -1,0 +1,248 @@
+"""Attack a federation: canaries in, the real machinery run, their coins guessed, a bound out.
+
+    result = attack(load_recipe("attack"), canaries=1000)
+    result.lower_bound, result.claimed         # the first should not exceed the second
+
+The claim is the ledgers': epsilon of adding or removing one customer, at the plan's delta,
+over the whole run, for Poisson sampling. The bound is no proof of it. It says that this
+attack found no more; another might. Where it exceeds the claim, the claim is false.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from hanse_client.features.histories import days
+from hanse_client.tasks.interest import InterestModel
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
+from hanse_common.privacy.accounting import NEIGHBOURS
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_simulations.engines import start_workers
+from hanse_simulations.experiment.figures import epsilon_spent
+from hanse_simulations.experiment.prepare import Prepared, customers_of
+from hanse_simulations.experiment.training import Arm, federate
+from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.privacy_audit.bound import CONFIDENCE, Guesses, best_lower_bound
+from hanse_simulations.privacy_audit.canaries import Canaries, draw_canaries, with_canaries
+from hanse_simulations.privacy_audit.faults import Fault
+from hanse_simulations.privacy_audit.observations import seen_of_canaries
+from hanse_simulations.privacy_audit.scoring import guess, guess_counts, measured_noise, scores
+from hanse_simulations.privacy_audit.store_app import CLIENT_APP, Orders
+from hanse_simulations.run import PRIVATE, prepare_run
+from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackResult:
+    """What an attack found, and what was claimed."""
+
+    recipe: str
+    mode: str
+    fault: str
+    stores: int
+    customers: int
+    """Real ones, beside the canaries."""
+    rounds: int
+    parameters: int
+    """Trained ones."""
+    sample_rate: float
+    noise_multiplier: float
+    """Of the plan, in units of what one customer can add to a sum."""
+    measured_noise: float
+    """Found by the attacker on what was released, in the same units; where stores share the
+    noise, a sum of more stores than are counted on has more."""
+    canaries: int
+    included: int
+    tries: tuple[Guesses, ...]
+    """The numbers of guesses that were tried; the bound pays for all of them."""
+    lower_bound: float
+    """On epsilon, at `delta`, with `confidence`."""
+    claimed: float
+    """Epsilon by the stores' ledgers, at `delta`."""
+    most_provable: float
+    """The bound if every guess had been right: a larger claim could not be refuted."""
+    delta: float
+    confidence: float
+    relation: str
+    seconds: float
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the claim is false, but for a chance of 1 - `confidence`."""
+        return self.lower_bound > self.claimed
+
+
+def attack(
+    settings: RunSettings,
+    *,
+    canaries: int = 1000,
+    fault: Fault = Fault.NONE,
+    folder: Path | None = None,
+    quiet: bool = False,
+) -> AttackResult:
+    """Run a federation with canaries in it, and attack it.
+
+    Args:
+        settings: What to run; comparisons and evaluations are left out.
+        canaries: How many; each is in a store's data by a fair coin.
+        fault: What to break in the stores' noise first, to see that the attack finds it.
+        folder: Where the run's files go; nowhere if unset.
+        quiet: Show no progress.
+
+    Raises:
+        ConfigError: The settings promise nothing, use what the attack cannot read, or claim
+            an epsilon that so many canaries could not refute.
+        HanseError: As a run does.
+    """
+    started = time.monotonic()
+    settings = _checked(settings)
+    disable_progress_bar()
+    with ExitStack() as stack:
+        # Workers are forked before anything here starts a thread.
+        pool = start_workers(settings.compute, client_app=CLIENT_APP)
+        if pool is None:
+            raise ConfigError("canaries need the in-process engine")
+        stack.enter_context(pool)
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hanse-attack-")))
+        _make_empty(folder)
+        progress = stack.enter_context(Progress(quiet=quiet))
+        # 1. The federation as any run prepares it, and what it claims.
+        progress.note("reading the shops")
+        _, settings, prepared = prepare_run(folder, settings)
+        plan = PrivacyPlan.from_settings(settings)
+        if plan is None:
+            raise ConfigError("privacy.mode='none' claims nothing", hint="take another mode")
+        most = _most_provable(canaries, plan)
+        # 2. Canaries are customers from here on, those whose coin says so.
+        parameters = _parameters(prepared, settings)
+        drawn = draw_canaries(
+            prepared.names, count=canaries, parameters=parameters, seed=settings.seed
+        )
+        customers = customers_of(prepared.load())
+        arm = Arm(name=PRIVATE, folder=ArmFolder(folder), settings=settings, start=federate)
+        prepared = _joined(prepared, drawn, arm.folder, settings, fault)
+        # 3. The production code runs; the attacker looks at what it released.
+        progress.arm(arm.name, folder, settings.federation.rounds)
+        try:
+            arm.run(prepared, pool, False)
+        except Interrupted:
+            raise Interrupted("stopped", hint="an attack begins anew") from None
+        progress.note("guessing the canaries' coins")
+        seen = seen_of_canaries(arm.folder, drawn, settings, plan)
+        found = scores(seen, sample_rate=plan.sample_rate)
+        tries = [guess(found, drawn.included, count) for count in guess_counts(canaries)]
+        claimed = epsilon_spent(arm.folder.stores_dir, plan, settings).max
+    return AttackResult(
+        recipe=settings.recipe,
+        mode=plan.mode,
+        fault=fault.value,
+        stores=len(prepared.names),
+        customers=customers,
+        rounds=settings.federation.rounds,
+        parameters=parameters,
+        sample_rate=plan.sample_rate,
+        noise_multiplier=plan.noise_multiplier,
+        measured_noise=measured_noise(seen) * plan.store_clip / plan.max_grad_norm,
+        canaries=canaries,
+        included=int(drawn.included.sum()),
+        tries=tuple(tries),
+        lower_bound=best_lower_bound(tries, canaries=canaries, delta=plan.target_delta),
+        claimed=claimed,
+        most_provable=most,
+        delta=plan.target_delta,
+        confidence=CONFIDENCE,
+        relation=NEIGHBOURS,
+        seconds=round(time.monotonic() - started, 1),
+    )
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write to {folder}: {error.strerror}", hint="name another folder"
+        ) from error
+    if taken:
+        raise RunDirectoryError(f"{folder} is not empty", hint="name a new folder")
+
+
+def _checked(settings: RunSettings) -> RunSettings:
+    """The settings without what an attack does not need, if it can read such a run.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if settings.privacy.mode == "none":
+        raise ConfigError("privacy.mode='none' claims nothing that an attack could refute")
+    if settings.federation.strategy != "FedAvg":
+        raise ConfigError(
+            f"federation.strategy={settings.federation.strategy!r}: the attack reads the stores' "
+            "sum off FedAvg's steps alone",
+            hint="set federation.strategy=FedAvg; the promise does not depend on it",
+        )
+    if settings.privacy.one_home:
+        raise ConfigError(
+            "privacy.one_home=true: a canary is at home nowhere, and would never be drawn",
+            hint="set privacy.one_home=false; the promise at one store is the same",
+        )
+    changes: dict[str, object] = {
+        "compute.engine": "in-process",
+        "compare": False,
+        "sweep": None,
+    }
+    if settings.privacy.evaluation_noise_multiplier is None:
+        # Evaluations stay at the stores, where no attacker sees them.
+        options = {**settings.federation.strategy_options, "fraction_evaluate": 0.0}
+        changes["federation.strategy_options"] = options
+    return settings.with_changes(changes)
+
+
+def _most_provable(canaries: int, plan: PrivacyPlan) -> float:
+    """The bound if every guess is right.
+
+    Raises:
+        ConfigError: Not even that would refute the claim, so that the attack could not fail.
+    """
+    claim = plan.epsilon_after(rounds=plan.rounds)
+    tries = [Guesses(count=count, right=count) for count in guess_counts(canaries)]
+    most = best_lower_bound(tries, canaries=canaries, delta=plan.target_delta)
+    if most <= claim:
+        raise ConfigError(
+            f"{canaries} canaries can show an epsilon of {most:.2f} at most, and {claim:.2f} is "
+            "claimed: this attack could find nothing",
+            hint="take more canaries (--number), or audit a smaller claim (--epsilon)",
+        )
+    return most
+
+
+def _parameters(prepared: Prepared, settings: RunSettings) -> int:
+    model = InterestModel.from_pretrained(prepared.base_model)
+    model.train_only(settings.model.trainable)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _joined(
+    prepared: Prepared, canaries: Canaries, arm: ArmFolder, settings: RunSettings, fault: Fault
+) -> Prepared:
+    """The stores with their canaries among their customers, and orders for the attack."""
+    split = settings.data.split
+    if split is None:
+        raise ConfigError("the run's settings fix no split", hint="set data.split")
+    paths = []
+    for name, histories in zip(prepared.names, prepared.load(), strict=True):
+        mine = canaries.of_store(name)
+        node = arm.stores_dir / store_folder_name(name)
+        paths.append(node / "histories.npz")
+        with_canaries(histories, list(mine), until=days(split.train_until)).save(paths[-1])
+        Orders(fault=fault, coordinates=mine).save(node)
+    return replace(prepared, histories=tuple(paths))

@@ -1,0 +1,200 @@
+"""The ClientApp of a store under attack: the production app, with canaries in its clipper.
+
+What runs is `hanse_client.app`, as in every simulation. While it answers, a few names in its
+modules stand for the attack's: the clipper (canaries' gradients), the task's making of a batch
+(who is in it), a round of training (to write down what an attacker knows) and, where a fault is
+asked for, noise. Nothing of this is in the production code, and no message can ask for it: it
+takes this module as the ClientApp, and `attack.json` in the node's folder.
+
+What an attacker of the threat model would know lies in `attack/` in that folder afterwards,
+one file a round: the global model that came in; what customers who are no canaries added to
+the sum; and, in mode `local`, where nobody else is trusted, the store's own noised update.
+The promise holds against somebody who knows everybody else's data and lots: lots are drawn
+for each customer by itself, so that those of others say nothing about a canary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from pydantic import Field
+from torch import nn
+
+from hanse_client.app import open_node
+from hanse_client.features.array_files import load_npz, save_npz
+from hanse_client.node import Node
+from hanse_client.rounds import vector
+from hanse_client.rounds.vector import Trained
+from hanse_client.tasks import task_of
+from hanse_client.tasks.base import Batch, Task
+from hanse_client.tasks.interest.heads import Popularity
+from hanse_client.training import train
+from hanse_client.training.optimizer import KeystreamOptimizer
+from hanse_common.config import RunSettings, Settings, parse_settings
+from hanse_common.instructions import flatten
+from hanse_common.manifest import Manifest
+from hanse_common.secagg.layout import Integers
+from hanse_simulations.engines.store_app import app as simulated_store
+from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
+from hanse_simulations.privacy_audit.faults import Fault, faulty_manifest, noise_factor
+
+CLIENT_APP = "hanse_simulations.privacy_audit.store_app:app"
+
+_ORDERS = "attack.json"
+
+
+class Orders(Settings):
+    """`attack.json`: what the attack does at one store."""
+
+    fault: Fault = Fault.NONE
+    coordinates: dict[str, int] = Field(default_factory=dict)
+    """Along which parameter each canary's gradient points, by pseudonym."""
+
+    def save(self, folder: Path) -> None:
+        """Write it into a node's folder."""
+        (folder / _ORDERS).write_text(self.model_dump_json(), encoding="utf-8")
+
+    @classmethod
+    def of(cls, node: Node) -> Orders:
+        """Read a node's."""
+        return parse_settings(cls, json.loads((node.folder / _ORDERS).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """What an attacker knows of one store's part in one round; each [parameters]."""
+
+    model: npt.NDArray[np.float64]
+    """The global model before the round."""
+    others: npt.NDArray[np.float64]
+    """Sum of the clipped gradients of all who are no canaries."""
+    update: npt.NDArray[np.float64]
+    """The store's own noised change of the model in mode `local`; elsewhere empty, as it is
+    hidden in a sum."""
+
+    @classmethod
+    def load(cls, folder: Path, number: int) -> Known:
+        """Read what a node's folder holds of a round."""
+        return load_npz(cls, _place(folder, number), hint="attack a run that has all rounds")
+
+    def save(self, folder: Path, number: int) -> None:
+        """Write it into a node's folder."""
+        save_npz(self, _place(folder, number))
+
+
+class AttackedApp(ClientApp):
+    """The production ClientApp, under attack while it answers."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer as the production app does."""
+        with _Attack(open_node(context)).under_way():
+            return simulated_store(message, context)
+
+
+class _Attack:
+    """Stand-ins for names of the production code, at one store."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._orders = Orders.of(node)
+        self._clipper: CanaryClipper | None = None
+        self._train_round = train.train_round
+        self._training_vector = vector.training_vector
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for module, name, stand_in in (
+                (train, "train_round", self.train_round),
+                (train, "customer_clipper", self.customer_clipper),
+                (train, "task_of", self.task_of),
+                (train, "KeystreamOptimizer", self.optimizer),
+                (vector, "training_vector", self.training_vector),
+            ):
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, stand_in)
+            yield
+
+    def train_round(
+        self,
+        node: Node,
+        model: nn.Module,
+        settings: RunSettings,
+        arrays: Mapping[str, Any],
+        number: int,
+        **more: Any,
+    ) -> Trained:
+        """Train as ever; write down what an attacker knows of it."""
+        trained = self._train_round(node, model, settings, arrays, number, **more)
+        if self._clipper is not None:
+            seen = settings.privacy.mode == "local"
+            known = Known(
+                model=flatten(arrays),
+                others=self._clipper.others,
+                update=flatten(trained.update) if seen else np.empty(0),
+            )
+            known.save(node.folder, number)
+        return trained
+
+    def customer_clipper(self, model: nn.Module, max_grad_norm: float) -> CanaryClipper:
+        """As `hanse_client.clipping.per_customer.customer_clipper`, with canaries."""
+        model.train()
+        self._clipper = CanaryClipper(
+            model,
+            max_grad_norm=max_grad_norm,
+            replay=(Popularity,),
+            coordinates=self._orders.coordinates,
+        )
+        return self._clipper
+
+    def task_of(self, name: str) -> Task:
+        """The task, making batches as ever, and telling the clipper who is in them."""
+        return cast(Task, _Watched(task_of(name), self._expect))
+
+    def _expect(self, customers: list[str]) -> None:
+        if self._clipper is not None:
+            self._clipper.expect(customers)
+
+    def optimizer(self, *args: Any, noise_multiplier: float, **more: Any) -> KeystreamOptimizer:
+        """Add the noise that the fault leaves, in mode `local`."""
+        enrolment = self._node.enrolment
+        stores = 1 if enrolment is None else len(enrolment.manifest.stores)
+        left = noise_multiplier * noise_factor(self._orders.fault, stores)
+        return KeystreamOptimizer(*args, noise_multiplier=left, **more)
+
+    def training_vector(
+        self, node: Node, trained: Trained, manifest: Manifest, **more: Any
+    ) -> Integers:
+        """Add the noise that the fault leaves, in mode `distributed`."""
+        faulty = faulty_manifest(manifest, self._orders.fault)
+        return self._training_vector(node, trained, faulty, **more)
+
+
+class _Watched:
+    """A task that says who is in each batch before it makes one."""
+
+    def __init__(self, task: Task, tell: Callable[[list[str]], None]) -> None:
+        self._task, self._tell = task, tell
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def collate(self, data: Any, draw: Any, model: Any) -> Batch:
+        self._tell([str(name) for name in data.customers[draw.customers]])
+        return self._task.collate(data, draw, model)
+
+
+def _place(folder: Path, number: int) -> Path:
+    return folder / "attack" / f"{number:05d}.npz"
+
+
+app = AttackedApp()

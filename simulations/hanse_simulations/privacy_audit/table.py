@@ -1,0 +1,63 @@
+"""How the outcome of an attack is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hanse_simulations.privacy_audit.run import AttackResult
+from hanse_simulations.report.wording import counted, delta, duration
+from hanse_simulations.report.wording import epsilon as rounded_up
+
+
+def as_row(result: AttackResult) -> dict[str, Any]:
+    """The result as plain JSON."""
+    return {"ok": not result.refuted, **asdict(result)}
+
+
+def render(result: AttackResult) -> RenderableType:
+    """The result for people: bound beside claim, and how to read them."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in (
+        ("epsilon, at least (this attack)", f"{result.lower_bound:.2f}"),
+        ("epsilon, at most (claimed by the ledgers)", rounded_up(result.claimed)),
+        ("the most that this attack could have shown", f"{result.most_provable:.2f}"),
+        ("noise promised / measured, in clips", _noise(result)),
+        *(
+            (f"right of {one.count} guesses (chance: {one.count // 2})", str(one.right))
+            for one in result.tries
+        ),
+    ):
+        table.add_row(name, value)
+    return Group(Text(_headline(result)), table, *(Text(line) for line in _reading(result)))
+
+
+def _headline(result: AttackResult) -> str:
+    fault = "" if result.fault == "none" else f", fault {result.fault}"
+    people = f"{counted(result.customers, 'customer')} and {result.included:,} of "
+    return (
+        f"{result.recipe} ({result.mode}{fault}): {counted(result.stores, 'store')}, {people}"
+        f"{result.canaries:,} canaries, {counted(result.rounds, 'round')}, "
+        f"{duration(result.seconds)}"
+    )
+
+
+def _noise(result: AttackResult) -> str:
+    return f"{result.noise_multiplier:.2f} / {result.measured_noise:.2f}"
+
+
+def _reading(result: AttackResult) -> list[str]:
+    terms = (
+        f"For one customer more or less, delta {delta(result.delta)}, customers drawn by Poisson "
+        f"lots at {result.sample_rate:g}; the bound holds with {result.confidence:.0%} confidence."
+    )
+    if result.refuted:
+        return [terms, "The claim is refuted: something leaks more than it should."]
+    return [terms, "The claim stands this attack. That is no proof of it: another may find more."]

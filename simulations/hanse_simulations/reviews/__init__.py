@@ -1,1 +1,0 @@
-"""`hanse simulate reviews`: stars or sentiment from what customers write."""
