@@ -92,7 +92,7 @@ def secure_stores(store_cache):
 @pytest.fixture
 def found_federation(secure_stores, tmp_path, monkeypatch):
     """Enrol the five stores in a federation with changed settings; returns it."""
-    from apps.secure_federation import SecureFederation
+    from kits.apps.secure_federation import SecureFederation
 
     def found(changes=(), name="federation"):
         settings, prepared = secure_stores
@@ -115,8 +115,8 @@ def federation(found_federation):
 @pytest.fixture(scope="session")
 def logged_run(secure_stores, tmp_path_factory):
     """The five stores' federation after two rounds to their end; copy it to change it."""
-    from apps.secure_federation import SecureFederation
     from hanse_server.rounds import run_rounds
+    from kits.apps.secure_federation import SecureFederation
 
     settings, prepared = secure_stores
     federation = SecureFederation(tmp_path_factory.mktemp("logged"), settings, prepared)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from audit_kit import AuditedRun
-from browser_kit import Tab, in_a_browser
 from hanse_common.audit.report.command import audit_for_signing, write_page
+from kits.audit import AuditedRun
+from kits.browser import Tab, in_a_browser
 
 pytestmark = in_a_browser
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fixtures_runs import write_run
 
-from browser_kit import Tab, in_a_browser
 from hanse_simulations.report.build import write_report
+from kits.browser import Tab, in_a_browser
+from kits.runs import write_run
 
 pytestmark = in_a_browser
 

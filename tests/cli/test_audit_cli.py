@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_client import enrolment, node
 from hanse_common.audit import evidence, second_opinion
 from hanse_common.audit.cli import app
@@ -24,7 +23,8 @@ from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import head_path
-from ledger_kit import put, rows
+from kits.audit import AuditedRun
+from kits.ledger import put, rows
 
 cli = CliRunner()
 STORE = "luebeck"

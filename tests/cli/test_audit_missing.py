@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit_kit import STORES, AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import LEDGER
 from hanse_common.audit.missing import OWED
@@ -20,6 +19,7 @@ from hanse_common.manifest import SignedManifest
 from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 from hanse_server.app import AUTHORITY
 from hanse_server.rounds import run_rounds
+from kits.audit import STORES, AuditedRun
 
 cli = CliRunner()
 STORE = "synthetic-03"

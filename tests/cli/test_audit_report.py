@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.crosscheck import LogAudit
 from hanse_common.audit.evidence import find
@@ -33,7 +32,8 @@ from hanse_common.identity import fingerprint
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.wording import epsilon
-from ledger_kit import put, rows
+from kits.audit import AuditedRun
+from kits.ledger import put, rows
 
 cli = CliRunner()
 STORE = "luebeck"

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from apps.secure_federation import STAGES
 from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
@@ -24,13 +23,14 @@ from hanse_common.roundlog.records import Announced, Closed, Published, decode
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY, SETTINGS
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds
-from ledger_kit import as_row, chained
-from ledger_kit import put as put_entries
-from roundlog_kit import bodies, checkpoint_of, put, rewrite
+from kits.apps.secure_federation import STAGES
+from kits.ledger import as_row, chained
+from kits.ledger import put as put_entries
+from kits.roundlog import bodies, checkpoint_of, put, rewrite
 
 cli = CliRunner()
 STORE = "synthetic-03"
-PROGRAM = Path(__file__).parent.parent / "apps" / "secure_run.py"
+PROGRAM = Path(__file__).parent.parent / "kits" / "apps" / "secure_run.py"
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from flwr.app import Error
 from rich.table import Table
 from rich.text import Text
 
-from deployment_kit import StoreFiles, found, server, succeed
 from hanse_client.deployment.node_loop import _outcome
 from hanse_client.deployment.tables import print_facts
 from hanse_client.deployment.templates import store_toml
@@ -32,6 +31,7 @@ from hanse_common.errors import ConfigError, HanseError
 from hanse_common.formats import Format, say
 from hanse_common.wording import json_text, printable
 from hanse_server.store_grid import refusal_reason
+from kits.deployment import StoreFiles, found, server, succeed
 
 HOSTILE = {
     "a colour": "\x1b[31mred\x1b[0m",

@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from tests.cli.test_model_use import ask, is_private, node, run  # noqa: F401
 
 from hanse_client.inference.attribution import attribute
 from hanse_client.inference.choices import When
 from hanse_client.inference.load import open_model, open_store
 from hanse_client.inference.predict import moment_of
 from hanse_common.errors import UnknownCategory, UnknownCustomer
+from kits.trained import ask, is_private, node, run  # noqa: F401
 
 
 def changed(trained, *, all_layers):
@@ -28,7 +28,7 @@ def changed(trained, *, all_layers):
 
 
 @pytest.mark.parametrize("all_layers", [False, True])
-def test_credits_add_up_to_the_difference_from_an_empty_history(run, node, all_layers):  # noqa: F811
+def test_credits_add_up_to_the_difference_from_an_empty_history(run, node, all_layers):
     trained = changed(open_model(run), all_layers=all_layers)
     store = open_store(node.folder, trained)
     moment = moment_of(store, When.LATEST, None)
@@ -44,7 +44,7 @@ def test_credits_add_up_to_the_difference_from_an_empty_history(run, node, all_l
         assert len(found.by_visit) == len(found.visits)
 
 
-def test_visits_without_the_category_carry_next_to_nothing_of_an_untrained_score(run, node):  # noqa: F811
+def test_visits_without_the_category_carry_next_to_nothing_of_an_untrained_score(run, node):
     trained = open_model(run)
     trained.model.basket.start_from_own_frequency()
     store = open_store(node.folder, trained)
@@ -67,7 +67,7 @@ def test_visits_without_the_category_carry_next_to_nothing_of_an_untrained_score
     assert (np.diff(latest) > 0).all()  # the later, the more it counts
 
 
-def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, tmp_path):  # noqa: F811
+def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, tmp_path):
     trained = changed(open_model(run), all_layers=False)
     trained.model.save_pretrained(tmp_path / "model")
     run = tmp_path / "model"
@@ -90,7 +90,7 @@ def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, 
     )
 
 
-def test_whom_and_what_nobody_knows_is_refused(run, node, tmp_path):  # noqa: F811
+def test_whom_and_what_nobody_knows_is_refused(run, node, tmp_path):
     user, page = str(node.histories.customers[0]), tmp_path / "why.html"
     for words, error in (
         (("--user", "nobody"), UnknownCustomer),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,8 @@ import polars as pl
 import pyarrow.parquet
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from hanse_client.features.histories import days
-from hanse_client.model_cli import app
 from hanse_client.node import NODE_FILE, Node
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate
@@ -29,30 +26,7 @@ from hanse_common.errors import (
     OtherCatalogue,
     UnknownCategory,
 )
-
-cli = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def run(small_stores, tmp_path_factory) -> Path:
-    """A run's folder with a model of which every part has a say."""
-    settings, prepared = small_stores
-    folder = tmp_path_factory.mktemp("runs") / "trained"
-    folder.mkdir()
-    model = InterestModel.from_pretrained(prepared.base_model)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith("visits."):
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    model.save_pretrained(folder / "model")
-    (folder / "settings.json").write_text(settings.model_dump_json())
-    return folder
-
-
-@pytest.fixture
-def node(small_node) -> Node:
-    return small_node[0]
+from kits.trained import ask, cli, is_private, node, run  # noqa: F401
 
 
 @pytest.fixture
@@ -62,15 +36,6 @@ def store_toml(small_stores, store_cache) -> Path:
     settings, _ = small_stores
     made = settings.with_changes({"data.split": None}).data
     return make_stores(made, seed=settings.seed, cache=store_cache).folders[0] / "store.toml"
-
-
-def ask(*words: object):
-    """Run a command; an error that was not meant is raised."""
-    done = cli.invoke(app, list(map(str, words)))
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done
 
 
 def forward(model: InterestModel, node: Node, customer: int, day: float):
@@ -85,10 +50,6 @@ def forward(model: InterestModel, node: Node, customer: int, day: float):
     batch = collate(past, anchors, model.config)
     with torch.inference_mode():
         return batch, model(batch)
-
-
-def is_private(path: Path) -> bool:
-    return stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_predictions_are_the_models_own_answers_in_their_order(run, node, small_node, tmp_path):

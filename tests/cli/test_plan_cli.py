@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from hanse_common.errors import ConfigError, ContradictingOptions, LedgerError, PrivacyError
 from hanse_simulations.planning.cli import app
 from hanse_simulations.planning.forecast import Population
-from ledger_kit import charge, new
+from kits.ledger import charge, new
 
 cli = CliRunner()
 SMALL = ["--customers", "300", "--stores", "8", "--rounds", "20", "--noise-multiplier", "2"]

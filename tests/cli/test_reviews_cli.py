@@ -7,12 +7,12 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from encoder_kit import tiny_encoder
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.review.model import load_review_model
 from hanse_common.errors import ConfigError
 from hanse_simulations.cli import simulate
 from hanse_simulations.recipes import reviews
+from kits.encoder import tiny_encoder
 
 cli = CliRunner()
 

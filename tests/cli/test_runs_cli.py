@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.fixtures_runs import write_run
 from typer.testing import CliRunner
 
 from hanse_common.errors import ConfigError, RunNotFound
 from hanse_simulations.runs.cli import app
+from kits.runs import write_run
 
 cli = CliRunner()
 

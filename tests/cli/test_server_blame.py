@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deployment_kit import free_ports
 from hanse_common.errors import ConfigError, ForgedVector, RunNotResumable
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
@@ -19,6 +18,7 @@ from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tables import stage_line
 from hanse_server.stage_log import StageLog, read_stages
 from hanse_simulations.recipes import synthetic
+from kits.deployment import free_ports
 
 cli = CliRunner()
 

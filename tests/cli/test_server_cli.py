@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deployment_kit import StoreFiles, as_toml, free_ports
 from hanse_common import bundle
 from hanse_common.admission import REQUEST_SECONDS, Invitation
 from hanse_common.errors import (
@@ -40,6 +39,7 @@ from hanse_server.deployment.admit import Gate
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import read_run_settings
 from hanse_simulations.recipes import synthetic
+from kits.deployment import StoreFiles, as_toml, free_ports
 
 cli = CliRunner()
 DAY = 86_400

@@ -15,7 +15,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from apps.deployment import make_tls
 from hanse_client.deployment.cli import app
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.leave import check_staying
@@ -41,6 +40,7 @@ from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedMa
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget
+from kits.apps.deployment import make_tls
 
 cli = CliRunner()
 PRIVATE = ("customer.key", "node.key", "enrolment/store.key")

@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from commands_kit import joined_shops, kill, pids_of
-from deployment_kit import as_toml, wait_for
 from hanse_common.config import DataSettings
 from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_server.app import read_settings
@@ -24,6 +22,8 @@ from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import run_federation
 from hanse_simulations.experiment.enrolment import enrol_stores
 from hanse_simulations.runs.arm_folder import ArmFolder
+from kits.commands import joined_shops, kill, pids_of
+from kits.deployment import as_toml, wait_for
 
 pytestmark = pytest.mark.slow
 

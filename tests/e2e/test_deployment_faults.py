@@ -17,9 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from commands_kit import edit, joined_shops
-from deployment_kit import as_toml, wait_for
-from disk_kit import small_disk
 from hanse_client.deployment.folder import StoreFolder
 from hanse_common.errors import UNABLE, BudgetSpent, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
@@ -28,6 +25,9 @@ from hanse_common.privacy.entry import Release
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
 from hanse_server.stage_log import read_stages
+from kits.commands import edit, joined_shops
+from kits.deployment import as_toml, wait_for
+from kits.disk import small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -254,7 +254,7 @@ def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops,
     replayed = tmp_path / "replayed.jsonl"
     shops.server("down")
     shops.up(
-        PYTHONPATH=str(Path(__file__).parents[1] / "apps" / "replaying"),
+        PYTHONPATH=str(Path(__file__).parents[1] / "kits" / "apps" / "replaying"),
         HANSE_REPLAYED=str(replayed),
     )
     shops.wait_until_online()

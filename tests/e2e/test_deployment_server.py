@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
-from deployment_kit import PROGRAMS, StoreFiles, found, free_ports, server, succeed
 from hanse_common.flower import environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tls_gateway import CALLS
+from kits.deployment import PROGRAMS, StoreFiles, found, free_ports, server, succeed
 
 pytestmark = pytest.mark.slow
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from apps.federations import final_bytes, make_settings, run
 from hanse_server.stage_log import read_stages
+from kits.apps.federations import final_bytes, make_settings, run
 
 FEDERATION = {
     "rounds": 3,

@@ -8,11 +8,11 @@ from collections import Counter
 from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 
-from apps.secure_federation import STAGES, said
-from forgery_kit import forge, trained
 from hanse_common.errors import HanseError
 from hanse_common.secagg.messages import MaskedVector
 from hanse_server.rounds import run_rounds
+from kits.apps.secure_federation import STAGES, said
+from kits.forgery import forge, trained
 
 TERMS = {
     "federation.rounds": 14,

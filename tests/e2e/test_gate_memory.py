@@ -21,9 +21,9 @@ from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from deployment_kit import StoreFiles, found, server, succeed
 from hanse_server.deployment.connections import Limits
 from hanse_server.deployment.folder import FederationFolder
+from kits.deployment import StoreFiles, found, server, succeed
 
 pytestmark = pytest.mark.slow
 

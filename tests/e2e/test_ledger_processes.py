@@ -11,9 +11,9 @@ import pytest
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.verify import verify
-from ledger_kit import steps_in
+from kits.ledger import steps_in
 
-PROGRAM = Path(__file__).parent.parent / "apps" / "charging.py"
+PROGRAM = Path(__file__).parent.parent / "kits" / "apps" / "charging.py"
 
 
 @pytest.fixture

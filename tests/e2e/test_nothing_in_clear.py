@@ -12,7 +12,6 @@ import pytest
 from flwr.proto.message_pb2 import Message as WireMessage
 from scipy.stats import chisquare
 
-from apps.secure_federation import STAGES, ByHand, Sent
 from hanse_common import errors
 from hanse_common.instructions import MESSAGE, flatten
 from hanse_common.roundlog.evidence import COSIGNATURE, LOG_SIZE, RECEIPT
@@ -29,6 +28,7 @@ from hanse_common.secagg.messages import (
 from hanse_server.rounds import run_rounds
 from hanse_simulations.engines import CLIENT_APP as SIMULATED
 from hanse_simulations.engines.client import AnsweringClientApp
+from kits.apps.secure_federation import STAGES, ByHand, Sent
 
 ADA = "ADA-LOVELACE-77"
 
@@ -160,7 +160,7 @@ def check_reply(sent: Sent, names: list[str]) -> object | None:
 @pytest.fixture(scope="module", params=["local", "distributed"])
 def whole_run(request, secure_stores, tmp_path_factory):
     """A run with masked evaluations, to its end: all replies, and what was never to be seen."""
-    from apps.secure_federation import SecureFederation
+    from kits.apps.secure_federation import SecureFederation
 
     settings, prepared = secure_stores
     settings = settings.with_changes(

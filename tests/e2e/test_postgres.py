@@ -24,7 +24,7 @@ from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import DataError, EmptyStore, HanseError
 from hanse_simulations.datasets import synthetic
-from postgres_kit import Server, running_server, why_not
+from kits.postgres import Server, running_server, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 

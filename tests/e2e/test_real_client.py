@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from apps.local_grid import LocalGrid
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
@@ -14,6 +13,7 @@ from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_simulations.engines import run_federation
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.runs.arm_folder import ArmFolder
+from kits.apps.local_grid import LocalGrid
 
 
 def initial(prepared, settings):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.federations import STORES, final_bytes, make_run, make_settings, run
 from hanse_common.errors import Interrupted
 from hanse_server.stage_log import read_stages
+from kits.apps.federations import STORES, final_bytes, make_run, make_settings, run
 
 SETTINGS = make_settings(
     rounds=6,
@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from apps.federations import CLIENT_APP
+from kits.apps.federations import CLIENT_APP
 from hanse_common.errors import HanseError
 from hanse_server.app import read_settings
 from hanse_simulations.engines import run_federation

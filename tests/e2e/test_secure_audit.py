@@ -3,12 +3,12 @@
 import pytest
 from typer.testing import CliRunner
 
-from apps.secure_federation import ByHand
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import AUTHORITY
+from kits.apps.secure_federation import ByHand
 
 
 @pytest.mark.parametrize("mode", ["local", "distributed"])

@@ -2,12 +2,12 @@
 
 import pytest
 
-from apps.secure_federation import SecureFederation
 from hanse_client.node import Node
 from hanse_server.rounds import GLOBAL, run_rounds
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import CLIENT_APP, run_federation
 from hanse_simulations.engines.client import AnsweringClientApp
+from kits.apps.secure_federation import SecureFederation
 
 
 def outcome(folder):

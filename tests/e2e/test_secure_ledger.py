@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, ByHand, said
 from hanse_common.instructions import Instructions
 from hanse_common.privacy.entry import NOTHING
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.verify import verify
 from hanse_common.secagg.messages import MaskedVector
+from kits.apps.secure_federation import STAGES, ByHand, said
 
 STORE = "synthetic-03"
 

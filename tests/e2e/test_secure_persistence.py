@@ -6,7 +6,6 @@ import stat
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, ByHand, said
 from hanse_client import node
 from hanse_client.app import _node
 from hanse_client.rounds.secure_exchange import Waiting
@@ -14,6 +13,7 @@ from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.privacy import ledger_file
 from hanse_common.secagg import Journal
 from hanse_common.secagg.state import Stage, StoreState
+from kits.apps.secure_federation import STAGES, ByHand, said
 
 STORE = "synthetic-03"
 

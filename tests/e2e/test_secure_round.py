@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, said
 from hanse_common.errors import UNABLE, RoundFailed
 from hanse_common.instructions import ATTEMPT, flatten
 from hanse_common.manifest_terms import sum_norm
@@ -15,6 +14,7 @@ from hanse_common.secagg import dequantize
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import GLOBAL, INITIAL, run_rounds
 from hanse_server.stage_log import read_stages
+from kits.apps.secure_federation import STAGES, said
 
 LOST, LOST_TOO = "synthetic-02", "synthetic-04"
 

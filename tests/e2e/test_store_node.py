@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 from hanse_client.deployment import enrol
 from hanse_client.deployment.cli import app
 from hanse_client.deployment.doctor import examine
@@ -28,6 +27,7 @@ from hanse_common.errors import (
 )
 from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS
 from hanse_server.rounds import INITIAL
+from kits.apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import pytest
 from flwr.app import Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from apps.deployment import bundle
 from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.deployment.dry_run import messages
 from hanse_client.deployment.worker import Answering
 from hanse_common.errors import UNABLE
 from hanse_common.instructions import MESSAGE
+from kits.apps.deployment import bundle
 
 pytestmark = pytest.mark.slow
 BUNDLE = Bundle.read(bundle())
@@ -112,7 +112,7 @@ def test_an_error_leaves_without_the_words_of_the_data(member, message):
 
 
 def test_a_dry_run_shows_the_very_sizes_of_a_real_round(federation):
-    from apps.secure_federation import STAGES, ByHand
+    from kits.apps.secure_federation import STAGES, ByHand
 
     name = federation.names[0]
     shown = {part.stage: part.size for part in messages(federation.node(name).enrolment, 5)}

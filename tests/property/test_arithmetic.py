@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from federation_kit import HEADER, Federation
 from hanse_common.errors import ProtocolError, UnsafeTerms, WrongShare
 from hanse_common.secagg import Header, Layout, Section, Terms, dequantize, quantize
 from hanse_common.secagg import keys as derivations
 from hanse_common.secagg.layout import LARGEST_SUM
 from hanse_common.secagg.masking import CHUNK_BYTES, Keystream, add_masks
 from hanse_common.secagg.shamir import PRIME, Weights, split
+from kits.federation import HEADER, Federation
 
 
 def drbg(seed: int):

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation_kit import STAGES, Federation
 from hanse_common.codec import Reader
 from hanse_common.errors import MalformedMessage, ProtocolError, RoundLogError
 from hanse_common.identity import Certificate
@@ -20,7 +19,8 @@ from hanse_common.roundlog.evidence import Proofs
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg import Header, Journal, Mark, Stage, decode
 from hanse_common.secagg.state import StoreState
-from vector_kit import (
+from kits.federation import STAGES, Federation
+from kits.vectors import (
     AUTHORITY,
     CERTIFICATE,
     CHECKPOINT,

@@ -61,7 +61,7 @@ from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
 from hanse_server.deployment import run, sign, tls
 from hanse_server.deployment.folder import FederationFolder
-from vector_kit import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
+from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
     "recipe": "grocery",

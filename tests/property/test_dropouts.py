@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from federation_kit import STAGES, Federation, is_wiped
 from hanse_common.errors import RoundFailed
 from hanse_common.secagg import Stage
+from kits.federation import STAGES, Federation, is_wiped
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 8, 12])

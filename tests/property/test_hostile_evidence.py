@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import find, is_there
 from hanse_common.errors import AuditFailed, HanseError, LedgerError
 from hanse_common.privacy.accounting import MOST_STEPS, MOST_STORES, SampledGaussianSteps, epsilon
 from hanse_common.privacy.ledger_file import head_path
+from kits.audit import AuditedRun
 
 cli = CliRunner()
 STORE = "luebeck"

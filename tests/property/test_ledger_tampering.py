@@ -15,7 +15,7 @@ from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.chain import Fault, follow
 from hanse_common.privacy.ledger_file import head_path, write_head
 from hanse_common.privacy.verify import verify
-from ledger_kit import (
+from kits.ledger import (
     DELTA,
     NOW,
     STEPS,

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation_kit import STAGES, Federation
 from hanse_common.errors import HanseError, MalformedMessage
 from hanse_common.secagg import Coordinator, Store, check_accusation, decode
 from hanse_common.secagg.dispute import accuse
 from hanse_common.secagg.messages import StoreMessage
+from kits.federation import STAGES, Federation
 
 NAME = "store-000"
 EDITS = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3)

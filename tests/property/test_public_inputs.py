@@ -14,13 +14,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from encoder_kit import tiny_encoder
 from hanse_common.config import DataSettings
 from hanse_common.errors import DataError
 from hanse_simulations.datasets import complete_journey
 from hanse_simulations.recipes import grocery
 from hanse_simulations.run import prepare_run
-from public_kit import Source, journey, sources
+from kits.encoder import tiny_encoder
+from kits.public import Source, journey, sources
 
 LONELIEST = 1844
 """Without this household the regions were once cut otherwise, and 204 others moved."""

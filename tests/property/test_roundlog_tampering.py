@@ -21,7 +21,7 @@ from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
 from hanse_common.roundlog.merkle import Tree, check_consistency
 from hanse_common.roundlog.records import Announced, Closed, Published, decode
 from hanse_server.app import AUTHORITY
-from roundlog_kit import bodies, checkpoint_of, put, rewrite
+from kits.roundlog import bodies, checkpoint_of, put, rewrite
 
 KINDS = [Published, Announced, Closed, Published, Announced, Closed, Published]
 LAST_SEEN = 5

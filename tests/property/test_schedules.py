@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federation_kit import STAGES, Federation, is_wiped
 from hanse_common.errors import OutOfTurn, ProtocolError, RoundFailed, WrongHeader
 from hanse_common.secagg import Aggregate, Stage, decode
 from hanse_common.secagg.messages import Message, Unmasking
+from kits.federation import STAGES, Federation, is_wiped
 
 DELIVER, DROP, TWICE, LATE, SWAP = range(5)
 

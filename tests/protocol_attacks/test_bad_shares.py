@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import BadShares, MalformedMessage, RoundFailed, WrongShare
 from hanse_common.secagg import dealing
 from hanse_common.secagg.messages import ShareBundle, Unmasking
 from hanse_common.secagg.shamir import PRIME, split
+from kits.federation import Federation, is_wiped
 
 CULPRIT = "store-002"
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import BadVector, MalformedMessage
 from hanse_common.secagg import Layout, Section, dequantize, quantize
 from hanse_common.secagg.messages import MaskedVector
+from kits.federation import Federation, is_wiped
 
 SECTION = Section("update", 16, clip=1.0)
 LAYOUT = Layout((SECTION, Section("weight", 1, clip=500.0, scale=1)))

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import BadSurvivors, OutOfTurn, ProtocolError, TooFewConfirmations
 from hanse_common.secagg import Stage
 from hanse_common.secagg.keys import seed_commitment
 from hanse_common.secagg.messages import Survivors, Unmasking, UnmaskRequest
 from hanse_common.secagg.shamir import Weights
+from kits.federation import Federation, is_wiped
 
 
 def confirm_all(federation, requests, survivors_of):

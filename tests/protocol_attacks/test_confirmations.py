@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, header, is_wiped
 from hanse_common.errors import BadSignature, MalformedMessage, TooFewConfirmations
+from kits.federation import Federation, header, is_wiped
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from apps.secure_federation import STAGES, ByHand, forbid_work
 from hanse_client.app import ACTIONS
 from hanse_client.deployment.leave import Leaving
 from hanse_client.guard import DESCRIBE, OPENING
@@ -27,6 +26,7 @@ from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.entry import Release
 from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_server.roundlog import RoundLog
+from kits.apps.secure_federation import STAGES, ByHand, forbid_work
 
 STORE = "synthetic-03"
 BEFORE = {kind: list(STAGES)[number - 1] for number, kind in enumerate(STAGES.values()) if number}

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, header, is_wiped
 from hanse_common.errors import (
     BadRoster,
     BadShares,
@@ -22,6 +21,7 @@ from hanse_common.secagg.dispute import accuse, channel_of, open_sealed, vouch
 from hanse_common.secagg.messages import Accusation, Refusal, ShareBundle
 from hanse_common.secagg.roster import check_roster
 from hanse_common.secagg.shamir import PRIME
+from kits.federation import Federation, header, is_wiped
 
 DEALER, VICTIM = "store-002", "store-004"
 D, V = 2, 4

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, header, is_wiped
 from hanse_common.errors import (
     BadRoster,
     BadShares,
@@ -19,6 +18,7 @@ from hanse_common.errors import (
 )
 from hanse_common.secagg import Journal
 from hanse_common.secagg.messages import Delivery, UnmaskRequest
+from kits.federation import Federation, header, is_wiped
 
 
 def test_different_rosters_are_caught_when_shares_are_opened():

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from forgery_kit import forge, random_words, trained
 from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import sum_norm
 from hanse_server.rounds import run_rounds
+from kits.forgery import forge, random_words, trained
 
 CULPRIT = "synthetic-03"
 MODES = {

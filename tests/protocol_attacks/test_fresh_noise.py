@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from apps.secure_federation import ByHand, forbid_work
 from hanse_client.node import Node
+from kits.apps.secure_federation import ByHand, forbid_work
 
 STORE = "synthetic-03"
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import NOW, Federation, header, is_wiped
 from hanse_common.errors import (
     BadCertificate,
     BadRoster,
@@ -20,6 +19,7 @@ from hanse_common.errors import (
 from hanse_common.identity import AuthorityKey, StoreKey
 from hanse_common.secagg import Journal, Store, _edwards
 from hanse_common.secagg.messages import Roster
+from kits.federation import NOW, Federation, header, is_wiped
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import (
     BadManifest,
     BadRoster,
@@ -20,6 +19,7 @@ from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
 from hanse_common.secagg import Layout, Section, Terms
+from kits.federation import Federation, is_wiped
 
 
 def offer(**changes):

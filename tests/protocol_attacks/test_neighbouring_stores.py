@@ -14,13 +14,13 @@ import json
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, ByHand, said
 from hanse_client.deployment.node_loop import REPORTED_GRID, reported_seconds
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.features.histories import Histories
 from hanse_common.errors import UNABLE, InexactClipping
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
+from kits.apps.secure_federation import STAGES, ByHand, said
 
 STORE = "synthetic-03"
 RANDOM = {

@@ -10,7 +10,6 @@ import json
 import numpy as np
 import pytest
 
-from forgery_kit import blamed, forge, lost, silence, trained
 from hanse_common.errors import BudgetSpent, NoiseMissing, RoundFailed
 from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import sum_norm
@@ -18,6 +17,7 @@ from hanse_server.blame import Blame
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import GLOBAL, run_rounds
 from hanse_server.stage_log import read_stages
+from kits.forgery import blamed, forge, lost, silence, trained
 
 CULPRIT, OTHER = "synthetic-03", "synthetic-05"
 THIRD = {

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, header
 from hanse_common.errors import AttemptRefused, MalformedMessage, UnsafeTerms
 from hanse_common.secagg import Journal, Layout, Section, Stage, Terms
+from kits.federation import Federation, header
 
 NAME = "store-000"
 

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, ByHand, forbid_work, said
 from hanse_client.clipping.exactness import RECORD
 from hanse_common.errors import RoundFailed, WrongHeader
 from hanse_common.identity import AuthorityKey
 from hanse_common.secagg.messages import Hello, Refusal, Roster
+from kits.apps.secure_federation import STAGES, ByHand, forbid_work, said
 
 STORE = "synthetic-03"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_client import guard
 from hanse_client.rounds import secure_exchange
 from hanse_common.audit.cli import app
@@ -23,6 +22,7 @@ from hanse_common.errors import AuditFailed
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.budget import Budget
 from hanse_server.rounds import run_rounds
+from kits.audit import AuditedRun
 
 cli = CliRunner()
 STORE = "luebeck"

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import NOW, Federation, header, is_wiped
 from hanse_common.errors import BadRoster
 from hanse_common.identity import StoreKey
 from hanse_common.secagg import Journal
+from kits.federation import NOW, Federation, header, is_wiped
 
 OLD, LOST = "store-005", "store-000"
 

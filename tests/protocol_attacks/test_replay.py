@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, header, is_wiped
 from hanse_common.errors import (
     AttemptRefused,
     BadRoster,
@@ -16,6 +15,7 @@ from hanse_common.errors import (
     WrongHeader,
 )
 from hanse_common.secagg import Journal, Stage, Store
+from kits.federation import Federation, header, is_wiped
 
 EARLIER = {"run": {"run": 6}, "round": {"round": 2}, "attempt": {"attempt": 1}}
 NOW = header(run=7, round=3, attempt=2)

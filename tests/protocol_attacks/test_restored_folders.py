@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from federation_kit import STAGES, Federation, header
 from hanse_common.errors import AttemptRefused, MalformedMessage
 from hanse_common.secagg import Journal, Mark, Stage, Store
+from kits.federation import STAGES, Federation, header
 
 NAME = "store-000"
 

@@ -7,10 +7,10 @@ import itertools
 
 import pytest
 
-from federation_kit import STAGES, Federation, unchanged
 from hanse_common.errors import OutOfTurn
 from hanse_common.secagg import Coordinator, Phase
 from hanse_common.secagg.messages import Message, StoreMessage
+from kits.federation import STAGES, Federation, unchanged
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import BadSurvivors, CohortTooSmall, MalformedMessage
 from hanse_common.secagg.messages import Survivors
+from kits.federation import Federation, is_wiped
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from typer.testing import CliRunner
 
-from apps.secure_federation import STAGES, ByHand, SecureFederation, forbid_work, said
 from hanse_client.rounds.witness import Witness
 from hanse_common.audit.cli import app
 from hanse_common.errors import UNABLE, WrongHeader
@@ -29,10 +28,11 @@ from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import Closed
 from hanse_common.secagg.messages import Refusal, Roster
 from hanse_server.roundlog import RoundLog
+from kits.apps.secure_federation import STAGES, ByHand, SecureFederation, forbid_work, said
 
 STORE, OTHER = "synthetic-03", "synthetic-01"
 FORK = "fork.sqlite"
-PROGRAM = Path(__file__).parent.parent / "apps" / "witnessing.py"
+PROGRAM = Path(__file__).parent.parent / "kits" / "apps" / "witnessing.py"
 
 
 def two_logs(federation):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import (
     BadRoster,
     BadSignature,
@@ -15,6 +14,7 @@ from hanse_common.errors import (
     WrongHeader,
 )
 from hanse_common.secagg.messages import Confirmation, MaskedVector, Refusal
+from kits.federation import Federation, is_wiped
 
 
 def uninvited_vector(federation, name):

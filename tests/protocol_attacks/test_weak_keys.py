@@ -6,11 +6,11 @@ import contextlib
 
 import pytest
 
-from federation_kit import Federation, is_wiped
 from hanse_common.errors import MalformedMessage, WeakKey
 from hanse_common.secagg import _edwards, keys
 from hanse_common.secagg.keys import ExchangeKey
 from hanse_common.secagg.messages import Roster
+from kits.federation import Federation, is_wiped
 
 # All points of order 1, 2, 4 and 8 on the curve and its twist, canonical and not
 # (https://cr.yp.to/ecdh.html#validate).

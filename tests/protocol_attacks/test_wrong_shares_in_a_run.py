@@ -5,13 +5,13 @@ import contextlib
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES
 from hanse_common.instructions import flatten
 from hanse_common.secagg import store as store_module
 from hanse_common.secagg.state import StoreState
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import GLOBAL, run_rounds
 from hanse_server.stage_log import read_stages
+from kits.apps.secure_federation import STAGES
 
 CULPRIT, SILENT = "synthetic-02", "synthetic-05"
 

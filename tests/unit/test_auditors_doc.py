@@ -9,14 +9,14 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_common.audit.cli import app
 from hanse_common.audit.missing import OWED
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.privacy_audit.bound import Guesses, best_lower_bound
 from hanse_simulations.privacy_audit.scoring import guess_counts
 from hanse_simulations.recipes import load_recipe
-from packages_kit import ROOT
+from kits.audit import AuditedRun
+from kits.packages import ROOT
 
 DOC = (ROOT / "docs" / "auditors.md").read_text(encoding="utf-8")
 LINES = sorted({line.split("#")[0] for line in DOC.splitlines() if line.startswith("hanse audit")})

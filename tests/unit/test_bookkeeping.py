@@ -6,9 +6,9 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
-from bookkeeping_kit import assert_same, clipped, functorch_norms
 from hanse_client.clipping import BookKeeping, PerCustomerParameter
 from hanse_client.clipping.uses import Product
+from kits.clipping import assert_same, clipped, functorch_norms
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 5, 7, 6, 11
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bookkeeping_kit import assert_same, clipped, functorch_norms
 from hanse_client.clipping import (
     IGNORED,
     BookKeeping,
@@ -16,6 +15,7 @@ from hanse_client.clipping import (
     sampled_softmax,
 )
 from hanse_common.errors import InexactClipping
+from kits.clipping import assert_same, clipped, functorch_norms
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 6, 8, 6, 13
 PADDING = 0

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from apps.federations import make_settings
 from hanse_common.errors import RunDirectoryError, RunNotResumable
 from hanse_server.checkpoint import (
     Checkpoint,
@@ -15,6 +14,7 @@ from hanse_server.checkpoint import (
     significant_settings,
     write_arrays,
 )
+from kits.apps.federations import make_settings
 
 SETTINGS = make_settings()
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from apps.deployment import bundle
 from hanse_client.deployment.code_bundle import Bundle, check_bundle
 from hanse_common.errors import ForeignCode, PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
+from kits.apps.deployment import bundle
 
 THIN = bundle()
 DIGEST = hashlib.sha256(THIN).hexdigest()

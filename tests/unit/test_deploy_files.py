@@ -24,7 +24,7 @@ from compose_spec import PyCompose
 from dockerfile_parse import DockerfileParser
 from packaging.utils import canonicalize_name
 
-from packages_kit import PROJECT, ROOT, closure, extras
+from kits.packages import PROJECT, ROOT, closure, extras
 
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted((DEPLOY / "docker").glob("*.Dockerfile"))

@@ -8,7 +8,6 @@ import pytest
 from flwr.app import Message
 from scipy import stats
 
-from federation_kit import Federation
 from hanse_client.node import Node
 from hanse_client.rounds.vector import Trained, evaluation_vector, skellam_noise, training_vector
 from hanse_client.tasks.interest import InterestModel
@@ -19,6 +18,7 @@ from hanse_common.manifest_terms import LARGEST_VARIANCE, honest_survivors, mani
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
 from hanse_simulations.recipes import synthetic
+from kits.federation import Federation
 
 STORES, LENGTH, ONLY = 10, 40, 64
 NOISE, STATISTICS, EVALUATION, CLIP = 4.0, 10.0, 6.0, 0.5
@@ -280,7 +280,7 @@ def test_a_store_that_is_no_member_does_not_train_for_a_shared_sum(small_node, m
     """Simulated or real, a store without an enrolment would send its sum open."""
     from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-    from apps.local_grid import LocalGrid
+    from kits.apps.local_grid import LocalGrid
 
     store, settings = small_node
     asked = settings.with_changes(

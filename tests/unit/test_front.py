@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from deployment_kit import StoreFiles, found, server, succeed, wait_for
 from hanse_server.deployment import admit
 from hanse_server.deployment.connections import Connections, Limits, _network
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_signature import AdmittedNodes
 from hanse_server.deployment.tls_gateway import gate
+from kits.deployment import StoreFiles, found, server, succeed, wait_for
 
 LARGEST = 2**20
 SHORT = Limits(

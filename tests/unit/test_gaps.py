@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from figures_kit import figures
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_client.tasks.scoring import auc
@@ -14,6 +13,7 @@ from hanse_simulations.evaluation.gaps import group_figures, weighted_auc
 from hanse_simulations.evaluation.group_figures import judge_groups
 from hanse_simulations.evaluation.grouping import FEWEST, Grouping, groupings
 from hanse_simulations.experiment.arms import GAP
+from kits.metrics import figures
 
 
 def test_a_weighted_auc_is_that_of_repeated_cases():

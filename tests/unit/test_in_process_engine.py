@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from apps.federations import CLIENT_APP, STORES, final_bytes, make_run, make_settings, run
 from hanse_common.config import ComputeSettings
 from hanse_common.errors import ConfigError, DataError, FederationError, RunNotResumable
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import WorkerPool, run_federation, start_workers, store_names
 from hanse_simulations.engines.in_process import InProcessGrid
+from kits.apps.federations import CLIENT_APP, STORES, final_bytes, make_run, make_settings, run
 
 
 @pytest.fixture
@@ -176,7 +176,8 @@ def test_nobody_by_that_id(connect):
 
 
 @pytest.mark.parametrize(
-    "reference", ["apps.numpy_client", "apps.numpy_client:np", "apps.nothing:app", ":app"]
+    "reference",
+    ["kits.apps.numpy_client", "kits.apps.numpy_client:np", "kits.apps.nothing:app", ":app"],
 )
 def test_a_bad_reference(reference):
     with pytest.raises(ConfigError, match="ClientApp"):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from figures_kit import figures
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import FALL, RISE, STAY
 from hanse_simulations.evaluation.interest_map import interest_map
@@ -12,6 +11,7 @@ from hanse_simulations.evaluation.outlook_metrics import best_threshold, calibra
 from hanse_simulations.report.interest_map import interest_plane
 from hanse_simulations.report.outlook_metrics import instrument_lines, outlook_curves
 from hanse_simulations.runs.results import RunResult
+from kits.metrics import figures
 
 
 def stated(chances, outcomes):

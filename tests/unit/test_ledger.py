@@ -16,7 +16,7 @@ from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, salt_path
 from hanse_common.privacy.verify import verify
-from ledger_kit import DELTA, NOW, RELEASE, STEPS, charge, new, steps_in
+from kits.ledger import DELTA, NOW, RELEASE, STEPS, charge, new, steps_in
 
 KEY = StoreKey.generate()
 TWO = epsilon([replace(STEPS, count=2)], target_delta=DELTA)

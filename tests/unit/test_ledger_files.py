@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from disk_kit import as_nobody, no_file_above, small_disk
 from hanse_common.errors import LedgerError, LedgerWentBack, PrivacyError
 from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
@@ -18,7 +17,8 @@ from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.verify import verify
-from ledger_kit import DELTA, RELEASE, STEPS, as_row, charge, new, put, rows, steps_in
+from kits.disk import as_nobody, no_file_above, small_disk
+from kits.ledger import DELTA, RELEASE, STEPS, as_row, charge, new, put, rows, steps_in
 
 KEY = StoreKey.generate()
 TWO_STEPS = Budget(max_epsilon=epsilon([replace(STEPS, count=2)], target_delta=DELTA))

@@ -10,7 +10,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from audit_kit import AuditedRun
 from hanse_client.deployment.ledger_cli import accept_head
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
@@ -21,7 +20,8 @@ from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, head_path, read_head, write_head
 from hanse_common.privacy.restore import restore_head
 from hanse_common.privacy.verify import verify
-from ledger_kit import NOW, as_row, chained, charge, new, put, rows
+from kits.audit import AuditedRun
+from kits.ledger import NOW, as_row, chained, charge, new, put, rows
 
 KEY = StoreKey.generate()
 cli = CliRunner()

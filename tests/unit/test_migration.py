@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_surprise import CONFIG, made, model, weekly
 
 from hanse_client.analytics.migration import leads, migrations
+from kits.histories import CONFIG, made, model, weekly
 
 __all__ = ["model"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
-from packages_kit import ROOT, closure, extras
+from kits.packages import ROOT, closure, extras
 
 DOC = (ROOT / "docs" / "operators.md").read_text()
 PERMISSIVE = ("MIT", "BSD", "Apache", "ISC", "PSF", "Python Software", "HPND", "Unlicense", "NCSA")

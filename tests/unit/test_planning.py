@@ -28,7 +28,7 @@ from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_simulations.recipes import grocery
-from ledger_kit import charge, new
+from kits.ledger import charge, new
 
 RULES = Variant("rules", 423)
 MEASURED = Variant("rules", 413)

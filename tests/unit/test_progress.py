@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.fixtures_runs import append_stage, append_step
 
 from hanse_simulations.monitoring.progress import Progress, live_table
 from hanse_simulations.monitoring.tail import ArmWatch, JsonLines
 from hanse_simulations.runs.folder import ArmFolder
+from kits.runs import append_stage, append_step
 
 
 class Clock:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from federation_kit import Federation
 from hanse_common.roundlog.records import Closed
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_common.secagg.messages import Confirmation, MaskedVector
-from vector_kit import CHECKPOINT, RECEIPT, messages, records
+from kits.federation import Federation
+from kits.vectors import CHECKPOINT, RECEIPT, messages, records
 
 DOC = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 ROWS = [

@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.stats import poisson
 from sklearn.metrics import average_precision_score
-from tests.unit.test_surprise import made
 
 from hanse_client.analytics.demand import came, demand
 from hanse_client.analytics.purchase_chances import ALL_CLASSES, BOUGHT_BEFORE, foresee
@@ -18,6 +17,7 @@ from hanse_client.tasks.interest.metrics import split_anchors
 from hanse_client.tasks.interest.rates import RateHead, chances, rate_losses
 from hanse_client.tasks.scoring import average_precision, calibration_error
 from hanse_common.errors import ModelTooOld
+from kits.histories import made
 
 HORIZONS = (7.0, 14.0, 28.0)
 

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.fixtures_runs import write_run
 
 from hanse_common.errors import RunNotFound
 from hanse_simulations.report.build import headline, spent_by_round, write_report
@@ -15,6 +14,7 @@ from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.sweep import everything
 from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import GroupFigure, RunResult, Spread, SweepRow
+from kits.runs import write_run
 
 HOSTILE = '<script>alert("1")</script>'
 VOID = {"meta", "link", "br"}

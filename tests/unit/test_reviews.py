@@ -10,7 +10,6 @@ import polars as pl
 import pytest
 import torch
 
-from encoder_kit import tiny_encoder
 from hanse_client.clipping.per_customer import check_exactness
 from hanse_client.node import Node
 from hanse_client.tasks import task_of
@@ -28,6 +27,7 @@ from hanse_client.tasks.review.model import ReviewModel, load_review_model
 from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
+from kits.encoder import tiny_encoder
 
 GOOD, BAD = (
     ("I love it", "works great", "很好", "best ever"),

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from disk_kit import as_nobody, no_file_above, small_disk
 from hanse_common.errors import RoundLogError
 from hanse_common.identity import CoordinatorKey
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.file import FORMAT, LOG_FILE, checkpoint_path, read_records
 from hanse_common.roundlog.merkle import Tree
 from hanse_server.roundlog import RoundLog, Witnesses
-from roundlog_kit import bodies, checkpoint_of, published, put, rewrite
+from kits.disk import as_nobody, no_file_above, small_disk
+from kits.roundlog import bodies, checkpoint_of, published, put, rewrite
 
 KEY, OTHER_KEY = CoordinatorKey.generate(), CoordinatorKey.generate()
-PROGRAM = Path(__file__).parent.parent / "apps" / "logging_rounds.py"
+PROGRAM = Path(__file__).parent.parent / "kits" / "apps" / "logging_rounds.py"
 
 
 def opened(folder):

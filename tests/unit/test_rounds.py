@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from apps.federations import STORES, final_bytes, make_run, make_settings, read_arrays
-from apps.local_grid import LocalGrid
 from hanse_common.errors import (
     ConfigError,
     FederationError,
@@ -17,6 +15,8 @@ from hanse_server.checkpoint import latest_checkpoint
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from hanse_server.store_grid import StoreGrid
+from kits.apps.federations import STORES, final_bytes, make_run, make_settings, read_arrays
+from kits.apps.local_grid import LocalGrid
 
 
 @pytest.fixture

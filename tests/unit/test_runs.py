@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from tests.fixtures_runs import write_run
 
 from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
 from hanse_simulations.experiment.arms import POOLED
 from hanse_simulations.runs.files import write_json
 from hanse_simulations.runs.folder import RunFolder, compare, list_runs, runs_root
 from hanse_simulations.runs.results import MetricRow, RunResult
+from kits.runs import write_run
 
 NOON = datetime(2026, 3, 1, 14, 5)
 

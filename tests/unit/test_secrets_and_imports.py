@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from federation_kit import STAGES, Federation
 from hanse_common import errors
 from hanse_common.errors import ProtocolError
 from hanse_common.secagg.keys import ExchangeKey, Secret
+from kits.federation import STAGES, Federation
 
 
 def test_importing_the_core_takes_numpy_and_cryptography_only():

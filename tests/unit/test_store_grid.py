@@ -1,10 +1,10 @@
 import pytest
 from flwr.app import Error, Message, RecordDict
 
-from apps.federations import STORES
-from apps.local_grid import LocalGrid
 from hanse_common.errors import FederationError
 from hanse_server.store_grid import StoreGrid, refusal_reason
+from kits.apps.federations import STORES
+from kits.apps.local_grid import LocalGrid
 
 
 @pytest.fixture

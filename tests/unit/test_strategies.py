@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 
-from apps.federations import STORES, make_run, make_settings, read_arrays
-from apps.local_grid import LocalGrid
 from hanse_common.config import FederationSettings
 from hanse_common.errors import ConfigError
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
@@ -16,6 +14,8 @@ from hanse_server.strategies import (
     strategy_state,
     to_record,
 )
+from kits.apps.federations import STORES, make_run, make_settings, read_arrays
+from kits.apps.local_grid import LocalGrid
 
 OPTIONS = {
     "FedAvgM": {"server_momentum": 0.9, "server_learning_rate": 0.5},

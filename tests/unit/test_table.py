@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.fixtures_runs import write_run
 
 from hanse_simulations.report import tables as table
 from hanse_simulations.report.wording import epsilon, figure
 from hanse_simulations.runs.folder import compare, list_runs
 from hanse_simulations.runs.results import RunResult
+from kits.runs import write_run
 
 
 def text_of(result: RunResult) -> str:

@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from tests.unit.test_surprise import made
 from typer.testing import CliRunner
 
 from hanse_client.analytics.occasions import basket_counts, each_day, left_in_cart
 from hanse_client.node import Node, list_nodes
 from hanse_simulations.downstream.injected_anomalies import bursts, cart_bursts, hijacked
+from kits.histories import made
 
 PATTERNS = [bursts, hijacked, cart_bursts]
 

@@ -15,7 +15,7 @@ from hanse_common.secagg.masking import Keystream
 from hanse_common.secagg.messages import Message, StoreMessage
 from hanse_common.secagg.roster import Cohort, Peer
 from hanse_common.secagg.shamir import PRIME, Weights, split
-from vector_kit import AUTHORITY, CERTIFICATE, HEADER, STORE, fixed, messages, read
+from kits.vectors import AUTHORITY, CERTIFICATE, HEADER, STORE, fixed, messages, read
 
 GOLDEN = read("messages.txt")
 REFUSED = read("refused.txt")

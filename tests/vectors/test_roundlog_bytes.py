@@ -13,7 +13,7 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.merkle import Tree
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import Announced, Closed, Published, decode
-from vector_kit import CHECKPOINT, COORDINATOR, RECEIPT, STORE, read, records
+from kits.vectors import CHECKPOINT, COORDINATOR, RECEIPT, STORE, read, records
 
 GOLDEN = read("roundlog.txt")
 REFUSED = read("roundlog-refused.txt")

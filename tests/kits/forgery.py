@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from apps.secure_federation import STAGES, SecureFederation
 from hanse_common.secagg import Layout
 from hanse_common.secagg.store import Store
 from hanse_server.blame import Blame
 from hanse_server.stage_log import read_stages
+from kits.apps.secure_federation import STAGES, SecureFederation
 
 Forged = Callable[[np.ndarray], np.ndarray]
 

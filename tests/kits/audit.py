@@ -14,7 +14,7 @@ from hanse_common.privacy.entry import Entry, Release
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, write_head
 from hanse_common.privacy.plan import PrivacyPlan
-from ledger_kit import as_row, chained, put
+from kits.ledger import as_row, chained, put
 
 STORES = ("bremen", "luebeck", "riga", "visby")
 BUDGET = Budget(max_epsilon=4.0)

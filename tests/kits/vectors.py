@@ -24,7 +24,7 @@ from hanse_common.secagg.messages import (
     UnmaskRequest,
 )
 
-HERE = Path(__file__).parent / "vectors"
+HERE = Path(__file__).parents[1] / "vectors"
 
 
 def fixed(byte: int):

@@ -5,14 +5,14 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from apps.numpy_client import app
 from hanse_simulations.engines.client import AnsweringClientApp
+from kits.apps.numpy_client import app
 
 
 class LocalGrid(Grid):
     """Nodes get odd ids and are listed in another order than their stores' names."""
 
-    def __init__(self, stores: int, client_app: str = "apps.numpy_client:app") -> None:
+    def __init__(self, stores: int, client_app: str = "kits.apps.numpy_client:app") -> None:
         self.client = AnsweringClientApp(client_app)
         self.silent: set[int] = set()
         self.broken: set[int] = set()

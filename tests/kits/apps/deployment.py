@@ -34,7 +34,6 @@ from flwr.proto.control_pb2 import (
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from deployment_kit import wait_for
 from hanse_client.deployment.folder import StoreFolder, create
 from hanse_common.admission import Invitation, Request
 from hanse_common.flower import environment
@@ -44,6 +43,7 @@ from hanse_common.manifest_terms import manifest_for
 from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, SETTINGS
 from hanse_server.checkpoint import replace_arrays
 from hanse_server.rounds import INITIAL
+from kits.deployment import wait_for
 
 APP = """\
 [project]

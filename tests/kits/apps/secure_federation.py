@@ -19,7 +19,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
-from apps.local_grid import LocalGrid
 from hanse_client import app as client_app
 from hanse_client.clipping.exactness import RECORD, check_key
 from hanse_client.node import Node, list_nodes
@@ -46,6 +45,7 @@ from hanse_server.store_grid import StoreGrid
 from hanse_simulations.experiment.enrolment import enrol_stores
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.runs.arm_folder import ArmFolder
+from kits.apps.local_grid import LocalGrid
 
 Hook = Callable[[str, Message], Message | None]
 STAGES = {

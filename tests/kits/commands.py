@@ -22,12 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from apps.deployment import Joined, fill_in
-from deployment_kit import Done, as_toml, free_ports, succeed, wait_for
 from hanse_client.deployment.folder import StoreFolder
 from hanse_common.identity import fingerprint
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.progress import read_progress
+from kits.apps.deployment import Joined, fill_in
+from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
 
 NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 _HANSE = "from hanse_common.cli import main; main()"

@@ -10,7 +10,7 @@ from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_simulations.engines import WorkerPool, run_federation
 
-CLIENT_APP = "apps.numpy_client:app"
+CLIENT_APP = "kits.apps.numpy_client:app"
 STORES = ("bremen", "danzig", "luebeck", "riga", "visby")
 
 

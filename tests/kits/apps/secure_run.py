@@ -13,15 +13,15 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from flwr.app import Message
 
-from apps.secure_federation import FaultGrid
 from hanse_client.node import Node, list_nodes
 from hanse_server.app import read_settings, secure_grid
 from hanse_server.rounds import run_rounds
 from hanse_server.store_grid import StoreGrid
+from kits.apps.secure_federation import FaultGrid
 
 
 def main(run: Path, how: str, kind: str = "", number: str = "0") -> None:
