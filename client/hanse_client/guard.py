@@ -20,13 +20,14 @@ from hanse_client.deployment.code_bundle import Bundle, check_bundle
 from hanse_client.deployment.leave import check_staying
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
-from hanse_client.rounds.secure_exchange import Cost, SecureExchange, release
+from hanse_client.rounds.secure_exchange import SecureExchange
 from hanse_client.rounds.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding
 from hanse_common.errors import ConfigError, NotAnswered, OutOfTurn, PolicyViolation
 from hanse_common.instructions import MESSAGE, Instructions, Kind, NDArray
 from hanse_common.manifest_terms import check_base_model, check_instructions, grant_of, plan_of
+from hanse_common.privacy.charge import Charge
 from hanse_common.secagg import Header
 
 DESCRIBE = "query.describe"
@@ -42,7 +43,7 @@ class Order:
     settings: RunSettings
     arrays: Mapping[str, NDArray]
     header: Header
-    cost: Cost | None
+    charge: Charge | None
     """What the upload will be charged; None where there is no privacy to account for."""
     cosignature: bytes | None
     """Of the round log's checkpoint; None if the manifest names no log."""
@@ -110,15 +111,10 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
     instructions = Instructions.read(dict(config), arrays, kind=kind)
     exchange = SecureExchange(node, enrolment)
     header = instructions.header(manifest.digest())
-    cost = _cost(enrolment, kind)
-    if cost is not None:
-        node.check_affordable(
-            cost.steps,
-            target_delta=cost.target_delta,
-            budget=enrolment.policy.budget,
-            grant=grant_of(manifest),
-            release=release(header, kind, instructions.round, cost),
-        )
+    charge = _charge(enrolment, kind, header, instructions.round)
+    if charge is not None:
+        budget = enrolment.policy.budget
+        node.check_affordable(charge, budget=budget, grant=grant_of(manifest))
     cosignature = Witness(node, enrolment).cosign(instructions)
     settings = _settings(instructions.settings)
     check_instructions(instructions, settings, arrays, manifest)
@@ -132,7 +128,7 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
         settings=settings,
         arrays=arrays,
         header=header,
-        cost=cost,
+        charge=charge,
         cosignature=cosignature,
     )
 
@@ -151,22 +147,24 @@ def _going_on(message: Message, node: Node, enrolment: Enrolment) -> bytes:
     return data
 
 
-def _cost(enrolment: Enrolment, kind: Kind) -> Cost | None:
+def _charge(enrolment: Enrolment, kind: Kind, header: Header, number: int) -> Charge | None:
     """What the manifest says that an exchange costs; what the message says is no matter."""
     plan = plan_of(enrolment.manifest)
     if plan is None:
         return None
-    steps = plan.round_cost() if kind == "train" else plan.evaluation_cost()
-    if steps is None:
+    charge = plan.round_charge() if kind == "train" else plan.evaluation_charge()
+    if charge is None:
         raise PolicyViolation(
             "the coordinator asks for evaluation sums, the manifest says that none leave a store",
             hint="nothing was evaluated or sent",
         )
-    return Cost(
-        steps=steps,
-        target_delta=plan.target_delta,
-        mode=plan.mode,
-        max_grad_norm=plan.max_grad_norm if kind == "train" else 0.0,
+    return charge.of(
+        run=header.run,
+        round=number,
+        exchange=header.round,
+        attempt=header.attempt,
+        manifest_digest=header.manifest_digest,
+        instructions_digest=header.model_digest,
     )
 
 

@@ -32,7 +32,8 @@ from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget, Grant
-from hanse_common.privacy.entry import Entry, Release
+from hanse_common.privacy.charge import Charge
+from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
 
@@ -178,45 +179,31 @@ class Node:
         return self.ledger.spent()
 
     def check_affordable(
-        self,
-        steps: SampledGaussianSteps,
-        *,
-        target_delta: float,
-        budget: Budget,
-        grant: Grant | None = None,
-        release: Release | None = None,
+        self, charge: Charge, *, budget: Budget, grant: Grant | None = None
     ) -> None:
         """Refuse what would take this node beyond its budget or grant, and write that down.
 
         Raises:
-            BudgetSpent: Epsilon with these steps would exceed the budget, or what was charged
+            BudgetSpent: Epsilon with this charge would exceed the budget, or what was charged
                 under the manifest its grant.
             LedgerError: See `ledger`.
         """
-        self.ledger.check_affordable(
-            steps, target_delta=target_delta, budget=budget, grant=grant, release=release
-        )
+        self.ledger.check_affordable(charge, budget=budget, grant=grant)
 
     def charge(
         self,
-        steps: SampledGaussianSteps,
+        charge: Charge,
         *,
-        target_delta: float,
-        number: int,
-        release: Release | None = None,
         budget: Budget | None = None,
         grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
-        """Write steps down as spent, durably, before what they cost leaves the store.
+        """Write a charge down as spent, durably, before what they cost leaves the store.
 
         A crash after this and before the update leaves over-counts; nothing under-counts.
 
         Args:
-            steps: What is spent.
-            target_delta: At which epsilon is read.
-            number: The round.
-            release: What will leave, for the ledger.
+            charge: What is spent, and what will leave for it.
             budget: The store's limit, if it has one.
             grant: What the manifest lets it spend.
             vector: What will be masked, for the ledger to commit to.
@@ -228,14 +215,8 @@ class Node:
             BudgetSpent: It would exceed budget or grant.
             LedgerError: It could not be written down, and nothing may leave.
         """
-        entry = self.ledger.charge(
-            steps,
-            target_delta=target_delta,
-            release=release or Release(kind="train", round=number),
-            budget=budget,
-            grant=grant,
-            vector=vector,
-        )
+        entry = self.ledger.charge(charge, budget=budget, grant=grant, vector=vector)
+        number = charge.release.round
         self.log(round=number, epsilon=entry.epsilon_after)
         _log.info(
             "charged",

@@ -272,9 +272,9 @@ def test_older_records_and_renewals_are_verified_and_their_missing_terms_named(r
     )
     ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
     ledger.import_record(run.store(STORE) / "accountant.json")
-    before = run.plan().round_cost()
+    before = run.plan().round_charge()
     renewed = Budget(max_epsilon=4.0, renews=1_600_000_000)
-    ledger.charge(before, target_delta=1e-6, budget=renewed)
+    ledger.charge(before, budget=renewed)
     done = cli.invoke(app, ["verify", str(run.store(STORE)), "--format", "json"])
     (row,) = json.loads(done.stdout)["stores"]
     assert (row["fault"], row["entries"]) == (None, 5)
@@ -282,7 +282,7 @@ def test_older_records_and_renewals_are_verified_and_their_missing_terms_named(r
     assert "1 entries of an older record: no terms, no rounds" in row["unverified"]
     done = cli.invoke(app, ["budget", str(run.store(STORE)), "--format", "json"])
     (row,) = json.loads(done.stdout)["stores"]
-    assert row["spent"] == pytest.approx(epsilon([before], target_delta=1e-6))
+    assert row["spent"] == pytest.approx(epsilon([before.steps], target_delta=1e-6))
     assert row["spent_ever"] == list(ledger)[-1].epsilon_after > row["spent"]
 
 
@@ -308,7 +308,7 @@ def test_only_what_was_spent_since_the_renewal_counts_towards_the_limit(run):
     ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
     renewed = Budget(max_epsilon=two, renews=1_600_000_000)
     for _ in range(2):
-        ledger.charge(run.plan().round_cost(), target_delta=1e-6, budget=renewed)
+        ledger.charge(run.plan().round_charge(), budget=renewed)
     row = verify(run.folder)["stores"][1]
     assert "every charge is within the store's limit that it names" in row["verified"]
     assert (
@@ -331,7 +331,7 @@ def test_only_what_was_spent_since_the_renewal_counts_towards_the_limit(run):
 def test_a_renewal_that_the_policy_cannot_have_asked_for_is_named(run, renews, problem):
     ledger = Ledger.open(run.ledger(STORE), run.keys[STORE], sync=False)
     renewed = Budget(max_epsilon=4.0, renews=1_600_000_000)
-    ledger.charge(run.plan().round_cost(), target_delta=1e-6, budget=renewed)
+    ledger.charge(run.plan().round_charge(), budget=renewed)
 
     def again(entries):
         return [

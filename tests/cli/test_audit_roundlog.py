@@ -16,6 +16,7 @@ from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import SignedManifest
+from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, head_path, write_head
 from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
@@ -189,9 +190,8 @@ def test_a_charge_that_the_log_does_not_announce_is_detected(run):
     path = ledger(run)
     store_key = StoreKey.load(path.parent / "enrolment" / "store.key")
     last = list(Ledger.open(path))[-1]
-    Ledger.open(path, store_key).charge(
-        last.steps, target_delta=last.target_delta, release=replace(last.release, run=99)
-    )
+    again = Charge(steps=last.steps, target_delta=last.target_delta, release=last.release)
+    Ledger.open(path, store_key).charge(again.of(run=99))
     fault = log_of(run, ok=False)["fault"]
     assert (fault["record"], fault["problem"]) == (8, "missing")
     assert f"{STORE} has charged entry 3 for attempt 1 of round 2" in fault["detail"]

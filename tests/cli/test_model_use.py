@@ -268,6 +268,7 @@ def test_a_card_tells_what_the_ledgers_tell_and_nothing_of_a_customer(run, node,
     from huggingface_hub import ModelCard
 
     from hanse_common.privacy.accounting import SampledGaussianSteps
+    from hanse_common.privacy.charge import Charge, Release
     from hanse_simulations.runs.folder import RunFolder
     from hanse_simulations.runs.results import EpsilonSpent, RunResult
 
@@ -275,7 +276,8 @@ def test_a_card_tells_what_the_ledgers_tell_and_nothing_of_a_customer(run, node,
     shutil.copytree(run, folder.path)
     shutil.copytree(node.folder, folder.stores_dir / node.name)
     steps = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.1, count=3)
-    entry = Node(folder.stores_dir / node.name).charge(steps, target_delta=1e-6, number=1)
+    charge = Charge(steps=steps, target_delta=1e-6, release=Release(kind="train", round=1))
+    entry = Node(folder.stores_dir / node.name).charge(charge)
     folder.write_result(
         RunResult(
             recipe="synthetic",

@@ -329,7 +329,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_model(hanse):
     cut = RunFolder(hanse.runs / "cut")
     plan = PrivacyPlan.from_settings(cut.read_settings())
     for folder in list_nodes(cut.stores_dir):  # as if it had hit each between charge and upload
-        Node(folder).charge(plan.round_cost(), target_delta=plan.target_delta, number=5)
+        Node(folder).charge(plan.round_charge().of(round=5))
 
     resumed = hanse("simulate", "--resume", "cut", "--format", "json")
     assert resumed.returncode == 0, resumed.stderr

@@ -15,7 +15,7 @@ from hanse_client.inference.files import write_table
 from hanse_common import spreadsheets
 from hanse_common.audit.cli import app as audit
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.entry import Release
+from hanse_common.privacy.charge import Charge, Release
 from hanse_common.privacy.ledger import Ledger
 from hanse_simulations.runs.folder import RunFolder
 
@@ -100,7 +100,8 @@ def test_a_ledgers_entries(tmp_path):
     place.mkdir()
     ledger = Ledger.open(place / "ledger.sqlite", None)
     steps = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1)
-    ledger.charge(steps, target_delta=1e-6, release=Release(kind="train", mode="local"))
+    release = Release(kind="train", mode="local")
+    ledger.charge(Charge(steps=steps, target_delta=1e-6, release=release))
     done = CliRunner().invoke(audit, ["export", str(place), "--format", "csv"])
     assert done.exit_code == 0, done.output
     assert formulas(done.stdout) == [] and "'=cmd" in cells(done.stdout)

@@ -40,11 +40,16 @@ from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedMa
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget
+from hanse_common.privacy.charge import Charge, Release
 from kits.apps.deployment import make_tls
 
 cli = CliRunner()
 PRIVATE = ("customer.key", "node.key", "enrolment/store.key")
-STEPS = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1)
+CHARGE = Charge(
+    steps=SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1),
+    target_delta=1e-6,
+    release=Release(kind="train"),
+)
 
 
 def hanse(folder: StoreFolder | Path, *arguments: object, typed: str = "") -> dict:
@@ -393,7 +398,7 @@ def test_a_new_store_has_spent_nothing(store):
 def test_budget_counts_charges(member):
     node = member.node()
     for number in (1, 2):
-        node.charge(STEPS, target_delta=1e-6, number=number, budget=Budget(max_epsilon=8.0))
+        node.charge(CHARGE.of(round=number), budget=Budget(max_epsilon=8.0))
     found = hanse(member, "budget")
     assert 0 < found["spent"] == found["spent_ever"] < 8
     assert found["left"] == pytest.approx(8 - found["spent"])
@@ -434,7 +439,7 @@ def test_a_damaged_decision_stops_the_store(store):
 def test_the_old_key_serves_until_the_new_one_is_certified(member, authority):
     old, old_node = StoreKey.load(member.store_key).public, member.node_key.read_bytes()
     before = Certificate.load(member.certificate)
-    member.node().charge(STEPS, target_delta=1e-6, number=1)
+    member.node().charge(CHARGE.of(round=1))
     request = Path(hanse(member, "keys", "rotate", "--node-key")["request"])
     assert StoreKey.load(member.store_key).public == old
     assert Request.load(request).public_key != old
@@ -448,7 +453,7 @@ def test_the_old_key_serves_until_the_new_one_is_certified(member, authority):
     (kept,) = member.enrolment.glob("certificate?*")
     assert Certificate.load(kept) == before
 
-    member.node().charge(STEPS, target_delta=1e-6, number=2)
+    member.node().charge(CHARGE.of(round=2))
     _, entry = member.node().ledger
     assert entry.signer == new.public
 
@@ -456,10 +461,10 @@ def test_the_old_key_serves_until_the_new_one_is_certified(member, authority):
 def test_a_ledger_across_a_rotation_passes_the_audit(member, authority):
     from hanse_common.audit.cli import app as audit
 
-    member.node().charge(STEPS, target_delta=1e-6, number=1)
+    member.node().charge(CHARGE.of(round=1))
     request = Path(hanse(member, "keys", "rotate")["request"])
     hanse(member, "enrol", "--certificate", authority.certificate(request))
-    member.node().charge(STEPS, target_delta=1e-6, number=2)
+    member.node().charge(CHARGE.of(round=2))
     key = authority.key.public.hex()
     line = ["verify", str(member.path), "--authority", key, "--no-second-opinion"]
     done = cli.invoke(audit, [*line, "--format", "json"])

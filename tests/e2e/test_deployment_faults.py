@@ -21,7 +21,6 @@ from hanse_client.deployment.folder import StoreFolder
 from hanse_common.errors import UNABLE, BudgetSpent, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.budget import Budget
-from hanse_common.privacy.entry import Release
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
 from hanse_server.stage_log import read_stages
@@ -176,18 +175,12 @@ def spend(shops, name, budget):
     """Charge a store's ledger, as for another federation, until nothing more fits."""
     store = shops.stores[name]
     node, plan = store.node(), PrivacyPlan.from_settings(store.settings())
-    elsewhere = Release(kind="train", mode=plan.mode, max_grad_norm=plan.max_grad_norm)
-    cost, numbers = plan.round_cost(), itertools.count(1)
+    one, numbers = plan.round_charge(), itertools.count(1)
     for rounds in (64, 8, 1):  # few entries: an audit asks two accountants about each
+        charge = replace(one, steps=replace(one.steps, count=rounds * one.steps.count))
         with pytest.raises(BudgetSpent):
             for number in numbers:
-                node.charge(
-                    replace(cost, count=rounds * cost.count),
-                    target_delta=plan.target_delta,
-                    number=number,
-                    release=replace(elsewhere, round=number),
-                    budget=budget,
-                )
+                node.charge(charge.of(round=number), budget=budget)
 
 
 def test_data_that_disappear_are_named_at_both_sides_and_the_round_goes_on(shops):

@@ -1,5 +1,7 @@
 """An audit of what real stores wrote in real secure rounds."""
 
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
@@ -46,11 +48,8 @@ def test_a_store_that_charges_less_than_a_round_costs_is_named(federation):
     ByHand(federation).upto("mask")
     node = federation.node("synthetic-03")
     (entry,) = node.ledger
-    half = PrivacyPlan.from_settings(federation.settings).round_cost()
-    node.ledger.charge(
-        type(half)(noise_multiplier=half.noise_multiplier, sample_rate=0.5, count=1),
-        target_delta=entry.target_delta,
-        release=entry.release,
-    )
+    half = PrivacyPlan.from_settings(federation.settings).round_charge()
+    half = replace(half, steps=replace(half.steps, sample_rate=0.5, count=1, stores=1))
+    node.ledger.charge(replace(half, release=entry.release))
     done = CliRunner().invoke(app, ["verify", str(federation.folder.path), "--no-second-opinion"])
     assert str(done.exception).startswith("synthetic-03: entry 2 is against the manifest: ")

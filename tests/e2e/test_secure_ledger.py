@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hanse_common.instructions import Instructions
-from hanse_common.privacy.entry import NOTHING
+from hanse_common.privacy.charge import NOTHING
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.verify import verify
@@ -70,7 +70,10 @@ def test_each_masked_upload_is_one_entry_with_the_rounds_own_digests(federation)
             assert named == (header.run, header.round, attempt)
             assert (release.kind, release.round) == ("train", 1)
             assert (release.mode, release.max_grad_norm) == ("local", plan.max_grad_norm)
-            assert (entry.steps, entry.target_delta) == (plan.round_cost(), plan.target_delta)
+            assert (entry.steps, entry.target_delta) == (
+                plan.round_charge().steps,
+                plan.target_delta,
+            )
             assert ledger(federation, name).opens(entry, bytes_of(waiting[name].vector))
             assert not ledger(federation, name).opens(entry, bytes_of(waiting[name].vector + 1))
     for name in federation.names:
@@ -85,7 +88,7 @@ def test_an_evaluation_is_an_entry_of_its_own_without_a_clip(found_federation):
     for name in federation.names:
         (entry,) = ledger(federation, name)
         assert (entry.release.kind, entry.release.max_grad_norm) == ("evaluate", 0.0)
-        assert entry.steps == plan.evaluation_cost()
+        assert entry.steps == plan.evaluation_charge().steps
 
 
 def test_what_fails_before_the_upload_is_in_no_entry(federation):
@@ -97,8 +100,9 @@ def test_what_fails_before_the_upload_is_in_no_entry(federation):
 @pytest.fixture
 def spent(federation):
     """A federation in which one store has paid for more than its policy allows."""
-    cost = PrivacyPlan.from_settings(federation.settings).round_cost()
-    federation.node(STORE).charge(replace(cost, count=10_000), target_delta=1e-6, number=1)
+    charge = PrivacyPlan.from_settings(federation.settings).round_charge().of(round=1)
+    much = replace(charge, steps=replace(charge.steps, count=10_000))
+    federation.node(STORE).charge(much)
     return federation
 
 
@@ -132,8 +136,9 @@ def test_a_budget_that_was_spent_meanwhile_stops_the_masked_vector(federation):
     by_hand = ByHand(federation).upto("share")
     message = by_hand.coordinator.advance()[STORE]
     node = federation.node(STORE)
-    cost = PrivacyPlan.from_settings(federation.settings).round_cost()
-    node.charge(replace(cost, count=10_000), target_delta=1e-6, number=1)
+    charge = PrivacyPlan.from_settings(federation.settings).round_charge().of(round=1)
+    much = replace(charge, steps=replace(charge.steps, count=10_000))
+    node.charge(much)
     reply = federation.relay(STORE, "mask", message.encode())
     assert reply.error.reason.startswith("[budget-spent] ")
     assert masked(federation) == []

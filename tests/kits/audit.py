@@ -10,7 +10,7 @@ from hanse_common.audit.evidence import CERTIFICATE, ENROLMENT, LEDGER, MANIFEST
 from hanse_common.identity import AuthorityKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.privacy.budget import Budget
-from hanse_common.privacy.entry import Entry, Release
+from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, write_head
 from hanse_common.privacy.plan import PrivacyPlan
@@ -110,24 +110,17 @@ class AuditedRun:
         """Charge rounds as a node does that looks at no grant; changes are to the steps."""
         plan = self.plan()
         ledger = Ledger.open(self.ledger(store), self.keys[store], sync=False)
-        cost = plan.round_cost() if kind == "train" else plan.evaluation_cost()
+        agreed = plan.round_charge() if kind == "train" else plan.evaluation_charge()
+        agreed = replace(agreed, steps=replace(agreed.steps, **changes))
         for number in range(first, last + 1):
-            release = Release(
-                kind=kind,
-                mode=plan.mode,
-                max_grad_norm=plan.max_grad_norm if kind == "train" else 0.0,
+            charge = agreed.of(
                 run=run,
                 round=number,
                 exchange=3 * number + place,
                 attempt=attempt,
                 manifest_digest=self.manifest.digest(),
             )
-            ledger.charge(
-                replace(cost, **changes),
-                target_delta=plan.target_delta,
-                release=release,
-                budget=budget,
-            )
+            ledger.charge(charge, budget=budget)
 
     def entries(self, store: str) -> list[Entry]:
         return list(Ledger.open(self.ledger(store)))

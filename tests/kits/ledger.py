@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.entry import GENESIS, UNSIGNED, Entry, Release
+from hanse_common.privacy.charge import Charge, Release
+from hanse_common.privacy.entry import GENESIS, UNSIGNED, Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Row
 
@@ -28,6 +29,8 @@ RELEASE = Release(
     instructions_digest=b"I" * 32,
     roster_digest=b"R" * 32,
 )
+CHARGE = Charge(steps=STEPS, target_delta=DELTA, release=RELEASE)
+UNNAMED = Charge(steps=STEPS, target_delta=DELTA)
 
 
 def new(folder: Path, key: StoreKey | None = None, *, now: int = NOW) -> Ledger:
@@ -36,7 +39,7 @@ def new(folder: Path, key: StoreKey | None = None, *, now: int = NOW) -> Ledger:
 
 def charge(ledger: Ledger, count: int = 1, **more) -> Entry:
     for _ in range(count):
-        entry = ledger.charge(STEPS, target_delta=DELTA, release=RELEASE, **more)
+        entry = ledger.charge(CHARGE, **more)
     return entry
 
 

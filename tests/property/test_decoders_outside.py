@@ -686,6 +686,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.model.item_texts": "a text encoder that is installed, and a cache of our own",
     "hanse_client.tasks.review.model": "a text encoder that is installed",
     "hanse_common.policy": ("policy.toml",),
+    "hanse_common.privacy.charge": ("waiting update",),
     "hanse_common.privacy.entry": "eight bytes; tests/property/test_ledger_tampering.py",
     "hanse_common.privacy.ledger": "tests/unit/test_ledger_files.py",
     "hanse_common.privacy.ledger_file": ("ledger's head",),

@@ -16,9 +16,8 @@ from hanse_common.privacy.chain import Fault, follow
 from hanse_common.privacy.ledger_file import head_path, write_head
 from hanse_common.privacy.verify import verify
 from kits.ledger import (
-    DELTA,
     NOW,
-    STEPS,
+    UNNAMED,
     as_row,
     chained,
     charge,
@@ -44,7 +43,7 @@ def whole(tmp_path_factory):
     ledger.import_record(record)
     charge(ledger, vector=b"vector")
     charge(ledger, budget=Budget(max_epsilon=8.0, renews=NOW))
-    ledger.refuse(STEPS, target_delta=DELTA, note="too much")
+    ledger.refuse(UNNAMED, note="too much")
     charge(ledger)
     kinds = [entry.kind for entry in ledger]
     assert kinds == ["import", "charge", "renewal", "charge", "refusal", "charge"]

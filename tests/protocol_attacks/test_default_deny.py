@@ -23,7 +23,7 @@ from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.entry import Release
+from hanse_common.privacy.charge import Charge, Release
 from hanse_common.secagg.terms import MAX_ATTEMPTS
 from hanse_server.roundlog import RoundLog
 from kits.apps.secure_federation import STAGES, ByHand, forbid_work
@@ -157,7 +157,7 @@ def spend(attack, *, under_manifest: bool) -> None:
     for kind in ("train", "evaluate"):
         for _ in range(manifest.granted(kind) if under_manifest else 40):
             release = Release(kind=kind, manifest_digest=digest)
-            attack.node.charge(steps, target_delta=1e-6, number=1, release=release)
+            attack.node.charge(Charge(steps=steps, target_delta=1e-6, release=release))
 
 
 @way("opening", "policy-violation")

@@ -262,5 +262,5 @@ def test_receipts_beyond_the_grant_are_named_at_the_logs_record(twice):
 def test_the_price_of_what_is_granted_is_within_the_promise(tmp_path):
     """So that a count within the grant needs no other check, and one beyond it is a fault."""
     run = AuditedRun(tmp_path, rounds=2, spare=2)
-    cost = run.plan().round_cost()
+    cost = run.plan().round_charge().steps
     assert epsilon([cost] * run.manifest.granted("train"), target_delta=1e-6) <= 3.0

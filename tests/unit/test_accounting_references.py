@@ -168,8 +168,8 @@ def test_a_plan_reports_the_mixture_where_noise_is_shared_and_repeats_where_it_i
     assert local.store_clip == 0.6
     assert shared.epsilon_after(rounds=20) == spent(both, 0.1, 20, 1e-6, stores)
     assert local.epsilon_after(rounds=20) == spent(both, 0.1, 20 * stores, 1e-6)
-    assert shared.round_cost().count == 1
-    assert local.round_cost().count == stores
+    assert shared.round_charge().steps.count == 1
+    assert local.round_charge().steps.count == stores
 
 
 # Skellam

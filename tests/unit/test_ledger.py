@@ -12,11 +12,12 @@ from hanse_common.identity import StoreKey
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.budget import Budget
-from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry
+from hanse_common.privacy.charge import NOTHING
+from hanse_common.privacy.entry import GENESIS, UNSIGNED, Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, salt_path
 from hanse_common.privacy.verify import verify
-from kits.ledger import DELTA, NOW, RELEASE, STEPS, charge, new, steps_in
+from kits.ledger import CHARGE, DELTA, NOW, RELEASE, STEPS, UNNAMED, charge, new, steps_in
 
 KEY = StoreKey.generate()
 TWO = epsilon([replace(STEPS, count=2)], target_delta=DELTA)
@@ -87,8 +88,8 @@ def test_spending_adds_up_over_everything_and_since_an_entry(tmp_path):
     ledger = new(tmp_path)
     charge(ledger, 2)
     other = SampledGaussianSteps(noise_multiplier=40.0, sample_rate=1.0, count=1)
-    ledger.charge(other, target_delta=DELTA)
-    ledger.refuse(STEPS, target_delta=DELTA, note="no")
+    ledger.charge(replace(UNNAMED, steps=other))
+    ledger.refuse(UNNAMED, note="no")
     charge(ledger)
     assert ledger.spent() == [replace(STEPS, count=2), other, STEPS]
     assert ledger.spent(since=3) == [STEPS]
@@ -163,7 +164,7 @@ def test_a_spent_budget_is_refused_and_the_refusal_is_written_once(tmp_path):
     charge(ledger, 2, budget=TWO_STEPS)
     for _ in range(2):
         with pytest.raises(BudgetSpent, match="would have spent epsilon="):
-            ledger.check_affordable(STEPS, target_delta=DELTA, budget=TWO_STEPS, release=RELEASE)
+            ledger.check_affordable(CHARGE, budget=TWO_STEPS)
     with pytest.raises(BudgetSpent):
         charge(ledger, budget=TWO_STEPS)
     kinds = [entry.kind for entry in ledger]
@@ -181,16 +182,14 @@ def test_a_spent_budget_stays_spent_after_a_restart_and_in_another_run(tmp_path)
     for run in (8, 9):
         again = new(tmp_path)
         with pytest.raises(BudgetSpent):
-            again.charge(
-                STEPS, target_delta=DELTA, release=replace(RELEASE, run=run), budget=TWO_STEPS
-            )
+            again.charge(CHARGE.of(run=run), budget=TWO_STEPS)
         assert [entry.release.run for entry in again if entry.kind == "refusal"] == [8]
 
 
 def test_a_charge_looks_at_the_budget_with_what_another_process_spent(tmp_path):
     here, there = new(tmp_path), new(tmp_path)
     charge(here, budget=TWO_STEPS)
-    here.check_affordable(STEPS, target_delta=DELTA, budget=TWO_STEPS)
+    here.check_affordable(UNNAMED, budget=TWO_STEPS)
     charge(there, budget=TWO_STEPS)
     with pytest.raises(BudgetSpent):
         charge(here, budget=TWO_STEPS)
@@ -203,7 +202,7 @@ def test_a_budget_renews_on_its_day_once_and_the_ledger_says_so(tmp_path):
     with pytest.raises(BudgetSpent, match=r"the budget renews on 2025-06-16"):
         charge(new(tmp_path, now=NOW + DAY - 1), budget=spent)
     ledger = new(tmp_path, now=NOW + DAY)
-    ledger.check_affordable(STEPS, target_delta=DELTA, budget=spent)
+    ledger.check_affordable(UNNAMED, budget=spent)
     charge(ledger, 2, budget=spent)
     with pytest.raises(BudgetSpent, match="leave the federation, or raise max_epsilon"):
         charge(new(tmp_path, now=NOW + 9 * DAY), budget=spent)

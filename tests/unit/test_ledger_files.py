@@ -18,7 +18,18 @@ from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.privacy.verify import verify
 from kits.disk import as_nobody, no_file_above, small_disk
-from kits.ledger import DELTA, RELEASE, STEPS, as_row, charge, new, put, rows, steps_in
+from kits.ledger import (
+    CHARGE,
+    DELTA,
+    STEPS,
+    UNNAMED,
+    as_row,
+    charge,
+    new,
+    put,
+    rows,
+    steps_in,
+)
 
 KEY = StoreKey.generate()
 TWO_STEPS = Budget(max_epsilon=epsilon([replace(STEPS, count=2)], target_delta=DELTA))
@@ -39,7 +50,7 @@ def older(path, *suffixes):
 def refused_everywhere(folder, kind, match):
     for use in (
         lambda ledger: ledger.spent(),
-        lambda ledger: ledger.check_affordable(STEPS, target_delta=DELTA, budget=TWO_STEPS),
+        lambda ledger: ledger.check_affordable(UNNAMED, budget=TWO_STEPS),
         lambda ledger: charge(ledger),
     ):
         with pytest.raises(kind, match=match):
@@ -63,7 +74,7 @@ def test_a_ledger_that_took_another_way_is_refused(tmp_path):
     with older(ledger.path, ".head"), older(ledger.path, ".sqlite"):
         charge(ledger)
         mine = head_path(ledger.path).read_bytes()
-    new(tmp_path).refuse(STEPS, target_delta=DELTA, note="another second entry")
+    new(tmp_path).refuse(UNNAMED, note="another second entry")
     head_path(ledger.path).write_bytes(mine)
     refused_everywhere(tmp_path, LedgerWentBack, "entry 2 is another history")
 
@@ -177,7 +188,7 @@ def charge_until_it_fails(ledger):
     done = 0
     with pytest.raises(LedgerError, match="cannot use"):
         while done < 1000:
-            ledger.charge(STEPS, target_delta=DELTA, release=RELEASE)
+            ledger.charge(CHARGE)
             done += 1
     return done
 

@@ -349,7 +349,7 @@ def test_a_ledger_leaves_the_rounds_that_its_limit_still_pays_for(tmp_path):
     assert row.spent == epsilon(spent, target_delta=plan.target_delta)
     assert row.limit == 3.0
     for more, fits in ((0, True), (1, False)):
-        round_ = plan.round_cost()
+        round_ = plan.round_charge().steps
         after = replace(round_, count=round_.count * (row.rounds_left + more))
         assert (epsilon([*spent, after], target_delta=plan.target_delta) <= 3.0) == fits
     assert row.enough == (row.rounds_left >= 20)

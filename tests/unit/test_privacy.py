@@ -78,7 +78,7 @@ def test_every_private_recipe_keeps_its_promise(name):
     settings = RECIPES[name]()
     plan = PrivacyPlan.from_settings(settings)
     assert plan.epsilon_after(rounds=plan.rounds) <= settings.privacy.target_epsilon
-    assert plan.round_cost().count == settings.training.local_steps
+    assert plan.round_charge().steps.count == settings.training.local_steps
 
 
 def test_a_plan_with_too_little_noise_does_not_exist():
@@ -126,7 +126,7 @@ def test_a_plan_yields_the_event_that_its_epsilon_is_of():
 def test_rounds_left_are_the_most_that_fit():
     plan = PrivacyPlan.from_settings(RECIPES["grocery"]())
     assert plan.rounds_left([], limit=plan.target_epsilon) == plan.rounds + plan.spare == 84
-    half = plan.round_cost()
+    half = plan.round_charge().steps
     spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds + plan.spare - 7)]
     assert plan.rounds_left(spent, limit=plan.target_epsilon) == 7
     assert plan.rounds_left(spent, limit=0.1) == 0

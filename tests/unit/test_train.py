@@ -55,7 +55,7 @@ def test_charges_add_up_over_restarts(small_node):
     node, settings = small_node
     plan = PrivacyPlan.from_settings(settings)
     for number in (1, 2):
-        Node(node.folder).charge(plan.round_cost(), target_delta=plan.target_delta, number=number)
+        Node(node.folder).charge(plan.round_charge().of(round=number))
     (spent,) = Node(node.folder).spent()
     assert spent.count == 2 * settings.training.local_steps
     lines = [json.loads(x) for x in (node.folder / "log.jsonl").read_text().splitlines()]
@@ -69,7 +69,7 @@ def test_a_damaged_record_of_spending_stops_all_spending(small_node):
     plan = PrivacyPlan.from_settings(settings)
     (node.folder / "accountant.json").write_text('[{"noise_multiplier": 1.0}]')
     with pytest.raises(PrivacyError, match="cannot read what was spent from"):
-        node.charge(plan.round_cost(), target_delta=plan.target_delta, number=1)
+        node.charge(plan.round_charge().of(round=1))
 
 
 def test_counts_and_losses_of_a_round_are_exact_before_noise(small_node):

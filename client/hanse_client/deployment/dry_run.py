@@ -157,7 +157,7 @@ def _cost(
     if plan is None:
         return {"mode": manifest.privacy.mode, "epsilon of a round": None}
     spent = Ledger.open(folder.path / "ledger.sqlite", enrolment.key).spent()
-    step, delta = plan.round_cost(), plan.target_delta
+    step, delta = plan.round_charge().steps, plan.target_delta
     return {
         "mode": plan.mode,
         "delta": delta,

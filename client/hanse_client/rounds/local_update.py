@@ -66,7 +66,7 @@ def offer(admitted: Admitted) -> Answer:
             kind=instructions.kind,
             number=instructions.round,
             vector=vector,
-            cost=order.cost,
+            charge=order.charge,
         )
     )
     answer = {MESSAGE: hello.encode()}
@@ -101,7 +101,7 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
     node, settings = admitted.node, order.settings
     try:
         model = base_model(node, settings)
-        if order.instructions.kind == "train" and order.cost is not None:
+        if order.instructions.kind == "train" and order.charge is not None:
             check_ready(node, model, settings, order.instructions.round)
         else:
             task_of(settings.task).load_data(node)
@@ -112,7 +112,7 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
         return _vector(admitted, order, model)
     except Exception as error:
         _keep_words(admitted, order, error)
-        if order.cost is None:
+        if order.charge is None:
             raise StoreUnable from None
         return _vector(admitted, order, model, noise_alone=True)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ from hanse_common.durable import locked
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest_terms import grant_of
-from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.entry import NOTHING, Release
+from hanse_common.privacy.charge import NOTHING, Charge
 from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.roundlog.evidence import RECEIPT
 from hanse_common.roundlog.receipt import Receipt
@@ -47,32 +46,6 @@ Answer = dict[str, bytes]
 """What a store replies at one stage: the protocol's message, and what goes with it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """What an upload will be charged, at which delta epsilon is read, and under which terms."""
-
-    steps: SampledGaussianSteps
-    target_delta: float
-    mode: str = ""
-    max_grad_norm: float = 0.0
-    """Of one customer's gradient; 0 where nothing is clipped."""
-
-
-def release(header: Header, kind: str, number: int, cost: Cost) -> Release:
-    """What the ledger says of an exchange, as far as it is known before there is a roster."""
-    return Release(
-        kind=kind,
-        mode=cost.mode,
-        max_grad_norm=cost.max_grad_norm,
-        run=header.run,
-        round=number,
-        exchange=header.round,
-        attempt=header.attempt,
-        manifest_digest=header.manifest_digest,
-        instructions_digest=header.model_digest,
-    )
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Waiting:
     """A vector that is ready to be masked; it is private, and hides from `repr`.
@@ -84,7 +57,8 @@ class Waiting:
         kind: `train` or `evaluate`.
         number: The training round.
         vector: Quantised, within the manifest's bounds.
-        cost: None where there is no privacy to account for.
+        charge: What the ledger will say of it, but for the roster; None where there is no
+            privacy to account for.
     """
 
     header: Header
@@ -92,17 +66,16 @@ class Waiting:
     kind: str
     number: int
     vector: Integers
-    cost: Cost | None
+    charge: Charge | None
 
     def encode(self) -> bytes:
         """Return the bytes of the file."""
-        cost = self.cost
         table = {
             "header": self.header.encode().hex(),
             "asked": self.asked.hex(),
             "kind": self.kind,
             "number": self.number,
-            "cost": cost and asdict(cost),
+            "charge": self.charge and self.charge.table(),
         }
         file = io.BytesIO()
         np.savez(file, vector=self.vector, about=np.array(json.dumps(table)))
@@ -119,15 +92,14 @@ class Waiting:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 table: dict[str, Any] = json.loads(str(file["about"]))
                 vector: Integers = file["vector"]
-            terms = table["cost"]
-            cost = terms and Cost(**{**terms, "steps": SampledGaussianSteps(**terms["steps"])})
+            charge = table["charge"]
             return cls(
                 header=Header.decode(bytes.fromhex(table["header"])),
                 asked=bytes.fromhex(table["asked"]),
                 kind=table["kind"],
                 number=table["number"],
                 vector=vector,
-                cost=cost or None,
+                charge=None if charge is None else Charge.from_table(charge),
             )
 
 
@@ -225,14 +197,10 @@ class SecureExchange:
 
         def answer(store: Store, waiting: Waiting) -> StoreMessage:
             store.accept(Delivery.decode(data))
-            cost, head = waiting.cost, EMPTY
-            if cost is not None:
-                about = release(waiting.header, waiting.kind, waiting.number, cost)
+            head = EMPTY
+            if waiting.charge is not None:
                 entry = self._node.charge(
-                    cost.steps,
-                    target_delta=cost.target_delta,
-                    number=waiting.number,
-                    release=replace(about, roster_digest=store.roster_digest or NOTHING),
+                    waiting.charge.of(roster_digest=store.roster_digest or NOTHING),
                     budget=self._enrolment.policy.budget,
                     grant=grant_of(self._enrolment.manifest),
                     vector=np.ascontiguousarray(waiting.vector, "<i8").tobytes(),
@@ -299,7 +267,7 @@ class SecureExchange:
 
     def _charged(self, waiting: Waiting) -> bool:
         """Whether the ledger says that this attempt's vector was masked, or was about to be."""
-        if waiting.cost is None:
+        if waiting.charge is None:
             return False
         header = waiting.header
         this = (header.manifest_digest, header.run, header.round, header.attempt)

@@ -11,7 +11,8 @@ from hanse_common.audit.repeats import Use
 from hanse_common.audit.terms import check_charges, under, uses_under
 from hanse_common.errors import HanseError
 from hanse_common.manifest import Manifest
-from hanse_common.privacy.entry import NOTHING, Entry
+from hanse_common.privacy.charge import NOTHING
+from hanse_common.privacy.entry import Entry
 
 
 def check_terms(

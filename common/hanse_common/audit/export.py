@@ -6,7 +6,8 @@ from dataclasses import fields
 from typing import Any
 
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_common.privacy.entry import Entry, Release
+from hanse_common.privacy.charge import Release
+from hanse_common.privacy.entry import Entry
 from hanse_common.spreadsheets import as_text
 from hanse_common.wording import printable
 

@@ -5,7 +5,8 @@ In mode `local` every store adds all of the noise, and what stores spend adds up
 k times the sensitivity, and so noise divided by k. Each store draws by itself, so the bound
 is that of a mixture over how many of them drew the person, as in `privacy.accounting`.
 
->>> from hanse_common.privacy.entry import GENESIS, Release
+>>> from hanse_common.privacy.charge import Release
+>>> from hanse_common.privacy.entry import GENESIS
 >>> terms = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=40)
 >>> def charged(mode):
 ...     return [Entry(sequence=1, kind="charge", previous=GENESIS, time=0, steps=terms,

@@ -4,11 +4,12 @@
 >>> from hanse_common.audit.evidence import find
 >>> from hanse_common.identity import StoreKey
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.charge import Charge
 >>> from hanse_common.privacy.ledger import Ledger
 >>> folder = TemporaryDirectory()
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
 >>> ledger = Ledger.open(Path(folder.name) / "ledger.sqlite", StoreKey.generate())
->>> _ = ledger.charge(steps, target_delta=1e-6)
+>>> _ = ledger.charge(Charge(steps=steps, target_delta=1e-6))
 >>> (evidence,) = find(Path(folder.name))
 >>> audit = verify_store(evidence, second_opinion=False)
 >>> audit.fault, round(audit.epsilon, 2), audit.unverified[0]
@@ -36,7 +37,8 @@ from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import ACCOUNTANT
 from hanse_common.privacy.chain import compare, paid
-from hanse_common.privacy.entry import NOTHING, Entry, Release
+from hanse_common.privacy.charge import NOTHING, Release
+from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.privacy.verify import verify
 

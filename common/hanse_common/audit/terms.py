@@ -11,9 +11,10 @@ from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, Use, charges_of, use
 from hanse_common.errors import PolicyViolation, PrivacyError
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import check_noise, plan_of
-from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.chain import paid
-from hanse_common.privacy.entry import Entry, Release
+from hanse_common.privacy.charge import Charge, Release
+from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.plan import PrivacyPlan
 
 _SLACK = 1e-9
@@ -83,8 +84,8 @@ def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | Non
 
 def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | None:
     """What is wrong with one charge by itself."""
-    costs = {"train": plan.round_cost(), "evaluate": plan.evaluation_cost()}
-    wrong = _differs(entry, plan, costs.get(entry.release.kind))
+    charges = {"train": plan.round_charge(), "evaluate": plan.evaluation_charge()}
+    wrong = _differs(entry, charges.get(entry.release.kind))
     if wrong:
         return _finding(entry, "against the manifest", wrong)
     wrong = _misplaced(entry.release, manifest)
@@ -140,24 +141,24 @@ def _plan(manifest: Manifest) -> PrivacyPlan | Finding | None:
         )
 
 
-def _differs(entry: Entry, plan: PrivacyPlan, cost: SampledGaussianSteps | None) -> str:
+def _differs(entry: Entry, agreed: Charge | None) -> str:
     """Name the first term that is not the manifest's, with both values; empty if all are."""
     release, steps = entry.release, entry.steps
-    if steps is None or cost is None:
+    if steps is None or agreed is None:
         return f"the manifest knows no charge for {release.kind or 'something unnamed'!r}"
-    clip = plan.max_grad_norm if release.kind == "train" else 0.0
-    if release.mode != plan.mode:
-        return f"mode {release.mode!r}, the manifest says {plan.mode!r}"
-    for name, charged, agreed in (
-        ("noise_multiplier", steps.noise_multiplier, cost.noise_multiplier),
-        ("sample_rate", steps.sample_rate, cost.sample_rate),
-        ("steps", steps.count, cost.count),
-        ("stores per person", steps.stores, cost.stores),
-        ("max_grad_norm", release.max_grad_norm, clip),
-        ("target_delta", entry.target_delta, plan.target_delta),
+    terms = agreed.steps
+    if release.mode != agreed.release.mode:
+        return f"mode {release.mode!r}, the manifest says {agreed.release.mode!r}"
+    for name, charged, due in (
+        ("noise_multiplier", steps.noise_multiplier, terms.noise_multiplier),
+        ("sample_rate", steps.sample_rate, terms.sample_rate),
+        ("steps", steps.count, terms.count),
+        ("stores per person", steps.stores, terms.stores),
+        ("max_grad_norm", release.max_grad_norm, agreed.release.max_grad_norm),
+        ("target_delta", entry.target_delta, agreed.target_delta),
     ):
-        if not math.isclose(charged, agreed, rel_tol=_SLACK):
-            return f"it charges {name}={charged:.6g}, the manifest's terms come to {agreed:.6g}"
+        if not math.isclose(charged, due, rel_tol=_SLACK):
+            return f"it charges {name}={charged:.6g}, the manifest's terms come to {due:.6g}"
     return ""
 
 

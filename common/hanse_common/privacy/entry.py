@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, get_args
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
 from hanse_common.errors import LedgerError, MalformedMessage, PrivacyError
 from hanse_common.identity import KEY_SIZE, StoreKey, verify
 from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.charge import NOTHING, Release
 
 VERSION = 1
 Kind = Literal["charge", "refusal", "renewal", "import", "recovery"]
@@ -35,8 +36,6 @@ Kind = Literal["charge", "refusal", "renewal", "import", "recovery"]
 older record of the same store said was paid; that the head was lost, and the ledger was taken
 as it lay there."""
 
-NOTHING = bytes(DIGEST_SIZE)
-"""In place of a digest: there is nothing to name."""
 UNSIGNED = bytes(KEY_SIZE)
 """In place of a signer: the node was in no federation, and had no key."""
 MAX_TEXT = 256
@@ -45,37 +44,6 @@ _LABEL = b"hanse/ledger-entry/1"
 GENESIS = digest(b"hanse/ledger/1")
 """What the first entry names as the one before it."""
 _KINDS: tuple[Kind, ...] = get_args(Kind)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Release:
-    """What leaves a store, and under which terms, beside what the accountant needs.
-
-    All but `manifest_digest` is empty where updates are open.
-
-    Args:
-        kind: `train` or `evaluate`.
-        mode: The plan's: `local` or `distributed`.
-        max_grad_norm: The plan's clip; 0 where nothing is clipped, as in evaluations.
-        run: The coordinator's number of its run.
-        round: The training round.
-        exchange: The number of the exchange within the run, as in the header.
-        attempt: 1 or 2; 0 where there are no attempts.
-        manifest_digest: Of the federation's terms.
-        instructions_digest: Of the model and settings that the store was sent.
-        roster_digest: Of the stores that the attempt began with; a refusal has none.
-    """
-
-    kind: str = ""
-    mode: str = ""
-    max_grad_norm: float = 0.0
-    run: int = 0
-    round: int = 0
-    exchange: int = 0
-    attempt: int = 0
-    manifest_digest: bytes = NOTHING
-    instructions_digest: bytes = NOTHING
-    roster_digest: bytes = NOTHING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +78,7 @@ class Entry:
     time: int
     clock_went_back: bool = False
     signer: bytes = UNSIGNED
-    release: Release = Release()
+    release: Release = field(default_factory=Release)
     steps: SampledGaussianSteps | None = None
     target_delta: float = 0.0
     commitment: bytes = NOTHING

@@ -8,10 +8,11 @@ last hash is remembered in a second file, so that bringing back an older ledger 
 >>> folder = TemporaryDirectory()
 >>> ledger = Ledger.open(Path(folder.name) / "ledger.sqlite", StoreKey.generate())
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
->>> entry = ledger.charge(steps, target_delta=1e-6, release=Release(kind="train", round=1))
+>>> round_ = Charge(steps=steps, target_delta=1e-6, release=Release(kind="train", round=1))
+>>> entry = ledger.charge(round_)
 >>> entry.sequence, round(entry.epsilon_after, 2)
 (1, 0.75)
->>> ledger.charge(steps, target_delta=1e-6, budget=Budget(max_epsilon=0.8))
+>>> ledger.charge(round_, budget=Budget(max_epsilon=0.8))
 Traceback (most recent call last):
     ...
 hanse_common.errors.BudgetSpent: the store would have spent epsilon=0.961, its policy allows \
@@ -44,7 +45,8 @@ from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import SampledGaussianSteps, accountant, epsilon
 from hanse_common.privacy.budget import Budget, Grant
 from hanse_common.privacy.chain import Fault, compare, follow, head_of, paid
-from hanse_common.privacy.entry import GENESIS, NOTHING, UNSIGNED, Entry, Kind, Release
+from hanse_common.privacy.charge import NOTHING, Charge, Release
+from hanse_common.privacy.entry import GENESIS, UNSIGNED, Entry, Kind
 from hanse_common.privacy.ledger_file import EMPTY, Head, Row
 
 _COMMITMENT_LABEL = b"hanse/ledger-commitment/1"
@@ -125,13 +127,7 @@ class Ledger:
         return paid(self._read(), since=since or 0)
 
     def check_affordable(
-        self,
-        steps: SampledGaussianSteps,
-        *,
-        target_delta: float,
-        budget: Budget,
-        grant: Grant | None = None,
-        release: Release | None = None,
+        self, charge: Charge, *, budget: Budget, grant: Grant | None = None
     ) -> None:
         """Refuse what the budget or the grant cannot pay for; the refusal is an entry.
 
@@ -140,34 +136,23 @@ class Ledger:
                 charged under the manifest would exceed its grant.
             LedgerError: As `open`.
         """
-        about = release or Release()
-        beyond = self._beyond(self._read(), steps, target_delta, budget, grant, about)
+        beyond = self._beyond(self._read(), charge, budget, grant)
         if beyond is not None:
-            self.refuse(
-                steps,
-                target_delta=target_delta,
-                note=beyond.message,
-                release=about,
-                budget=budget,
-            )
+            self.refuse(charge, note=beyond.message, budget=budget)
             raise beyond
 
     def charge(
         self,
-        steps: SampledGaussianSteps,
+        charge: Charge,
         *,
-        target_delta: float,
-        release: Release | None = None,
         budget: Budget | None = None,
         grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
-        """Write steps down as paid, durably.
+        """Write a charge down as paid, durably.
 
         Args:
-            steps: What is spent.
-            target_delta: At which epsilon is read.
-            release: What will leave.
+            charge: What is spent, and what will leave for it.
             budget: The store's limit, looked at once more while nobody else can write.
             grant: The manifest's, likewise.
             vector: What will be masked; the entry commits to it.
@@ -176,30 +161,19 @@ class Ledger:
             BudgetSpent: It would exceed budget or grant; a refusal was written instead.
             LedgerError: As `open`; or the entry could not be written. Release nothing.
         """
-        about = release or Release()
         with self._writing() as write:
-            beyond = self._beyond(write.entries, steps, target_delta, budget, grant, about)
+            beyond = self._beyond(write.entries, charge, budget, grant)
             if beyond is None:
-                self._renew(write, target_delta, budget)
-                entry = self._entry(write, "charge", steps, target_delta, about, budget)
+                self._renew(write, charge.target_delta, budget)
+                entry = self._entry(write, "charge", charge, budget)
                 if vector is not None:
                     commitment = self._commitment(entry, vector, make=True)
                     entry = replace(entry, commitment=commitment or NOTHING)
                 return write.append(entry)
-        self.refuse(
-            steps, target_delta=target_delta, note=beyond.message, release=about, budget=budget
-        )
+        self.refuse(charge, note=beyond.message, budget=budget)
         raise beyond
 
-    def refuse(
-        self,
-        steps: SampledGaussianSteps,
-        *,
-        target_delta: float,
-        note: str,
-        release: Release | None = None,
-        budget: Budget | None = None,
-    ) -> Entry:
+    def refuse(self, charge: Charge, *, note: str, budget: Budget | None = None) -> Entry:
         """Write down what was asked and not done.
 
         Between two charges, one refusal is written for each kind of exchange under each
@@ -208,14 +182,14 @@ class Ledger:
         Raises:
             LedgerError: As `charge`.
         """
-        about = release or Release()
+        about = charge.release
         with self._writing() as write:
             for last in takewhile(lambda entry: entry.kind == "refusal", reversed(write.entries)):
                 known = (last.release.kind, last.release.manifest_digest)
                 if known == (about.kind, about.manifest_digest):
                     return last
-            self._renew(write, target_delta, budget)
-            entry = self._entry(write, "refusal", steps, target_delta, about, budget)
+            self._renew(write, charge.target_delta, budget)
+            entry = self._entry(write, "refusal", charge, budget)
             return write.append(replace(entry, note=note))
 
     def opens(self, entry: Entry, vector: bytes) -> bool:
@@ -247,7 +221,8 @@ class Ledger:
         with self._writing() as write:
             known = {entry.commitment for entry in write.entries if entry.kind == "import"}
             for row in () if source in known else steps:
-                entry = self._entry(write, "import", row, 0.0, Release(), None)
+                earlier = Charge(steps=row, target_delta=0.0)
+                entry = self._entry(write, "import", earlier, None)
                 write.append(replace(entry, commitment=source, note=f"from {record.name}"))
         try:
             record.rename(record.with_name(record.name + ".imported"))
@@ -260,20 +235,19 @@ class Ledger:
     def _beyond(
         self,
         entries: list[Entry],
-        steps: SampledGaussianSteps,
-        target_delta: float,
+        charge: Charge,
         budget: Budget | None,
         grant: Grant | None,
-        release: Release,
     ) -> BudgetSpent | None:
-        """What to say if the manifest's grant or the store's budget cannot pay for steps."""
-        if grant is not None and (beyond := _beyond_grant(entries, steps, grant, release)):
+        """What to say if the manifest's grant or the store's budget cannot pay for a charge."""
+        if grant is not None and (beyond := _beyond_grant(entries, charge, grant)):
             return beyond
         if budget is None:
             return None
         due = self._is_due(entries, budget)
         since = len(entries) if due else _last_renewal(entries).sequence
-        total = epsilon([*paid(entries, since=since), steps], target_delta=target_delta)
+        spent = [*paid(entries, since=since), charge.steps]
+        total = epsilon(spent, target_delta=charge.target_delta)
         if total <= budget.max_epsilon:
             return None
         hint = "leave the federation, or raise max_epsilon"
@@ -291,18 +265,21 @@ class Ledger:
 
     def _renew(self, write: _Write, target_delta: float, budget: Budget | None) -> None:
         if budget is not None and self._is_due(write.entries, budget):
-            entry = self._entry(write, "renewal", None, target_delta, Release(), budget)
+            entry = self._entry(write, "renewal", None, budget, target_delta=target_delta)
             write.append(replace(entry, renews=budget.renews))
 
     def _entry(
         self,
         write: _Write,
         kind: Kind,
-        steps: SampledGaussianSteps | None,
-        target_delta: float,
-        release: Release,
+        charge: Charge | None,
         budget: Budget | None,
+        *,
+        target_delta: float = 0.0,
     ) -> Entry:
+        """The next entry; a renewal charges nothing, and reads epsilon at the delta given."""
+        steps = None if charge is None else charge.steps
+        target_delta = target_delta if charge is None else charge.target_delta
         head, before = head_of(write.entries), paid(write.entries)
         now, last = self._now(), write.entries[-1].time if write.entries else 0
         spends = [steps] if kind == "charge" and steps is not None else []
@@ -314,7 +291,7 @@ class Ledger:
             time=max(last, now),
             clock_went_back=now < last,
             signer=UNSIGNED if self._key is None else self._key.public,
-            release=release,
+            release=Release() if charge is None else charge.release,
             steps=steps,
             target_delta=target_delta,
             epsilon_before=epsilon(before, target_delta=target_delta) if read else 0.0,
@@ -427,9 +404,7 @@ class _Write:
         return signed
 
 
-def _beyond_grant(
-    entries: list[Entry], steps: SampledGaussianSteps, grant: Grant, release: Release
-) -> BudgetSpent | None:
+def _beyond_grant(entries: list[Entry], charge: Charge, grant: Grant) -> BudgetSpent | None:
     """What to say if a manifest does not grant one more exchange of this kind and cost."""
     charged = [
         entry
@@ -437,15 +412,16 @@ def _beyond_grant(
         if entry.kind == "charge" and entry.release.manifest_digest == grant.manifest_digest
     ]
     hint = "nothing was released; ask the federation for new terms"
-    count = sum(entry.release.kind == release.kind for entry in charged)
-    granted = grant.exchanges.get(release.kind, 0)
+    kind = charge.release.kind
+    count = sum(entry.release.kind == kind for entry in charged)
+    granted = grant.exchanges.get(kind, 0)
     if count >= granted:
         return BudgetSpent(
-            f"the store has paid for {count} exchanges of kind {release.kind!r} under this "
+            f"the store has paid for {count} exchanges of kind {kind!r} under this "
             f"manifest, which grants {granted}",
             hint=hint,
         )
-    total = epsilon([*paid(charged), steps], target_delta=grant.target_delta)
+    total = epsilon([*paid(charged), charge.steps], target_delta=grant.target_delta)
     if total <= grant.max_epsilon:
         return None
     return BudgetSpent(

@@ -28,6 +28,7 @@ from hanse_common.privacy.accounting import (
     rounds_left,
     together,
 )
+from hanse_common.privacy.charge import Charge, Release
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,14 +151,15 @@ class PrivacyPlan:
         stores = self.max_stores_per_customer if self.mode == "distributed" else 1
         return self.max_grad_norm / stores
 
-    def round_cost(self) -> SampledGaussianSteps:
+    def round_charge(self) -> Charge:
         """What one round of training is charged."""
-        return self._steps(self.steps_per_round)
+        return self._charge("train", self._steps(self.steps_per_round), self.max_grad_norm)
 
-    def evaluation_cost(self) -> SampledGaussianSteps | None:
+    def evaluation_charge(self) -> Charge | None:
         """What one evaluation is charged; None if nothing of it leaves the store."""
         noise = self.evaluation_noise_multiplier
-        return None if noise is None else _releases(noise, self._repeats)
+        # Nothing is clipped in an evaluation: its sums are bounded by what they count.
+        return None if noise is None else self._charge("evaluate", _releases(noise, self._repeats))
 
     def epsilon_after(self, *, rounds: int) -> float:
         """Epsilon of that many rounds under this plan alone, at `target_delta`."""
@@ -193,7 +195,8 @@ class PrivacyPlan:
         Returns:
             0 if not even one fits; at most `accounting.MOST_ROUNDS`.
         """
-        return rounds_left(spent, self.round_cost(), target_delta=self.target_delta, limit=limit)
+        step = self.round_charge().steps
+        return rounds_left(spent, step, target_delta=self.target_delta, limit=limit)
 
     def spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
         """What that many rounds are charged, evaluations with them."""
@@ -202,6 +205,10 @@ class PrivacyPlan:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)
             spent.append(_releases(self.evaluation_noise_multiplier, count * self._repeats))
         return spent
+
+    def _charge(self, kind: str, steps: SampledGaussianSteps, max_grad_norm: float = 0.0) -> Charge:
+        release = Release(kind=kind, mode=self.mode, max_grad_norm=max_grad_norm)
+        return Charge(steps=steps, target_delta=self.target_delta, release=release)
 
     def _steps(self, count: int) -> SampledGaussianSteps:
         noise, statistics = self.noise_multiplier, self.statistics_noise_multiplier

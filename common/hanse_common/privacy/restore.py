@@ -5,11 +5,12 @@ more. Where the head cannot be brought back, somebody has to decide that the led
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.charge import Charge
 >>> from hanse_common.privacy.ledger import Ledger
 >>> folder, key = TemporaryDirectory(), StoreKey.generate()
 >>> path = Path(folder.name) / "ledger.sqlite"
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
->>> _ = Ledger.open(path, key).charge(steps, target_delta=1e-6)
+>>> _ = Ledger.open(path, key).charge(Charge(steps=steps, target_delta=1e-6))
 >>> ledger_file.head_path(path).unlink()
 >>> entry = restore_head(path, key)
 >>> entry.sequence, entry.kind, entry.note

@@ -3,11 +3,12 @@
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.identity import StoreKey
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
+>>> from hanse_common.privacy.charge import Charge
 >>> from hanse_common.privacy.ledger import Ledger
 >>> folder, key = TemporaryDirectory(), StoreKey.generate()
 >>> path = Path(folder.name) / "ledger.sqlite"
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
->>> _ = Ledger.open(path, key).charge(steps, target_delta=1e-6)
+>>> _ = Ledger.open(path, key).charge(Charge(steps=steps, target_delta=1e-6))
 >>> report = verify(path, key.public)
 >>> report.fault, len(report.entries), report.unsigned
 (None, 1, 0)

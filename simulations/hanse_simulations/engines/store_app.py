@@ -51,7 +51,6 @@ def _open_update(message: Message, node: Node) -> Message:
     """Train one round and return the update as it is."""
     from hanse_client.rounds.local_update import base_model
     from hanse_client.training.train import train_round
-    from hanse_common.privacy.entry import Release
     from hanse_common.privacy.plan import PrivacyPlan
 
     settings, config = _settings(message), _config(message)
@@ -67,14 +66,7 @@ def _open_update(message: Message, node: Node) -> Message:
     )
     if plan is not None:
         # Charged before it leaves; what fails before this has shown nothing to anybody.
-        node.charge(
-            plan.round_cost(),
-            target_delta=plan.target_delta,
-            number=number,
-            release=Release(
-                kind="train", mode=plan.mode, max_grad_norm=plan.max_grad_norm, round=number
-            ),
-        )
+        node.charge(plan.round_charge().of(round=number))
     moved = {name: before[name] + change for name, change in trained.update.items()}
     record = ArrayRecord({name: Array(array) for name, array in moved.items()})
     return _reply(message, {"arrays": record, "metrics": _public_weight()})

@@ -18,6 +18,7 @@ from killing import forked, kills
 
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.ledger import Ledger
 
 STEPS = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1)
@@ -34,7 +35,7 @@ def warm(count: int) -> None:
 def upload_some(ledger: Ledger, uploads: Path, count: int) -> None:
     """What a store does: the charge, then the upload."""
     for k in range(count):
-        ledger.charge(STEPS, target_delta=DELTA, vector=b"vector")
+        ledger.charge(Charge(steps=STEPS, target_delta=DELTA), vector=b"vector")
         (uploads / f"{os.getpid()}-{k}").touch()
 
 
