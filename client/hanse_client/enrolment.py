@@ -16,10 +16,9 @@ from pathlib import Path
 
 from hanse_common.identity import Certificate, StoreKey
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.paths import CERTIFICATE_FILE, MANIFEST_FILE, POLICY_FILE, STORE_KEY_FILE
 from hanse_common.policy import StorePolicy
 from hanse_common.secagg.terms import Attempt, Header
-
-KEY, CERTIFICATE, POLICY, MANIFEST = "store.key", "certificate", "policy.toml", "manifest.json"
 
 
 class Enrolment:
@@ -35,7 +34,7 @@ class Enrolment:
         Raises:
             KeyFileError: The file is missing, readable by others, or no store key.
         """
-        return StoreKey.load(self.folder / KEY)
+        return StoreKey.load(self.folder / STORE_KEY_FILE)
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -44,7 +43,7 @@ class Enrolment:
         Raises:
             KeyFileError: The file is missing or no certificate.
         """
-        return Certificate.load(self.folder / CERTIFICATE)
+        return Certificate.load(self.folder / CERTIFICATE_FILE)
 
     @cached_property
     def policy(self) -> StorePolicy:
@@ -53,7 +52,7 @@ class Enrolment:
         Raises:
             ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         """
-        return StorePolicy.from_toml(self.folder / POLICY)
+        return StorePolicy.from_toml(self.folder / POLICY_FILE)
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -63,7 +62,7 @@ class Enrolment:
             BadManifest: The file is missing, altered, or signed by somebody else.
             PolicyViolation: The terms go beyond the store's own limits.
         """
-        return self.policy.check(SignedManifest.load(self.folder / MANIFEST))
+        return self.policy.check(SignedManifest.load(self.folder / MANIFEST_FILE))
 
     def attempt(self, header: Header, kind: str) -> Attempt:
         """Return what this store holds of an attempt before any message."""

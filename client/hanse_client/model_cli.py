@@ -12,6 +12,7 @@ from hanse_client.inference import commands
 from hanse_client.inference.explain_command import explain
 from hanse_client.pretraining.commands import pretrain
 from hanse_common.formats import Format, FormatOption
+from hanse_common.paths import SETTINGS_TEMPLATE_FILE
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
@@ -39,7 +40,7 @@ def init(
         ),
     ],
     settings: Annotated[Path, typer.Option(metavar="TOML", help="The run's settings.")] = Path(
-        "settings.toml"
+        SETTINGS_TEMPLATE_FILE
     ),
     folder: Annotated[
         Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the model.")

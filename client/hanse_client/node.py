@@ -30,6 +30,7 @@ from hanse_common.config import Settings, parse_settings
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
+from hanse_common.paths import EVALUATIONS_FOLDER, LEDGER_FILE, NODE_FILE, STORE_LOG_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget, Grant
 from hanse_common.privacy.charge import Charge
@@ -39,8 +40,7 @@ from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
 
 _log = logging.getLogger(__name__)
 
-NODE_FILE = "node.json"
-LEDGER_FILE = "ledger.sqlite"
+
 _LONGEST_TEXT = 2000
 OLDER_RECORD = "accountant.json"
 """Where versions before the ledger kept what was spent."""
@@ -242,7 +242,7 @@ class Node:
 
     def evaluation(self, split: str, number: int) -> Path:
         """Where the figures of an evaluation lie."""
-        return self.folder / "evaluations" / f"{split}-{number:05d}.npz"
+        return self.folder / EVALUATIONS_FOLDER / f"{split}-{number:05d}.npz"
 
 
 def append_log(node: Path, **line: Any) -> None:
@@ -251,7 +251,7 @@ def append_log(node: Path, **line: Any) -> None:
     Texts are cut: an error may quote what somebody else sent, and would fill the disk.
     """
     line = {k: v[:_LONGEST_TEXT] if isinstance(v, str) else v for k, v in line.items()}
-    with (node / "log.jsonl").open("a", encoding="utf-8") as file:
+    with (node / STORE_LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**line, "time": time.time()}) + "\n")
 
 

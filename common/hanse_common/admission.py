@@ -57,9 +57,8 @@ from hanse_common.identity import (
     verify,
 )
 from hanse_common.manifest import Hex32
+from hanse_common.paths import REQUEST_SUFFIX
 
-INVITATION_FILE = "invitation.json"
-REQUEST_SUFFIX = ".request"
 REQUEST_VERSION = 1
 REQUEST_SECONDS = 30 * 86_400
 """How long a request may wait for its answer."""

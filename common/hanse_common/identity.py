@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from hanse_common.codec import Reader, Writer
+from hanse_common.durable import write_durably, write_new
 from hanse_common.errors import (
     BadCertificate,
     BadSignature,
@@ -283,7 +284,7 @@ class Certificate:
 
     def save(self, path: Path) -> None:
         """Write the certificate as one line of hexadecimal; it is public."""
-        path.write_text(f"hanse-certificate-1 {self.encode().hex()}\n", encoding="ascii")
+        write_durably(path, f"hanse-certificate-1 {self.encode().hex()}\n")
 
     @classmethod
     def load(cls, path: Path) -> Certificate:
@@ -311,18 +312,13 @@ def save_private(path: Path, text: str) -> None:
         KeyFileError: The file exists already, or cannot be written.
     """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, text.encode("ascii"))
     except FileExistsError:
         raise KeyFileError(
             f"{path} exists already", hint="a key is never overwritten: move it away first"
         ) from None
     except OSError as error:
         raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        os.fchmod(handle, 0o600)  # the umask may have narrowed it further; say exactly this
-        file.write(text)
-        file.flush()
-        os.fsync(handle)
 
 
 def read_private(path: Path) -> str:

@@ -39,6 +39,7 @@ from pydantic import (
 
 from hanse_common.codec import digest
 from hanse_common.config import Settings, parse_settings, read_toml
+from hanse_common.durable import write_durably
 from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
 from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
 from hanse_common.privacy.plan import evaluations_by
@@ -300,4 +301,4 @@ class SignedManifest:
 
     def save(self, path: Path) -> None:
         """Write the manifest file."""
-        path.write_bytes(self.encode())
+        write_durably(path, self.encode())

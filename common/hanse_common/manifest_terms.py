@@ -30,14 +30,12 @@ from hanse_common.instructions import (
     model_digest,
 )
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
+from hanse_common.paths import CONFIG_FILE, WEIGHTS_FILE
 from hanse_common.privacy.accounting import skellam_variance
 from hanse_common.privacy.budget import Grant
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
 from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
-
-INITIAL = "initial.safetensors"
-"""Name of the file with the trained parameters that a run starts from."""
 
 _KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10
@@ -57,7 +55,7 @@ _NOT_DIGESTED = {
 }
 _BASE_LABEL = b"hanse/base-model/1"
 
-BASE_MODEL_FILES = ("config.json", "model.safetensors")
+BASE_MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 """What every store is given before the first round."""
 
 

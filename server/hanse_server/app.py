@@ -21,7 +21,7 @@ from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, HanseError, RunDirectoryError
 from hanse_common.identity import Certificate, CoordinatorKey
 from hanse_common.manifest import SignedManifest
-from hanse_common.roundlog.file import LOG_FILE
+from hanse_common.paths import ROUND_LOG_FILE
 from hanse_server.blame import Blame
 from hanse_server.deployment.admit import Gate
 from hanse_server.polling import look_again_sooner
@@ -35,12 +35,7 @@ from hanse_server.strategies import make_strategy
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
 
-SETTINGS = "settings.json"
-MANIFEST = "manifest.json"
-AUTHORITY = "authority"
-"""The enrolment authority's public key in hexadecimal, as the coordinator pins it."""
-COORDINATOR_KEY = "coordinator.key"
-"""Signs the round log, if the manifest names one."""
+from hanse_common.paths import AUTHORITY_FILE, COORDINATOR_KEY_FILE, MANIFEST_FILE, SETTINGS_FILE
 
 app = ServerApp()
 
@@ -144,7 +139,7 @@ def secure_grid(
         RoundLogError: The log is damaged, or lost records.
         BadManifest: The manifest is missing, altered, or not signed by that authority.
     """
-    path = run_dir / AUTHORITY
+    path = run_dir / AUTHORITY_FILE
     try:
         authority = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
@@ -153,11 +148,11 @@ def secure_grid(
             hint="put it there in hexadecimal, or turn masking off with "
             "federation.secure_aggregation = false",
         ) from error
-    manifest = SignedManifest.load(run_dir / MANIFEST).check(authority)
+    manifest = SignedManifest.load(run_dir / MANIFEST_FILE).check(authority)
     log = None
     if manifest.log_key is not None:
         log = RoundLog.open(
-            federation / LOG_FILE, CoordinatorKey.load(federation / COORDINATOR_KEY)
+            federation / ROUND_LOG_FILE, CoordinatorKey.load(federation / COORDINATOR_KEY_FILE)
         )
     return SecureGrid(
         stores,
@@ -179,7 +174,7 @@ def read_settings(run_dir: Path) -> RunSettings:
         RunDirectoryError: There are none, or they are not JSON.
         ConfigError: A setting is unknown or malformed.
     """
-    path = run_dir / SETTINGS
+    path = run_dir / SETTINGS_FILE
     with decoding(path, RunDirectoryError):
         table = json_object(path.read_bytes())
     return RunSettings.parse(table)

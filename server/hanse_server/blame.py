@@ -26,11 +26,10 @@ from pydantic import ValidationError
 
 from hanse_common.durable import locked, write_durably
 from hanse_common.errors import FederationError, ForgedVector
+from hanse_common.paths import BLAME_FILE
 from hanse_common.secagg.terms import Terms
 from hanse_server.blame_record import Charge, Record, Silence, absences, search_key
 from hanse_server.search import Search
-
-FILE = "blame.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +84,7 @@ class Blame:
         """
         if self._folder is None:
             return self._memory
-        path = self._folder / FILE
+        path = self._folder / BLAME_FILE
         try:
             return Record.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -270,7 +269,7 @@ class Blame:
             self._memory = change.after
             if self._folder is not None:
                 content = change.after.model_dump_json(indent=1) + "\n"
-                write_durably(self._folder / FILE, content)
+                write_durably(self._folder / BLAME_FILE, content)
 
 
 class _Change:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +25,14 @@ from safetensors.numpy import load, save
 
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding, json_object
+from hanse_common.durable import PARTIAL, replacing_folder, write_durably
 from hanse_common.errors import HanseError, RunDirectoryError, RunNotResumable
+from hanse_common.paths import ARRAYS_FILE, ROUND_STATE_FILE, RUN_CHECKPOINTS_FOLDER, STRATEGY_FILE
 
 NDArray = npt.NDArray[Any]
 
 KEEP = 2
-_FOLDER = "checkpoints"
-_ARRAYS = "arrays.safetensors"
-_STRATEGY = "strategy.safetensors"
-_STATE = "state.json"
+
 _NAME = re.compile(r"round-(\d{4,})")
 
 _log = logging.getLogger(__name__)
@@ -72,7 +69,7 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     Raises:
         RunDirectoryError: The folder cannot be written; earlier checkpoints stay.
     """
-    parent = run_dir / _FOLDER
+    parent = run_dir / RUN_CHECKPOINTS_FOLDER
     place = parent / f"round-{checkpoint.round:04d}"
     state = {
         "round": checkpoint.round,
@@ -82,15 +79,10 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
-        write_arrays(temporary / _ARRAYS, checkpoint.arrays)
-        write_arrays(temporary / _STRATEGY, checkpoint.strategy)
-        write_bytes(temporary / _STATE, (json.dumps(state, indent=1) + "\n").encode())
-        sync_folder(temporary)
-        if place.exists():
-            shutil.rmtree(place)
-        temporary.rename(place)
-        sync_folder(parent)
+        with replacing_folder(place, replace=True) as whole:
+            write_arrays(whole / ARRAYS_FILE, checkpoint.arrays)
+            write_arrays(whole / STRATEGY_FILE, checkpoint.strategy)
+            write_durably(whole / ROUND_STATE_FILE, json.dumps(state, indent=1) + "\n")
     except OSError as error:
         raise RunDirectoryError(f"cannot write {place}: {error.strerror}") from error
     for old in _complete(parent)[:-KEEP]:
@@ -100,14 +92,14 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
 
 def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
     """Read the last checkpoint that is whole, or None if there is none."""
-    for place in reversed(_complete(run_dir / _FOLDER)):
+    for place in reversed(_complete(run_dir / RUN_CHECKPOINTS_FOLDER)):
         try:
             with decoding(place, RunDirectoryError):
-                state = json_object((place / _STATE).read_bytes())
+                state = json_object((place / ROUND_STATE_FILE).read_bytes())
                 return Checkpoint(
                     round=int(state["round"]),
-                    arrays=read_arrays(place / _ARRAYS),
-                    strategy=read_arrays(place / _STRATEGY),
+                    arrays=read_arrays(place / ARRAYS_FILE),
+                    strategy=read_arrays(place / STRATEGY_FILE),
                     settings=dict(state["settings"]),
                 )
         except RunDirectoryError as error:
@@ -154,35 +146,8 @@ def read_arrays(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write named arrays to a safetensors file and flush it to the disk."""
-    write_bytes(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
-
-
-def replace_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write named arrays to a safetensors file, atomically."""
-    temporary = path.with_name(f".{path.name}.writing")
-    write_arrays(temporary, arrays)
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file and flush it to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write named arrays to a safetensors file, whole or not at all."""
+    write_durably(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
 def _complete(parent: Path) -> list[Path]:
@@ -193,14 +158,15 @@ def _complete(parent: Path) -> list[Path]:
     whole = [
         (int(match.group(1)), place)
         for place, match in numbered
-        if match and all((place / part).is_file() for part in (_ARRAYS, _STRATEGY, _STATE))
+        if match
+        and all((place / part).is_file() for part in (ARRAYS_FILE, STRATEGY_FILE, ROUND_STATE_FILE))
     ]
     return [place for _, place in sorted(whole)]
 
 
 def _sweep(parent: Path) -> None:
     """Remove what a crash left half-written."""
-    for leftover in parent.glob(".writing-*"):
+    for leftover in parent.glob(f".*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -26,6 +26,17 @@ from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
 from hanse_common.monitoring.codes import OTHER, code_in, known_codes
 from hanse_common.monitoring.health import Health, is_locked, listens
+from hanse_common.paths import (
+    CERTIFICATES_FOLDER,
+    FAILURE_FILE,
+    FEDERATION_FILE,
+    RUNS_FOLDER,
+    RUNTIME_FOLDER,
+    SETTINGS_FILE,
+    TLS_CERTIFICATE_FILE,
+    TLS_FOLDER,
+    UP_PID_FILE,
+)
 from hanse_common.roundlog.records import SUMMED
 from hanse_server.stage_log import ended_early, read_stages
 
@@ -49,7 +60,8 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
     """
     from prometheus_client.core import GaugeMetricFamily
 
-    runs = sorted((path.parent for path in (folder / "runs").glob("*/settings.json")), key=_begun)
+    settings = (folder / RUNS_FOLDER).glob(f"*/{SETTINGS_FILE}")
+    runs = sorted((path.parent for path in settings), key=_begun)
     yield GaugeMetricFamily("hanse_runs", "Runs in the folder.", value=len(runs))
     if runs:
         yield from _run_metrics(runs[-1])
@@ -58,7 +70,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
         "When a store's certificate ends.",
         labels=["store"],
     )
-    for path in sorted((folder / "certificates").glob("*")):
+    for path in sorted((folder / CERTIFICATES_FOLDER).glob("*")):
         if path.is_file():
             certificate = Certificate.load(path)
             ends.add_metric([certificate.store_id], certificate.valid_until)
@@ -73,7 +85,7 @@ def read_health(folder: Path) -> Health:
     fleet = fleet if isinstance(fleet, dict) else {}
     port = fleet.get("listen") or str(fleet.get("address", "")).rpartition(":")[2]
     checks = {"federation": "" if table else f"{folder} holds no federation.toml"}
-    held = is_locked(folder / "state" / "up.pid")
+    held = is_locked(folder / RUNTIME_FOLDER / UP_PID_FILE)
     checks["up"] = "" if held else "`hanse server up` does not run"
     if str(port).isascii() and str(port).isdigit():
         open_ = listens(str(fleet.get("bind", "0.0.0.0")), int(port))
@@ -83,7 +95,7 @@ def read_health(folder: Path) -> Health:
 
 
 def _begun(run: Path) -> float:
-    return (run / "settings.json").stat().st_mtime
+    return (run / SETTINGS_FILE).stat().st_mtime
 
 
 def _run_metrics(run: Path) -> Iterator[Metric]:
@@ -94,10 +106,10 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     )
 
     stages = read_stages(run)
-    settings = json_file(run / "settings.json")
+    settings = json_file(run / SETTINGS_FILE)
     trained = [stage for stage in stages if stage["stage"] == "train"]
     gave_model = [stage for stage in trained if stage["outcome"] == SUMMED]
-    failed = (run / "failure.json").exists()
+    failed = (run / FAILURE_FILE).exists()
 
     def gauge(name: str, text: str, value: float, **labels: str) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["run", *labels])
@@ -188,13 +200,13 @@ def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, s
 
 
 def _failure(run: Path) -> str:
-    code = str(json_file(run / "failure.json").get("code"))
+    code = str(json_file(run / FAILURE_FILE).get("code"))
     return code if code in known_codes().values() else OTHER
 
 
 def _federation(folder: Path) -> dict[str, Any]:
     try:
-        return read_toml(folder / "federation.toml")
+        return read_toml(folder / FEDERATION_FILE)
     except ConfigError:
         return {}
 
@@ -203,7 +215,8 @@ def _certificate(folder: Path, fleet: Mapping[str, Any]) -> str:
     """What is wrong with the certificate that stores see."""
     from cryptography import x509
 
-    path = folder / str(fleet.get("certificate", "tls/server.crt"))
+    usual = f"{TLS_FOLDER}/{TLS_CERTIFICATE_FILE}"
+    path = folder / str(fleet.get("certificate", usual))
     try:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):

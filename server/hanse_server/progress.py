@@ -16,10 +16,7 @@ from typing import Any
 from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import HanseError
-
-FILE = "progress.json"
-FAILURE = "failure.json"
-"""Why the last process of a run ended, if it failed."""
+from hanse_common.paths import FAILURE_FILE, PROGRESS_FILE
 
 
 class Progress:
@@ -32,7 +29,7 @@ class Progress:
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._table: dict[str, Any] = {}
-        (run_dir / FAILURE).unlink(missing_ok=True)
+        (run_dir / FAILURE_FILE).unlink(missing_ok=True)
 
     def stage(
         self, number: int, kind: str, attempt: int, stage: str, asked: Collection[str]
@@ -63,18 +60,18 @@ class Progress:
         """Note why the run ends."""
         table = {"code": error.code, "message": error.message, "hint": error.hint}
         with suppress(OSError):  # the folder may be what is wrong
-            write_durably(self._run_dir / FAILURE, json.dumps(table) + "\n")
+            write_durably(self._run_dir / FAILURE_FILE, json.dumps(table) + "\n")
 
     def _write(self) -> None:
         self._table["time"] = round(time.time(), 3)
-        write_durably(self._run_dir / FILE, json.dumps(self._table) + "\n", sync=False)
+        write_durably(self._run_dir / PROGRESS_FILE, json.dumps(self._table) + "\n", sync=False)
 
 
 def read_progress(run_dir: Path) -> dict[str, Any]:
     """Read where a run is; empty if it has not asked anybody yet."""
-    return json_file(run_dir / FILE)
+    return json_file(run_dir / PROGRESS_FILE)
 
 
 def read_failure(run_dir: Path) -> dict[str, Any]:
     """Read why the last process of a run failed; empty if it did not."""
-    return json_file(run_dir / FAILURE)
+    return json_file(run_dir / FAILURE_FILE)

@@ -40,15 +40,15 @@ from hanse_common.errors import (
     RunDirectoryError,
     WrongShare,
 )
-from hanse_common.manifest_terms import INITIAL as INITIAL
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
     latest_checkpoint,
     read_arrays,
-    replace_arrays,
     save_checkpoint,
     significant_settings,
+    write_arrays,
 )
 from hanse_server.secure_grid import SecureGrid
 from hanse_server.stage_log import StageLog
@@ -58,7 +58,7 @@ from hanse_server.strategies import make_strategy, restore_state, strategy_state
 NDArray = npt.NDArray[Any]
 Split = Literal["validate", "test"]
 
-GLOBAL = "global.safetensors"
+
 WEIGHT = 1
 """What every store must report as its number of examples: a store's size is its own."""
 
@@ -118,7 +118,7 @@ def run_rounds(
             try:
                 arrays = stages.train(number, arrays)
             except BudgetSpent as error:
-                replace_arrays(run_dir / GLOBAL, arrays)
+                write_arrays(run_dir / GLOBAL_FILE, arrays)
                 raise stages.end_early(number - 1, error) from None
             if not stages.too_few:  # or else these rounds are made again when it is resumed
                 save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
@@ -127,7 +127,7 @@ def run_rounds(
         if number % every == 0 or number == rounds:
             stages.evaluate(number, arrays, "validate")
     # 5. The test weeks are looked at once, when nothing can be tuned to them any more.
-    replace_arrays(run_dir / GLOBAL, arrays)
+    write_arrays(run_dir / GLOBAL_FILE, arrays)
     stages.evaluate(rounds, arrays, "test")
     stages.finish(rounds)
     return arrays
@@ -177,7 +177,7 @@ def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> Check
             f"{run_dir} already holds a run that reached round {last.round}",
             hint="go on with --resume, or name another run directory",
         )
-    arrays = read_arrays(run_dir / INITIAL)
+    arrays = read_arrays(run_dir / INITIAL_FILE)
     start = Checkpoint(round=0, arrays=arrays, strategy={}, settings=significant_settings(settings))
     save_checkpoint(run_dir, start)
     return start
@@ -319,7 +319,7 @@ class _Stages:
         self._log.append(number, "done", refusals=refusals, outcome=error.code, note=words)
         return BudgetSpent(
             f"{words}; {describe_refusals(refusals)}",
-            hint=f"{GLOBAL} holds what was trained; to go on from it, sign new terms with "
+            hint=f"{GLOBAL_FILE} holds what was trained; to go on from it, sign new terms with "
             "`--continue-from` this run",
         )
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hanse_common.decoding import json_lines
+from hanse_common.durable import write_durably
 from hanse_common.monitoring.codes import code_in
+from hanse_common.paths import ROUNDS_FILE
 from hanse_common.roundlog.records import SUMMED
 
 _log = logging.getLogger(__name__)
 _STAGE = re.compile(r"^at stage '\w+': ")
 
 Stage = Literal["train", "evaluate", "done"]
-
-FILE = "rounds.jsonl"
 
 
 class StageLog:
@@ -33,15 +33,13 @@ class StageLog:
     """
 
     def __init__(self, run_dir: Path, last_round: int) -> None:
-        self._path = run_dir / FILE
+        self._path = run_dir / ROUNDS_FILE
         kept = [
             line
             for line in read_stages(run_dir)
             if line["round"] <= last_round and not ended_early(line)
         ]
-        temporary = self._path.with_name(f".{FILE}.writing")
-        temporary.write_text("".join(map(_as_line, kept)), encoding="utf-8")
-        temporary.replace(self._path)
+        write_durably(self._path, "".join(map(_as_line, kept)))
         self._seen = {(line["round"], line["stage"], line["split"]) for line in kept}
 
     def holds(self, number: int, stage: Stage, split: str | None) -> bool:
@@ -114,7 +112,7 @@ class StageLog:
 
 def read_stages(run_dir: Path) -> list[dict[str, Any]]:
     """Read the stages that a run has finished, in order; a half-written line is left out."""
-    path = run_dir / FILE
+    path = run_dir / ROUNDS_FILE
     if not path.is_file():
         return []
     return [line for line in json_lines(path) if "stage" in line]

@@ -24,9 +24,9 @@ from hanse_client.tasks.interest.metrics import Figures
 from hanse_client.training.train import check_size, load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted
+from hanse_common.paths import CARD_FILE, GLOBAL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_server.strategies import make_strategy
 from hanse_simulations.datasets import Stores, make_stores
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
@@ -186,7 +186,7 @@ def _simulate(
         )
         folder.write_result(result)
         write_report(folder)
-        write_card(gather(folder.path), folder.model_dir / "README.md")
+        write_card(gather(folder.path), folder.model_dir / CARD_FILE)
     return result
 
 
@@ -270,7 +270,7 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
 
 def _save_model(prepared: Prepared, main: Arm) -> InterestModel:
     model: InterestModel = InterestModel.from_pretrained(prepared.base_model)
-    load_arrays(model, read_arrays(main.folder.path / GLOBAL))
+    load_arrays(model, read_arrays(main.folder.path / GLOBAL_FILE))
     model.save_pretrained(RunFolder(main.folder.path).model_dir)
     return model
 

@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hanse_client import enrolment, node
-from hanse_common.audit import evidence, second_opinion
+from hanse_common.audit import second_opinion
 from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed, ConfigError, HanseError, LedgerError
 from hanse_common.identity import AuthorityKey, StoreKey
+from hanse_common.paths import (
+    CERTIFICATE_FILE,
+    ENROLMENT_FOLDER,
+)
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.ledger import Ledger
@@ -162,7 +165,7 @@ def test_entries_of_another_key_are_named(run):
 
 
 def test_a_key_that_the_store_had_before_counts_while_its_certificate_is_kept(run):
-    folder = run.store(STORE) / evidence.ENROLMENT
+    folder = run.store(STORE) / ENROLMENT_FOLDER
     (folder / "certificate").rename(folder / "certificate.2025")
     run.certify(STORE, StoreKey.generate())
     verify(run.folder)
@@ -262,7 +265,7 @@ def test_a_certificate_of_a_store_that_the_manifest_does_not_list_is_named(run):
     certificate = run.authority.certify(
         "danzig", run.keys[STORE].public, valid_from=0, valid_until=10
     )
-    certificate.save(run.store(STORE) / evidence.ENROLMENT / evidence.CERTIFICATE)
+    certificate.save(run.store(STORE) / ENROLMENT_FOLDER / CERTIFICATE_FILE)
     assert fault(run)["problem"] == "no member"
 
 
@@ -467,12 +470,6 @@ def test_an_audit_without_second_opinion_loads_no_torch(run):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-
-
-def test_an_audit_looks_where_a_node_keeps_things():
-    assert (node.LEDGER_FILE, node.NODE_FILE) == (evidence.LEDGER, evidence.NODE)
-    ours = (evidence.CERTIFICATE, evidence.POLICY, evidence.MANIFEST)
-    assert ours == (enrolment.CERTIFICATE, enrolment.POLICY, enrolment.MANIFEST)
 
 
 @pytest.mark.parametrize("noise_multiplier", [1e-12, 0.001, 0.049])

@@ -11,13 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_common.audit.cli import app
-from hanse_common.audit.evidence import LEDGER
 from hanse_common.audit.missing import OWED
 from hanse_common.errors import AuditFailed
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import SignedManifest
-from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
-from hanse_server.app import AUTHORITY
+from hanse_common.paths import AUTHORITY_FILE, LEDGER_FILE, ROUND_LOG_FILE
+from hanse_common.roundlog.file import checkpoint_path
 from hanse_server.rounds import run_rounds
 from kits.audit import STORES, AuditedRun
 
@@ -83,18 +82,18 @@ def test_a_run_with_all_its_stores_passes_with_everything_required(run):
 def test_each_piece_that_is_missing_is_named_and_is_an_error_where_all_is_required(number, run):
     name, place = list(pieces(run).items())[number]
     place.unlink()
-    if name == LEDGER:
+    if name == LEDGER_FILE:
         place.with_suffix(".head").unlink()
     # A ledger for which there are receipts is missed by the round log as well.
-    found = missing(run, ok=name != LEDGER)
-    lost = [LEDGER, "ledger.head"] if name == LEDGER else [name]
+    found = missing(run, ok=name != LEDGER_FILE)
+    lost = [LEDGER_FILE, "ledger.head"] if name == LEDGER_FILE else [name]
     assert list(found) == [STORE]
     assert found[STORE]["files"] == lost
     assert found[STORE]["folder"] == STORE
     assert (found[STORE]["rosters"], found[STORE]["receipts"]) == (2, 2)
     assert found[STORE]["named_by"] == ["manifest", "round log"]
     wanted = f"evidence is missing of {STORE} ({', '.join(lost)})"
-    if name != LEDGER:
+    if name != LEDGER_FILE:
         assert error_of(run).startswith(wanted)
     assert list(missing(run, "--require-all", ok=False)) == [STORE]
 
@@ -182,7 +181,7 @@ def test_where_nothing_says_which_stores_there_are_all_cannot_be_required(tmp_pa
     run = AuditedRun(tmp_path / "run")
     alone = tmp_path / "alone"
     alone.mkdir()
-    shutil.copy(run.ledger("bremen"), alone / LEDGER)
+    shutil.copy(run.ledger("bremen"), alone / LEDGER_FILE)
     assert verify(alone)["missing"] == {"named": 0, "stores": [], "logs": []}
     assert error_of(alone).startswith(
         "evidence is missing: no manifest and no round log says which stores there are"
@@ -194,8 +193,8 @@ def test_where_nothing_says_which_stores_there_are_all_cannot_be_required(tmp_pa
 
 def test_a_round_log_that_a_manifest_names_is_missing(run):
     key = SignedManifest.load(run / "manifest.json").unchecked.log_key
-    (run / LOG_FILE).unlink()
-    checkpoint_path(run / LOG_FILE).unlink()
+    (run / ROUND_LOG_FILE).unlink()
+    checkpoint_path(run / ROUND_LOG_FILE).unlink()
     assert verify(run)["missing"] == {"named": 5, "stores": [], "logs": [key]}
     assert error_of(run).startswith(f"the round log of key {key[:16]}… is missing")
 
@@ -203,7 +202,7 @@ def test_a_round_log_that_a_manifest_names_is_missing(run):
 def test_a_round_log_beside_the_stores_folders_belongs_to_them(run):
     coordinator = run / "coordinator"
     coordinator.mkdir()
-    for name in (LOG_FILE, checkpoint_path(run / LOG_FILE).name, "manifest.json"):
+    for name in (ROUND_LOG_FILE, checkpoint_path(run / ROUND_LOG_FILE).name, "manifest.json"):
         (run / name).rename(coordinator / name)
     assert verify(run, "--require-all")["missing"]["stores"] == []
 
@@ -261,7 +260,7 @@ def page_of(run: Path, *more: str) -> tuple[str, dict, BaseException | None]:
 
 
 def test_the_page_lists_what_is_missing_and_is_not_verified(run):
-    authority = (run / AUTHORITY).read_text().strip()
+    authority = (run / AUTHORITY_FILE).read_text().strip()
     text, found, error = page_of(run, "--authority", authority)
     assert error is None and "Evidence that is missing" not in text
     shutil.rmtree(run / "stores" / STORE)

@@ -16,12 +16,12 @@ from hanse_common.audit.cli import app
 from hanse_common.errors import AuditFailed
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import SignedManifest
+from hanse_common.paths import AUTHORITY_FILE, COORDINATOR_KEY_FILE, ROUND_LOG_FILE, SETTINGS_FILE
 from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, head_path, write_head
-from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
+from hanse_common.roundlog.file import checkpoint_path
 from hanse_common.roundlog.records import Announced, Closed, Published, decode
-from hanse_server.app import AUTHORITY, COORDINATOR_KEY, SETTINGS
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds
 from kits.apps.secure_federation import STAGES
@@ -64,7 +64,7 @@ def ledger(run: Path, name: str = STORE) -> Path:
 
 
 def key(run: Path) -> CoordinatorKey:
-    return CoordinatorKey.load(run / COORDINATOR_KEY)
+    return CoordinatorKey.load(run / COORDINATOR_KEY_FILE)
 
 
 def remember(run: Path) -> str:
@@ -78,10 +78,10 @@ def remember(run: Path) -> str:
 
 
 def test_a_good_run_verifies_log_and_ledgers_together(run):
-    authority = (run / AUTHORITY).read_text().strip()
+    authority = (run / AUTHORITY_FILE).read_text().strip()
     found = verify(run, "--authority", authority)
     (log,) = found["logs"]
-    last = RoundLog.open(run / LOG_FILE, key(run)).checkpoint
+    last = RoundLog.open(run / ROUND_LOG_FILE, key(run)).checkpoint
     assert log.pop("verified") == [
         "the log is that of the signed checkpoint of 7 records",
         "every announcement precedes its exchange, and every header binds the log as it was",
@@ -94,7 +94,7 @@ def test_a_good_run_verifies_log_and_ledgers_together(run):
     (use,) = log.pop("exchanges")
     assert (use["kind"], use["granted"], use["used"], use["repeats"]) == ("train", 3, 2, [])
     assert log == {
-        "log": str(run / LOG_FILE),
+        "log": str(run / ROUND_LOG_FILE),
         "ok": True,
         "records": 7,
         "announced": 2,
@@ -123,7 +123,7 @@ def test_the_table_has_a_line_for_the_log(run):
 
 
 def test_the_table_names_what_is_wrong_and_the_error_too(run):
-    put(run / LOG_FILE, bodies(run / LOG_FILE)[:5])
+    put(run / ROUND_LOG_FILE, bodies(run / ROUND_LOG_FILE)[:5])
     done = cli.invoke(app, ["verify", str(run), "--no-second-opinion"])
     words = "record 6 is cut off: the log ends before it, and had 7 records"
     assert f"FAILED: {words}" in done.stdout
@@ -202,15 +202,15 @@ def test_a_charge_that_the_log_does_not_announce_is_detected(run):
 
 def closed(run: Path) -> tuple[int, Closed]:
     """The first closed attempt, and its number."""
-    records = [decode(body) for body in bodies(run / LOG_FILE)]
+    records = [decode(body) for body in bodies(run / ROUND_LOG_FILE)]
     return next((n, r) for n, r in enumerate(records, start=1) if isinstance(r, Closed))
 
 
 def rewritten(run: Path, number: int, record: Closed) -> None:
     """Let the coordinator change a record, and sign everything anew."""
-    records = bodies(run / LOG_FILE)
+    records = bodies(run / ROUND_LOG_FILE)
     records[number - 1] = record.encode()
-    rewrite(run / LOG_FILE, records, key(run))
+    rewrite(run / ROUND_LOG_FILE, records, key(run))
 
 
 def test_a_receipt_that_was_deleted_from_the_log_is_missed(run):
@@ -254,9 +254,9 @@ def test_a_log_outlives_the_manifest_that_its_records_are_under(run):
 def test_a_log_without_ledgers_verifies_as_far_as_it_can(by, run, tmp_path):
     alone = tmp_path / "handed-over"
     alone.mkdir()
-    for name in (LOG_FILE, checkpoint_path(run / LOG_FILE).name):
+    for name in (ROUND_LOG_FILE, checkpoint_path(run / ROUND_LOG_FILE).name):
         shutil.copy(run / name, alone / name)
-    found = verify(alone / LOG_FILE if by == "file" else alone)
+    found = verify(alone / ROUND_LOG_FILE if by == "file" else alone)
     assert found["stores"] == []
     (log,) = found["logs"]
     assert (log["records"], log["receipts"], log["matched"]) == (7, 10, 0)
@@ -271,8 +271,8 @@ def test_a_log_without_ledgers_verifies_as_far_as_it_can(by, run, tmp_path):
 
 
 def test_ledgers_without_a_log_verify_as_before(run):
-    (run / LOG_FILE).unlink()
-    checkpoint_path(run / LOG_FILE).unlink()
+    (run / ROUND_LOG_FILE).unlink()
+    checkpoint_path(run / ROUND_LOG_FILE).unlink()
     found = verify(run)
     assert found["logs"] == []
     assert all(
@@ -282,7 +282,7 @@ def test_ledgers_without_a_log_verify_as_before(run):
 
 
 def test_a_log_whose_checkpoint_is_left_is_missed(run):
-    (run / LOG_FILE).unlink()
+    (run / ROUND_LOG_FILE).unlink()
     assert log_of(run, ok=False)["fault"]["problem"] == "the round log cannot be read"
 
 
@@ -291,8 +291,8 @@ def test_a_log_whose_checkpoint_is_left_is_missed(run):
 
 def rolled_back(run: Path) -> None:
     """Take coordinator and stores back to after the first round, each right in itself."""
-    records = bodies(run / LOG_FILE)[:4]
-    rewrite(run / LOG_FILE, records, key(run))
+    records = bodies(run / ROUND_LOG_FILE)[:4]
+    rewrite(run / ROUND_LOG_FILE, records, key(run))
     for place in (run / "stores").iterdir():
         (seen,) = (place / "checkpoints").iterdir()
         seen.write_text(checkpoint_of(records[:2], key(run)).line())
@@ -323,8 +323,8 @@ def test_a_log_that_went_on_since_is_no_fault(run):
 
 def test_a_log_that_is_gone_is_missed_by_who_remembers(run):
     earlier = remember(run)
-    (run / LOG_FILE).unlink()
-    checkpoint_path(run / LOG_FILE).unlink()
+    (run / ROUND_LOG_FILE).unlink()
+    checkpoint_path(run / ROUND_LOG_FILE).unlink()
     found = verify(run, "--remembered", earlier, ok=False)
     assert found["logs_gone"] == [key(run).public.hex()]
     done = cli.invoke(app, ["verify", str(run), "--no-second-opinion", "--remembered", earlier])
@@ -339,7 +339,7 @@ def test_a_log_that_is_gone_is_missed_by_who_remembers(run):
 
 
 def kinds(run: Path) -> list[type]:
-    return [type(decode(body)) for body in bodies(run / LOG_FILE)]
+    return [type(decode(body)) for body in bodies(run / ROUND_LOG_FILE)]
 
 
 def test_an_interrupted_attempt_is_closed_with_its_receipts_and_a_resumed_run_verifies(federation):
@@ -373,7 +373,7 @@ def test_a_coordinator_killed_between_announcing_and_closing_leaves_a_log_that_v
     stage, federation
 ):
     run = federation.folder.path
-    (run / SETTINGS).write_text(federation.settings.model_dump_json())
+    (run / SETTINGS_FILE).write_text(federation.settings.model_dump_json())
     command = [sys.executable, str(PROGRAM), str(run)]
     killed = subprocess.run([*command, "start", STAGES[stage], "2"], check=False)
     assert killed.returncode == -9

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from hanse_client.model_cli import app
 from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns, ModelNotFound
 from hanse_common.instructions import model_digest
-from hanse_server.checkpoint import read_arrays, replace_arrays
+from hanse_common.paths import GLOBAL_FILE
+from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.deployment.sign import read_initial
-from hanse_server.rounds import GLOBAL
 
 cli = CliRunner()
 CATALOGUE = "item_id,text,category\n" + "".join(
@@ -108,7 +108,7 @@ def run(shop: Path) -> Path:
     assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
     (shop / "run").mkdir()
     moved = {name: array + 1 for name, array in read_initial(shop / "model").items()}
-    replace_arrays(shop / "run" / GLOBAL, moved)
+    write_arrays(shop / "run" / GLOBAL_FILE, moved)
     return shop / "run"
 
 
@@ -125,7 +125,7 @@ def test_an_exported_model_is_the_base_with_what_the_run_trained(shop, run):
     opened = open_model(shop / "trained")
     assert json.loads(done.stdout)["digest"] == opened.digest
     base = dict(open_model(shop / "model").model.named_parameters())
-    moved = read_arrays(run / GLOBAL)
+    moved = read_arrays(run / GLOBAL_FILE)
     for name, parameter in opened.model.named_parameters():
         expected = moved.get(name, base[name].numpy())
         assert np.array_equal(parameter.numpy(), expected), name
@@ -135,9 +135,9 @@ def test_nothing_is_exported_over_something_or_from_another_model(shop, run):
     (shop / "trained").mkdir()
     assert isinstance(export(shop, run).exception, ConfigError)
     (shop / "trained").rmdir()
-    replace_arrays(run / GLOBAL, {"basket.repeat.weight": np.zeros((7, 7), np.float32)})
+    write_arrays(run / GLOBAL_FILE, {"basket.repeat.weight": np.zeros((7, 7), np.float32)})
     failed = export(shop, run).exception
     assert isinstance(failed, ConfigError) and "basket.repeat.weight" in failed.message
-    (run / GLOBAL).unlink()
+    (run / GLOBAL_FILE).unlink()
     assert isinstance(export(shop, run).exception, ModelNotFound)
     assert not (shop / "trained").exists()

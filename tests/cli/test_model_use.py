@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hanse_client.features.histories import days
-from hanse_client.node import NODE_FILE, Node
+from hanse_client.node import Node
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate
 from hanse_client.tasks.interest.heads import has_interest
@@ -26,6 +26,7 @@ from hanse_common.errors import (
     OtherCatalogue,
     UnknownCategory,
 )
+from hanse_common.paths import NODE_FILE
 from kits.trained import ask, cli, is_private, node, run  # noqa: F401
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from hanse_common.errors import ConfigError, ForgedVector, RunNotResumable
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
-from hanse_server.checkpoint import replace_arrays
+from hanse_server.checkpoint import write_arrays
 from hanse_server.cli import app
 from hanse_server.deployment import run
 from hanse_server.deployment.folder import FederationFolder
@@ -96,7 +96,7 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
     StageLog(run_dir, -1).append(
         4, "done", outcome="budget-spent", note="ended early after round 4"
     )
-    replace_arrays(run_dir / "global.safetensors", {})
+    write_arrays(run_dir / "global.safetensors", {})
     state = run.state_of(FederationFolder(folder), run_dir)
     assert state.state == "ended early"
     assert "--continue-from spring" in state.failure["hint"]

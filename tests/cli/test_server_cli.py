@@ -32,7 +32,7 @@ from hanse_common.errors import (
 from hanse_common.identity import AuthorityKey, Certificate, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import SignedManifest
-from hanse_server.checkpoint import replace_arrays
+from hanse_server.checkpoint import write_arrays
 from hanse_server.cli import app
 from hanse_server.deployment import run, tls
 from hanse_server.deployment.admit import Gate
@@ -360,7 +360,7 @@ def members(folder, tmp_path) -> Path:
         admit(folder, StoreFiles(tmp_path / f"s{number}", f"store-{number}"))
     write_settings(folder)
     (folder / "model").mkdir()
-    replace_arrays(folder / "model" / "initial.safetensors", {"w": np.ones(12, np.float32)})
+    write_arrays(folder / "model" / "initial.safetensors", {"w": np.ones(12, np.float32)})
     return folder
 
 
@@ -480,13 +480,13 @@ def test_a_next_run_starts_from_what_an_earlier_one_trained(members):
     assert "there is no run 'two'" in refused(RunNotFound, *go_on, "two")
 
     learnt = earlier / "global.safetensors"
-    replace_arrays(learnt, {"w": np.zeros(13, np.float32)})
+    write_arrays(learnt, {"w": np.zeros(13, np.float32)})
     assert "of 'w' it has (13,), the initial model (12,)" in refused(ConfigError, *go_on, "one")
     learnt.write_bytes(b"not arrays")
     assert "cannot be read" in refused(RunDirectoryError, *go_on, "one")
     assert sign(members)["digest"] == before["digest"]  # nothing of these has changed a thing
 
-    replace_arrays(learnt, {"w": np.full(12, 2, np.float32)})
+    write_arrays(learnt, {"w": np.full(12, 2, np.float32)})
     hanse(*go_on, "one")
     terms = SignedManifest.load(members / "manifest.json").unchecked
     assert terms.model_digest == model_digest({"w": np.full(12, 2, np.float32)}).hex()

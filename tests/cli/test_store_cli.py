@@ -19,7 +19,6 @@ from hanse_client.deployment.cli import app
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.leave import check_staying
 from hanse_client.ingest.store_config import load_store
-from hanse_client.rounds.witness import FOLDER
 from hanse_common.admission import Invitation, Request
 from hanse_common.errors import (
     BadCertificate,
@@ -37,6 +36,7 @@ from hanse_common.errors import (
 )
 from hanse_common.identity import AuthorityKey, Certificate, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget
@@ -364,7 +364,7 @@ def test_doctor_says_how_far_the_round_log_is_remembered(member):
 
     assert (found()["state"], found()["message"]) == ("ok", "nothing seen of it yet")
     key = member.membership().manifest.log_key
-    folder = member.path / FOLDER
+    folder = member.path / LOG_CHECKPOINTS_FOLDER
     folder.mkdir(exist_ok=True)
     (folder / key[:16]).write_text("half a line")
     assert found()["state"] == "failed"

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from hanse_common.config import DataSettings
 from hanse_common.errors import PolicyViolation, SuperLinkDown
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_server.app import read_settings
-from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import run_federation
 from hanse_simulations.experiment.enrolment import enrol_stores
@@ -86,12 +86,12 @@ def test_five_stores_run_three_private_rounds(shops, first_run):
 
 def test_the_deployed_model_is_the_simulated_one(shops, first_run, tmp_path):
     """The same stores, terms and seeds on the in-process engine: equal bit for bit."""
-    deployed = load_file(first_run / GLOBAL)
-    simulated = load_file(simulate(shops, first_run, tmp_path) / GLOBAL)
+    deployed = load_file(first_run / GLOBAL_FILE)
+    simulated = load_file(simulate(shops, first_run, tmp_path) / GLOBAL_FILE)
     assert deployed.keys() == simulated.keys()
     for name, array in deployed.items():
         np.testing.assert_array_equal(array, simulated[name], err_msg=name)
-    start = load_file(first_run / INITIAL)
+    start = load_file(first_run / INITIAL_FILE)
     assert any(not np.array_equal(array, start[name]) for name, array in deployed.items())
 
 
@@ -151,8 +151,8 @@ def test_a_run_goes_on_with_new_weeks_from_what_an_earlier_one_trained(shops, fi
     done = shops.server("run", "--name", "later", "--format", "json", timeout=500)
     assert (done.json["state"], done.json["round"]) == ("finished", 1)
     run = shops.run_dir("later")
-    assert (run / INITIAL).read_bytes() == (first_run / GLOBAL).read_bytes()
-    assert (run / GLOBAL).read_bytes() != (first_run / GLOBAL).read_bytes()
+    assert (run / INITIAL_FILE).read_bytes() == (first_run / GLOBAL_FILE).read_bytes()
+    assert (run / GLOBAL_FILE).read_bytes() != (first_run / GLOBAL_FILE).read_bytes()
     for name in shops.stores:
         assert len(shops.charges(name)) > before[name]
         now = shops.store(name, "budget", "--format", "json").json
@@ -164,13 +164,13 @@ def simulate(shops, run_dir, folder):
     """A deployed run once more, on the in-process engine; returns that run's folder."""
     settings = read_settings(run_dir)
     arm = ArmFolder(folder)
-    shutil.copyfile(run_dir / INITIAL, folder / INITIAL)
+    shutil.copyfile(run_dir / INITIAL_FILE, folder / INITIAL_FILE)
     for name, store in shops.stores.items():
         node = json.loads((store.path / "node.json").read_text())
         for key in ("histories", "base_model"):
             node[key] = str(store.path / node[key])
         (arm.stores_dir / name).mkdir(parents=True)
         (arm.stores_dir / name / "node.json").write_text(json.dumps(node))
-    enrol_stores(arm, settings, load_file(folder / INITIAL))
+    enrol_stores(arm, settings, load_file(folder / INITIAL_FILE))
     run_federation(folder, arm.stores_dir, settings)
     return folder

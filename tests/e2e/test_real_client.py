@@ -7,9 +7,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps
-from hanse_server.checkpoint import replace_arrays
-from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.checkpoint import write_arrays
 from hanse_simulations.engines import run_federation
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.runs.arm_folder import ArmFolder
@@ -88,10 +88,10 @@ def federate(folder, small_stores, **compute):
     settings, prepared = small_stores
     settings = settings.with_changes({f"compute.{key}": value for key, value in compute.items()})
     make_nodes(prepared, ArmFolder(folder), settings, salt="test")
-    replace_arrays(folder / INITIAL, initial(prepared, settings))
+    write_arrays(folder / INITIAL_FILE, initial(prepared, settings))
     run_federation(folder, folder / "stores", settings)
     spent = [Node(path).spent() for path in list_nodes(folder / "stores")]
-    return (folder / GLOBAL).read_bytes(), spent
+    return (folder / GLOBAL_FILE).read_bytes(), spent
 
 
 def test_workers_do_not_change_the_private_model(small_stores, tmp_path):

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
+from hanse_common.paths import AUTHORITY_FILE
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.app import AUTHORITY
 from kits.apps.secure_federation import ByHand
 
 
@@ -27,7 +27,7 @@ def test_rounds_and_evaluations_of_real_stores_verify_against_their_signed_manif
     ByHand(federation).upto("mask")
     ByHand(federation, attempt=2).upto("mask")
     ByHand(federation, "evaluate", run=2, split="test", **{"server-round": 2}).upto("mask")
-    authority = bytes.fromhex((federation.folder.path / AUTHORITY).read_text().strip())
+    authority = bytes.fromhex((federation.folder.path / AUTHORITY_FILE).read_text().strip())
     for evidence in find(federation.folder.path):
         audit = verify_store(evidence, authority=authority, second_opinion=False)
         assert (audit.fault, audit.charges, audit.rounds) == (None, 3, 1)

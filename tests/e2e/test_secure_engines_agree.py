@@ -3,7 +3,8 @@
 import pytest
 
 from hanse_client.node import Node
-from hanse_server.rounds import GLOBAL, run_rounds
+from hanse_common.paths import GLOBAL_FILE
+from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import CLIENT_APP, run_federation
 from hanse_simulations.engines.client import AnsweringClientApp
@@ -15,7 +16,7 @@ def outcome(folder):
     spent = [Node(path.parent).spent() for path in sorted(folder.glob("*/*/ledger.sqlite"))]
     columns = ("round", "stage", "split", "replies", "refusals", "sums")
     lines = [[line[column] for column in columns] for line in read_stages(folder)]
-    return (folder / GLOBAL).read_bytes(), spent, lines
+    return (folder / GLOBAL_FILE).read_bytes(), spent, lines
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from hanse_common.errors import UNABLE, RoundFailed
 from hanse_common.instructions import ATTEMPT, flatten
 from hanse_common.manifest_terms import sum_norm
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.secagg import dequantize
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
-from hanse_server.rounds import GLOBAL, INITIAL, run_rounds
+from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from kits.apps.secure_federation import STAGES, said
 
@@ -128,7 +129,7 @@ def test_strategies_run_on_top_unchanged(strategy, options, found_federation):
     moved = flatten(arrays) - flatten(federation.arrays)
     assert np.isfinite(moved).all()
     assert np.abs(moved).max() > 0
-    saved = read_arrays(federation.folder.path / GLOBAL)
+    saved = read_arrays(federation.folder.path / GLOBAL_FILE)
     assert np.array_equal(flatten(saved), flatten(arrays))
     # Two rounds of two steps each, wherever the store was picked twice.
     steps = Counter(federation.charged(name) for name in federation.names)
@@ -213,10 +214,10 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_feder
     uploads = {"hello": 0, "share": 0, "mask": 2, "confirm": 2, "unmask": 1}[stage]
     for store in federation.names:
         assert federation.charged(store) == (0 if kept_back(stage, store) else 2 * uploads)
-    assert not (path / GLOBAL).exists()
+    assert not (path / GLOBAL_FILE).exists()
     assert latest_checkpoint(path).round == 0
     kept = latest_checkpoint(path).arrays
-    assert np.array_equal(flatten(kept), flatten(read_arrays(path / INITIAL)))
+    assert np.array_equal(flatten(kept), flatten(read_arrays(path / INITIAL_FILE)))
 
     faults.heal()
     run_rounds(federation.grid(), path, federation.settings, resume=True)

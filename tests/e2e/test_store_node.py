@@ -25,8 +25,7 @@ from hanse_common.errors import (
     Unreachable,
     UntrustedServer,
 )
-from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS
-from hanse_server.rounds import INITIAL
+from hanse_common.paths import AUTHORITY_FILE, INITIAL_FILE, MANIFEST_FILE, SETTINGS_FILE
 from kits.apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 
 pytestmark = pytest.mark.slow
@@ -66,7 +65,7 @@ class Federation:
         folder = self.run.with_name(f"run-{self.runs}")
         folder.mkdir()
         for path in self.run.iterdir():
-            if path.name in (SETTINGS, MANIFEST, AUTHORITY, INITIAL):
+            if path.name in (SETTINGS_FILE, MANIFEST_FILE, AUTHORITY_FILE, INITIAL_FILE):
                 shutil.copyfile(path, folder / path.name)
         return folder
 

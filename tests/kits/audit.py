@@ -6,9 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hanse_common.audit.evidence import CERTIFICATE, ENROLMENT, LEDGER, MANIFEST, POLICY
 from hanse_common.identity import AuthorityKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.paths import (
+    CERTIFICATE_FILE,
+    ENROLMENT_FOLDER,
+    LEDGER_FILE,
+    MANIFEST_FILE,
+    POLICY_FILE,
+)
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger import Ledger
@@ -59,24 +65,24 @@ class AuditedRun:
         )
         self.keys = {store: StoreKey.generate() for store in STORES[:2]}
         for store, key in self.keys.items():
-            enrolment = self.store(store) / ENROLMENT
+            enrolment = self.store(store) / ENROLMENT_FOLDER
             enrolment.mkdir(parents=True)
             self.certify(store, key)
             signed = SignedManifest.sign(self.manifest, self.authority)
-            signed.save(enrolment / MANIFEST)
+            signed.save(enrolment / MANIFEST_FILE)
             policy = f'authority = "{self.authority.public.hex()}"\nmax_epsilon = 4.0\n'
-            (enrolment / POLICY).write_text(policy)
+            (enrolment / POLICY_FILE).write_text(policy)
             self.charge(store, 1, rounds)
 
     def certify(self, store: str, key: StoreKey) -> None:
         certificate = self.authority.certify(store, key.public, valid_from=0, valid_until=10)
-        certificate.save(self.store(store) / ENROLMENT / CERTIFICATE)
+        certificate.save(self.store(store) / ENROLMENT_FOLDER / CERTIFICATE_FILE)
 
     def store(self, store: str) -> Path:
         return self.folder / "stores" / store
 
     def ledger(self, store: str) -> Path:
-        return self.store(store) / LEDGER
+        return self.store(store) / LEDGER_FILE
 
     def plan(self) -> PrivacyPlan:
         terms = self.manifest.privacy

@@ -17,9 +17,9 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from hanse_client.enrolment import KEY
 from hanse_common.admission import Request, public_pem
 from hanse_common.identity import StoreKey
+from hanse_common.paths import STORE_KEY_FILE
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -87,7 +87,7 @@ class StoreFiles:
         self.folder, self.store_id = folder, store_id
         (folder / "enrolment").mkdir(parents=True, exist_ok=True)
         self.key = StoreKey.generate()
-        self.key.save(folder / "enrolment" / KEY)
+        self.key.save(folder / "enrolment" / STORE_KEY_FILE)
         node = ec.generate_private_key(ec.SECP384R1())
         self.node_pem = public_pem(node.public_key())
         self.node_key = folder / "node.key"

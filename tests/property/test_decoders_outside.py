@@ -42,7 +42,7 @@ from hanse_client.inference import card, load
 from hanse_client.inference.requests import Request as Asked
 from hanse_client.ingest import pseudonyms, store_config
 from hanse_client.model import pretrained as model_checkpoint
-from hanse_client.node import NODE_FILE, Node, NodeSettings
+from hanse_client.node import Node, NodeSettings
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import bundle, config
@@ -52,6 +52,15 @@ from hanse_common.audit.remembered import Remembered
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, Certificate, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.paths import (
+    BLAME_FILE,
+    FAILURE_FILE,
+    FLOWER_RUNS_FILE,
+    LEAVING_FILE,
+    NODE_FILE,
+    PROGRESS_FILE,
+    ROUNDS_FILE,
+)
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -333,7 +342,7 @@ DECODERS = {
         NODE_FILE,
     ),
     "leave.json": Decoder(
-        of_folder(leave.leaving), b'{"after_round": 3, "left": true}', leave.LEAVING_FILE
+        of_folder(leave.leaving), b'{"after_round": 3, "left": true}', LEAVING_FILE
     ),
     "prepared.json": Decoder(preparation, as_json(PREPARED), "prepared.json"),
     "histories": Decoder(lambda p: load_npz(Numbers, p, hint="x"), npz()),
@@ -367,15 +376,13 @@ DECODERS = {
     "checkpoint's state": checkpointed("state.json"),
     "settings of a run": Decoder(of_folder(read_settings), as_json(SETTINGS), "settings.json"),
     "blame.json": Decoder(
-        of_folder(lambda folder: blame.Blame(folder).record), b'{"accused": {"a": 2}}', blame.FILE
+        of_folder(lambda folder: blame.Blame(folder).record), b'{"accused": {"a": 2}}', BLAME_FILE
     ),
-    "progress.json": Decoder(of_folder(progress.read_progress), b'{"round": 1}', progress.FILE),
-    "failure.json": Decoder(
-        of_folder(progress.read_failure), b'{"code": "data"}', progress.FAILURE
-    ),
-    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', run.FLOWER),
+    "progress.json": Decoder(of_folder(progress.read_progress), b'{"round": 1}', PROGRESS_FILE),
+    "failure.json": Decoder(of_folder(progress.read_failure), b'{"code": "data"}', FAILURE_FILE),
+    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
     "rounds.jsonl": Decoder(
-        of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, stage_log.FILE
+        of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
     ),
     "federation.toml, watched": Decoder(
         of_folder(server_metrics._federation), FEDERATION, "federation.toml"

@@ -16,11 +16,11 @@ from hanse_common.audit.evidence import find
 from hanse_common.errors import LogForked
 from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import logged_digest
+from hanse_common.paths import AUTHORITY_FILE, ROUND_LOG_FILE
 from hanse_common.roundlog.checkpoint import Checkpoint
-from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
+from hanse_common.roundlog.file import checkpoint_path
 from hanse_common.roundlog.merkle import Tree, check_consistency
 from hanse_common.roundlog.records import Announced, Closed, Published, decode
-from hanse_server.app import AUTHORITY
 from kits.roundlog import bodies, checkpoint_of, put, rewrite
 
 KINDS = [Published, Announced, Closed, Published, Announced, Closed, Published]
@@ -44,15 +44,15 @@ def folder(logged_run, tmp_path_factory):
 @pytest.fixture
 def log(folder, logged_run):
     """The log, as it was written."""
-    for name in (LOG_FILE, checkpoint_path(folder / LOG_FILE).name):
+    for name in (ROUND_LOG_FILE, checkpoint_path(folder / ROUND_LOG_FILE).name):
         shutil.copy(logged_run.folder.path / name, folder / name)
-    return folder / LOG_FILE
+    return folder / ROUND_LOG_FILE
 
 
 @pytest.fixture
 def own_copy(logged_run, tmp_path):
     """The log in a copy of the run for a test that changes more than the log."""
-    return Path(shutil.copytree(logged_run.folder.path, tmp_path / "run")) / LOG_FILE
+    return Path(shutil.copytree(logged_run.folder.path, tmp_path / "run")) / ROUND_LOG_FILE
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +62,11 @@ def key(logged_run):
 
 @pytest.fixture(scope="module")
 def whole(logged_run):
-    return bodies(logged_run.folder.path / LOG_FILE)
+    return bodies(logged_run.folder.path / ROUND_LOG_FILE)
 
 
 def audit(path, *, stores=False, **more):
-    authority = bytes.fromhex((path.parent / AUTHORITY).read_text().strip())
+    authority = bytes.fromhex((path.parent / AUTHORITY_FILE).read_text().strip())
     found = find(path.parent) if stores else []
     return verify_log(path, found, authority=authority, **more)
 

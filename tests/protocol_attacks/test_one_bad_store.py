@@ -13,9 +13,10 @@ import pytest
 from hanse_common.errors import BudgetSpent, NoiseMissing, RoundFailed
 from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import sum_norm
+from hanse_common.paths import GLOBAL_FILE
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
-from hanse_server.rounds import GLOBAL, run_rounds
+from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from kits.forgery import blamed, forge, lost, silence, trained
 
@@ -217,7 +218,7 @@ def test_lost_rounds_at_the_end_are_no_end(found_federation):
     federation.faults.to_store = lambda store, message: None if store in silent else message
     with pytest.raises(RoundFailed):
         run_rounds(grid, federation.folder.path, federation.settings, timeout=0.02)
-    assert not (federation.folder.path / GLOBAL).exists()
+    assert not (federation.folder.path / GLOBAL_FILE).exists()
 
 
 def test_a_run_whose_budget_is_spent_ends_early_in_good_order(found_federation):
@@ -238,7 +239,7 @@ def test_a_run_whose_budget_is_spent_ends_early_in_good_order(found_federation):
     path = federation.folder.path
     last = read_stages(path)[-1]
     assert (last["stage"], last["round"], last["outcome"]) == ("done", 3, "budget-spent")
-    kept, saved = latest_checkpoint(path), read_arrays(path / GLOBAL)
+    kept, saved = latest_checkpoint(path), read_arrays(path / GLOBAL_FILE)
     assert kept.round == 3
     assert np.array_equal(flatten(saved), flatten(kept.arrays))
     assert not np.array_equal(flatten(saved), flatten(federation.arrays))

@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
-from hanse_client.clipping.exactness import RECORD
 from hanse_common.errors import RoundFailed, WrongHeader
 from hanse_common.identity import AuthorityKey
+from hanse_common.paths import CLIPPING_CHECK_FILE
 from hanse_common.secagg.messages import Hello, Refusal, Roster
 from kits.apps.secure_federation import STAGES, ByHand, forbid_work, said
 
@@ -402,7 +402,7 @@ def test_a_crafted_model_cannot_make_one_customer_stop_the_round(federation):
     If a store failed then, its failing would say that it has such a customer, for free.
     """
     arrays = {name: np.full_like(a, 3e38) for name, a in federation.arrays.items()}
-    (federation.node(STORE).folder / RECORD).unlink()  # nor in the check
+    (federation.node(STORE).folder / CLIPPING_CHECK_FILE).unlink()  # nor in the check
     reply = federation.tell(STORE, arrays=arrays, **{"server-round": 2})
     assert isinstance(said(reply), Hello)
 

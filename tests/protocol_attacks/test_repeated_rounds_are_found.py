@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from hanse_client import guard
 from hanse_client.rounds import secure_exchange
 from hanse_common.audit.cli import app
-from hanse_common.audit.evidence import MANIFEST
 from hanse_common.errors import AuditFailed
+from hanse_common.paths import MANIFEST_FILE
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.budget import Budget
 from hanse_server.rounds import run_rounds
@@ -177,7 +177,7 @@ def test_an_exchange_that_a_run_does_not_have_is_named(number, kind, place, word
 def test_a_store_that_keeps_its_copy_of_the_terms_back_is_held_to_a_neighbours(tmp_path):
     run = AuditedRun(tmp_path, rounds=2, spare=0)
     run.charge(STORE, 1, 1, run=2)
-    (run.store(STORE) / "enrolment" / MANIFEST).unlink()
+    (run.store(STORE) / "enrolment" / MANIFEST_FILE).unlink()
     for more in ((), ("--authority", run.authority.public.hex())):
         found, error = verify(tmp_path, *more)
         assert error is not None
@@ -192,9 +192,9 @@ def test_charges_under_earlier_terms_are_held_to_those(tmp_path):
     run.charge(STORE, 1, 1, run=2)
     later = AuditedRun(tmp_path / "later", rounds=3, spare=0)
     folder = run.store(STORE) / "enrolment"
-    (folder / MANIFEST).rename(folder / "manifest.2025.json")
+    (folder / MANIFEST_FILE).rename(folder / "manifest.2025.json")
     (folder / "policy.toml").write_text(f'authority = "{later.authority.public.hex()}"\n')
-    shutil.copy(later.store(STORE) / "enrolment" / MANIFEST, folder / MANIFEST)
+    shutil.copy(later.store(STORE) / "enrolment" / MANIFEST_FILE, folder / MANIFEST_FILE)
     # Of another authority they count only where none is known.
     (folder / "policy.toml").unlink()
     shutil.rmtree(run.store("bremen"))

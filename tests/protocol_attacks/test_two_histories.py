@@ -20,10 +20,11 @@ from hanse_common.audit.cli import app
 from hanse_common.errors import UNABLE, WrongHeader
 from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import LOG, PROOFS, Instructions, model_digest
+from hanse_common.paths import ROUND_LOG_FILE
 from hanse_common.privacy.ledger_file import EMPTY
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import RECEIPT, Proofs
-from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
+from hanse_common.roundlog.file import checkpoint_path
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import Closed
 from hanse_common.secagg.messages import Refusal, Roster
@@ -199,7 +200,7 @@ def test_two_cohorts_that_never_meet_are_told_apart_by_an_audit_of_both(federati
         "detail": f"{STORE} was shown other records up to this one",
     }
     # The other log is no better.
-    fork, log = federation.folder.path / FORK, federation.folder.path / LOG_FILE
+    fork, log = federation.folder.path / FORK, federation.folder.path / ROUND_LOG_FILE
     for one, another in ((fork, log), (checkpoint_path(fork), checkpoint_path(log))):
         another.write_bytes(one.read_bytes())
     fault = audit(federation)["logs"][0]["fault"]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from hanse_common.instructions import flatten
+from hanse_common.paths import GLOBAL_FILE
 from hanse_common.secagg import store as store_module
 from hanse_common.secagg.state import StoreState
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL, run_rounds
+from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from kits.apps.secure_federation import STAGES
 
@@ -76,7 +77,7 @@ def test_a_lost_round_leaves_the_model_as_it_was(found_federation):
     deal_wrongly(federation)
     arrays = run_rounds(federation.grid(), federation.folder.path, federation.settings)
     assert np.array_equal(flatten(arrays), flatten(federation.arrays))
-    saved = read_arrays(federation.folder.path / GLOBAL)
+    saved = read_arrays(federation.folder.path / GLOBAL_FILE)
     assert np.array_equal(flatten(saved), flatten(federation.arrays))
     # The upload has left, so it has been paid for.
     assert {federation.charged(name) for name in federation.names} == {2}

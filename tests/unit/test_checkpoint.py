@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from hanse_common.durable import write_durably
 from hanse_common.errors import RunDirectoryError, RunNotResumable
 from hanse_server.checkpoint import (
     Checkpoint,
@@ -81,18 +82,18 @@ def test_passes_over_a_damaged_one(tmp_path, damage):
 def test_a_crash_while_writing_leaves_the_one_before(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, checkpoint(1))
 
-    def crash(path, data):
+    def crash(path, data, **_):
         if path.name == "state.json":
             raise KeyboardInterrupt
-        path.write_bytes(data)
+        write_durably(path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hanse_server.checkpoint.write_bytes", crash)
+        patch.setattr("hanse_server.checkpoint.write_durably", crash)
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(tmp_path, checkpoint(2))
     assert latest_checkpoint(tmp_path).round == 1
     save_checkpoint(tmp_path, checkpoint(2))
-    assert not list((tmp_path / "checkpoints").glob(".writing-*"))
+    assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
 def test_replaces_one_of_the_same_round(tmp_path):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hanse_client.clipping import exactness
-from hanse_client.clipping.exactness import RECORD, check_key, ensure_exact
+from hanse_client.clipping.exactness import check_key, ensure_exact
 from hanse_client.tasks import task_of
 from hanse_common.errors import InexactClipping
 from hanse_common.manifest_terms import BASE_MODEL_FILES
+from hanse_common.paths import CLIPPING_CHECK_FILE
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ class Checked:
 
     @property
     def checks(self) -> int:
-        path = self.node.folder / RECORD
+        path = self.node.folder / CLIPPING_CHECK_FILE
         return len(json.loads(path.read_text())) if path.exists() else 0
 
 

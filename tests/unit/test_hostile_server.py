@@ -24,8 +24,9 @@ from flwr.proto.message_pb2 import Metadata, ObjectTree
 from hanse_client.deployment import inbox
 from hanse_client.deployment.fleet_api import Address, Fleet, connected
 from hanse_client.deployment.node_loop import serve
-from hanse_client.node import NODE_FILE, Node, NodeSettings
+from hanse_client.node import Node, NodeSettings
 from hanse_common.errors import FederationError, HanseError, NotAdmitted, Unreachable
+from hanse_common.paths import NODE_FILE
 from hanse_server.deployment import tls
 
 Answer = tuple[int, dict[str, str], bytes]

@@ -12,8 +12,9 @@ import pytest
 
 from hanse_common.errors import RoundLogError
 from hanse_common.identity import CoordinatorKey
+from hanse_common.paths import ROUND_LOG_FILE
 from hanse_common.roundlog.checkpoint import Checkpoint
-from hanse_common.roundlog.file import FORMAT, LOG_FILE, checkpoint_path, read_records
+from hanse_common.roundlog.file import FORMAT, checkpoint_path, read_records
 from hanse_common.roundlog.merkle import Tree
 from hanse_server.roundlog import RoundLog, Witnesses
 from kits.disk import as_nobody, no_file_above, small_disk
@@ -24,7 +25,7 @@ PROGRAM = Path(__file__).parent.parent / "kits" / "apps" / "logging_rounds.py"
 
 
 def opened(folder):
-    return RoundLog.open(folder / LOG_FILE, KEY)
+    return RoundLog.open(folder / ROUND_LOG_FILE, KEY)
 
 
 def filled(folder, count=3):
@@ -36,7 +37,7 @@ def filled(folder, count=3):
 
 def on_disk(folder):
     """Number of records, and the checkpoint beside them."""
-    path = folder / LOG_FILE
+    path = folder / ROUND_LOG_FILE
     with FORMAT.reading(path) as database:
         count = len(read_records(database, path))
     return count, Checkpoint.load(checkpoint_path(path))
@@ -79,7 +80,7 @@ def test_a_log_waits_for_the_disk(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_crash_between_record_and_checkpoint_is_made_good_by_opening(count, tmp_path):
-    beside = checkpoint_path(tmp_path / LOG_FILE)
+    beside = checkpoint_path(tmp_path / ROUND_LOG_FILE)
     log = filled(tmp_path, count - 1)
     older = beside.read_bytes() if beside.exists() else None
     log.append(published(count))
@@ -93,14 +94,14 @@ def test_a_crash_between_record_and_checkpoint_is_made_good_by_opening(count, tm
 
 def test_a_half_written_checkpoint_is_never_read(tmp_path):
     log = filled(tmp_path)
-    beside = checkpoint_path(tmp_path / LOG_FILE)
+    beside = checkpoint_path(tmp_path / ROUND_LOG_FILE)
     beside.with_name(beside.name + ".partial").write_text("hanse-check")
     assert opened(tmp_path).checkpoint == log.checkpoint
 
 
 def test_more_records_than_one_crash_leaves_are_not_signed(tmp_path):
     filled(tmp_path)
-    path = tmp_path / LOG_FILE
+    path = tmp_path / ROUND_LOG_FILE
     beside = checkpoint_path(path).read_bytes()
     log = opened(tmp_path)
     log.append(published(4))
@@ -119,7 +120,7 @@ def test_opening_nothing_makes_nothing(tmp_path):
 
 def test_a_log_that_lost_records_is_refused(tmp_path):
     filled(tmp_path)
-    path = tmp_path / LOG_FILE
+    path = tmp_path / ROUND_LOG_FILE
     whole = bodies(path)
     for kept in ([], whole[:1], whole[:2]):
         put(path, kept)
@@ -132,7 +133,7 @@ def test_a_log_that_lost_records_is_refused(tmp_path):
 
 def test_a_log_with_another_record_is_refused(tmp_path):
     filled(tmp_path)
-    path = tmp_path / LOG_FILE
+    path = tmp_path / ROUND_LOG_FILE
     whole = bodies(path)
     put(path, [whole[0], published(9).encode(), whole[2]])
     refused(tmp_path, "is not the log of 3 records")
@@ -141,26 +142,26 @@ def test_a_log_with_another_record_is_refused(tmp_path):
 def test_a_log_of_another_key_is_refused(tmp_path):
     filled(tmp_path)
     with pytest.raises(RoundLogError, match="is not signed by this coordinator") as raised:
-        RoundLog.open(tmp_path / LOG_FILE, OTHER_KEY)
+        RoundLog.open(tmp_path / ROUND_LOG_FILE, OTHER_KEY)
     assert "use the key that the log was begun with" in raised.value.hint
 
 
 def test_a_checkpoint_with_anothers_signature_is_refused(tmp_path):
     log = filled(tmp_path)
     forged = log.checkpoint.sign(OTHER_KEY)
-    checkpoint_path(tmp_path / LOG_FILE).write_text(forged.line())
+    checkpoint_path(tmp_path / ROUND_LOG_FILE).write_text(forged.line())
     refused(tmp_path, "is not signed by this coordinator")
 
 
 def test_a_log_without_its_checkpoint_is_refused(tmp_path):
     filled(tmp_path)
-    checkpoint_path(tmp_path / LOG_FILE).unlink()
+    checkpoint_path(tmp_path / ROUND_LOG_FILE).unlink()
     refused(tmp_path, "has 3 records, and there is no roundlog.checkpoint")
 
 
 def test_a_record_that_is_none_is_named_by_its_number(tmp_path):
     filled(tmp_path)
-    path = tmp_path / LOG_FILE
+    path = tmp_path / ROUND_LOG_FILE
     rewrite(path, [*bodies(path), b"\0\1\3short"], KEY)
     refused(tmp_path, r"record 4 of .*roundlog.sqlite is damaged: round log record ends at byte")
     rewrite(path, [*bodies(path)[:3], b"\0\2" + published(1).encode()[2:]], KEY)
@@ -226,13 +227,13 @@ BROKEN = {
 def test_a_file_that_is_no_whole_log_is_a_named_error_and_stays_as_it_is(how, tmp_path):
     filled(tmp_path)
     breaks, words = BROKEN[how]
-    breaks(tmp_path / LOG_FILE)
+    breaks(tmp_path / ROUND_LOG_FILE)
     refused(tmp_path, words)
 
 
 def test_a_log_does_not_change_or_lose_a_record_by_accident(tmp_path):
     filled(tmp_path)
-    with sqlite3.connect(tmp_path / LOG_FILE) as database:
+    with sqlite3.connect(tmp_path / ROUND_LOG_FILE) as database:
         for statement in ("DELETE FROM record", "UPDATE record SET body = x'00'"):
             with pytest.raises(sqlite3.IntegrityError, match="round log records are never"):
                 database.execute(statement)
@@ -279,7 +280,7 @@ def test_a_coordinator_killed_anywhere_loses_no_record_that_it_checkpointed(time
     acknowledged = 0
     for place in sorted(folder.iterdir()):
         log = opened(place)
-        tree = Tree(bodies(place / LOG_FILE))
+        tree = Tree(bodies(place / ROUND_LOG_FILE))
         seen = []
         for file in place.glob("seen-*"):
             for line in file.read_text().splitlines():
@@ -345,7 +346,7 @@ def test_a_checkpoint_that_cannot_be_written_is_written_before_the_next_record(t
 
 def test_a_file_that_may_not_grow_loses_nothing_and_is_a_named_error(tmp_path):
     log = filled(tmp_path)
-    with no_file_above((tmp_path / LOG_FILE).stat().st_size + 4096):
+    with no_file_above((tmp_path / ROUND_LOG_FILE).stat().st_size + 4096):
         done = 3 + append_until_it_fails(log)
     nothing_is_lost(tmp_path, done)
 
@@ -415,7 +416,7 @@ def test_a_node_that_is_silent_for_long_does_not_make_proofs_grow_without_end(
 def test_a_log_rewritten_with_its_own_key_is_not_this_files_to_notice(tmp_path):
     """Stores and auditors notice: `RoundLog` protects its owner from accidents."""
     filled(tmp_path)
-    path = tmp_path / LOG_FILE
+    path = tmp_path / ROUND_LOG_FILE
     records = [published(9).encode(), *bodies(path)[1:]]
     rewrite(path, records, KEY)
     assert opened(tmp_path).checkpoint == checkpoint_of(records, KEY)

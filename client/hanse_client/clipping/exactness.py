@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,8 @@ from hanse_common.codec import digest
 from hanse_common.config import RunSettings, read_json
 from hanse_common.durable import write_durably
 from hanse_common.manifest_terms import base_model_digest, settings_digest
+from hanse_common.paths import CLIPPING_CHECK_FILE
 
-RECORD: Final = "clipping-check.json"
 _AT_RANDOM, _LONGEST = 4, 2
 """Customers that are checked: a layer that is wrong for some lengths only shows on the longest."""
 _LABEL = b"hanse/clipping-check/1"
@@ -58,7 +58,7 @@ def ensure_exact(
         A store without customers has nothing to compare, and is checked once it has some.
     """
     key = check_key(node, model, settings)
-    record = node.folder / RECORD
+    record = node.folder / CLIPPING_CHECK_FILE
     known = read_json(record) if record.exists() else {}
     if key in known:
         return

@@ -7,10 +7,10 @@ from typing import Any
 
 from hanse_client.deployment.enrol import pinned_policy
 from hanse_client.deployment.folder import StoreFolder
-from hanse_client.node import LEDGER_FILE
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
 from hanse_common.errors import StoreNotReady
+from hanse_common.paths import LEDGER_FILE
 
 
 def budget_row(folder: StoreFolder) -> BudgetRow | None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from hanse_client.deployment.budget import budget_row
-from hanse_client.deployment.folder import CUSTOMER_KEY, NEXT, StoreFolder, load_node_key
+from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.tls_check import Handshake, handshake
 from hanse_client.enrolment import Enrolment
 from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import HanseError, StoreNotReady
 from hanse_common.identity import StoreKey
+from hanse_common.paths import CUSTOMER_KEY_FILE, LEDGER_FILE, NEXT_SUFFIX
 from hanse_common.privacy.ledger import Ledger
 
 State = Literal["ok", "warning", "failed", "skipped"]
@@ -116,7 +117,7 @@ def _key_files(folder: StoreFolder) -> Iterator[Finding]:
     load_node_key(folder.node_key)
     yield _ok("key files", "for their owner only")
     age = time.time() - folder.store_key.stat().st_mtime
-    if folder.store_key.with_name(folder.store_key.name + NEXT).exists():
+    if folder.store_key.with_name(folder.store_key.name + NEXT_SUFFIX).exists():
         yield _warn(
             "key age",
             "a new key waits for its certificate",
@@ -131,7 +132,7 @@ def _key_files(folder: StoreFolder) -> Iterator[Finding]:
 def _private(path: Path) -> Finding | None:
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     if mode is None:
-        made = path.name == CUSTOMER_KEY
+        made = path.name == CUSTOMER_KEY_FILE
         return _fail(
             "key files",
             f"{path} is missing",
@@ -215,7 +216,7 @@ def _server(folder: StoreFolder) -> Iterator[Finding]:
 def _budget(folder: StoreFolder) -> Finding:
     row = budget_row(folder)
     # Reading says nothing of a head that went ahead of its ledger; opening does.
-    Ledger.open(folder.path / "ledger.sqlite", StoreKey.load(folder.store_key))
+    Ledger.open(folder.path / LEDGER_FILE, StoreKey.load(folder.store_key))
     if row is None or row.limit is None:
         return _ok("budget", "nothing spent")
     message = f"epsilon {row.spent:.3g} of {row.limit:g} spent"

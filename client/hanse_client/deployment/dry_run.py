@@ -17,6 +17,7 @@ from hanse_common.codec import DIGEST_SIZE
 from hanse_common.config import RunSettings
 from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.manifest import Manifest
+from hanse_common.paths import LEDGER_FILE
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.plan import PrivacyPlan
@@ -156,7 +157,7 @@ def _cost(
     plan, policy = PrivacyPlan.from_settings(settings), enrolment.policy
     if plan is None:
         return {"mode": manifest.privacy.mode, "epsilon of a round": None}
-    spent = Ledger.open(folder.path / "ledger.sqlite", enrolment.key).spent()
+    spent = Ledger.open(folder.path / LEDGER_FILE, enrolment.key).spent()
     step, delta = plan.round_charge().steps, plan.target_delta
     return {
         "mode": plan.mode,

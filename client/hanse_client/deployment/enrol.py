@@ -8,20 +8,19 @@ does not pass leaves the store as it was.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hanse_client.deployment.folder import NEXT, SETTINGS_FILE, StoreFolder, load_node_key
+from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.templates import AUTHORITY_LINE
 from hanse_client.enrolment import Enrolment
-from hanse_common.admission import INVITATION_FILE, Invitation, Request, node_key_digest, public_pem
+from hanse_common.admission import Invitation, Request, node_key_digest, public_pem
 from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
 from hanse_common.decoding import decoding
-from hanse_common.durable import sync_folder, write_durably
+from hanse_common.durable import replacing_folder, sync_folder, write_durably
 from hanse_common.errors import (
     BadCertificate,
     ConfigError,
@@ -37,6 +36,7 @@ from hanse_common.manifest_terms import (
     check_noise,
     settings_digest,
 )
+from hanse_common.paths import INVITATION_FILE, NEXT_SUFFIX, SETTINGS_FILE
 from hanse_common.policy import StorePolicy
 
 """All that is taken of a model's folder: no format that could hold code."""
@@ -71,7 +71,7 @@ def own_fingerprint(folder: StoreFolder) -> str:
 
 def newest(path: Path) -> Path:
     """The key that waits for its certificate, or the one in use."""
-    waiting = path.with_name(path.name + NEXT)
+    waiting = path.with_name(path.name + NEXT_SUFFIX)
     return waiting if waiting.exists() else path
 
 
@@ -135,7 +135,7 @@ def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = Non
         if waiting != key:
             waiting.replace(key)
             sync_folder(key.parent)
-    public = folder.node_public.with_name(folder.node_public.name + NEXT)
+    public = folder.node_public.with_name(folder.node_public.name + NEXT_SUFFIX)
     if public.exists():
         public.replace(folder.node_public)
     write_durably(folder.certificate, path.read_bytes())
@@ -244,8 +244,7 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
         if not (source / name).is_file():
             raise ConfigError(f"{source} holds no {name}", hint="it is a folder of both")
     settings, manifest = folder.settings(), folder.membership().manifest
-    aside = Path(tempfile.mkdtemp(prefix=".model-", dir=folder.path))
-    try:
+    with replacing_folder(folder.model, replace=True) as aside:
         for name in BASE_MODEL_FILES:
             shutil.copyfile(source / name, aside / name)
         found = model_digest(start_of(aside, settings)).hex()
@@ -255,12 +254,6 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
                 hint="ask the coordinator for the model that the manifest was signed for",
             )
         check_base_model(aside, manifest)
-        aside.chmod(0o755)
-        if folder.model.exists():
-            shutil.rmtree(folder.model)
-        aside.rename(folder.model)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:

@@ -31,19 +31,29 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from hanse_client.deployment.templates import policy_toml, store_toml
-from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY, Enrolment
-from hanse_client.node import NODE_FILE, Node, NodeSettings
-from hanse_common.admission import INVITATION_FILE, Invitation
+from hanse_client.enrolment import Enrolment
+from hanse_client.node import Node, NodeSettings
+from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings, read_json
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, KeyFileError, StoreNotReady
 from hanse_common.identity import StoreKey, check_store_id, read_private, save_private
-
-STORE_FILE, SETTINGS_FILE = "store.toml", "settings.json"
-CUSTOMER_KEY, NODE_KEY, NODE_PUBLIC = "customer.key", "node.key", "node.pub"
-MODEL, HISTORIES, ENROLMENT = "model", "histories.npz", "enrolment"
-NEXT = ".next"
-"""Suffix of a key that waits for its certificate."""
+from hanse_common.paths import (
+    CERTIFICATE_FILE,
+    CUSTOMER_KEY_FILE,
+    ENROLMENT_FOLDER,
+    HISTORIES_FILE,
+    INVITATION_FILE,
+    MANIFEST_FILE,
+    MODEL_FOLDER,
+    NODE_FILE,
+    NODE_KEY_FILE,
+    NODE_PUBLIC_FILE,
+    POLICY_FILE,
+    SETTINGS_FILE,
+    STORE_FILE,
+    STORE_KEY_FILE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,47 +70,47 @@ class StoreFolder:
     @property
     def enrolment(self) -> Path:
         """Key, certificate, policy, manifest."""
-        return self.path / ENROLMENT
+        return self.path / ENROLMENT_FOLDER
 
     @property
     def store_key(self) -> Path:
         """The store's identity."""
-        return self.enrolment / KEY
+        return self.enrolment / STORE_KEY_FILE
 
     @property
     def certificate(self) -> Path:
         """The authority's word for it."""
-        return self.enrolment / CERTIFICATE
+        return self.enrolment / CERTIFICATE_FILE
 
     @property
     def policy(self) -> Path:
         """The store's own limits."""
-        return self.enrolment / POLICY
+        return self.enrolment / POLICY_FILE
 
     @property
     def manifest(self) -> Path:
         """The federation's signed terms."""
-        return self.enrolment / MANIFEST
+        return self.enrolment / MANIFEST_FILE
 
     @property
     def node_key(self) -> Path:
         """What Flower authenticates the node by."""
-        return self.path / NODE_KEY
+        return self.path / NODE_KEY_FILE
 
     @property
     def node_public(self) -> Path:
         """Its public half."""
-        return self.path / NODE_PUBLIC
+        return self.path / NODE_PUBLIC_FILE
 
     @property
     def model(self) -> Path:
         """The frozen start of the model."""
-        return self.path / MODEL
+        return self.path / MODEL_FOLDER
 
     @property
     def histories(self) -> Path:
         """The store's prepared histories."""
-        return self.path / HISTORIES
+        return self.path / HISTORIES_FILE
 
     def node(self) -> Node:
         """Open the node.
@@ -189,13 +199,16 @@ def create(folder: StoreFolder, name: str) -> None:
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.enrolment.mkdir(mode=0o700, exist_ok=True)
-        folder.store_toml.write_text(store_toml(name), encoding="utf-8")
-        folder.policy.write_text(policy_toml(), encoding="utf-8")
-        load_or_make_key(folder.path / CUSTOMER_KEY)
+        write_durably(folder.store_toml, store_toml(name))
+        write_durably(folder.policy, policy_toml())
+        load_or_make_key(folder.path / CUSTOMER_KEY_FILE)
         StoreKey.generate().save(folder.store_key)
         make_node_key(folder.node_key, folder.node_public)
         settings = NodeSettings(
-            name=name, histories=Path(HISTORIES), base_model=Path(MODEL), enrolment=Path(ENROLMENT)
+            name=name,
+            histories=Path(HISTORIES_FILE),
+            base_model=Path(MODEL_FOLDER),
+            enrolment=Path(ENROLMENT_FOLDER),
         )
         # Last: a folder that has it is whole.
         write_durably(folder.path / NODE_FILE, settings.model_dump_json(indent=2) + "\n")

@@ -17,8 +17,7 @@ from hanse_client.ingest.store_config import load_store
 from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
 from hanse_common.flower import QUIET
-
-LOCK = "join.lock"
+from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE, TEXTS_FOLDER
 
 
 def join(
@@ -81,7 +80,7 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
     folder.invitation()
     settings = folder.settings()
     check_settings(folder, settings)
-    if not (folder.model / "config.json").exists():
+    if not (folder.model / CONFIG_FILE).exists():
         raise StoreNotReady(
             "this store has no model to start from",
             hint="`hanse store enrol --model DIR`, with the coordinator's folder",
@@ -106,7 +105,7 @@ def prepare(folder: StoreFolder) -> Preparation:
         folder.settings(),
         model=folder.model,
         target=folder.histories,
-        cache=folder.path / "texts",
+        cache=folder.path / TEXTS_FOLDER,
     )
 
 
@@ -114,7 +113,7 @@ def prepare(folder: StoreFolder) -> Preparation:
 def _alone(folder: StoreFolder) -> Iterator[None]:
     """One process a store: two would refuse each other's attempts."""
     folder.node()
-    path: Path = folder.path / LOCK
+    path: Path = folder.path / JOIN_LOCK_FILE
     with path.open("w", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

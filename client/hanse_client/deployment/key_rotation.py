@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from hanse_client.deployment.folder import NEXT, NODE_PUBLIC, StoreFolder, make_node_key
+from hanse_client.deployment.folder import StoreFolder, make_node_key
 from hanse_common.errors import KeyFileError
 from hanse_common.identity import StoreKey
+from hanse_common.paths import NEXT_SUFFIX, NODE_PUBLIC_FILE
 
 
 def begin(folder: StoreFolder, *, node_key: bool) -> None:
@@ -19,8 +20,8 @@ def begin(folder: StoreFolder, *, node_key: bool) -> None:
         KeyFileError: A new key waits for its certificate already.
     """
     folder.node()
-    waiting = folder.store_key.with_name(folder.store_key.name + NEXT)
-    waiting_node = folder.node_key.with_name(folder.node_key.name + NEXT)
+    waiting = folder.store_key.with_name(folder.store_key.name + NEXT_SUFFIX)
+    waiting_node = folder.node_key.with_name(folder.node_key.name + NEXT_SUFFIX)
     for path in (waiting, waiting_node):
         if path.exists():
             raise KeyFileError(
@@ -29,4 +30,4 @@ def begin(folder: StoreFolder, *, node_key: bool) -> None:
             )
     StoreKey.generate().save(waiting)
     if node_key:
-        make_node_key(waiting_node, folder.path / (NODE_PUBLIC + NEXT))
+        make_node_key(waiting_node, folder.path / (NODE_PUBLIC_FILE + NEXT_SUFFIX))

@@ -16,8 +16,7 @@ from pathlib import Path
 from hanse_common.config import read_json
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, StoreLeft
-
-LEAVING_FILE = "leaving.json"
+from hanse_common.paths import LEAVING_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

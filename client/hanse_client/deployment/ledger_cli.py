@@ -38,15 +38,15 @@ def accept_head(
     accepts a ledger that lacks its last entries forgets what they cost, and every audit will
     say that it was accepted.
     """
-    from hanse_client.enrolment import KEY
-    from hanse_common.audit.evidence import LEDGER, find
+    from hanse_common.audit.evidence import find
     from hanse_common.identity import StoreKey
+    from hanse_common.paths import LEDGER_FILE, STORE_KEY_FILE
     from hanse_common.privacy.restore import check_headless, restore_head
 
-    path = ledger / LEDGER if ledger.is_dir() else ledger
+    path = ledger / LEDGER_FILE if ledger.is_dir() else ledger
     evidence = find(path)[0] if path.exists() else None
     if key is None and evidence is not None and evidence.enrolment is not None:
-        beside = evidence.enrolment / KEY
+        beside = evidence.enrolment / STORE_KEY_FILE
         key = beside if beside.exists() else None
     store_key = None if key is None else StoreKey.load(key)
     certificates = evidence.certificates() if evidence else []

@@ -15,13 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanse_client.node import LEDGER_FILE, Node
+from hanse_client.node import Node
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
 from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.monitoring.health import Health, is_locked
+from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE
 from hanse_common.policy import StorePolicy
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 
     from hanse_common.privacy.entry import Entry
 
-LOCK = "join.lock"
-"""Held by `hanse store join` while it runs."""
+from hanse_common.paths import JOIN_LOCK_FILE
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
@@ -53,7 +53,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
         refusals.add_metric([code], count)
     yield refusals
     yield GaugeMetricFamily(
-        "hanse_store_joined", "1 while the node runs.", value=is_locked(folder / LOCK)
+        "hanse_store_joined", "1 while the node runs.", value=is_locked(folder / JOIN_LOCK_FILE)
     )
     yield GaugeMetricFamily(
         "hanse_store_last_exchange_timestamp_seconds",
@@ -82,7 +82,9 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
 
 def read_health(folder: Path) -> Health:
     """Look whether the node runs, and whether a round would find it able to take part."""
-    checks = {"joined": "" if is_locked(folder / LOCK) else "`hanse store join` does not run"}
+    checks = {
+        "joined": "" if is_locked(folder / JOIN_LOCK_FILE) else "`hanse store join` does not run"
+    }
     try:
         evidence = _evidence(Node(folder))
         row = _budget(evidence, evidence.entries())
@@ -124,7 +126,7 @@ def _refusals(folder: Path) -> tuple[Counter[str], float]:
     """Count errors in the store's log by code; also say when the last line was written."""
     codes: Counter[str] = Counter()
     last = 0.0
-    path = folder / "log.jsonl"
+    path = folder / STORE_LOG_FILE
     if not path.exists():
         return codes, last
     for line in json_lines(path):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hanse_common.decoding import check_stored, decoding
+from hanse_common.durable import replacing
 from hanse_common.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ _MOST_MEMBERS = 64
 def save_npz(record: DataclassInstance, path: Path) -> None:
     """Write every field of a dataclass; a reader finds the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **{field.name: getattr(record, field.name) for field in fields(record)})
-    partial.replace(path)
+    arrays = {field.name: getattr(record, field.name) for field in fields(record)}
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:

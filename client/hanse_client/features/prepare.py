@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from hanse_client.features.histories import Histories, prepare, unranked
 from hanse_common.config import RunSettings, read_json
-from hanse_common.durable import sync_folder, write_durably
+from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError
+from hanse_common.paths import CONFIG_FILE, PREPARED_FILE
 
 if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig
@@ -90,7 +91,7 @@ def prepare_store(
     from hanse_client.ingest.pipeline import ingest
     from hanse_client.model.item_texts import encode_texts
 
-    vocabulary = read_json(model / "config.json")
+    vocabulary = read_json(model / CONFIG_FILE)
     begun = observed_from(store, settings)
     data = ingest(store)
     texts = sorted(data.catalogue["text"].unique())
@@ -147,16 +148,15 @@ def _save(histories: Histories, target: Path) -> None:
         histories.save(target)
     finally:
         os.umask(before)
-    sync_folder(target.parent)
 
 
 def _note(histories: Path) -> Path:
-    return histories.with_name("prepared.json")
+    return histories.with_name(PREPARED_FILE)
 
 
 def _vocabulary(model: Path) -> str:
     try:
-        table: dict[str, Any] = read_json(model / "config.json")
+        table: dict[str, Any] = read_json(model / CONFIG_FILE)
     except ConfigError as error:
         raise ConfigError(error.message, hint="`hanse store enrol --model DIR` first") from None
     words = [table.get("classes"), table.get("level"), table.get("vector_size")]

@@ -16,18 +16,15 @@ from hanse_common.audit.evidence import find
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError, ModelNotFound
+from hanse_common.paths import MODEL_FOLDER, STORES_FOLDER
 from hanse_common.wording import ABSENT, counted
 from hanse_common.wording import epsilon as rounded_up
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard, ModelCardData
 
-RESULT, SETTINGS, CONFIG, WEIGHTS = (
-    "result.json",
-    "settings.json",
-    "config.json",
-    "model.safetensors",
-)
+from hanse_common.paths import CONFIG_FILE, RESULT_FILE, SETTINGS_FILE, WEIGHTS_FILE
+
 UNTRAINED = "untrained"
 _BUFFERS = ("class_vectors", "class_popularity")
 """Stored beside the parameters, and public."""
@@ -104,23 +101,23 @@ def gather(path: Path) -> Facts:
         ConfigError: The run's files are damaged.
         LedgerError: A ledger of the run is damaged.
     """
-    folder = next((p for p in (path, path / "model") if (p / WEIGHTS).is_file()), None)
-    config = {} if folder is None else _table(folder / CONFIG)
+    folder = next((p for p in (path, path / MODEL_FOLDER) if (p / WEIGHTS_FILE).is_file()), None)
+    config = {} if folder is None else _table(folder / CONFIG_FILE)
     if folder is None or config.get("model_type") != "hanse-interest":
         raise ModelNotFound(
             f"{path} holds no interest model", hint="give a run's folder, or its model's"
         )
     above = folder.absolute().parent
-    run = next((p for p in (folder, above) if (p / RESULT).is_file()), None)
+    run = next((p for p in (folder, above) if (p / RESULT_FILE).is_file()), None)
     return Facts(
         name=folder.absolute().name if run is None else run.absolute().name,
         classes=len(config.get("classes", [])),
         level=str(config.get("level", "category")),
         horizon_days=float(config.get("horizon_days", 28.0)),
-        parameters=_parameters(folder / WEIGHTS),
-        result={} if run is None else _table(run / RESULT),
-        settings={} if run is None else _table(run / SETTINGS),
-        ledgers=None if run is None else _ledgers(run / "stores"),
+        parameters=_parameters(folder / WEIGHTS_FILE),
+        result={} if run is None else _table(run / RESULT_FILE),
+        settings={} if run is None else _table(run / SETTINGS_FILE),
+        ledgers=None if run is None else _ledgers(run / STORES_FOLDER),
     )
 
 

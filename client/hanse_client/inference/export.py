@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from hanse_client.inference.load import SETTINGS, WEIGHTS, open_model
+from hanse_client.inference.load import open_model
 from hanse_client.training.train import load_arrays
 from hanse_common.decoding import decoding
+from hanse_common.durable import replacing_folder
 from hanse_common.errors import ConfigError, ModelNotFound
-
-GLOBAL = "global.safetensors"
+from hanse_common.paths import GLOBAL_FILE, SETTINGS_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +48,8 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
     """
     if folder.exists():
         raise ConfigError(f"{folder} exists", hint="name another --output")
-    weights = run / GLOBAL if run.is_dir() else run
-    hint = f"a finished run's folder holds {GLOBAL}"
+    weights = run / GLOBAL_FILE if run.is_dir() else run
+    hint = f"a finished run's folder holds {GLOBAL_FILE}"
     with decoding(f"trained parameters {weights}", ModelNotFound, SafetensorError, hint=hint):
         arrays = load(weights.read_bytes())
     model = open_model(base).model
@@ -64,13 +63,11 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
             )
     load_arrays(model, arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as made:
-        whole = Path(made) / "model"
+    with replacing_folder(folder) as whole:
         model.save_pretrained(whole)
-        if (weights.parent / SETTINGS).is_file():
-            shutil.copyfile(weights.parent / SETTINGS, whole / SETTINGS)
-        digest = hashlib.sha256((whole / WEIGHTS).read_bytes()).hexdigest()
-        whole.replace(folder)
+        if (weights.parent / SETTINGS_FILE).is_file():
+            shutil.copyfile(weights.parent / SETTINGS_FILE, whole / SETTINGS_FILE)
+        digest = hashlib.sha256((whole / WEIGHTS_FILE).read_bytes()).hexdigest()
     return Exported(
         folder=folder,
         trained=sum(array.size for array in arrays.values()),

@@ -78,6 +78,4 @@ def _encode(table: pl.DataFrame, path: Path, note: str) -> bytes:
 
 def write_private(path: Path, content: bytes) -> None:
     """Replace a file so that only its owner can ever have read the new content."""
-    # What a crash left may be open to others, and would keep its permissions.
-    path.with_name(path.name + ".partial").unlink(missing_ok=True)
     write_durably(path, content, mode=_PRIVATE)

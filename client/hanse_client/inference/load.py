@@ -18,17 +18,19 @@ from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_client.model.item_texts import Vectors, encode_texts
 from hanse_client.model.pretrained import MODEL_ERRORS
-from hanse_client.node import NODE_FILE, Node
+from hanse_client.node import Node
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
-
-CONFIG, WEIGHTS, SETTINGS, STORE = (
-    "config.json",
-    "model.safetensors",
-    "settings.json",
-    "store.toml",
+from hanse_common.paths import (
+    CONFIG_FILE,
+    MODEL_FOLDER,
+    NODE_FILE,
+    SETTINGS_FILE,
+    STORE_FILE,
+    TEXTS_FOLDER,
+    WEIGHTS_FILE,
 )
 
 
@@ -63,13 +65,13 @@ def model_folder(path: Path) -> Path:
     Raises:
         ModelNotFound: There is none.
     """
-    for folder in (path, path / "model"):
-        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
             return folder
     what = "holds no model" if path.is_dir() else "does not exist"
     raise ModelNotFound(
         f"{path} {what}",
-        hint=f"give a run's folder, or one with {CONFIG} and {WEIGHTS}",
+        hint=f"give a run's folder, or one with {CONFIG_FILE} and {WEIGHTS_FILE}",
     )
 
 
@@ -97,11 +99,11 @@ def open_model(path: Path) -> Trained:
     model, found = loaded
     if found["missing_keys"] or found.get("mismatched_keys"):
         raise ModelNotFound(
-            f"{folder / WEIGHTS} lacks weights that {CONFIG} asks for",
+            f"{folder / WEIGHTS_FILE} lacks weights that {CONFIG_FILE} asks for",
             hint="copy the run's model folder as a whole",
         )
     model.eval().requires_grad_(False)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return Trained(folder=folder, model=model, digest=digest)
 
 
@@ -123,11 +125,11 @@ def open_store(path: Path, trained: Trained, settings: RunSettings | None = None
     """
     if path.is_dir() and (path / NODE_FILE).exists():
         return _open_node(path, trained)
-    if path.is_dir() and (path / STORE).exists():
-        path = path / STORE
+    if path.is_dir() and (path / STORE_FILE).exists():
+        path = path / STORE_FILE
     if not path.is_file():
         raise ConfigError(
-            f"{path} is no store", hint=f"give a node's folder ({NODE_FILE}) or a {STORE}"
+            f"{path} is no store", hint=f"give a node's folder ({NODE_FILE}) or a {STORE_FILE}"
         )
     return _open_toml(path, trained, settings)
 
@@ -148,7 +150,7 @@ def _open_node(path: Path, trained: Trained) -> OpenStore:
         raise OtherCatalogue(
             f"store {node.name!r} is prepared for {len(own.classes)} classes at level "
             f"{own.level!r}, the model ranks {len(asked.classes)} others at level {asked.level!r}",
-            hint=f"give the store's {STORE}: its data are then prepared for this model",
+            hint=f"give the store's {STORE_FILE}: its data are then prepared for this model",
         )
     return OpenStore(name=node.name, histories=node.histories)
 
@@ -188,7 +190,7 @@ def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> 
     if not listens(trained.model):
         # Embedding a catalogue takes minutes, and no answer would depend on it.
         return dict.fromkeys(texts, np.zeros(size, dtype=np.float32))
-    cache = Path(os.environ.get("HANSE_CACHE") or folder / "cache") / "texts"
+    cache = Path(os.environ.get("HANSE_CACHE") or folder / "cache") / TEXTS_FOLDER
     vectors = encode_texts(texts, encoder=encoder, cache=cache)
     if vectors.shape[1] != size:
         raise ConfigError(
@@ -210,7 +212,11 @@ def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettin
     Raises:
         ConfigError: They cannot be read.
     """
-    beside = (trained.folder.parent / SETTINGS, trained.folder / SETTINGS, store / SETTINGS)
+    beside = (
+        trained.folder.parent / SETTINGS_FILE,
+        trained.folder / SETTINGS_FILE,
+        store / SETTINGS_FILE,
+    )
     path = given or next((place for place in beside if place.is_file()), None)
     if path is None:
         return None

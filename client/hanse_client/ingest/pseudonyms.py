@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hmac
 import os
-import tempfile
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
+from hanse_common.durable import write_new
 from hanse_common.errors import ConfigError
 
 KEY_BYTES = 32
@@ -112,7 +113,8 @@ def load_or_make_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _make_key(path)
+            with suppress(FileExistsError):  # another process was first, and its key counts
+                write_new(path, os.urandom(KEY_BYTES))
         mode = path.stat().st_mode
         key = path.read_bytes()
     except OSError as error:
@@ -128,18 +130,3 @@ def load_or_make_key(path: Path) -> bytes:
             hint="restore it from its backup; a new key gives every customer a new pseudonym",
         )
     return key
-
-
-def _make_key(path: Path) -> None:
-    # Written aside and linked: no other process can see half a key, nor overwrite this one.
-    descriptor, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(os.urandom(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(aside, path)
-    except FileExistsError:
-        pass
-    finally:
-        Path(aside).unlink()

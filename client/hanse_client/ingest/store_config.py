@@ -36,6 +36,7 @@ from hanse_client.ingest.schema import (
 )
 from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import ConfigError, ContradictingOptions
+from hanse_common.paths import CUSTOMER_KEY_FILE
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
 NUMBERS = ("quantity", "price", "rating")
@@ -200,7 +201,7 @@ class StoreConfig(Settings):
     catalogue: CatalogueSource
     max_reject_share: float = Field(default=0.05, ge=0, le=1)
     """The store is refused when more of its rows than this are rejected."""
-    pseudonym_key: Path = Path("customer.key")
+    pseudonym_key: Path = Path(CUSTOMER_KEY_FILE)
     """32 secret bytes, made on first use; whoever has them can undo the pseudonyms."""
     observed_from: date | None = None
     """First day of the store's records, a public fact; if unset, a year before training

@@ -28,7 +28,7 @@ from hanse_common.config import ModelSettings, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, DataError, DeploymentError
 from hanse_common.instructions import model_digest
-from hanse_common.manifest_terms import INITIAL
+from hanse_common.paths import INITIAL_FILE
 from hanse_common.trainable import Trainable
 
 MAX_CLASSES = 12_000
@@ -75,7 +75,7 @@ def make_base_model(
         model.train_only(settings.model.trainable)
         arrays = trained_arrays(model)
         # Last: a folder that has it is whole.
-        write_durably(folder / INITIAL, save(arrays))
+        write_durably(folder / INITIAL_FILE, save(arrays))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
     return BaseModel(

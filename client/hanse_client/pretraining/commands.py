@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hanse_common.formats import Format, FormatOption
+from hanse_common.paths import TEXTS_FOLDER
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
@@ -115,7 +116,7 @@ def pretrain(
             public,
             run,
             folder=folder,
-            cache=Path(kept) / "texts" if kept else Path(temporary),
+            cache=Path(kept) / TEXTS_FOLDER if kept else Path(temporary),
             objective=wanted.value,
             epochs=epochs,
             told=told,

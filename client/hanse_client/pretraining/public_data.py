@@ -26,6 +26,7 @@ from hanse_client.ingest.store_config import SUFFIXES, CatalogueSource, StoreCon
 from hanse_common.config import Level, parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError, MissingDependency
+from hanse_common.paths import CATALOGUE_FILE, EVENTS_FILE
 
 _SATURDAY = datetime(2016, 1, 2)
 """Instacart tells weekdays and days between orders, no dates; its weeks begin here."""
@@ -117,7 +118,7 @@ def _read_package(name: str, known: _Package, catalogue: Path | None) -> PublicD
         ) from error
     listed = events.join(items, on="item_id", how="semi")
     with TemporaryDirectory(prefix="hanse-") as folder:
-        paths = Path(folder) / "events.parquet", Path(folder) / "catalogue.parquet"
+        paths = Path(folder) / EVENTS_FILE, Path(folder) / CATALOGUE_FILE
         listed.write_parquet(paths[0])
         items.write_parquet(paths[1])
         data = _through_the_door(*paths)

@@ -29,10 +29,11 @@ from hanse_client.pretraining.public_data import PublicData
 from hanse_common.config import Level, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, TooFewCustomers
+from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 
 MOST_CLASSES = 4096
 FEWEST_CUSTOMERS = 20
-ABOUT = "pretraining.json"
+
 _HELD_OUT = 0.1
 _BATCH = 32
 _PATIENCE = 8
@@ -197,7 +198,7 @@ def _write(model: Contents, done: Pretrained, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_checkpoint(model.visits, folder, encoder=done.encoder)
-        write_card(folder / "README.md", done)
-        write_durably(folder / ABOUT, json.dumps(asdict(done), indent=2) + "\n")
+        write_card(folder / CARD_FILE, done)
+        write_durably(folder / PRETRAINING_FILE, json.dumps(asdict(done), indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror}") from error

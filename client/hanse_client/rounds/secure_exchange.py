@@ -29,6 +29,7 @@ from hanse_common.durable import locked
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest_terms import grant_of
+from hanse_common.paths import ATTEMPT_FILE, JOURNAL_FILE, SECAGG_FOLDER, STATE_FILE, WAITING_FILE
 from hanse_common.privacy.charge import NOTHING, Charge
 from hanse_common.privacy.ledger_file import EMPTY, Head
 from hanse_common.roundlog.evidence import RECEIPT
@@ -39,8 +40,6 @@ from hanse_common.secagg.layout import Integers
 from hanse_common.secagg.messages import Delivery, Hello, Roster, Survivors, UnmaskRequest
 from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
-
-MARK = "attempt"
 
 Answer = dict[str, bytes]
 """What a store replies at one stage: the protocol's message, and what goes with it."""
@@ -109,7 +108,7 @@ class SecureExchange:
     def __init__(self, node: Node, enrolment: Enrolment) -> None:
         self._node = node
         self._enrolment = enrolment
-        self._folder = node.folder / "secagg"
+        self._folder = node.folder / SECAGG_FOLDER
 
     def admit(self, header: Header) -> None:
         """Check that the store may still make an attempt.
@@ -126,7 +125,7 @@ class SecureExchange:
         Raises:
             MalformedMessage: The file is damaged.
         """
-        path = self._folder / "waiting"
+        path = self._folder / WAITING_FILE
         return Waiting.decode(path.read_bytes()) if path.exists() else None
 
     def unmasked(self, header: Header, asked: bytes) -> Waiting | None:
@@ -165,7 +164,7 @@ class SecureExchange:
                 journal=self._journal(),
             )
             # What waits from an earlier attempt must not be masked in this one.
-            (self._folder / "waiting").unlink(missing_ok=True)
+            (self._folder / WAITING_FILE).unlink(missing_ok=True)
             self._keep(store)
         return store.hello
 
@@ -177,7 +176,7 @@ class SecureExchange:
         """
         attempt = self._enrolment.attempt(waiting.header, waiting.kind)
         attempt.terms.layout.check(waiting.vector)
-        self._node.write("secagg/waiting", waiting.encode(), mode=0o600)
+        self._node.write(f"{SECAGG_FOLDER}/{WAITING_FILE}", waiting.encode(), mode=0o600)
 
     def share(self, data: bytes) -> Answer:
         """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
@@ -241,7 +240,7 @@ class SecureExchange:
             raise OutOfTurn("this store has no update waiting to be masked")
         store = Store.resume(
             self._enrolment.attempt(waiting.header, waiting.kind),
-            (self._folder / "state").read_bytes(),
+            (self._folder / STATE_FILE).read_bytes(),
             key=self._enrolment.key,
             journal=self._journal(),
             charged=charges and self._charged(waiting),
@@ -257,11 +256,11 @@ class SecureExchange:
         self._keep(store)
         if store.stage is Stage.FINISHED:
             # Only now: after a crash before it, the store can still be asked once more.
-            (self._folder / "waiting").unlink()
+            (self._folder / WAITING_FILE).unlink()
         return {MESSAGE: reply.encode()}
 
     def _journal(self) -> Journal:
-        path, mark = self._folder / "journal", self._node.folder / MARK
+        path, mark = self._folder / JOURNAL_FILE, self._node.folder / ATTEMPT_FILE
         journal = Journal.decode(path.read_bytes()) if path.exists() else Journal()
         return journal.caught_up(Mark.decode(mark.read_bytes()) if mark.exists() else None)
 
@@ -277,7 +276,7 @@ class SecureExchange:
         )
 
     def _keep(self, store: Store) -> None:
-        self._node.write("secagg/journal", store.journal.encode())
-        self._node.write("secagg/state", store.encode(), mode=0o600)
+        self._node.write(f"{SECAGG_FOLDER}/{JOURNAL_FILE}", store.journal.encode())
+        self._node.write(f"{SECAGG_FOLDER}/{STATE_FILE}", store.encode(), mode=0o600)
         if store.journal.mark is not None:
-            self._node.write(MARK, store.journal.mark.encode())
+            self._node.write(ATTEMPT_FILE, store.journal.mark.encode())

@@ -13,10 +13,10 @@ from hanse_client.node import Node
 from hanse_common.durable import locked, sync_folder
 from hanse_common.errors import LogForked
 from hanse_common.instructions import Instructions
+from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs, check_announced
 
-FOLDER = "checkpoints"
 _NAME_DIGITS = 16
 
 
@@ -51,7 +51,7 @@ class Witness:
         key, name = self._enrolment.manifest.log_key, self._name
         if key is None or name is None:
             return None
-        folder = self._node.folder / FOLDER
+        folder = self._node.folder / LOG_CHECKPOINTS_FOLDER
         if not folder.exists():
             folder.mkdir(exist_ok=True)
             sync_folder(self._node.folder)
@@ -72,4 +72,4 @@ class Witness:
     @property
     def _name(self) -> str | None:
         key = self._enrolment.manifest.log_key
-        return None if key is None else f"{FOLDER}/{key[:_NAME_DIGITS]}"
+        return None if key is None else f"{LOG_CHECKPOINTS_FOLDER}/{key[:_NAME_DIGITS]}"

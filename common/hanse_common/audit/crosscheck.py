@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hanse_common.audit.attempts import announced_uses, check_receipts
-from hanse_common.audit.evidence import MANIFEST, Evidence, is_there, trusted
+from hanse_common.audit.evidence import Evidence, is_there, trusted
 from hanse_common.audit.findings import Notes
 from hanse_common.audit.naming import store_id
 from hanse_common.audit.repeats import Use
@@ -16,6 +16,7 @@ from hanse_common.audit.roundlog import LogFile, check_log, read_log
 from hanse_common.audit.terms import Finding
 from hanse_common.errors import HanseError
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.paths import MANIFEST_FILE
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger_file import Head
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -175,7 +176,7 @@ def _manifest(
     path: Path, stores: Sequence[Evidence], authority: bytes | None, notes: Notes
 ) -> Manifest | None:
     try:
-        beside = path.with_name(MANIFEST)
+        beside = path.with_name(MANIFEST_FILE)
         signed = SignedManifest.load(beside) if is_there(beside) else None
         for evidence in stores if signed is None else ():
             signed = signed or evidence.manifest()

@@ -24,26 +24,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.decoding import json_file
+from hanse_common.durable import PARTIAL
 from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.paths import (
+    CERTIFICATE_FILE,
+    ENROLMENT_FOLDER,
+    LEDGER_FILE,
+    LOG_CHECKPOINTS_FOLDER,
+    MANIFEST_FILE,
+    MANIFEST_STEM,
+    NODE_FILE,
+    POLICY_FILE,
+    ROUND_LOG_FILE,
+    STORES_FOLDER,
+)
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.chain import Fault, follow
 from hanse_common.privacy.entry import Entry
 from hanse_common.roundlog.checkpoint import Checkpoint
-from hanse_common.roundlog.file import LOG_FILE, checkpoint_path
+from hanse_common.roundlog.file import checkpoint_path
 
-LEDGER, NODE, ENROLMENT = "ledger.sqlite", "node.json", "enrolment"
-CERTIFICATE, POLICY, MANIFEST = "certificate", "policy.toml", "manifest.json"
-MANIFEST_STEM = "manifest"
-CHECKPOINTS = "checkpoints"
 _LARGEST = 16 << 20
 """Bytes of a manifest, a policy, a certificate, a head or a checkpoint: far more than any has."""
-_LARGEST_DATABASE, _DATABASE = 16 << 30, Path(LEDGER).suffix
+_LARGEST_DATABASE, _DATABASE = 16 << 30, Path(LEDGER_FILE).suffix
 """Of a ledger or a round log."""
 _PLAIN_FILES = "ask for the file as it lies at the store, and audit copies"
-_SEEN = f"{CHECKPOINTS}/{'[0-9a-f]' * 16}"
+_SEEN = f"{LOG_CHECKPOINTS_FOLDER}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
 
 
@@ -70,10 +79,10 @@ class Evidence:
             KeyFileError: A file is no certificate.
             LedgerError: One is no plain file.
         """
-        if self.enrolment is None or not is_there(self.enrolment / CERTIFICATE):
+        if self.enrolment is None or not is_there(self.enrolment / CERTIFICATE_FILE):
             return []
-        earlier = sorted(self.enrolment.glob(f"{CERTIFICATE}?*"))
-        paths = (self.enrolment / CERTIFICATE, *earlier)
+        earlier = sorted(self.enrolment.glob(f"{CERTIFICATE_FILE}?*"))
+        paths = (self.enrolment / CERTIFICATE_FILE, *earlier)
         return [Certificate.load(path) for path in paths if is_there(path)]
 
     def policy(self) -> StorePolicy | None:
@@ -83,7 +92,7 @@ class Evidence:
             ConfigError: The file holds an unknown or malformed setting.
             LedgerError: It is no plain file.
         """
-        path = self.enrolment and self.enrolment / POLICY
+        path = self.enrolment and self.enrolment / POLICY_FILE
         return StorePolicy.from_toml(path) if path and is_there(path) else None
 
     def manifest(self) -> SignedManifest | None:
@@ -94,7 +103,7 @@ class Evidence:
             LedgerError: It is no plain file.
             UnsafeTerms: Its terms break one of the protocol's promises.
         """
-        path = self.enrolment and self.enrolment / MANIFEST
+        path = self.enrolment and self.enrolment / MANIFEST_FILE
         return SignedManifest.load(path) if path and is_there(path) else None
 
     def checkpoints(self) -> list[Checkpoint]:
@@ -104,8 +113,8 @@ class Evidence:
             RoundLogError: A file is no checkpoint.
             LedgerError: One is no plain file.
         """
-        paths = sorted((self.ledger.parent / CHECKPOINTS).glob("*"))
-        kept = (path for path in paths if path.suffix != ".partial" and is_there(path))
+        paths = sorted((self.ledger.parent / LOG_CHECKPOINTS_FOLDER).glob("*"))
+        kept = (path for path in paths if path.suffix != PARTIAL and is_there(path))
         found = (Checkpoint.load(path) for path in kept)
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
@@ -166,7 +175,7 @@ def find(path: Path) -> list[Evidence]:
     """
     if path.is_file():
         one = [_evidence(path, path.absolute().parent.name)]
-        return [] if path.name == LOG_FILE else one
+        return [] if path.name == ROUND_LOG_FILE else one
     kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
     # A store that has charged nothing can still say what it was shown of the round log.
     kept |= {seen.parents[1] for seen in path.rglob(_SEEN)}
@@ -179,17 +188,17 @@ def find(path: Path) -> list[Evidence]:
         )
     # Where neighbours have a ledger, a store without one is worth a line.
     parents = {folder.parent for folder in kept if folder != path}
-    kept |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE}")}
-    return [_evidence(folder / LEDGER, _name(folder, path)) for folder in sorted(kept)]
+    kept |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE_FILE}")}
+    return [_evidence(folder / LEDGER_FILE, _name(folder, path)) for folder in sorted(kept)]
 
 
 def find_logs(path: Path) -> list[Path]:
     """Return every round log under a path, in the order of their folders; there may be none."""
     if path.is_file():
-        return [path] if path.name == LOG_FILE else []
-    beside = checkpoint_path(Path(LOG_FILE)).name
-    folders = {file.parent for name in (LOG_FILE, beside) for file in path.rglob(name)}
-    return [folder / LOG_FILE for folder in sorted(folders)]
+        return [path] if path.name == ROUND_LOG_FILE else []
+    beside = checkpoint_path(Path(ROUND_LOG_FILE)).name
+    folders = {file.parent for name in (ROUND_LOG_FILE, beside) for file in path.rglob(name)}
+    return [folder / ROUND_LOG_FILE for folder in sorted(folders)]
 
 
 def known_terms(stores: Sequence[Evidence], logs: Sequence[Path]) -> list[SignedManifest]:
@@ -225,18 +234,20 @@ def trusted(signed: Iterable[SignedManifest], authority: bytes | None) -> dict[b
 
 
 def _ledgers(path: Path, pattern: str) -> Iterator[Path]:
-    return (file for file in path.rglob(pattern) if file.stem == Path(LEDGER).stem)
+    return (file for file in path.rglob(pattern) if file.stem == Path(LEDGER_FILE).stem)
 
 
 def _has_membership(folder: Path) -> bool:
     try:
-        return any((folder / name).exists() for name in (CERTIFICATE, POLICY, MANIFEST))
+        return any(
+            (folder / name).exists() for name in (CERTIFICATE_FILE, POLICY_FILE, MANIFEST_FILE)
+        )
     except (OSError, ValueError):
         return False  # `node.json` says what is no path here.
 
 
 def _name(folder: Path, root: Path) -> str:
-    parts = [part for part in folder.relative_to(root).parts if part != "stores"]
+    parts = [part for part in folder.relative_to(root).parts if part != STORES_FOLDER]
     return "/".join(parts) or folder.absolute().name
 
 
@@ -245,10 +256,10 @@ def _evidence(ledger: Path, store: str) -> Evidence:
     node: dict[str, object] = {}
     # What is no plain file is nothing: a store need not have one.
     with suppress(LedgerError):
-        node = json_file(folder / NODE) if is_there(folder / NODE) else {}
+        node = json_file(folder / NODE_FILE) if is_there(folder / NODE_FILE) else {}
     # What was handed over first: a copy's node.json still names the store's own machine.
-    places = [folder / ENROLMENT, folder]
-    named = node.get(ENROLMENT)
+    places = [folder / ENROLMENT_FOLDER, folder]
+    named = node.get("enrolment")
     if isinstance(named, str):
         places.append(Path(named))
     enrolment = next((place for place in places if _has_membership(place)), None)

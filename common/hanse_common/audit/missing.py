@@ -14,22 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.evidence import (
-    CERTIFICATE,
-    CHECKPOINTS,
-    LEDGER,
-    MANIFEST,
-    POLICY,
-    Evidence,
-    known_terms,
-    trusted,
-)
+from hanse_common.audit.evidence import Evidence, known_terms, trusted
 from hanse_common.audit.grouping import Group, group_evidence
 from hanse_common.audit.naming import store_id
+from hanse_common.paths import (
+    CERTIFICATE_FILE,
+    LEDGER_FILE,
+    LOG_CHECKPOINTS_FOLDER,
+    MANIFEST_FILE,
+    POLICY_FILE,
+)
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.wording import counted
 
-OWED = (LEDGER, head_path(Path(LEDGER)).name, CERTIFICATE, POLICY, MANIFEST)
+OWED = (
+    LEDGER_FILE,
+    head_path(Path(LEDGER_FILE)).name,
+    CERTIFICATE_FILE,
+    POLICY_FILE,
+    MANIFEST_FILE,
+)
 """What every store owes, beside its checkpoint of each round log."""
 _SHOWN_DIGITS = 16
 """Of a log's key, in the name of a checkpoint's file."""
@@ -234,9 +238,9 @@ def _files_missing(evidence: Evidence, keys: set[str]) -> list[str]:
     own = evidence.ledger.parent
     member = evidence.enrolment or own
     places = {
-        LEDGER: evidence.ledger,
-        head_path(Path(LEDGER)).name: head_path(evidence.ledger),
-        **{name: member / name for name in (CERTIFICATE, POLICY, MANIFEST)},
+        LEDGER_FILE: evidence.ledger,
+        head_path(Path(LEDGER_FILE)).name: head_path(evidence.ledger),
+        **{name: member / name for name in (CERTIFICATE_FILE, POLICY_FILE, MANIFEST_FILE)},
     }
     owed = [(name, places[name]) for name in OWED]
     owed += [(name, own / name) for name in _checkpoint_files(keys)]
@@ -244,4 +248,4 @@ def _files_missing(evidence: Evidence, keys: set[str]) -> list[str]:
 
 
 def _checkpoint_files(keys: set[str]) -> list[str]:
-    return [f"{CHECKPOINTS}/{key[:_SHOWN_DIGITS]}" for key in sorted(keys)]
+    return [f"{LOG_CHECKPOINTS_FOLDER}/{key[:_SHOWN_DIGITS]}" for key in sorted(keys)]

@@ -19,6 +19,7 @@ from hanse_common.append_only import Format, is_blank
 from hanse_common.codec import DIGEST_SIZE
 from hanse_common.durable import write_durably
 from hanse_common.errors import LedgerError
+from hanse_common.paths import LEDGER_HEAD_FILE, LEDGER_SALT_FILE
 from hanse_common.privacy.entry import GENESIS
 
 SALT_KEY_SIZE = 32
@@ -62,12 +63,12 @@ class Row:
 
 def head_path(path: Path) -> Path:
     """Where the head of a ledger is remembered."""
-    return path.with_suffix(".head")
+    return path.with_suffix(Path(LEDGER_HEAD_FILE).suffix)
 
 
 def salt_path(path: Path) -> Path:
     """Where the secret behind a ledger's salts lies."""
-    return path.with_suffix(".salt")
+    return path.with_suffix(Path(LEDGER_SALT_FILE).suffix)
 
 
 def reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from hanse_common.append_only import Format, is_blank
 from hanse_common.errors import RoundLogError
+from hanse_common.paths import ROUND_LOG_CHECKPOINT_FILE
 
-LOG_FILE = "roundlog.sqlite"
 _HINT = "restore the round log from a backup no older than the last round"
 
 FORMAT = Format(
@@ -28,7 +28,7 @@ FORMAT = Format(
 
 def checkpoint_path(path: Path) -> Path:
     """Where a log's last checkpoint lies."""
-    return path.with_suffix(".checkpoint")
+    return path.with_suffix(Path(ROUND_LOG_CHECKPOINT_FILE).suffix)
 
 
 def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:

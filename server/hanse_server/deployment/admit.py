@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.admission import Request
+from hanse_common.durable import PARTIAL
 from hanse_common.errors import (
     AdmissionRefused,
     BadCertificate,
@@ -22,10 +23,10 @@ from hanse_common.errors import (
     ProtocolError,
 )
 from hanse_common.identity import AuthorityKey, Certificate, check_store_id, fingerprint
+from hanse_common.paths import EARLIER_FOLDER
 from hanse_server.deployment.folder import FederationFolder
 
 _DAY = 86_400
-_PARTIAL = ".partial"
 _CLOCK = 3_600
 """Seconds that a store's clock may be behind: certificates begin so much earlier."""
 
@@ -143,9 +144,7 @@ def admit(
             _set_aside(folder.certificate(request.store_id))
         request.save(folder.request(request.store_id))
         # Whole or not there: a run may look at it in this very moment.
-        partial = folder.certificates / (request.store_id + _PARTIAL)
-        certificate.save(partial)
-        partial.replace(folder.certificate(request.store_id))
+        certificate.save(folder.certificate(request.store_id))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
     return certificate
@@ -252,7 +251,7 @@ def _is_id(name: str) -> bool:
         check_store_id(name)
     except MalformedMessage:
         return False
-    return not name.endswith(_PARTIAL)
+    return not name.endswith(PARTIAL)
 
 
 def _certificate(path: Path) -> Certificate | None:
@@ -268,7 +267,7 @@ def _certificate(path: Path) -> Certificate | None:
 
 def _set_aside(path: Path) -> None:
     """Keep a certificate that is replaced, under its first day."""
-    earlier = path.parent / "earlier"
+    earlier = path.parent / EARLIER_FOLDER
     earlier.mkdir(exist_ok=True)
     old = Certificate.load(path)
     name = f"{path.name}@{time.strftime('%Y-%m-%d', time.gmtime(old.valid_from))}"

@@ -32,6 +32,7 @@ from flwr.supercore.fab import Fab
 
 from hanse_common import bundle
 from hanse_common.errors import SuperLinkDown, SuperLinkFailed
+from hanse_common.paths import LOOPBACK_ROOT_FILE
 from hanse_server.deployment.folder import FederationFolder
 
 ResultT = TypeVar("ResultT")
@@ -75,10 +76,10 @@ class Control(AbstractContextManager["Control"]):
     def __init__(self, folder: FederationFolder) -> None:
         self._address = f"127.0.0.1:{folder.file.superlink.port}"
         try:
-            root = (folder.tls / "loopback-ca.crt").read_bytes()
+            root = (folder.tls / LOOPBACK_ROOT_FILE).read_bytes()
         except OSError as error:
             raise SuperLinkDown(
-                f"cannot read {folder.tls / 'loopback-ca.crt'}: {error.strerror}",
+                f"cannot read {folder.tls / LOOPBACK_ROOT_FILE}: {error.strerror}",
                 hint="`hanse server init` made it; put it back",
             ) from error
         self._client = ControlHttpClient.from_server_address(

@@ -29,11 +29,28 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hanse_common.admission import INVITATION_FILE, REQUEST_SUFFIX
 from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import ConfigError
-
-FEDERATION_FILE = "federation.toml"
+from hanse_common.paths import (
+    AUTHORITY_FILE,
+    AUTHORITY_KEY_FILE,
+    CERTIFICATES_FOLDER,
+    COORDINATOR_KEY_FILE,
+    FEDERATION_FILE,
+    INVITATION_FILE,
+    MANIFEST_FILE,
+    REQUEST_SUFFIX,
+    REQUESTS_FOLDER,
+    REVOKED_FOLDER,
+    RUNS_FOLDER,
+    RUNTIME_FOLDER,
+    SETTINGS_FILE,
+    SETTINGS_TEMPLATE_FILE,
+    TLS_CERTIFICATE_FILE,
+    TLS_FOLDER,
+    TLS_KEY_FILE,
+    TLS_ROOT_FILE,
+)
 
 
 class FleetSettings(Settings):
@@ -45,9 +62,9 @@ class FleetSettings(Settings):
     """Address of this machine to listen on."""
     listen: int | None = Field(default=None, ge=1, le=65535)
     """Port of this machine to listen on, if it is not the address's own."""
-    certificate: Path = Path("tls/server.crt")
-    key: Path = Path("tls/server.key")
-    ca: Path = Path("tls/ca.crt")
+    certificate: Path = Path(TLS_FOLDER, TLS_CERTIFICATE_FILE)
+    key: Path = Path(TLS_FOLDER, TLS_KEY_FILE)
+    ca: Path = Path(TLS_FOLDER, TLS_ROOT_FILE)
     """Roots that stores check the certificate by; they get them with the invitation."""
     largest_request: int = Field(default=16 * 2**20, ge=6 * 2**20)
     """Most bytes of one request; Flower sends models in pieces of 5 MiB."""
@@ -94,7 +111,7 @@ class FederationFile(Settings):
     """`federation.toml`."""
 
     name: str = Field(min_length=1, max_length=128)
-    settings: Path = Path("settings.toml")
+    settings: Path = Path(SETTINGS_TEMPLATE_FILE)
     """Run settings: what is learnt, and what is promised."""
     model: Path = Path("model")
     """Folder that `hanse model init` wrote, whose `initial.safetensors` a run starts from."""
@@ -162,17 +179,17 @@ class FederationFolder:
     @property
     def authority_file(self) -> Path:
         """The authority's public key, in hexadecimal."""
-        return self.path / "authority"
+        return self.path / AUTHORITY_FILE
 
     @property
     def authority_key(self) -> Path:
         """The authority's private key, if it is kept here."""
-        return self.path / "authority.key"
+        return self.path / AUTHORITY_KEY_FILE
 
     @property
     def coordinator_key(self) -> Path:
         """The key that signs the round log's checkpoints."""
-        return self.path / "coordinator.key"
+        return self.path / COORDINATOR_KEY_FILE
 
     @property
     def invitation(self) -> Path:
@@ -182,41 +199,41 @@ class FederationFolder:
     @property
     def manifest(self) -> Path:
         """The terms as the authority signed them."""
-        return self.path / "manifest.json"
+        return self.path / MANIFEST_FILE
 
     @property
     def settings(self) -> Path:
         """The run settings that the terms were made of, with the noise solved for."""
-        return self.path / "settings.json"
+        return self.path / SETTINGS_FILE
 
     @property
     def tls(self) -> Path:
         """Certificates and keys that `init` made."""
-        return self.path / "tls"
+        return self.path / TLS_FOLDER
 
     @property
     def certificates(self) -> Path:
         """One certificate for each admitted store."""
-        return self.path / "certificates"
+        return self.path / CERTIFICATES_FOLDER
 
     @property
     def revoked(self) -> Path:
         """Certificates that are refused."""
-        return self.path / "revoked"
+        return self.path / REVOKED_FOLDER
 
     @property
     def state(self) -> Path:
         """The SuperLink's database, pid files, logs."""
-        return self.path / "state"
+        return self.path / RUNTIME_FOLDER
 
     @property
     def runs(self) -> Path:
         """One folder a run."""
-        return self.path / "runs"
+        return self.path / RUNS_FOLDER
 
     def request(self, store_id: str) -> Path:
         """The request that a store was admitted by."""
-        return self.path / "requests" / (store_id + REQUEST_SUFFIX)
+        return self.path / REQUESTS_FOLDER / (store_id + REQUEST_SUFFIX)
 
     def certificate(self, store_id: str) -> Path:
         """A store's certificate."""

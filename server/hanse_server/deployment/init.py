@@ -16,8 +16,19 @@ from hanse_common.config import parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
 from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
+from hanse_common.paths import (
+    FEDERATION_FILE,
+    LOOPBACK_CERTIFICATE_FILE,
+    LOOPBACK_KEY_FILE,
+    LOOPBACK_ROOT_FILE,
+    TLS_CERTIFICATE_FILE,
+    TLS_FOLDER,
+    TLS_KEY_FILE,
+    TLS_ROOT_FILE,
+    TLS_ROOT_KEY_FILE,
+)
 from hanse_server.deployment import tls
-from hanse_server.deployment.folder import FEDERATION_FILE, FederationFile, FederationFolder
+from hanse_server.deployment.folder import FederationFile, FederationFolder
 
 _TEMPLATE = """\
 # A federation, as its coordinator runs it. Unknown keys are errors.
@@ -153,7 +164,11 @@ def found(
     ca, certificate, key = (
         (own_tls.ca.absolute(), own_tls.certificate.absolute(), own_tls.key.absolute())
         if own_tls
-        else (Path("tls/ca.crt"), Path("tls/server.crt"), Path("tls/server.key"))
+        else (
+            Path(TLS_FOLDER, TLS_ROOT_FILE),
+            Path(TLS_FOLDER, TLS_CERTIFICATE_FILE),
+            Path(TLS_FOLDER, TLS_KEY_FILE),
+        )
     )
     fleet = {
         "address": address,
@@ -216,18 +231,18 @@ def _authority(path: Path) -> AuthorityKey:
 def _make_tls(folder: FederationFolder, file: FederationFile) -> None:
     root_key, root = tls.make_root(f"{file.name} test root")
     key, certificate = tls.make_server(root_key, root, (file.fleet.host,))
-    tls.save_key(folder.tls / "ca.key", root_key)
-    tls.save_certificate(folder.tls / "ca.crt", root)
-    tls.save_key(folder.tls / "server.key", key)
-    tls.save_certificate(folder.tls / "server.crt", certificate)
+    tls.save_key(folder.tls / TLS_ROOT_KEY_FILE, root_key)
+    tls.save_certificate(folder.tls / TLS_ROOT_FILE, root)
+    tls.save_key(folder.tls / TLS_KEY_FILE, key)
+    tls.save_certificate(folder.tls / TLS_CERTIFICATE_FILE, certificate)
 
 
 def _make_loopback(folder: FederationFolder) -> None:
     root_key, root = tls.make_root("this machine only")
     key, certificate = tls.make_server(root_key, root, ("127.0.0.1", "localhost"))
-    tls.save_certificate(folder.tls / "loopback-ca.crt", root)
-    tls.save_key(folder.tls / "loopback.key", key)
-    tls.save_certificate(folder.tls / "loopback.crt", certificate)
+    tls.save_certificate(folder.tls / LOOPBACK_ROOT_FILE, root)
+    tls.save_key(folder.tls / LOOPBACK_KEY_FILE, key)
+    tls.save_certificate(folder.tls / LOOPBACK_CERTIFICATE_FILE, certificate)
 
 
 def _toml(file: FederationFile) -> str:

@@ -34,17 +34,24 @@ from hanse_common.errors import (
 from hanse_common.instructions import NDArray, model_digest
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_terms import settings_digest
-from hanse_server.app import AUTHORITY, MANIFEST, SETTINGS, read_settings
-from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
+from hanse_common.paths import (
+    AUTHORITY_FILE,
+    FAILURE_FILE,
+    FLOWER_RUNS_FILE,
+    GLOBAL_FILE,
+    INITIAL_FILE,
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+    SUPERLINK_LOG_FILE,
+)
+from hanse_server.app import read_settings
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, write_arrays
 from hanse_server.deployment.control import Control, FlowerRun
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import read_initial, signed_manifest
-from hanse_server.progress import FAILURE, read_failure
-from hanse_server.rounds import GLOBAL, INITIAL
+from hanse_server.progress import read_failure
 from hanse_server.stage_log import ended_early, read_stages
 
-FLOWER = "flower.json"
-"""Which Flower runs a run has been, the last one last."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = 1.0
 _GO_ON = (
@@ -201,8 +208,8 @@ def all_runs(folder: FederationFolder) -> list[Path]:
     """Return the folders of all runs, the last started last."""
     if not folder.runs.is_dir():
         return []
-    found = [path for path in folder.runs.iterdir() if (path / FLOWER).is_file()]
-    return sorted(found, key=lambda path: (path / FLOWER).stat().st_mtime)
+    found = [path for path in folder.runs.iterdir() if (path / FLOWER_RUNS_FILE).is_file()]
+    return sorted(found, key=lambda path: (path / FLOWER_RUNS_FILE).stat().st_mtime)
 
 
 def find(folder: FederationFolder, name: str | None) -> Path:
@@ -232,7 +239,7 @@ def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
         RunDirectoryError: Its model cannot be read.
     """
     run_dir = find(folder, name)
-    path = run_dir / GLOBAL
+    path = run_dir / GLOBAL_FILE
     if not path.exists():
         raise RunNotFound(
             f"run {name!r} has not finished", hint="go on with it: `hanse server resume --name`"
@@ -264,13 +271,13 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
         folder.runs.mkdir(exist_ok=True)
         run_dir.mkdir()
         for source, target in (
-            (folder.settings, SETTINGS),
-            (folder.manifest, MANIFEST),
-            (folder.authority_file, AUTHORITY),
+            (folder.settings, SETTINGS_FILE),
+            (folder.manifest, MANIFEST_FILE),
+            (folder.authority_file, AUTHORITY_FILE),
         ):
             write_durably(run_dir / target, source.read_bytes())
-        replace_arrays(run_dir / INITIAL, initial)
-        write_durably(run_dir / FLOWER, json.dumps({"runs": []}) + "\n")
+        write_arrays(run_dir / INITIAL_FILE, initial)
+        write_durably(run_dir / FLOWER_RUNS_FILE, json.dumps({"runs": []}) + "\n")
     except FileExistsError:
         raise RunDirectoryError(
             f"there is already a run named {name!r}",
@@ -294,7 +301,7 @@ def _check_installed(manifest: Manifest) -> None:
 def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
     """Let terms that were signed since a run began hold for the rest of it."""
     now = signed_manifest(folder)
-    before = SignedManifest.load(run_dir / MANIFEST).unchecked
+    before = SignedManifest.load(run_dir / MANIFEST_FILE).unchecked
     if now.digest() == before.digest():
         return now
     for field in ("model_digest", "settings_digest", "privacy", "rounds"):
@@ -303,7 +310,7 @@ def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
                 f"the manifest signed since is of another {field.replace('_', ' ')}",
                 hint="start a new run, or put the run's own manifest.json back and hand it out",
             )
-    write_durably(run_dir / MANIFEST, folder.manifest.read_bytes())
+    write_durably(run_dir / MANIFEST_FILE, folder.manifest.read_bytes())
     return now
 
 
@@ -311,7 +318,7 @@ def _start(
     folder: FederationFolder, control: Control, run_dir: Path, stores: int, *, resume: bool
 ) -> None:
     wait = folder.file.wait
-    (run_dir / FAILURE).unlink(missing_ok=True)
+    (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     run_id = control.start(
         {
             "run-dir": str(run_dir),
@@ -324,7 +331,7 @@ def _start(
         }
     )
     known = _flower_ids(run_dir)
-    write_durably(run_dir / FLOWER, json.dumps({"runs": [*known, run_id]}) + "\n")
+    write_durably(run_dir / FLOWER_RUNS_FILE, json.dumps({"runs": [*known, run_id]}) + "\n")
 
 
 def _check_idle(folder: FederationFolder, control: Control) -> None:
@@ -343,7 +350,7 @@ def _underway(folder: FederationFolder, control: Control) -> Path | None:
 
 
 def _flower_ids(run_dir: Path) -> list[int]:
-    found = json_file(run_dir / FLOWER).get("runs")
+    found = json_file(run_dir / FLOWER_RUNS_FILE).get("runs")
     return [run for run in found if type(run) is int] if isinstance(found, list) else []
 
 
@@ -380,7 +387,7 @@ def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
     return {
         "code": FederationError.code,
         "message": details or "the run's process ended without a word",
-        "hint": f"see {folder.state / 'superlink.log'}; go on with `hanse server resume`",
+        "hint": f"see {folder.state / SUPERLINK_LOG_FILE}; go on with `hanse server resume`",
     }
 
 

@@ -19,11 +19,11 @@ from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_terms import base_model_digest, check_noise, manifest_for
+from hanse_common.paths import INITIAL_FILE, MANIFESTS_FOLDER
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.checkpoint import read_arrays, replace_arrays
+from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.rounds import INITIAL
 from hanse_server.strategies import make_strategy
 
 
@@ -99,7 +99,7 @@ def sign_manifest(
     try:
         _keep_earlier(folder)
         if start is not None:
-            replace_arrays(model / INITIAL, arrays)
+            write_arrays(model / INITIAL_FILE, arrays)
         write_durably(folder.settings, run.model_dump_json(indent=2) + "\n")
         write_durably(folder.manifest, SignedManifest.sign(manifest, authority).encode())
     except OSError as error:
@@ -140,7 +140,7 @@ def read_initial(model: Path) -> dict[str, NDArray]:
     Raises:
         ConfigError: The folder holds none.
     """
-    path = model / INITIAL
+    path = model / INITIAL_FILE
     hint = "make it with `hanse model init`, and name its folder with --model"
     return read_arrays(path, ConfigError, hint=hint)
 
@@ -169,6 +169,6 @@ def _keep_earlier(folder: FederationFolder) -> None:
     """Keep terms that are replaced: a run that began under them may be looked at later."""
     if folder.manifest.exists():
         old = SignedManifest.load(folder.manifest)
-        earlier = folder.path / "manifests"
+        earlier = folder.path / MANIFESTS_FOLDER
         earlier.mkdir(exist_ok=True)
         old.save(earlier / f"{old.unchecked.digest().hex()[:16]}.json")

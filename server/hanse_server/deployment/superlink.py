@@ -26,6 +26,14 @@ from pathlib import Path
 
 from hanse_common.errors import SuperLinkDown, SuperLinkFailed
 from hanse_common.flower import environment as flower_environment
+from hanse_common.paths import (
+    FLOWER_FOLDER,
+    LOOPBACK_CERTIFICATE_FILE,
+    LOOPBACK_KEY_FILE,
+    LOOPBACK_ROOT_FILE,
+    SUPERLINK_DATABASE_FILE,
+    SUPERLINK_LOG_FILE,
+)
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 
@@ -36,7 +44,7 @@ _LAST_LINES = 5
 def environment(folder: FederationFolder) -> dict[str, str]:
     """The environment of the SuperLink and everything it starts."""
     kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    flower = flower_environment(folder.state / "flower", inherited=kept)
+    flower = flower_environment(folder.state / FLOWER_FOLDER, inherited=kept)
     return flower | {"PYTHONUNBUFFERED": "1"}
 
 
@@ -46,11 +54,11 @@ def arguments(folder: FederationFolder) -> list[str]:
     return [
         *("--host", "127.0.0.1"),
         *("--port", str(folder.file.superlink.port)),
-        *("--ssl-certfile", str(tls / "loopback.crt")),
-        *("--ssl-keyfile", str(tls / "loopback.key")),
-        *("--ssl-ca-certfile", str(tls / "loopback-ca.crt")),
+        *("--ssl-certfile", str(tls / LOOPBACK_CERTIFICATE_FILE)),
+        *("--ssl-keyfile", str(tls / LOOPBACK_KEY_FILE)),
+        *("--ssl-ca-certfile", str(tls / LOOPBACK_ROOT_FILE)),
         "--enable-supernode-auth",
-        *("--database", str(folder.state / "superlink.db")),
+        *("--database", str(folder.state / SUPERLINK_DATABASE_FILE)),
         *("--isolation", "subprocess"),
         "--disable-runtime-dependency-installation",
     ]
@@ -65,8 +73,8 @@ class SuperLink:
 
     def __init__(self, folder: FederationFolder) -> None:
         self._folder = folder
-        self.log = folder.state / "superlink.log"
-        (folder.state / "flower").mkdir(parents=True, exist_ok=True)
+        self.log = folder.state / SUPERLINK_LOG_FILE
+        (folder.state / FLOWER_FOLDER).mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(os.getpid()), *arguments(folder)],

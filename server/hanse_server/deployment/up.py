@@ -23,14 +23,13 @@ from pathlib import Path
 
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown, SuperLinkFailed
 from hanse_common.monitoring.health import is_locked, listens
+from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.superlink import SuperLink, last_lines
 
-_PID = "up.pid"
-_LOG = "up.log"
 _LOOK_SECONDS = 0.2
 _BACKLOG = 256
 """Connections that the system holds until the gate accepts them."""
@@ -135,7 +134,7 @@ def detach(folder: FederationFolder) -> int:
     folder.state.mkdir(parents=True, exist_ok=True)
     if (pid := running(folder)) is not None:
         raise _up_already(folder, pid)
-    fleet, log = folder.file.fleet, folder.state / _LOG
+    fleet, log = folder.file.fleet, folder.state / UP_LOG_FILE
     log.write_bytes(b"")
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -182,7 +181,7 @@ def take_down(folder: FederationFolder) -> int:
 
 def running(folder: FederationFolder) -> int | None:
     """Return the process id of a federation's `up`, or None if it is not up."""
-    path = folder.state / _PID
+    path = folder.state / UP_PID_FILE
     return int(path.read_text(encoding="ascii") or 0) if is_locked(path) else None
 
 
@@ -190,7 +189,7 @@ def running(folder: FederationFolder) -> int | None:
 def _alone(folder: FederationFolder) -> Iterator[None]:
     """Hold the lock that says that a federation is up; the system drops it with the process."""
     folder.state.mkdir(parents=True, exist_ok=True)
-    with (folder.state / _PID).open("a+", encoding="ascii") as file:
+    with (folder.state / UP_PID_FILE).open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -220,7 +219,7 @@ async def _front(
     _allow_open_files(limits.known + limits.waiting + BEHIND + _OTHER_FILES)
     server = gate(
         f"https://127.0.0.1:{folder.file.superlink.port}",
-        folder.tls / "loopback-ca.crt",
+        folder.tls / LOOPBACK_ROOT_FILE,
         certificate=certificate,
         key=key,
         nodes=AdmittedNodes(folder),

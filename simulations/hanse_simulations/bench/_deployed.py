@@ -22,6 +22,7 @@ from hanse_client.model.base_model import make_base_model
 from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings
 from hanse_common.identity import AuthorityKey
+from hanse_common.paths import CATALOGUE_FILE, STORES_FOLDER, TEXTS_FOLDER
 from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.init import found
@@ -67,18 +68,18 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
     )
     text = tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
     federation.resolve(federation.file.settings).write_text(text, encoding="utf-8")
-    catalogue = made.folders[0].parent / "catalogue.parquet"
+    catalogue = made.folders[0].parent / CATALOGUE_FILE
     model = federation.resolve(federation.file.model)
     make_base_model(
-        pl.read_parquet(catalogue), settings, folder=model, cache=folder / "cache" / "texts"
+        pl.read_parquet(catalogue), settings, folder=model, cache=folder / "cache" / TEXTS_FOLDER
     )
-    (folder / "stores").mkdir()
-    shutil.copyfile(catalogue, folder / "stores" / catalogue.name)
+    (folder / STORES_FOLDER).mkdir()
+    shutil.copyfile(catalogue, folder / STORES_FOLDER / catalogue.name)
     authority = AuthorityKey.load(federation.authority_key)
     invitation = Invitation.load(federation.invitation)
     homes = []
     for number, data in enumerate(made.folders, start=1):
-        store = StoreFolder(folder / "stores" / f"store-{number}")
+        store = StoreFolder(folder / STORES_FOLDER / f"store-{number}")
         create(store, store.path.name)
         shutil.copytree(data, store.path, dirs_exist_ok=True)
         enrol.accept_invitation(store, invitation)

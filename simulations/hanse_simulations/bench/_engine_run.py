@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from hanse_common.config import ComputeSettings, DataSettings, FederationSettings, RunSettings
-from hanse_server.app import SETTINGS
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, RESULT_FILE, SETTINGS_FILE
 from hanse_server.checkpoint import write_arrays
-from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import run_environment, run_federation
 from hanse_simulations.engines.ray import simulate
@@ -33,7 +32,7 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
     for number in range(stores):
         (federation_dir / f"store-{number:04d}").mkdir(parents=True)
     run_dir.mkdir()
-    write_arrays(run_dir / INITIAL, {"weight": np.zeros(PARAMETERS, np.float32)})
+    write_arrays(run_dir / INITIAL_FILE, {"weight": np.zeros(PARAMETERS, np.float32)})
     settings = RunSettings(
         recipe="bench-engines",
         data=DataSettings(source="synthetic", stores=stores),
@@ -42,7 +41,7 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
     )
     if engine == "ray":
         # Without the process that `run_federation` puts around it: it is not Flower's cost.
-        (run_dir / SETTINGS).write_text(settings.model_dump_json(), encoding="utf-8")
+        (run_dir / SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
         environment = run_environment(run_dir, federation_dir, stores)
         os.environ.update(environment)
         simulate(stores, client_app=STORE, workers=None, environment=environment)
@@ -52,9 +51,9 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
     figures = {
         "first_round_seconds": trained[0]["time"] - started,
         "round_seconds": statistics.median(stage["seconds"] for stage in trained[1:]),
-        "model": hashlib.sha256((run_dir / GLOBAL).read_bytes()).hexdigest(),
+        "model": hashlib.sha256((run_dir / GLOBAL_FILE).read_bytes()).hexdigest(),
     }
-    (folder / "result.json").write_text(json.dumps(figures), encoding="utf-8")
+    (folder / RESULT_FILE).write_text(json.dumps(figures), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,12 +33,11 @@ from rich.table import Table
 
 from hanse_common.errors import ConfigError, FederationError
 from hanse_common.flower import environment
-from hanse_server.app import SETTINGS
+from hanse_common.paths import FLOWER_FOLDER, INITIAL_FILE, NODE_FILE, NODE_KEY_FILE, SETTINGS_FILE
 from hanse_server.deployment import run, up
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.progress import read_progress
-from hanse_server.rounds import INITIAL
 from hanse_server.stage_log import read_stages
 from hanse_simulations.bench._deployed import Deployed, free_ports, make_deployment
 
@@ -152,19 +151,19 @@ def _plain(made: Deployed) -> list[float]:
     federation = made.federation
     run_dir = federation.run("plain")
     run_dir.mkdir()
-    shutil.copyfile(federation.run("private") / INITIAL, run_dir / INITIAL)
+    shutil.copyfile(federation.run("private") / INITIAL_FILE, run_dir / INITIAL_FILE)
     open_ = made.settings.with_changes({"federation.secure_aggregation": False})
-    (run_dir / SETTINGS).write_text(open_.model_dump_json(), encoding="utf-8")
+    (run_dir / SETTINGS_FILE).write_text(open_.model_dump_json(), encoding="utf-8")
     for store in made.stores:
-        node = json.loads((store / "node.json").read_text(encoding="utf-8"))
-        (store / "node.json").write_text(json.dumps(node | {"enrolment": None}), encoding="utf-8")
+        node = json.loads((store / NODE_FILE).read_text(encoding="utf-8"))
+        (store / NODE_FILE).write_text(json.dumps(node | {"enrolment": None}), encoding="utf-8")
 
     def supernode(store: Path) -> list[str]:
         return [
             str(Path(sys.executable).parent / "flower-supernode"),
             *("--superlink", federation.file.fleet.address),
             *("--root-certificates", str(federation.resolve(federation.file.fleet.ca))),
-            *("--auth-supernode-private-key", str(store / "node.key")),
+            *("--auth-supernode-private-key", str(store / NODE_KEY_FILE)),
             *("--node-config", f'node="{store}"'),
             *("--host", "127.0.0.1", "--port", str(free_ports(1)[0])),
         ]
@@ -204,7 +203,7 @@ def _nodes(made: Deployed, command: Callable[[Path], list[str]]) -> Iterator[Non
                 processes.append(
                     subprocess.Popen(
                         command(store),
-                        env=environment(store / "flower"),
+                        env=environment(store / FLOWER_FOLDER),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=log,

@@ -24,6 +24,7 @@ from typing import Any
 from rich.table import Table
 
 from hanse_common.errors import ConfigError, FederationError
+from hanse_common.paths import RESULT_FILE
 
 ENGINES = ("in-process", "ray")
 REFERENCE = "ray"
@@ -95,7 +96,7 @@ def _measure(engine: str, stores: int, rounds: int) -> dict[str, Any]:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise FederationError(f"the {engine} run with {stores} stores failed: {last}")
         figures: dict[str, Any] = json.loads(
-            (Path(folder) / "result.json").read_text(encoding="utf-8")
+            (Path(folder) / RESULT_FILE).read_text(encoding="utf-8")
         )
         return figures
 

@@ -24,8 +24,8 @@ from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
+from hanse_common.paths import GLOBAL_FILE
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.training import Arm, federate
@@ -84,7 +84,7 @@ def folds(
                 arm.run(rest, pool, False)
                 before = InterestModel.from_pretrained(prepared.base_model)
                 model = InterestModel.from_pretrained(prepared.base_model)
-                load_arrays(model, read_arrays(home / GLOBAL))
+                load_arrays(model, read_arrays(home / GLOBAL_FILE))
                 for who, judged, customers in (
                     ("held out", model, left),
                     ("trained on", model, kept),

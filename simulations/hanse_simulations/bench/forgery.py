@@ -32,9 +32,8 @@ from hanse_common.errors import ConfigError, UnknownCategory
 from hanse_common.instructions import UPDATE
 from hanse_common.manifest import SignedManifest
 from hanse_common.manifest_terms import sum_norm
-from hanse_server.app import MANIFEST
+from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_simulations.runs.folder import RunFolder
 
 SHIFT = "basket.popularity.shift"
@@ -70,13 +69,13 @@ def forgery(
         UnknownCategory: The model ranks no such class.
     """
     disable_progress_bar()
-    settings, arrays = folder.read_settings(), read_arrays(folder.path / GLOBAL)
+    settings, arrays = folder.read_settings(), read_arrays(folder.path / GLOBAL_FILE)
     if SHIFT not in arrays or not settings.secure:
         raise ConfigError(
             f"run {folder.name!r} trains no {SHIFT} under secure aggregation",
             hint="`hanse simulate grocery` makes a run that does",
         )
-    manifest = SignedManifest.load(folder.path / MANIFEST).unchecked
+    manifest = SignedManifest.load(folder.path / MANIFEST_FILE).unchecked
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
     stores = [node.histories for node in nodes]
     model = InterestModel.from_pretrained(nodes[0].settings.base_model)

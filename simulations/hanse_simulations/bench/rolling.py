@@ -24,9 +24,9 @@ from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
+from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.accounting import epsilon
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.experiment.continuing import spent_before, with_budget
 from hanse_simulations.experiment.figures import figures_by_store
@@ -158,7 +158,7 @@ class _Rolling:
 
     def _once(self, arm: Arm, settings: RunSettings) -> _Judged:
         model = InterestModel.from_pretrained(self.prepared.base_model)
-        load_arrays(model, read_arrays(arm.folder.path / GLOBAL))
+        load_arrays(model, read_arrays(arm.folder.path / GLOBAL_FILE))
         rounds = arm.settings.federation.rounds
         figures = self._evaluate(model, settings)
         return _Judged(model="once", rounds=rounds, epsilon=_spent(arm), figures=figures)

@@ -17,6 +17,7 @@ from hanse_client.ingest.pseudonyms import load_key, pseudonymise
 from hanse_client.ingest.store_config import load_store
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError
+from hanse_common.paths import EVENTS_FILE, STORE_FILE
 
 FILE = "customers.parquet"
 
@@ -32,7 +33,7 @@ def write_attributes(folders: Iterable[Path], attributes: pl.DataFrame) -> None:
         path = folder / FILE
         if path.exists():
             continue
-        customers = pl.read_parquet(folder / "events.parquet", columns=["user_id"]).unique()
+        customers = pl.read_parquet(folder / EVENTS_FILE, columns=["user_id"]).unique()
         customers = customers.cast(pl.String)
         own = attributes.join(customers, on="user_id", how="semi").sort("user_id")
         content = io.BytesIO()
@@ -51,7 +52,7 @@ def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
         return {}
     try:
         table = pl.read_parquet(path)
-        key = load_key(load_store(folder / "store.toml").pseudonym_key)
+        key = load_key(load_store(folder / STORE_FILE).pseudonym_key)
         ids = pseudonymise(table["user_id"].cast(pl.String), key)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import Split
+from hanse_common.durable import replacing_folder
 from hanse_common.errors import ConfigError, ContradictingOptions, DataError
+from hanse_common.paths import (
+    CATALOGUE_FILE,
+    CUSTOMER_KEY_FILE,
+    EVENTS_FILE,
+    HOME_KEY_FILE,
+    STORE_FILE,
+)
 from hanse_simulations.datasets import complete_journey, synthetic
 from hanse_simulations.datasets.attributes import write_attributes
 
@@ -32,7 +38,7 @@ FORMAT: Final = 5
 """Raise it when the same settings make other folders: old ones are then no longer used."""
 
 _SUMMARY = "stores.json"
-_KEY, _HOME_KEY = "customer.key", "home.key"
+_KEY, _HOME_KEY = CUSTOMER_KEY_FILE, HOME_KEY_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,35 +131,29 @@ def _digest(data: DataSettings, seed: int) -> str:
 def _build(dataset: Dataset, folder: Path, digest: str) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder.parent, error) from error
-    try:
-        _write(dataset, aside, digest)
-        aside.rename(folder)
+        with replacing_folder(folder) as whole:
+            _write(dataset, whole, digest)
     except OSError as error:
         # Another process may have built the same meanwhile; its folder serves as well.
         if not folder.exists():
             raise _unwritable(folder.parent, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(dataset: Dataset, folder: Path, digest: str) -> None:
-    dataset.catalogue.write_parquet(folder / "catalogue.parquet")
+    dataset.catalogue.write_parquet(folder / CATALOGUE_FILE)
     customers: dict[str, int] = {}
     rows = 0
     for name, events in dataset.stores:
         store = folder / name
         store.mkdir()
-        events.write_parquet(store / "events.parquet")
-        (store / "store.toml").write_text(
+        events.write_parquet(store / EVENTS_FILE)
+        (store / STORE_FILE).write_text(
             f"# {dataset.note}\n"
             f"name = {json.dumps(name)}\n"
             f"observed_from = {dataset.observed_from.isoformat()}\n"
             f'home_key = "{_HOME_KEY}"\n\n'
-            '[events]\npath = "events.parquet"\n\n'
-            '[catalogue]\npath = "../catalogue.parquet"\n',
+            f'[events]\npath = "{EVENTS_FILE}"\n\n'
+            f'[catalogue]\npath = "../{CATALOGUE_FILE}"\n',
             encoding="utf-8",
         )
         _write_key(store / _HOME_KEY, hashlib.sha256(f"{digest}/home".encode()).digest())
@@ -197,7 +197,7 @@ def _read(folder: Path) -> Stores:
         )
     except (OSError, ValueError, KeyError):
         stores = None
-    if stores is None or not all((path / "store.toml").is_file() for path in stores.folders):
+    if stores is None or not all((path / STORE_FILE).is_file() for path in stores.folders):
         raise DataError(
             f"{folder} is damaged", hint="delete that folder; it is built anew when needed"
         ) from None
@@ -220,7 +220,7 @@ def _brought(data: DataSettings) -> Stores:
             f"data.customers={data.customers} cannot limit stores that you bring",
             hint="leave it out, or limit each store's own table",
         )
-    configs = {path.parent: load_store(path) for path in sorted(data.path.glob("*/store.toml"))}
+    configs = {path.parent: load_store(path) for path in sorted(data.path.glob(f"*/{STORE_FILE}"))}
     if not configs:
         raise DataError(
             f"data.path={str(data.path)!r} holds no store",

@@ -22,8 +22,9 @@ os.environ.update(
 )
 
 from hanse_common.config import ComputeSettings, RunSettings
+from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDirectoryError
-from hanse_server.app import SETTINGS
+from hanse_common.paths import SETTINGS_FILE
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_simulations.engines.in_process import run_in_process
 from hanse_simulations.engines.ray import run_on_ray
@@ -112,12 +113,10 @@ def store_names(federation_dir: Path) -> list[str]:
 
 
 def _write_settings(run_dir: Path, settings: RunSettings) -> None:
-    path = run_dir / SETTINGS
-    temporary = run_dir / f".{SETTINGS}.writing"
+    path = run_dir / SETTINGS_FILE
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_durably(path, settings.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise RunDirectoryError(
             f"cannot write to {run_dir}: {error.strerror}", hint="name another run directory"

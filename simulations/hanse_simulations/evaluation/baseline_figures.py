@@ -10,8 +10,8 @@ from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
+from hanse_common.paths import GLOBAL_FILE
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_simulations.evaluation.baselines import BASKET_RULES, OUTLOOK_RULES, Rules, judge_rules
 from hanse_simulations.evaluation.boosted_trees import NAME as TREES
 from hanse_simulations.evaluation.boosted_trees import Trees, judge_trees
@@ -46,7 +46,7 @@ class JudgedBaselines:
         before = None
         if settings.continues is not None:
             before = InterestModel.from_pretrained(prepared.base_model)
-            load_arrays(before, read_arrays(settings.continues / GLOBAL))
+            load_arrays(before, read_arrays(settings.continues / GLOBAL_FILE))
         for split, by_rule in splits.items():
             for name, store in zip(prepared.names, histories, strict=True):
                 found = judge_rules(rules, store, settings, model.config, split)

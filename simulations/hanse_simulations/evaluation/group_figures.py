@@ -13,6 +13,7 @@ from hanse_client.features.histories import Histories, days, run_split
 from hanse_client.ingest.store_config import load_store
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
+from hanse_common.paths import STORE_FILE
 from hanse_simulations.datasets import Stores
 from hanse_simulations.datasets.attributes import read_attributes
 from hanse_simulations.evaluation.gaps import group_figures
@@ -49,7 +50,7 @@ def judge_groups(
     common = [store for store in own if all(store in figures for figures in chosen.values())]
     members = {store: np.unique(own[store].customers) for store in common}
     bands = {
-        load_store(folder / "store.toml").name: read_attributes(folder) for folder in stores.folders
+        load_store(folder / STORE_FILE).name: read_attributes(folder) for folder in stores.folders
     }
     found, notes = groupings(
         dict(zip(prepared.names, histories, strict=True)),

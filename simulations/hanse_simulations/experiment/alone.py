@@ -7,8 +7,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
 from hanse_common.errors import FederationError
+from hanse_common.paths import INITIAL_FILE
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import INITIAL
 from hanse_simulations.engines import WorkerPool
 from hanse_simulations.engines.in_process import InProcessGrid
 from hanse_simulations.engines.store_app import ALONE
@@ -27,7 +27,7 @@ def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
     rounds = settings.federation.rounds
     environment = {"HANSE_FEDERATION": str(arm.stores_dir.absolute())}
     grid = InProcessGrid(pool, [node.name for node in nodes], environment=environment)
-    arrays = read_arrays(arm.path / INITIAL)
+    arrays = read_arrays(arm.path / INITIAL_FILE)
     content = RecordDict(
         {
             "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),

@@ -14,16 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hanse_client.enrolment import KEY
-from hanse_client.node import LEDGER_FILE, NODE_FILE, OLDER_RECORD, Node, list_nodes
+from hanse_client.node import OLDER_RECORD, Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, OtherCatalogue, PrivacyError
 from hanse_common.identity import StoreKey
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, LEDGER_FILE, NODE_FILE, STORE_KEY_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_simulations.runs.arm_folder import ArmFolder
 from hanse_simulations.runs.folder import RunFolder
 
@@ -134,13 +133,13 @@ def carry_over(old: ArmFolder, new: ArmFolder) -> None:
     Raises:
         ConfigError: The earlier run left no global model.
     """
-    if not (old.path / GLOBAL).is_file():
+    if not (old.path / GLOBAL_FILE).is_file():
         raise ConfigError(
             f"{old.path} holds no global model to go on from", hint="finish it with --resume"
         )
     new.path.mkdir(parents=True, exist_ok=True)
-    if not (new.path / INITIAL).exists():
-        write_durably(new.path / INITIAL, (old.path / GLOBAL).read_bytes())
+    if not (new.path / INITIAL_FILE).exists():
+        write_durably(new.path / INITIAL_FILE, (old.path / GLOBAL_FILE).read_bytes())
     for folder in list_nodes(old.stores_dir):
         target = new.stores_dir / folder.name
         if (target / NODE_FILE).exists():
@@ -155,7 +154,8 @@ def store_keys(old: ArmFolder) -> dict[str, StoreKey]:
     """The identities that stores have from an earlier run, by their names."""
     nodes = [Node(folder) for folder in list_nodes(old.stores_dir)]
     return {
-        node.name: StoreKey.load(node.settings.enrolment / KEY)
+        node.name: StoreKey.load(node.settings.enrolment / STORE_KEY_FILE)
         for node in nodes
-        if node.settings.enrolment is not None and (node.settings.enrolment / KEY).exists()
+        if node.settings.enrolment is not None
+        and (node.settings.enrolment / STORE_KEY_FILE).exists()
     }

@@ -13,14 +13,20 @@ from typing import Any
 
 import numpy.typing as npt
 
-from hanse_client.enrolment import CERTIFICATE, KEY, MANIFEST, POLICY
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
+from hanse_common.durable import write_durably
 from hanse_common.identity import AuthorityKey, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_terms import base_model_digest, manifest_for
-from hanse_server.app import AUTHORITY, COORDINATOR_KEY
-from hanse_server.app import MANIFEST as RUN_MANIFEST
+from hanse_common.paths import (
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    COORDINATOR_KEY_FILE,
+    MANIFEST_FILE,
+    POLICY_FILE,
+    STORE_KEY_FILE,
+)
 from hanse_simulations.runs.arm_folder import ArmFolder
 
 _VALID_SECONDS = 10 * 365 * 86400
@@ -46,14 +52,14 @@ def enrol_stores(
         ConfigError: There are too few stores to hide one among them.
         UnsafeTerms: The settings' terms break one of the protocol's promises.
     """
-    if (arm.path / RUN_MANIFEST).exists():
+    if (arm.path / MANIFEST_FILE).exists():
         return
     nodes = [Node(folder) for folder in list_nodes(arm.stores_dir)]
     ids = store_ids([node.name for node in nodes])
     authority = AuthorityKey.generate()
     coordinator = CoordinatorKey.generate()
-    (arm.path / COORDINATOR_KEY).unlink(missing_ok=True)  # of a start that was cut short
-    coordinator.save(arm.path / COORDINATOR_KEY)
+    (arm.path / COORDINATOR_KEY_FILE).unlink(missing_ok=True)  # of a start that was cut short
+    coordinator.save(arm.path / COORDINATOR_KEY_FILE)
     manifest = manifest_for(
         settings, arrays, ids, federation=settings.recipe, log_key=coordinator.public
     )
@@ -66,17 +72,17 @@ def enrol_stores(
         if folder is None:
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / KEY).unlink(missing_ok=True)  # of a start that was cut short
+        (folder / STORE_KEY_FILE).unlink(missing_ok=True)  # of a start that was cut short
         key = (keys or {}).get(node.name) or StoreKey.generate()
-        key.save(folder / KEY)
+        key.save(folder / STORE_KEY_FILE)
         certificate = authority.certify(
             store_id, key.public, valid_from=now - 3600, valid_until=now + _VALID_SECONDS
         )
-        certificate.save(folder / CERTIFICATE)
-        (folder / POLICY).write_text(_policy(authority.public, manifest), encoding="utf-8")
-        signed.save(folder / MANIFEST)
-    (arm.path / AUTHORITY).write_text(authority.public.hex() + "\n", encoding="ascii")
-    signed.save(arm.path / RUN_MANIFEST)
+        certificate.save(folder / CERTIFICATE_FILE)
+        write_durably(folder / POLICY_FILE, _policy(authority.public, manifest))
+        signed.save(folder / MANIFEST_FILE)
+    write_durably(arm.path / AUTHORITY_FILE, authority.public.hex() + "\n")
+    signed.save(arm.path / MANIFEST_FILE)
 
 
 def store_ids(names: Sequence[str]) -> list[str]:

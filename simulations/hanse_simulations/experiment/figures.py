@@ -14,6 +14,7 @@ from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Figures
 from hanse_client.tasks.interest.metrics import Figures as InterestFigures
 from hanse_common.config import RunSettings
+from hanse_common.paths import EVALUATIONS_FOLDER, STORE_LOG_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.experiment.arms import POOLED
@@ -76,7 +77,7 @@ def figures_by_store(
             figures are cut into the stores'.
     """
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
-    files = {node.name: node.folder / "evaluations" / evaluation for node in nodes}
+    files = {node.name: node.folder / EVALUATIONS_FOLDER / evaluation for node in nodes}
     found = {name: InterestFigures.load(path) for name, path in files.items() if path.exists()}
     together = found.pop(EVERYBODY, None) if len(nodes) == 1 else None
     if together is None:
@@ -106,7 +107,7 @@ def arm_rows(
     kind = task_of(task).figures
     nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
     evaluations = sorted(
-        {path.name for node in nodes for path in (node.folder / "evaluations").glob("*.npz")}
+        {path.name for node in nodes for path in (node.folder / EVALUATIONS_FOLDER).glob("*.npz")}
     )
     rows: list[MetricRow] = []
     for name in evaluations:
@@ -117,7 +118,7 @@ def arm_rows(
         if kind is InterestFigures:
             figures = figures_by_store(folder, name, sizes)
         else:
-            files = {node.name: node.folder / "evaluations" / name for node in nodes}
+            files = {node.name: node.folder / EVALUATIONS_FOLDER / name for node in nodes}
             figures = {store: kind.load(path) for store, path in files.items() if path.exists()}
         rows += metric_rows(arm, figures, customers, split=match[1], number=int(match[2]))
     return rows + list(_log_rows(arm, nodes, customers))
@@ -126,7 +127,7 @@ def arm_rows(
 def _log_rows(arm: str, nodes: Iterable[Node], customers: Mapping[str, int]) -> Iterable[MetricRow]:
     """Loss and epsilon by round, from each store's own log."""
     for node in nodes:
-        path = node.folder / "log.jsonl"
+        path = node.folder / STORE_LOG_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         by_round: dict[int, list[dict[str, float]]] = {}
         for line in map(json.loads, lines):

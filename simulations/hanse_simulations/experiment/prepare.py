@@ -18,9 +18,10 @@ from hanse_client.ingest.pipeline import Ingested, ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_client.model.base_model import fresh_model, listed_classes
 from hanse_client.model.item_texts import encode_texts
-from hanse_client.node import NODE_FILE, NodeSettings
+from hanse_client.node import NodeSettings
 from hanse_common.config import RunSettings
 from hanse_common.errors import DataError
+from hanse_common.paths import ENROLMENT_FOLDER, NODE_FILE, STORE_FILE, TEXTS_FOLDER
 from hanse_common.trainable import Trainable
 from hanse_simulations.datasets.attributes import FILE as ATTRIBUTES
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
@@ -95,7 +96,7 @@ def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, sal
                 name=name,
                 histories=histories.absolute(),
                 base_model=prepared.base_model.absolute(),
-                enrolment=(folder / "enrolment").absolute() if settings.secure else None,
+                enrolment=(folder / ENROLMENT_FOLDER).absolute() if settings.secure else None,
                 seed=int.from_bytes(seed[:7], "big"),
             )
             write_json(folder / NODE_FILE, node.model_dump(mode="json"))
@@ -131,7 +132,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     stores: list[tuple[str, Ingested]] = []
     begun: list[datetime] = []
     for folder in folders:
-        store = load_store(folder / "store.toml")
+        store = load_store(folder / STORE_FILE)
         try:
             stores.append((store.name, ingest(store)))
             begun.append(observed_from(store, settings))
@@ -144,7 +145,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     listed = listed_classes(catalogue, settings)
     classes = sorted(listed)
     texts = sorted(catalogue["text"].unique())
-    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / "texts")
+    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / TEXTS_FOLDER)
     by_text = dict(zip(texts, vectors, strict=True))
     for number, (_, data) in enumerate(stores):
         histories = prepare(
@@ -155,7 +156,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
             observed_from=begun[number],
         )
         histories.save(target / f"{number:04d}.npz")
-    model = fresh_model(catalogue, listed, settings, cache=cache / "texts")
+    model = fresh_model(catalogue, listed, settings, cache=cache / TEXTS_FOLDER)
     model.save_pretrained(target / "base")
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)

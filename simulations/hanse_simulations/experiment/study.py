@@ -29,9 +29,9 @@ from hanse_client.tasks.base import Ints, StoreData
 from hanse_client.training.train import check_size, load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
+from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_simulations.engines import WorkerPool, start_workers
 from hanse_simulations.experiment.figures import epsilon_spent
 from hanse_simulations.experiment.prepare import Prepared
@@ -210,7 +210,7 @@ def run_arms(
             found.spent[name] = epsilon_spent(home.stores_dir, plan, chosen)
     home = folder.arm(next(iter(arms)))
     model: Any = study.task.load_model(_base(home))
-    load_arrays(model, read_arrays(home.path / GLOBAL))
+    load_arrays(model, read_arrays(home.path / GLOBAL_FILE))
     model.save_pretrained(folder.model_dir)
     return found
 

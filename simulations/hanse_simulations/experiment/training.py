@@ -9,8 +9,8 @@ from hashlib import sha256
 from hanse_client.tasks import task_of
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import RunSettings
-from hanse_server.checkpoint import latest_checkpoint, read_arrays, replace_arrays
-from hanse_server.rounds import INITIAL
+from hanse_common.paths import INITIAL_FILE
+from hanse_server.checkpoint import latest_checkpoint, read_arrays, write_arrays
 from hanse_simulations.engines import WorkerPool, run_federation
 from hanse_simulations.experiment.alone import run_alone
 from hanse_simulations.experiment.continuing import carry_over, store_keys
@@ -30,7 +30,7 @@ class Arm:
 
     def run(self, prepared: Prepared, pool: WorkerPool, resume: bool) -> None:
         """Lay out nodes, initial model and memberships, then train unless that is done."""
-        earlier, initial = self.settings.continues, self.folder.path / INITIAL
+        earlier, initial = self.settings.continues, self.folder.path / INITIAL_FILE
         salt = self.name
         if earlier is not None:
             carry_over(ArmFolder(earlier), self.folder)
@@ -41,7 +41,7 @@ class Arm:
             task = task_of(self.settings.task)
             model = task.load_model(prepared.base_model)
             task.freeze(model, self.settings)
-            replace_arrays(initial, trained_arrays(model))
+            write_arrays(initial, trained_arrays(model))
         if self.settings.secure and self.start is federate:
             keys = {} if earlier is None else store_keys(ArmFolder(earlier))
             enrol_stores(self.folder, self.settings, read_arrays(initial), keys)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from hanse_common.errors import ConfigError, MissingDependency
+from hanse_common.paths import TENSORBOARD_FOLDER
 from hanse_simulations.experiment.arms import POOLED
 from hanse_simulations.runs.results import MetricRow
 
@@ -81,7 +82,7 @@ class TensorBoardTracker:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _missing("TensorBoard", "tensorboard") from error
-        self._folder = folder / "tensorboard"
+        self._folder = folder / TENSORBOARD_FOLDER
         self._make: Callable[[str], Any] = SummaryWriter
         self._writers: dict[str, Any] = {}
 

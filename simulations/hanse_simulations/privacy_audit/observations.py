@@ -15,9 +15,9 @@ import numpy.typing as npt
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
 from hanse_common.instructions import flatten
+from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
-from hanse_server.rounds import GLOBAL
 from hanse_server.stage_log import read_stages
 from hanse_simulations.privacy_audit.canaries import Canaries
 from hanse_simulations.privacy_audit.store_app import Known
@@ -68,7 +68,7 @@ def _sum_of_all(arm: ArmFolder, nodes: Sequence[Node], settings: RunSettings) ->
         known = [Known.load(node.folder, number) for node in nodes]
         models.append(known[0].model)
         others.append(np.sum([store.others for store in known], axis=0))
-    models.append(flatten(read_arrays(arm.path / GLOBAL)))
+    models.append(flatten(read_arrays(arm.path / GLOBAL_FILE)))
     rounds = [
         (models[number] - models[number - 1]) * counts[number] / settings.step_factor(number)
         for number in range(1, len(models))

@@ -22,6 +22,7 @@ from hanse_client.features.histories import days
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
+from hanse_common.paths import HISTORIES_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.engines import start_workers
@@ -242,7 +243,7 @@ def _joined(
     for name, histories in zip(prepared.names, prepared.load(), strict=True):
         mine = canaries.of_store(name)
         node = arm.stores_dir / store_folder_name(name)
-        paths.append(node / "histories.npz")
+        paths.append(node / HISTORIES_FILE)
         with_canaries(histories, list(mine), until=days(split.train_until)).save(paths[-1])
         Orders(fault=fault, coordinates=mine).save(node)
     return replace(prepared, histories=tuple(paths))

@@ -40,6 +40,7 @@ from hanse_client.tasks.interest.heads import Popularity
 from hanse_client.training import train
 from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_common.config import RunSettings, Settings, parse_settings
+from hanse_common.durable import write_durably
 from hanse_common.instructions import flatten
 from hanse_common.manifest import Manifest
 from hanse_common.secagg.layout import Integers
@@ -61,7 +62,7 @@ class Orders(Settings):
 
     def save(self, folder: Path) -> None:
         """Write it into a node's folder."""
-        (folder / _ORDERS).write_text(self.model_dump_json(), encoding="utf-8")
+        write_durably(folder / _ORDERS, self.model_dump_json())
 
     @classmethod
     def of(cls, node: Node) -> Orders:

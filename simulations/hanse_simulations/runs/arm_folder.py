@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from hanse_common.paths import ROUNDS_FILE, STORE_LOG_FILE, STORES_FOLDER
+
 
 def store_folder_name(store: str) -> str:
     """Return a store's name as one safe component of a path; ordinary names stay as they are."""
@@ -28,16 +30,16 @@ class ArmFolder:
     @property
     def rounds_file(self) -> Path:
         """One JSON line per stage of a round, written by the server."""
-        return self.path / "rounds.jsonl"
+        return self.path / ROUNDS_FILE
 
     @property
     def stores_dir(self) -> Path:
         """One sub-folder per store."""
-        return self.path / "stores"
+        return self.path / STORES_FOLDER
 
     def store_log(self, store: str) -> Path:
         """Return the log of one store: one JSON line per training step."""
-        return self.stores_dir / store_folder_name(store) / "log.jsonl"
+        return self.stores_dir / store_folder_name(store) / STORE_LOG_FILE
 
     def store_logs(self) -> dict[str, Path]:
         """Return the logs that exist by now, by store."""
@@ -45,4 +47,4 @@ class ArmFolder:
             folders = sorted(entry.name for entry in self.stores_dir.iterdir())
         except OSError:
             return {}
-        return {unquote(name): self.stores_dir / name / "log.jsonl" for name in folders}
+        return {unquote(name): self.stores_dir / name / STORE_LOG_FILE for name in folders}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from hanse_common import durable
 from hanse_common.errors import RunDirectoryError
 from hanse_common.wording import finite
 
@@ -44,17 +44,9 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         RunDirectoryError: The folder cannot be written.
     """
-    try:
-        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        )
-    except OSError as error:
-        raise unwritable(path, error.strerror or str(error)) from error
-    try:
-        with handle:
-            yield handle
-        Path(handle.name).chmod(0o644)
-        Path(handle.name).replace(path)
-    except BaseException:
-        Path(handle.name).unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(durable.replacing(path, shared=True))
+        except OSError as error:
+            raise unwritable(path, error.strerror or str(error)) from error
+        yield file

@@ -31,6 +31,16 @@ from pydantic import ValidationError
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, RunDirectoryError, RunNotFound
+from hanse_common.paths import (
+    ARMS_FOLDER,
+    DRAWINGS_FILE,
+    METRICS_CSV_FILE,
+    METRICS_JSON_FILE,
+    MODEL_FOLDER,
+    REPORT_FILE,
+    RESULT_FILE,
+    SETTINGS_FILE,
+)
 from hanse_common.spreadsheets import as_texts, from_texts
 from hanse_common.wording import finite
 from hanse_simulations.runs.arm_folder import ArmFolder
@@ -130,42 +140,42 @@ class RunFolder(ArmFolder):
     @property
     def settings_file(self) -> Path:
         """The run's `RunSettings`."""
-        return self.path / "settings.json"
+        return self.path / SETTINGS_FILE
 
     @property
     def result_file(self) -> Path:
         """The run's `RunResult`, written at its end."""
-        return self.path / "result.json"
+        return self.path / RESULT_FILE
 
     @property
     def drawings_file(self) -> Path:
         """What the report draws beside figures."""
-        return self.path / "drawings.json"
+        return self.path / DRAWINGS_FILE
 
     @property
     def metrics_csv(self) -> Path:
         """All figures as a long table."""
-        return self.path / "metrics.csv"
+        return self.path / METRICS_CSV_FILE
 
     @property
     def metrics_json(self) -> Path:
         """The same figures as a list of objects."""
-        return self.path / "metrics.json"
+        return self.path / METRICS_JSON_FILE
 
     @property
     def model_dir(self) -> Path:
         """The trained model, for `from_pretrained`."""
-        return self.path / "model"
+        return self.path / MODEL_FOLDER
 
     @property
     def report_file(self) -> Path:
         """The report, one self-contained page."""
-        return self.path / "report.html"
+        return self.path / REPORT_FILE
 
     @property
     def arms_dir(self) -> Path:
         """One sub-folder per arm compared with."""
-        return self.path / "arms"
+        return self.path / ARMS_FOLDER
 
     def arm(self, arm: str) -> ArmFolder:
         """Return the folder of an arm that the main one is compared with."""
@@ -362,7 +372,7 @@ def _candidates(recipe: str, name: str | None, now: datetime) -> Iterator[str]:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "settings.json").is_file() or (path / "result.json").is_file()
+    return (path / SETTINGS_FILE).is_file() or (path / RESULT_FILE).is_file()
 
 
 def _folders(root: Path) -> list[RunFolder]:

@@ -40,9 +40,14 @@ from hanse_common.flower import environment
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_terms import manifest_for
-from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, SETTINGS
-from hanse_server.checkpoint import replace_arrays
-from hanse_server.rounds import INITIAL
+from hanse_common.paths import (
+    AUTHORITY_FILE,
+    COORDINATOR_KEY_FILE,
+    INITIAL_FILE,
+    MANIFEST_FILE,
+    SETTINGS_FILE,
+)
+from hanse_server.checkpoint import write_arrays
 from kits.deployment import wait_for
 
 APP = """\
@@ -238,14 +243,14 @@ class Coordinator:
         folder = self.folder / name
         folder.mkdir()
         key = CoordinatorKey.generate()
-        key.save(self.folder / COORDINATOR_KEY)
+        key.save(self.folder / COORDINATOR_KEY_FILE)
         draft = manifest_for(settings, arrays, stores, federation="test", log_key=key.public)
         digest = hashlib.sha256(bundle()).hexdigest()
         manifest = Manifest.model_validate({**draft.model_dump(), "fab_digest": digest, **terms})
-        SignedManifest.sign(manifest, self.authority).save(folder / MANIFEST)
-        (folder / SETTINGS).write_text(settings.model_dump_json())
-        (folder / AUTHORITY).write_text(self.authority.public.hex())
-        replace_arrays(folder / INITIAL, arrays)
+        SignedManifest.sign(manifest, self.authority).save(folder / MANIFEST_FILE)
+        (folder / SETTINGS_FILE).write_text(settings.model_dump_json())
+        (folder / AUTHORITY_FILE).write_text(self.authority.public.hex())
+        write_arrays(folder / INITIAL_FILE, arrays)
         return folder
 
     def start_run(self, run: Path, *, fab: bytes | None = None, **config: Any) -> int:

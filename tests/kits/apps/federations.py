@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from hanse_common.config import RunSettings
-from hanse_server.app import SETTINGS
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, SETTINGS_FILE
 from hanse_server.checkpoint import read_arrays, write_arrays
-from hanse_server.rounds import GLOBAL, INITIAL
 from hanse_simulations.engines import WorkerPool, run_federation
 
 CLIENT_APP = "kits.apps.numpy_client:app"
@@ -44,8 +43,8 @@ def make_run(folder: Path, settings: RunSettings, stores=STORES) -> tuple[Path, 
         "head.bias": draw.normal(size=6).astype(np.float32),
         "scale": np.float32(0.5) * np.ones((), np.float32),
     }
-    write_arrays(run_dir / INITIAL, arrays)
-    (run_dir / SETTINGS).write_text(settings.model_dump_json())
+    write_arrays(run_dir / INITIAL_FILE, arrays)
+    (run_dir / SETTINGS_FILE).write_text(settings.model_dump_json())
     return run_dir, federation_dir
 
 
@@ -62,7 +61,7 @@ def run(folder: Path, settings: RunSettings, *, resume=False, stores=STORES, poo
 
 
 def final_bytes(run_dir: Path) -> bytes:
-    return (run_dir / GLOBAL).read_bytes()
+    return (run_dir / GLOBAL_FILE).read_bytes()
 
 
 __all__ = [

@@ -17,7 +17,7 @@ from killing import forked, kills
 
 from hanse_common.errors import RoundLogError
 from hanse_common.identity import CoordinatorKey
-from hanse_common.roundlog.file import LOG_FILE
+from hanse_common.paths import ROUND_LOG_FILE
 from hanse_common.roundlog.records import Published
 from hanse_server.roundlog import RoundLog
 
@@ -42,19 +42,19 @@ def killed(folder: Path, key: CoordinatorKey, times: int) -> None:
     def start(number: int) -> int:
         place = place_of(number)
         return forked(
-            lambda: append_some(RoundLog.open(place / LOG_FILE, key), place, IN_A_ROW), place
+            lambda: append_some(RoundLog.open(place / ROUND_LOG_FILE, key), place, IN_A_ROW), place
         )
 
     for number, was_killed in kills(start, times):
         place = place_of(number)
         # As after a restart: the next process finds what the killed one left.
-        log = RoundLog.open(place / LOG_FILE, key)
+        log = RoundLog.open(place / ROUND_LOG_FILE, key)
         line = {"folder": place.name, "killed": was_killed, "size": log.checkpoint.size}
         print(json.dumps(line), flush=True)
 
 
 def waits(folder: Path, key: CoordinatorKey, count: int) -> None:
-    log = RoundLog.open(folder / LOG_FILE, key)
+    log = RoundLog.open(folder / ROUND_LOG_FILE, key)
     print("open", flush=True)
     sys.stdin.readline()
     try:

@@ -20,7 +20,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
 
 from hanse_client import app as client_app
-from hanse_client.clipping.exactness import RECORD, check_key
+from hanse_client.clipping.exactness import check_key
 from hanse_client.node import Node, list_nodes
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks import task_of
@@ -31,15 +31,21 @@ from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import ATTEMPT, LOG, MESSAGE, PROOFS, RUN, Instructions
 from hanse_common.manifest import SignedManifest
-from hanse_common.roundlog.file import LOG_FILE
+from hanse_common.paths import (
+    AUTHORITY_FILE,
+    CLIPPING_CHECK_FILE,
+    COORDINATOR_KEY_FILE,
+    INITIAL_FILE,
+    MANIFEST_FILE,
+    ROUND_LOG_FILE,
+)
 from hanse_common.roundlog.records import Announced
 from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.messages import decode
 from hanse_common.secagg.wire import Message as ProtocolMessage
-from hanse_server.app import AUTHORITY, COORDINATOR_KEY, MANIFEST, secure_grid
-from hanse_server.checkpoint import replace_arrays
+from hanse_server.app import secure_grid
+from hanse_server.checkpoint import write_arrays
 from hanse_server.roundlog import RoundLog
-from hanse_server.rounds import INITIAL
 from hanse_server.secure_grid import SecureGrid
 from hanse_server.store_grid import StoreGrid
 from hanse_simulations.experiment.enrolment import enrol_stores
@@ -140,7 +146,7 @@ class SecureFederation:
         model = InterestModel.from_pretrained(prepared.base_model)
         model.train_only(settings.model.trainable)
         self.arrays = trained_arrays(model)
-        replace_arrays(folder / INITIAL, self.arrays)
+        write_arrays(folder / INITIAL_FILE, self.arrays)
         enrol_stores(self.folder, settings, self.arrays)
         self.names = [node.name for node in self.nodes()]
         self.faults = FaultGrid(self.names)
@@ -211,9 +217,9 @@ class SecureFederation:
 
     def key(self) -> CoordinatorKey:
         """What signs the round log."""
-        return CoordinatorKey.load(self.folder.path / COORDINATOR_KEY)
+        return CoordinatorKey.load(self.folder.path / COORDINATOR_KEY_FILE)
 
-    def log(self, name: str = LOG_FILE) -> RoundLog:
+    def log(self, name: str = ROUND_LOG_FILE) -> RoundLog:
         """The coordinator's round log as it lies on the disk, or another one by its key."""
         return RoundLog.open(self.folder.path / name, self.key())
 
@@ -246,7 +252,7 @@ class SecureFederation:
         return reply
 
     def manifest(self):
-        return SignedManifest.load(self.folder.path / MANIFEST).unchecked
+        return SignedManifest.load(self.folder.path / MANIFEST_FILE).unchecked
 
     def charged(self, store: str) -> int:
         """Private steps that a store has written down as spent."""
@@ -259,12 +265,12 @@ class SecureFederation:
 
     def sign_again(self, authority: AuthorityKey | None = None, **changes) -> AuthorityKey:
         """Let an authority, a new one if unset, sign changed terms and certify the same stores."""
-        old = SignedManifest.load(self.folder.path / MANIFEST).unchecked
+        old = SignedManifest.load(self.folder.path / MANIFEST_FILE).unchecked
         manifest = old.model_validate({**old.model_dump(), **changes})
         authority = authority or AuthorityKey.generate()
         signed = SignedManifest.sign(manifest, authority)
-        signed.save(self.folder.path / MANIFEST)
-        (self.folder.path / AUTHORITY).write_text(authority.public.hex())
+        signed.save(self.folder.path / MANIFEST_FILE)
+        (self.folder.path / AUTHORITY_FILE).write_text(authority.public.hex())
         for node in self.nodes():
             enrolment = node.enrolment
             folder = enrolment.folder
@@ -288,7 +294,9 @@ def remember_clipping_check(node: Node, settings: RunSettings) -> None:
     task = task_of(settings.task)
     model = task.load_model(node.settings.base_model)
     task.freeze(model, settings)
-    (node.folder / RECORD).write_text(json.dumps({check_key(node, model, settings): {}}))
+    (node.folder / CLIPPING_CHECK_FILE).write_text(
+        json.dumps({check_key(node, model, settings): {}})
+    )
 
 
 def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +333,7 @@ class ByHand:
         arrays = {name: array.numpy() for name, array in record["arrays"].items()}
         told = Instructions.read(dict(record["config"]), arrays, kind=kind)
         manifest = federation.manifest()
-        authority = bytes.fromhex((federation.folder.path / AUTHORITY).read_text().strip())
+        authority = bytes.fromhex((federation.folder.path / AUTHORITY_FILE).read_text().strip())
         attempt_terms = Attempt(
             header=told.header(manifest.digest()),
             terms=manifest.terms(kind),

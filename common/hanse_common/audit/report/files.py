@@ -5,19 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from hanse_common.audit.evidence import (
-    CERTIFICATE,
-    CHECKPOINTS,
-    NODE,
-    POLICY,
-    Evidence,
-    find,
-    find_logs,
-    is_there,
-    manifest_files,
-)
+from hanse_common.audit.evidence import Evidence, find, find_logs, is_there, manifest_files
 from hanse_common.audit.report.content import Digest
 from hanse_common.errors import LedgerError
+from hanse_common.paths import CERTIFICATE_FILE, LOG_CHECKPOINTS_FOLDER, NODE_FILE, POLICY_FILE
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.roundlog.file import checkpoint_path
 
@@ -51,10 +42,14 @@ def below(file: Path, path: Path) -> str:
 
 def _files(evidence: Evidence) -> list[Path]:
     store, folder = evidence.ledger.parent, evidence.enrolment
-    own = [evidence.ledger, head_path(evidence.ledger), store / NODE]
-    own += sorted((store / CHECKPOINTS).glob("*"))
+    own = [evidence.ledger, head_path(evidence.ledger), store / NODE_FILE]
+    own += sorted((store / LOG_CHECKPOINTS_FOLDER).glob("*"))
     if folder is not None:
-        own += [*sorted(folder.glob(f"{CERTIFICATE}*")), folder / POLICY, *manifest_files(folder)]
+        own += [
+            *sorted(folder.glob(f"{CERTIFICATE_FILE}*")),
+            folder / POLICY_FILE,
+            *manifest_files(folder),
+        ]
     return own
 
 
