@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanse_common.config import read_toml
 from hanse_common.decoding import json_file
+from hanse_common.durable import PARTIAL
 from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
 from hanse_common.monitoring.codes import OTHER, code_in, known_codes
@@ -71,7 +72,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
         labels=["store"],
     )
     for path in sorted((folder / CERTIFICATES_FOLDER).glob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != PARTIAL:
             certificate = Certificate.load(path)
             ends.add_metric([certificate.store_id], certificate.valid_until)
     if ends.samples:

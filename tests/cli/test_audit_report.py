@@ -21,6 +21,7 @@ from hanse_common.audit.evidence import find
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.chart import MOST_LINES, lines_of
 from hanse_common.audit.report.content import Report, Rounds
+from hanse_common.audit.report.files import digests
 from hanse_common.audit.report.gather import gather
 from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.report.page import render
@@ -400,6 +401,7 @@ def gathered(run: AuditedRun, *logs: LogAudit) -> Report:
     return gather(
         run.folder,
         replace(found, logs=logs),
+        digests(run.folder),
         authority=run.authority.public,
         stores=(1, 2, 4),
         command="hanse audit report",

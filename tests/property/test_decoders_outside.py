@@ -403,7 +403,7 @@ DECODERS = {
         as_json({"stores": [{"store": "a", "head": {"sequence": 1, "hash": "ab"}}], "logs": []}),
     ),
     "node.json of evidence": Decoder(
-        lambda p: audit_evidence._evidence(p.parent / "ledger.sqlite", "a"),
+        lambda p: audit_evidence._evidence(p.parent / "ledger.sqlite", "a", audit_evidence.Files()),
         b'{"enrolment": "x"}',
         NODE_FILE,
     ),

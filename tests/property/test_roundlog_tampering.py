@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanse_common.audit.crosscheck import verify_log
-from hanse_common.audit.evidence import find
+from hanse_common.audit.evidence import LogEvidence, find
 from hanse_common.errors import LogForked
 from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import logged_digest
@@ -68,7 +68,7 @@ def whole(logged_run):
 def audit(path, *, stores=False, **more):
     authority = bytes.fromhex((path.parent / AUTHORITY_FILE).read_text().strip())
     found = find(path.parent) if stores else []
-    return verify_log(path, found, authority=authority, **more)
+    return verify_log(LogEvidence(path=path), found, authority=authority, **more)
 
 
 def fault(path, **more):

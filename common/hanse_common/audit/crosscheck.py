@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hanse_common.audit.attempts import announced_uses, check_receipts
-from hanse_common.audit.evidence import Evidence, is_there, trusted
+from hanse_common.audit.evidence import Evidence, LogEvidence, trusted
 from hanse_common.audit.findings import Notes
 from hanse_common.audit.naming import store_id
 from hanse_common.audit.repeats import Use
@@ -16,7 +16,6 @@ from hanse_common.audit.roundlog import LogFile, check_log, read_log
 from hanse_common.audit.terms import Finding
 from hanse_common.errors import HanseError
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_common.paths import MANIFEST_FILE
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger_file import Head
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -97,7 +96,7 @@ class LogAudit:
 
 
 def verify_log(
-    path: Path,
+    evidence: LogEvidence,
     stores: Sequence[Evidence],
     *,
     authority: bytes | None = None,
@@ -107,7 +106,7 @@ def verify_log(
     """Check a round log by itself, then against what its stores handed over.
 
     Args:
-        path: `roundlog.sqlite`; the manifest lies beside it, or at a store.
+        evidence: The round log; the manifest lies beside it, or at a store.
         stores: Those whose evidence lies under the same folder.
         authority: The enrolment authority's public key, as the auditor knows it; if unset,
             the one that a store's policy names.
@@ -119,10 +118,10 @@ def verify_log(
     """
     notes = Notes()
     authority = _authority(stores, notes) if authority is None else authority
-    manifest = _manifest(path, stores, authority, notes)
-    log = read_log(path, notes)
+    manifest = _manifest(evidence, stores, authority, notes)
+    log = read_log(evidence.path, notes)
     if log is None:
-        return LogAudit(log=path, heads={}, fault=notes.first())
+        return LogAudit(log=evidence.path, heads={}, fault=notes.first())
     terms = {} if manifest is None else {manifest.digest(): manifest}
     terms |= trusted(known, authority)
     closed, matched, heads = log.closed(), 0, {}
@@ -139,7 +138,7 @@ def verify_log(
         if sum(_check_seen(log, "an earlier audit", seen, notes) for seen in remembered):
             notes.verified.append("it goes on from the checkpoint that was remembered")
     return LogAudit(
-        log=path,
+        log=evidence.path,
         records=len(log.records),
         announced=sum(isinstance(record, Announced) for record in log.records),
         summed=sum(attempt.outcome == SUMMED for attempt in closed),
@@ -173,11 +172,10 @@ def _authority(stores: Sequence[Evidence], notes: Notes) -> bytes | None:
 
 
 def _manifest(
-    path: Path, stores: Sequence[Evidence], authority: bytes | None, notes: Notes
+    log: LogEvidence, stores: Sequence[Evidence], authority: bytes | None, notes: Notes
 ) -> Manifest | None:
     try:
-        beside = path.with_name(MANIFEST_FILE)
-        signed = SignedManifest.load(beside) if is_there(beside) else None
+        signed = log.manifest()
         for evidence in stores if signed is None else ():
             signed = signed or evidence.manifest()
         if signed is None:

@@ -18,10 +18,11 @@ The files of `enrolment/` may also lie beside the ledger, or where `node.json` s
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from hanse_common.decoding import json_file
 from hanse_common.durable import PARTIAL
@@ -42,8 +43,9 @@ from hanse_common.paths import (
 )
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
-from hanse_common.privacy.chain import Fault, follow
 from hanse_common.privacy.entry import Entry
+from hanse_common.privacy.ledger_file import Head
+from hanse_common.privacy.verify import LedgerCopy
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.file import checkpoint_path
 
@@ -56,9 +58,55 @@ _SEEN = f"{LOG_CHECKPOINTS_FOLDER}/{'[0-9a-f]' * 16}"
 """A store's last checkpoint of a log, by the beginning of the log's key."""
 
 
+T = TypeVar("T")
+
+
+class Files:
+    """The files of one audit: each is read when it is first asked for, and once.
+
+    Guarantees:
+        Whoever asks for a file is given the same value, or the same error. Evidence that
+        changes while it is audited cannot show one thing to one check and another to the next.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[Path, object], Any] = {}
+
+    def read(self, path: Path, load: Callable[[Path], T]) -> T | None:
+        """Return what a file holds; None if there is no such file.
+
+        Args:
+            path: The file.
+            load: Reads it; the same function for every reader of such a file.
+
+        Raises:
+            HanseError: As `is_there` and `load` do.
+        """
+        known = path, load
+        if known not in self._read:
+            try:
+                self._read[known] = load(path) if is_there(path) else None
+            except HanseError as error:
+                self._read[known] = error
+        found = self._read[known]
+        if isinstance(found, HanseError):
+            raise found
+        return cast("T | None", found)
+
+    def manifests(self, folder: Path) -> list[SignedManifest]:
+        """Return the manifests in a folder, and earlier ones beside them, as far as readable."""
+        found = []
+        for path in manifest_files(folder):
+            with suppress(HanseError):
+                signed = self.read(path, SignedManifest.load)
+                if signed is not None:
+                    found.append(signed)
+        return found
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """Where one store's ledger lies, and where what it must agree with does.
+    """What one store handed over: its ledger, and what the ledger must agree with.
 
     Args:
         store: The folder's name; under its arm's, if it is not the run's main one.
@@ -71,6 +119,7 @@ class Evidence:
     ledger: Path
     enrolment: Path | None
     simulated: bool
+    files: Files = field(default_factory=Files, compare=False, repr=False)
 
     def certificates(self) -> list[Certificate]:
         """Return the store's certificate, then those it had before; signatures are unchecked.
@@ -79,11 +128,14 @@ class Evidence:
             KeyFileError: A file is no certificate.
             LedgerError: One is no plain file.
         """
-        if self.enrolment is None or not is_there(self.enrolment / CERTIFICATE_FILE):
+        if self.enrolment is None:
             return []
-        earlier = sorted(self.enrolment.glob(f"{CERTIFICATE_FILE}?*"))
-        paths = (self.enrolment / CERTIFICATE_FILE, *earlier)
-        return [Certificate.load(path) for path in paths if is_there(path)]
+        newest = self.enrolment / CERTIFICATE_FILE
+        if self.files.read(newest, Certificate.load) is None:
+            return []
+        earlier = (path for path in certificate_files(self.enrolment) if path != newest)
+        found = (self.files.read(path, Certificate.load) for path in (newest, *earlier))
+        return [certificate for certificate in found if certificate is not None]
 
     def policy(self) -> StorePolicy | None:
         """Return the store's own limits, if they were handed over.
@@ -92,8 +144,9 @@ class Evidence:
             ConfigError: The file holds an unknown or malformed setting.
             LedgerError: It is no plain file.
         """
-        path = self.enrolment and self.enrolment / POLICY_FILE
-        return StorePolicy.from_toml(path) if path and is_there(path) else None
+        if self.enrolment is None:
+            return None
+        return self.files.read(self.enrolment / POLICY_FILE, StorePolicy.from_toml)
 
     def manifest(self) -> SignedManifest | None:
         """Return the terms, if they were handed over; the signature is unchecked.
@@ -103,8 +156,13 @@ class Evidence:
             LedgerError: It is no plain file.
             UnsafeTerms: Its terms break one of the protocol's promises.
         """
-        path = self.enrolment and self.enrolment / MANIFEST_FILE
-        return SignedManifest.load(path) if path and is_there(path) else None
+        if self.enrolment is None:
+            return None
+        return self.files.read(self.enrolment / MANIFEST_FILE, SignedManifest.load)
+
+    def manifests(self) -> list[SignedManifest]:
+        """Return the terms and those the store had before, as far as they can be read."""
+        return [] if self.enrolment is None else self.files.manifests(self.enrolment)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the last checkpoint that the store accepted of each round log it has seen.
@@ -114,8 +172,8 @@ class Evidence:
             LedgerError: One is no plain file.
         """
         paths = sorted((self.ledger.parent / LOG_CHECKPOINTS_FOLDER).glob("*"))
-        kept = (path for path in paths if path.suffix != PARTIAL and is_there(path))
-        found = (Checkpoint.load(path) for path in kept)
+        kept = (path for path in paths if path.suffix != PARTIAL)
+        found = (self.files.read(path, Checkpoint.load) for path in kept)
         return [checkpoint for checkpoint in found if checkpoint is not None]
 
     def entries(self) -> list[Entry]:
@@ -124,19 +182,56 @@ class Evidence:
         Raises:
             LedgerError: There is no ledger, or it is damaged; names the store and the entry.
         """
-        if not is_there(self.ledger):
+        copy = self.copy()
+        if copy is None:
             return []
-        with ledger_file.reading(self.ledger) as database:
-            rows = ledger_file.read_rows(database, self.ledger)
-        entries: list[Entry] = []
-        for row in rows:
-            found = follow(entries, row)
-            if isinstance(found, Fault):
-                raise LedgerError(
-                    f"{self.store}: {found}", hint="`hanse audit verify` says what still holds"
-                )
-            entries.append(found)
-        return entries
+        if copy.unreadable is not None:
+            raise copy.unreadable
+        if copy.fault is not None:
+            raise LedgerError(
+                f"{self.store}: {copy.fault}", hint="`hanse audit verify` says what still holds"
+            )
+        return list(copy.entries)
+
+    def head(self) -> Head | None:
+        """Return how far the store says that its ledger goes; None if it does not say.
+
+        Raises:
+            LedgerError: The file is something else.
+        """
+        return self.files.read(ledger_file.head_path(self.ledger), ledger_file.read_head)
+
+    def copy(self) -> LedgerCopy | None:
+        """Return the ledger as it lies there; None if there is none.
+
+        Raises:
+            LedgerError: The file is no ledger, or no plain file.
+        """
+        with suppress(HanseError):
+            # A store that is audited while it runs adds entries before it moves its head: a
+            # head that is read first is never ahead of the entries that are read after it.
+            self.head()
+        return self.files.read(self.ledger, LedgerCopy.read)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogEvidence:
+    """A coordinator's round log, and the terms that lie beside it.
+
+    Args:
+        path: Of the records; need not exist: its checkpoint says that it should.
+    """
+
+    path: Path
+    files: Files = field(default_factory=Files, compare=False, repr=False)
+
+    def manifest(self) -> SignedManifest | None:
+        """Return the terms beside the log; None if there are none. See `Evidence.manifest`."""
+        return self.files.read(self.path.with_name(MANIFEST_FILE), SignedManifest.load)
+
+    def manifests(self) -> list[SignedManifest]:
+        """Return the terms beside the log and earlier ones, as far as they can be read."""
+        return self.files.manifests(self.path.parent)
 
 
 def is_there(path: Path) -> bool:
@@ -164,17 +259,19 @@ def is_there(path: Path) -> bool:
     return True
 
 
-def find(path: Path) -> list[Evidence]:
+def find(path: Path, files: Files | None = None) -> list[Evidence]:
     """Return every store's evidence under a path, in the order of their names.
 
     Args:
         path: A `ledger.sqlite`, a store's folder, or a run's folder with all its arms.
+        files: Of the audit; its own if unset.
 
     Raises:
         LedgerError: There is no ledger.
     """
+    files = Files() if files is None else files
     if path.is_file():
-        one = [_evidence(path, path.absolute().parent.name)]
+        one = [_evidence(path, path.absolute().parent.name, files)]
         return [] if path.name == ROUND_LOG_FILE else one
     kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
     # A store that has charged nothing can still say what it was shown of the round log.
@@ -189,7 +286,7 @@ def find(path: Path) -> list[Evidence]:
     # Where neighbours have a ledger, a store without one is worth a line.
     parents = {folder.parent for folder in kept if folder != path}
     kept |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE_FILE}")}
-    return [_evidence(folder / LEDGER_FILE, _name(folder, path)) for folder in sorted(kept)]
+    return [_evidence(folder / LEDGER_FILE, _name(folder, path), files) for folder in sorted(kept)]
 
 
 def find_logs(path: Path) -> list[Path]:
@@ -201,21 +298,23 @@ def find_logs(path: Path) -> list[Path]:
     return [folder / ROUND_LOG_FILE for folder in sorted(folders)]
 
 
-def known_terms(stores: Sequence[Evidence], logs: Sequence[Path]) -> list[SignedManifest]:
+def known_terms(holders: Iterable[Evidence | LogEvidence]) -> list[SignedManifest]:
     """Return every manifest that lies at a store or beside a round log; signatures unchecked.
 
     Terms are the same whoever hands them over: a store's charges can be held against the copy
     of a neighbour. What cannot be read is left out; the audit of its holder says so.
     """
     found: dict[bytes, SignedManifest] = {}
-    for folder in dict.fromkeys([*(s.enrolment for s in stores), *(log.parent for log in logs)]):
-        for path in [] if folder is None else manifest_files(folder):
-            with suppress(HanseError):
-                signed = SignedManifest.load(path) if is_there(path) else None
-                if signed is None:
-                    continue
-                found.setdefault(signed.unchecked.digest() + signed.signature, signed)
+    for holder in holders:
+        for signed in holder.manifests():
+            found.setdefault(signed.unchecked.digest() + signed.signature, signed)
     return list(found.values())
+
+
+def certificate_files(folder: Path) -> list[Path]:
+    """The certificate in a folder, and earlier ones beside it."""
+    found = sorted(folder.glob(f"{CERTIFICATE_FILE}*"))
+    return [path for path in found if path.suffix != PARTIAL]
 
 
 def manifest_files(folder: Path) -> list[Path]:
@@ -251,12 +350,12 @@ def _name(folder: Path, root: Path) -> str:
     return "/".join(parts) or folder.absolute().name
 
 
-def _evidence(ledger: Path, store: str) -> Evidence:
+def _evidence(ledger: Path, store: str, files: Files) -> Evidence:
     folder = ledger.parent
     node: dict[str, object] = {}
     # What is no plain file is nothing: a store need not have one.
     with suppress(LedgerError):
-        node = json_file(folder / NODE_FILE) if is_there(folder / NODE_FILE) else {}
+        node = files.read(folder / NODE_FILE, json_file) or {}
     # What was handed over first: a copy's node.json still names the store's own machine.
     places = [folder / ENROLMENT_FOLDER, folder]
     named = node.get("enrolment")
@@ -268,4 +367,5 @@ def _evidence(ledger: Path, store: str) -> Evidence:
         ledger=ledger,
         enrolment=enrolment,
         simulated=node.get("seed") is not None,
+        files=files,
     )

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.evidence import Evidence, known_terms, trusted
+from hanse_common.audit.evidence import Evidence, LogEvidence, known_terms, trusted
 from hanse_common.manifest import Manifest, SignedManifest
 
 
@@ -33,7 +32,7 @@ class Group:
 
 def group_evidence(
     stores: Sequence[Evidence],
-    logs: Mapping[Path, tuple[LogAudit, Sequence[Evidence]]],
+    logs: Mapping[LogEvidence, tuple[LogAudit, Sequence[Evidence]]],
     authority: bytes | None,
 ) -> list[Group]:
     """Put together what belongs together, directly or through others.
@@ -47,16 +46,16 @@ def group_evidence(
         Every store and every log is in just one group.
     """
     groups: dict[Hashable, Group] = {}
-    held = {store.ledger: _signed(known_terms([store], []), authority) for store in stores}
-    for path, (audit, mine) in logs.items():
-        signed = _signed(known_terms([], [path]), authority)
+    held = {store.ledger: _signed(known_terms([store]), authority) for store in stores}
+    for log, (audit, mine) in logs.items():
+        signed = _signed(known_terms([log]), authority)
         ties = _ties(signed)
         if audit.checkpoint is not None:
             ties.append(("key", audit.checkpoint.log_key.hex()))
         # By terms and keys, if there are any: below a log's folder other arms may lie too.
         below = [("store", store.ledger) for store in mine if not ties or not held[store.ledger]]
         one = Group(logs=[audit], terms=trusted(signed, authority))
-        _join(groups, [("log", path), *ties, *below], one)
+        _join(groups, [("log", log.path), *ties, *below], one)
     for store in stores:
         signed = held[store.ledger]
         beside = store.ledger.parent.parent

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.evidence import Evidence, known_terms, trusted
+from hanse_common.audit.evidence import Evidence, LogEvidence, known_terms, trusted
 from hanse_common.audit.grouping import Group, group_evidence
 from hanse_common.audit.naming import store_id
 from hanse_common.paths import (
@@ -156,7 +156,7 @@ def _no_log(key: str) -> str:
 
 def find_gaps(
     stores: Sequence[Evidence],
-    logs: Mapping[Path, tuple[LogAudit, Sequence[Evidence]]],
+    logs: Mapping[LogEvidence, tuple[LogAudit, Sequence[Evidence]]],
     *,
     authority: bytes | None,
 ) -> Gaps:
@@ -177,7 +177,7 @@ def find_gaps(
     adrift = [
         evidence
         for evidence in stores
-        if evidence.ledger not in below and not trusted(known_terms([evidence], []), authority)
+        if evidence.ledger not in below and not trusted(known_terms([evidence]), authority)
     ]
     named, missing, keys = 0, [], []
     for group in group_evidence(stores, logs, authority):

@@ -40,7 +40,7 @@ from hanse_common.privacy.chain import compare, paid
 from hanse_common.privacy.charge import NOTHING, Release
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger_file import EMPTY, Head
-from hanse_common.privacy.verify import verify
+from hanse_common.privacy.verify import verify_copy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +218,10 @@ def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entr
     try:
         is_there(ledger_file.head_path(evidence.ledger))
         is_there(evidence.ledger)
-        found = verify(evidence.ledger, keys[0] if keys else None, earlier_keys=keys[1:])
+        head, copy = evidence.head(), evidence.copy()
+        if copy is None:
+            raise LedgerError(f"there is no ledger at {evidence.ledger}")
+        found = verify_copy(copy, keys[0] if keys else None, keys[1:], head)
     except LedgerError as error:
         notes.whole("the ledger cannot be read", error)
         return []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit, verify_log
-from hanse_common.audit.evidence import Evidence, find, find_logs, known_terms
+from hanse_common.audit.evidence import Evidence, Files, LogEvidence, find, find_logs, known_terms
 from hanse_common.audit.missing import Gaps, find_gaps
 from hanse_common.audit.naming import store_id
 from hanse_common.audit.remembered import Remembered
@@ -21,7 +21,8 @@ class Verdict:
     """What was found under a path.
 
     Args:
-        stores: One audit a store.
+        evidence: What each store handed over, as it was read.
+        stores: One audit a store, in the same order.
         logs: One a round log.
         gone: Stores whose ledger an earlier audit saw, and that have none now.
         logs_gone: Keys of round logs that an earlier audit saw, and that are not here now.
@@ -29,6 +30,7 @@ class Verdict:
         all_required: What is missing is an error, and not an open point.
     """
 
+    evidence: tuple[Evidence, ...]
     stores: tuple[Audit, ...]
     logs: tuple[LogAudit, ...]
     gone: tuple[str, ...]
@@ -97,9 +99,11 @@ def verify_all(
         LedgerError: There is neither a ledger nor a round log.
     """
     earlier = remembered or Remembered()
-    logs, stores = find_logs(path), find(path)
+    files = Files()
+    logs = [LogEvidence(path=log, files=files) for log in find_logs(path)]
+    stores = find(path, files)
     below = {log: _stores_of(log, logs, stores) for log in logs}
-    known = known_terms(stores, logs)
+    known = known_terms([*stores, *logs])
     audited = {
         log: verify_log(
             log, below[log], authority=authority, remembered=earlier.checkpoints, known=known
@@ -123,6 +127,7 @@ def verify_all(
         )
     gone = tuple(sorted(store for store, head in heads.items() if head.sequence))
     return Verdict(
+        evidence=tuple(stores),
         stores=tuple(audits),
         logs=tuple(audited.values()),
         gone=gone,
@@ -143,12 +148,15 @@ def _gone(remembered: Sequence[Checkpoint], logs: Sequence[LogAudit]) -> tuple[s
     return () if None in here else tuple(sorted(keys))
 
 
-def _stores_of(log: Path, logs: Sequence[Path], stores: Sequence[Evidence]) -> list[Evidence]:
+def _stores_of(
+    log: LogEvidence, logs: Sequence[LogEvidence], stores: Sequence[Evidence]
+) -> list[Evidence]:
     """Stores under a log's folder and under no other log's that lies deeper."""
-    deeper = [other.parent for other in logs if log.parent in other.parent.parents]
+    here = log.path.parent
+    deeper = [other.path.parent for other in logs if here in other.path.parent.parents]
     return [
         evidence
         for evidence in stores
-        if log.parent in evidence.ledger.parents
+        if here in evidence.ledger.parents
         and not any(folder in evidence.ledger.parents for folder in deeper)
     ]

@@ -23,6 +23,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from hanse_common.errors import BadSignature, LedgerError
 from hanse_common.identity import fingerprint
@@ -34,6 +35,49 @@ from hanse_common.privacy.ledger_file import Head
 
 TOLERANCE = 1e-3
 """By how much, relatively, two versions of the accountant may differ."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerCopy:
+    """A ledger as it lies there, read once; signatures and epsilon are unchecked.
+
+    Args:
+        entries: Those that follow each other, up to the first that does not.
+        fault: Where the chain breaks; None if it does not.
+        damage: What SQLite finds wrong with the file's pages; None if nothing.
+        unreadable: Why the rows could not be read; None if they could.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    fault: Fault | None = None
+    damage: LedgerError | None = None
+    unreadable: LedgerError | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Open a ledger's file, once, and read all that an audit needs of it.
+
+        Raises:
+            LedgerError: It is no ledger, or of a newer version.
+        """
+        damage: LedgerError | None = None
+        with ledger_file.reading(path) as database:
+            try:
+                ledger_file.check_pages(database, path)
+            except LedgerError as error:
+                # Entries may still be readable; what is made of them is for the reader.
+                damage = error
+            try:
+                rows = ledger_file.read_rows(database, path)
+            except LedgerError as error:
+                return cls(damage=damage, unreadable=error)
+        entries: list[Entry] = []
+        for row in rows:
+            found = follow(entries, row)
+            if isinstance(found, Fault):
+                return cls(entries=tuple(entries), fault=found, damage=damage)
+            entries.append(found)
+        return cls(entries=tuple(entries), damage=damage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,24 +133,38 @@ def verify(
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}")
+    # The head first: what was remembered by then, the file holds by now.
     remembered = head or ledger_file.read_head(path)
-    with ledger_file.reading(path) as database:
-        ledger_file.check_pages(database, path)
-        rows = ledger_file.read_rows(database, path)
+    return verify_copy(LedgerCopy.read(path), public_key, earlier_keys, remembered)
+
+
+def verify_copy(
+    copy: LedgerCopy,
+    public_key: bytes | None,
+    earlier_keys: Collection[bytes],
+    head: Head | None,
+) -> Verification:
+    """Check a ledger that was read before its head could change; see `verify`.
+
+    Raises:
+        LedgerError: The file is damaged.
+    """
+    broken = copy.damage or copy.unreadable
+    if broken is not None:
+        raise broken
     allowed = None if public_key is None else {public_key, *earlier_keys}
-    compared = None if remembered is None else remembered.sequence
-    entries: list[Entry] = []
-    for row in rows:
-        found = follow(entries, row)
-        fault = found if isinstance(found, Fault) else _judge(entries, found, allowed)
+    compared = None if head is None else head.sequence
+    for number, entry in enumerate(copy.entries):
+        before = copy.entries[:number]
+        fault = _judge(before, entry, allowed)
         if fault is not None:
-            return Verification(entries=tuple(entries), fault=fault, compared=compared)
-        if isinstance(found, Entry):
-            entries.append(found)
-    fault = None if remembered is None else compare(entries, remembered)
-    if fault is not None:
-        entries = entries[: fault.sequence - 1]
-    return Verification(entries=tuple(entries), fault=fault, compared=compared)
+            return Verification(entries=before, fault=fault, compared=compared)
+    entries, fault = copy.entries, copy.fault
+    if fault is None and head is not None:
+        fault = compare(entries, head)
+        if fault is not None:
+            entries = entries[: fault.sequence - 1]
+    return Verification(entries=entries, fault=fault, compared=compared)
 
 
 def _judge(

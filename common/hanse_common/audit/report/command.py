@@ -59,6 +59,7 @@ def audit_for_signing(
     report = gather(
         path,
         verdict,
+        before,
         authority=authority,
         stores=counts,
         command=shlex.join(words),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from hanse_common.audit.evidence import Evidence, find, find_logs, is_there, manifest_files
+from hanse_common.audit.evidence import (
+    Evidence,
+    certificate_files,
+    find,
+    find_logs,
+    is_there,
+    manifest_files,
+)
 from hanse_common.audit.report.content import Digest
 from hanse_common.errors import LedgerError
-from hanse_common.paths import CERTIFICATE_FILE, LOG_CHECKPOINTS_FOLDER, NODE_FILE, POLICY_FILE
+from hanse_common.paths import LOG_CHECKPOINTS_FOLDER, NODE_FILE, POLICY_FILE
 from hanse_common.privacy.ledger_file import head_path
 from hanse_common.roundlog.file import checkpoint_path
 
@@ -46,7 +53,7 @@ def _files(evidence: Evidence) -> list[Path]:
     own += sorted((store / LOG_CHECKPOINTS_FOLDER).glob("*"))
     if folder is not None:
         own += [
-            *sorted(folder.glob(f"{CERTIFICATE_FILE}*")),
+            *certificate_files(folder),
             folder / POLICY_FILE,
             *manifest_files(folder),
         ]

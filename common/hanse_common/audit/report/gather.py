@@ -10,10 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.evidence import Evidence, find
+from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
+    Digest,
     FederationTerms,
     Mechanism,
     Note,
@@ -24,7 +25,7 @@ from hanse_common.audit.report.content import (
     Status,
     StoreFigures,
 )
-from hanse_common.audit.report.files import below, digests
+from hanse_common.audit.report.files import below
 from hanse_common.audit.report.meaning import meaning
 from hanse_common.audit.spending import RoundRow, budget_of, rounds_of
 from hanse_common.audit.store_checks import Audit
@@ -42,6 +43,7 @@ _NO_ROUND_LOG = "what left a store without a charge: no log of rounds was handed
 def gather(
     path: Path,
     verdict: Verdict,
+    files: Sequence[Digest],
     *,
     authority: bytes | None,
     stores: Sequence[int],
@@ -51,8 +53,9 @@ def gather(
     """Put together what there is to say about everything under a path.
 
     Args:
-        path: As `evidence.find` takes it.
+        path: That was audited.
         verdict: What `verify_all` found there.
+        files: What the audit read, as `digests` returns it.
         authority: The enrolment authority's public key, as the auditor knows it.
         stores: At how many stores a person may shop.
         command: That repeats the audit.
@@ -62,7 +65,7 @@ def gather(
         A store with a fault is among the problems, and no figure of its ledger is anywhere.
     """
     audits, logs = verdict.stores, verdict.logs
-    found = find(path)
+    found = verdict.evidence
     good = [(e, audit) for e, audit in zip(found, audits, strict=True) if audit.fault is None]
     figures = [
         _figures(evidence, audit, stores) for evidence, audit in good if audit.ledger.exists()
@@ -88,7 +91,6 @@ def gather(
     simulated = any(evidence.simulated for evidence in found)
     terms = _terms(good, entries, authority)
     mechanisms = _mechanisms(entries)
-    files = digests(path)
     return Report(
         status=status,
         audited=len(audits),
@@ -128,7 +130,7 @@ def gather(
         round_logs=tuple(_round_log(log, names[log.log]) for log in logs),
         authorities=_authorities(good, authority),
         authority_given=authority is not None,
-        files=files,
+        files=tuple(files),
         # A file's name need not be text; one that is none is written out.
         evidence_digest=hashlib.sha256(
             "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode(
