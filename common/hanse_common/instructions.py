@@ -17,14 +17,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hanse_common.codec import digest
-from hanse_common.config import TaskName
-from hanse_common.errors import ConfigError, WrongHeader
+from hanse_common.errors import ConfigError
 from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.secagg.terms import Header
 
@@ -37,26 +36,6 @@ LOG, PROOFS = "log", "log-proofs"
 """Encoded checkpoint of the round log, and proofs that it can be trusted."""
 SHARE, MASK, CONFIRM, UNMASK = "train.share", "train.mask", "query.confirm", "query.unmask"
 """Message types of stages 1 to 4; stage 0 is the strategy's own `train` or `evaluate`."""
-
-UPDATE, STATISTICS, EVALUATION = "update", "statistics", "evaluation"
-NOISE_ONLY = "noise_only"
-"""Sections of the masked vector. The update is a change of the model or, where noise is
-distributed, a sum of clipped gradients."""
-STATISTICS_NAMES = ("customers", "losses")
-"""Sums over the customers drawn: 1, and the loss in units of `training.loss_clip`."""
-EVALUATION_NAMES: Final = (
-    *("customers", "hr@10", "recall@10", "ndcg@10"),
-    *("explore_customers", "explore_hr@10", "explore_recall@10", "explore_ndcg@10"),
-)
-"""Task `interest`: sums over the customers judged: 1, and the mean of each of a customer's
-figures; then the same over those who bought something new to them."""
-
-_EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
-    "interest": EVALUATION_NAMES,
-    "next-item": ("customers", "hr@10", "ndcg@10", "mrr"),
-    "review": ("customers", "accuracy"),
-    "conversion": ("customers", "brier"),
-}
 
 _KNOWN = frozenset({ROUND, SPLIT, SETTINGS, PROXIMAL_MU, RUN, ATTEMPT, LOG, PROOFS})
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
@@ -159,15 +138,6 @@ class Instructions:
         return logged_digest(self.digest, self.checkpoint[:-SIGNATURE_SIZE])
 
 
-def evaluation_names(task: TaskName) -> tuple[str, ...]:
-    """What an evaluation of a task adds up over customers, in the order of the vector.
-
-    >>> evaluation_names("interest")[:2]
-    ('customers', 'hr@10')
-    """
-    return _EVALUATIONS[task]
-
-
 def logged_digest(instructions_digest: bytes, checkpoint: bytes) -> bytes:
     """Bind a checkpoint's payload to what is sent, as the header of an attempt has it."""
     return digest(_LOGGED_LABEL, instructions_digest, checkpoint)
@@ -181,29 +151,6 @@ def model_digest(arrays: Mapping[str, NDArray]) -> bytes:
         values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         parts += [name.encode(), kind.encode(), values.tobytes()]
     return digest(_MODEL_LABEL, *parts)
-
-
-def flatten(arrays: Mapping[str, NDArray]) -> npt.NDArray[np.float64]:
-    """Put named arrays one behind the other, sorted by name: float64, shape [parameters]."""
-    return np.concatenate([np.ravel(array) for _, array in sorted(arrays.items())]).astype(
-        np.float64
-    )
-
-
-def unflatten(vector: NDArray, like: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Take apart what `flatten` made of arrays with the shapes of `like`.
-
-    Raises:
-        WrongHeader: The vector has another length.
-    """
-    count = sum(array.size for array in like.values())
-    if vector.shape != (count,):
-        raise WrongHeader(f"a model of {count} parameters has no update of shape {vector.shape}")
-    arrays, start = {}, 0
-    for name, array in sorted(like.items()):
-        arrays[name] = vector[start : start + array.size].reshape(array.shape)
-        start += array.size
-    return {name: arrays[name] for name in like}
 
 
 def _entry(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

@@ -17,18 +17,7 @@ import numpy as np
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PolicyViolation, PrivacyError
-from hanse_common.instructions import (
-    EVALUATION,
-    NOISE_ONLY,
-    STATISTICS,
-    STATISTICS_NAMES,
-    UPDATE,
-    Instructions,
-    Kind,
-    NDArray,
-    evaluation_names,
-    model_digest,
-)
+from hanse_common.instructions import Instructions, Kind, NDArray, model_digest
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.paths import CONFIG_FILE, WEIGHTS_FILE
 from hanse_common.privacy.accounting import skellam_variance
@@ -36,6 +25,14 @@ from hanse_common.privacy.budget import Grant
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
 from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
+from hanse_common.vector import (
+    EVALUATION,
+    NOISE_ONLY,
+    STATISTICS,
+    STATISTICS_NAMES,
+    UPDATE,
+    evaluation_names,
+)
 
 _KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10

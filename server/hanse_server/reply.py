@@ -12,18 +12,10 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import FederationError
-from hanse_common.instructions import (
-    EVALUATION,
-    STATISTICS,
-    STATISTICS_NAMES,
-    UPDATE,
-    Instructions,
-    Kind,
-    NDArray,
-    evaluation_names,
-    unflatten,
-)
-from hanse_common.secagg import Aggregate, Attempt, dequantize
+from hanse_common.instructions import Instructions, Kind, NDArray
+from hanse_common.manifest import Manifest
+from hanse_common.secagg import Aggregate
+from hanse_common.vector import decode_evaluation, decode_training, unflatten
 from hanse_server.strategies import to_record
 
 
@@ -62,7 +54,7 @@ class Reply:
 def reply_with(
     first: Message,
     told: Instructions,
-    attempt: Attempt,
+    manifest: Manifest,
     aggregate: Aggregate,
     arrays: Mapping[str, NDArray],
     *,
@@ -73,26 +65,24 @@ def reply_with(
     Args:
         first: A message that began the exchange, which is answered.
         told: The exchange.
-        attempt: Its terms.
+        manifest: Its terms.
         aggregate: The sum.
         arrays: The model that was sent.
         sum_norm: L2 norm that the sum of updates is cut to.
     """
-    layout = attempt.terms.layout
-    parts = layout.split(aggregate.total)
-    sums = {s.name: dequantize(parts[s.name], s) for s in layout.sections}
     records: dict[str, Any] = {}
     settings = _settings(told.settings)
     cut = None
     if told.kind == "train":
+        sums = decode_training(aggregate.total, manifest)
         # The sum is released as it is; what is made of it costs no epsilon.
-        cut = min(1.0, sum_norm / max(float(np.sqrt(np.square(sums[UPDATE]).sum())), sum_norm))
+        cut = min(1.0, sum_norm / max(float(np.sqrt(np.square(sums.update).sum())), sum_norm))
         factor = cut * settings.update_factor(told.round)
-        mean = unflatten(sums[UPDATE] * (factor / len(aggregate.survivors)), arrays)
+        mean = unflatten(sums.update * (factor / len(aggregate.survivors)), arrays)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
         records["arrays"] = to_record(moved)
-    names = STATISTICS_NAMES if told.kind == "train" else evaluation_names(settings.task)
-    values = sums[STATISTICS if told.kind == "train" else EVALUATION]
-    figures = dict(zip(names, map(float, values), strict=True))
+        figures = sums.statistics
+    else:
+        figures = decode_evaluation(aggregate.total, manifest, settings.task)
     records["metrics"] = MetricRecord({"num-examples": 1, **figures})
     return Reply(message=Message(RecordDict(records), reply_to=first), cut=cut)

@@ -41,7 +41,6 @@ from hanse_common.instructions import (
     CONFIRM,
     LOG,
     MASK,
-    NOISE_ONLY,
     PROOFS,
     RUN,
     SHARE,
@@ -57,6 +56,7 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.records import SUMMED
 from hanse_common.secagg import Aggregate, Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
+from hanse_common.vector import NOISE_ONLY
 from hanse_server.blame import Blame, Plan
 from hanse_server.exchange import LEFT_OUT, Exchange, pull_one
 from hanse_server.noise_monitor import NoiseMonitor
@@ -320,7 +320,9 @@ class SecureGrid(ForwardingGrid):
                 self._judge_failure(exchange, told, error)
                 raise
         self._judge(exchange, told, wrong=None)
-        reply = reply_with(sent[0], told, attempt, aggregate, arrays, sum_norm=self._sum_norm)
+        reply = reply_with(
+            sent[0], told, self._manifest, aggregate, arrays, sum_norm=self._sum_norm
+        )
         self.cut = reply.cut
         return reply.message
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from hanse_client.rounds.vector import Trained, evaluation_vector, training_vector
+from hanse_client.node import Randomness
+from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.errors import PrivacyError
-from hanse_common.instructions import EVALUATION_NAMES, STATISTICS_NAMES, flatten
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg import dequantize
+from hanse_common.vector import EVALUATION_NAMES, STATISTICS_NAMES, Trained, flatten
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 
@@ -24,16 +25,16 @@ DRAWS = 1500
 
 def test_without_privacy_the_sums_are_the_stores_own_figures(found_federation, monkeypatch):
     federation = found_federation(OPEN)
-    from hanse_client.rounds import vector
+    from hanse_client.rounds import local_update
 
     trained = {}
-    real = vector.training_vector
+    real = local_update.training_vector
 
     def spy(node, found, *args, **kwargs):
         trained.setdefault(kwargs["exchange"], []).append((found.drawn, found.losses))
         return real(node, found, *args, **kwargs)
 
-    monkeypatch.setattr(vector, "training_vector", spy)
+    monkeypatch.setattr(local_update, "training_vector", spy)
     run_rounds(federation.grid(), federation.folder.path, federation.settings)
 
     stages = [s for s in read_stages(federation.folder.path) if s["stage"] != "done"]
@@ -144,7 +145,7 @@ def test_a_real_stores_noise_cannot_be_repeated(federation):
     assert json.loads(path.read_text())["seed"] is not None
     path.write_text(json.dumps({**json.loads(path.read_text()), "seed": None}))
     node = federation.nodes()[0]
-    first, second = (node.generator(3, 3).normal(size=4) for _ in range(2))
+    first, second = (node.generator(3, Randomness.RELEASE_NOISE).normal(size=4) for _ in range(2))
     assert (first != second).all()
 
 

@@ -13,7 +13,7 @@ from flwr.proto.message_pb2 import Message as WireMessage
 from scipy.stats import chisquare
 
 from hanse_common import errors
-from hanse_common.instructions import MESSAGE, flatten
+from hanse_common.instructions import MESSAGE
 from hanse_common.roundlog.evidence import COSIGNATURE, LOG_SIZE, RECEIPT
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg.messages import (
@@ -25,6 +25,7 @@ from hanse_common.secagg.messages import (
     Unmasking,
     decode,
 )
+from hanse_common.vector import flatten
 from hanse_server.rounds import run_rounds
 from hanse_simulations.engines import CLIENT_APP as SIMULATED
 from hanse_simulations.engines.client import AnsweringClientApp
@@ -191,9 +192,9 @@ def whole_run(request, secure_stores, tmp_path_factory):
 
 def _spy_on_updates(patch, secrets):
     """Keep the exact updates, counts and sums that the production code works with."""
-    from hanse_client.rounds import vector
+    from hanse_client.rounds import local_update
 
-    real_training, real_evaluation = vector.training_vector, vector.evaluation_vector
+    real_training, real_evaluation = local_update.training_vector, local_update.evaluation_vector
 
     def training(node, trained, *args, **kwargs):
         secrets.extend([flatten(trained.update), np.array([trained.drawn, trained.losses])])
@@ -203,8 +204,8 @@ def _spy_on_updates(patch, secrets):
         secrets.append(np.array(list(sums.values()), np.float64))
         return real_evaluation(node, sums, *args, **kwargs)
 
-    patch.setattr(vector, "training_vector", training)
-    patch.setattr(vector, "evaluation_vector", evaluation)
+    patch.setattr(local_update, "training_vector", training)
+    patch.setattr(local_update, "evaluation_vector", evaluation)
 
 
 def test_every_byte_of_a_whole_run_is_on_the_list(whole_run):
@@ -336,7 +337,7 @@ def test_an_error_leaves_as_its_code_and_constant_words(failure, federation):
         (
             "hanse_client.training.train.training_data",
             "hanse_client.training.train.train_round",
-            "hanse_client.rounds.vector.training_vector",
+            "hanse_client.rounds.local_update.training_vector",
             "hanse_client.node.Node.check_affordable",
         ),
         start=1,

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from hanse_common.errors import UNABLE, RoundFailed
-from hanse_common.instructions import ATTEMPT, flatten
+from hanse_common.instructions import ATTEMPT
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.secagg import dequantize
+from hanse_common.vector import flatten
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages

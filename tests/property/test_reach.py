@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hanse_client.rounds.vector import skellam_noise
 from hanse_common.errors import UnsafeTerms
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.secagg import Layout, Section, quantize
 from hanse_common.secagg.reach import CHANCE, _tail, largest_coordinate, largest_norm, measure
+from hanse_common.vector import skellam_noise
 
 
 def section(length: int, clip: float, variance: float, *, scale: int = 1000) -> Section:

@@ -176,9 +176,9 @@ def failing_once(monkeypatch, place: str) -> None:
     ("kind", "place"),
     [
         ("train", "hanse_client.training.train._clipped_sum"),
-        ("train", "hanse_client.rounds.vector.training_vector"),
+        ("train", "hanse_client.rounds.local_update.training_vector"),
         ("evaluate", "hanse_client.tasks.interest.metrics.evaluate_round"),
-        ("evaluate", "hanse_client.rounds.vector.evaluation_vector"),
+        ("evaluate", "hanse_client.rounds.local_update.evaluation_vector"),
     ],
 )
 def test_a_failed_computation_is_answered_with_noise_and_charged(

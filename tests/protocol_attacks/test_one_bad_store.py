@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hanse_common.errors import BudgetSpent, NoiseMissing, RoundFailed
-from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE
+from hanse_common.vector import flatten
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import run_rounds

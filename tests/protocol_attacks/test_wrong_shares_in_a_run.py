@@ -5,10 +5,10 @@ import contextlib
 import numpy as np
 import pytest
 
-from hanse_common.instructions import flatten
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.secagg import store as store_module
 from hanse_common.secagg.state import StoreState
+from hanse_common.vector import flatten
 from hanse_server.checkpoint import read_arrays
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages

@@ -9,13 +9,13 @@ from scipy import stats
 
 from hanse_client.clipping.per_customer import customer_clipper
 from hanse_client.features.histories import days
-from hanse_client.rounds import vector
+from hanse_client.rounds import local_update
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training import train
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.errors import ConfigError
-from hanse_common.instructions import NOISE_ONLY, flatten
 from hanse_common.manifest_terms import honest_survivors, manifest_for
+from hanse_common.vector import NOISE_ONLY, flatten
 from hanse_simulations.privacy_audit.canaries import PREFIX, draw_canaries, with_canaries
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
 from hanse_simulations.privacy_audit.faults import Fault, faulty_manifest
@@ -114,11 +114,11 @@ def test_a_drawn_canary_adds_the_clip_along_its_parameter_and_others_what_they_a
 def test_nothing_of_the_attack_is_left_in_the_production_code(attacked):
     node = attacked[0]
     names = ("train_round", "customer_clipper", "task_of", "KeystreamOptimizer")
-    before = [getattr(train, name) for name in names] + [vector.training_vector]
+    before = [getattr(train, name) for name in names] + [local_update.training_vector]
     with pytest.raises(ZeroDivisionError), _Attack(node).under_way():
         assert train.customer_clipper != customer_clipper
         1 / 0  # noqa: B018
-    assert [getattr(train, name) for name in names] + [vector.training_vector] == before
+    assert [getattr(train, name) for name in names] + [local_update.training_vector] == before
 
 
 def test_a_clip_that_does_not_hold_shows_in_a_canary():

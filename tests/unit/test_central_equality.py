@@ -11,7 +11,7 @@ from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel, task
 from hanse_client.tasks.interest.features import Anchors, training_anchors
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.instructions import flatten
+from hanse_common.vector import flatten
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.experiment.sweep import (
     LABELS,

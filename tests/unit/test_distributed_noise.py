@@ -9,14 +9,14 @@ from flwr.app import Message
 from scipy import stats
 
 from hanse_client.node import Node
-from hanse_client.rounds.vector import Trained, evaluation_vector, skellam_noise, training_vector
+from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.errors import BadSurvivors, CohortTooSmall, ConfigError, RoundFailed
-from hanse_common.instructions import EVALUATION_NAMES
 from hanse_common.manifest_terms import LARGEST_VARIANCE, honest_survivors, manifest_for
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
+from hanse_common.vector import EVALUATION_NAMES, Trained, skellam_noise
 from hanse_simulations.recipes import synthetic
 from kits.federation import Federation
 

@@ -17,8 +17,8 @@ from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
 from hanse_common.errors import ConfigError, DataError, EmptyStore
-from hanse_common.instructions import evaluation_names, flatten
 from hanse_common.manifest_terms import settings_digest
+from hanse_common.vector import evaluation_names, flatten
 from hanse_simulations.recipes import sequences
 
 ITEMS, CLIP = 30, 0.05

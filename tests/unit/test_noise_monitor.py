@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from hanse_client.rounds.vector import skellam_noise
 from hanse_common.errors import NoiseMissing
+from hanse_common.vector import skellam_noise
 from hanse_server.noise_monitor import NoiseMonitor
 
 STORES, COORDINATES, VARIANCE = 50, 4096, 1e9

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanse_client.rounds.vector import skellam_noise
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import trainable
 from hanse_common.config import DataSettings, RunSettings
@@ -20,6 +19,7 @@ from hanse_common.manifest_terms import manifest_for, planned_manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
+from hanse_common.vector import skellam_noise
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
 from hanse_simulations.planning.feasible import price, solved_plan
 from hanse_simulations.planning.forecast import Population, forecast

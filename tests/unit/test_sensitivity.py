@@ -21,9 +21,9 @@ from hanse_client.tasks.interest.features import Anchors, training_anchors
 from hanse_client.tasks.interest.metrics import evaluate_round
 from hanse_client.training import train
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.instructions import flatten
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.secagg import quantize
+from hanse_common.vector import flatten
 from hanse_simulations.experiment.prepare import prepare_stores
 
 CLIP = 0.5

@@ -7,29 +7,32 @@ computed waits in the node's folder; nothing of it leaves before stage 2.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hanse_client.guard import Admitted, Order
-from hanse_client.rounds import vector as vector_module
+from hanse_client.node import Randomness
 from hanse_client.rounds.secure_exchange import Answer, Waiting
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import metrics as evaluate_module
 from hanse_client.training import train as train_module
 from hanse_client.training.train import at_home, check_ready
 from hanse_common.errors import OutOfTurn, StoreUnable
-from hanse_common.instructions import MESSAGE, evaluation_names
+from hanse_common.instructions import MESSAGE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
+from hanse_common.vector import Draws, Trained, encode_evaluation, encode_training, evaluation_names
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hanse_client.node import Node
     from hanse_common.config import RunSettings
+    from hanse_common.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ def _vector(
             attempt=attempt,
             noise_alone=noise_alone,
         )
-        return vector_module.training_vector(
+        return training_vector(
             node, trained, manifest, plan=plan, exchange=exchange, attempt=attempt
         )
     names = evaluation_names(settings.task)
@@ -157,6 +160,37 @@ def _vector(
         counted = at_home(node, task_of(settings.task).load_data(node), settings).active()
         found = figures.sums(counted)
         sums = {name: found[name] for name in names}
-    return vector_module.evaluation_vector(
-        node, sums, manifest, plan=plan, exchange=exchange, attempt=attempt
+    return evaluation_vector(node, sums, manifest, plan=plan, exchange=exchange, attempt=attempt)
+
+
+def training_vector(
+    node: Node,
+    trained: Trained,
+    manifest: Manifest,
+    *,
+    plan: PrivacyPlan | None,
+    exchange: int,
+    attempt: int = 1,
+) -> Integers:
+    """Encode a round of training with this store's own randomness; see `encode_training`."""
+    return encode_training(trained, manifest, plan=plan, draws=_draws(node, exchange, attempt))
+
+
+def evaluation_vector(
+    node: Node,
+    sums: Mapping[str, float],
+    manifest: Manifest,
+    *,
+    plan: PrivacyPlan | None,
+    exchange: int,
+    attempt: int = 1,
+) -> Integers:
+    """Encode an evaluation with this store's own randomness; see `encode_evaluation`."""
+    return encode_evaluation(sums, manifest, plan=plan, draws=_draws(node, exchange, attempt))
+
+
+def _draws(node: Node, exchange: int, attempt: int) -> Draws:
+    return Draws(
+        rounding=node.generator(exchange, Randomness.ROUNDING, attempt=attempt),
+        noise=node.generator(exchange, Randomness.RELEASE_NOISE, attempt=attempt),
     )

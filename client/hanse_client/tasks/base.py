@@ -97,7 +97,7 @@ class Figures(Protocol):
             allowed: Indices of the customers to count; all if left out.
 
         Returns:
-            Each of `hanse_common.instructions.evaluation_names(task)`; every customer adds a
+            Each of `hanse_common.vector.evaluation_names(task)`; every customer adds a
             number in [0, 1] to each.
         """
         ...

@@ -20,7 +20,6 @@ from hanse_client.clipping import BookKeeping
 from hanse_client.clipping.exactness import ensure_exact
 from hanse_client.clipping.per_customer import customer_clipper
 from hanse_client.node import Node, Randomness
-from hanse_client.rounds.vector import Trained
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Draw, StoreData, Task
 from hanse_client.training.early_stopping import EarlyStopping, validation_score
@@ -29,6 +28,7 @@ from hanse_client.training.subnormals import flushing_subnormals
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.vector import Trained
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 

@@ -29,10 +29,10 @@ from hanse_client.tasks.interest.metrics import Figures, evaluate_histories, spl
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, UnknownCategory
-from hanse_common.instructions import UPDATE
 from hanse_common.manifest import SignedManifest
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
+from hanse_common.vector import UPDATE
 from hanse_server.checkpoint import read_arrays
 from hanse_simulations.runs.folder import RunFolder
 

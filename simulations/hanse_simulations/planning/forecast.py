@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from hanse_common.audit.shared_customers import at_stores
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.instructions import UPDATE
 from hanse_common.manifest_terms import honest_survivors, planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.vector import UPDATE
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE, Recommendation, advise
 from hanse_simulations.planning.feasible import solved_plan
 from hanse_simulations.planning.variants import Variant

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hanse_client.clipping import BookKeeping
 from hanse_client.clipping.uses import Use, Whole
-from hanse_common.instructions import flatten
+from hanse_common.vector import flatten
 
 TIMES_THE_CLIP = 10.0
 """How long a canary's gradient is before it is clipped."""

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
-from hanse_common.instructions import flatten
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.vector import flatten
 from hanse_server.checkpoint import read_arrays
 from hanse_server.stage_log import read_stages
 from hanse_simulations.privacy_audit.canaries import Canaries

@@ -32,8 +32,7 @@ from torch import nn
 from hanse_client.app import open_node
 from hanse_client.features.array_files import load_npz, save_npz
 from hanse_client.node import Node
-from hanse_client.rounds import vector
-from hanse_client.rounds.vector import Trained
+from hanse_client.rounds import local_update
 from hanse_client.tasks import task_of
 from hanse_client.tasks.base import Batch, Task
 from hanse_client.tasks.interest.heads import Popularity
@@ -41,9 +40,9 @@ from hanse_client.training import train
 from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_common.config import RunSettings, Settings, parse_settings
 from hanse_common.durable import write_durably
-from hanse_common.instructions import flatten
 from hanse_common.manifest import Manifest
 from hanse_common.secagg.layout import Integers
+from hanse_common.vector import Trained, flatten
 from hanse_simulations.engines.store_app import app as simulated_store
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
 from hanse_simulations.privacy_audit.faults import Fault, faulty_manifest, noise_factor
@@ -109,7 +108,7 @@ class _Attack:
         self._orders = Orders.of(node)
         self._clipper: CanaryClipper | None = None
         self._train_round = train.train_round
-        self._training_vector = vector.training_vector
+        self._training_vector = local_update.training_vector
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -119,7 +118,7 @@ class _Attack:
                 (train, "customer_clipper", self.customer_clipper),
                 (train, "task_of", self.task_of),
                 (train, "KeystreamOptimizer", self.optimizer),
-                (vector, "training_vector", self.training_vector),
+                (local_update, "training_vector", self.training_vector),
             ):
                 stack.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, stand_in)
