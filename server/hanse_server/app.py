@@ -24,12 +24,11 @@ from hanse_common.manifest import SignedManifest
 from hanse_common.paths import ROUND_LOG_FILE
 from hanse_server.blame import Blame
 from hanse_server.deployment.admit import Gate
-from hanse_server.polling import look_again_sooner
-from hanse_server.progress import Progress
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
 from hanse_server.secure_grid import STAGE_SECONDS, SecureGrid
-from hanse_server.store_grid import CONNECT_SECONDS, AdmittedGrid, StoreGrid
+from hanse_server.stage_log import Progress
+from hanse_server.store_grid import CONNECT_SECONDS, AdmittedGrid, StoreGrid, look_again_sooner
 from hanse_server.strategies import make_strategy
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One attempt's messages, carried between the coordinator's state machine and Flower.
+"""One attempt at an exchange: five stages, between the coordinator's state machine and Flower.
 
 Each stage has a deadline, and who misses it is lost to the attempt. A store that was silent
 before is asked and not waited for: once all others have answered, the stage is over.
@@ -9,21 +9,29 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from hanse_common.errors import FederationError, HanseError, MalformedMessage
+from hanse_common.errors import (
+    BadShares,
+    FederationError,
+    ForgedVector,
+    HanseError,
+    Interrupted,
+    WrongShare,
+)
 from hanse_common.identity import Certificate
-from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, Kind
+from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, UNMASK, Kind
+from hanse_common.roundlog.records import SUMMED, Closed
 from hanse_common.secagg import Aggregate, Coordinator
 from hanse_common.secagg.messages import Hello, decode
 from hanse_common.secagg.refusal import Refusal
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
-from hanse_server.progress import Progress
 from hanse_server.roundlog import AttemptLog
-from hanse_server.store_grid import StoreGrid, refusal_reason
+from hanse_server.stage_log import Progress, StageOutcome
+from hanse_server.store_grid import UNREADABLE, StoreGrid, refusal_reason
 
 _log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
@@ -32,19 +40,58 @@ _PATIENCE = 400
 _MOST_ACCUSED = 3
 """Accused stores that a reason names; there may be thousands."""
 
-UNREADABLE = f"[{MalformedMessage.code}] the store's reply cannot be read"
 LEFT_OUT = "[store-excluded] left out"
 """How the reason of a store begins that an attempt goes on without, because it is suspected."""
 
 
-class Exchange:
-    """Carries one attempt's messages, and keeps what became of every store.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AttemptResult:
+    """What came of one attempt, and how every store fared in it; stores are named as the grid does.
+
+    Args:
+        aggregate: The sum; None if the attempt failed.
+        error: What ended it before there was a sum, whatever that was.
+        roster: Stores whose Hello was taken.
+        summed: Stores whose vectors are in the sum, once that is known.
+        lost: Stores that were lost: at which stage, and why.
+        liars: Stores that gave shares which are not those they were dealt; others' were used.
+        culprits: Stores whose wrong share ended the attempt.
+        guilty: Stores that more others complained about than may lie together, or that have
+            shown what anybody can check, with the code of it.
+        accused: Stores that others complained about when they left, once for each complaint.
+        silent: Stores that were waited for until a deadline.
+        complete: Stores that answered all that they were asked.
+        unanswered: Stores by the message that they have not answered yet.
+        stages: Whom every stage asked, in order.
+        record: What the round log is to hold of it; None if there is no log.
+    """
+
+    aggregate: Aggregate | None
+    error: BaseException | None
+    roster: tuple[str, ...]
+    summed: tuple[str, ...]
+    lost: Mapping[str, str]
+    liars: tuple[str, ...]
+    culprits: tuple[str, ...]
+    guilty: Mapping[str, str]
+    accused: tuple[str, ...]
+    silent: frozenset[str]
+    complete: frozenset[str]
+    unanswered: Mapping[str, str]
+    stages: tuple[StageOutcome, ...]
+    record: Closed | None
+
+
+class StageRunner:
+    """Runs the stages of one attempt, and keeps what became of every store.
 
     Args:
         grid: Reaches the stores.
         coordinator: The attempt's state machine.
-        record: What the round log will hold of it, if there is one.
+        record: Collects what the round log will hold of it, if there is one.
         gate: Raises for a certificate that the coordinator does not go on with.
+        progress: Where every stage is written down.
+        number: The training round.
         not_shared: Stores that are asked and kept out of the sum.
         not_waited_for: Stores whose silence ends no stage late.
     """
@@ -56,46 +103,72 @@ class Exchange:
         record: AttemptLog | None,
         gate: Callable[[Certificate], None] | None,
         *,
+        progress: Progress | None = None,
+        number: int,
         not_shared: Collection[str] = (),
         not_waited_for: Collection[str] = (),
     ) -> None:
-        self.record = record
-        self.deadlines = 0
-        """Stages that lasted until their deadline."""
-        self.silent: set[str] = set()
-        """Stores that were waited for until a deadline."""
-        self.unanswered: dict[str, str] = {}
-        """Stores by the message that they have not answered yet."""
-        self.masked: tuple[str, ...] = ()
-        """Stores whose vectors are in the sum, once it is known."""
-        self.accused: dict[str, tuple[str, ...]] = {}
-        """Stores that a store complained about when it left, by its name."""
         self._grid = grid
         self._coordinator = coordinator
+        self._record = record
         self._gate = gate
+        self._progress = progress
+        self._number = number
         self._not_shared = not_shared
         self._not_waited_for = not_waited_for
-        self._report: Callable[[str, Collection[str]], None] | None = None
-        self._answered: Callable[[str, str | None], None] | None = None
+        self._kind: Kind = "train"
         self._nodes: dict[str, int] = {}
         self._reasons: dict[int, str] = {}
         self._asked: list[int] = []
+        self._stages: list[StageOutcome] = []
+        self._silent: set[str] = set()
+        self._unanswered: dict[str, str] = {}
+        self._summed: tuple[str, ...] = ()
+        self._accused: dict[str, tuple[str, ...]] = {}
 
-    @property
-    def complete(self) -> frozenset[str]:
-        """Stores that answered all that they were asked."""
-        asked = frozenset(self._grid.stores[node] for node in self._asked)
-        return asked - frozenset(self.unanswered.values())
+    def run(
+        self,
+        opening: Mapping[int, RecordDict],
+        kind: Kind,
+        *,
+        timeout: float | None,
+        stage_seconds: float,
+    ) -> AttemptResult:
+        """Run the five stages once; see `docs/protocol.md`.
 
-    def names(self, store_ids: Collection[str]) -> tuple[str, ...]:
+        Args:
+            opening: What begins the exchange, by node.
+            kind: Of the exchange, and the type of the messages that begin it.
+            timeout: Seconds to wait in stage 0, where the stores train or evaluate.
+            stage_seconds: Seconds to wait in each later stage.
+
+        Returns:
+            What came of it. Whatever ended it is in there and was not raised, so that what
+            stores have charged for is written down first.
+        """
+        self._kind = kind
+        aggregate: Aggregate | None = None
+        ended: BaseException | None = None
+        try:
+            # 0. Every store is told the same, does it at home, and says hello.
+            needed = self._coordinator.attempt.terms.minimum_cohort
+            self.ask(opening, kind, timeout, needed=needed)
+            # 1. Shares of every secret go to every peer, by way of the coordinator.
+            self._relay(SHARE, stage_seconds)
+            # 2. Masked vectors come in; each store has charged its ledger.
+            self._relay(MASK, stage_seconds)
+            # 3. The stores sign one list of survivors, 4. and give the shares that unmask it.
+            self._relay(CONFIRM, stage_seconds)
+            self._relay(UNMASK, stage_seconds)
+            aggregate = _finish(self._coordinator)
+        except BaseException as error:
+            ended = error
+        return self._result(aggregate, ended)
+
+    def _names(self, store_ids: Collection[str]) -> tuple[str, ...]:
         """The grid's names of stores that took part in the attempt; an id where it has none."""
         stores, nodes = self._grid.stores, self._nodes
         return tuple(stores[nodes[i]] if i in nodes else i for i in store_ids)
-
-    def report_to(self, progress: Progress, number: int, kind: Kind, attempt: int) -> None:
-        """Write every stage of this attempt down."""
-        self._report = partial(progress.stage, number, kind, attempt)
-        self._answered = progress.answered
 
     def ask(
         self,
@@ -115,8 +188,11 @@ class Exchange:
         """
         self._asked = self._asked or list(contents)
         names = {node: self._grid.stores[node] for node in contents}
-        if self._report is not None:
-            self._report(message_type, list(names.values()))
+        if self._progress is not None:
+            attempt = self._coordinator.attempt.header.attempt
+            self._progress.stage(
+                self._number, self._kind, attempt, message_type, list(names.values())
+            )
         messages = [Message(content, node, message_type) for node, content in contents.items()]
         waiting: dict[str, int] = {}
         for identifier, node in zip(self._grid.push_messages(messages), contents, strict=True):
@@ -127,10 +203,10 @@ class Exchange:
         patient = {node for node, name in names.items() if name not in self._not_waited_for}
         if len(patient) < needed:
             patient = set(names)
-        started = time.monotonic()
+        started, timed_out = time.monotonic(), False
         while waiting:
             for identifier, node in list(waiting.items()):
-                reply = pull_one(self._grid, identifier)
+                reply = self._grid.pull_one(identifier)
                 if reply is None:
                     continue
                 del waiting[identifier]
@@ -142,13 +218,23 @@ class Exchange:
                 break
             waited = time.monotonic() - started
             if timeout is not None and waited > timeout:
-                self.deadlines += 1
-                self.silent |= {names[node] for node in waiting.values() if node in patient}
+                timed_out = True
+                self._silent |= {names[node] for node in waiting.values() if node in patient}
                 break
             time.sleep(min(max(waited / _PATIENCE, _SHORTEST_WAIT), _LONGEST_WAIT))
-        self.unanswered |= {identifier: names[node] for identifier, node in waiting.items()}
+        self._unanswered |= {identifier: names[node] for identifier, node in waiting.items()}
+        self._stages.append(
+            StageOutcome(
+                attempt=self._coordinator.attempt.header.attempt,
+                message_type=message_type,
+                asked=tuple(names.values()),
+                silent=tuple(names[node] for node in waiting.values()),
+                timed_out=timed_out,
+                seconds=time.monotonic() - started,
+            )
+        )
 
-    def relay(self, message_type: str, timeout: float) -> None:
+    def _relay(self, message_type: str, timeout: float) -> None:
         """Close the stage before, and send out what it leads to.
 
         Raises:
@@ -158,7 +244,7 @@ class Exchange:
         contents = {}
         messages = self._coordinator.advance()
         if message_type == CONFIRM:
-            self.masked = self.names(tuple(messages))
+            self._summed = self._names(tuple(messages))
         for store_id, message in messages.items():
             node = self._nodes[store_id]
             if message_type == SHARE and self._grid.stores[node] in self._not_shared:
@@ -166,17 +252,42 @@ class Exchange:
                 continue
             if id(message) not in encoded:  # most stages tell everybody the same
                 encoded[id(message)] = _content(message)
-                if self.record is not None:
-                    self.record.sends(message)
+                if self._record is not None:
+                    self._record.sends(message)
             contents[node] = encoded[id(message)]
         terms, roster = self._coordinator.attempt.terms, len(self._nodes)
         early = message_type in (SHARE, MASK)
         needed = terms.survivors(roster) if early else terms.threshold(roster)
         self.ask(contents, message_type, timeout, needed=needed)
 
-    def lost(self) -> dict[str, str]:
+    def _result(self, aggregate: Aggregate | None, ended: BaseException | None) -> AttemptResult:
+        coordinator = self._coordinator
+        asked = frozenset(self._grid.stores[node] for node in self._asked)
+        guilty = dict.fromkeys(coordinator.suspects, BadShares.code) | dict(coordinator.proven)
+        by_name = {self._names([store_id])[0]: code for store_id, code in guilty.items()}
+        outcome = SUMMED
+        if ended is not None:
+            outcome = ended.code if isinstance(ended, HanseError) else Interrupted.code
+        return AttemptResult(
+            aggregate=aggregate,
+            error=ended,
+            roster=self._names(sorted(self._nodes)),
+            summed=self._summed,
+            lost=self._lost(),
+            liars=() if aggregate is None else self._names(aggregate.liars),
+            culprits=self._names(ended.culprits) if isinstance(ended, WrongShare) else (),
+            guilty=dict(sorted(by_name.items())),
+            accused=tuple(name for names in self._accused.values() for name in names),
+            silent=frozenset(self._silent),
+            complete=asked - frozenset(self._unanswered.values()),
+            unanswered=self._unanswered,
+            stages=tuple(self._stages),
+            record=None if self._record is None else self._record.closed(outcome),
+        )
+
+    def _lost(self) -> dict[str, str]:
         """Say of each store that was lost at which stage, and why."""
-        names, found = self._grid.stores, {}
+        names, found = self._grid.stores, dict[str, str]()
         by_node = {node: store_id for store_id, node in self._nodes.items()}
         stages = {
             store_id: stage
@@ -192,11 +303,6 @@ class Exchange:
             found[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
         return found
 
-    def liars(self, aggregate: Aggregate) -> dict[str, str]:
-        """Say who gave shares that are not those it was dealt; others' shares were used."""
-        reason = "at stage 'unmask': its shares are not those that were dealt to it"
-        return dict.fromkeys(self.names(aggregate.liars), reason)
-
     def _take(self, node: int, reply: Message) -> None:
         if reply.has_error():
             self._note(node, refusal_reason(reply.error))
@@ -205,12 +311,12 @@ class Exchange:
             message, config = _protocol_message(reply)
             if self._gate is not None and isinstance(message, Hello):
                 self._gate(message.certificate)
-            if self.record is not None:
-                self.record.check(message, config)
+            if self._record is not None:
+                self._record.check(message, config)
             self._coordinator.receive(message)
             self._nodes.setdefault(message.store_id, node)
-            if self.record is not None:
-                self.record.keep(message, config, node)
+            if self._record is not None:
+                self._record.keep(message, config, node)
         except HanseError as error:
             self._note(node, f"[{error.code}] {error}")
             return
@@ -221,15 +327,15 @@ class Exchange:
             return
         if isinstance(message, Refusal):
             self._refused(node, message)
-        elif self._answered is not None:
-            self._answered(self._grid.stores[node], None)
+        elif self._progress is not None:
+            self._progress.answered(self._grid.stores[node])
 
     def _refused(self, node: int, refusal: Refusal) -> None:
         """A store left, signed: keep its code and whom it accuses, of those in the attempt."""
         others = [c for c in refusal.culprits if c in self._nodes and c != refusal.store_id]
-        accused, reason = self.names(others), f"[{refusal.code}]"
+        accused, reason = self._names(others), f"[{refusal.code}]"
         if accused:
-            self.accused[self._grid.stores[node]] = accused
+            self._accused[self._grid.stores[node]] = accused
             more = len(accused) - _MOST_ACCUSED
             named = ", ".join(accused[:_MOST_ACCUSED]) + (f" and {more} more" if more > 0 else "")
             reason += f", it accuses {named}"
@@ -237,33 +343,26 @@ class Exchange:
 
     def _note(self, node: int, reason: str) -> None:
         self._reasons[node] = reason
-        if self._answered is not None:
-            self._answered(self._grid.stores[node], reason)
+        if self._progress is not None:
+            self._progress.answered(self._grid.stores[node], reason)
 
 
-def pull_one(grid: StoreGrid, identifier: str) -> Message | str | None:
-    """Fetch the reply to one message, if it has come.
-
-    One at a time, and known by the message that it answers: what a store says of itself inside
-    its reply is not believed, and bytes that cannot be read cost nobody else their reply.
-
-    Returns:
-        The reply; what is wrong with it, if it cannot be read; None if it has not come.
+def _finish(coordinator: Coordinator) -> Aggregate:
+    """Unmask the sum.
 
     Raises:
-        OSError: The connection to the SuperLink is gone.
-        HanseError: As the grid does.
+        ForgedVector: Honest stores cannot have made it.
     """
-    try:
-        replies = list(grid.pull_messages([identifier]))
-        if replies and (replies[0].has_error() or replies[0].has_content()):
-            return replies[0]
-        return UNREADABLE if replies else None
-    except (OSError, HanseError):
-        raise
-    except Exception:
-        _log.debug("unreadable reply", exc_info=True)
-        return UNREADABLE
+    aggregate = coordinator.finish()
+    if aggregate.excesses:
+        first = aggregate.excesses[0]
+        raise ForgedVector(
+            f"honest stores cannot have made the sum: section {first.section!r} of "
+            f"{len(aggregate.survivors)} stores has norm {first.norm:.6g} and a coordinate of "
+            f"{first.largest}, bounds are {first.norm_bound:.6g} and {first.largest_bound:.6g}",
+            hint="the model is unchanged",
+        )
+    return aggregate
 
 
 def _content(message: ProtocolMessage) -> RecordDict:

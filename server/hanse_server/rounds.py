@@ -20,6 +20,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,12 +34,9 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import (
     BudgetSpent,
     FederationError,
-    ForgedVector,
     HanseError,
     RoundFailed,
-    RoundNoiseMissing,
     RunDirectoryError,
-    WrongShare,
 )
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_server.checkpoint import (
@@ -51,7 +49,7 @@ from hanse_server.checkpoint import (
     write_arrays,
 )
 from hanse_server.secure_grid import SecureGrid
-from hanse_server.stage_log import StageLog
+from hanse_server.stage_log import ExchangeResult, StageLog
 from hanse_server.store_grid import StoreGrid, describe_refusals
 from hanse_server.strategies import make_strategy, restore_state, strategy_state, to_record
 
@@ -63,9 +61,6 @@ WEIGHT = 1
 """What every store must report as its number of examples: a store's size is its own."""
 
 _TRAIN, _VALIDATE, _TEST = 0, 1, 2
-
-_LOST = (RoundFailed, ForgedVector, RoundNoiseMissing, WrongShare)
-"""What costs a round and nothing else."""
 
 
 def run_rounds(
@@ -107,7 +102,7 @@ def run_rounds(
     start = _starting_point(run_dir, settings, resume)
     restore_state(strategy, start.strategy)
     log = StageLog(run_dir, start.round if resume else -1)
-    stages = _Stages(grid, strategy, settings, log, timeout)
+    stages = _Stages(grid, strategy, settings, log, timeout, run_dir)
     arrays = dict(start.arrays)
     rounds, every = settings.federation.rounds, settings.federation.evaluate_every
 
@@ -115,11 +110,7 @@ def run_rounds(
         if number > start.round:
             # 1. The strategy picks stores; they train on the global model; 2. it adds up
             # their updates; 3. from here on, a crash loses nothing of this round.
-            try:
-                arrays = stages.train(number, arrays)
-            except BudgetSpent as error:
-                write_arrays(run_dir / GLOBAL_FILE, arrays)
-                raise stages.end_early(number - 1, error) from None
+            arrays = stages.train(number, arrays)
             if not stages.too_few:  # or else these rounds are made again when it is resumed
                 save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
         grid.publish(number, arrays)
@@ -193,6 +184,7 @@ class _Stages:
         settings: RunSettings,
         log: StageLog,
         timeout: float | None,
+        run_dir: Path,
     ) -> None:
         self._grid = grid
         self._strategy = strategy
@@ -200,6 +192,7 @@ class _Stages:
         self._json = settings.model_dump_json()
         self._log = log
         self._timeout = timeout
+        self._run_dir = run_dir
         self.too_few = 0
         """Rounds in a row that were lost because too few stores answered."""
 
@@ -217,35 +210,31 @@ class _Stages:
         self._seed(number, _TRAIN)
         sent = to_record(arrays)
         messages = self._strategy.configure_train(number, sent, self._config(), self._grid)
-        try:
-            replies, refusals = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
-        except _LOST as error:
-            self._lose(number, "train", error, started)
-            if isinstance(error, RoundFailed):
-                self._miss(number, error)
-            else:
-                self.too_few = 0
-            return dict(arrays)
-        trained = self._grid.participants(replies)
-        if trained < self._strategy.min_train_nodes:
+        result = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
+        if isinstance(result.error, BudgetSpent):
+            raise self._end_early(number - 1, arrays, result)
+        trained = len(result.survivors)
+        if result.error is None and trained < self._strategy.min_train_nodes:
             few = FederationError(
                 f"round {number}: {trained} stores trained and "
                 f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
-                f"{describe_refusals(refusals)}",
+                f"{describe_refusals(result.refusals)}",
                 hint="mend the stores, then go on with --resume",
             )
-            self._lose(number, "train", few, started, refusals=refusals)
-            self._miss(number, few)
+            result = result.lost_to(few)
+        if result.error is not None:
+            self._log.append(number, "train", result, started=started)
+            self._miss(number, result.error)
             return dict(arrays)
         self.too_few = 0
         try:
-            record, metrics = self._strategy.aggregate_train(number, replies)
+            record, metrics = self._strategy.aggregate_train(number, result.replies)
         except (AppExitException, ValueError) as error:
             raise FederationError(f"round {number}: cannot aggregate: {error}") from error
         if record is None:
             raise FederationError(
                 f"round {number}: {self._settings.federation.strategy} made no model of "
-                f"{trained} updates; {describe_refusals(refusals)}",
+                f"{trained} updates; {describe_refusals(result.refusals)}",
                 hint="it may need more stores for its parameters",
             )
         # FedAdam's step size is a float64 scalar that would widen the whole model.
@@ -253,19 +242,7 @@ class _Stages:
             name: record[name].numpy().astype(array.dtype, copy=False)
             for name, array in arrays.items()
         }
-        self._log.append(
-            number,
-            "train",
-            replies=trained,
-            refusals=refusals,
-            started=started,
-            sums=_sums(metrics),
-            attempts=self._grid.attempts,
-            noise_share=self._grid.noise_share,
-            cut=self._grid.cut,
-            deadlines=self._grid.deadlines,
-            note=self._grid.note,
-        )
+        self._log.append(number, "train", result, started=started, sums=_sums(metrics))
         return updated
 
     def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: Split) -> None:
@@ -284,90 +261,63 @@ class _Stages:
         messages = self._strategy.configure_evaluate(
             number, to_record(arrays), self._config(split=split), self._grid
         )
-        try:
-            replies, refusals = self._exchange(messages, _wrong_weight)
-        except _LOST as error:
-            self._lose(number, "evaluate", error, started, split=split)
-            return
-        if refusals and not replies:
+        result = self._exchange(messages, _wrong_weight)
+        if result.error is None and result.refusals and not result.replies:
             raise FederationError(
-                f"round {number}: no store could evaluate: {describe_refusals(refusals)}",
+                f"round {number}: no store could evaluate: {describe_refusals(result.refusals)}",
                 hint="mend the stores, then go on with --resume",
             )
-        self._log.append(
-            number,
-            "evaluate",
-            split=split,
-            replies=self._grid.participants(replies),
-            refusals=refusals,
-            started=started,
-            sums=_sums(replies[0].content.get("metrics")) if len(replies) == 1 else {},
-            attempts=self._grid.attempts,
-            deadlines=self._grid.deadlines,
-            note=self._grid.note,
-        )
+        summed = len(result.replies) == 1
+        sums = _sums(result.replies[0].content.get("metrics")) if summed else {}
+        self._log.append(number, "evaluate", result, split=split, started=started, sums=sums)
 
     def finish(self, number: int) -> None:
         """Note that nothing is left to do."""
         if not self._log.holds(number, "done", None):
             self._log.append(number, "done")
 
-    def end_early(self, number: int, error: BudgetSpent) -> BudgetSpent:
+    def _end_early(
+        self, number: int, arrays: Mapping[str, NDArray], result: ExchangeResult
+    ) -> BudgetSpent:
         """Note that no round can follow; return what to tell whoever waits for the run."""
+        write_arrays(self._run_dir / GLOBAL_FILE, arrays)
         words = f"ended early after round {number}: the stores' budget for this manifest is spent"
-        refusals = self._grid.lost
-        self._log.append(number, "done", refusals=refusals, outcome=error.code, note=words)
+        ended = ExchangeResult(refusals=result.refusals, error=result.error, note=words)
+        self._log.append(number, "done", ended)
         return BudgetSpent(
-            f"{words}; {describe_refusals(refusals)}",
+            f"{words}; {describe_refusals(result.refusals)}",
             hint=f"{GLOBAL_FILE} holds what was trained; to go on from it, sign new terms with "
             "`--continue-from` this run",
         )
 
     def _miss(self, number: int, error: HanseError) -> None:
-        """Count a round that too few stores answered; raise if that was too often."""
+        """Count a lost round if too few stores answered it; raise if that was too often."""
+        if not isinstance(error, RoundFailed | FederationError):
+            self.too_few = 0
+            return
         self.too_few += 1
         if self.too_few >= self._grid.patience or number == self._settings.federation.rounds:
             raise error
 
-    def _lose(
-        self,
-        number: int,
-        stage: Literal["train", "evaluate"],
-        error: HanseError,
-        started: float,
-        *,
-        split: str | None = None,
-        refusals: Mapping[str, str] | None = None,
-    ) -> None:
-        """Note that a stage is lost, and to what."""
-        self._log.append(
-            number,
-            stage,
-            split=split,
-            refusals=refusals or {**self._grid.absent, **self._grid.lost},
-            started=started,
-            attempts=self._grid.attempts,
-            outcome=error.code,
-            deadlines=self._grid.deadlines,
-            note=self._grid.note or error.message,
-        )
-
     def _exchange(
         self, messages: Iterable[Message], fault: Callable[[Message], str]
-    ) -> tuple[list[Message], dict[str, str]]:
-        """Send messages; return the sound replies by store name, and the refusals."""
-        sent = list(messages)
-        replies = list(self._grid.send_and_receive(sent, timeout=self._timeout))
-        refusals = {**self._grid.absent, **self._grid.refusals(sent, replies)}
-        sound = []
-        for reply in replies:
-            if reply.has_error():
-                continue
-            if reason := fault(reply):
-                refusals[self._grid.stores[reply.metadata.src_node_id]] = reason
-            else:
-                sound.append(reply)
-        return sound, refusals
+    ) -> ExchangeResult:
+        """Send messages and wait for the replies; refuse those that have a fault."""
+        result = self._grid.exchange(messages, timeout=self._timeout)
+        faults = {
+            self._grid.stores[reply.metadata.src_node_id]: reason
+            for reply in result.replies
+            if (reason := fault(reply))
+        }
+        names = self._grid.stores
+        return replace(
+            result,
+            replies=tuple(
+                reply for reply in result.replies if names[reply.metadata.src_node_id] not in faults
+            ),
+            refusals={**result.refusals, **faults},
+            survivors=tuple(name for name in result.survivors if name not in faults),
+        )
 
     def _config(self, **extra: str) -> ConfigRecord:
         return ConfigRecord({"settings": self._json, **extra})

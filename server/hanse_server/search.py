@@ -200,9 +200,7 @@ class Search:
         queue, turn = self.candidates, self.turn
         if self.several:  # in other groups each time, until one holds all of them
             turn += 1
-            queue = tuple(
-                sorted(queue, key=lambda name: sha256(f"{turn}/{name}".encode()).digest())
-            )
+            queue = tuple(sorted(queue, key=lambda name: _mixed(name, turn)))
         return replace(self, queue=queue, turn=turn, sweeps=self.sweeps - 1)
 
 

@@ -6,6 +6,7 @@ process never holds more about one store than a masked vector.
 
     grid = SecureGrid(StoreGrid(flower_grid), manifest, authority)
     replies = grid.send_and_receive(strategy.configure_train(...))     # one reply
+    result = grid.exchange(strategy.configure_train(...))              # and all about it
 
 An attempt that fails is made once more, without the stores that the others complain about.
 Who is to blame for lost rounds is kept on disk (`blame.py`), and so is the search for a store
@@ -18,18 +19,16 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from hanse_common.errors import (
     BadManifest,
-    BadShares,
     BudgetSpent,
     ForgedVector,
     HanseError,
-    Interrupted,
     NoiseMissing,
     RoundFailed,
     RoundNoiseMissing,
@@ -38,37 +37,26 @@ from hanse_common.errors import (
 from hanse_common.identity import Certificate
 from hanse_common.instructions import (
     ATTEMPT,
-    CONFIRM,
     LOG,
-    MASK,
     PROOFS,
     RUN,
-    SHARE,
-    UNMASK,
     Instructions,
     Kind,
     NDArray,
     model_digest,
 )
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import sum_norm
 from hanse_common.roundlog.checkpoint import Checkpoint
-from hanse_common.roundlog.records import SUMMED
-from hanse_common.secagg import Aggregate, Attempt, Coordinator
+from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
-from hanse_common.vector import NOISE_ONLY
 from hanse_server.blame import Blame, Plan
-from hanse_server.exchange import LEFT_OUT, Exchange, pull_one
-from hanse_server.noise_monitor import NoiseMonitor
-from hanse_server.progress import Progress
-from hanse_server.reply import kind_of, reply_with
+from hanse_server.exchange import LEFT_OUT, AttemptResult, StageRunner
 from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
-from hanse_server.stage_log import code_of
-from hanse_server.store_grid import ForwardingGrid, StoreGrid, describe_refusals
+from hanse_server.stage_log import ExchangeResult, Progress, StageOutcome, code_of
+from hanse_server.store_grid import ForwardingGrid, LateAnswers, StoreGrid, describe_refusals
+from hanse_server.sums import SumReader, kind_of
 
 STAGE_SECONDS = 120.0
-_MOST_UNANSWERED = 256
-"""Messages whose late answers are still looked for."""
 
 _log = logging.getLogger(__name__)
 
@@ -116,12 +104,13 @@ class SecureGrid(ForwardingGrid):
         measures_at_home: bool = False,
     ) -> None:
         super().__init__(grid)
-        self._blame = blame or Blame(None)
-        self._sum_norm = sum_norm(manifest)
+        if log is not None and manifest.log_key != log.checkpoint.log_key.hex():
+            raise BadManifest(
+                "the manifest names another key than that of the coordinator's round log",
+                hint="ask the authority to sign a manifest with this coordinator's key",
+            )
         self.evaluates = measures_at_home or bool(manifest.evaluation)
         """Whether stores may be asked to evaluate."""
-        self._gate = gate
-        self._progress = progress
         self._stores = grid
         self._manifest = manifest
         self._authority = authority
@@ -129,36 +118,13 @@ class SecureGrid(ForwardingGrid):
         self._witnesses = None if log is None else Witnesses(log)
         self._stage_seconds = stage_seconds
         self._clock = clock
-        # Drawn anew by every process: a coordinator that starts again begins a new run.
+        self._gate = gate
+        self._progress = progress
+        self._blame = blame or Blame(None)
+        self._late = LateAnswers(grid)
+        self._sums = SumReader(manifest)
+        # Every process draws its own: a coordinator that starts again begins a new run.
         self._run_number = secrets.randbits(62)
-        self._participants = 0
-        self._picked: tuple[str, ...] = ()
-        self._gone: frozenset[str] = frozenset()
-        self._unanswered: dict[str, str] = {}
-        self.lost: dict[str, str] = {}
-        """Stores that the last exchange went on without, at which stage, and why."""
-        self.cut: float | None = None
-        """What the last exchange's sum was multiplied by, to be no longer than honest ones."""
-        self.deadlines = 0
-        """Stages of the last exchange that lasted until their deadline."""
-        self.note = ""
-        """What the search for a store that breaks sums has come to, if one goes on."""
-        noise = {part.name: part.noise_variance for part in manifest.sections}
-        terms = manifest.terms()
-        self._monitor = (
-            NoiseMonitor(noise[NOISE_ONLY], needed=terms.survivors(terms.minimum_cohort))
-            if NOISE_ONLY in noise
-            else None
-        )
-        self.last: Aggregate | None = None
-        """What the last exchange gave."""
-        self.attempts = 1
-        """How often the last exchange was made."""
-        if log is not None and manifest.log_key != log.checkpoint.log_key.hex():
-            raise BadManifest(
-                "the manifest names another key than that of the coordinator's round log",
-                hint="ask the authority to sign a manifest with this coordinator's key",
-            )
 
     @property
     def stores(self) -> Mapping[int, str]:
@@ -169,24 +135,6 @@ class SecureGrid(ForwardingGrid):
     def absent(self) -> dict[str, str]:
         """Nodes that could not say their name; see `StoreGrid`."""
         return self._stores.absent
-
-    @property
-    def noise_share(self) -> float | None:
-        """Noise measured over noise promised, all rounds of this process; see `NoiseMonitor`."""
-        return None if self._monitor is None else self._monitor.share
-
-    def participants(self, replies: Sequence[Message]) -> int:
-        """How many stores are in the sum that the replies carry."""
-        return len(replies) if self.last is None else self._participants
-
-    def refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
-        """Say which stores failed in the last exchange: at which stage, and why.
-
-        Who was lost after stage 2, or gave wrong shares, is in the sum all the same.
-        """
-        if self.last is None:
-            return self._stores.refusals(messages, replies)
-        return dict(sorted(self.lost.items()))
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
         """Write the model after a round into the log.
@@ -200,56 +148,126 @@ class SecureGrid(ForwardingGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run one exchange; see `Grid`.
+        """Run one exchange for a strategy that wants the replies alone; see `Grid`.
 
         Returns:
             One reply with the stores' mean, in place of one from each.
 
         Raises:
-            RoundFailed: Two attempts have failed; lists who was missing at which stage.
-            BudgetSpent: They have, and will again: too few stores can still pay.
-            ForgedVector: Honest stores cannot have made the sum.
-            RoundNoiseMissing: The sum has less noise than the manifest promises.
-            NoiseMissing: All sums so far have, or it cannot be found out whose is missing.
-            WrongShare: A secret does not match its commitment; names the culprit.
+            HanseError: What the exchange was lost to, or what ends a run; see `exchange`.
+        """
+        sent = list(messages)
+        if self._summed_kind(sent) is None:
+            return self._stores.send_and_receive(sent, timeout=timeout)
+        return self.exchange(sent, timeout=timeout).replies_or_raise()
+
+    def exchange(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> ExchangeResult:
+        """Run one exchange, in as many attempts as it may take, and say all that came of it.
+
+        The `timeout` is for the stores to train or evaluate in.
+
+        Returns:
+            One reply with the stores' mean, or the error that the exchange was lost to:
+            RoundFailed (two attempts have failed), BudgetSpent (and too few stores can still
+            pay), ForgedVector, RoundNoiseMissing or WrongShare.
+
+        Raises:
+            NoiseMissing: All sums so far lack noise, or it cannot be found out whose is missing.
             FederationError: The strategy sent different messages to different stores.
             RoundLogError: The log cannot be written.
         """
         sent = list(messages)
-        kind = kind_of(sent)
-        self.last, self.lost, self.attempts = None, {}, 1
-        self.cut, self.deadlines, self.note = None, 0, ""
-        self._gone = frozenset()
-        if kind is None or not (kind == "train" or self._manifest.evaluation):
-            return self._stores.send_and_receive(sent, timeout=timeout)
-        names = [self._stores.stores[message.metadata.dst_node_id] for message in sent]
-        self._picked = tuple(names)
+        kind = self._summed_kind(sent)
+        if kind is None:
+            return self._stores.exchange(sent, timeout=timeout)
+        terms = self._manifest.terms(kind)
+        so_far = _SoFar(
+            kind=kind,
+            picked=tuple(self._stores.stores[message.metadata.dst_node_id] for message in sent),
+        )
         for number in range(1, MAX_ATTEMPTS + 1):
-            self.attempts = number
-            terms = self._manifest.terms(kind)
-            plan = self._blame.plan(kind, names, terms, gone=self._gone)
-            self.lost = {name: f"{LEFT_OUT}: {why}" for name, why in plan.not_asked.items()}
-            if len(names) - len(plan.not_asked) < terms.minimum_cohort:
-                raise self._failed(_too_few(len(names) - len(plan.not_asked), terms), kind)
-            try:
-                return [self._attempt(sent, kind, number, timeout, plan)]
-            except RoundFailed as error:
-                if number == MAX_ATTEMPTS:
-                    raise self._failed(error, kind) from None
-                _log.warning("%s; trying once more", error)
-        raise AssertionError("unreachable")
+            plan = self._blame.plan(kind, so_far.picked, terms, gone=so_far.gone)
+            so_far.begin(number, plan)
+            present = len(so_far.picked) - len(plan.not_asked)
+            if present < terms.minimum_cohort:
+                lost = _too_few(present, terms)
+                break
+            result = self._attempt(sent, so_far, plan, timeout)
+            if not isinstance(result.error, RoundFailed):
+                return result
+            lost = result.error
+            if number < MAX_ATTEMPTS:
+                _log.warning("%s; trying once more", lost)
+        return self._lost_to(self._failed(lost, so_far), so_far)
 
     def _attempt(
-        self,
-        sent: Sequence[Message],
-        kind: Kind,
-        number: int,
-        timeout: float | None,
-        plan: Plan,
-    ) -> Message:
-        """Run the five stages once."""
+        self, sent: Sequence[Message], so_far: _SoFar, plan: Plan, timeout: float | None
+    ) -> ExchangeResult:
+        """Announce an attempt, run its five stages, judge what came of it, and read the sum."""
+        told, opening, arrays, announced = self._announce(sent, so_far, plan)
+        attempt = Attempt(
+            header=told.header(self._manifest.digest()),
+            terms=self._manifest.terms(so_far.kind),
+            authority=self._authority,
+            now=int(self._clock()),
+        )
+        private, record = self._manifest.privacy.mode != "none", None
+        if announced is not None and self._witnesses is not None:
+            record = AttemptLog(attempt.header, announced, self._witnesses, private=private)
+        stages = StageRunner(
+            self._stores,
+            Coordinator(attempt, excluded=frozenset(plan.not_asked)),
+            record,
+            self._gate,
+            progress=self._progress,
+            number=told.round,
+            not_shared=plan.not_shared,
+            not_waited_for=plan.not_waited_for,
+        )
+        seconds = self._stage_seconds
+        result = stages.run(opening, so_far.kind, timeout=timeout, stage_seconds=seconds)
+        try:
+            if isinstance(result.error, HanseError):
+                self._judge_failure(result, told, result.error, so_far)
+        finally:
+            self._remember(result, told.round, so_far)
+            # What stores have charged for is on record, however the attempt ended.
+            if self._log is not None and result.record is not None:
+                self._log.append(result.record)
+        if isinstance(result.error, RoundFailed | ForgedVector | WrongShare):
+            return self._lost_to(result.error, so_far)
+        if result.error is not None or result.aggregate is None:
+            raise result.error or AssertionError("an attempt has a sum or an error")
+        self._blame.exclude(dict.fromkeys(result.liars, WrongShare.code), number=told.round)
+        try:
+            reading = self._sums.read(sent[0], told, result.aggregate, arrays)
+        except RoundNoiseMissing as error:
+            self._judge_failure(result, told, error, so_far)
+            return self._lost_to(error, so_far)
+        self._judge(result, told, so_far, wrong=None)
+        return replace(
+            self._so_far(so_far),
+            replies=(reading.reply,),
+            survivors=result.summed,
+            noise_share=reading.noise_share,
+            cut=reading.cut,
+            aggregate=result.aggregate,
+        )
+
+    def _announce(
+        self, sent: Sequence[Message], so_far: _SoFar, plan: Plan
+    ) -> tuple[Instructions, dict[int, RecordDict], dict[str, NDArray], Checkpoint | None]:
+        """Say what stores will be asked, in the log first.
+
+        Returns:
+            The instructions; the message of each node; the model that is sent; the log's
+            checkpoint, None if there is no log.
+        """
         content = sent[0].content
-        config = {**cast(ConfigRecord, content["config"]), RUN: self._run_number, ATTEMPT: number}
+        config = {**cast(ConfigRecord, content["config"]), RUN: self._run_number}
+        config[ATTEMPT] = so_far.attempts
         arrays = {
             name: array.numpy() for name, array in cast(ArrayRecord, content["arrays"]).items()
         }
@@ -259,178 +277,120 @@ class SecureGrid(ForwardingGrid):
             for node in (message.metadata.dst_node_id for message in sent)
             if stores[node] not in plan.not_asked
         ]
-        told = Instructions.read(config, arrays, kind=kind)
-        announcing = self._announce(told, nodes)
-        if announcing is not None:
-            # Not read anew: that would hash the whole model a second time.
-            checkpoint, proofs = announcing
-            config |= {LOG: checkpoint.encode(), PROOFS: proofs}
-            told = replace(told, checkpoint=checkpoint.encode(), proofs=proofs)
-        attempt = Attempt(
-            header=told.header(self._manifest.digest()),
-            terms=self._manifest.terms(kind),
-            authority=self._authority,
-            now=int(self._clock()),
-        )
-        coordinator = Coordinator(attempt, excluded=frozenset(plan.not_asked))
-        exchange = Exchange(
-            self._stores,
-            coordinator,
-            self._record(attempt, announcing and announcing[0]),
-            self._gate,
-            not_shared=plan.not_shared,
-            not_waited_for=plan.not_waited_for,
-        )
-        if self._progress is not None:
-            exchange.report_to(self._progress, told.round, kind, number)
+        told = Instructions.read(config, arrays, kind=so_far.kind)
+        checkpoint = None
+        if self._log is not None and self._witnesses is not None:
+            checkpoint = self._log.announce(told)
+            earlier = self._witnesses.shown({n: stores[n] for n in nodes}, self._stores.log_sizes)
+            encoded, proofs = checkpoint.encode(), self._log.proofs(earlier).encode()
+            config |= {LOG: encoded, PROOFS: proofs}
+            # The message is not read a second time: that would hash the whole model again.
+            told = replace(told, checkpoint=encoded, proofs=proofs)
         opening = RecordDict({**content, "config": ConfigRecord(config)})
-        outcome = Interrupted.code
-        try:
-            # 0. Everybody is told the same, does it at home, and says hello.
-            exchange.ask(
-                dict.fromkeys(nodes, opening), kind, timeout, needed=attempt.terms.minimum_cohort
-            )
-            # 1. Shares of every secret go to every peer, by way of the coordinator.
-            exchange.relay(SHARE, self._stage_seconds)
-            # 2. Masked vectors come in; each store has charged its ledger.
-            exchange.relay(MASK, self._stage_seconds)
-            # 3. The stores sign one list of survivors, 4. and give the shares that unmask it.
-            exchange.relay(CONFIRM, self._stage_seconds)
-            exchange.relay(UNMASK, self._stage_seconds)
-            aggregate = _finish(coordinator)
-            outcome = SUMMED
-        except HanseError as error:
-            outcome = error.code
-            self._judge_failure(exchange, told, error)
-            raise
-        finally:
-            self._remember(exchange, coordinator, told.round)
-            # What stores have charged for is on record, however the attempt ended.
-            if self._log is not None and exchange.record is not None:
-                self._log.append(exchange.record.closed(outcome))
-        liars = exchange.liars(aggregate)
-        self.lost |= liars
-        self._blame.exclude(dict.fromkeys(liars, WrongShare.code), number=told.round)
-        self.last, self._participants = aggregate, len(aggregate.survivors)
-        if kind == "train" and self._monitor is not None:
-            only = attempt.terms.layout.split(aggregate.total)[NOISE_ONLY]
-            try:
-                self._monitor.take(only, stores=self._participants)
-            except RoundNoiseMissing as error:
-                self._judge_failure(exchange, told, error)
-                raise
-        self._judge(exchange, told, wrong=None)
-        reply = reply_with(
-            sent[0], told, self._manifest, aggregate, arrays, sum_norm=self._sum_norm
-        )
-        self.cut = reply.cut
-        return reply.message
+        return told, dict.fromkeys(nodes, opening), arrays, checkpoint
 
-    def _judge_failure(self, exchange: Exchange, told: Instructions, error: HanseError) -> None:
+    def _judge_failure(
+        self, result: AttemptResult, told: Instructions, error: HanseError, so_far: _SoFar
+    ) -> None:
         """Keep on disk whom an error names; look for whom it does not.
 
         Raises:
             NoiseMissing: Noise is missing, and it cannot be found out whose.
         """
         if isinstance(error, WrongShare):
-            names = exchange.names(error.culprits)
-            self.lost |= dict.fromkeys(names, f"[{error.code}] {error}")
-            self._blame.exclude(dict.fromkeys(names, error.code), number=told.round)
+            so_far.lost |= dict.fromkeys(result.culprits, f"[{error.code}] {error}")
+            self._blame.exclude(dict.fromkeys(result.culprits, error.code), number=told.round)
         elif isinstance(error, ForgedVector | RoundNoiseMissing):
-            self._judge(exchange, told, wrong=error.code)
+            self._judge(result, told, so_far, wrong=error.code)
         if isinstance(error, RoundNoiseMissing):
             record = self._blame.record
             search = record.search(told.kind, error.code)
-            most = record.most_absent(self._picked, self._manifest.terms(told.kind))
+            most = record.most_absent(so_far.picked, self._manifest.terms(told.kind))
             if search is not None and search.is_hopeless(most):
                 # Every further sum would show the coordinator more than was promised.
-                raise NoiseMissing(f"{error.message}; {self.note}", hint=error.hint) from None
+                raise NoiseMissing(f"{error.message}; {so_far.note}", hint=error.hint) from None
 
-    def _judge(self, exchange: Exchange, told: Instructions, *, wrong: str | None) -> None:
+    def _judge(
+        self, result: AttemptResult, told: Instructions, so_far: _SoFar, *, wrong: str | None
+    ) -> None:
         """Tell the search whether a sum was good."""
-        self.note = self._blame.summed(
+        so_far.note = self._blame.summed(
             told.kind,
-            exchange.masked,
+            result.summed,
             wrong=wrong,
             number=told.round,
-            picked=self._picked,
+            picked=so_far.picked,
             terms=self._manifest.terms(told.kind),
         )
-        if not self.note and self._monitor is not None:
-            self.note = self._monitor.warning
-        if self.note:
-            _log.warning("round %d: %s", told.round, self.note)
+        so_far.note = so_far.note or self._sums.warning
+        if so_far.note:
+            _log.warning("round %d: %s", told.round, so_far.note)
 
-    def _remember(self, exchange: Exchange, coordinator: Coordinator, number: int) -> None:
+    def _remember(self, result: AttemptResult, number: int, so_far: _SoFar) -> None:
         """Keep who was lost; on disk, who was silent, who came back and who was accused."""
-        lost = exchange.lost()
-        self._gone = frozenset(name for name, why in lost.items() if LEFT_OUT not in why)
-        self.lost |= lost
-        self.deadlines += exchange.deadlines
-        late = set()
-        for identifier in list(self._unanswered):
-            reply = pull_one(self._stores, identifier)
-            if reply is None:
-                continue
-            name = self._unanswered.pop(identifier)
-            if not isinstance(reply, str) and not reply.has_error():
-                late.add(name)
-        self._unanswered |= exchange.unanswered
-        for identifier in list(self._unanswered)[:-_MOST_UNANSWERED]:
-            del self._unanswered[identifier]
-        self._blame.heard(silent=exchange.silent, complete=exchange.complete, late=late)
-        self._blame.complained([name for names in exchange.accused.values() for name in names])
-        # More complain than may lie together, or one has shown what anybody can check.
-        guilty = dict.fromkeys(coordinator.suspects, BadShares.code) | dict(coordinator.proven)
-        by_name = {exchange.names([store_id])[0]: code for store_id, code in guilty.items()}
-        self._blame.exclude(dict(sorted(by_name.items())), number=number)
+        so_far.take(result)
+        late = self._late.names()
+        self._late.expect(result.unanswered)
+        self._blame.heard(silent=result.silent, complete=result.complete, late=late)
+        self._blame.complained(result.accused)
+        self._blame.exclude(result.guilty, number=number)
 
-    def _failed(self, error: RoundFailed, kind: Kind) -> RoundFailed | BudgetSpent:
+    def _failed(self, error: RoundFailed, so_far: _SoFar) -> RoundFailed | BudgetSpent:
         """What to say when a round failed for good: who was missing, and who was left out."""
-        message = f"{error.message}; {describe_refusals(self.lost)}"
-        spent = [name for name, why in self.lost.items() if code_of(why) == BudgetSpent.code]
-        if (
-            kind == "train"
-            and len(self._manifest.stores) - len(spent) < self._manifest.minimum_cohort
-        ):
+        message = f"{error.message}; {describe_refusals(so_far.lost)}"
+        spent = [name for name, why in so_far.lost.items() if code_of(why) == BudgetSpent.code]
+        can_pay = len(self._manifest.stores) - len(spent)
+        if so_far.kind == "train" and can_pay < self._manifest.minimum_cohort:
             return BudgetSpent(message, hint="sign new terms")
         hint = error.hint
-        if not self._blame.record.left_out.keys().isdisjoint(self.lost):
+        if not self._blame.record.left_out.keys().isdisjoint(so_far.lost):
             hint += "; `hanse server blame --readmit STORE` takes one in again that was left out"
         return RoundFailed(message, hint=hint, culprits=error.culprits)
 
-    def _announce(self, told: Instructions, nodes: Sequence[int]) -> tuple[Checkpoint, str] | None:
-        """Announce an attempt in the log; return its checkpoint, and what proves it."""
-        if self._log is None or self._witnesses is None:
-            return None
-        checkpoint = self._log.announce(told)
-        names = {node: self._stores.stores[node] for node in nodes}
-        earlier = self._witnesses.shown(names, self._stores.log_sizes)
-        return checkpoint, self._log.proofs(earlier).encode()
-
-    def _record(self, attempt: Attempt, announcing: Checkpoint | None) -> AttemptLog | None:
-        if announcing is None or self._witnesses is None:
-            return None
-        private = self._manifest.privacy.mode != "none"
-        return AttemptLog(attempt.header, announcing, self._witnesses, private=private)
-
-
-def _finish(coordinator: Coordinator) -> Aggregate:
-    """Unmask the sum.
-
-    Raises:
-        ForgedVector: Honest stores cannot have made it.
-    """
-    aggregate = coordinator.finish()
-    if aggregate.excesses:
-        first = aggregate.excesses[0]
-        raise ForgedVector(
-            f"honest stores cannot have made the sum: section {first.section!r} of "
-            f"{len(aggregate.survivors)} stores has norm {first.norm:.6g} and a coordinate of "
-            f"{first.largest}, bounds are {first.norm_bound:.6g} and {first.largest_bound:.6g}",
-            hint="the model is unchanged",
+    def _so_far(self, so_far: _SoFar) -> ExchangeResult:
+        return ExchangeResult(
+            refusals={**self.absent, **dict(sorted(so_far.lost.items()))},
+            roster=so_far.roster,
+            attempts=so_far.attempts,
+            stages=tuple(so_far.stages),
+            note=so_far.note,
         )
-    return aggregate
+
+    def _lost_to(self, error: HanseError, so_far: _SoFar) -> ExchangeResult:
+        # Its traceback would keep the attempt's vectors in memory for as long as the result.
+        return self._so_far(so_far).lost_to(error.with_traceback(None))
+
+    def _summed_kind(self, sent: Sequence[Message]) -> Kind | None:
+        """What the messages begin, if what comes of it leaves the stores in a sum."""
+        kind = kind_of(sent)
+        return kind if kind == "train" or self._manifest.evaluation else None
+
+
+@dataclass(kw_only=True, slots=True)
+class _SoFar:
+    """What has come of an exchange's attempts so far; it lives as long as the exchange."""
+
+    kind: Kind
+    picked: tuple[str, ...]
+    attempts: int = 0
+    lost: dict[str, str] = field(default_factory=dict)
+    """Why the last attempt went on without stores, by name."""
+    gone: frozenset[str] = frozenset()
+    """Stores that the last attempt lost although they were not left out."""
+    roster: tuple[str, ...] = ()
+    stages: list[StageOutcome] = field(default_factory=list)
+    note: str = ""
+
+    def begin(self, number: int, plan: Plan) -> None:
+        self.attempts = number
+        self.lost = {name: f"{LEFT_OUT}: {why}" for name, why in plan.not_asked.items()}
+
+    def take(self, result: AttemptResult) -> None:
+        self.gone = frozenset(name for name, why in result.lost.items() if LEFT_OUT not in why)
+        liars = "at stage 'unmask': its shares are not those that were dealt to it"
+        self.lost |= {**result.lost, **dict.fromkeys(result.liars, liars)}
+        self.roster = result.roster
+        self.stages += result.stages
 
 
 def _too_few(count: int, terms: Terms) -> RoundFailed:

@@ -8,28 +8,39 @@ other stores and add floating-point numbers in another order each time.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from hanse_common.errors import FederationError
+from hanse_common.errors import FederationError, HanseError, MalformedMessage
 from hanse_common.instructions import NDArray
 from hanse_common.roundlog.evidence import LOG_SIZE
 from hanse_common.wording import printable
+from hanse_server.stage_log import ExchangeResult
 
 if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
 
+_log = logging.getLogger(__name__)
+
 DESCRIBE = f"{MessageType.QUERY}.describe"
 CONNECT_SECONDS = 120.0
+UNREADABLE = f"[{MalformedMessage.code}] the store's reply cannot be read"
 _LOOK_SECONDS = 0.1
 _LONGEST_REASON = 300
+_MOST_UNANSWERED = 256
+"""Messages whose late answers are still looked for."""
+_FIRST_PULL, _LONGEST_PULL = 0.05, 0.5
+"""Seconds before an object that a store is still uploading is asked for again, and at most."""
+_PULLS = 20_000
+"""How often it is asked for: some hours, which Flower's own limit of time ends first."""
 _NAMED_REASON = re.compile(r"\[[a-z-]+\] [^\n]+")
 
 
@@ -89,22 +100,10 @@ class StoreGrid(ForwardingGrid):
         patience: Seconds to wait for them, and for each answer.
     """
 
-    attempts = 1
-    """How often the last exchange was made."""
-    noise_share: float | None = None
-    """Noise is not measured here."""
     patience = 1
     """Rounds in a row that may be lost because too few stores answer, before a run ends."""
     evaluates = True
     """Whether stores may be asked to evaluate."""
-    cut: float | None = None
-    """What the last exchange's sum was multiplied by; single updates are not cut."""
-    deadlines = 0
-    """Stages of secure aggregation that lasted until their deadline; there are none."""
-    note = ""
-    """What a search for a store that breaks sums has come to; there is none."""
-    lost: Mapping[str, str] = MappingProxyType({})
-    """Stores that a failed exchange went on without."""
 
     def __init__(
         self, grid: Grid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
@@ -162,20 +161,57 @@ class StoreGrid(ForwardingGrid):
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
         """Do nothing: open rounds have no log; see `SecureGrid.publish`."""
 
-    def participants(self, replies: Sequence[Message]) -> int:
-        """How many stores are behind some replies."""
-        return len(replies)
-
-    def refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
-        """Say which stores failed, and why.
+    def exchange(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> ExchangeResult:
+        """Send messages, wait for the replies, and say everything that came of it.
 
         Args:
-            messages: What was sent.
-            replies: What came back.
+            messages: One to each store that is to answer.
+            timeout: Seconds to wait; without limit if unset.
+        """
+        sent = list(messages)
+        replies = list(self.send_and_receive(sent, timeout=timeout))
+        sound = tuple(reply for reply in replies if not reply.has_error())
+        return ExchangeResult(
+            replies=sound,
+            refusals={**self.absent, **self._refusals(sent, replies)},
+            roster=tuple(self.stores[message.metadata.dst_node_id] for message in sent),
+            survivors=tuple(self.name_of(reply) for reply in sound),
+        )
+
+    def pull_one(self, identifier: str) -> Message | str | None:
+        """Fetch the reply to one message, if it has come.
+
+        One at a time, and known by the message that it answers: what a store says of itself
+        inside its reply is not believed, and bytes that cannot be read cost nobody else their
+        reply.
 
         Returns:
-            The reason by store name: the store's own words, or that no reply came in time.
+            The reply; what is wrong with it, if it cannot be read; None if it has not come.
+
+        Raises:
+            OSError: The connection to the SuperLink is gone.
+            HanseError: As the grid does.
         """
+        try:
+            replies = list(self.pull_messages([identifier]))
+            if replies and (replies[0].has_error() or replies[0].has_content()):
+                return replies[0]
+            return UNREADABLE if replies else None
+        except (OSError, HanseError):
+            raise
+        except Exception:
+            _log.debug("unreadable reply", exc_info=True)
+            return UNREADABLE
+
+    def name_of(self, reply: Message) -> str:
+        """The store that a reply came from; its node, where that has no name."""
+        node = _sender(reply)
+        return self.stores.get(node, f"node {node}")
+
+    def _refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
+        """Which stores failed, and why: in the store's own words, or that no reply came in time."""
         answered = {_sender(reply) for reply in replies}
         reasons = {
             self.stores[message.metadata.dst_node_id]: "no reply in time"
@@ -207,6 +243,36 @@ class StoreGrid(ForwardingGrid):
 
     def _sorted(self, replies: Iterable[Message]) -> list[Message]:
         return sorted(replies, key=lambda reply: self.stores.get(_sender(reply), ""))
+
+
+class LateAnswers:
+    """Messages that were not answered in time, and whose answers may still come.
+
+    Args:
+        grid: Reaches the stores.
+    """
+
+    def __init__(self, grid: StoreGrid) -> None:
+        self._grid = grid
+        self._unanswered: dict[str, str] = {}
+
+    def names(self) -> set[str]:
+        """Stores whose answer has come since the last look."""
+        come = set()
+        for identifier in list(self._unanswered):
+            reply = self._grid.pull_one(identifier)
+            if reply is None:
+                continue
+            name = self._unanswered.pop(identifier)
+            if not isinstance(reply, str) and not reply.has_error():
+                come.add(name)
+        return come
+
+    def expect(self, unanswered: Mapping[str, str]) -> None:
+        """Look for these, too: stores by message. The oldest are given up for the newest."""
+        self._unanswered |= unanswered
+        for identifier in list(self._unanswered)[:-_MOST_UNANSWERED]:
+            del self._unanswered[identifier]
 
 
 class AdmittedGrid(StoreGrid):
@@ -248,6 +314,25 @@ class AdmittedGrid(StoreGrid):
 
     def _connected(self) -> dict[int, str]:
         return {node.node_id: node.name for node in self._superlink.get_nodes() if node.name}
+
+
+def look_again_sooner() -> None:
+    """Let this process's grid look again sooner for what a store is still uploading.
+
+    A SuperLink hands out a reply as soon as it is announced, and Flower 1.41 then sleeps a whole
+    second when one of its objects is not there yet, for every reply in turn. Where replies are
+    looked for several times a second, that happens to most of them. What the grid does, and in
+    which order, stays as it was.
+    """
+    from flwr.supercore.inflatable.inflatable_utils import pull_objects
+    from flwr.superlink.grid import http_grid
+
+    http_grid.pull_objects = partial(  # type: ignore[attr-defined]
+        pull_objects,
+        initial_backoff=_FIRST_PULL,
+        backoff_cap=_LONGEST_PULL,
+        max_tries_per_object=_PULLS,
+    )
 
 
 def refusal_reason(error: Error) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.errors import ConfigError, ForgedVector, RunNotResumable
+from hanse_common.errors import BudgetSpent, ConfigError, ForgedVector, RunNotResumable
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import write_arrays
@@ -16,7 +16,7 @@ from hanse_server.cli import app
 from hanse_server.deployment import run
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tables import stage_line
-from hanse_server.stage_log import StageLog, read_stages
+from hanse_server.stage_log import ExchangeResult, StageLog, read_stages
 from hanse_simulations.recipes import synthetic
 from kits.deployment import free_ports
 
@@ -93,9 +93,8 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
     run_dir.mkdir(parents=True)
     (run_dir / "settings.json").write_text(synthetic().model_dump_json())
     (run_dir / "flower.json").write_text('{"runs": [1]}')
-    StageLog(run_dir, -1).append(
-        4, "done", outcome="budget-spent", note="ended early after round 4"
-    )
+    ended = ExchangeResult(error=BudgetSpent("spent"), note="ended early after round 4")
+    StageLog(run_dir, -1).append(4, "done", ended)
     write_arrays(run_dir / "global.safetensors", {})
     state = run.state_of(FederationFolder(folder), run_dir)
     assert state.state == "ended early"
@@ -108,8 +107,10 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
 
 def test_a_lost_round_is_shown_with_its_code_and_who_was_missing(tmp_path):
     log = StageLog(tmp_path, -1)
-    log.append(3, "train", outcome="forged-vector", refusals={"riga": "why"}, note="one of many")
-    log.append(4, "train", replies=5, cut=0.42)
+    forged = ForgedVector("a sum")
+    lost = ExchangeResult(error=forged, refusals={"riga": "why"}, note="one of many")
+    log.append(3, "train", lost)
+    log.append(4, "train", ExchangeResult(survivors=tuple("abcde"), cut=0.42))
     lost, cut = (stage_line(stage, 10) for stage in read_stages(tmp_path))
     assert lost == "round 3/10  lost [forged-vector]: one of many\n    riga: why"
     assert cut == "round 4/10  trained by 5 stores in 0.0 s, the sum cut to 42%"

@@ -390,8 +390,8 @@ def test_a_coordinator_drops_an_open_update_unread(federation):
     path.write_text(json.dumps({**json.loads(path.read_text()), "enrolment": None}))
     faults.client = AnsweringClientApp(SIMULATED)  # which knows no better than to answer
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=0.02))
-    assert grid.last.survivors == tuple(federation.names[1:])
-    (reason,) = grid.refusals([], []).values()
+    result = grid.exchange(federation.messages(), timeout=0.02)
+    assert result.aggregate.survivors == tuple(federation.names[1:])
+    (reason,) = result.refusals.values()
     assert "its reply was dropped unread" in reason
-    assert faults.names[0] in grid.refusals([], [])
+    assert faults.names[0] in result.refusals

@@ -8,7 +8,7 @@ import pytest
 
 from hanse_common.errors import BadCertificate
 from hanse_server.app import secure_grid
-from hanse_server.progress import Progress, read_failure, read_progress
+from hanse_server.stage_log import Progress, read_failure, read_progress
 from hanse_server.store_grid import StoreGrid
 
 
@@ -40,13 +40,12 @@ def run(federation):
 def test_the_sum_goes_on_without_it_and_says_why(run):
     federation, grid, gate = run
     messages = federation.messages()
-    assert list(grid.send_and_receive(messages, timeout=30))
-    assert grid.participants([]) == 5
+    assert len(grid.exchange(messages, timeout=30).survivors) == 5
     gate.out = {federation.nodes()[0].enrolment.certificate.store_id}
     again = federation.messages(**{"server-round": 2})
-    assert list(grid.send_and_receive(again, timeout=30))
-    assert grid.participants([]) == 4
-    refusals = grid.refusals(again, [])
+    result = grid.exchange(again, timeout=30)
+    assert len(result.replies) == 1 and len(result.survivors) == 4
+    refusals = result.refusals
     assert list(refusals) == [federation.names[0]]
     assert "[bad-certificate]" in refusals[federation.names[0]]
     # It trained before it was turned away, as any store may; it was asked for nothing else.

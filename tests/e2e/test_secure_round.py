@@ -22,7 +22,7 @@ LOST, LOST_TOO = "synthetic-02", "synthetic-04"
 
 
 def train(federation, grid, **content):
-    return list(grid.send_and_receive(federation.messages(**content), timeout=0.02))
+    return grid.exchange(federation.messages(**content), timeout=0.02)
 
 
 def lose_message(faults, stage, stores):
@@ -75,23 +75,23 @@ REASONS = {
 
 def test_the_sum_is_that_of_the_stores_own_vectors_to_the_last_integer(federation):
     federation.remember_vectors()
-    grid = federation.grid()
-    (reply,) = train(federation, grid)
+    result = train(federation, federation.grid())
+    (reply,) = result.replies
 
     vectors = federation.vectors
     assert sorted(vectors) == federation.names
     total = sum(vectors.values())
-    assert np.array_equal(grid.last.total, total)
-    assert grid.last.survivors == tuple(federation.names)
-    assert grid.refusals([], []) == {}
+    assert np.array_equal(result.aggregate.total, total)
+    assert result.aggregate.survivors == tuple(federation.names)
+    assert result.refusals == {}
 
     layout = federation.manifest().terms("train").layout
     update, statistics = layout.sections
     parts = layout.split(total)
     values = dequantize(parts["update"], update)
     longest = sum_norm(federation.manifest())
-    assert grid.cut == min(1.0, longest / np.linalg.norm(values))
-    mean = values * (grid.cut / 5)
+    assert result.cut == min(1.0, longest / np.linalg.norm(values))
+    mean = values * (result.cut / 5)
     expected = (flatten(federation.arrays) + mean).astype(np.float32)
     got = {name: array.numpy() for name, array in reply.content["arrays"].items()}
     assert np.array_equal(flatten(got).astype(np.float32), expected)
@@ -142,17 +142,16 @@ def test_strategies_run_on_top_unchanged(strategy, options, found_federation):
 def test_a_store_lost_at_any_stage_costs_the_round_only_that_store(stage, way, federation):
     WAYS[way](federation.faults, stage, {LOST})
     federation.remember_vectors()
-    grid = federation.grid(stage_seconds=0.02)
-    (reply,) = train(federation, grid)
+    result = train(federation, federation.grid(stage_seconds=0.02))
 
     # From stage 3 on, the store's vector is in the sum already.
     counted = [n for n in federation.names if n != LOST or stage in ("confirm", "unmask")]
-    assert grid.last.survivors == tuple(counted)
-    assert np.array_equal(grid.last.total, sum(federation.vectors[n] for n in counted))
-    assert grid.participants([reply]) == len(counted)
-    assert grid.refusals([], []) == {LOST: f"at stage '{stage}': {REASONS[way]}"}
+    assert result.aggregate.survivors == tuple(counted)
+    assert np.array_equal(result.aggregate.total, sum(federation.vectors[n] for n in counted))
+    assert len(result.survivors) == len(counted) and len(result.replies) == 1
+    assert result.refusals == {LOST: f"at stage '{stage}': {REASONS[way]}"}
     # Before the roster is closed nobody is missing from it.
-    assert grid.last.missing == ({} if stage == "hello" else {stage: (LOST,)})
+    assert result.aggregate.missing == ({} if stage == "hello" else {stage: (LOST,)})
     uploaded = stage in ("confirm", "unmask") or (stage, way) == ("mask", "reply")
     assert federation.charged(LOST) == (2 if uploaded else 0)
 
@@ -243,14 +242,13 @@ def test_a_second_attempt_saves_the_round(federation):
 
     faults.to_store = to_store
     federation.remember_vectors()
-    grid = federation.grid(stage_seconds=0.02)
-    train(federation, grid)
+    result = train(federation, federation.grid(stage_seconds=0.02))
     assert set(numbers.values()) == {2}
-    assert grid.last.survivors == tuple(federation.names)
-    assert np.array_equal(grid.last.total, sum(federation.vectors.values()))
+    assert result.aggregate.survivors == tuple(federation.names)
+    assert np.array_equal(result.aggregate.total, sum(federation.vectors.values()))
     charged = {name: federation.charged(name) for name in federation.names}
     assert charged == {name: 2 if name in (LOST, LOST_TOO) else 4 for name in federation.names}
-    assert grid.refusals([], []) == {}
+    assert result.refusals == {}
 
 
 def test_a_store_that_cannot_train_is_left_out_and_charged_nothing(federation):

@@ -34,7 +34,7 @@ def test_the_others_go_on_without_it(found_federation):
     assert len(grid.stores) == 5
     Leaving(after_round=0).save(federation.node(name).folder)
     messages = federation.messages(**{"server-round": 1})
-    replies = list(grid.send_and_receive(messages, timeout=5))
-    assert replies[0].has_content()
-    lost = grid.refusals(messages, replies)
+    result = grid.exchange(messages, timeout=5)
+    assert result.replies[0].has_content()
+    lost = result.refusals
     assert list(lost) == [name] and "[store-left] this store has left" in lost[name]

@@ -25,7 +25,7 @@ from typing import Any
 from hanse_client.deployment.folder import StoreFolder
 from hanse_common.identity import fingerprint
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.progress import read_progress
+from hanse_server.stage_log import read_progress
 from kits.apps.deployment import Joined, fill_in
 from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
 

@@ -65,7 +65,7 @@ from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
-from hanse_server import blame, checkpoint, progress, stage_log
+from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
 from hanse_server.deployment import run, sign, tls
@@ -378,8 +378,8 @@ DECODERS = {
     "blame.json": Decoder(
         of_folder(lambda folder: blame.Blame(folder).record), b'{"accused": {"a": 2}}', BLAME_FILE
     ),
-    "progress.json": Decoder(of_folder(progress.read_progress), b'{"round": 1}', PROGRESS_FILE),
-    "failure.json": Decoder(of_folder(progress.read_failure), b'{"code": "data"}', FAILURE_FILE),
+    "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
+    "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
     "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
@@ -707,10 +707,9 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.deployment.node_signature": "tests/unit/test_front.py",
     "hanse_server.deployment.run": ("flower.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
-    "hanse_server.reply": "settings that this coordinator has just sent",
+    "hanse_server.sums": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),
-    "hanse_server.progress": ("progress.json", "failure.json"),
-    "hanse_server.stage_log": ("rounds.jsonl",),
+    "hanse_server.stage_log": ("rounds.jsonl", "progress.json", "failure.json"),
 }
 """Every module that decodes, with its lines in `DECODERS`, or why it has none."""
 

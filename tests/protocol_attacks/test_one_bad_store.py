@@ -310,8 +310,8 @@ def test_whom_nobody_waits_for_is_remembered_over_a_restart(found_federation):
     silence(federation, CULPRIT, "hello")
     run(federation)
     grid = federation.grid(stage_seconds=0.02)
-    list(grid.send_and_receive(federation.messages(), timeout=0.02))
-    assert (grid.deadlines, set(grid.lost)) == (0, {CULPRIT})
+    result = grid.exchange(federation.messages(), timeout=0.02)
+    assert (result.deadlines, set(result.refusals)) == (0, {CULPRIT})
 
 
 # Who accuses whom

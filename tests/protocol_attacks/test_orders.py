@@ -265,11 +265,10 @@ def test_a_store_with_another_manifest_is_left_out(found_federation):
     kept = (node.enrolment.folder / "manifest.json").read_bytes()
     federation.sign_again(authority, rounds=1)
     (node.enrolment.folder / "manifest.json").write_bytes(kept)
-    grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=0.02))
-    (reason,) = grid.refusals([], []).values()
+    result = federation.grid().exchange(federation.messages(), timeout=0.02)
+    (reason,) = result.refusals.values()
     assert reason.startswith("at stage 'hello': [wrong-header] ")
-    assert grid.last.survivors == tuple(name for name in federation.names if name != STORE)
+    assert result.aggregate.survivors == tuple(name for name in federation.names if name != STORE)
     assert federation.charged(STORE) == 0
 
 

@@ -505,16 +505,16 @@ def test_a_lost_first_message_heals_in_the_next_round(lost, restarted, federatio
         federation.faults.to_server = lambda store, reply: (
             None if (store, reply.metadata.message_type) == (STORE, "train") else reply
         )
-    list(grid.send_and_receive(federation.messages(), timeout=0.02))
-    assert STORE not in grid.last.survivors
+    result = grid.exchange(federation.messages(), timeout=0.02)
+    assert STORE not in result.aggregate.survivors
     (closed,) = (r for r in federation.log().records if isinstance(r, Closed))
     assert STORE not in closed.stores
     assert (seen(federation) is None) == (lost == "question")
     federation.faults.heal()
     if restarted:
         grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(**{"server-round": 2}), timeout=5))
-    assert grid.last.survivors == tuple(federation.names)
+    result = grid.exchange(federation.messages(**{"server-round": 2}), timeout=5)
+    assert result.aggregate.survivors == tuple(federation.names)
     assert (
         seen(federation).size
         == [
@@ -576,10 +576,10 @@ def test_a_masked_vector_without_the_receipt_for_it_is_in_no_sum(case, federatio
 
     federation.faults.to_server = to_server
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=5))
+    result = grid.exchange(federation.messages(), timeout=5)
     others = tuple(name for name in federation.names if name != STORE)
-    assert grid.last.survivors == others
-    assert set(refusals := grid.refusals([], [])) == {STORE}
+    assert result.aggregate.survivors == others
+    assert set(refusals := result.refusals) == {STORE}
     assert refusals[STORE].startswith("at stage 'mask': ")
     assert words in refusals[STORE]
     (closed,) = (r for r in federation.log().records if isinstance(r, Closed))
@@ -598,11 +598,9 @@ def test_a_hello_without_cosignature_enters_no_roster(federation):
 
     federation.faults.to_server = to_server
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=5))
-    assert STORE not in grid.last.survivors
-    assert (
-        "[malformed-message] 'synthetic-03' sent no cosignature" in (grid.refusals([], [])[STORE])
-    )
+    result = grid.exchange(federation.messages(), timeout=5)
+    assert STORE not in result.aggregate.survivors
+    assert "[malformed-message] 'synthetic-03' sent no cosignature" in (result.refusals[STORE])
 
 
 def test_proofs_have_a_canonical_text():

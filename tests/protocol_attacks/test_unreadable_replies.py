@@ -6,7 +6,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from hanse_common.instructions import MESSAGE
-from hanse_server.exchange import UNREADABLE
+from hanse_server.store_grid import UNREADABLE
 
 CULPRIT = "synthetic-04"
 
@@ -41,10 +41,10 @@ def test_a_reply_that_cannot_be_read_costs_its_store_alone(harm, stage, federati
 
     federation.faults.to_server = to_server
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=0.05))
-    lost = grid.refusals([], [])
+    result = grid.exchange(federation.messages(), timeout=0.05)
+    lost = result.refusals
     assert set(lost) <= {CULPRIT}
-    assert len(grid.last.survivors) >= 4
+    assert len(result.aggregate.survivors) >= 4
 
 
 def test_bytes_that_flower_cannot_decode_cost_their_store_alone(federation, monkeypatch):
@@ -64,6 +64,6 @@ def test_bytes_that_flower_cannot_decode_cost_their_store_alone(federation, monk
 
     monkeypatch.setattr(type(faults), "pull_messages", pull)
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=0.05))
-    assert grid.refusals([], []) == {CULPRIT: f"at stage 'hello': {UNREADABLE}"}
-    assert len(grid.last.survivors) == 4
+    result = grid.exchange(federation.messages(), timeout=0.05)
+    assert result.refusals == {CULPRIT: f"at stage 'hello': {UNREADABLE}"}
+    assert len(result.aggregate.survivors) == 4

@@ -87,11 +87,11 @@ def test_a_wrong_reporter_is_named_and_the_round_completes_without_its_shares(fe
     report_wrongly(federation)
     federation.remember_vectors()
     grid = federation.grid()
-    list(grid.send_and_receive(federation.messages(), timeout=0.02))
-    assert grid.last.liars == (CULPRIT,)
-    assert np.array_equal(grid.last.total, sum(federation.vectors.values()))
-    (reason,) = grid.refusals([], []).values()
-    assert set(grid.refusals([], [])) == {CULPRIT}
+    result = grid.exchange(federation.messages(), timeout=0.02)
+    assert result.aggregate.liars == (CULPRIT,)
+    assert np.array_equal(result.aggregate.total, sum(federation.vectors.values()))
+    (reason,) = result.refusals.values()
+    assert set(result.refusals) == {CULPRIT}
     assert reason == "at stage 'unmask': its shares are not those that were dealt to it"
 
 

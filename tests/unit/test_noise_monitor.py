@@ -7,7 +7,7 @@ import pytest
 
 from hanse_common.errors import NoiseMissing
 from hanse_common.vector import skellam_noise
-from hanse_server.noise_monitor import NoiseMonitor
+from hanse_server.sums import NoiseMonitor
 
 STORES, COORDINATES, VARIANCE = 50, 4096, 1e9
 

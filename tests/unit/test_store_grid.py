@@ -40,7 +40,8 @@ def test_names_refusals(federation):
     bremen, danzig = list(grid.get_node_ids())[:2]
     local.silent, local.broken = {bremen}, {danzig}
     messages = [Message(RecordDict(), node, "evaluate") for node in grid.get_node_ids()]
-    refusals = grid.refusals(messages, list(grid.send_and_receive(messages)))
+    result = grid.exchange(messages)
+    refusals = result.refusals
     assert refusals["bremen"] == "no reply in time"
     assert refusals["danzig"] == "KeyError: 'x'"
     assert list(refusals) == sorted(refusals)

@@ -49,8 +49,7 @@ from hanse_server.checkpoint import latest_checkpoint, read_arrays, write_arrays
 from hanse_server.deployment.control import Control, FlowerRun
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import read_initial, signed_manifest
-from hanse_server.progress import read_failure
-from hanse_server.stage_log import ended_early, read_stages
+from hanse_server.stage_log import ended_early, read_failure, read_stages
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = 1.0

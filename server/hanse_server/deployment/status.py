@@ -17,8 +17,7 @@ from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
-from hanse_server.progress import read_progress
-from hanse_server.stage_log import read_stages
+from hanse_server.stage_log import read_progress, read_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

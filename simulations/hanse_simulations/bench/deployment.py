@@ -37,8 +37,7 @@ from hanse_common.paths import FLOWER_FOLDER, INITIAL_FILE, NODE_FILE, NODE_KEY_
 from hanse_server.deployment import run, up
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.progress import read_progress
-from hanse_server.stage_log import read_stages
+from hanse_server.stage_log import read_progress, read_stages
 from hanse_simulations.bench._deployed import Deployed, free_ports, make_deployment
 
 STAGES = ("train", "train.share", "train.mask", "query.confirm", "query.unmask")

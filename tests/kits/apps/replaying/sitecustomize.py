@@ -18,9 +18,9 @@ if Path(sys.argv[0] if sys.argv else "").name == "flwr-serverapp" or "flwr-serve
     from flwr.app import Message
 
     from hanse_common.instructions import UNMASK
-    from hanse_server.exchange import Exchange
+    from hanse_server.exchange import StageRunner
 
-    ask = Exchange.ask
+    ask = StageRunner.ask
 
     def ask_and_replay(self, contents, message_type, timeout, **more):  # type: ignore[no-untyped-def]
         ask(self, contents, message_type, timeout, **more)
@@ -39,4 +39,4 @@ if Path(sys.argv[0] if sys.argv else "").name == "flwr-serverapp" or "flwr-serve
                         file.write(json.dumps({"kind": kind, "store": store, "why": reason}) + "\n")
                 time.sleep(0.1)
 
-    Exchange.ask = ask_and_replay
+    StageRunner.ask = ask_and_replay
