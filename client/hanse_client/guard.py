@@ -24,7 +24,7 @@ from hanse_client.rounds.secure_exchange import SecureExchange
 from hanse_client.rounds.witness import Witness
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding
-from hanse_common.errors import ConfigError, NotAnswered, OutOfTurn, PolicyViolation
+from hanse_common.errors import ConfigError, OutOfTurn, PolicyViolation, ProtocolError
 from hanse_common.instructions import MESSAGE, Instructions, Kind, NDArray
 from hanse_common.manifest_terms import check_base_model, check_instructions, grant_of, plan_of
 from hanse_common.privacy.charge import Charge
@@ -77,20 +77,21 @@ def admit(
             has none.
 
     Raises:
-        NotAnswered: The message's type is not on the list.
-        ForeignCode: The run's bundle is not the one that the manifest names.
+        ProtocolError [not-answered]: The message's type is not on the list.
+        PolicyViolation [foreign-code]: The run's bundle is not the one that the manifest names.
         BadManifest: The terms are altered, or signed by somebody else than the authority.
         PolicyViolation: The terms go beyond the store's policy, or the message beyond the terms.
         ConfigError: The message lacks an entry, or has one too many or of another type.
-        StoreLeft: The store takes part in no round as late as this.
+        ProtocolError [store-left]: The store takes part in no round as late as this.
         BudgetSpent: The manifest grants no such exchange any more, or the policy no such cost.
-        LogForked: The exchange is not announced in the round log that this store knows.
-        AttemptRefused: The attempt, or a later one, was made before.
+        RoundLogError [log-forked]: The exchange is not announced in the round log that this store
+            knows.
+        ProtocolError [attempt-refused]: The attempt, or a later one, was made before.
         OutOfTurn: The store has begun no exchange that the message could go on with.
     """
     kind = message.metadata.message_type
     if kind not in answered or node.enrolment is None:
-        raise NotAnswered("this store does not answer such messages")
+        raise ProtocolError("this store does not answer such messages", code="not-answered")
     enrolment = node.enrolment
     check_bundle(bundle, enrolment.manifest)
     if kind == DESCRIBE:

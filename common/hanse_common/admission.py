@@ -15,7 +15,7 @@ answer to it is a `Certificate`, and later the signed manifest.
 >>> Request.decode(request.encode().replace(b"luebeck", b"rostock")).check()
 Traceback (most recent call last):
     ...
-hanse_common.errors.BadEnrolmentRequest: request of 'rostock' is not signed by the key in it \
+hanse_common.errors.ProtocolError: request of 'rostock' is not signed by the key in it \
 (ask the store for the file as `hanse store enrol` wrote it)
 """
 
@@ -41,13 +41,7 @@ from pydantic import Field, StringConstraints, field_validator
 from hanse_common.codec import Writer
 from hanse_common.config import Settings, parse_settings
 from hanse_common.durable import write_durably
-from hanse_common.errors import (
-    BadEnrolmentRequest,
-    BadInvitation,
-    BadSignature,
-    ConfigError,
-    MalformedMessage,
-)
+from hanse_common.errors import BadSignature, ConfigError, MalformedMessage, ProtocolError
 from hanse_common.identity import (
     KEY_SIZE,
     SIGNATURE_SIZE,
@@ -119,16 +113,20 @@ class Invitation(Settings):
         """Read an invitation file's bytes.
 
         Raises:
-            BadInvitation: It is not an invitation.
+            ProtocolError [bad-invitation]: It is not an invitation.
         """
         try:
             return parse_settings(cls, _table(data))
         except ConfigError as error:
             # The certificate itself would fill the screen.
             what = error.message.split("=", 1)[0] if "BEGIN" in error.message else error.message
-            raise BadInvitation(f"invitation: {what}", hint=_REFUSED_INVITATION) from None
+            raise ProtocolError(
+                f"invitation: {what}", code="bad-invitation", hint=_REFUSED_INVITATION
+            ) from None
         except ValueError as error:
-            raise BadInvitation(f"invitation {error}", hint=_REFUSED_INVITATION) from None
+            raise ProtocolError(
+                f"invitation {error}", code="bad-invitation", hint=_REFUSED_INVITATION
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write the invitation file; it is public."""
@@ -139,12 +137,14 @@ class Invitation(Settings):
         """Read an invitation file.
 
         Raises:
-            BadInvitation: It cannot be read, or is not an invitation.
+            ProtocolError [bad-invitation]: It cannot be read, or is not an invitation.
         """
         try:
             return cls.decode(path.read_bytes())
         except OSError as error:
-            raise BadInvitation(f"cannot read {path}: {error.strerror}") from error
+            raise ProtocolError(
+                f"cannot read {path}: {error.strerror}", code="bad-invitation"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,8 @@ class Request:
         """Write a request.
 
         Raises:
-            BadEnrolmentRequest: The node's key is none that Flower's authentication takes.
+            ProtocolError [bad-enrolment-request]: The node's key is none that Flower's
+                authentication takes.
             MalformedMessage: The store id is not one.
         """
         unsigned = cls(
@@ -211,7 +212,8 @@ class Request:
                 the future, is refused too.
 
         Raises:
-            BadEnrolmentRequest: The signature is not the key's own, or the time is not right.
+            ProtocolError [bad-enrolment-request]: The signature is not the key's own, or the time
+                is not right.
 
         Edge cases:
             A good signature says nothing about who sent it: compare the fingerprint.
@@ -219,8 +221,9 @@ class Request:
         try:
             verify(self.public_key, self.signature, _REQUEST_LABEL, self.payload())
         except BadSignature:
-            raise BadEnrolmentRequest(
+            raise ProtocolError(
                 f"request of {self.store_id!r} is not signed by the key in it",
+                code="bad-enrolment-request",
                 hint=_REFUSED_REQUEST,
                 culprits=(self.store_id,),
             ) from None
@@ -228,15 +231,17 @@ class Request:
             return
         age = now - self.created
         if age > REQUEST_SECONDS:
-            raise BadEnrolmentRequest(
+            raise ProtocolError(
                 f"request of {self.store_id!r} is {age // 86_400} days old, at most "
                 f"{REQUEST_SECONDS // 86_400}",
+                code="bad-enrolment-request",
                 hint="ask the store to run `hanse store enrol` again",
                 culprits=(self.store_id,),
             )
         if age < -CLOCK_SECONDS:
-            raise BadEnrolmentRequest(
+            raise ProtocolError(
                 f"request of {self.store_id!r} was made {-age} s in the future",
+                code="bad-enrolment-request",
                 hint="check the clocks of both machines",
                 culprits=(self.store_id,),
             )
@@ -262,7 +267,7 @@ class Request:
         """Read a request file's bytes; `check` verifies the signature.
 
         Raises:
-            BadEnrolmentRequest: It is not a request.
+            ProtocolError [bad-enrolment-request]: It is not a request.
         """
         try:
             table = parse_settings(_RequestFile, _table(data))
@@ -274,9 +279,13 @@ class Request:
                 signature=_raw(table.signature, SIGNATURE_SIZE, "signature"),
             )
         except (ConfigError, MalformedMessage) as error:
-            raise BadEnrolmentRequest(f"request: {error.message}", hint=_REFUSED_REQUEST) from None
+            raise ProtocolError(
+                f"request: {error.message}", code="bad-enrolment-request", hint=_REFUSED_REQUEST
+            ) from None
         except ValueError as error:
-            raise BadEnrolmentRequest(f"request {error}", hint=_REFUSED_REQUEST) from None
+            raise ProtocolError(
+                f"request {error}", code="bad-enrolment-request", hint=_REFUSED_REQUEST
+            ) from None
 
     def save(self, path: Path) -> None:
         """Write the request file; it is public."""
@@ -287,12 +296,14 @@ class Request:
         """Read a request file; `check` verifies the signature.
 
         Raises:
-            BadEnrolmentRequest: It cannot be read, or is not a request.
+            ProtocolError [bad-enrolment-request]: It cannot be read, or is not a request.
         """
         try:
             return cls.decode(path.read_bytes())
         except OSError as error:
-            raise BadEnrolmentRequest(f"cannot read {path}: {error.strerror}") from error
+            raise ProtocolError(
+                f"cannot read {path}: {error.strerror}", code="bad-enrolment-request"
+            ) from error
 
 
 class _RequestFile(Settings):
@@ -315,7 +326,7 @@ def node_key_digest(pem: str) -> bytes:
     """SHA-256 of a node's public key (DER, SubjectPublicKeyInfo): what a certificate binds.
 
     Raises:
-        BadEnrolmentRequest: It is no key that Flower's authentication takes.
+        ProtocolError [bad-enrolment-request]: It is no key that Flower's authentication takes.
     """
     return hashlib.sha256(_der(pem)).digest()
 
@@ -331,8 +342,9 @@ def _node_key(pem: str) -> ec.EllipticCurvePublicKey:
         key = None
     curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curves):
-        raise BadEnrolmentRequest(
+        raise ProtocolError(
             "node_key is not a public key on a NIST curve of at least 256 bits in PEM",
+            code="bad-enrolment-request",
             hint=_REFUSED_REQUEST,
         )
     return key

@@ -46,7 +46,11 @@ _LONGEST = 200
 
 @contextmanager
 def decoding(
-    what: object, kind: type[HanseError], *also: type[Exception], hint: str = ""
+    what: object,
+    kind: type[HanseError],
+    *also: type[Exception],
+    code: str | None = None,
+    hint: str = "",
 ) -> Iterator[None]:
     """Turn everything that malformed bytes can raise into one named error.
 
@@ -56,6 +60,7 @@ def decoding(
         what: What is read, for the message: a path, or words.
         kind: The error to raise.
         also: Errors of the library that reads it, beyond Python's own.
+        code: One of the codes of its family, by default the family's own.
         hint: What to do.
 
     Raises:
@@ -67,12 +72,14 @@ def decoding(
         raise
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise kind(f"{what} cannot be read: {printable(reason)}", hint=hint) from error
+        message = f"{what} cannot be read: {printable(reason)}"
+        raise kind(message, code=code, hint=hint) from error
     except (*_MALFORMED, *also) as error:
         # Of a RecursionError or a KeyError the text says nothing, of others it may be the file.
         text = str(error) if isinstance(error, ValueError) else ""
         reason = printable(text.partition("\n")[0])[:_LONGEST] or type(error).__name__
-        raise kind(f"{printable(str(what))} cannot be read: {reason}", hint=hint) from error
+        message = f"{printable(str(what))} cannot be read: {reason}"
+        raise kind(message, code=code, hint=hint) from error
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:

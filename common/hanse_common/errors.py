@@ -3,15 +3,20 @@
 A command catches `HanseError` once, in `hanse_common.cli.main`, prints it on one
 line and exits with `exit_status`; nothing else in the project decides how an error looks.
 
+A class is a family: what a caller can catch, with one exit status. A code says what exactly
+happened. A family has the code of its own name, and those that `FURTHER_CODES` lists for it.
+
 >>> str(MissingColumns("events.csv has no column 'user_id'", hint="map it in [events.columns]"))
 "events.csv has no column 'user_id' (map it in [events.columns])"
->>> MissingColumns.exit_status
-11
+>>> error = DataError("3 customers", code="too-few-customers")
+>>> error.code, error.exit_status
+('too-few-customers', 10)
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from typing import ClassVar
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,28 +27,25 @@ class HanseError(Exception):
 
     Args:
         message: What is wrong, in one line.
+        code: What it is called where a program reads it: one of the family's codes, by default
+            the family's own.
         hint: What to do about it, in one line.
     """
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint)
+    def __init__(self, message: str, *, code: str | None = None, hint: str = "") -> None:
+        # The other arguments are attributes, which `Exception` pickles by itself: workers hand
+        # their errors to the parent process by pickle.
+        super().__init__(message)
         self.message = message
         self.hint = hint
+        if code is not None:
+            self.code = code
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # The keyword argument does not survive Exception's own pickling, and workers
-        # hand their errors to the parent process by pickle.
-        return _rebuild, (type(self), self.message, self.hint)
-
-
-def _rebuild(kind: type[HanseError], message: str, hint: str) -> HanseError:
-    return kind(message, hint=hint)
 
 
 class ConfigError(HanseError):
@@ -109,34 +111,6 @@ class EmptyStore(DataError):
     exit_status = 14
 
 
-class TooFewCustomers(DataError):
-    """A store has fewer customers than it may train with."""
-
-    code = "too-few-customers"
-    exit_status = 15
-
-
-class OtherCatalogue(DataError):
-    """A model ranks classes of another catalogue than the store's."""
-
-    code = "other-catalogue"
-    exit_status = 16
-
-
-class UnknownCategory(DataError):
-    """The model ranks no such category."""
-
-    code = "unknown-category"
-    exit_status = 17
-
-
-class UnknownCustomer(DataError):
-    """The store has no history under that pseudonym."""
-
-    code = "unknown-customer"
-    exit_status = 18
-
-
 class RunDirectoryError(HanseError):
     """The folder for a run cannot be written, or is taken."""
 
@@ -151,60 +125,11 @@ class RunNotFound(HanseError):
     exit_status = 21
 
 
-class RunNotResumable(HanseError):
-    """The run cannot go on: it has no checkpoint, or its settings changed."""
-
-    code = "run-not-resumable"
-    exit_status = 22
-
-
-class ModelNotFound(HanseError):
-    """A folder holds no interest model, or not all of one."""
-
-    code = "model-not-found"
-    exit_status = 23
-
-
-class ModelTooOld(ModelNotFound):
-    """A model was written before a part of it existed that this version needs."""
-
-    code = "model-too-old"
-    exit_status = 24
-
-
 class PrivacyError(HanseError):
     """A promise of privacy could not be kept, so nothing was released."""
 
     code = "privacy"
     exit_status = 30
-
-
-class InexactClipping(PrivacyError):
-    """Per-customer gradients are not what one-by-one gradients say they should be."""
-
-    code = "inexact-clipping"
-    exit_status = 31
-
-
-class NoiseMissing(PrivacyError):
-    """The stores' sum has less noise than the manifest promises."""
-
-    code = "noise-missing"
-    exit_status = 32
-
-
-class RoundNoiseMissing(NoiseMissing):
-    """One round's sum has less noise than the manifest promises; that round is lost."""
-
-    code = "round-noise-missing"
-    exit_status = 85
-
-
-class DiskFull(HanseError):
-    """The disk that a store's folder is on is full."""
-
-    code = "disk-full"
-    exit_status = 84
 
 
 class LedgerError(PrivacyError):
@@ -242,13 +167,6 @@ class RoundLogError(PrivacyError):
     exit_status = 37
 
 
-class LogForked(RoundLogError):
-    """A round log does not go on from what was seen of it: somebody is shown another history."""
-
-    code = "log-forked"
-    exit_status = 38
-
-
 class ClaimRefuted(AuditFailed):
     """An attack learnt more about customers than the claimed epsilon allows."""
 
@@ -263,39 +181,11 @@ class FederationError(HanseError):
     exit_status = 40
 
 
-class RunOver(FederationError):
-    """The run that a message belongs to has ended; there is nobody to answer."""
-
-    code = "run-over"
-    exit_status = 48
-
-
 class DeploymentError(HanseError):
     """Something between this machine's processes, files and addresses is not as it must be."""
 
     code = "deployment"
     exit_status = 41
-
-
-class AlreadyThere(DeploymentError):
-    """A file or process that would be made is there already, and is not replaced."""
-
-    code = "already-there"
-    exit_status = 42
-
-
-class AdmissionRefused(DeploymentError):
-    """A store's request is genuine, yet cannot be granted as it stands."""
-
-    code = "admission-refused"
-    exit_status = 43
-
-
-class TlsError(DeploymentError):
-    """A TLS certificate or key cannot be read, does not fit, or is out of date."""
-
-    code = "tls"
-    exit_status = 44
 
 
 class SuperLinkDown(DeploymentError):
@@ -312,13 +202,6 @@ class SuperLinkFailed(DeploymentError):
     exit_status = 46
 
 
-class RunUnderway(DeploymentError):
-    """A federation trains one model at a time, and a run is underway."""
-
-    code = "run-underway"
-    exit_status = 47
-
-
 class Interrupted(HanseError):
     """A person stopped the run; it can be resumed."""
 
@@ -331,6 +214,7 @@ class ProtocolError(HanseError):
 
     Args:
         message: What is wrong, in one line.
+        code: One of the family's codes.
         hint: What to do about it, in one line.
         culprits: Stores whose messages caused the failure, where that is proven.
     """
@@ -338,18 +222,16 @@ class ProtocolError(HanseError):
     code = "protocol"
     exit_status = 50
 
-    def __init__(self, message: str, *, hint: str = "", culprits: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str = "",
+        culprits: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
         self.culprits = culprits
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_protocol, (type(self), self.message, self.hint, self.culprits)
-
-
-def _rebuild_protocol(
-    kind: type[ProtocolError], message: str, hint: str, culprits: tuple[str, ...]
-) -> ProtocolError:
-    return kind(message, hint=hint, culprits=culprits)
 
 
 class MalformedMessage(ProtocolError):
@@ -359,13 +241,6 @@ class MalformedMessage(ProtocolError):
     exit_status = 51
 
 
-class UnsupportedVersion(ProtocolError):
-    """A message of another protocol version."""
-
-    code = "unsupported-version"
-    exit_status = 52
-
-
 class OutOfTurn(ProtocolError):
     """A message for another stage, or a second one for the same stage; it changed nothing."""
 
@@ -373,21 +248,7 @@ class OutOfTurn(ProtocolError):
     exit_status = 53
 
 
-class WrongHeader(ProtocolError):
-    """A message of another run, round, attempt, manifest or model; it changed nothing."""
-
-    code = "wrong-header"
-    exit_status = 54
-
-
-class BadCertificate(ProtocolError):
-    """A store's certificate is missing, altered, or not the enrolment authority's."""
-
-    code = "bad-certificate"
-    exit_status = 55
-
-
-class ExpiredCertificate(BadCertificate):
+class ExpiredCertificate(ProtocolError):
     """A store's certificate is outside its period of validity."""
 
     code = "expired-certificate"
@@ -399,20 +260,6 @@ class BadSignature(ProtocolError):
 
     code = "bad-signature"
     exit_status = 57
-
-
-class BadRoster(ProtocolError):
-    """The roster is unsorted, holds a duplicate or an outsider, or alters one's own entry."""
-
-    code = "bad-roster"
-    exit_status = 58
-
-
-class CohortTooSmall(ProtocolError):
-    """Fewer stores than the manifest's minimum or threshold."""
-
-    code = "cohort-too-small"
-    exit_status = 59
 
 
 class WeakKey(ProtocolError):
@@ -433,39 +280,11 @@ class BadShares(ProtocolError):
     exit_status = 61
 
 
-class BadSurvivors(ProtocolError):
-    """The list of survivors holds an outsider, lacks its reader, or differs between stores."""
-
-    code = "bad-survivors"
-    exit_status = 62
-
-
-class TooFewConfirmations(ProtocolError):
-    """Fewer stores than the threshold signed the same list of survivors."""
-
-    code = "too-few-confirmations"
-    exit_status = 63
-
-
-class WrongShare(ProtocolError):
-    """A secret does not match its commitment; `culprits` names who dealt or reported it."""
+class BadSum(ProtocolError):
+    """A sum cannot be used, because of what went into it; its round is lost."""
 
     code = "wrong-share"
     exit_status = 64
-
-
-class BadVector(ProtocolError):
-    """A vector of another length or type, with NaN or infinity, or beyond its bounds."""
-
-    code = "bad-vector"
-    exit_status = 65
-
-
-class FalseAccusation(ProtocolError):
-    """Evidence against a store that does not hold, or that shows nothing wrong."""
-
-    code = "false-accusation"
-    exit_status = 66
 
 
 class RoundFailed(ProtocolError):
@@ -473,27 +292,6 @@ class RoundFailed(ProtocolError):
 
     code = "round-failed"
     exit_status = 67
-
-
-class AttemptRefused(ProtocolError):
-    """An attempt that a store has made before, or may not make any more."""
-
-    code = "attempt-refused"
-    exit_status = 68
-
-
-class StoreExcluded(ProtocolError):
-    """A store that this attempt goes on without."""
-
-    code = "store-excluded"
-    exit_status = 69
-
-
-class UnsafeTerms(ProtocolError):
-    """Terms under which the protocol cannot keep its promises."""
-
-    code = "unsafe-terms"
-    exit_status = 70
 
 
 class KeyFileError(ProtocolError):
@@ -515,64 +313,6 @@ class PolicyViolation(ProtocolError):
 
     code = "policy-violation"
     exit_status = 73
-
-
-class BadInvitation(ProtocolError):
-    """An invitation cannot be read, or names no authority, address or root certificate."""
-
-    code = "bad-invitation"
-    exit_status = 74
-
-
-class BadEnrolmentRequest(ProtocolError):
-    """A request to be admitted is altered, too old, or not signed by the key in it."""
-
-    code = "bad-enrolment-request"
-    exit_status = 75
-
-
-class NotAnswered(ProtocolError):
-    """A message is of a type that no enrolled store answers."""
-
-    code = "not-answered"
-    exit_status = 86
-
-
-class StoreUnable(ProtocolError):
-    """A store could not compute what was asked; why may depend on its customers."""
-
-    code = "unable"
-    exit_status = 87
-
-    def __init__(
-        self,
-        message: str = "this store cannot take part in this exchange",
-        *,
-        hint: str = "its own log says why",
-        culprits: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(message, hint=hint, culprits=culprits)
-
-
-class ForeignCode(ProtocolError):
-    """The coordinator's app bundle is not the one that manifest and policy name."""
-
-    code = "foreign-code"
-    exit_status = 76
-
-
-class StoreLeft(ProtocolError):
-    """The store has left the federation, or leaves before this round."""
-
-    code = "store-left"
-    exit_status = 77
-
-
-class ForgedVector(ProtocolError):
-    """A sum that honest stores cannot have made: at least one vector in it was forged."""
-
-    code = "forged-vector"
-    exit_status = 78
 
 
 class StoreNotReady(HanseError):
@@ -603,12 +343,112 @@ class NotAdmitted(HanseError):
     exit_status = 83
 
 
-UNABLE = f"[{StoreUnable.code}] {StoreUnable()}"
+FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
+    DataError: {
+        "too-few-customers": "A store has fewer customers than it may train with.",
+        "other-catalogue": "A model ranks classes of another catalogue than the store's.",
+        "unknown-category": "The model ranks no such category.",
+        "unknown-customer": "The store has no history under that pseudonym.",
+    },
+    RunDirectoryError: {
+        "run-not-resumable": "The run cannot go on: no checkpoint, or its settings changed.",
+        "model-not-found": "A folder holds no interest model, or not all of one.",
+    },
+    PrivacyError: {
+        "inexact-clipping": "Per-customer gradients are not what one-by-one gradients say they "
+        "should be.",
+        "noise-missing": "The stores' sum has less noise than the manifest promises.",
+    },
+    RoundLogError: {
+        "log-forked": "A round log does not go on from what was seen of it: somebody is shown "
+        "another history.",
+    },
+    FederationError: {
+        "run-over": "The run that a message belongs to has ended; there is nobody to answer.",
+    },
+    DeploymentError: {
+        "already-there": "A file or process that would be made is there already, and is not "
+        "replaced.",
+        "admission-refused": "A store's request is genuine, yet cannot be granted as it stands.",
+        "tls": "A TLS certificate or key cannot be read, does not fit, or is out of date.",
+        "run-underway": "A federation trains one model at a time, and a run is underway.",
+        "disk-full": "The disk that a store's folder is on is full.",
+    },
+    ProtocolError: {
+        "unsupported-version": "A message of another protocol version.",
+        "bad-certificate": "A store's certificate is missing, altered, or not the enrolment "
+        "authority's.",
+        "bad-roster": "The roster is unsorted, holds a duplicate or an outsider, or alters one's "
+        "own entry.",
+        "cohort-too-small": "Fewer stores than the manifest's minimum or threshold.",
+        "bad-survivors": "The list of survivors holds an outsider, lacks its reader, or differs "
+        "between stores.",
+        "too-few-confirmations": "Fewer stores than the threshold signed the same list of "
+        "survivors.",
+        "bad-vector": "A vector of another length or type, with NaN or infinity, or beyond its "
+        "bounds.",
+        "false-accusation": "Evidence against a store that does not hold, or that shows nothing "
+        "wrong.",
+        "attempt-refused": "An attempt that a store has made before, or may not make any more.",
+        "store-excluded": "A store that this attempt goes on without.",
+        "unsafe-terms": "Terms under which the protocol cannot keep its promises.",
+        "bad-invitation": "An invitation cannot be read, or names no authority, address or root "
+        "certificate.",
+        "bad-enrolment-request": "A request to be admitted is altered, too old, or not signed by "
+        "the key in it.",
+        "not-answered": "A message is of a type that no enrolled store answers.",
+        "unable": "A store could not compute what was asked; why may depend on its customers.",
+        "store-left": "The store has left the federation, or leaves before this round.",
+    },
+    OutOfTurn: {
+        "wrong-header": "A message of another run, round, attempt, manifest or model; it changed "
+        "nothing.",
+    },
+    BadSum: {
+        "forged-vector": "Honest stores cannot have made the sum: at least one vector in it was "
+        "forged.",
+        "round-noise-missing": "One round's sum has less noise than the manifest promises; that "
+        "round is lost.",
+    },
+    PolicyViolation: {
+        "foreign-code": "The coordinator's app bundle is not the one that manifest and policy "
+        "name.",
+    },
+}
+"""What the codes of a family mean, beyond its own, whose meaning is the class's first line."""
+
+
+UNABLE = "[unable] this store cannot take part in this exchange (its own log says why)"
 """What a coordinator hears of everything that may depend on customers, in one sentence: too few
 of them, a row that cannot be read, clipping that is not exact, memory that ran out."""
 
-_PUBLIC = (DiskFull, LedgerError, BudgetSpent, RoundLogError)
-"""Errors whose kind says nothing of customers: only of what was asked and answered before."""
+_PUBLIC = (ProtocolError, ConfigError, LedgerError, BudgetSpent, RoundLogError)
+"""Families that say nothing of customers: only of public terms, or of what was asked and
+answered before."""
+
+
+def families() -> dict[str, type[HanseError]]:
+    """Return the family of every code, those of other packages included.
+
+    >>> families()["too-few-customers"].__name__
+    'DataError'
+    """
+    found: dict[str, type[HanseError]] = {}
+    waiting = [HanseError]
+    while waiting:
+        family = waiting.pop()
+        waiting += family.__subclasses__()
+        found |= dict.fromkeys((family.code, *FURTHER_CODES.get(family, ())), family)
+    return found
+
+
+def unable() -> ProtocolError:
+    """Return the error of a store that could not compute what was asked."""
+    return ProtocolError(
+        "this store cannot take part in this exchange",
+        code="unable",
+        hint="its own log says why",
+    )
 
 
 def public_reason(error: BaseException) -> str:
@@ -625,7 +465,7 @@ def public_reason(error: BaseException) -> str:
     True
     """
     error = _as_named(error)
-    if isinstance(error, (ProtocolError, ConfigError, *_PUBLIC)):
+    if isinstance(error, _PUBLIC) or getattr(error, "code", "") == "disk-full":
         return loggable_reason(error)
     return UNABLE
 
@@ -644,10 +484,17 @@ def loggable_reason(error: BaseException) -> str:
     if isinstance(error, ProtocolError | ConfigError):
         return f"[{error.code}] {error}"
     if isinstance(error, HanseError):
-        first = (type(error).__doc__ or "").strip().splitlines()[0]
-        return f"[{error.code}] {first}"
+        return f"[{error.code}] {_meaning(error)}"
     return f"[internal] {type(error).__name__}"
 
 
+def _meaning(error: HanseError) -> str:
+    family = type(error)
+    own = (family.__doc__ or "").strip().partition("\n")[0]
+    return FURTHER_CODES.get(family, {}).get(error.code, own)
+
+
 def _as_named(error: BaseException) -> BaseException:
-    return DiskFull("") if isinstance(error, OSError) and error.errno in _FULL else error
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return DeploymentError("the disk is full", code="disk-full")
+    return error

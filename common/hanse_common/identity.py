@@ -39,12 +39,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from hanse_common.codec import Reader, Writer
 from hanse_common.durable import write_durably, write_new
 from hanse_common.errors import (
-    BadCertificate,
     BadSignature,
     ExpiredCertificate,
     KeyFileError,
     MalformedMessage,
-    UnsupportedVersion,
+    ProtocolError,
 )
 
 KEY_SIZE = 32
@@ -181,14 +180,18 @@ class AuthorityKey(_SigningKey):
             node_key: SHA-256 of the store's Flower node public key, or `NO_NODE_KEY`.
 
         Raises:
-            BadCertificate: The period is empty or a key is not 32 bytes.
+            ProtocolError [bad-certificate]: The period is empty or a key is not 32 bytes.
         """
         if not 0 <= valid_from < valid_until:
-            raise BadCertificate(f"valid_from={valid_from} is not before valid_until={valid_until}")
+            raise ProtocolError(
+                f"valid_from={valid_from} is not before valid_until={valid_until}",
+                code="bad-certificate",
+            )
         if len(public_key) != KEY_SIZE or len(node_key) != KEY_SIZE:
-            raise BadCertificate(
+            raise ProtocolError(
                 f"keys are {KEY_SIZE} bytes: public_key has {len(public_key)}, "
-                f"node_key {len(node_key)}"
+                f"node_key {len(node_key)}",
+                code="bad-certificate",
             )
         unsigned = Certificate(
             store_id=check_store_id(store_id),
@@ -227,14 +230,15 @@ class Certificate:
         """Read a certificate; its signature is not checked.
 
         Raises:
-            UnsupportedVersion: It is of another version.
+            ProtocolError [unsupported-version]: It is of another version.
             MalformedMessage: It is not a certificate in canonical form.
         """
         reader = Reader(data, "certificate")
         version = reader.u16()
         if version != CERTIFICATE_VERSION:
-            raise UnsupportedVersion(
-                f"certificate has version {version}, this is version {CERTIFICATE_VERSION}"
+            raise ProtocolError(
+                f"certificate has version {version}, this is version {CERTIFICATE_VERSION}",
+                code="unsupported-version",
             )
         certificate = cls(
             store_id=check_store_id(reader.text()),
@@ -255,15 +259,16 @@ class Certificate:
             now: Unix seconds.
 
         Raises:
-            BadCertificate: The signature is not that authority's.
+            ProtocolError [bad-certificate]: The signature is not that authority's.
             ExpiredCertificate: `now` is outside `[valid_from, valid_until)`.
         """
         try:
             verify(authority, self.signature, _CERTIFICATE_LABEL, self.payload())
         except BadSignature:
-            raise BadCertificate(
+            raise ProtocolError(
                 f"certificate of {self.store_id!r} is not signed by the enrolment authority "
                 f"{fingerprint(authority)[:9]}…",
+                code="bad-certificate",
                 hint="enrol with this federation's authority, or correct the pinned key",
                 culprits=(self.store_id,),
             ) from None

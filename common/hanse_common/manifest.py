@@ -174,7 +174,7 @@ class Manifest(Settings):
         """Return what secure aggregation needs in one kind of exchange.
 
         Raises:
-            UnsafeTerms: The terms break one of the protocol's promises.
+            ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         """
         parts = self.sections if kind == "train" else self.evaluation
         return Terms(
@@ -215,7 +215,7 @@ class Manifest(Settings):
 
         Raises:
             ConfigError: The file cannot be read, or holds an unknown or malformed term.
-            UnsafeTerms: The terms break one of the protocol's promises.
+            ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         """
         return parse_settings(cls, read_toml(path))
 
@@ -265,7 +265,7 @@ class SignedManifest:
 
         Raises:
             BadManifest: It is not a manifest file.
-            UnsafeTerms: The terms break one of the protocol's promises.
+            ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         """
         try:
             table: Any = json.loads(data)

@@ -75,7 +75,7 @@ def manifest_for(
 
     Raises:
         ConfigError: There are too few stores to hide one among them.
-        UnsafeTerms: The terms break one of the protocol's promises.
+        ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
     """
     return _written(
@@ -101,7 +101,7 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
 
     Raises:
         ConfigError: As `manifest_for`.
-        UnsafeTerms: As `manifest_for`.
+        ProtocolError [unsafe-terms]: As `manifest_for`.
         PrivacyError: As `manifest_for`.
     """
     ids = [f"{number:05}" for number in range(stores)]

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_common.config import TaskName
-from hanse_common.errors import WrongHeader
+from hanse_common.errors import OutOfTurn
 from hanse_common.instructions import Kind
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.plan import PrivacyPlan
@@ -124,7 +124,8 @@ def encode_training(
         Shape `(length,)` and within the bounds of the manifest's layout.
 
     Raises:
-        BadVector: A value is not finite, or the model has another size than the manifest says.
+        ProtocolError [bad-vector]: A value is not finite, or the model has another size than
+            the manifest says.
 
     Guarantees:
         One customer in one step adds a vector of norm at most sqrt(2) to counts and losses;
@@ -193,11 +194,14 @@ def unflatten(vector: NDArray, like: Mapping[str, NDArray]) -> dict[str, NDArray
     """Take apart what `flatten` made of arrays with the shapes of `like`.
 
     Raises:
-        WrongHeader: The vector has another length.
+        OutOfTurn [wrong-header]: The vector has another length.
     """
     count = sum(array.size for array in like.values())
     if vector.shape != (count,):
-        raise WrongHeader(f"a model of {count} parameters has no update of shape {vector.shape}")
+        raise OutOfTurn(
+            f"a model of {count} parameters has no update of shape {vector.shape}",
+            code="wrong-header",
+        )
     arrays, start = {}, 0
     for name, array in sorted(like.items()):
         arrays[name] = vector[start : start + array.size].reshape(array.shape)

@@ -25,7 +25,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hanse_common.durable import locked, write_durably
-from hanse_common.errors import FederationError, ForgedVector
+from hanse_common.errors import FederationError
 from hanse_common.paths import BLAME_FILE
 from hanse_common.secagg.terms import Terms
 from hanse_server.blame_record import Charge, Record, Silence, absences, search_key
@@ -231,7 +231,7 @@ class Blame:
             if wrong and asked not in searches:
                 searches[asked] = Search.begin(participants, _suspicion(before))
             # Of a sum with a forged vector in it nothing else can be said.
-            others = [] if wrong == ForgedVector.code else _searching(before, kind)
+            others = [] if wrong == "forged-vector" else _searching(before, kind)
             judged = [asked, *(key for key in others if key != asked)]
             for key in judged:
                 if key in before.searches:
@@ -285,7 +285,7 @@ class _Change:
 def _searching(record: Record, kind: str) -> list[str]:
     """The searches for a kind of exchange, forged vectors first."""
     keys = [key for key in record.searches if key.partition(" ")[0] == kind]
-    return sorted(keys, key=lambda key: (not key.endswith(ForgedVector.code), key))
+    return sorted(keys, key=lambda key: (not key.endswith("forged-vector"), key))
 
 
 def _suspicion(record: Record) -> dict[str, float]:

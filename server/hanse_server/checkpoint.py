@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import PARTIAL, replacing_folder, write_durably
-from hanse_common.errors import HanseError, RunDirectoryError, RunNotResumable
+from hanse_common.errors import HanseError, RunDirectoryError
 from hanse_common.paths import ARRAYS_FILE, ROUND_STATE_FILE, RUN_CHECKPOINTS_FOLDER, STRATEGY_FILE
 
 NDArray = npt.NDArray[Any]
@@ -113,16 +113,20 @@ def check_resumable(checkpoint: Checkpoint | None, settings: RunSettings) -> Che
     `compute.*` may have changed: it does not touch results.
 
     Raises:
-        RunNotResumable: There is no checkpoint, or a setting changed; names the setting.
+        RunDirectoryError [run-not-resumable]: There is no checkpoint, or a setting changed; names
+            the setting.
     """
     if checkpoint is None:
-        raise RunNotResumable("the run has no checkpoint", hint="start it without --resume")
+        raise RunDirectoryError(
+            "the run has no checkpoint", code="run-not-resumable", hint="start it without --resume"
+        )
     before, now = _flat(checkpoint.settings), _flat(significant_settings(settings))
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old != new:
-            raise RunNotResumable(
+            raise RunDirectoryError(
                 f"{name} was {old!r} and is {new!r}",
+                code="run-not-resumable",
                 hint="resume with the settings it was started with, or start a new run",
             )
     return checkpoint

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanse_common.errors import AdmissionRefused, ConfigError, SuperLinkDown
+from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
@@ -382,20 +382,26 @@ def _confirm(request: Request, told: str | None, yes: bool) -> None:
     say(f"{request.store_id!r} has the fingerprint {request.fingerprint}")
     if told is not None:
         if _digits(told) != _digits(request.fingerprint):
-            raise AdmissionRefused(
+            raise DeploymentError(
                 f"the fingerprint of {request.store_id!r} is {request.fingerprint}, not {told}",
+                code="admission-refused",
                 hint="somebody else may have sent the request: talk to the store",
             )
         return
     if yes:
         return
     if not sys.stdin.isatty():
-        raise AdmissionRefused(
+        raise DeploymentError(
             f"nobody is here to compare the fingerprint of {request.store_id!r}",
+            code="admission-refused",
             hint="pass it with --fingerprint, or --yes if the request came by a safe way",
         )
     if not typer.confirm("Does the store read out the same?", err=True):
-        raise AdmissionRefused(f"{request.store_id!r} was not admitted", hint="talk to the store")
+        raise DeploymentError(
+            f"{request.store_id!r} was not admitted",
+            code="admission-refused",
+            hint="talk to the store",
+        )
 
 
 def _digits(fingerprint: str) -> str:

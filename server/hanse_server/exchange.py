@@ -15,11 +15,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from hanse_common.errors import (
     BadShares,
+    BadSum,
     FederationError,
-    ForgedVector,
     HanseError,
     Interrupted,
-    WrongShare,
 )
 from hanse_common.identity import Certificate
 from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, UNMASK, Kind
@@ -275,7 +274,7 @@ class StageRunner:
             summed=self._summed,
             lost=self._lost(),
             liars=() if aggregate is None else self._names(aggregate.liars),
-            culprits=self._names(ended.culprits) if isinstance(ended, WrongShare) else (),
+            culprits=self._names(ended.culprits) if isinstance(ended, BadSum) else (),
             guilty=dict(sorted(by_name.items())),
             accused=tuple(name for names in self._accused.values() for name in names),
             silent=frozenset(self._silent),
@@ -351,15 +350,16 @@ def _finish(coordinator: Coordinator) -> Aggregate:
     """Unmask the sum.
 
     Raises:
-        ForgedVector: Honest stores cannot have made it.
+        BadSum [forged-vector]: Honest stores cannot have made it.
     """
     aggregate = coordinator.finish()
     if aggregate.excesses:
         first = aggregate.excesses[0]
-        raise ForgedVector(
+        raise BadSum(
             f"honest stores cannot have made the sum: section {first.section!r} of "
             f"{len(aggregate.survivors)} stores has norm {first.norm:.6g} and a coordinate of "
             f"{first.largest}, bounds are {first.norm_bound:.6g} and {first.largest_bound:.6g}",
+            code="forged-vector",
             hint="the model is unchanged",
         )
     return aggregate

@@ -202,7 +202,7 @@ def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, s
 
 def _failure(run: Path) -> str:
     code = str(json_file(run / FAILURE_FILE).get("code"))
-    return code if code in known_codes().values() else OTHER
+    return code if code in known_codes() else OTHER
 
 
 def _federation(folder: Path) -> dict[str, Any]:

@@ -86,15 +86,15 @@ def run_rounds(
     Raises:
         ConfigError: The strategy or one of its parameters is unknown.
         RunDirectoryError: The folder cannot be written, lacks a model, or holds a run.
-        RunNotResumable: There is nothing to go on from, or a setting changed.
+        RunDirectoryError [run-not-resumable]: There is nothing to go on from, or a setting changed.
         FederationError: Too few stores replied, or their updates do not fit together; the
             model and the last checkpoint stay as they were.
         RoundFailed: Too few stores took part in several secure aggregations in a row, or in
             the last ones; the run can be resumed from the round before them.
         BudgetSpent: The stores' budget for the manifest is spent. The run has ended in good
             order, with `global.safetensors` from the model so far.
-        NoiseMissing: The stores add less noise than the manifest promises; the model and the
-            last checkpoint stay as they were.
+        PrivacyError [noise-missing]: The stores add less noise than the manifest promises; the
+            model and the last checkpoint stay as they were.
     """
     strategy = make_strategy(settings)
     _check_writable(run_dir)

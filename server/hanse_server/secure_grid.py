@@ -26,13 +26,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from hanse_common.errors import (
     BadManifest,
+    BadSum,
     BudgetSpent,
-    ForgedVector,
     HanseError,
-    NoiseMissing,
+    PrivacyError,
     RoundFailed,
-    RoundNoiseMissing,
-    WrongShare,
 )
 from hanse_common.identity import Certificate
 from hanse_common.instructions import (
@@ -171,10 +169,11 @@ class SecureGrid(ForwardingGrid):
         Returns:
             One reply with the stores' mean, or the error that the exchange was lost to:
             RoundFailed (two attempts have failed), BudgetSpent (and too few stores can still
-            pay), ForgedVector, RoundNoiseMissing or WrongShare.
+            pay) or BadSum.
 
         Raises:
-            NoiseMissing: All sums so far lack noise, or it cannot be found out whose is missing.
+            PrivacyError [noise-missing]: All sums so far lack noise, or it cannot be found out
+                whose is missing.
             FederationError: The strategy sent different messages to different stores.
             RoundLogError: The log cannot be written.
         """
@@ -236,14 +235,14 @@ class SecureGrid(ForwardingGrid):
             # What stores have charged for is on record, however the attempt ended.
             if self._log is not None and result.record is not None:
                 self._log.append(result.record)
-        if isinstance(result.error, RoundFailed | ForgedVector | WrongShare):
+        if isinstance(result.error, RoundFailed | BadSum):
             return self._lost_to(result.error, so_far)
         if result.error is not None or result.aggregate is None:
             raise result.error or AssertionError("an attempt has a sum or an error")
-        self._blame.exclude(dict.fromkeys(result.liars, WrongShare.code), number=told.round)
+        self._blame.exclude(dict.fromkeys(result.liars, "wrong-share"), number=told.round)
         try:
             reading = self._sums.read(sent[0], told, result.aggregate, arrays)
-        except RoundNoiseMissing as error:
+        except BadSum as error:
             self._judge_failure(result, told, error, so_far)
             return self._lost_to(error, so_far)
         self._judge(result, told, so_far, wrong=None)
@@ -295,20 +294,22 @@ class SecureGrid(ForwardingGrid):
         """Keep on disk whom an error names; look for whom it does not.
 
         Raises:
-            NoiseMissing: Noise is missing, and it cannot be found out whose.
+            PrivacyError [noise-missing]: Noise is missing, and it cannot be found out whose.
         """
-        if isinstance(error, WrongShare):
+        if error.code == "wrong-share":
             so_far.lost |= dict.fromkeys(result.culprits, f"[{error.code}] {error}")
             self._blame.exclude(dict.fromkeys(result.culprits, error.code), number=told.round)
-        elif isinstance(error, ForgedVector | RoundNoiseMissing):
+        elif isinstance(error, BadSum):
             self._judge(result, told, so_far, wrong=error.code)
-        if isinstance(error, RoundNoiseMissing):
+        if error.code == "round-noise-missing":
             record = self._blame.record
             search = record.search(told.kind, error.code)
             most = record.most_absent(so_far.picked, self._manifest.terms(told.kind))
             if search is not None and search.is_hopeless(most):
                 # Every further sum would show the coordinator more than was promised.
-                raise NoiseMissing(f"{error.message}; {so_far.note}", hint=error.hint) from None
+                raise PrivacyError(
+                    f"{error.message}; {so_far.note}", code="noise-missing", hint=error.hint
+                ) from None
 
     def _judge(
         self, result: AttemptResult, told: Instructions, so_far: _SoFar, *, wrong: str | None

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from flwr.app import Message, MetricRecord, RecordDict
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import FederationError, NoiseMissing, RoundNoiseMissing
+from hanse_common.errors import BadSum, FederationError, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import sum_norm
@@ -78,24 +78,26 @@ class NoiseMonitor:
             stores: How many stores the sum holds.
 
         Raises:
-            RoundNoiseMissing: So little noise in this round alone has a chance below `CHANCE`
-                if the stores that are needed add theirs. The round is to be lost, and does
-                not count.
-            NoiseMissing: The same of all rounds that count, this one included: the model rests
-                on less noise than was promised.
+            BadSum [round-noise-missing]: This round alone has so little noise that its chance is
+                below `CHANCE` if the stores that are needed add theirs. The round is lost and
+                does not count.
+            PrivacyError [noise-missing]: The same holds for all rounds that count, this one
+                included: the model rests on less noise than was promised.
         """
         needed = min(stores, self._needed or stores)
         found = float(np.square(total.astype(np.float64)).sum()) / self._variance
         if _chance_of_less(found / needed, total.size) < CHANCE:
-            raise RoundNoiseMissing(
+            raise BadSum(
                 _missing(found / stores, total.size, stores),
+                code="round-noise-missing",
                 hint="the model is unchanged; have every store check its release of Hanse",
             )
         self._squares, self._count = self._squares + found / stores, self._count + total.size
         self._enough += found / needed
         if _chance_of_less(self._enough, self._count) < CHANCE:
-            raise NoiseMissing(
+            raise PrivacyError(
                 _missing(self._squares, self._count, stores),
+                code="noise-missing",
                 hint="the model is unchanged; have every store check its release of Hanse, "
                 "then resume",
             )
@@ -159,7 +161,7 @@ class SumReader:
             arrays: The model that was sent.
 
         Raises:
-            RoundNoiseMissing, NoiseMissing: See `NoiseMonitor.take`.
+            BadSum, PrivacyError: See `NoiseMonitor.take`.
         """
         settings, stores = _settings(told.settings), len(aggregate.survivors)
         if told.kind == "evaluate":

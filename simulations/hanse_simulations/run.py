@@ -244,7 +244,7 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
 
     Raises:
         ConfigError: The settings' split ends after the data.
-        OtherCatalogue: An earlier run's model ranks other classes.
+        DataError [other-catalogue]: An earlier run's model ranks other classes.
         DataError: A store's data cannot be used.
         PrivacyError: No noise keeps the promise.
     """

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_client.model_cli import app
-from hanse_common.errors import AlreadyThere, ConfigError, DataError, MissingColumns, ModelNotFound
+from hanse_common.errors import ConfigError, DataError, MissingColumns
 from hanse_common.instructions import model_digest
 from hanse_common.paths import GLOBAL_FILE
 from hanse_server.checkpoint import read_arrays, write_arrays
@@ -88,7 +88,7 @@ def test_a_catalogue_may_have_other_columns(shop):
 
 def test_a_model_that_stores_may_have_is_never_replaced(shop):
     assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
-    assert isinstance(init(shop, "items.csv", "--folder", shop / "model").exception, AlreadyThere)
+    assert init(shop, "items.csv", "--folder", shop / "model").exception.code == "already-there"
 
 
 def test_what_is_missing_is_named(shop):
@@ -139,5 +139,5 @@ def test_nothing_is_exported_over_something_or_from_another_model(shop, run):
     failed = export(shop, run).exception
     assert isinstance(failed, ConfigError) and "basket.repeat.weight" in failed.message
     (run / GLOBAL_FILE).unlink()
-    assert isinstance(export(shop, run).exception, ModelNotFound)
+    assert export(shop, run).exception.code == "model-not-found"
     assert not (shop / "trained").exists()

@@ -11,7 +11,7 @@ from hanse_client.inference.attribution import attribute
 from hanse_client.inference.choices import When
 from hanse_client.inference.load import open_model, open_store
 from hanse_client.inference.predict import moment_of
-from hanse_common.errors import UnknownCategory, UnknownCustomer
+from kits.errors import raises
 from kits.trained import ask, is_private, node, run  # noqa: F401
 
 
@@ -92,10 +92,10 @@ def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, 
 
 def test_whom_and_what_nobody_knows_is_refused(run, node, tmp_path):
     user, page = str(node.histories.customers[0]), tmp_path / "why.html"
-    for words, error in (
-        (("--user", "nobody"), UnknownCustomer),
-        (("--user", user, "--category", "MOON/CHEESE"), UnknownCategory),
+    for words, code in (
+        (("--user", "nobody"), "unknown-customer"),
+        (("--user", user, "--category", "MOON/CHEESE"), "unknown-category"),
     ):
-        with pytest.raises(error):
+        with raises(code):
             ask("explain", run, "--store", node.folder, *words, "--output", page)
     assert not page.exists()

@@ -19,14 +19,9 @@ from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate
 from hanse_client.tasks.interest.heads import has_interest
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
-from hanse_common.errors import (
-    ConfigError,
-    EmptyStore,
-    ModelNotFound,
-    OtherCatalogue,
-    UnknownCategory,
-)
+from hanse_common.errors import ConfigError, EmptyStore
 from hanse_common.paths import NODE_FILE
+from kits.errors import raises
 from kits.trained import ask, cli, is_private, node, run  # noqa: F401
 
 
@@ -188,21 +183,21 @@ def test_an_audience_are_the_customers_with_the_largest_share(run, node, small_n
 
 def test_an_unknown_category_names_the_nearest(run, node, tmp_path):
     name = InterestModel.from_pretrained(run / "model").config.classes[0]
-    with pytest.raises(UnknownCategory, match="did you mean") as error:
+    with raises("unknown-category", match="did you mean") as error:
         ask("audience", run, "--store", node.folder, "--category", name[:-1] + "X")
     assert repr(name) in str(error.value)
     last_step = name.split("/")[-1]
-    with pytest.raises(UnknownCategory) as error:
+    with raises("unknown-category") as error:
         ask("audience", run, "--store", node.folder, "--category", last_step)
     assert repr(name) in str(error.value)
-    with pytest.raises(UnknownCategory):
+    with raises("unknown-category"):
         ask("audience", run, "--store", node.folder, "--category", "")
 
 
 def test_what_does_not_fit_is_refused_and_named(run, node, store_toml, tmp_path):
-    with pytest.raises(ModelNotFound, match="does not exist"):
+    with raises("model-not-found", match="does not exist"):
         ask("predict", tmp_path / "none", "--store", node.folder)
-    with pytest.raises(ModelNotFound, match="holds no model"):
+    with raises("model-not-found", match="holds no model"):
         ask("predict", tmp_path, "--store", node.folder)
     with pytest.raises(ConfigError, match="is no store"):
         ask("predict", run, "--store", tmp_path)
@@ -222,7 +217,7 @@ def test_what_does_not_fit_is_refused_and_named(run, node, store_toml, tmp_path)
         ask("predict", lonely, "--store", store_toml)
 
     (lonely / "model.safetensors").write_bytes(b"half")
-    with pytest.raises(ModelNotFound, match="cannot be read"):
+    with raises("model-not-found", match="cannot be read"):
         ask("predict", lonely, "--store", node.folder)
 
 
@@ -234,7 +229,7 @@ def test_weights_that_are_missing_are_not_made_up(run, node, tmp_path):
     arrays = load_file(folder / "model.safetensors")
     arrays.pop("basket.habit.weight")
     save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelNotFound, match="lacks weights"):
+    with raises("model-not-found", match="lacks weights"):
         ask("predict", folder, "--store", node.folder)
 
 
@@ -244,7 +239,7 @@ def test_a_model_of_another_catalogue_is_refused(run, node, store_toml, tmp_path
     other = InterestModel(InterestConfig(classes=["SHOES/BOOTS", "SHOES/SANDALS"], n_embd=16))
     other.save_pretrained(tmp_path / "other")
     for store in (node.folder, store_toml):
-        with pytest.raises(OtherCatalogue):
+        with raises("other-catalogue"):
             ask("predict", tmp_path / "other", "--store", store)
 
 
@@ -312,7 +307,7 @@ def test_a_card_of_a_model_alone_promises_nothing(run, tmp_path):
     shutil.copytree(run / "model", tmp_path / "alone")
     printed = ask("card", tmp_path / "alone").stdout
     assert "Take it to have none" in printed
-    with pytest.raises(ModelNotFound):
+    with raises("model-not-found"):
         ask("card", tmp_path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.errors import BudgetSpent, ConfigError, ForgedVector, RunNotResumable
+from hanse_common.errors import BudgetSpent, ConfigError, ForgedVector
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import write_arrays
@@ -19,6 +19,7 @@ from hanse_server.deployment.tables import stage_line
 from hanse_server.stage_log import ExchangeResult, StageLog, read_stages
 from hanse_simulations.recipes import synthetic
 from kits.deployment import free_ports
+from kits.errors import raises
 
 cli = CliRunner()
 
@@ -79,7 +80,7 @@ def test_status_shows_what_the_search_has_come_to(folder):
     )
     stores = ("bremen", "riga", "wismar")
     Blame(folder).summed(
-        "train", stores, wrong=ForgedVector.code, number=1, picked=stores, terms=terms
+        "train", stores, wrong="forged-vector", number=1, picked=stores, terms=terms
     )
     note = "no store can be left out: the terms allow no absence; 1 round lost"
     printed = " ".join(hanse("status", "--folder", folder).split())
@@ -100,7 +101,7 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
     assert state.state == "ended early"
     assert "--continue-from spring" in state.failure["hint"]
     assert "ended early" in stage_line(read_stages(run_dir)[-1], 10)
-    with pytest.raises(RunNotResumable, match="ended early"):
+    with raises("run-not-resumable", match="ended early"):
         run.resume(FederationFolder(folder), name="spring")
     assert "spring: ended early" in hanse("status", "--folder", folder)
 

@@ -319,10 +319,10 @@ def _without_sequence(sent: Sent) -> bytes:
 FAILURES = [
     KeyError(ADA),
     ValueError(f"{ADA} has 31337 visits"),
-    errors.TooFewCustomers(f"store has 31337 customers, one is {ADA}"),
+    errors.DataError(f"store has 31337 customers, one is {ADA}", code="too-few-customers"),
     errors.DataError(f"customer {ADA} bought twice", hint="31337 rows"),
     errors.PrivacyError(f"{ADA} would have spent epsilon=31337"),
-    errors.InexactClipping(f"{ADA} is off by 31337"),
+    errors.PrivacyError(f"{ADA} is off by 31337", code="inexact-clipping"),
     RecursionError(ADA),
     OSError(13, ADA),
 ]

@@ -22,7 +22,7 @@ from hanse_client.ingest.pipeline import Ingested, ingest, summarise
 from hanse_client.ingest.sources import read_source
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
-from hanse_common.errors import DataError, EmptyStore, HanseError
+from hanse_common.errors import DataError, families
 from hanse_simulations.datasets import synthetic
 from kits.postgres import Server, running_server, why_not
 
@@ -244,12 +244,12 @@ def check(store: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(store: Path, error: type[HanseError], server: Server) -> str:
+def refused(store: Path, code: str, server: Server) -> str:
     """What an operator reads: one line, with a hint, without the password."""
     done = check(store)
-    assert (done.returncode, done.stdout) == (error.exit_status, "")
+    assert (done.returncode, done.stdout) == (families()[code].exit_status, "")
     (line,) = done.stderr.splitlines()
-    assert line.endswith(f"[{error.code}]")
+    assert line.endswith(f"[{code}]")
     for secret in (server.password, "postgresql://", "Bob"):
         assert secret not in line
     return line
@@ -257,7 +257,7 @@ def refused(store: Path, error: type[HanseError], server: Server) -> str:
 
 def test_a_wrong_password_is_told_and_not_repeated(server, tmp_path, monkeypatch):
     monkeypatch.setenv("SHOP_DB", server.url(password="opensesame"))
-    line = refused(by_query(tmp_path), DataError, server)
+    line = refused(by_query(tmp_path), "data", server)
     assert "password authentication failed" in line
     assert "opensesame" not in line
 
@@ -265,11 +265,11 @@ def test_a_wrong_password_is_told_and_not_repeated(server, tmp_path, monkeypatch
 def test_a_server_that_is_not_there_is_told(server, tmp_path, monkeypatch):
     absent = server.url().replace(f":{server.port}/", ":1/")
     monkeypatch.setenv("SHOP_DB", absent)
-    assert "refused" in refused(by_query(tmp_path), DataError, server).lower()
+    assert "refused" in refused(by_query(tmp_path), "data", server).lower()
 
 
 def test_a_missing_table_is_named(shop_db, server, tmp_path):
-    line = refused(by_query(tmp_path, "SELECT * FROM sales_2016"), DataError, server)
+    line = refused(by_query(tmp_path, "SELECT * FROM sales_2016"), "data", server)
     assert 'relation "sales_2016" does not exist' in line
 
 
@@ -281,13 +281,13 @@ def test_a_missing_column_is_told_when_the_first_row_is_there(shop_db, tmp_path)
 
 
 def test_a_query_that_returns_nothing_is_an_empty_store(shop_db, server, tmp_path):
-    line = refused(by_query(tmp_path, EVENTS_SQL + " AND false"), EmptyStore, server)
+    line = refused(by_query(tmp_path, EVENTS_SQL + " AND false"), "empty-store", server)
     assert "the events query has no row" in line
 
 
 def test_a_value_that_the_driver_cannot_read_is_not_quoted(shop_db, server, tmp_path):
     sql = EVENTS_SQL.replace("sold_at,", "TIMESTAMP 'infinity' AS sold_at,")
-    line = refused(by_query(tmp_path, sql), DataError, server)
+    line = refused(by_query(tmp_path, sql), "data", server)
     assert "the events query failed" in line
 
 
@@ -316,7 +316,7 @@ def test_a_connection_that_ends_in_mid_read_leaves_nothing(shop_db, server, tmp_
     """The administrator ends the session when the first rows are over the wire."""
     sql = ENDLESS.replace("pg_sleep(600)", "pg_terminate_backend(pg_backend_pid())")
     store = by_query(tmp_path, sql)
-    line = refused(store, DataError, server)
+    line = refused(store, "data", server)
     assert "the events query failed" in line
     assert "terminat" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["customer.key", "store.toml"]
@@ -330,7 +330,7 @@ def test_a_server_that_goes_away_in_mid_read_leaves_nothing(shop, tmp_path, monk
         stopper = threading.Thread(target=stop_in_mid_read, args=(server,))
         stopper.start()
         try:
-            line = refused(store, DataError, server)
+            line = refused(store, "data", server)
         finally:
             stopper.join()
     assert "the events query failed" in line

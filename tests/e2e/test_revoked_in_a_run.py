@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hanse_common.errors import BadCertificate
+from hanse_common.errors import ProtocolError
 from hanse_server.app import secure_grid
 from hanse_server.stage_log import Progress, read_failure, read_progress
 from hanse_server.store_grid import StoreGrid
@@ -20,7 +20,9 @@ class Closed:
 
     def __call__(self, certificate) -> None:
         if certificate.store_id in self.out:
-            raise BadCertificate(f"certificate of {certificate.store_id!r} was revoked")
+            raise ProtocolError(
+                f"certificate of {certificate.store_id!r} was revoked", code="bad-certificate"
+            )
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_progress_says_who_was_asked_and_who_refused(run):
 
 
 def test_a_failure_is_kept_until_the_next_process(tmp_path):
-    Progress(tmp_path).failed(BadCertificate("gone", hint="come back"))
+    Progress(tmp_path).failed(ProtocolError("gone", code="bad-certificate", hint="come back"))
     assert read_failure(tmp_path) == {
         "code": "bad-certificate",
         "message": "gone",

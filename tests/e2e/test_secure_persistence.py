@@ -9,11 +9,12 @@ import pytest
 from hanse_client import node
 from hanse_client.app import _node
 from hanse_client.rounds.secure_exchange import Waiting
-from hanse_common.errors import BadVector, MalformedMessage
+from hanse_common.errors import MalformedMessage
 from hanse_common.privacy import ledger_file
 from hanse_common.secagg import Journal
 from hanse_common.secagg.state import Stage, StoreState
 from kits.apps.secure_federation import STAGES, ByHand, said
+from kits.errors import raises
 
 STORE = "synthetic-03"
 
@@ -204,6 +205,6 @@ def test_a_vector_made_under_another_manifest_is_not_offered_again(federation):
     second = federation.waiting(STORE)
     assert np.abs(second.vector).max() < np.abs(first.vector).max() / 1000
     layout = federation.manifest().terms("train").layout
-    with pytest.raises(BadVector) as raised:
+    with raises("bad-vector") as raised:
         layout.check(first.vector * 1000)
     assert str(int(first.vector.max()) * 1000) not in str(raised.value)

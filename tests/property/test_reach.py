@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from hanse_common.errors import UnsafeTerms
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.secagg import Layout, Section, quantize
 from hanse_common.secagg.reach import CHANCE, _tail, largest_coordinate, largest_norm, measure
 from hanse_common.vector import skellam_noise
+from kits.errors import raises
 
 
 def section(length: int, clip: float, variance: float, *, scale: int = 1000) -> Section:
@@ -129,7 +129,7 @@ def test_the_chance_of_a_false_alarm_is_what_the_module_says():
 
 @pytest.mark.parametrize("variance", [-1.0, math.nan, math.inf])
 def test_variances_that_are_none(variance):
-    with pytest.raises(UnsafeTerms, match="noise_variance"):
+    with raises("unsafe-terms", match="noise_variance"):
         Section("update", 3, 1.0, noise_variance=variance)
 
 

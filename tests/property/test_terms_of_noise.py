@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import PolicyViolation, PrivacyError, UnsafeTerms
+from hanse_common.errors import PolicyViolation, PrivacyError, ProtocolError
 from hanse_common.instructions import SETTINGS, Instructions
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import (
@@ -91,7 +91,10 @@ def built(terms):
             stores=terms["stores"],
             length=terms["length"],
         )
-    except (UnsafeTerms, PrivacyError):
+    except PrivacyError:
+        return None
+    except ProtocolError as error:
+        assert error.code == "unsafe-terms"
         return None
 
 

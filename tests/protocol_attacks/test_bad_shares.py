@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadShares, MalformedMessage, RoundFailed, WrongShare
+from hanse_common.errors import BadShares, MalformedMessage, RoundFailed
 from hanse_common.secagg import dealing
 from hanse_common.secagg.messages import ShareBundle, Unmasking
 from hanse_common.secagg.shamir import PRIME, split
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 CULPRIT = "store-002"
@@ -192,7 +193,7 @@ def dealing_wrong(monkeypatch, which):
 def test_a_seed_that_does_not_match_its_commitment_names_the_dealer(monkeypatch):
     dealing_wrong(monkeypatch, which=1)
     federation = Federation(7)
-    with pytest.raises(WrongShare, match=f"'{CULPRIT}' dealt shares .* seed") as failure:
+    with raises("wrong-share", match=f"'{CULPRIT}' dealt shares .* seed") as failure:
         federation.run()
     assert failure.value.culprits == (CULPRIT,)
 
@@ -200,7 +201,7 @@ def test_a_seed_that_does_not_match_its_commitment_names_the_dealer(monkeypatch)
 def test_a_mask_key_that_does_not_match_names_the_dealer(monkeypatch):
     dealing_wrong(monkeypatch, which=0)
     federation = Federation(7)
-    with pytest.raises(WrongShare, match=f"'{CULPRIT}' dealt shares .* mask key") as failure:
+    with raises("wrong-share", match=f"'{CULPRIT}' dealt shares .* mask key") as failure:
         federation.run(drop={"mask": {CULPRIT}})
     assert failure.value.culprits == (CULPRIT,)
 
@@ -214,7 +215,7 @@ def test_a_wrong_mask_key_of_a_survivor_is_never_needed(monkeypatch):
 def test_after_a_wrong_dealer_the_next_round_goes_on_without_it(monkeypatch):
     dealing_wrong(monkeypatch, which=1)
     federation = Federation(7)
-    with pytest.raises(WrongShare) as failure:
+    with raises("wrong-share") as failure:
         federation.run()
     header = replace(federation.attempt.header, round=federation.attempt.header.round + 1)
     following = Federation(
@@ -279,7 +280,7 @@ def test_several_liars_up_to_the_threshold():
 def test_too_many_liars_are_all_named():
     federation = Federation(5)  # threshold 4
     tamper = [report(federation, name, seed_shares=plus_one) for name in ("store-000", "store-004")]
-    with pytest.raises(WrongShare) as failure:
+    with raises("wrong-share") as failure:
         federation.run(
             to_coordinator=lambda name, message: tamper[1](name, tamper[0](name, message))
         )

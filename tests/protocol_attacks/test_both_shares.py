@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadSurvivors, OutOfTurn, ProtocolError, TooFewConfirmations
+from hanse_common.errors import OutOfTurn, ProtocolError
 from hanse_common.secagg import Stage
 from hanse_common.secagg.keys import seed_commitment
 from hanse_common.secagg.messages import Survivors, Unmasking, UnmaskRequest
 from hanse_common.secagg.shamir import Weights
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 
@@ -62,7 +63,7 @@ def test_two_lists_of_survivors_cannot_both_reach_the_threshold():
             signers=tuple(federation.names.index(other) for other in mine),
             signatures=tuple(signed[other].signature for other in mine),
         )
-        with pytest.raises(TooFewConfirmations):
+        with raises("too-few-confirmations"):
             shares["seed"].append(store.unmask(request).seed_shares[0])
         assert store.stage is Stage.ABORTED and is_wiped(store)
     assert shares == {"seed": [], "mask key": []}
@@ -132,6 +133,6 @@ def test_a_store_declared_dead_refuses_to_help():
     requests = federation.up_to("confirm")
     message = requests["store-000"]
     assert isinstance(message, Survivors)
-    with pytest.raises(BadSurvivors, match="lack 'store-000'"):
+    with raises("bad-survivors", match="lack 'store-000'"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(1, 8))))
     assert is_wiped(federation.stores["store-000"])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadSignature, MalformedMessage, TooFewConfirmations
+from kits.errors import raises
 from kits.federation import Federation, header, is_wiped
 
 
@@ -16,39 +16,39 @@ def at_unmask():
     return federation, federation.up_to("unmask")["store-000"]
 
 
-def refused(federation, request, error, match=None):
+def refused(federation, request, code, match=None):
     store = federation.stores["store-000"]
-    with pytest.raises(error, match=match):
+    with raises(code, match=match):
         store.unmask(request)
     assert is_wiped(store)
 
 
 def test_none(at_unmask):
     federation, request = at_unmask
-    refused(federation, replace(request, signers=(), signatures=()), TooFewConfirmations)
+    refused(federation, replace(request, signers=(), signatures=()), "too-few-confirmations")
 
 
 def test_one_fewer_than_the_threshold(at_unmask):
     federation, request = at_unmask
     short = replace(request, signers=request.signers[:-1], signatures=request.signatures[:-1])
-    refused(federation, short, TooFewConfirmations, "6 of 6 .* threshold is 7")
+    refused(federation, short, "too-few-confirmations", "6 of 6 .* threshold is 7")
 
 
 def test_forged_signature(at_unmask):
     federation, request = at_unmask
     forged = (*request.signatures[:-1], b"\x01" * 64)
-    refused(federation, replace(request, signatures=forged), BadSignature, "store-006")
+    refused(federation, replace(request, signatures=forged), "bad-signature", "store-006")
 
 
 def test_one_signature_for_everybody(at_unmask):
     federation, request = at_unmask
     repeated = (request.signatures[0],) * 7
-    refused(federation, replace(request, signatures=repeated), BadSignature, "store-001")
+    refused(federation, replace(request, signatures=repeated), "bad-signature", "store-001")
 
 
 def test_signers_without_signatures(at_unmask):
     federation, request = at_unmask
-    refused(federation, replace(request, signatures=request.signatures[:-1]), MalformedMessage)
+    refused(federation, replace(request, signatures=request.signatures[:-1]), "malformed-message")
 
 
 def test_signers_outside_the_survivors():
@@ -57,7 +57,7 @@ def test_signers_outside_the_survivors():
     refused(
         federation,
         replace(request, signers=(*request.signers[:-1], 8)),
-        TooFewConfirmations,
+        "too-few-confirmations",
         "6 of 7 confirmations are of survivors",
     )
 
@@ -67,4 +67,4 @@ def test_signatures_of_an_earlier_round():
     old = people.up_to("unmask")["store-000"]
     later = Federation(9, header=header(round=4), authority=people.authority, keys=people.keys)
     new = later.up_to("unmask")["store-000"]
-    refused(later, replace(new, signatures=old.signatures), BadSignature)
+    refused(later, replace(new, signatures=old.signatures), "bad-signature")

@@ -6,18 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import (
-    BadRoster,
-    BadShares,
-    BadSignature,
-    BadSurvivors,
-    CohortTooSmall,
-    RoundFailed,
-    TooFewConfirmations,
-    WrongHeader,
-)
+from hanse_common.errors import BadShares, BadSignature, ProtocolError, RoundFailed
 from hanse_common.secagg import Journal
 from hanse_common.secagg.messages import Delivery, UnmaskRequest
+from kits.errors import raises
 from kits.federation import Federation, header, is_wiped
 
 
@@ -51,7 +43,7 @@ def test_a_message_for_another_roster_is_refused():
     federation = Federation(6)
     delivery = federation.up_to("mask")["store-002"]
     store = federation.stores["store-002"]
-    with pytest.raises(BadRoster, match="different rosters"):
+    with raises("bad-roster", match="different rosters"):
         store.accept(replace(delivery, roster_digest=b"R" * 32))
     assert is_wiped(store)
 
@@ -74,7 +66,8 @@ def test_different_sharers_leave_masks_that_do_not_cancel_and_no_confirmation():
     for name, message in honest.items():
         try:
             confirmations[name] = federation.stores[name].confirm(message)
-        except BadSurvivors as error:
+        except ProtocolError as error:
+            assert error.code == "bad-survivors"
             assert name in ("store-007", "store-008")
             assert "indices [0], not sharers" in error.message
             assert is_wiped(federation.stores[name])
@@ -100,7 +93,7 @@ def test_fewer_sharers_than_the_threshold_are_refused():
     short = replace(
         delivery, sharers=(0, 1, 2), sealed=delivery.sealed[:2], digests=delivery.digests[:2]
     )
-    with pytest.raises(CohortTooSmall, match="3 sharers in a roster of 9, needed are 7"):
+    with raises("cohort-too-small", match="3 sharers in a roster of 9, needed are 7"):
         federation.stores["store-000"].accept(short)
     assert is_wiped(federation.stores["store-000"])
 
@@ -108,14 +101,14 @@ def test_fewer_sharers_than_the_threshold_are_refused():
 def test_sharers_without_oneself_are_refused():
     federation = Federation(9)
     delivery = federation.up_to("mask")["store-000"]
-    with pytest.raises(BadRoster, match="sharers lack 'store-000'"):
+    with raises("bad-roster", match="sharers lack 'store-000'"):
         federation.stores["store-000"].accept(replace(delivery, sharers=tuple(range(1, 9))))
 
 
 def test_sharers_from_outside_the_roster_are_refused():
     federation = Federation(9)
     delivery = federation.up_to("mask")["store-000"]
-    with pytest.raises(BadRoster, match="outsider"):
+    with raises("bad-roster", match="outsider"):
         federation.stores["store-000"].accept(replace(delivery, sharers=(*range(8), 9)))
 
 
@@ -136,7 +129,7 @@ def test_different_survivors_never_reach_the_threshold_twice():
             signers=tuple(federation.names.index(other) for other in same),
             signatures=tuple(signed[other].signature for other in same),
         )
-        with pytest.raises(TooFewConfirmations, match="threshold is 7"):
+        with raises("too-few-confirmations", match="threshold is 7"):
             store.unmask(request)
         assert is_wiped(store)
 
@@ -146,7 +139,7 @@ def test_a_store_with_another_model_is_refused_by_name_and_field():
     other = replace(federation.attempt, header=header(model_digest=b"X" * 32))
     for name in federation.names[:5]:
         federation.receive(federation.start(name).hello)
-    with pytest.raises(WrongHeader, match=r"model_digest=5858.*expected 5757"):
+    with raises("wrong-header", match=r"model_digest=5858.*expected 5757"):
         federation.receive(federation.start("store-005", other).hello)
 
 
@@ -157,7 +150,7 @@ def test_a_roster_with_a_store_that_got_another_model_is_refused():
     other = replace(federation.attempt, header=header(model_digest=b"X" * 32))
     foreign = federation.start("store-005", other).hello
     mixed = replace(roster, hellos=(*roster.hellos[:5], foreign))
-    with pytest.raises(WrongHeader, match="hello of 'store-005' has model_digest="):
+    with raises("wrong-header", match="hello of 'store-005' has model_digest="):
         federation.stores["store-000"].share(mixed)
     assert is_wiped(federation.stores["store-000"])
 

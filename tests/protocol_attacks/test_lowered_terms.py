@@ -6,19 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import (
-    BadManifest,
-    BadRoster,
-    CohortTooSmall,
-    PolicyViolation,
-    TooFewConfirmations,
-    UnsafeTerms,
-    WrongHeader,
-)
+from hanse_common.errors import BadManifest, PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
 from hanse_common.secagg import Layout, Section, Terms
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 
@@ -42,7 +35,7 @@ def offer(**changes):
 def test_a_roster_below_the_minimum():
     federation = Federation(8, minimum_cohort=8)
     roster = federation.up_to("share")["store-000"]
-    with pytest.raises(CohortTooSmall, match="7 stores, minimum_cohort is 8"):
+    with raises("cohort-too-small", match="7 stores, minimum_cohort is 8"):
         federation.stores["store-000"].share(replace(roster, hellos=roster.hellos[:7]))
     assert is_wiped(federation.stores["store-000"])
 
@@ -52,7 +45,7 @@ def test_a_roster_above_the_maximum():
     roster = federation.up_to("share")["store-000"]
     store = federation.stores["store-000"]
     store.attempt = replace(store.attempt, terms=replace(store.attempt.terms, maximum_cohort=7))
-    with pytest.raises(BadRoster, match="maximum_cohort is 7"):
+    with raises("bad-roster", match="maximum_cohort is 7"):
         store.share(roster)
 
 
@@ -64,7 +57,7 @@ def test_a_coordinator_with_a_lower_threshold_gets_no_shares():
     requests = federation.up_to("unmask")
     assert len(requests["store-000"].signers) == 6
     for name, request in requests.items():
-        with pytest.raises(TooFewConfirmations, match="threshold is 7"):
+        with raises("too-few-confirmations", match="threshold is 7"):
             federation.stores[name].unmask(request)
         assert is_wiped(federation.stores[name])
 
@@ -75,7 +68,7 @@ def test_a_coordinator_with_another_manifest_has_another_header():
     federation = Federation(5)
     other = replace(federation.attempt.header, manifest_digest=lowered.digest())
     federation.coordinator.attempt = replace(federation.attempt, header=other)
-    with pytest.raises(WrongHeader, match="manifest_digest="):
+    with raises("wrong-header", match="manifest_digest="):
         federation.receive(federation.start("store-000").hello)
 
 
@@ -99,7 +92,7 @@ def test_a_coordinator_with_another_manifest_has_another_header():
 )
 def test_terms_that_cannot_keep_the_promises_do_not_exist(terms, words):
     layout = Layout((Section("update", 10, clip=1.0),))
-    with pytest.raises(UnsafeTerms, match=words):
+    with raises("unsafe-terms", match=words):
         Terms(layout=layout, **({"maximum_cohort": 10} | terms))
 
 

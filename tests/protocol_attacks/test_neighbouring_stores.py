@@ -17,7 +17,7 @@ import pytest
 from hanse_client.deployment.node_loop import REPORTED_GRID, reported_seconds
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.features.histories import Histories
-from hanse_common.errors import UNABLE, InexactClipping
+from hanse_common.errors import UNABLE, PrivacyError
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
 from kits.apps.secure_federation import STAGES, ByHand, said
@@ -212,7 +212,7 @@ def test_a_question_that_fails_is_an_attempt_like_any_other(federation, monkeypa
 
 
 def _inexact(*_: object, **__: object) -> float:
-    raise InexactClipping("layer 'x': off by 0.3")
+    raise PrivacyError("layer 'x': off by 0.3", code="inexact-clipping")
 
 
 def test_a_crafted_model_moves_a_sum_by_no_more_than_one_customer():

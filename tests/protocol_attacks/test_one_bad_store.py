@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from hanse_common.errors import BudgetSpent, NoiseMissing, RoundFailed
+from hanse_common.errors import BudgetSpent, RoundFailed
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.vector import flatten
@@ -18,6 +18,7 @@ from hanse_server.blame import Blame
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
+from kits.errors import raises
 from kits.forgery import blamed, forge, lost, silence, trained
 
 CULPRIT, OTHER = "synthetic-03", "synthetic-05"
@@ -164,7 +165,7 @@ def test_a_run_ends_when_more_than_one_store_adds_no_noise(found_federation):
     """Every further sum would show more than was promised; the run can be resumed."""
     federation = found_federation({**DISTRIBUTED, "federation.rounds": 20})
     forge(federation, {CULPRIT, OTHER}, without_noise)
-    with pytest.raises(NoiseMissing, match="several stores break sums"):
+    with raises("noise-missing", match="several stores break sums"):
         run(federation)
     assert latest_checkpoint(federation.folder.path).round < 20
     federation.faults.heal()
@@ -177,7 +178,7 @@ def test_a_run_ends_when_noise_is_missing_and_nobody_may_be_absent(found_federat
         {**DISTRIBUTED, "federation.rounds": 20, "federation.minimum_survivors": 5}
     )
     forge(federation, {CULPRIT}, without_noise)
-    with pytest.raises(NoiseMissing, match="no store can be left out"):
+    with raises("noise-missing", match="no store can be left out"):
         run(federation)
     assert lost(federation) == [1, 2]  # the third is made again
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import AttemptRefused, MalformedMessage, UnsafeTerms
+from hanse_common.errors import MalformedMessage, ProtocolError
 from hanse_common.secagg import Journal, Layout, Section, Stage, Terms
+from kits.errors import raises
 from kits.federation import Federation, header
 
 NAME = "store-000"
@@ -24,7 +25,7 @@ def test_new_run_numbers_begin_an_exchange_no_more_often_than_the_terms_allow():
     federation = Federation(5, max_openings=3)
     for run in range(3):
         federation.start(NAME, replace(federation.attempt, header=header(run=100 + run)))
-    with pytest.raises(AttemptRefused, match=r"exchange 3 was begun 3 times .* max_openings is 3"):
+    with raises("attempt-refused", match=r"exchange 3 was begun 3 times .* max_openings is 3"):
         federation.start(NAME, replace(federation.attempt, header=header(run=103)))
     federation.start(NAME, replace(federation.attempt, header=header(run=103, round=4)))
 
@@ -32,28 +33,28 @@ def test_new_run_numbers_begin_an_exchange_no_more_often_than_the_terms_allow():
 def test_attempts_count_like_runs():
     journal = begin(Journal(), [header(attempt=1), header(attempt=2)], max_openings=3)
     journal = journal.admit(header(run=8), max_openings=3)
-    with pytest.raises(AttemptRefused, match="begun 3 times"):
+    with raises("attempt-refused", match="begun 3 times"):
         journal.admit(header(run=9), max_openings=3)
 
 
 def test_each_manifest_and_each_exchange_has_its_own_count():
     journal = begin(Journal(), [header(run=run) for run in range(16)])
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         journal.admit(header(run=16))
     journal.admit(header(run=16, manifest_digest=b"N" * 32))
     journal.admit(header(run=16, round=4))
     # Another model, other instructions: the same exchange.
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         journal.admit(header(run=16, model_digest=b"X" * 32))
 
 
 def test_a_refusal_leaves_the_count_as_it_is():
     journal = begin(Journal(), [header(run=run) for run in range(16)])
     for run in range(16, 20):
-        with pytest.raises(AttemptRefused):
+        with raises("attempt-refused"):
             journal.admit(header(run=run))
     assert journal.begun == 16
-    with pytest.raises(AttemptRefused, match="only move forward"):
+    with raises("attempt-refused", match="only move forward"):
         journal.admit(header(run=3))
 
 
@@ -64,7 +65,8 @@ def test_the_journal_is_no_longer_than_the_openings():
         for exchange in (1, 2, 3):
             try:
                 journal = journal.admit(header(run=run, round=exchange), max_openings=4)
-            except AttemptRefused:
+            except ProtocolError as error:
+                assert error.code == "attempt-refused"
                 continue
     assert journal.begun == 12 and len(journal.runs) <= 12
     assert {count for counts in journal.openings.values() for count in counts.values()} == {4}
@@ -75,7 +77,7 @@ def test_counts_survive_the_disk():
     journal = journal.reach(header(run=15), Stage.SHARED)
     again = Journal.decode(journal.encode())
     assert again == journal
-    with pytest.raises(AttemptRefused, match="begun 16 times"):
+    with raises("attempt-refused", match="begun 16 times"):
         again.admit(header(run=16))
 
 
@@ -95,5 +97,5 @@ def test_numbers_of_attempts_are_unique_and_end_with_the_newest():
 @pytest.mark.parametrize("value", [0, -1, 2**31])
 def test_limits_that_are_none(value):
     layout = Layout((Section("update", 1, clip=1.0),))
-    with pytest.raises(UnsafeTerms, match="max_openings"):
+    with raises("unsafe-terms", match="max_openings"):
         Terms(layout=layout, maximum_cohort=5, max_openings=value)

@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 
-from hanse_common.errors import RoundFailed, WrongHeader
+from hanse_common.errors import RoundFailed
 from hanse_common.identity import AuthorityKey
 from hanse_common.paths import CLIPPING_CHECK_FILE
 from hanse_common.secagg.messages import Hello, Refusal, Roster
 from kits.apps.secure_federation import STAGES, ByHand, forbid_work, said
+from kits.errors import raises
 
 STORE = "synthetic-03"
 
@@ -230,7 +231,7 @@ def test_a_store_that_is_told_something_else_is_in_no_sum(what, found_federation
         for name in federation.names
     }
     # An honest coordinator drops it: its Hello is of another exchange.
-    with pytest.raises(WrongHeader):
+    with raises("wrong-header"):
         honest.coordinator.receive(said(replies[STORE]))
     # A malicious one shows the roster as if nothing were wrong, to both sides.
     hellos = tuple(said(reply) for _, reply in sorted(replies.items()))

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadRoster
 from hanse_common.identity import StoreKey
 from hanse_common.secagg import Journal
+from kits.errors import raises
 from kits.federation import NOW, Federation, header, is_wiped
 
 OLD, LOST = "store-005", "store-000"
@@ -55,7 +55,7 @@ def test_nobody_deals_shares_to_a_key_that_was_replaced(replaced):
     later.journals = dict(later.journals) | {OLD: Journal()}
     roster = later.up_to("share")["store-000"]
     for name in later.names[:5]:
-        with pytest.raises(BadRoster, match=f"'{OLD}' shows a replaced key") as refusal:
+        with raises("bad-roster", match=f"'{OLD}' shows a replaced key") as refusal:
             later.stores[name].share(roster)
         assert refusal.value.culprits == (OLD,)
         assert is_wiped(later.stores[name])

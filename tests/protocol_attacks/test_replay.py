@@ -6,15 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import (
-    AttemptRefused,
-    BadRoster,
-    BadShares,
-    MalformedMessage,
-    RoundFailed,
-    WrongHeader,
-)
+from hanse_common.errors import BadShares, MalformedMessage, RoundFailed
 from hanse_common.secagg import Journal, Stage, Store
+from kits.errors import raises
 from kits.federation import Federation, header, is_wiped
 
 EARLIER = {"run": {"run": 6}, "round": {"round": 2}, "attempt": {"attempt": 1}}
@@ -46,7 +40,7 @@ def test_the_coordinator_refuses_every_message_of_earlier(field):
         federation = Federation(5, header=NOW, authority=federation.authority, keys=federation.keys)
         federation.up_to(stage)
         for _, message in old:
-            with pytest.raises(WrongHeader) as refusal:
+            with raises("wrong-header") as refusal:
                 federation.receive(message)
             if type(message).__name__ == "Hello":
                 assert f"has {field}=" in refusal.value.message
@@ -65,7 +59,7 @@ def test_a_store_refuses_every_message_of_earlier_and_stays_as_it_was(field):
             if type(message).__name__ != wanted:
                 continue
             before = federation.stores[name].encode()
-            with pytest.raises(WrongHeader):
+            with raises("wrong-header"):
                 federation.reply(name, message)
             assert federation.stores[name].encode() == before
 
@@ -88,7 +82,7 @@ def test_an_old_hello_of_the_same_header_cannot_stand_for_a_store():
     roster = federation.up_to("share")["store-000"]
     twin = Federation(5, authority=federation.authority, keys=federation.keys)
     stale = twin.start("store-000").hello
-    with pytest.raises(BadRoster, match="own hello"):
+    with raises("bad-roster", match="own hello"):
         federation.stores["store-000"].share(replace(roster, hellos=(stale, *roster.hellos[1:])))
 
 
@@ -98,14 +92,14 @@ def test_an_old_hello_of_the_same_header_cannot_stand_for_a_store():
 def test_a_store_never_starts_an_attempt_again_or_goes_back(earlier):
     federation = Federation(5)
     federation.start("store-000")
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         federation.start("store-000", replace(federation.attempt, header=earlier))
 
 
 def test_a_store_that_released_shares_never_masks_that_update_again():
     federation = Federation(5)
     federation.run()
-    with pytest.raises(AttemptRefused, match="its shares were released"):
+    with raises("attempt-refused", match="its shares were released"):
         federation.next_attempt().start("store-000")
 
 
@@ -129,7 +123,7 @@ def test_the_second_attempt_ends_the_first():
     state = federation.stores["store-000"].encode()
     again = federation.next_attempt()
     again.start("store-000")
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         Store.resume(
             federation.attempt,
             state,
@@ -143,7 +137,7 @@ def test_state_restored_after_the_release_is_refused():
     requests = federation.up_to("unmask")
     state = federation.stores["store-000"].encode()
     federation.reply("store-000", requests["store-000"])
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         Store.resume(
             federation.attempt,
             state,
@@ -157,7 +151,7 @@ def test_state_restored_after_the_release_is_refused():
 def test_state_of_another_attempt_is_refused():
     federation = Federation(5)
     state = federation.start("store-000").encode()
-    with pytest.raises(WrongHeader):
+    with raises("wrong-header"):
         Store.resume(
             replace(federation.attempt, header=header(round=9)),
             state,
@@ -177,5 +171,5 @@ def test_another_run_has_a_journal_of_its_own():
         journals=federation.journals,
     )
     other.assert_exact(other.run())
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         other.start("store-000", federation.attempt)

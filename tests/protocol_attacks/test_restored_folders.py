@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from hanse_common.errors import AttemptRefused, MalformedMessage
+from hanse_common.errors import MalformedMessage
 from hanse_common.secagg import Journal, Mark, Stage, Store
+from kits.errors import raises
 from kits.federation import STAGES, Federation, header
 
 NAME = "store-000"
@@ -65,7 +66,7 @@ def whole_round():
 def test_a_folder_brought_back_takes_no_step_twice(stage):
     """Before, the state from stage 2 signed a second list of survivors."""
     folder = whole_round()
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         folder.resume(folder.backups[stage])
 
 
@@ -79,7 +80,7 @@ def test_without_the_mark_elsewhere_nothing_shows_that_a_folder_is_old():
 def test_a_state_brought_back_without_its_journal_is_refused():
     folder = whole_round()
     for (state, _), (_, journal) in pairwise(folder.backups):
-        with pytest.raises(AttemptRefused):
+        with raises("attempt-refused"):
             Store.resume(
                 folder.federation.attempt,
                 state,
@@ -108,7 +109,7 @@ def test_two_lists_of_survivors_are_never_signed():
     store = folder.resume(folder.backups[0])
     store.confirm(outgoing[NAME])
     folder.keep(store)
-    with pytest.raises(AttemptRefused, match="has masked, the journal that it has confirmed"):
+    with raises("attempt-refused", match="has masked, the journal that it has confirmed"):
         folder.resume(folder.backups[0])
 
 
@@ -124,7 +125,7 @@ def test_what_the_ledger_charged_is_not_masked_again(stage):
     if stage == "confirm":  # it has masked: the charge is what belongs to it
         assert Store.resume(*arguments, **known, charged=True).stage is Stage.MASKED
         return
-    with pytest.raises(AttemptRefused, match="is charged already"):
+    with raises("attempt-refused", match="is charged already"):
         Store.resume(*arguments, **known, charged=True)
 
 
@@ -137,7 +138,7 @@ def test_a_vector_is_masked_once_in_one_process_too():
         federation.attempt, store.encode(), key=federation.keys[NAME], journal=store.journal
     )
     store.mask(federation.vectors[NAME])
-    with pytest.raises(AttemptRefused):
+    with raises("attempt-refused"):
         Store.resume(
             federation.attempt, twin.encode(), key=federation.keys[NAME], journal=store.journal
         )
@@ -149,7 +150,7 @@ def test_an_old_journal_begins_no_attempt_that_the_mark_knows():
     caught_up = folder.journal(journal)
     assert caught_up.was_masked(folder.federation.attempt.header)
     for lost in (header(), header(attempt=2), header(round=2)):
-        with pytest.raises(AttemptRefused):
+        with raises("attempt-refused"):
             caught_up.admit(lost)
     following = caught_up.admit(header(round=4))
     assert following.begun == caught_up.begun + 1
@@ -161,7 +162,7 @@ def test_an_empty_folder_catches_up_as_well():
     folder = whole_round()
     fresh = Journal().caught_up(Mark.decode(folder.mark))
     assert fresh.begun == 1
-    with pytest.raises(AttemptRefused, match="closed here"):
+    with raises("attempt-refused", match="closed here"):
         fresh.admit(header(attempt=2))
 
 
@@ -172,7 +173,7 @@ def test_a_store_makes_one_attempt_at_a_time():
     state = federation.stores[NAME].encode()
     other = replace(federation.attempt, header=header(run=8, round=1))
     federation.start(NAME, other)
-    with pytest.raises(AttemptRefused, match="not the newest one here"):
+    with raises("attempt-refused", match="not the newest one here"):
         Store.resume(
             federation.attempt, state, key=federation.keys[NAME], journal=federation.journals[NAME]
         )
@@ -196,9 +197,9 @@ def test_a_stage_is_reached_once_and_only_forward():
     journal = Journal().admit(header())
     journal = journal.reach(header(), Stage.MASKED)
     for stage in (Stage.GREETED, Stage.SHARED, Stage.MASKED):
-        with pytest.raises(AttemptRefused, match="has masked here already"):
+        with raises("attempt-refused", match="has masked here already"):
             journal.reach(header(), stage)
-    with pytest.raises(AttemptRefused, match="not the newest"):
+    with raises("attempt-refused", match="not the newest"):
         journal.reach(header(round=9), Stage.CONFIRMED)
 
 

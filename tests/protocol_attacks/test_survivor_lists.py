@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadSurvivors, CohortTooSmall, MalformedMessage
+from hanse_common.errors import MalformedMessage
 from hanse_common.secagg.messages import Survivors
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 
@@ -20,21 +21,21 @@ def at_confirm():
 
 def test_an_outsider_of_the_roster(at_confirm):
     federation, message = at_confirm
-    with pytest.raises(BadSurvivors, match=r"indices \[11\], not sharers"):
+    with raises("bad-survivors", match=r"indices \[11\], not sharers"):
         federation.stores["store-000"].confirm(replace(message, survivors=(*range(8), 11)))
     assert is_wiped(federation.stores["store-000"])
 
 
 def test_a_store_that_shared_nothing(at_confirm):
     federation, message = at_confirm
-    with pytest.raises(BadSurvivors, match=r"indices \[8\], not sharers"):
+    with raises("bad-survivors", match=r"indices \[8\], not sharers"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(9))))
     assert is_wiped(federation.stores["store-000"])
 
 
 def test_without_oneself(at_confirm):
     federation, message = at_confirm
-    with pytest.raises(BadSurvivors, match="lack 'store-000'"):
+    with raises("bad-survivors", match="lack 'store-000'"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(1, 8))))
     assert is_wiped(federation.stores["store-000"])
 
@@ -42,7 +43,7 @@ def test_without_oneself(at_confirm):
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_too_few(at_confirm, count):
     federation, message = at_confirm
-    with pytest.raises(CohortTooSmall, match=f"{count} survivors in a roster of 9, needed are 7"):
+    with raises("cohort-too-small", match=f"{count} survivors in a roster of 9, needed are 7"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(count))))
     assert is_wiped(federation.stores["store-000"])
 
@@ -51,7 +52,7 @@ def test_fewer_than_two_honest_stores_can_never_be_enough():
     federation = Federation(5, colluders=2)
     message = federation.up_to("confirm")["store-000"]
     assert federation.attempt.terms.survivors(5) == 4
-    with pytest.raises(CohortTooSmall):
+    with raises("cohort-too-small"):
         federation.stores["store-000"].confirm(replace(message, survivors=(0, 1, 2)))
 
 
@@ -59,7 +60,7 @@ def test_the_smallest_sum_of_the_manifest_holds():
     """Noise was calibrated for at least 8 stores; 7 are the threshold of 9."""
     federation = Federation(9, minimum_cohort=9, minimum_survivors=8)
     message = federation.up_to("confirm")["store-000"]
-    with pytest.raises(CohortTooSmall, match="needed are 8"):
+    with raises("cohort-too-small", match="needed are 8"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(7))))
 
 

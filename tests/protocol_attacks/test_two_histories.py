@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from hanse_client.rounds.witness import Witness
 from hanse_common.audit.cli import app
-from hanse_common.errors import UNABLE, WrongHeader
+from hanse_common.errors import UNABLE
 from hanse_common.identity import CoordinatorKey
 from hanse_common.instructions import LOG, PROOFS, Instructions, model_digest
 from hanse_common.paths import ROUND_LOG_FILE
@@ -30,6 +30,7 @@ from hanse_common.roundlog.records import Closed
 from hanse_common.secagg.messages import Refusal, Roster
 from hanse_server.roundlog import RoundLog
 from kits.apps.secure_federation import STAGES, ByHand, SecureFederation, forbid_work, said
+from kits.errors import raises
 
 STORE, OTHER = "synthetic-03", "synthetic-01"
 FORK = "fork.sqlite"
@@ -75,7 +76,7 @@ def test_stores_that_are_shown_two_logs_in_one_attempt_are_in_no_sum_together(fe
     assert headers[STORE] != headers[OTHER]
     # Everything but the log is the same.
     assert told(honest.order).digest == told(theirs).digest
-    with pytest.raises(WrongHeader):
+    with raises("wrong-header"):
         honest.coordinator.receive(replies[STORE])
     # A coordinator that does not care shows each store one roster of them all.
     hellos = tuple(reply for _, reply in sorted(replies.items()))

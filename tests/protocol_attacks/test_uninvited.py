@@ -6,14 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import (
-    BadRoster,
-    BadSignature,
-    OutOfTurn,
-    TooFewConfirmations,
-    WrongHeader,
-)
+from hanse_common.errors import BadSignature, OutOfTurn, ProtocolError
 from hanse_common.secagg.messages import Confirmation, MaskedVector, Refusal
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 
@@ -46,7 +41,7 @@ def test_a_vector_of_a_store_that_dealt_no_shares():
 def test_a_vector_of_a_store_that_refused():
     federation = Federation(7)
     federation.up_to("mask")
-    refusal = federation.stores["store-006"].refuse(BadRoster("x"))
+    refusal = federation.stores["store-006"].refuse(ProtocolError("x", code="bad-roster"))
     federation.receive(refusal)
     assert "store-006" not in federation.coordinator.waiting_for
     with pytest.raises(OutOfTurn):
@@ -68,9 +63,10 @@ def test_a_refusal_of_another_attempt():
     federation = Federation(7)
     federation.up_to("mask")
     stale = replace(
-        federation.stores["store-001"].refuse(BadRoster("x")), header_digest=bytes(32)
+        federation.stores["store-001"].refuse(ProtocolError("x", code="bad-roster")),
+        header_digest=bytes(32),
     ).sign(federation.keys["store-001"])
-    with pytest.raises(WrongHeader):
+    with raises("wrong-header"):
         federation.receive(stale)
 
 
@@ -96,7 +92,7 @@ def test_a_signer_too_many_who_did_not_survive():
     padded = replace(
         request, signers=(*request.signers, 8), signatures=(*request.signatures, bytes(64))
     )
-    with pytest.raises(TooFewConfirmations, match="7 of 8 confirmations are of survivors"):
+    with raises("too-few-confirmations", match="7 of 8 confirmations are of survivors"):
         store.unmask(padded)
     assert is_wiped(store)
 

@@ -26,8 +26,9 @@ from hanse_common.admission import (
     node_key_digest,
     public_pem,
 )
-from hanse_common.errors import BadEnrolmentRequest, BadInvitation, MalformedMessage
+from hanse_common.errors import MalformedMessage
 from hanse_common.identity import AuthorityKey, StoreKey, fingerprint
+from kits.errors import raises
 
 NOW = 1_800_000_000
 
@@ -94,7 +95,7 @@ def test_addresses_that_are_good(invitation, fleet):
 )
 def test_an_invitation_with_a_bad_field_is_refused_by_name(invitation, change, reason):
     table = json.loads(invitation.encode()) | change
-    with pytest.raises(BadInvitation, match=reason):
+    with raises("bad-invitation", match=reason):
         Invitation.decode(json.dumps(table).encode())
 
 
@@ -102,23 +103,23 @@ def test_an_invitation_never_carries_a_private_key(invitation, root):
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     table = json.loads(invitation.encode()) | {"ca": root + pem}
-    with pytest.raises(BadInvitation) as refusal:
+    with raises("bad-invitation") as refusal:
         Invitation.decode(json.dumps(table).encode())
     assert "BEGIN" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"1", b"[" * 70_000, b"x" * 70_000])
 def test_other_bytes_are_neither_invitation_nor_request(data):
-    with pytest.raises(BadInvitation):
+    with raises("bad-invitation"):
         Invitation.decode(data)
-    with pytest.raises(BadEnrolmentRequest):
+    with raises("bad-enrolment-request"):
         Request.decode(data)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(BadInvitation, match=r"invitation\.json"):
+    with raises("bad-invitation", match=r"invitation\.json"):
         Invitation.load(tmp_path / "invitation.json")
-    with pytest.raises(BadEnrolmentRequest, match=r"a\.request"):
+    with raises("bad-enrolment-request", match=r"a\.request"):
         Request.load(tmp_path / "a.request")
 
 
@@ -150,7 +151,7 @@ def test_the_digest_of_a_node_key_is_of_its_der(request_file):
 )
 def test_an_altered_request_is_refused(request_file, change):
     table = json.loads(request_file.encode()) | change
-    with pytest.raises(BadEnrolmentRequest, match="not signed by the key in it"):
+    with raises("bad-enrolment-request", match="not signed by the key in it"):
         Request.decode(json.dumps(table).encode()).check()
 
 
@@ -173,7 +174,7 @@ def test_an_altered_request_is_refused(request_file, change):
 )
 def test_a_request_with_a_bad_field_is_refused_by_name(request_file, change, reason):
     table = json.loads(request_file.encode()) | change
-    with pytest.raises(BadEnrolmentRequest, match=reason):
+    with raises("bad-enrolment-request", match=reason):
         Request.decode(json.dumps(table).encode())
 
 
@@ -186,7 +187,7 @@ def test_a_request_with_a_bad_field_is_refused_by_name(request_file, change, rea
 )
 def test_a_node_key_is_elliptic(key):
     pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    with pytest.raises(BadEnrolmentRequest, match="NIST curve"):
+    with raises("bad-enrolment-request", match="NIST curve"):
         Request.make("luebeck", StoreKey.generate(), node_key=pem, created=NOW)
 
 
@@ -200,7 +201,7 @@ def test_a_request_names_a_store_as_certificates_do():
     [(NOW + REQUEST_SECONDS + 1, "30 days old"), (NOW - CLOCK_SECONDS - 1, "in the future")],
 )
 def test_a_request_of_another_time_is_refused(request_file, now, reason):
-    with pytest.raises(BadEnrolmentRequest, match=reason):
+    with raises("bad-enrolment-request", match=reason):
         request_file.check(now=now)
 
 

@@ -7,12 +7,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.errors import ConfigError, UnknownCategory
+from hanse_common.errors import ConfigError
 from hanse_common.manifest_terms import sum_norm
 from hanse_server.rounds import run_rounds
 from hanse_simulations.bench.cli import app
 from hanse_simulations.bench.forgery import forgery
 from hanse_simulations.runs.folder import RunFolder
+from kits.errors import raises
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_class_to_raise_may_be_named(run):
     assert {row.category for row in rows} == {rows[0].category}
     again = forgery(folder, category=rows[0].category)
     assert again == rows
-    with pytest.raises(UnknownCategory, match="ranks no class 'nothing'"):
+    with raises("unknown-category", match="ranks no class 'nothing'"):
         forgery(folder, category="nothing")
 
 

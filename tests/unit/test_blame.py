@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse_common.errors import FederationError, ForgedVector
+from hanse_common.errors import FederationError
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.blame_record import PATIENCE, Silence, absences
 
 STORES = ("bremen", "danzig", "luebeck", "riga", "visby")
 TERMS = Terms(layout=Layout((Section("update", 1, clip=1.0),)), maximum_cohort=5, minimum_cohort=3)
-FORGED = ForgedVector.code
+FORGED = "forged-vector"
 
 
 def summed(blame, participants, *, wrong=None, number=1):

@@ -14,8 +14,8 @@ from hanse_client.clipping import (
     output_layers,
     sampled_softmax,
 )
-from hanse_common.errors import InexactClipping
 from kits.clipping import assert_same, clipped, functorch_norms
+from kits.errors import raises
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 6, 8, 6, 13
 PADDING = 0
@@ -201,7 +201,7 @@ def test_a_table_read_after_its_softmax_is_refused_by_name():
 
     with (
         BookKeeping(model, max_grad_norm=1.0) as clipper,
-        pytest.raises(InexactClipping, match=r"'items\.weight' is shared"),
+        raises("inexact-clipping", match=r"'items\.weight' is shared"),
     ):
         clipper.backward(losses())
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hanse_client.clipping import BookKeeping, CatalogueSoftmax, sampled_softmax
-from hanse_common.errors import InexactClipping
+from kits.errors import raises
 
 CUSTOMERS, STEPS, WIDTH, ITEMS = 5, 7, 6, 11
 
@@ -29,7 +29,7 @@ def test_a_trained_parameter_in_no_known_layer_is_refused_by_name():
             self.linear, self.temperature = nn.Linear(WIDTH, 2), nn.Parameter(torch.ones(()))
 
     model = Bare()
-    with pytest.raises(InexactClipping, match=r"'temperature' is in a Bare"):
+    with raises("inexact-clipping", match=r"'temperature' is in a Bare"):
         BookKeeping(model, max_grad_norm=1.0).__enter__()
     assert "forward" not in model.linear.__dict__ and model.linear.weight.grad is None
     model.temperature.requires_grad_(False)
@@ -50,7 +50,7 @@ def test_a_trained_parameter_in_no_known_layer_is_refused_by_name():
     ],
 )
 def test_layers_that_cannot_be_clipped_are_refused(layer, says):
-    with pytest.raises(InexactClipping, match=says):
+    with raises("inexact-clipping", match=says):
         BookKeeping(nn.Sequential(layer), max_grad_norm=1.0).__enter__()
 
 
@@ -60,13 +60,13 @@ class Altered(nn.Linear):
 
 
 def test_a_subclass_that_runs_other_code_is_not_its_base():
-    with pytest.raises(InexactClipping, match="is in a Altered"):
+    with raises("inexact-clipping", match="is in a Altered"):
         BookKeeping(Altered(2, 2), max_grad_norm=1.0).__enter__()
 
 
 def refused_in_backward(model, run, says):
     with BookKeeping(model, max_grad_norm=1.0) as clipper:
-        with pytest.raises(InexactClipping, match=says):
+        with raises("inexact-clipping", match=says):
             clipper.backward(run())
         assert all(not p.grad.any() for p in model.parameters() if p.requires_grad)
 
@@ -112,19 +112,19 @@ def test_losses_that_no_layer_led_to_are_refused():
     model, x = nn.Linear(WIDTH, 2), states()
     outside = model(x)
     with BookKeeping(model, max_grad_norm=1.0) as clipper:
-        with pytest.raises(InexactClipping, match="no trained layer"):
+        with raises("inexact-clipping", match="no trained layer"):
             clipper.backward(torch.zeros(CUSTOMERS))
-        with pytest.raises(InexactClipping, match="outside its own layer"):
+        with raises("inexact-clipping", match="outside its own layer"):
             clipper.backward(losses_of(outside))
         with pytest.raises(ValueError, match="one per customer"):
             clipper.backward(losses_of(model(x)).sum())
-        with pytest.raises(InexactClipping, match="went past the clipper"):
+        with raises("inexact-clipping", match="went past the clipper"):
             losses_of(model(x)).sum().backward()
 
 
 def test_a_second_clipper_within_the_first_is_refused():
     model = nn.Linear(2, 2)
-    says = pytest.raises(InexactClipping, match="forward was replaced")
+    says = raises("inexact-clipping", match="forward was replaced")
     with BookKeeping(model, max_grad_norm=1.0), says:
         BookKeeping(model, max_grad_norm=1.0).__enter__()
 
@@ -150,7 +150,7 @@ def test_only_a_layer_whose_parameters_are_all_its_own_is_replayed():
     with BookKeeping(Shifted(nn.Identity()), max_grad_norm=1.0, replay=(Shifted,)):
         pass
     model = Shifted(nn.Linear(WIDTH, WIDTH))
-    with pytest.raises(InexactClipping, match="trained parameters of their own"):
+    with raises("inexact-clipping", match="trained parameters of their own"):
         BookKeeping(model, max_grad_norm=1.0, replay=(Shifted,)).__enter__()
 
 
@@ -158,7 +158,7 @@ def test_an_input_of_a_replayed_layer_that_customers_share_is_refused():
     model, x = Shifted(nn.Identity()), states()
     with BookKeeping(model, max_grad_norm=1.0, replay=(Shifted,)) as clipper:
         clipper.backward(losses_of(model(x)))
-        with pytest.raises(InexactClipping, match="saw 1 rows"):
+        with raises("inexact-clipping", match="saw 1 rows"):
             clipper.backward(losses_of(x + model(x[:1])))
 
 
@@ -167,7 +167,7 @@ def test_a_parameter_that_is_unfrozen_within_the_context_is_refused():
     model[0].requires_grad_(False)
     with BookKeeping(model, max_grad_norm=1.0) as clipper:
         model[0].bias.requires_grad_(True)
-        with pytest.raises(InexactClipping, match=r"'0\.bias' was frozen"):
+        with raises("inexact-clipping", match=r"'0\.bias' was frozen"):
             clipper.backward(losses_of(model(x)))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hanse_common.durable import write_durably
-from hanse_common.errors import RunDirectoryError, RunNotResumable
+from hanse_common.errors import RunDirectoryError
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
@@ -16,6 +16,7 @@ from hanse_server.checkpoint import (
     write_arrays,
 )
 from kits.apps.federations import make_settings
+from kits.errors import raises
 
 SETTINGS = make_settings()
 
@@ -55,7 +56,7 @@ def test_keeps_the_last_two(tmp_path):
 
 def test_none_yet(tmp_path):
     assert latest_checkpoint(tmp_path) is None
-    with pytest.raises(RunNotResumable, match="no checkpoint"):
+    with raises("run-not-resumable", match="no checkpoint"):
         check_resumable(None, SETTINGS)
 
 
@@ -121,7 +122,7 @@ def test_an_unwritable_place_is_named(tmp_path):
     ],
 )
 def test_a_changed_setting_is_named(changes, words):
-    with pytest.raises(RunNotResumable, match=words):
+    with raises("run-not-resumable", match=words):
         check_resumable(checkpoint(1), SETTINGS.with_changes(changes))
 
 

@@ -15,7 +15,7 @@ from hanse_client.clipping.per_customer import (
 from hanse_client.features.histories import days
 from hanse_client.tasks.interest import InterestModel, customer_losses
 from hanse_client.tasks.interest.features import collate, training_anchors
-from hanse_common.errors import InexactClipping
+from kits.errors import raises
 
 
 def losses_of(model, batch):
@@ -75,7 +75,7 @@ class _Leaky(nn.Module):
 def test_a_layer_that_mixes_customers_is_refused_by_name(model, batch_of):
     model.train_only("heads")
     model.basket.popularity = _Leaky(model.basket.popularity)
-    with pytest.raises(InexactClipping, match=r"layer '(basket|outlook)"):
+    with raises("inexact-clipping", match=r"layer '(basket|outlook)"):
         check_exactness(model, batch_of(4, model), losses=partial(losses_of, model))
 
 
@@ -95,7 +95,7 @@ class _Unseen(nn.Module):
 def test_a_parameter_used_outside_its_own_layer_is_refused(model, batch_of):
     model.train_only("heads")
     model.basket.popularity = _Unseen(model.basket.popularity, model.outlook.rule.bias)
-    with pytest.raises(InexactClipping, match=r"outlook\.rule\.bias"):
+    with raises("inexact-clipping", match=r"outlook\.rule\.bias"):
         check_exactness(model, batch_of(4, model), losses=partial(losses_of, model))
 
 

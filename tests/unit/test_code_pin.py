@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 
 from hanse_client.deployment.code_bundle import Bundle, check_bundle
-from hanse_common.errors import ForeignCode, PolicyViolation
+from hanse_common.errors import PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
 from kits.apps.deployment import bundle
+from kits.errors import raises
 
 THIN = bundle()
 DIGEST = hashlib.sha256(THIN).hexdigest()
@@ -47,12 +48,12 @@ def test_the_manifest_names_it(policy):
 
 
 def test_terms_that_name_no_bundle_answer_nobody():
-    with pytest.raises(ForeignCode, match="does not name the app bundle"):
+    with raises("foreign-code", match="does not name the app bundle"):
         check_bundle(Bundle.read(THIN), terms(None, None).manifest)
 
 
 def test_an_engine_that_shows_no_bundle_is_refused_where_the_terms_name_one():
-    with pytest.raises(ForeignCode, match="shows none"):
+    with raises("foreign-code", match="shows none"):
         check_bundle(None, terms(DIGEST, None).manifest)
     check_bundle(None, terms(None, None).manifest)  # a simulation has none, and names none
 
@@ -70,7 +71,7 @@ def test_a_policy_that_names_another_bundle_wins():
 
 
 def test_the_hash_is_of_the_bytes_and_not_of_what_the_server_says():
-    with pytest.raises(ForeignCode, match=f"SHA-256 is .*, the terms name {DIGEST[:12]}"):
+    with raises("foreign-code", match=f"SHA-256 is .*, the terms name {DIGEST[:12]}"):
         check_bundle(Bundle.read(THIN + b" "), terms(DIGEST, None).manifest)
 
 
@@ -86,7 +87,7 @@ def test_the_hash_is_of_the_bytes_and_not_of_what_the_server_says():
     ],
 )
 def test_code_that_it_would_have_brought_is_named_and_harmless_to_print(files, words):
-    with pytest.raises(ForeignCode) as refusal:
+    with raises("foreign-code") as refusal:
         check_bundle(Bundle.read(bundle(files)), terms(DIGEST, None).manifest)
     assert words.replace(r"\\", "\\") in str(refusal.value)
     assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
@@ -94,5 +95,5 @@ def test_code_that_it_would_have_brought_is_named_and_harmless_to_print(files, w
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", THIN[:100], b"\x00" * 1000])
 def test_what_is_no_bundle_at_all_is_refused_in_the_same_way(data):
-    with pytest.raises(ForeignCode, match="it is no archive"):
+    with raises("foreign-code", match="it is no archive"):
         check_bundle(Bundle.read(data), terms(DIGEST, None).manifest)

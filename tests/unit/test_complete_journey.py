@@ -8,10 +8,11 @@ import pytest
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
-from hanse_common.errors import ConfigError, MissingDependency, TooFewCustomers
+from hanse_common.errors import ConfigError, MissingDependency
 from hanse_simulations.datasets import complete_journey, make_stores
 from hanse_simulations.datasets.freezing import freeze
 from hanse_simulations.datasets.partitions import FROZEN
+from kits.errors import raises
 
 PARTITIONS = ("regions", "home", "visits")
 
@@ -244,7 +245,7 @@ def test_more_stores_than_there_are_is_an_error(assigned):
 
 
 def test_no_store_large_enough_is_an_error(assigned):
-    with pytest.raises(TooFewCustomers, match=r"min_customers=1000.*largest has 617"):
+    with raises("too-few-customers", match=r"min_customers=1000.*largest has 617"):
         limited(assigned["regions"], min_customers=1_000)
 
 

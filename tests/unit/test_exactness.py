@@ -10,9 +10,10 @@ import pytest
 from hanse_client.clipping import exactness
 from hanse_client.clipping.exactness import check_key, ensure_exact
 from hanse_client.tasks import task_of
-from hanse_common.errors import InexactClipping
+from hanse_common.errors import PrivacyError
 from hanse_common.manifest_terms import BASE_MODEL_FILES
 from hanse_common.paths import CLIPPING_CHECK_FILE
+from kits.errors import raises
 
 
 @pytest.fixture
@@ -83,11 +84,11 @@ def test_another_base_model_and_another_version_are_checked_again(store, monkeyp
 
 def test_a_check_that_fails_is_made_again(store, monkeypatch):
     def inexact(*_: object, **__: object) -> float:
-        raise InexactClipping("layer 'x'")
+        raise PrivacyError("layer 'x'", code="inexact-clipping")
 
     monkeypatch.setattr(exactness, "check_exactness", inexact)
     for _ in range(2):
-        with pytest.raises(InexactClipping):
+        with raises("inexact-clipping"):
             store.check()
     assert store.checks == 0
 

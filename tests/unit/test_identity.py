@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from hanse_common.errors import BadCertificate, BadSignature, KeyFileError, MalformedMessage
+from hanse_common.errors import BadSignature, KeyFileError, MalformedMessage
 from hanse_common.identity import (
     AuthorityKey,
     Certificate,
@@ -17,6 +17,7 @@ from hanse_common.identity import (
     fingerprint,
     verify,
 )
+from kits.errors import raises
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o377])
@@ -123,7 +124,7 @@ def test_a_missing_certificate_file(tmp_path):
 )
 def test_certificates_that_make_no_sense(changes, words):
     fields = {"valid_from": 1, "valid_until": 9} | changes
-    with pytest.raises(BadCertificate, match=words):
+    with raises("bad-certificate", match=words):
         AuthorityKey.generate().certify("bremen", bytes(32), **fields)
 
 

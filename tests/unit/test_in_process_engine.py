@@ -11,11 +11,12 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from hanse_common.config import ComputeSettings
-from hanse_common.errors import ConfigError, DataError, FederationError, RunNotResumable
+from hanse_common.errors import ConfigError, DataError, FederationError
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import WorkerPool, run_federation, start_workers, store_names
 from hanse_simulations.engines.in_process import InProcessGrid
 from kits.apps.federations import CLIENT_APP, STORES, final_bytes, make_run, make_settings, run
+from kits.errors import raises
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ def test_a_store_that_dies_ends_the_run_which_can_be_resumed(tmp_path):
 def test_resuming_with_other_settings_leaves_the_runs_own(tmp_path):
     run_dir = run(tmp_path, make_settings(rounds=1))
     before = (run_dir / "settings.json").read_text()
-    with pytest.raises(RunNotResumable):
+    with raises("run-not-resumable"):
         run(tmp_path, make_settings(rounds=2), resume=True)
     assert (run_dir / "settings.json").read_text() == before
 

@@ -22,13 +22,7 @@ from hanse_client.pretraining.objective import Contents, rows_of
 from hanse_client.pretraining.public_data import read_public
 from hanse_client.tasks.interest import InterestConfig
 from hanse_common.config import DataSettings, RunSettings
-from hanse_common.errors import (
-    AlreadyThere,
-    ConfigError,
-    DataError,
-    MissingDependency,
-    TooFewCustomers,
-)
+from hanse_common.errors import ConfigError, DataError, MissingDependency
 
 cli = CliRunner()
 PEOPLE = 120
@@ -180,14 +174,14 @@ def test_data_without_a_licence_are_refused(shop, tmp_path):
 
 def test_a_folder_that_holds_something_is_left_alone(shop, tmp_path):
     (tmp_path / "mine").write_text("x")
-    assert isinstance(run(shop, tmp_path, "--licence", "x").exception, AlreadyThere)
+    assert run(shop, tmp_path, "--licence", "x").exception.code == "already-there"
 
 
 def test_too_few_customers_are_refused(shop, tmp_path):
     few = pl.read_csv(shop / "events.csv").filter(pl.col("user_id").is_in(["p1", "p2"]))
     few.write_csv(tmp_path / "few.csv")
     error = run(shop, tmp_path / "out", "--licence", "x", source=tmp_path / "few.csv").exception
-    assert isinstance(error, TooFewCustomers)
+    assert error.code == "too-few-customers"
 
 
 def test_what_is_no_source_says_what_is(shop, tmp_path):

@@ -1,7 +1,5 @@
 """Visits to expect: a Poisson at the own rate until trained; calibrated, and judged as by hand."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,6 @@ from hanse_client.tasks.interest.features import Anchors, collate
 from hanse_client.tasks.interest.metrics import split_anchors
 from hanse_client.tasks.interest.rates import RateHead, chances, rate_losses
 from hanse_client.tasks.scoring import average_precision, calibration_error
-from hanse_common.errors import ModelTooOld
 from kits.histories import made
 
 HORIZONS = (7.0, 14.0, 28.0)
@@ -153,13 +150,3 @@ def test_steady_shoppers_are_expected_back_within_the_interval():
     assert found.low[0, 2] <= actual[0] <= found.high[0, 2]
     assert found.usual[0, 2] == pytest.approx(60 * 40 * 28 / 400, rel=0.2)
     assert actual[1] == 0
-
-
-def test_a_model_of_an_earlier_version_is_refused_with_what_to_do(world, tmp_path):
-    *_, model = world
-    model.save_pretrained(tmp_path)
-    table = json.loads((tmp_path / "config.json").read_text())
-    del table["horizons"]
-    (tmp_path / "config.json").write_text(json.dumps(table))
-    with pytest.raises(ModelTooOld, match="train it again"):
-        InterestModel.from_pretrained(tmp_path)

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from hanse_common.errors import (
-    ConfigError,
-    FederationError,
-    RunDirectoryError,
-    RunNotResumable,
-)
+from hanse_common.errors import ConfigError, FederationError, RunDirectoryError
 from hanse_server.app import main, read_settings
 from hanse_server.checkpoint import latest_checkpoint
 from hanse_server.rounds import run_rounds
@@ -17,6 +12,7 @@ from hanse_server.stage_log import read_stages
 from hanse_server.store_grid import StoreGrid
 from kits.apps.federations import STORES, final_bytes, make_run, make_settings, read_arrays
 from kits.apps.local_grid import LocalGrid
+from kits.errors import raises
 
 
 @pytest.fixture
@@ -169,13 +165,13 @@ def test_resuming_a_finished_run_changes_nothing(federated):
 def test_resuming_with_other_settings(federated):
     _, _, run = federated(make_settings(rounds=1))
     run()
-    with pytest.raises(RunNotResumable, match=r"federation\.rounds was 1 and is 3"):
+    with raises("run-not-resumable", match=r"federation\.rounds was 1 and is 3"):
         run(make_settings(rounds=3), resume=True)
 
 
 def test_resuming_nothing(federated):
     _, _, run = federated(make_settings())
-    with pytest.raises(RunNotResumable, match="no checkpoint"):
+    with raises("run-not-resumable", match="no checkpoint"):
         run(resume=True)
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training.train import train_alone, train_round, trained_arrays
-from hanse_common.errors import ConfigError, InexactClipping
+from hanse_common.errors import ConfigError
 from hanse_common.manifest_terms import settings_digest
+from kits.errors import raises
 
 
 class Rows:
@@ -116,7 +117,7 @@ def test_what_another_task_learns_alone_lowers_its_loss(another):
 
 def test_a_task_whose_losses_mix_customers_trains_nobody_privately(another):
     node, settings, model = another(MixingTask())
-    with pytest.raises(InexactClipping, match="weight"):
+    with raises("inexact-clipping", match="weight"):
         train_round(node, model, settings, trained_arrays(model), 1)
 
 

@@ -9,8 +9,9 @@ import torch
 from hanse_client.node import Node, NodeSettings
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
-from hanse_common.errors import ConfigError, EmptyStore, PrivacyError, TooFewCustomers
+from hanse_common.errors import ConfigError, EmptyStore, PrivacyError
 from hanse_common.privacy.plan import PrivacyPlan
+from kits.errors import raises
 
 
 def start(node, settings):
@@ -153,7 +154,7 @@ def test_without_privacy_a_store_with_too_few_customers_is_refused(small_node):
     node, settings = small_node
     settings = settings.with_changes({"data.min_customers": 25, **OPEN})
     model, arrays = start(node, settings)
-    with pytest.raises(TooFewCustomers, match=r"'synthetic-01' has 24 customers"):
+    with raises("too-few-customers", match=r"'synthetic-01' has 24 customers"):
         train_round(node, model, settings, arrays, 1)
 
 

@@ -8,13 +8,13 @@ import hmac
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from hanse_common import errors
 from hanse_common.identity import Certificate
 from hanse_common.secagg import Header, decode, dispute, keys
 from hanse_common.secagg.masking import Keystream
 from hanse_common.secagg.messages import Message, StoreMessage
 from hanse_common.secagg.roster import Cohort, Peer
 from hanse_common.secagg.shamir import PRIME, Weights, split
+from kits.errors import raises
 from kits.vectors import AUTHORITY, CERTIFICATE, HEADER, STORE, fixed, messages, read
 
 GOLDEN = read("messages.txt")
@@ -47,10 +47,8 @@ def test_every_kind_of_message_has_golden_bytes():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_bytes_give_the_named_error(name):
-    expected = getattr(errors, name.partition(":")[0])
-    with pytest.raises(errors.ProtocolError) as refusal:
+    with raises(name.partition(":")[0]):
         decode(REFUSED[name])
-    assert type(refusal.value) is expected
 
 
 # Derivations, by this code

@@ -7,12 +7,12 @@ import hashlib
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse_common import errors
 from hanse_common.instructions import logged_digest
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.merkle import Tree
 from hanse_common.roundlog.receipt import Receipt
 from hanse_common.roundlog.records import Announced, Closed, Published, decode
+from kits.errors import raises
 from kits.vectors import CHECKPOINT, COORDINATOR, RECEIPT, STORE, read, records
 
 GOLDEN = read("roundlog.txt")
@@ -46,10 +46,9 @@ def test_the_receipt_encodes_to_the_golden_bytes():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_bytes_give_the_named_error(name):
-    kind, decoder, _ = name.split(": ", 2)
-    with pytest.raises(errors.HanseError) as refusal:
+    code, decoder, _ = name.split(": ", 2)
+    with raises(code):
         DECODERS[decoder](REFUSED[name])
-    assert type(refusal.value) is getattr(errors, kind)
 
 
 def test_what_is_derived_from_them():

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hanse_client.clipping.layers import Call, Layer, Uses, layer_of, reads_of
 from hanse_client.clipping.tied_embedding import combine
 from hanse_client.clipping.uses import Use
-from hanse_common.errors import InexactClipping
+from hanse_common.errors import PrivacyError
 
 _TINY = 1e-6
 """Added to a norm before the clip is divided by it, as Opacus does."""
@@ -130,8 +130,8 @@ class BookKeeping:
                 forward pass within this context.
 
         Raises:
-            InexactClipping: A gradient of a customer cannot be told exactly; names the
-                parameter. No `.grad` has changed.
+            PrivacyError [inexact-clipping]: A gradient of a customer cannot be told exactly; names
+                the parameter. No `.grad` has changed.
         """
         if losses.ndim != 1:
             raise ValueError(f"losses of shape {list(losses.shape)}: one per customer is needed")
@@ -141,8 +141,9 @@ class BookKeeping:
                 self.norms = losses.detach()
                 return
             if not losses.requires_grad:
-                raise InexactClipping(
+                raise PrivacyError(
                     "the losses depend on no trained layer",
+                    code="inexact-clipping",
                     hint="run the model within the clipper's context, with gradients enabled",
                 )
             self._customers = len(losses)
@@ -176,9 +177,10 @@ class BookKeeping:
             numbered.sort(key=lambda pair: pair[0])
             use = combine([use for _, use in numbered])
             if use is None:
-                raise InexactClipping(
+                raise PrivacyError(
                     f"parameter {self._names[parameter]!r} is shared by layers whose gradients "
                     "have no exact common norm",
+                    code="inexact-clipping",
                     hint="give one of them its own parameter",
                 )
             combined[parameter] = use
@@ -188,8 +190,9 @@ class BookKeeping:
     def _refuse_newly_trained(self) -> None:
         for name, parameter in self._model.named_parameters():
             if parameter.requires_grad and parameter not in self._names:
-                raise InexactClipping(
+                raise PrivacyError(
                     f"parameter {name!r} was frozen when the clipper began",
+                    code="inexact-clipping",
                     hint="choose what is trained first",
                 )
 
@@ -206,17 +209,22 @@ class BookKeeping:
         full = f"{name}.{own}" if name else own
         kind = type(module).__name__
         if "forward" in module.__dict__:
-            raise InexactClipping(f"parameter {full!r} is in a {kind} whose forward was replaced")
+            raise PrivacyError(
+                f"parameter {full!r} is in a {kind} whose forward was replaced",
+                code="inexact-clipping",
+            )
         layer = layer_of(module, self._replay)
         if layer is None:
-            raise InexactClipping(
+            raise PrivacyError(
                 f"parameter {full!r} is in a {kind}, which cannot be clipped per customer",
+                code="inexact-clipping",
                 hint="freeze it, use a known layer, or hand it out by a PerCustomerParameter",
             )
         why = layer.refuse(module)
         if why is not None:
-            raise InexactClipping(
-                f"parameter {full!r} is in a {kind} that cannot be clipped: {why}"
+            raise PrivacyError(
+                f"parameter {full!r} is in a {kind} that cannot be clipped: {why}",
+                code="inexact-clipping",
             )
         return layer
 
@@ -227,8 +235,9 @@ class BookKeeping:
             if not torch.is_grad_enabled():
                 return forward(*args, **kwargs)
             if self._customers is not None:
-                raise InexactClipping(
+                raise PrivacyError(
                     f"layer {name!r} runs again during the backward pass",
+                    code="inexact-clipping",
                     hint="switch activation checkpointing off",
                 )
             call = Call(
@@ -254,15 +263,23 @@ class BookKeeping:
 
     def _receive(self, run: _Run, gradient: Tensor) -> None:
         if self._customers is None or run.uses is None:
-            raise InexactClipping("a backward pass went past the clipper", hint="call its backward")
+            raise PrivacyError(
+                "a backward pass went past the clipper",
+                code="inexact-clipping",
+                hint="call its backward",
+            )
         rows = [len(part) if part.ndim else 0 for part in (gradient, *(t for t, _ in run.inputs))]
         if any(count != self._customers for count in rows):
-            raise InexactClipping(
+            raise PrivacyError(
                 f"layer {run.name!r} saw {rows[-1]} rows for {self._customers} customers",
+                code="inexact-clipping",
                 hint="the first dimension of its input must be the customers'",
             )
         if any(part._version != version for part, version in run.inputs):
-            raise InexactClipping(f"what layer {run.name!r} read was overwritten after it had run")
+            raise PrivacyError(
+                f"what layer {run.name!r} read was overwritten after it had run",
+                code="inexact-clipping",
+            )
         with torch.no_grad():
             for own, use in run.uses(gradient.detach()):
                 parameter = run.module.get_parameter(own)
@@ -283,8 +300,9 @@ class BookKeeping:
 
 def _refuse_use_outside(name: str) -> Callable[[Tensor], None]:
     def refuse(gradient: Tensor) -> None:
-        raise InexactClipping(
+        raise PrivacyError(
             f"parameter {name!r} is used outside its own layer",
+            code="inexact-clipping",
             hint="no customer's share in its gradient can be told; hand it out by a "
             "PerCustomerParameter",
         )

@@ -51,7 +51,7 @@ def ensure_exact(
         lots: Secret; draws customers, so that no one can be left out on purpose.
 
     Raises:
-        InexactClipping: See `check_exactness`.
+        PrivacyError [inexact-clipping]: See `check_exactness`.
         ConfigError: The record is damaged.
 
     Edge cases:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hanse_client.clipping.bare_parameters import PerCustomerParameter
 from hanse_client.clipping.uses import Product, Rows, Use, Whole
-from hanse_common.errors import InexactClipping
+from hanse_common.errors import PrivacyError
 
 Uses = Iterable[tuple[str, Use]]
 """Names of a layer's own parameters, each with a use."""
@@ -41,7 +41,10 @@ class Call:
         """The layer's only input."""
         given = [*self.args, *self.kwargs.values()]
         if len(given) != 1 or not isinstance(given[0], Tensor):
-            raise InexactClipping(f"a {type(self.module).__name__} was given more than one {name}")
+            raise PrivacyError(
+                f"a {type(self.module).__name__} was given more than one {name}",
+                code="inexact-clipping",
+            )
         return given[0].detach()
 
     def run(self) -> Any:
@@ -162,8 +165,9 @@ def _per_customer(call: Call) -> Ran:
 
 def _replayed(call: Call) -> Ran:
     if call.kwargs or not all(isinstance(given, Tensor) for given in call.args):
-        raise InexactClipping(
-            f"a {type(call.module).__name__} was given more than tensors by position"
+        raise PrivacyError(
+            f"a {type(call.module).__name__} was given more than tensors by position",
+            code="inexact-clipping",
         )
     entered = [given.detach() for given in call.args]
     module = call.module
@@ -181,8 +185,9 @@ def _replayed(call: Call) -> Ran:
 
     def uses(gradient: Tensor) -> Uses:
         if any(len(part) != len(gradient) for part in entered):
-            raise InexactClipping(
-                f"a {type(module).__name__} was given an input that is not one per customer"
+            raise PrivacyError(
+                f"a {type(module).__name__} was given an input that is not one per customer",
+                code="inexact-clipping",
             )
         for name, values in torch.func.vmap(gradients)(gradient, *entered).items():
             yield name, Whole(values)

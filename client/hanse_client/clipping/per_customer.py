@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hanse_client.clipping import BookKeeping
 from hanse_client.tasks.base import Batch
 from hanse_client.tasks.interest.heads import Popularity
-from hanse_common.errors import InexactClipping
+from hanse_common.errors import PrivacyError
 
 BatchT = TypeVar("BatchT", bound=Batch)
 
@@ -78,7 +78,8 @@ def check_exactness(
         The largest relative difference over all layers and customers.
 
     Raises:
-        InexactClipping: It exceeds `TOLERANCE`, or a layer cannot be clipped; names it.
+        PrivacyError [inexact-clipping]: It exceeds `TOLERANCE`, or a layer cannot be clipped; names
+            it.
     """
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     kept = {name: p.detach().clone() for name, p in trained.items()}
@@ -137,8 +138,9 @@ def _difference(name: str, found: Tensor | None, expected: Tensor, *, whole: flo
     scale = max(float(found.abs().max()), float(expected.abs().max()), _FLOOR * whole)
     difference = float((found - expected).abs().max()) / scale
     if not difference <= TOLERANCE:
-        raise InexactClipping(
+        raise PrivacyError(
             f"layer {name!r}: per-customer gradients are off by {difference:.2g} of their size",
+            code="inexact-clipping",
             hint="nothing was trained or sent; this model cannot be clipped per customer here",
         )
     return difference

@@ -16,7 +16,7 @@ from hanse_client.deployment.ledger_cli import accept_head
 from hanse_client.deployment.metrics_cli import metrics
 from hanse_client.deployment.tables import print_facts
 from hanse_client.ingest.cli import check
-from hanse_common.errors import BadInvitation, ConfigError, Interrupted, StoreNotReady
+from hanse_common.errors import ConfigError, Interrupted, ProtocolError, StoreNotReady
 from hanse_common.formats import Format, say
 
 app = typer.Typer(
@@ -247,8 +247,9 @@ def _compare(shown: str, heard: str | None, yes: bool) -> None:
     """Let a person compare the authority's fingerprint before anything trusts it."""
     if heard is not None:
         if "".join(heard.split()).replace(":", "").lower() != shown.replace(":", ""):
-            raise BadInvitation(
+            raise ProtocolError(
                 f"the invitation's authority has the fingerprint {shown}, and not the one given",
+                code="bad-invitation",
                 hint="do not go on: ask the authority, by phone, for its fingerprint",
             )
         return

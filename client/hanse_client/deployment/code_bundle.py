@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from flwr.app import Context
 
 from hanse_common.decoding import decoding
-from hanse_common.errors import ForeignCode
+from hanse_common.errors import MalformedMessage, PolicyViolation
 from hanse_common.manifest import Manifest
 
 THIN = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
@@ -64,25 +64,28 @@ def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
         manifest: Checked against the store's policy, which may name a bundle too.
 
     Raises:
-        ForeignCode: Says which digest it has, and which code it would have brought; or that
-            the manifest names no bundle, or the engine has none to compare.
+        PolicyViolation [foreign-code]: Says which digest it has, and which code it would have
+            brought; or that the manifest names no bundle, or the engine has none to compare.
     """
     pinned = manifest.fab_digest
     if bundle is None:
         if pinned is None:
             return
-        raise ForeignCode(
+        raise PolicyViolation(
             "the manifest names an app bundle, and what runs this store shows none",
+            code="foreign-code",
             hint="run the store's node with `hanse store join`",
         )
     if pinned is None:
-        raise ForeignCode(
+        raise PolicyViolation(
             "the manifest does not name the app bundle",
+            code="foreign-code",
             hint="ask the federation for a manifest with fab_digest",
         )
     if bundle.digest != pinned:
-        raise ForeignCode(
+        raise PolicyViolation(
             f"the app bundle's SHA-256 is {bundle.digest[:12]}…, the terms name {pinned[:12]}…",
+            code="foreign-code",
             hint=f"nothing of it was run; {bundle.holds}",
         )
 
@@ -90,9 +93,12 @@ def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
 def _described(bundle: bytes) -> str:
     try:
         # Its list of names alone is read: no member is unpacked, whatever it unpacks to.
-        with decoding("the bundle", ForeignCode), zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+        with (
+            decoding("the bundle", MalformedMessage),
+            zipfile.ZipFile(io.BytesIO(bundle)) as archive,
+        ):
             names = sorted(set(archive.namelist()) - THIN)
-    except ForeignCode:
+    except MalformedMessage:
         return "it is no archive"
     if not names:
         return "it holds no code"

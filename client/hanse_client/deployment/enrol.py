@@ -21,12 +21,7 @@ from hanse_common.admission import Invitation, Request, node_key_digest, public_
 from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
 from hanse_common.decoding import decoding
 from hanse_common.durable import replacing_folder, sync_folder, write_durably
-from hanse_common.errors import (
-    BadCertificate,
-    ConfigError,
-    PolicyViolation,
-    StoreNotReady,
-)
+from hanse_common.errors import ConfigError, PolicyViolation, ProtocolError, StoreNotReady
 from hanse_common.identity import Certificate, StoreKey, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
@@ -115,7 +110,8 @@ def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = Non
     """Check a certificate and keep it; the one before is kept beside it.
 
     Raises:
-        BadCertificate: It is not the authority's, or not of this store and its keys.
+        ProtocolError [bad-certificate]: It is not the authority's, or not of this store and its
+            keys.
         ExpiredCertificate: It is not valid now.
         KeyFileError: It is no certificate, or a key is missing.
         ConfigError: No authority is pinned yet.
@@ -184,7 +180,8 @@ def check_membership(folder: StoreFolder, *, now: int | None = None) -> Enrolmen
     Raises:
         StoreNotReady: Something has not come back yet.
         KeyFileError: A key is missing, or readable by others.
-        BadCertificate, ExpiredCertificate: The certificate does not hold, or is another's.
+        ProtocolError [bad-certificate], ExpiredCertificate: The certificate does not hold, or is
+            another's.
         BadManifest: The manifest is not the pinned authority's.
         PolicyViolation: The terms go beyond the policy; names every field.
     """
@@ -303,8 +300,9 @@ def _check_ours(folder: StoreFolder, certificate: Certificate, *, in_use: bool =
         (certificate.node_key == node, "of another Flower node key"),
     ):
         if not holds:
-            raise BadCertificate(
+            raise ProtocolError(
                 f"the certificate is {what}",
+                code="bad-certificate",
                 hint="send the request that `hanse store enrol` writes now, and import its answer",
             )
 

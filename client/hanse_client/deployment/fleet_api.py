@@ -50,13 +50,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
-from hanse_common.errors import (
-    FederationError,
-    NotAdmitted,
-    RunOver,
-    Unreachable,
-    UntrustedServer,
-)
+from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
 
 T = TypeVar("T")
 
@@ -144,7 +138,7 @@ class Fleet:
         """The bytes of a run's app bundle.
 
         Raises:
-            RunOver: The run has ended.
+            FederationError [run-over]: The run has ended.
         """
         run = self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run_id)).run
         request = GetFabRequest(node=self._node, hash_str=run.fab_hash, run_id=run_id)
@@ -154,7 +148,7 @@ class Fleet:
         """Fetch a message's content.
 
         Raises:
-            RunOver: The run has ended.
+            FederationError [run-over]: The run has ended.
             FederationError: The content is gone, or no message.
         """
         run_id = message.metadata.run_id
@@ -178,7 +172,7 @@ class Fleet:
             seconds: What making it took.
 
         Raises:
-            RunOver: The run has ended.
+            FederationError [run-over]: The run has ended.
             FederationError: The server did not take it.
         """
         reply.metadata.__dict__["_message_id"] = reply.object_id
@@ -299,7 +293,7 @@ def _named(call: Callable[[], T], address: Address) -> T:
                 "request, and not revoked it?",
             ) from error
         if status == httpx.codes.FORBIDDEN:
-            raise RunOver("the run has ended") from error
+            raise FederationError("the run has ended", code="run-over") from error
         raise FederationError(
             f"{address.fleet} answers {status}: {error.response.text[:200]!a}"
         ) from error

@@ -130,7 +130,7 @@ class StoreFolder:
 
         Raises:
             StoreNotReady: There is none yet.
-            BadInvitation: It is damaged.
+            ProtocolError [bad-invitation]: It is damaged.
         """
         path = self.path / INVITATION_FILE
         if not path.exists():

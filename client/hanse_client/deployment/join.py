@@ -69,7 +69,7 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
     Raises:
         StoreNotReady: Something is missing.
         KeyFileError: A key is missing, or readable by others.
-        BadCertificate, ExpiredCertificate: The certificate does not hold.
+        ProtocolError [bad-certificate], ExpiredCertificate: The certificate does not hold.
         PolicyViolation: The terms go beyond the policy, or are not about this store.
         DataError: The data cannot be used.
     """

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hanse_common.config import read_json
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, StoreLeft
+from hanse_common.errors import ConfigError, ProtocolError
 from hanse_common.paths import LEAVING_FILE
 
 
@@ -62,7 +62,7 @@ def check_staying(node: Path, number: int) -> None:
         number: The round that is asked for; 0 before the first.
 
     Raises:
-        StoreLeft: It is a later round, or a later one was refused before.
+        ProtocolError [store-left]: It is a later round, or a later one was refused before.
     """
     decided = leaving(node)
     if decided is None:
@@ -72,8 +72,9 @@ def check_staying(node: Path, number: int) -> None:
         return
     if not decided.left:
         Leaving(after_round=last, left=True).save(node)
-    raise StoreLeft(
+    raise ProtocolError(
         f"this store left the federation after round {last}" if last else "this store has left",
+        code="store-left",
         hint="nothing was trained or sent; go on without it",
     )
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hanse_common.audit.evidence import find
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, LedgerError, ModelNotFound
+from hanse_common.errors import ConfigError, LedgerError, RunDirectoryError
 from hanse_common.paths import MODEL_FOLDER, STORES_FOLDER
 from hanse_common.wording import ABSENT, counted
 from hanse_common.wording import epsilon as rounded_up
@@ -97,15 +97,17 @@ def gather(path: Path) -> Facts:
         path: A run's folder, or a model's; a model in its run's folder finds the run.
 
     Raises:
-        ModelNotFound: There is no interest model there.
+        RunDirectoryError [model-not-found]: There is no interest model there.
         ConfigError: The run's files are damaged.
         LedgerError: A ledger of the run is damaged.
     """
     folder = next((p for p in (path, path / MODEL_FOLDER) if (p / WEIGHTS_FILE).is_file()), None)
     config = {} if folder is None else _table(folder / CONFIG_FILE)
     if folder is None or config.get("model_type") != "hanse-interest":
-        raise ModelNotFound(
-            f"{path} holds no interest model", hint="give a run's folder, or its model's"
+        raise RunDirectoryError(
+            f"{path} holds no interest model",
+            code="model-not-found",
+            hint="give a run's folder, or its model's",
         )
     above = folder.absolute().parent
     run = next((p for p in (folder, above) if (p / RESULT_FILE).is_file()), None)
@@ -343,7 +345,7 @@ def _parameters(weights: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     with (
-        decoding(weights, ModelNotFound, SafetensorError, hint=_WHOLE),
+        decoding(weights, RunDirectoryError, SafetensorError, code="model-not-found", hint=_WHOLE),
         safe_open(weights, framework="numpy") as file,
     ):
         names = (name for name in file.keys() if name not in _BUFFERS)  # noqa: SIM118

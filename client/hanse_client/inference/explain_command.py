@@ -46,7 +46,7 @@ def explain(
     from hanse_client.inference.explain_page import explanation, render
     from hanse_client.inference.files import write_private
     from hanse_client.inference.predict import ask_all, known, moment_of
-    from hanse_common.errors import ConfigError, UnknownCategory, UnknownCustomer
+    from hanse_common.errors import ConfigError, DataError
     from hanse_common.wording import finite
 
     if output.suffix.lower() != ".html" or not output.absolute().parent.is_dir():
@@ -56,8 +56,9 @@ def explain(
     names, histories = trained.config.classes, opened.histories
     found = np.flatnonzero(histories.customers == user)
     if not len(found) or found[0] not in known(opened, moment):
-        raise UnknownCustomer(
+        raise DataError(
             f"store {opened.name!r} has no visit of {user!r} before that moment",
+            code="unknown-customer",
             hint="take a user_id of `hanse model predict`: a pseudonym, not a loyalty id",
         )
     customer = int(found[0])
@@ -67,8 +68,9 @@ def explain(
     elif category in names:
         index = names.index(category)
     else:
-        raise UnknownCategory(
+        raise DataError(
             f"the model ranks no category {category!r}",
+            code="unknown-category",
             hint="take an item_id of `hanse model predict`",
         )
     credit = attribute(histories, trained.model, customer=customer, category=index, moment=moment)

@@ -18,7 +18,7 @@ from hanse_client.inference.load import open_model
 from hanse_client.training.train import load_arrays
 from hanse_common.decoding import decoding
 from hanse_common.durable import replacing_folder
-from hanse_common.errors import ConfigError, ModelNotFound
+from hanse_common.errors import ConfigError, RunDirectoryError
 from hanse_common.paths import GLOBAL_FILE, SETTINGS_FILE, WEIGHTS_FILE
 
 
@@ -43,14 +43,20 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
         folder: Where to; it may not exist yet.
 
     Raises:
-        ModelNotFound: There are no trained parameters, or no base model.
+        RunDirectoryError [model-not-found]: There are no trained parameters, or no base model.
         ConfigError: The folder exists, or the parameters are of another model.
     """
     if folder.exists():
         raise ConfigError(f"{folder} exists", hint="name another --output")
     weights = run / GLOBAL_FILE if run.is_dir() else run
     hint = f"a finished run's folder holds {GLOBAL_FILE}"
-    with decoding(f"trained parameters {weights}", ModelNotFound, SafetensorError, hint=hint):
+    with decoding(
+        f"trained parameters {weights}",
+        RunDirectoryError,
+        SafetensorError,
+        code="model-not-found",
+        hint=hint,
+    ):
         arrays = load(weights.read_bytes())
     model = open_model(base).model
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}

@@ -22,7 +22,7 @@ from hanse_client.node import Node
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding, json_object
-from hanse_common.errors import ConfigError, ModelNotFound, OtherCatalogue
+from hanse_common.errors import ConfigError, DataError, RunDirectoryError
 from hanse_common.paths import (
     CONFIG_FILE,
     MODEL_FOLDER,
@@ -63,14 +63,15 @@ def model_folder(path: Path) -> Path:
     """The folder of a model, given that or its run's.
 
     Raises:
-        ModelNotFound: There is none.
+        RunDirectoryError [model-not-found]: There is none.
     """
     for folder in (path, path / MODEL_FOLDER):
         if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
             return folder
     what = "holds no model" if path.is_dir() else "does not exist"
-    raise ModelNotFound(
+    raise RunDirectoryError(
         f"{path} {what}",
+        code="model-not-found",
         hint=f"give a run's folder, or one with {CONFIG_FILE} and {WEIGHTS_FILE}",
     )
 
@@ -82,15 +83,19 @@ def open_model(path: Path) -> Trained:
         path: Its folder, or its run's.
 
     Raises:
-        ModelNotFound: There is none, it is another kind of model, or weights are missing.
+        RunDirectoryError [model-not-found]: There is none, it is another kind of model, or weights
+            are missing.
     """
     folder = model_folder(path)
     hint = "is it a whole copy of what the run wrote?"
-    with decoding(f"model {folder}", ModelNotFound, *MODEL_ERRORS, hint=hint):
+    with decoding(
+        f"model {folder}", RunDirectoryError, *MODEL_ERRORS, code="model-not-found", hint=hint
+    ):
         config = InterestConfig.from_pretrained(folder)
         if not config.classes or config.architectures != [InterestModel.__name__]:
-            raise ModelNotFound(
+            raise RunDirectoryError(
                 f"{folder} holds another kind of model",
+                code="model-not-found",
                 hint="`hanse simulate` and `hanse model init` write interest models",
             )
         loaded: Any = InterestModel.from_pretrained(
@@ -98,8 +103,9 @@ def open_model(path: Path) -> Trained:
         )
     model, found = loaded
     if found["missing_keys"] or found.get("mismatched_keys"):
-        raise ModelNotFound(
+        raise RunDirectoryError(
             f"{folder / WEIGHTS_FILE} lacks weights that {CONFIG_FILE} asks for",
+            code="model-not-found",
             hint="copy the run's model folder as a whole",
         )
     model.eval().requires_grad_(False)
@@ -118,7 +124,7 @@ def open_store(path: Path, trained: Trained, settings: RunSettings | None = None
             where the store does not say. Only a `store.toml` asks for them.
 
     Raises:
-        OtherCatalogue: The model ranks classes of another catalogue.
+        DataError [other-catalogue]: The model ranks classes of another catalogue.
         ConfigError: There is no such store, a `store.toml` comes without settings, or their
             encoder is not the model's.
         DataError: The store's data cannot be used.
@@ -147,9 +153,10 @@ def _open_node(path: Path, trained: Trained) -> OpenStore:
         asked.level,
         asked.vector_size,
     ):
-        raise OtherCatalogue(
+        raise DataError(
             f"store {node.name!r} is prepared for {len(own.classes)} classes at level "
             f"{own.level!r}, the model ranks {len(asked.classes)} others at level {asked.level!r}",
+            code="other-catalogue",
             hint=f"give the store's {STORE_FILE}: its data are then prepared for this model",
         )
     return OpenStore(name=node.name, histories=node.histories)
@@ -161,9 +168,10 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
     rows = list(zip(data.catalogue["item_id"], data.catalogue["category"], strict=True))
     listed = {item_class(category, item, config.level) for item, category in rows}
     if not listed & set(config.classes):
-        raise OtherCatalogue(
+        raise DataError(
             f"none of the {len(config.classes)} classes that the model ranks is in the catalogue "
             f"of store {store.name!r}",
+            code="other-catalogue",
             hint="is it the model of this federation, and does [catalogue] map category?",
         )
     # Nothing but what was bought needs a vector.

@@ -21,7 +21,7 @@ from hanse_client.inference.load import OpenStore
 from hanse_client.inference.tables import classes_of
 from hanse_client.tasks.interest import InterestConfig
 from hanse_common.config import Settings
-from hanse_common.errors import DataError, EmptyStore, UnknownCustomer
+from hanse_common.errors import DataError, EmptyStore
 
 MOST = 256
 """Customers in one question."""
@@ -80,8 +80,8 @@ def question(
     """Turn a request into what the model is asked.
 
     Raises:
-        UnknownCustomer: The store has no such pseudonym.
-        UnknownCategory: The model ranks no such class; the hint names the nearest.
+        DataError [unknown-customer]: The store has no such pseudonym.
+        DataError [unknown-category]: The model ranks no such class; the hint names the nearest.
         EmptyStore: A history has no visit before the moment.
         DataError: Histories are posted to a model that reads item texts, which they lack.
     """
@@ -91,8 +91,9 @@ def question(
         places = np.searchsorted(known, request.users)
         for name, place in zip(request.users, places, strict=True):
             if place == len(known) or known[place] != name:
-                raise UnknownCustomer(
+                raise DataError(
                     "the store knows no customer of that pseudonym",
+                    code="unknown-customer",
                     hint=f"position {request.users.index(name)} of users",
                 )
         histories = take(store.histories, places.astype(np.int64))

@@ -15,7 +15,7 @@ from hanse_client.inference.choices import Candidates
 from hanse_client.inference.load import OpenStore
 from hanse_client.inference.predict import Answers, ranked
 from hanse_client.tasks.interest import InterestConfig
-from hanse_common.errors import UnknownCategory
+from hanse_common.errors import DataError
 
 RANKING = {
     "user_id": pl.String,
@@ -219,7 +219,8 @@ def classes_of(category: str, config: InterestConfig, store: OpenStore) -> npt.N
         store: Says where products belong, if its catalogue was read.
 
     Raises:
-        UnknownCategory: The model ranks nothing of it; the hint lists the nearest names.
+        DataError [unknown-category]: The model ranks nothing of it; the hint lists the nearest
+            names.
     """
     paths = _paths(config, store)
     wanted = category.strip().strip("/").casefold()
@@ -237,8 +238,9 @@ def classes_of(category: str, config: InterestConfig, store: OpenStore) -> npt.N
     near = [known[name] for name in near]
     near += [steps[name] for name in difflib.get_close_matches(wanted, steps, n=3, cutoff=0.6)]
     hint = f"did you mean {' or '.join(map(repr, dict.fromkeys(near)))}?" if near else ""
-    raise UnknownCategory(
+    raise DataError(
         f"the model ranks no category {category!r}",
+        code="unknown-category",
         hint=hint or f"it ranks {len(paths)} classes, such as {config.classes[0]!r}",
     )
 

@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
-from hanse_common.errors import ModelTooOld
-
 
 class InterestConfig(PretrainedConfig):
     """Shape of an `InterestModel` and the public vocabulary that it speaks.
@@ -80,21 +78,6 @@ class InterestConfig(PretrainedConfig):
         self.backbone_options = dict(backbone_options or {})
         self.adaptation = adaptation
         super().__init__(**kwargs)
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Read what `save_pretrained` wrote.
-
-        Raises:
-            ModelTooOld: An earlier version wrote it, without the part that expects visits:
-                its weights would be missing.
-        """
-        if config_dict.get("model_type") == cls.model_type and "horizons" not in config_dict:
-            raise ModelTooOld(
-                "the model was written by a version that did not foretell visits by day",
-                hint="train it again with this version, or use it with the one that wrote it",
-            )
-        return super().from_dict(config_dict, **kwargs)
 
     @property
     def reference_window(self) -> int:

@@ -28,7 +28,7 @@ from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_o
 from hanse_client.pretraining.public_data import PublicData
 from hanse_common.config import Level, RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import AlreadyThere, ConfigError, TooFewCustomers
+from hanse_common.errors import ConfigError, DataError, DeploymentError
 from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 
 MOST_CLASSES = 4096
@@ -88,19 +88,22 @@ def pretrain(
         told: Hears the held-out loss of every epoch.
 
     Raises:
-        AlreadyThere: The folder holds something.
-        TooFewCustomers: Fewer than 20 have two visits.
+        DeploymentError [already-there]: The folder holds something.
+        DataError [too-few-customers]: Fewer than 20 have two visits.
         ConfigError: Encoder, checkpoint or folder cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AlreadyThere(f"{folder} holds something already", hint="name another --folder")
+        raise DeploymentError(
+            f"{folder} holds something already", code="already-there", hint="name another --folder"
+        )
     histories, model, classes = _prepared(public, settings, cache)
     rng = np.random.default_rng(settings.seed)
     able = np.flatnonzero(np.diff(histories.visit_offsets) > 1)
     if len(able) < FEWEST_CUSTOMERS:
-        raise TooFewCustomers(
+        raise DataError(
             f"{public.name} has {len(able)} customers of two visits or more, and "
             f"{FEWEST_CUSTOMERS} are needed",
+            code="too-few-customers",
             hint="pre-train on more data",
         )
     able = rng.permutation(able)

@@ -20,7 +20,7 @@ from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import metrics as evaluate_module
 from hanse_client.training import train as train_module
 from hanse_client.training.train import at_home, check_ready
-from hanse_common.errors import OutOfTurn, StoreUnable
+from hanse_common.errors import OutOfTurn, unable
 from hanse_common.instructions import MESSAGE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
@@ -47,8 +47,8 @@ def offer(admitted: Admitted) -> Answer:
         The Hello, with the cosignature of the coordinator's round log.
 
     Raises:
-        StoreUnable: The store's data cannot be used. The words are in the store's own log; the
-            error is the same whatever it was.
+        ProtocolError [unable]: The store's data cannot be used. The words are in the store's own
+            log; the error is the same whatever it was.
         ProtocolError: As `SecureExchange.begin` does.
 
     Guarantees:
@@ -93,8 +93,8 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
     """Train or evaluate, and quantise what came of it.
 
     Raises:
-        StoreUnable: The data cannot be read, or clipping is not exact on them; or, without
-            privacy, anything else. The settings are signed and the check has weights of its
+        ProtocolError [unable]: The data cannot be read, or clipping is not exact on them; or,
+            without privacy, anything else. The settings are signed and the check has weights of its
             own, so that a coordinator cannot ask anything by it.
 
     Guarantees:
@@ -110,13 +110,13 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
             task_of(settings.task).load_data(node)
     except Exception as error:
         _keep_words(admitted, order, error)
-        raise StoreUnable from None
+        raise unable() from None
     try:
         return _vector(admitted, order, model)
     except Exception as error:
         _keep_words(admitted, order, error)
         if order.charge is None:
-            raise StoreUnable from None
+            raise unable() from None
         return _vector(admitted, order, model, noise_alone=True)
 
 

@@ -26,7 +26,7 @@ from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.decoding import decoding
 from hanse_common.durable import locked
-from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, WrongHeader
+from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest_terms import grant_of
 from hanse_common.paths import ATTEMPT_FILE, JOURNAL_FILE, SECAGG_FOLDER, STATE_FILE, WAITING_FILE
@@ -114,7 +114,7 @@ class SecureExchange:
         """Check that the store may still make an attempt.
 
         Raises:
-            AttemptRefused: The attempt, or a later one, was made before.
+            ProtocolError [attempt-refused]: The attempt, or a later one, was made before.
         """
         limit = self._enrolment.manifest.max_openings
         self._journal().admit(header, max_openings=limit)
@@ -172,7 +172,7 @@ class SecureExchange:
         """Stage 0, second half: keep the vector until the message that asks for it.
 
         Raises:
-            BadVector: The vector is not within the manifest's bounds.
+            ProtocolError [bad-vector]: The vector is not within the manifest's bounds.
         """
         attempt = self._enrolment.attempt(waiting.header, waiting.kind)
         attempt.terms.layout.check(waiting.vector)
@@ -182,7 +182,7 @@ class SecureExchange:
         """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
 
         Raises:
-            OutOfTurn, WrongHeader: The message is for another stage or attempt; nothing changed.
+            OutOfTurn: The message is for another stage or attempt; nothing changed.
         """
         return self._answer(lambda store, _: store.share(Roster.decode(data)))
 
@@ -249,7 +249,7 @@ class SecureExchange:
         try:
             reply = step(store, waiting)
         except ProtocolError as error:
-            if isinstance(error, OutOfTurn | WrongHeader) and store.stage is before:
+            if isinstance(error, OutOfTurn) and store.stage is before:
                 raise
             self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
             reply = store.refuse(error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.durable import locked, sync_folder
-from hanse_common.errors import LogForked
+from hanse_common.errors import RoundLogError
 from hanse_common.instructions import Instructions
 from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
 from hanse_common.roundlog.checkpoint import Checkpoint
@@ -44,7 +44,7 @@ class Witness:
             The cosignature; None if the manifest names no log.
 
         Raises:
-            LogForked: The coordinator shows another history than before, or none.
+            RoundLogError [log-forked]: The coordinator shows another history than before, or none.
             RoundLogError: As `seen`.
             ProtocolError: What came with the exchange is malformed, or nobody's.
         """
@@ -63,8 +63,9 @@ class Witness:
                     log_key=bytes.fromhex(key),
                     seen=self.seen,
                 )
-            except LogForked as error:
-                self._node.log(round=told.round, error=f"[{error.code}] {error}")
+            except RoundLogError as error:
+                if error.code == "log-forked":
+                    self._node.log(round=told.round, error=f"[{error.code}] {error}")
                 raise
             self._node.write(name, checkpoint.line())
         return checkpoint.cosign(self._enrolment.key)

@@ -26,7 +26,7 @@ from hanse_client.training.early_stopping import EarlyStopping, validation_score
 from hanse_client.training.optimizer import KeystreamOptimizer
 from hanse_client.training.subnormals import flushing_subnormals
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, EmptyStore, TooFewCustomers
+from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.vector import Trained
 
@@ -92,7 +92,7 @@ def train_round(
 
     Raises:
         PrivacyError: The plan cannot be kept, or clipping is not exact here.
-        EmptyStore, TooFewCustomers: Without privacy, see `check_size`.
+        EmptyStore, DataError [too-few-customers]: Without privacy, see `check_size`.
 
     Edge cases:
         With privacy a store answers whether it has customers or not: an empty one adds noise
@@ -138,7 +138,7 @@ def check_ready(node: Node, model: nn.Module, settings: RunSettings, number: int
 
     Raises:
         DataError: The data cannot be read.
-        InexactClipping: See `ensure_exact`.
+        PrivacyError [inexact-clipping]: See `ensure_exact`.
     """
     work = _work(node, model, settings)
     lots = work.generator(number, Randomness.EXACTNESS_CHECK)
@@ -204,7 +204,7 @@ def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
 
     Raises:
         EmptyStore: No customer has anything to learn from before training ends.
-        TooFewCustomers: Fewer than `data.min_customers` have.
+        DataError [too-few-customers]: Fewer than `data.min_customers` have.
     """
     task = task_of(settings.task)
     count = len(task.training_data(data, settings).active())
@@ -215,9 +215,10 @@ def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
             hint="check where the split ends training against the store's data",
         )
     if count < needed:
-        raise TooFewCustomers(
+        raise DataError(
             f"store {name!r} has {count} customer{'s' if count > 1 else ''} to train on, "
             f"and data.min_customers={needed}",
+            code="too-few-customers",
             hint="join it to a neighbouring store, or lower data.min_customers",
         )
 

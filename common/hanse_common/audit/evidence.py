@@ -154,7 +154,7 @@ class Evidence:
         Raises:
             BadManifest: The file is not a manifest file.
             LedgerError: It is no plain file.
-            UnsafeTerms: Its terms break one of the protocol's promises.
+            ProtocolError [unsafe-terms]: Its terms break one of the protocol's promises.
         """
         if self.enrolment is None:
             return None

@@ -14,10 +14,9 @@ monitoring system, or carry words that have no place there.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import cache
 
-from hanse_common.errors import HanseError
+from hanse_common.errors import families
 
 NO_REPLY, INTERNAL, OTHER = "no-reply", "internal", "other"
 _CODE = re.compile(r"\[([a-z-]+)\]")
@@ -25,9 +24,14 @@ _KIND = re.compile(r"([A-Za-z]\w*): ")
 
 
 @cache
-def known_codes() -> dict[str, str]:
-    """Every error's code by the name of its class."""
-    return {kind.__name__: kind.code for kind in _kinds(HanseError)}
+def known_codes() -> frozenset[str]:
+    """Return the code of every error."""
+    return frozenset(families())
+
+
+@cache
+def _by_class() -> dict[str, str]:
+    return {family.__name__: family.code for family in families().values()}
 
 
 def code_in(reason: str) -> str:
@@ -35,14 +39,8 @@ def code_in(reason: str) -> str:
     found = _CODE.match(reason)
     if found:
         code = found[1]
-        return code if code in known_codes().values() or code == INTERNAL else OTHER
+        return code if code in known_codes() or code == INTERNAL else OTHER
     if reason == "no reply in time":
         return NO_REPLY
     named = _KIND.match(reason)
-    return known_codes().get(named[1], INTERNAL) if named else OTHER
-
-
-def _kinds(kind: type[HanseError]) -> Iterator[type[HanseError]]:
-    yield kind
-    for narrower in kind.__subclasses__():
-        yield from _kinds(narrower)
+    return _by_class().get(named[1], INTERNAL) if named else OTHER

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanse_common.errors import LogForked, MalformedMessage
+from hanse_common.errors import MalformedMessage, RoundLogError
 from hanse_common.instructions import Instructions
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.merkle import check_consistency, check_last
@@ -81,8 +81,8 @@ def check_announced(
         The checkpoint, to be remembered and cosigned.
 
     Raises:
-        LogForked: There is no checkpoint, it is another log's, it does not go on from
-            `seen`, or its last record does not announce this exchange.
+        RoundLogError [log-forked]: There is no checkpoint, it is another log's, it does not go on
+            from `seen`, or its last record does not announce this exchange.
         BadSignature: The coordinator has not signed it.
         MalformedMessage: It or a proof is malformed.
 
@@ -90,15 +90,17 @@ def check_announced(
         Whoever returns has been shown one history so far, of which this exchange is part.
     """
     if not told.checkpoint:
-        raise LogForked(
+        raise RoundLogError(
             "the coordinator sent no checkpoint of its round log",
+            code="log-forked",
             hint="the manifest names a log: nothing was trained or sent",
         )
     checkpoint = Checkpoint.decode(told.checkpoint)
     if checkpoint.log_key != log_key:
-        raise LogForked(
+        raise RoundLogError(
             f"the checkpoint is of log {checkpoint.log_key.hex()[:16]}…, the manifest names "
-            f"{log_key.hex()[:16]}…"
+            f"{log_key.hex()[:16]}…",
+            code="log-forked",
         )
     checkpoint.check_signature()
     announcement = Announced.of(told).encode()
@@ -106,15 +108,17 @@ def check_announced(
     if seen is None or (seen.size, seen.root) == (checkpoint.size, checkpoint.root):
         return checkpoint
     if seen.size >= checkpoint.size:
-        raise LogForked(
+        raise RoundLogError(
             f"the round log has {checkpoint.size} records, it had {seen.size} before",
+            code="log-forked",
             hint="the coordinator lost records or shows two histories: ask the federation",
         )
     proof = proofs.consistency.get(seen.size)
     if proof is None:
-        raise LogForked(
+        raise RoundLogError(
             f"the coordinator does not prove that its log goes on from the {seen.size} records "
-            "that were seen before"
+            "that were seen before",
+            code="log-forked",
         )
     check_consistency(seen.size, seen.root, checkpoint.size, checkpoint.root, proof)
     return checkpoint

@@ -7,7 +7,7 @@
 >>> check_last(b"four", 3, new, tree.inclusion_of_last())
 Traceback (most recent call last):
     ...
-hanse_common.errors.LogForked: the round log does not hold what it was said to hold: Base hash \
+hanse_common.errors.RoundLogError: the round log does not hold what it was said to hold: Base hash \
 does not match
 """
 
@@ -26,7 +26,7 @@ from pymerkle import (
     verify_inclusion,
 )
 
-from hanse_common.errors import LogForked, MalformedMessage
+from hanse_common.errors import MalformedMessage, RoundLogError
 
 ALGORITHM = "sha256"
 MAX_PROOF_SIZE = 16_384
@@ -66,7 +66,7 @@ def check_consistency(
     """Check that a tree goes on from an earlier one.
 
     Raises:
-        LogForked: The proof does not show it.
+        RoundLogError [log-forked]: The proof does not show it.
         MalformedMessage: It is no proof.
     """
     parsed = _parse(ConsistencyProof, proof)
@@ -75,9 +75,10 @@ def check_consistency(
             prior_root, root, parsed, prior_size=prior_size, later_size=size, algorithm=ALGORITHM
         )
     except InvalidProof as error:
-        raise LogForked(
+        raise RoundLogError(
             f"the round log of {size} records does not go on from the one of {prior_size} that "
-            f"was seen before: {error}"
+            f"was seen before: {error}",
+            code="log-forked",
         ) from None
 
 
@@ -85,7 +86,7 @@ def check_last(record: bytes, size: int, root: bytes, proof: str) -> None:
     """Check that a record is the last of a tree.
 
     Raises:
-        LogForked: The proof does not show it.
+        RoundLogError [log-forked]: The proof does not show it.
         MalformedMessage: It is no proof.
     """
     parsed = _parse(InclusionProof, proof)
@@ -94,7 +95,9 @@ def check_last(record: bytes, size: int, root: bytes, proof: str) -> None:
             Tree([record]).root(), root, parsed, index=size, size=size, algorithm=ALGORITHM
         )
     except InvalidProof as error:
-        raise LogForked(f"the round log does not hold what it was said to hold: {error}") from None
+        raise RoundLogError(
+            f"the round log does not hold what it was said to hold: {error}", code="log-forked"
+        ) from None
 
 
 def _parse(kind: Any, proof: str) -> Any:

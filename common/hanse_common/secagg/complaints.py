@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hanse_common.errors import BadShares, BadSignature, FalseAccusation
+from hanse_common.errors import BadShares, BadSignature, ProtocolError
 from hanse_common.secagg.dispute import check_accusation, is_vouched
 from hanse_common.secagg.messages import Refusal, ShareBundle
 from hanse_common.secagg.roster import Cohort
@@ -75,9 +75,13 @@ class Complaints:
             bundle = bundles.get(accusation.dealer)
             try:
                 if bundle is None:
-                    raise FalseAccusation(f"{accusation.dealer!r} dealt nothing to {name!r}")
+                    raise ProtocolError(
+                        f"{accusation.dealer!r} dealt nothing to {name!r}", code="false-accusation"
+                    )
                 check_accusation(cohort, name, accusation, bundle)
-            except FalseAccusation as error:
+            except ProtocolError as error:
+                if error.code != "false-accusation":
+                    raise
                 # The first lie is enough: each costs the coordinator milliseconds.
                 self.proven[name] = error.code
                 return

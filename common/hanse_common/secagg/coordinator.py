@@ -14,16 +14,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from hanse_common.errors import (
-    BadRoster,
-    BadSurvivors,
-    MalformedMessage,
-    OutOfTurn,
-    RoundFailed,
-    StoreExcluded,
-    WeakKey,
-    WrongHeader,
-)
+from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, RoundFailed, WeakKey
 from hanse_common.secagg.complaints import Complaints
 from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, share_key_u
 from hanse_common.secagg.masking import Words, add_masks
@@ -114,11 +105,11 @@ class Coordinator:
 
         Raises:
             OutOfTurn: It belongs to another stage, or the store has sent one already.
-            WrongHeader: It belongs to another attempt, manifest or model.
-            BadRoster: The store is not awaited, or answers another roster, or shows a
-                key that another store shows.
+            OutOfTurn [wrong-header]: It belongs to another attempt, manifest or model.
+            ProtocolError [bad-roster]: The store is not awaited, or answers another roster, or
+                shows a key that another store shows.
             WeakKey: A Hello shows a key of small order, or one that it does not prove to hold.
-            BadVector: A masked vector has another length.
+            ProtocolError [bad-vector]: A masked vector has another length.
             MalformedMessage: A list has another length than the stage needs.
             ProtocolError: A certificate or signature does not hold.
         """
@@ -166,7 +157,7 @@ class Coordinator:
         Raises:
             OutOfTurn: The attempt is at another stage.
             RoundFailed: Fewer stores than the threshold gave their shares.
-            WrongShare: A secret does not match its commitment; names the culprit.
+            BadSum [wrong-share]: A secret does not match its commitment; names the culprit.
 
         Edge cases:
             A sum that honest stores cannot have made is returned: see `Aggregate.excesses`.
@@ -209,12 +200,16 @@ class Coordinator:
         if self.phase is not Phase.HELLO:
             raise OutOfTurn(f"hello of {name!r} comes after the roster was closed")
         if name in self._excluded:
-            raise StoreExcluded(f"this attempt goes on without {name!r}", culprits=(name,))
+            raise ProtocolError(
+                f"this attempt goes on without {name!r}", code="store-excluded", culprits=(name,)
+            )
         check_hello(hello, self.attempt)
         if name in self._hellos:
             raise OutOfTurn(f"{name!r} has sent its hello already")
         if len(self._hellos) >= self.attempt.terms.maximum_cohort:
-            raise StoreExcluded(f"the roster is full; {name!r} can join the next round")
+            raise ProtocolError(
+                f"the roster is full; {name!r} can join the next round", code="store-excluded"
+            )
         for key in (hello.mask_public, share_key_u(hello.share_public)):
             try:
                 _PROBE.agree(key)
@@ -226,10 +221,16 @@ class Coordinator:
     def _receive_refusal(self, refusal: Refusal) -> None:
         name = refusal.store_id
         if refusal.header_digest != self.attempt.header.digest():
-            raise WrongHeader(f"refusal of {name!r} belongs to another attempt", culprits=(name,))
+            raise OutOfTurn(
+                f"refusal of {name!r} belongs to another attempt",
+                code="wrong-header",
+                culprits=(name,),
+            )
         hello = self._hellos.get(name)
         if hello is None:
-            raise BadRoster(f"refusal of {name!r}, which has sent no hello", culprits=(name,))
+            raise ProtocolError(
+                f"refusal of {name!r}, which has sent no hello", code="bad-roster", culprits=(name,)
+            )
         refusal.check_signature(hello.certificate.public_key)
         delivered = {index: self._bundles[index] for index in self._sharers if self._bundles}
         self._complaints.take(refusal, self._cohort, delivered)
@@ -253,15 +254,20 @@ class Coordinator:
     def _index_of(self, message: StoreMessage) -> int:
         name = message.store_id
         if getattr(message, "header_digest", b"") != self.attempt.header.digest():
-            raise WrongHeader(
+            raise OutOfTurn(
                 f"{type(message).__name__} of {name!r} belongs to another attempt",
+                code="wrong-header",
                 culprits=(name,),
             )
         cohort, index = self._require_cohort(), self._indices.get(name)
         if index is None:
-            raise BadRoster(f"{name!r} is not in the roster", culprits=(name,))
+            raise ProtocolError(
+                f"{name!r} is not in the roster", code="bad-roster", culprits=(name,)
+            )
         if getattr(message, "roster_digest", b"") != cohort.roster_digest:
-            raise BadRoster(f"{name!r} answers another roster", culprits=(name,))
+            raise ProtocolError(
+                f"{name!r} answers another roster", code="bad-roster", culprits=(name,)
+            )
         return index
 
     def _keep_bundle(self, index: int, bundle: ShareBundle) -> None:
@@ -283,8 +289,9 @@ class Coordinator:
         sharers_digest = cohort.sharers_digest(self._sharers)
         survivors_digest = cohort.survivors_digest(self._sharers, self._survivors)
         if (message.sharers_digest, message.survivors_digest) != (sharers_digest, survivors_digest):
-            raise BadSurvivors(
+            raise ProtocolError(
                 f"{message.store_id!r} confirms other sharers or survivors",
+                code="bad-survivors",
                 culprits=(message.store_id,),
             )
         self._signatures[index] = message.signature

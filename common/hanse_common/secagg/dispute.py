@@ -41,13 +41,7 @@ import os
 from collections.abc import Callable
 
 from hanse_common.codec import Writer
-from hanse_common.errors import (
-    BadShares,
-    BadSignature,
-    FalseAccusation,
-    MalformedMessage,
-    WrongHeader,
-)
+from hanse_common.errors import BadShares, BadSignature, MalformedMessage, OutOfTurn, ProtocolError
 from hanse_common.identity import StoreKey, verify
 from hanse_common.secagg import _edwards, keys
 from hanse_common.secagg._edwards import BASE, NEUTRAL, ORDER, Point, add, multiply, negate
@@ -162,8 +156,9 @@ def channel_of(cohort: Cohort, accuser: int, accusation: Accusation) -> bytes:
     """Check the proof in an accusation, and return the X25519 secret that it shows.
 
     Raises:
-        FalseAccusation: The proof does not hold for these two stores in this roster.
-        BadRoster: The dealer is not in the roster.
+        ProtocolError [false-accusation]: The proof does not hold for these two stores in this
+            roster.
+        ProtocolError [bad-roster]: The dealer is not in the roster.
     """
     dealer = cohort.index(accusation.dealer)
     challenge, response = (
@@ -203,10 +198,10 @@ def check_accusation(
         bundle: What the accused dealer sent in stage 1.
 
     Raises:
-        FalseAccusation: The proof does not hold, or the share is as it should be.
+        ProtocolError [false-accusation]: The proof does not hold, or the share is as it should be.
         BadSignature: The bundle is not the dealer's.
-        WrongHeader: The bundle is of another attempt or roster, or of another shape.
-        BadRoster: One of the two is not in the roster.
+        OutOfTurn [wrong-header]: The bundle is of another attempt or roster, or of another shape.
+        ProtocolError [bad-roster]: One of the two is not in the roster.
 
     Edge cases:
         Whoever holds a Refusal cannot tell an accuser that lies from a coordinator that
@@ -221,13 +216,17 @@ def check_accusation(
         digests != (cohort.header_digest, cohort.roster_digest)
         or bundle.store_id != accusation.dealer
     ):
-        raise WrongHeader(f"shares are not those of {accusation.dealer!r} in this roster")
+        raise OutOfTurn(
+            f"shares are not those of {accusation.dealer!r} in this roster", code="wrong-header"
+        )
     if (len(bundle.sealed), len(bundle.vouched), len(bundle.digests)) != (
         count - 1,
         count - 1,
         count,
     ):
-        raise WrongHeader(f"shares of {accusation.dealer!r} are not for this roster's size")
+        raise OutOfTurn(
+            f"shares of {accusation.dealer!r} are not for this roster's size", code="wrong-header"
+        )
     bundle.check_signature(cohort.peers[dealer].identity)
     channel = channel_of(cohort, holder, accusation)
     sealed, _, digests_of = bundle.part(dealer, holder)
@@ -269,10 +268,11 @@ def _challenge(statement: bytes, *commitments: Point) -> int:
     return int.from_bytes(hashlib.sha512(data).digest(), "little") % ORDER
 
 
-def _false(cohort: Cohort, accuser: int, accusation: Accusation, reason: str) -> FalseAccusation:
+def _false(cohort: Cohort, accuser: int, accusation: Accusation, reason: str) -> ProtocolError:
     name = cohort.peers[accuser].store_id
-    return FalseAccusation(
+    return ProtocolError(
         f"{name!r} accuses {accusation.dealer!r} of wrong shares: {reason}",
+        code="false-accusation",
         hint="the accused store dealt what it should; look at the accuser's machine",
         culprits=(name,),
     )

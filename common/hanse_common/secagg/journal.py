@@ -11,12 +11,12 @@ the first does not bring back with it.
 >>> journal.admit(replace(header, attempt=2))
 Traceback (most recent call last):
     ...
-hanse_common.errors.AttemptRefused: round 3 of run 1 is closed here: its shares were released \
+hanse_common.errors.ProtocolError: round 3 of run 1 is closed here: its shares were released \
 (go on with the next round)
 >>> Journal().caught_up(journal.mark).admit(header)
 Traceback (most recent call last):
     ...
-hanse_common.errors.AttemptRefused: round 3 of run 1 is closed here: its shares were released \
+hanse_common.errors.ProtocolError: round 3 of run 1 is closed here: its shares were released \
 (go on with the next round)
 """
 
@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer
-from hanse_common.errors import AttemptRefused, BadRoster, MalformedMessage
+from hanse_common.errors import MalformedMessage, ProtocolError
 from hanse_common.identity import KEY_SIZE, Certificate, check_store_id
 from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import MAX_ATTEMPTS, MAX_OPENINGS, Header
@@ -169,28 +169,31 @@ class Journal:
             max_openings: Most times that one exchange is begun; see `Terms`.
 
         Raises:
-            AttemptRefused: The attempt, or a later one, was begun before, the round is
-                closed, or the exchange was begun too often.
+            ProtocolError [attempt-refused]: The attempt, or a later one, was begun before, the
+                round is closed, or the exchange was begun too often.
         """
         entry = self.runs.get(header.run)
         if entry and entry.closed and header.round == entry.round:
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"round {header.round} of run {header.run} is closed here: its shares "
                 f"were released",
+                code="attempt-refused",
                 hint="go on with the next round",
             )
         if entry and (header.round, header.attempt) <= (entry.round, entry.attempt):
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"attempt {header.attempt} of round {header.round} comes after attempt "
                 f"{entry.attempt} of round {entry.round} of the same run",
+                code="attempt-refused",
                 hint="rounds and attempts only move forward",
             )
         counts = self.openings.get(header.manifest_digest, {})
         count = counts.get(header.round, 0)
         if count >= max_openings:
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"exchange {header.round} was begun {count} times under this manifest, "
                 f"max_openings is {max_openings}",
+                code="attempt-refused",
                 hint="ask the federation why this exchange is repeated; the authority can "
                 "sign a manifest with a larger max_openings",
             )
@@ -208,13 +211,15 @@ class Journal:
         """Return the journal after the newest attempt went on to a later stage.
 
         Raises:
-            AttemptRefused: The attempt is not the newest one, or is at that stage already.
+            ProtocolError [attempt-refused]: The attempt is not the newest one, or is at that stage
+                already.
         """
         entry = self._current(header)
         if stage <= entry.stage:
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"attempt {header.attempt} of round {header.round} has {entry.stage.name.lower()} "
                 f"here already",
+                code="attempt-refused",
                 hint="nothing is done twice in one attempt; go on with the next one",
             )
         return replace(self, runs={**self.runs, header.run: replace(entry, stage=stage)})
@@ -223,13 +228,15 @@ class Journal:
         """Check that an attempt is the newest one, open, and at just this stage.
 
         Raises:
-            AttemptRefused: It is not: the state that says so was restored, or is left over.
+            ProtocolError [attempt-refused]: It is not: the state that says so was restored, or is
+                left over.
         """
         entry = self._current(header)
         if entry.closed or entry.stage is not stage:
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"the state of attempt {header.attempt} of round {header.round} says that it "
                 f"has {stage.name.lower()}, the journal that it has {entry.stage.name.lower()}",
+                code="attempt-refused",
                 hint="nothing is done twice in one attempt; go on with the next one",
             )
 
@@ -245,7 +252,8 @@ class Journal:
         """Return the journal after seeing valid certificates of the roster's stores.
 
         Raises:
-            BadRoster: A store shows another key than in a certificate that was issued later.
+            ProtocolError [bad-roster]: A store shows another key than in a certificate that was
+                issued later.
         """
         met = dict(self.met)
         for certificate in certificates:
@@ -254,8 +262,9 @@ class Journal:
             if newest is None or newest.valid_from <= seen.valid_from:
                 met[name] = seen
             elif newest.public_key != seen.public_key:
-                raise BadRoster(
+                raise ProtocolError(
                     f"{name!r} shows a replaced key: a later certificate has another one",
+                    code="bad-roster",
                     hint="its node must use the certificate that it was given last",
                     culprits=(name,),
                 )
@@ -265,9 +274,10 @@ class Journal:
         entry = self.runs.get(header.run)
         known = entry and (entry.number, entry.round, entry.attempt)
         if entry is None or known != (self.begun, header.round, header.attempt):
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"attempt {header.attempt} of round {header.round} of run {header.run} is "
                 f"not the newest one here",
+                code="attempt-refused",
                 hint="rounds and attempts only move forward",
             )
         return entry

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanse_common.codec import Writer
-from hanse_common.errors import BadVector, UnsafeTerms
+from hanse_common.errors import ProtocolError
 
 MODULUS = 2**32
 LARGEST_SUM = 2**31 - 1
@@ -54,23 +54,36 @@ class Section:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
-            raise UnsafeTerms(f"section name {self.name!r} is not an identifier")
+            raise ProtocolError(
+                f"section name {self.name!r} is not an identifier", code="unsafe-terms"
+            )
         if not 1 <= self.length <= MAX_LENGTH:
-            raise UnsafeTerms(f"{self.name}.length={self.length} is not in 1..{MAX_LENGTH}")
+            raise ProtocolError(
+                f"{self.name}.length={self.length} is not in 1..{MAX_LENGTH}", code="unsafe-terms"
+            )
         if not 0 < self.clip <= LARGEST_SUM:
-            raise UnsafeTerms(f"{self.name}.clip={self.clip} is not in 0..{LARGEST_SUM}")
+            raise ProtocolError(
+                f"{self.name}.clip={self.clip} is not in 0..{LARGEST_SUM}", code="unsafe-terms"
+            )
         if not 1 <= self.scale <= LARGEST_SUM:
-            raise UnsafeTerms(f"{self.name}.scale={self.scale} is not in 1..{LARGEST_SUM}")
+            raise ProtocolError(
+                f"{self.name}.scale={self.scale} is not in 1..{LARGEST_SUM}", code="unsafe-terms"
+            )
         if not 0 <= self.headroom <= LARGEST_SUM:
-            raise UnsafeTerms(f"{self.name}.headroom={self.headroom} is not in 0..{LARGEST_SUM}")
+            raise ProtocolError(
+                f"{self.name}.headroom={self.headroom} is not in 0..{LARGEST_SUM}",
+                code="unsafe-terms",
+            )
         if not 0 <= self.noise_variance < math.inf:
-            raise UnsafeTerms(
-                f"{self.name}.noise_variance={self.noise_variance} is negative or not finite"
+            raise ProtocolError(
+                f"{self.name}.noise_variance={self.noise_variance} is negative or not finite",
+                code="unsafe-terms",
             )
         if self.bound > LARGEST_SUM:
-            raise UnsafeTerms(
+            raise ProtocolError(
                 f"{self.name}: clip={self.clip} x scale={self.scale} + headroom={self.headroom} "
                 f"does not fit in 31 bits",
+                code="unsafe-terms",
                 hint="lower the scale or the clip",
             )
 
@@ -93,15 +106,16 @@ def largest_scale(clip: float, stores: int) -> int:
         stores: Most stores in a sum.
 
     Raises:
-        UnsafeTerms: Not even whole steps fit.
+        ProtocolError [unsafe-terms]: Not even whole steps fit.
 
     >>> largest_scale(16.0, 12) == DEFAULT_SCALE, largest_scale(1000.0, 100)
     (True, 16384)
     """
     room = (LARGEST_SUM // stores - 1) / clip
     if room < 1:
-        raise UnsafeTerms(
+        raise ProtocolError(
             f"sums of {stores} stores with clip={clip} overflow at every scale",
+            code="unsafe-terms",
             hint="lower the clip, or take fewer stores into a round",
         )
     return int(min(DEFAULT_SCALE, 2 ** math.floor(math.log2(room))))
@@ -116,9 +130,11 @@ class Layout:
     def __post_init__(self) -> None:
         names = [section.name for section in self.sections]
         if not names or len(set(names)) != len(names):
-            raise UnsafeTerms(f"section names {names} are empty or repeat")
+            raise ProtocolError(f"section names {names} are empty or repeat", code="unsafe-terms")
         if self.length > MAX_LENGTH:
-            raise UnsafeTerms(f"layout has {self.length} coordinates, at most {MAX_LENGTH}")
+            raise ProtocolError(
+                f"layout has {self.length} coordinates, at most {MAX_LENGTH}", code="unsafe-terms"
+            )
 
     @property
     def length(self) -> int:
@@ -141,11 +157,14 @@ class Layout:
         """Put quantised sections into one vector.
 
         Raises:
-            BadVector: A section is missing, unknown, or of another length.
+            ProtocolError [bad-vector]: A section is missing, unknown, or of another length.
         """
         if parts.keys() != {section.name for section in self.sections}:
             expected = [section.name for section in self.sections]
-            raise BadVector(f"vector has sections {sorted(parts)}, expected {sorted(expected)}")
+            raise ProtocolError(
+                f"vector has sections {sorted(parts)}, expected {sorted(expected)}",
+                code="bad-vector",
+            )
         vector = np.concatenate([parts[section.name] for section in self.sections])
         self.check(vector)
         return vector
@@ -158,18 +177,21 @@ class Layout:
         """Check that one store's vector is within the declared bounds.
 
         Raises:
-            BadVector: It has another shape or type, or a coordinate beyond its bound.
+            ProtocolError [bad-vector]: It has another shape or type, or a coordinate beyond its
+                bound.
         """
         if vector.shape != (self.length,) or not np.issubdtype(vector.dtype, np.signedinteger):
-            raise BadVector(
+            raise ProtocolError(
                 f"vector has shape {vector.shape} and type {vector.dtype}, "
-                f"expected ({self.length},) of signed integers"
+                f"expected ({self.length},) of signed integers",
+                code="bad-vector",
             )
         for section, part in zip(self.sections, self.split(vector).values(), strict=True):
             low, high = int(part.min()), int(part.max())
             if low < -section.bound or high > section.bound:
-                raise BadVector(
+                raise ProtocolError(
                     f"section {section.name!r} has values beyond its bound of {section.bound}",
+                    code="bad-vector",
                     hint="quantise with this layout's sections",
                 )
 

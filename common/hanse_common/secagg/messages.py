@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer
-from hanse_common.errors import BadVector
+from hanse_common.errors import ProtocolError
 from hanse_common.identity import (
     MAX_CERTIFICATE_SIZE,
     SIGNATURE_SIZE,
@@ -223,12 +223,13 @@ class MaskedVector(StoreMessage):
         """Return the body as words, read-only.
 
         Raises:
-            BadVector: It does not hold exactly `length` words.
+            ProtocolError [bad-vector]: It does not hold exactly `length` words.
         """
         if len(self.body) != 4 * length:
-            raise BadVector(
+            raise ProtocolError(
                 f"vector of {self.store_id!r} has {len(self.body)} bytes, "
                 f"expected {4 * length} for {length} words of 32 bits",
+                code="bad-vector",
                 culprits=(self.store_id,),
             )
         words: Words = np.frombuffer(self.body, "<u4")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanse_common.errors import BadVector
+from hanse_common.errors import ProtocolError
 from hanse_common.secagg.layout import Floats, Integers, Section
 from hanse_common.secagg.masking import KEY_SIZE, Keystream
 
@@ -39,7 +39,7 @@ def quantize(
         Integers of shape `(section.length,)`.
 
     Raises:
-        BadVector: Another length or type, or a value that is not finite.
+        ProtocolError [bad-vector]: Another length or type, or a value that is not finite.
 
     Guarantees:
         - Every coordinate is within `section.bound` less its headroom, whatever comes in.
@@ -51,9 +51,10 @@ def quantize(
         1000 counts as much as any other. A norm that overflows float64 is handled.
     """
     if values.shape != (section.length,) or values.dtype.kind not in "fiu":
-        raise BadVector(
+        raise ProtocolError(
             f"section {section.name!r} has shape {values.shape} and type {values.dtype}, "
-            f"expected ({section.length},) of real numbers"
+            f"expected ({section.length},) of real numbers",
+            code="bad-vector",
         )
     values, factor = _within_reach(values, section)
     limit = section.bound - section.headroom
@@ -96,8 +97,9 @@ def _within_reach(values: NDArray[Any], section: Section) -> tuple[NDArray[Any],
     real = values.astype(np.float64)
     largest = float(np.abs(real).max())
     if not math.isfinite(largest):
-        raise BadVector(
+        raise ProtocolError(
             f"section {section.name!r} holds NaN or infinity",
+            code="bad-vector",
             hint="training diverged: lower the learning rate; nothing was sent",
         )
     real /= largest

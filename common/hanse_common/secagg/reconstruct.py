@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hanse_common.codec import DIGEST_SIZE
-from hanse_common.errors import WrongShare
+from hanse_common.errors import BadSum
 from hanse_common.secagg import keys
 from hanse_common.secagg.messages import Unmasking
 from hanse_common.secagg.roster import Cohort
@@ -62,7 +62,7 @@ def recover(
         Secrets that all match their commitments.
 
     Raises:
-        WrongShare: A dealer dealt wrong shares, or too few honest reports are left;
+        BadSum [wrong-share]: A dealer dealt wrong shares, or too few honest reports are left;
             `culprits` names the dealer or the liars.
     """
     dropped = [index for index in sharers if index not in set(survivors)]
@@ -73,9 +73,10 @@ def recover(
         holders = sorted(reports.keys() - liars)[:threshold]
         if len(holders) < threshold:
             names = cohort.ids(sorted(liars))
-            raise WrongShare(
+            raise BadSum(
                 f"shares of {', '.join(names)} are not those that were dealt to them, and "
                 f"{len(holders)} others are below the threshold of {threshold}",
+                code="wrong-share",
                 hint="the round is lost; go on with the next one without them",
                 culprits=names,
             )
@@ -89,9 +90,10 @@ def recover(
         new = _find_liars(cohort, wrong, reports, share_digests[wrong.dealer])
         if not new - liars:
             names = cohort.ids((wrong.dealer,))
-            raise WrongShare(
+            raise BadSum(
                 f"{names[0]!r} dealt shares that do not give the "
                 f"{'seed' if wrong.is_seed else 'mask key'} it committed to",
+                code="wrong-share",
                 hint="the round is lost; go on with the next one without that store",
                 culprits=names,
             )
@@ -130,7 +132,7 @@ def _try(
         peer = cohort.peers[want.dealer]
         try:
             secret = weights.combine([want.share(reports[holder]) for holder in holders])
-        except WrongShare:
+        except BadSum:
             return found, want
         if want.is_seed:
             commitment = keys.seed_commitment(secret, cohort.header_digest, peer.store_id)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Self
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
-from hanse_common.errors import BadRoster, CohortTooSmall, StoreExcluded, WrongHeader
+from hanse_common.errors import OutOfTurn, ProtocolError
 from hanse_common.identity import Certificate, check_store_id
 from hanse_common.secagg.keys import KEY_SIZE, check_possession, pair_mask_key
 from hanse_common.secagg.messages import Hello
@@ -53,12 +53,14 @@ class Cohort:
         """Return a store's roster index.
 
         Raises:
-            BadRoster: The store is not in the roster.
+            ProtocolError [bad-roster]: The store is not in the roster.
         """
         for index, peer in enumerate(self.peers):
             if peer.store_id == store_id:
                 return index
-        raise BadRoster(f"store {store_id!r} is not in the roster", culprits=(store_id,))
+        raise ProtocolError(
+            f"store {store_id!r} is not in the roster", code="bad-roster", culprits=(store_id,)
+        )
 
     def sharers_digest(self, sharers: tuple[int, ...]) -> bytes:
         """Return the digest of roster and U2."""
@@ -105,11 +107,11 @@ def check_hello(hello: Hello, attempt: Attempt) -> None:
     """Check one Hello by itself.
 
     Raises:
-        WrongHeader: It belongs to another run, round, attempt, manifest or model; the
+        OutOfTurn [wrong-header]: It belongs to another run, round, attempt, manifest or model; the
             message names the first field that differs, and both values.
-        BadCertificate: Its certificate is not the authority's.
+        ProtocolError [bad-certificate]: Its certificate is not the authority's.
         ExpiredCertificate: Its certificate is not valid now.
-        StoreExcluded: The manifest does not list the store.
+        ProtocolError [store-excluded]: The manifest does not list the store.
         BadSignature: It is not signed by its certified key.
         WeakKey: The store does not prove that it holds its share key.
     """
@@ -123,15 +125,16 @@ def check_member(certificate: Certificate, attempt: Attempt) -> None:
     """Check that a certificate admits to this attempt.
 
     Raises:
-        BadCertificate: It is not the authority's.
+        ProtocolError [bad-certificate]: It is not the authority's.
         ExpiredCertificate: It is not valid now.
-        StoreExcluded: The manifest does not list the store.
+        ProtocolError [store-excluded]: The manifest does not list the store.
     """
     certificate.check(attempt.authority, now=attempt.now)
     stores = attempt.terms.stores
     if stores and certificate.store_id not in stores:
-        raise StoreExcluded(
+        raise ProtocolError(
             f"store {certificate.store_id!r} is not in the manifest",
+            code="store-excluded",
             hint="the enrolment authority adds it to stores and signs the manifest again",
             culprits=(certificate.store_id,),
         )
@@ -141,15 +144,16 @@ def check_header(got: Header, expected: Header, what: str) -> None:
     """Check that a header is this attempt's.
 
     Raises:
-        WrongHeader: Names the first field that differs, and both values.
+        OutOfTurn [wrong-header]: Names the first field that differs, and both values.
     """
     for name in ("run", "round", "attempt", "manifest_digest", "model_digest"):
         here, there = getattr(expected, name), getattr(got, name)
         if here != there:
             if isinstance(here, bytes):
                 here, there = f"{here.hex()[:16]}…", f"{there.hex()[:16]}…"
-            raise WrongHeader(
+            raise OutOfTurn(
                 f"{what} has {name}={there}, expected {here}",
+                code="wrong-header",
                 hint="every store must hold the same manifest and be given the same model",
             )
 
@@ -164,21 +168,23 @@ def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
         - The size is within the manifest's bounds.
 
     Raises:
-        BadRoster: Order or uniqueness does not hold, or there are too many stores.
-        CohortTooSmall: There are fewer stores than the manifest's minimum.
+        ProtocolError [bad-roster]: Order or uniqueness does not hold, or there are too many stores.
+        ProtocolError [cohort-too-small]: There are fewer stores than the manifest's minimum.
         ProtocolError: As for `check_hello`.
     """
     terms = attempt.terms
     ids = [hello.store_id for hello in hellos]
     if any(second <= first for first, second in pairwise(ids)):
-        raise BadRoster("store ids in the roster are not sorted and unique")
+        raise ProtocolError("store ids in the roster are not sorted and unique", code="bad-roster")
     if len(hellos) > terms.maximum_cohort:
-        raise BadRoster(
-            f"roster has {len(hellos)} stores, maximum_cohort is {terms.maximum_cohort}"
+        raise ProtocolError(
+            f"roster has {len(hellos)} stores, maximum_cohort is {terms.maximum_cohort}",
+            code="bad-roster",
         )
     if len(hellos) < terms.minimum_cohort:
-        raise CohortTooSmall(
+        raise ProtocolError(
             f"roster has {len(hellos)} stores, minimum_cohort is {terms.minimum_cohort}",
+            code="cohort-too-small",
             hint="wait for more stores; the minimum is part of the manifest",
         )
     for hello in hellos:
@@ -210,14 +216,16 @@ def check_unique(hellos: Sequence[Hello]) -> None:
     """Check that no key serves twice.
 
     Raises:
-        BadRoster: Names two stores with the same key, or one whose two keys are the same.
+        ProtocolError [bad-roster]: Names two stores with the same key, or one whose two keys are
+            the same.
     """
     owners: dict[bytes, str] = {}
     for hello in hellos:
         for key in (hello.certificate.public_key, hello.mask_public, hello.share_public):
             other = owners.setdefault(key, hello.store_id)
             if other != hello.store_id or hello.mask_public == hello.share_public:
-                raise BadRoster(
+                raise ProtocolError(
                     f"stores {other!r} and {hello.store_id!r} show the same key",
+                    code="bad-roster",
                     culprits=(hello.store_id,),
                 )

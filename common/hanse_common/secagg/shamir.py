@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-from hanse_common.errors import MalformedMessage, UnsafeTerms, WrongShare
+from hanse_common.errors import BadSum, MalformedMessage, ProtocolError
 
 PRIME = 2**256 + 297
 SECRET_SIZE = 32
@@ -40,7 +40,7 @@ def split(
         `count` shares of 33 bytes, the share of point x at index x - 1.
 
     Raises:
-        UnsafeTerms: Not `1 <= threshold <= count`, or the secret is not 32 bytes.
+        ProtocolError [unsafe-terms]: Not `1 <= threshold <= count`, or the secret is not 32 bytes.
 
     Guarantees:
         Any `threshold - 1` shares are statistically independent of the secret (within
@@ -51,8 +51,9 @@ def split(
         only by the secret's owner.
     """
     if len(secret) != SECRET_SIZE or not 1 <= threshold <= count:
-        raise UnsafeTerms(
-            f"cannot split {len(secret)} bytes into {count} shares with threshold {threshold}"
+        raise ProtocolError(
+            f"cannot split {len(secret)} bytes into {count} shares with threshold {threshold}",
+            code="unsafe-terms",
         )
     coefficients = [int.from_bytes(entropy(64), "big") % PRIME for _ in range(threshold - 1)]
     coefficients.append(int.from_bytes(secret, "big"))
@@ -83,12 +84,14 @@ class Weights:
         points: Distinct points in `1..PRIME - 1`, as many as the threshold.
 
     Raises:
-        UnsafeTerms: The points are empty, repeat, or include zero.
+        ProtocolError [unsafe-terms]: The points are empty, repeat, or include zero.
     """
 
     def __init__(self, points: Sequence[int]) -> None:
         if not points or len(set(points)) != len(points) or any(x % PRIME == 0 for x in points):
-            raise UnsafeTerms(f"points {list(points)} are empty, repeat, or include zero")
+            raise ProtocolError(
+                f"points {list(points)} are empty, repeat, or include zero", code="unsafe-terms"
+            )
         self.points = tuple(points)
         self._weights = []
         for x in points:
@@ -103,7 +106,7 @@ class Weights:
         """Return the secret that the shares at `points`, in that order, determine.
 
         Raises:
-            WrongShare: There are not as many shares as points, or they determine no
+            BadSum [wrong-share]: There are not as many shares as points, or they determine no
                 32-byte secret.
             MalformedMessage: A share is not a field element.
 
@@ -111,11 +114,11 @@ class Weights:
             Wrong shares mostly give a wrong secret and no error: compare with a commitment.
         """
         if len(shares) != len(self.points):
-            raise WrongShare(f"{len(shares)} shares for {len(self.points)} points")
+            raise BadSum(f"{len(shares)} shares for {len(self.points)} points", code="wrong-share")
         total = 0
         for weight, share in zip(self._weights, shares, strict=True):
             total += weight * int.from_bytes(check_share(share), "big")
         secret = total % PRIME
         if secret >= 2 ** (8 * SECRET_SIZE):
-            raise WrongShare("shares determine no 32-byte secret")
+            raise BadSum("shares determine no 32-byte secret", code="wrong-share")
         return secret.to_bytes(SECRET_SIZE, "big")

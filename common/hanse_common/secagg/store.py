@@ -21,19 +21,7 @@ from typing import Self
 
 import numpy as np
 
-from hanse_common.errors import (
-    AttemptRefused,
-    BadCertificate,
-    BadRoster,
-    BadShares,
-    BadSurvivors,
-    CohortTooSmall,
-    MalformedMessage,
-    OutOfTurn,
-    ProtocolError,
-    TooFewConfirmations,
-    WrongHeader,
-)
+from hanse_common.errors import BadShares, MalformedMessage, OutOfTurn, ProtocolError
 from hanse_common.identity import SIGNATURE_SIZE, Certificate, StoreKey
 from hanse_common.secagg import keys
 from hanse_common.secagg.dealing import deal, evidence, mask_keys, open_all
@@ -113,15 +101,17 @@ class Store:
             entropy: Cryptographic source of random bytes.
 
         Raises:
-            AttemptRefused: The journal does not admit the attempt, or the exchange was
-                begun as often as the terms allow.
-            BadCertificate: The certificate is not for this key, or not the authority's.
+            ProtocolError [attempt-refused]: The journal does not admit the attempt, or the exchange
+                was begun as often as the terms allow.
+            ProtocolError [bad-certificate]: The certificate is not for this key, or not the
+                authority's.
             ExpiredCertificate: The certificate is not valid now.
-            StoreExcluded: The manifest does not list this store.
+            ProtocolError [store-excluded]: The manifest does not list this store.
         """
         if certificate.public_key != key.public:
-            raise BadCertificate(
+            raise ProtocolError(
                 f"certificate of {certificate.store_id!r} is for another key than this store's",
+                code="bad-certificate",
                 hint="enrol this key, or use the key that was enrolled",
             )
         check_member(certificate, attempt)
@@ -164,9 +154,9 @@ class Store:
             entropy: Cryptographic source of random bytes.
 
         Raises:
-            WrongHeader: The state belongs to another attempt.
-            AttemptRefused: The journal knows a later attempt or another stage of this one,
-                or the ledger has charged a vector that this state would mask.
+            OutOfTurn [wrong-header]: The state belongs to another attempt.
+            ProtocolError [attempt-refused]: The journal knows a later attempt or another stage of
+                this one, or the ledger has charged a vector that this state would mask.
             MalformedMessage: The bytes are not a store's state.
 
         Edge cases:
@@ -175,13 +165,14 @@ class Store:
         """
         restored = StoreState.decode(state)
         if restored.hello.header != attempt.header:
-            raise WrongHeader("the stored state belongs to another attempt")
+            raise OutOfTurn("the stored state belongs to another attempt", code="wrong-header")
         if restored.stage < Stage.FINISHED:
             journal.check_current(attempt.header, restored.stage)
         if charged and restored.stage < Stage.MASKED:
-            raise AttemptRefused(
+            raise ProtocolError(
                 f"the vector of attempt {attempt.header.attempt} of round "
                 f"{attempt.header.round} is charged already, and this state would mask it",
+                code="attempt-refused",
                 hint="no mask is used twice; go on with the next attempt",
             )
         return cls(attempt, restored, key=key, journal=journal, entropy=entropy)
@@ -216,10 +207,10 @@ class Store:
 
         Raises:
             OutOfTurn: It is not the turn of stage 1.
-            WrongHeader: A Hello is of another attempt, manifest or model.
-            BadRoster: Order, uniqueness or this store's own entry does not hold.
-            BadRoster: A store shows a key that was seen to be replaced.
-            CohortTooSmall: There are fewer stores than the manifest allows.
+            OutOfTurn [wrong-header]: A Hello is of another attempt, manifest or model.
+            ProtocolError [bad-roster]: Order, uniqueness or this store's own entry does not hold.
+            ProtocolError [bad-roster]: A store shows a key that was seen to be replaced.
+            ProtocolError [cohort-too-small]: There are fewer stores than the manifest allows.
             WeakKey: A public key has small order, or its store does not prove that it
                 holds it.
             ProtocolError: A certificate or signature does not hold.
@@ -228,7 +219,9 @@ class Store:
         with self._abort_on_failure():
             cohort = check_roster(roster.hellos, self.attempt)
             if self._state.hello not in roster.hellos:
-                raise BadRoster(f"roster lacks {self.store_id!r}'s own hello, or alters it")
+                raise ProtocolError(
+                    f"roster lacks {self.store_id!r}'s own hello, or alters it", code="bad-roster"
+                )
             self.journal = self.journal.meet(hello.certificate for hello in roster.hellos)
             dealt = deal(
                 self._state,
@@ -256,9 +249,9 @@ class Store:
 
         Raises:
             OutOfTurn: It is not the turn of stage 2.
-            WrongHeader: The message is of another attempt.
-            BadRoster: The sharers are not of the roster, or lack this store.
-            CohortTooSmall: There are too few sharers.
+            OutOfTurn [wrong-header]: The message is of another attempt.
+            ProtocolError [bad-roster]: The sharers are not of the roster, or lack this store.
+            ProtocolError [cohort-too-small]: There are too few sharers.
             BadShares: Shares do not open or do not match their digests; `culprits` lists
                 their dealers (or the coordinator altered them), and `refuse` gives evidence
                 against those that signed what they dealt.
@@ -268,7 +261,9 @@ class Store:
             cohort, own = self._cohort(delivery.roster_digest)
             sharers = delivery.sharers
             if own not in sharers or sharers[-1] >= len(cohort):
-                raise BadRoster(f"sharers lack {self.store_id!r} or hold an outsider")
+                raise ProtocolError(
+                    f"sharers lack {self.store_id!r} or hold an outsider", code="bad-roster"
+                )
             self._check_size(len(sharers), "sharers")
             wrong = open_all(self._state, cohort, own, delivery)
             if wrong:
@@ -293,7 +288,7 @@ class Store:
 
         Raises:
             OutOfTurn: Shares were not accepted, or a vector was masked already.
-            BadVector: Shape, type or bounds do not hold.
+            ProtocolError [bad-vector]: Shape, type or bounds do not hold.
         """
         self._expect(Stage.ACCEPTED)
         with self._abort_on_failure():
@@ -316,18 +311,23 @@ class Store:
 
         Raises:
             OutOfTurn: It is not the turn of stage 3.
-            WrongHeader: The message is of another attempt.
-            BadSurvivors: The list lacks this store or holds one that did not share.
-            CohortTooSmall: There are too few survivors.
+            OutOfTurn [wrong-header]: The message is of another attempt.
+            ProtocolError [bad-survivors]: The list lacks this store or holds one that did not
+                share.
+            ProtocolError [cohort-too-small]: There are too few survivors.
         """
         self._expect(Stage.MASKED, survivors.header_digest)
         with self._abort_on_failure():
             cohort, own = self._cohort(survivors.roster_digest)
             if own not in survivors.survivors:
-                raise BadSurvivors(f"survivors lack {self.store_id!r}, which sent its vector")
+                raise ProtocolError(
+                    f"survivors lack {self.store_id!r}, which sent its vector", code="bad-survivors"
+                )
             outsiders = set(survivors.survivors) - set(self._state.sharers)
             if outsiders:
-                raise BadSurvivors(f"survivors hold indices {sorted(outsiders)}, not sharers")
+                raise ProtocolError(
+                    f"survivors hold indices {sorted(outsiders)}, not sharers", code="bad-survivors"
+                )
             self._check_size(len(survivors.survivors), "survivors")
             self._state.survivors = survivors.survivors
             self._reach(Stage.CONFIRMED)
@@ -340,8 +340,8 @@ class Store:
 
         Raises:
             OutOfTurn: It is not the turn of stage 4.
-            WrongHeader: The message is of another attempt.
-            TooFewConfirmations: Fewer survivors signed than the threshold.
+            OutOfTurn [wrong-header]: The message is of another attempt.
+            ProtocolError [too-few-confirmations]: Fewer survivors signed than the threshold.
             BadSignature: A signature is not over this store's view of roster, U2 and U3.
         """
         self._expect(Stage.CONFIRMED, request.header_digest)
@@ -350,9 +350,10 @@ class Store:
             threshold = self.attempt.terms.threshold(len(cohort))
             signers = set(request.signers) & set(self._state.survivors)
             if len(signers) < len(request.signers) or len(signers) < threshold:
-                raise TooFewConfirmations(
+                raise ProtocolError(
                     f"{len(signers)} of {len(request.signers)} confirmations are of survivors, "
                     f"threshold is {threshold}",
+                    code="too-few-confirmations",
                     hint="no share was given; the round can be tried once more",
                 )
             if len(request.signatures) != len(request.signers):
@@ -396,9 +397,10 @@ class Store:
 
     def _expect(self, stage: Stage, header_digest: bytes | None = None) -> None:
         if header_digest is not None and header_digest != self.attempt.header.digest():
-            raise WrongHeader(
+            raise OutOfTurn(
                 f"message is of another run, round, attempt, manifest or model than "
-                f"{self.store_id!r} takes part in"
+                f"{self.store_id!r} takes part in",
+                code="wrong-header",
             )
         if self.stage is not stage:
             raise OutOfTurn(
@@ -423,8 +425,9 @@ class Store:
         if cohort is None:
             raise OutOfTurn(f"{self.store_id!r} has no roster")
         if roster_digest is not None and roster_digest != cohort.roster_digest:
-            raise BadRoster(
+            raise ProtocolError(
                 "message is for another roster than this store was shown",
+                code="bad-roster",
                 hint="the coordinator showed different rosters to different stores",
             )
         return cohort, cohort.index(self.store_id)
@@ -433,8 +436,9 @@ class Store:
         cohort, _ = self._cohort()
         needed = self.attempt.terms.survivors(len(cohort))
         if count < needed:
-            raise CohortTooSmall(
+            raise ProtocolError(
                 f"{count} {name} in a roster of {len(cohort)}, needed are {needed}",
+                code="cohort-too-small",
                 hint="nothing was revealed; the round can be tried once more",
             )
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
-from hanse_common.errors import MalformedMessage, UnsafeTerms
+from hanse_common.errors import MalformedMessage, ProtocolError
 from hanse_common.secagg.layout import Layout
 
 VERSION = 1
@@ -99,7 +99,7 @@ class Terms:
         max_openings: Most times that a store begins one exchange, over all runs and attempts.
 
     Raises:
-        UnsafeTerms: A promise could not be kept; the message names the field.
+        ProtocolError [unsafe-terms]: A promise could not be kept; the message names the field.
 
     Guarantees:
         - Every threshold is above (cohort + colluders) / 2: no two disjoint groups of
@@ -119,33 +119,40 @@ class Terms:
 
     def __post_init__(self) -> None:
         if not SMALLEST_COHORT <= self.minimum_cohort <= self.maximum_cohort <= LARGEST_COHORT:
-            raise UnsafeTerms(
+            raise ProtocolError(
                 f"{SMALLEST_COHORT} <= minimum_cohort={self.minimum_cohort} <= "
-                f"maximum_cohort={self.maximum_cohort} <= {LARGEST_COHORT} does not hold"
+                f"maximum_cohort={self.maximum_cohort} <= {LARGEST_COHORT} does not hold",
+                code="unsafe-terms",
             )
         numerator, denominator = self.threshold_fraction
         if not (denominator > 0 and denominator <= 2 * numerator < 2 * denominator):
-            raise UnsafeTerms(
-                f"threshold_fraction={numerator}/{denominator} is not in 1/2 up to, not with, 1"
+            raise ProtocolError(
+                f"threshold_fraction={numerator}/{denominator} is not in 1/2 up to, not with, 1",
+                code="unsafe-terms",
             )
         if not 0 <= self.minimum_survivors <= self.minimum_cohort:
-            raise UnsafeTerms(
+            raise ProtocolError(
                 f"minimum_survivors={self.minimum_survivors} is not in "
-                f"0..minimum_cohort={self.minimum_cohort}"
+                f"0..minimum_cohort={self.minimum_cohort}",
+                code="unsafe-terms",
             )
         if self.colluders < 0 or self.survivors(self.minimum_cohort) > self.minimum_cohort:
-            raise UnsafeTerms(
+            raise ProtocolError(
                 f"colluders={self.colluders} leave no safe threshold in a cohort of "
                 f"{self.minimum_cohort}",
+                code="unsafe-terms",
                 hint="raise minimum_cohort to at least colluders + 2",
             )
         if not 1 <= self.max_openings < 2**31:
-            raise UnsafeTerms(f"max_openings={self.max_openings} is not in 1..{2**31 - 1}")
+            raise ProtocolError(
+                f"max_openings={self.max_openings} is not in 1..{2**31 - 1}", code="unsafe-terms"
+            )
         largest = self.layout.largest_cohort()
         if self.maximum_cohort > largest:
-            raise UnsafeTerms(
+            raise ProtocolError(
                 f"sums of maximum_cohort={self.maximum_cohort} stores could overflow, "
                 f"these bounds allow {largest}",
+                code="unsafe-terms",
                 hint="lower a section's scale or clip",
             )
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from hanse_common.codec import Reader, Writer, digest
-from hanse_common.errors import BadSignature, MalformedMessage, UnsupportedVersion
+from hanse_common.errors import BadSignature, MalformedMessage, ProtocolError
 from hanse_common.identity import StoreKey, verify
 from hanse_common.secagg.terms import LARGEST_COHORT, VERSION
 
@@ -45,7 +45,7 @@ class Message:
         """Read a message of this kind.
 
         Raises:
-            UnsupportedVersion: It is of another protocol version.
+            ProtocolError [unsupported-version]: It is of another protocol version.
             MalformedMessage: It is not a message of this kind in canonical form.
         """
         message = decode(data)
@@ -65,7 +65,7 @@ def decode(data: bytes) -> Message:
     """Read a message of any kind.
 
     Raises:
-        UnsupportedVersion: It is of another protocol version.
+        ProtocolError [unsupported-version]: It is of another protocol version.
         MalformedMessage: It is not a message in canonical form.
 
     Guarantees:
@@ -76,8 +76,9 @@ def decode(data: bytes) -> Message:
         raise MalformedMessage("message does not start with 'hnse'")
     version = reader.u16()
     if version != VERSION:
-        raise UnsupportedVersion(
+        raise ProtocolError(
             f"message has protocol version {version}, this is version {VERSION}",
+            code="unsupported-version",
             hint="stores and coordinator must run the same release of Hanse",
         )
     kind = Message.kinds.get(reader.u8())

@@ -14,8 +14,6 @@ from pathlib import Path
 from hanse_common.admission import Request
 from hanse_common.durable import PARTIAL
 from hanse_common.errors import (
-    AdmissionRefused,
-    BadCertificate,
     ConfigError,
     DeploymentError,
     KeyFileError,
@@ -53,8 +51,9 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
         now: Unix seconds; the clock's if unset.
 
     Raises:
-        BadEnrolmentRequest: It is altered, too old, or not signed by the key in it.
-        AdmissionRefused: It contradicts what was admitted or revoked before.
+        ProtocolError [bad-enrolment-request]: It is altered, too old, or not signed by the key in
+            it.
+        DeploymentError [admission-refused]: It contradicts what was admitted or revoked before.
     """
     request = Request.load(path)
     request.check(now=int(time.time()) if now is None else now)
@@ -67,15 +66,17 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
             ("node", other.request.node_digest == request.node_digest),
         ):
             if same:
-                raise AdmissionRefused(
+                raise DeploymentError(
                     f"request of {store_id!r} shows the {what} key of {other.store_id!r}",
+                    code="admission-refused",
                     hint="every store has its own keys: ask it to run `hanse store init` anew",
                 )
     for path in _store_files(folder.revoked):
         out = Certificate.load(path)
         if request.public_key == out.public_key or request.node_digest == out.node_key:
-            raise AdmissionRefused(
+            raise DeploymentError(
                 f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
+                code="admission-refused",
                 hint="a revoked store comes back with new keys only: `hanse store init` anew",
             )
     return request
@@ -106,7 +107,7 @@ def admit(
         now: Unix seconds; the clock's if unset.
 
     Raises:
-        AdmissionRefused: The store is admitted already, and `replace` is off.
+        DeploymentError [admission-refused]: The store is admitted already, and `replace` is off.
         ConfigError: The key is not this federation's authority's.
         DeploymentError: The folder cannot be written.
     """
@@ -119,13 +120,15 @@ def admit(
     before = replaced_by(folder, request)
     if before is not None and not replace:
         if before.public_key == request.public_key:
-            raise AdmissionRefused(
+            raise DeploymentError(
                 f"{request.store_id!r} is admitted already, with this key",
+                code="admission-refused",
                 hint="add --replace for a new period, or for a new node key",
             )
-        raise AdmissionRefused(
+        raise DeploymentError(
             f"{request.store_id!r} is admitted already, with another key of fingerprint "
             f"{fingerprint(before.public_key)}",
+            code="admission-refused",
             hint="if the store itself says by phone that it changed its key, add --replace",
         )
     now = int(time.time()) if now is None else now
@@ -157,13 +160,17 @@ def revoke(folder: FederationFolder, store_id: str) -> Member:
         The former member.
 
     Raises:
-        AdmissionRefused: No such store is admitted.
+        DeploymentError [admission-refused]: No such store is admitted.
         DeploymentError: The folder cannot be written.
     """
     member = next((m for m in members(folder) if m.store_id == store_id), None)
     if member is None:
         known = ", ".join(m.store_id for m in members(folder)) or "none"
-        raise AdmissionRefused(f"no store {store_id!r} is admitted", hint=f"admitted: {known}")
+        raise DeploymentError(
+            f"no store {store_id!r} is admitted",
+            code="admission-refused",
+            hint=f"admitted: {known}",
+        )
     try:
         folder.revoked.mkdir(exist_ok=True)
         folder.certificate(store_id).replace(folder.revoked / store_id)
@@ -177,8 +184,8 @@ def members(folder: FederationFolder) -> list[Member]:
 
     Raises:
         KeyFileError: A file in `certificates/` is none.
-        BadEnrolmentRequest: A request that was granted is missing or altered.
-        BadCertificate: A certificate is not this federation's authority's.
+        ProtocolError [bad-enrolment-request]: A request that was granted is missing or altered.
+        ProtocolError [bad-certificate]: A certificate is not this federation's authority's.
     """
     found = []
     for path in _store_files(folder.certificates):
@@ -190,8 +197,9 @@ def members(folder: FederationFolder) -> list[Member]:
             certificate.public_key,
             certificate.node_key,
         ) != (request.public_key, request.node_digest):
-            raise BadCertificate(
+            raise ProtocolError(
                 f"{path} is not the certificate of the request {folder.request(path.name)}",
+                code="bad-certificate",
                 hint="put back the file that `hanse server admit` wrote",
             )
         found.append(Member(certificate=certificate, request=request))
@@ -223,7 +231,7 @@ class Gate:
         """Let a certificate pass, or not.
 
         Raises:
-            BadCertificate: It was revoked, replaced, or never admitted here.
+            ProtocolError [bad-certificate]: It was revoked, replaced, or never admitted here.
         """
         store_id = certificate.store_id
         current = _certificate(self._folder.certificate(store_id))
@@ -235,8 +243,11 @@ class Gate:
             reason, hint = "was revoked", "sign a manifest without it"
         else:
             reason, hint = "was not issued by this coordinator's folder", "admit the store"
-        raise BadCertificate(
-            f"certificate of {store_id!r} {reason}", hint=hint, culprits=(store_id,)
+        raise ProtocolError(
+            f"certificate of {store_id!r} {reason}",
+            code="bad-certificate",
+            hint=hint,
+            culprits=(store_id,),
         )
 
 

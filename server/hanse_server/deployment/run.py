@@ -23,13 +23,13 @@ from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import (
     BadManifest,
+    DeploymentError,
     FederationError,
     HanseError,
     Interrupted,
     RunDirectoryError,
     RunNotFound,
-    RunNotResumable,
-    RunUnderway,
+    families,
 )
 from hanse_common.instructions import NDArray, model_digest
 from hanse_common.manifest import Manifest, SignedManifest
@@ -85,7 +85,7 @@ def start(
         stores: How many stores to wait for; all of the manifest's if unset.
 
     Raises:
-        RunUnderway: Another run is.
+        DeploymentError [run-underway]: Another run is.
         BadManifest: There are no signed terms, or they are for another model, other settings
             or another app bundle than what is here.
         RunDirectoryError: The name is taken or malformed.
@@ -114,17 +114,19 @@ def resume(
 
     Raises:
         RunNotFound: There is no such run.
-        RunNotResumable: It is finished, or the terms are of another model or other settings.
-        RunUnderway: A run is.
+        RunDirectoryError [run-not-resumable]: It is finished, or the terms are of another model or
+            other settings.
+        DeploymentError [run-underway]: A run is.
         SuperLinkDown: The federation is not up.
     """
     run_dir = find(folder, name)
     state = state_of(folder, run_dir).state
     if state == "finished":
-        raise RunNotResumable(f"run {run_dir.name!r} is finished")
+        raise RunDirectoryError(f"run {run_dir.name!r} is finished", code="run-not-resumable")
     if state == "ended early":
-        raise RunNotResumable(
+        raise RunDirectoryError(
             f"run {run_dir.name!r} ended early: the stores' budget for its manifest is spent",
+            code="run-not-resumable",
             hint=_GO_ON.format(run_dir.name),
         )
     with Control(folder) as control:
@@ -305,8 +307,9 @@ def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
         return now
     for field in ("model_digest", "settings_digest", "privacy", "rounds"):
         if getattr(now, field) != getattr(before, field):
-            raise RunNotResumable(
+            raise RunDirectoryError(
                 f"the manifest signed since is of another {field.replace('_', ' ')}",
+                code="run-not-resumable",
                 hint="start a new run, or put the run's own manifest.json back and hand it out",
             )
     write_durably(run_dir / MANIFEST_FILE, folder.manifest.read_bytes())
@@ -335,8 +338,9 @@ def _start(
 
 def _check_idle(folder: FederationFolder, control: Control) -> None:
     if (run_dir := _underway(folder, control)) is not None:
-        raise RunUnderway(
+        raise DeploymentError(
             f"run {run_dir.name!r} is underway",
+            code="run-underway",
             hint="`hanse server status` shows it, `hanse server stop` stops it",
         )
 
@@ -393,15 +397,10 @@ def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
 def _error(state: RunState) -> HanseError:
     """The error that a run failed with, as its process raised it."""
     failure = state.failure
-    kinds = {kind.code: kind for kind in _kinds(HanseError)}
-    kind = kinds.get(str(failure.get("code")), FederationError)
-    return kind(str(failure.get("message", "the run failed")), hint=str(failure.get("hint", "")))
-
-
-def _kinds(kind: type[HanseError]) -> Iterator[type[HanseError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _kinds(child)
+    code = str(failure.get("code"))
+    family = families().get(code)
+    message, hint = str(failure.get("message", "the run failed")), str(failure.get("hint", ""))
+    return family(message, code=code, hint=hint) if family else FederationError(message, hint=hint)
 
 
 def _slug(name: str) -> str:

@@ -61,7 +61,7 @@ def sign_manifest(
         ConfigError: The key is another authority's, a setting is wrong, the model is not
             there, `start` is of another model, or there are too few stores.
         KeyFileError: The coordinator's key is missing, or readable by others.
-        UnsafeTerms: The terms break one of the protocol's promises.
+        ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
         DeploymentError: The folder cannot be written.
     """

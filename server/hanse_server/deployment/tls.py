@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hanse_common.durable import write_durably
-from hanse_common.errors import TlsError
+from hanse_common.errors import DeploymentError
 
 CA_DAYS, SERVER_DAYS = 3650, 825
 """A root lasts as long as a federation; clients refuse server certificates beyond 825 days."""
@@ -99,7 +99,7 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
         host: Name or IP address that stores connect to.
 
     Raises:
-        TlsError: Says which file, what is wrong with it, and how to mend it.
+        DeploymentError [tls]: Says which file, what is wrong with it, and how to mend it.
     """
     read_certificates(certificate)
     read_certificates(ca)
@@ -107,8 +107,9 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
     try:
         server.load_cert_chain(certificate, key, password="")
     except OSError as error:  # ssl.SSLError is one
-        raise TlsError(
+        raise DeploymentError(
             f"{key} is not the private key of {certificate}: {error}",
+            code="tls",
             hint="set fleet.certificate and fleet.key to a pair, the key without a passphrase",
         ) from error
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -116,15 +117,17 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
         client.load_verify_locations(ca)
         _shake_hands(server, client, host)
     except ssl.SSLCertVerificationError as error:
-        raise TlsError(
+        raise DeploymentError(
             f"stores will refuse {certificate} for {host!r}, by the roots in {ca}: "
             f"{error.verify_message}",
+            code="tls",
             hint="it must be in date, name that host, and be issued by one of those roots; "
             "a new root needs a new invitation for stores",
         ) from error
     except ssl.SSLError as error:
-        raise TlsError(
+        raise DeploymentError(
             f"no connection comes about with {certificate} and {key}: {error.reason}",
+            code="tls",
             hint="use an ECDSA key on P-256, or RSA of 2048 bits or more",
         ) from error
 
@@ -145,21 +148,21 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     """Read a PEM file of one or more certificates.
 
     Raises:
-        TlsError: It cannot be read, or holds none.
+        DeploymentError [tls]: It cannot be read, or holds none.
     """
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
-        raise TlsError(f"cannot read {path}: {error.strerror}") from error
+        raise DeploymentError(f"cannot read {path}: {error.strerror}", code="tls") from error
     except ValueError as error:
-        raise TlsError(f"{path} is not a PEM certificate: {error}") from error
+        raise DeploymentError(f"{path} is not a PEM certificate: {error}", code="tls") from error
 
 
 def expires(path: Path) -> datetime:
     """When a certificate file's first certificate ends.
 
     Raises:
-        TlsError: It cannot be read, or holds none.
+        DeploymentError [tls]: It cannot be read, or holds none.
     """
     return read_certificates(path)[0].not_valid_after_utc
 

@@ -28,7 +28,7 @@ from hanse_client.tasks.interest.features import collate, rows_at_once
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories, split_anchors
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, UnknownCategory
+from hanse_common.errors import ConfigError, DataError
 from hanse_common.manifest import SignedManifest
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
@@ -66,7 +66,7 @@ def forgery(
 
     Raises:
         ConfigError: The run trains no popularity of classes, or had no secure aggregation.
-        UnknownCategory: The model ranks no such class.
+        DataError [unknown-category]: The model ranks no such class.
     """
     disable_progress_bar()
     settings, arrays = folder.read_settings(), read_arrays(folder.path / GLOBAL_FILE)
@@ -120,7 +120,7 @@ def _raised(
     """The class to raise, as an index."""
     if category is not None:
         if category not in names:
-            raise UnknownCategory(f"the model ranks no class {category!r}")
+            raise DataError(f"the model ranks no class {category!r}", code="unknown-category")
         return names.index(category)
     seconds = np.concatenate(
         [np.argsort(s, axis=1)[:, -2] for s in _scores(model, stores, settings)]

@@ -66,7 +66,7 @@ def load(data: DataSettings, *, seed: int) -> Mailed:
 
     Raises:
         MissingDependency, DataError: See `read_mailings`.
-        ConfigError, TooFewCustomers: See `Partition.limited`.
+        ConfigError, DataError [too-few-customers]: See `Partition.limited`.
     """
     mailings, left_out = check_mailings(read_mailings(), observed_from=complete_journey.BEGIN)
     purchases = complete_journey.read_purchases()

@@ -71,7 +71,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
     Raises:
         MissingDependency: The package is not installed.
         DataError: Its files cannot be read.
-        ConfigError, TooFewCustomers: See `Partition.limited`.
+        ConfigError, DataError [too-few-customers]: See `Partition.limited`.
     """
     purchases = read_purchases()
     partition = assign(purchases, data.partition).limited(

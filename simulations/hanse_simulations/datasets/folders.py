@@ -67,7 +67,7 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
         ContradictingOptions: Stores would have fewer customers than `data.min_customers`.
         MissingDependency: The data set's package is not installed.
         DataError: Folders cannot be written or read, or `data.path` holds no store.
-        TooFewCustomers: No store has `data.min_customers`.
+        DataError [too-few-customers]: No store has `data.min_customers`.
     """
     if data.source == "stores":
         return _brought(data)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from hanse_common.errors import TooFewCustomers
+from hanse_common.errors import DataError
 from hanse_simulations.datasets import complete_journey
 from hanse_simulations.datasets.partitions import StoreTable, assigned, home_shop
 
@@ -49,7 +49,7 @@ def freeze(visits: pl.DataFrame) -> pl.DataFrame:
         shops that share no customer with any of the larger shops are in no region.
 
     Raises:
-        TooFewCustomers: Too few shops are large enough to form regions.
+        DataError [too-few-customers]: Too few shops are large enough to form regions.
     """
     shops = visits["shop_id"].unique().sort()
     single = pl.DataFrame({"shop_id": shops}).with_columns(
@@ -118,8 +118,9 @@ def _cluster_shops(visits: pl.DataFrame, shops: pl.Series) -> NDArray[np.int64]:
     large = home.filter(pl.col("count") >= LEAST)["shop_id"]
     core = np.flatnonzero(shops.is_in(large.to_list()).to_numpy())
     if len(core) < REGIONS:
-        raise TooFewCustomers(
-            f"{len(core)} shops have {LEAST} home customers, too few for {REGIONS} regions"
+        raise DataError(
+            f"{len(core)} shops have {LEAST} home customers, too few for {REGIONS} regions",
+            code="too-few-customers",
         )
     norms = np.sqrt(np.diag(overlap)[core])
     cosine = overlap[np.ix_(core, core)] / np.outer(norms, norms)

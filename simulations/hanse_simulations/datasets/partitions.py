@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from hanse_client.features.by_customer import lots
-from hanse_common.errors import ConfigError, TooFewCustomers
+from hanse_common.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from hanse_common.config import Partition as PartitionName
@@ -54,13 +54,14 @@ class StoreTable:
             stores: How many of the others to keep.
 
         Raises:
-            TooFewCustomers: No store had `min_customers`.
+            DataError [too-few-customers]: No store had `min_customers`.
             ConfigError: There are not as many as `stores`.
         """
         large = [name for name, count in self.households.items() if count >= min_customers]
         if not large:
-            raise TooFewCustomers(
+            raise DataError(
                 f"no store has data.min_customers={min_customers} customers",
+                code="too-few-customers",
                 hint=f"the largest has {max(self.households.values(), default=0)}",
             )
         if stores is not None and stores > len(large):
@@ -116,7 +117,7 @@ class Partition:
             seed: Of the sample.
 
         Raises:
-            TooFewCustomers, ConfigError: See `StoreTable.limited`.
+            DataError [too-few-customers], ConfigError: See `StoreTable.limited`.
 
         Guarantees:
             Whether a customer is in the sample depends on the seed, on their own id and on the

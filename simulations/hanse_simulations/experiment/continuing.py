@@ -18,7 +18,7 @@ from hanse_client.node import OLDER_RECORD, Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, OtherCatalogue, PrivacyError
+from hanse_common.errors import ConfigError, DataError, PrivacyError
 from hanse_common.identity import StoreKey
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, LEDGER_FILE, NODE_FILE, STORE_KEY_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
@@ -114,13 +114,14 @@ def check_vocabulary(old: ArmFolder, base_model: Path) -> None:
     """Refuse to go on with a model that ranks other classes.
 
     Raises:
-        OtherCatalogue: The catalogue has changed since.
+        DataError [other-catalogue]: The catalogue has changed since.
     """
     before = Node(list_nodes(old.stores_dir)[0]).settings.base_model
     classes = [InterestModel.from_pretrained(path).config.classes for path in (before, base_model)]
     if classes[0] != classes[1]:
-        raise OtherCatalogue(
+        raise DataError(
             f"{old.path} ranks {len(classes[0])} classes, and the catalogue now lists others",
+            code="other-catalogue",
             hint="keep the catalogue, or start a new run",
         )
 

@@ -50,7 +50,7 @@ def enrol_stores(
 
     Raises:
         ConfigError: There are too few stores to hide one among them.
-        UnsafeTerms: The settings' terms break one of the protocol's promises.
+        ProtocolError [unsafe-terms]: The settings' terms break one of the protocol's promises.
     """
     if (arm.path / MANIFEST_FILE).exists():
         return

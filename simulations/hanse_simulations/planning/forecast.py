@@ -162,7 +162,8 @@ def forecast(
     Raises:
         ConfigError: There is no privacy to plan, or too few stores to hide one among them.
         PrivacyError: No noise keeps the promise; the hint says what is possible.
-        UnsafeTerms: There is no room for so much noise, or no safe sum of so few stores.
+        ProtocolError [unsafe-terms]: There is no room for so much noise, or no safe sum of so few
+            stores.
 
     Guarantees:
         Noise is that of the manifest that these settings would get, and sigma that of
