@@ -9,7 +9,7 @@
     <folder>/secagg/           what waits between two messages of one exchange
 
 Nothing here is sent. `Context.state` would be gone after a restart, so a budget cannot live
-there. What an older version left in `accountant.json` becomes entries of the ledger.
+there.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 _LONGEST_TEXT = 2000
-OLDER_RECORD = "accountant.json"
-"""Where versions before the ledger kept what was spent."""
 
 
 class Randomness(IntEnum):
@@ -153,11 +151,6 @@ class Node:
         return keystream(repeatable_key(seed, number, use, *again))
 
     @cached_property
-    def _ledger(self) -> Ledger:
-        key = None if self.enrolment is None else self.enrolment.key
-        return Ledger.open(self.folder / LEDGER_FILE, key, sync=self._waits_for_disk)
-
-    @property
     def ledger(self) -> Ledger:
         """What the store has spent; signed if the store is a member of a federation.
 
@@ -165,10 +158,8 @@ class Node:
             LedgerError: It is damaged, or went back; a node that cannot tell what it has
                 spent must not spend more.
         """
-        older = self.folder / OLDER_RECORD
-        if older.exists():
-            self._ledger.import_record(older)
-        return self._ledger
+        key = None if self.enrolment is None else self.enrolment.key
+        return Ledger.open(self.folder / LEDGER_FILE, key, sync=self._waits_for_disk)
 
     def spent(self) -> list[SampledGaussianSteps]:
         """All private steps ever charged at this node, over every round and restart.

@@ -181,15 +181,3 @@ def test_an_update_whose_charge_cannot_be_written_does_not_leave(federation):
     assert isinstance(answer, MaskedVector)
     assert kinds(federation) == ["charge"]
     assert head_path(path).exists()
-
-
-def test_a_store_with_an_older_record_goes_on_from_what_it_says(federation):
-    node = federation.node(STORE)
-    (node.folder / "accountant.json").write_text(
-        '[{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 2}]'
-    )
-    ByHand(federation).upto("mask")
-    assert kinds(federation) == ["import", "charge"]
-    assert federation.charged(STORE) == 4
-    assert not (node.folder / "accountant.json").exists()
-    assert verify(node.folder / "ledger.sqlite", key(federation)).fault is None

@@ -695,7 +695,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_common.policy": ("policy.toml",),
     "hanse_common.privacy.charge": ("waiting update",),
     "hanse_common.privacy.entry": "eight bytes; tests/property/test_ledger_tampering.py",
-    "hanse_common.privacy.ledger": "tests/unit/test_ledger_files.py",
     "hanse_common.privacy.ledger_file": ("ledger's head",),
     "hanse_common.roundlog.checkpoint": ("round log's checkpoint",),
     "hanse_common.roundlog.evidence": ("round log's proofs",),

@@ -35,18 +35,16 @@ ON_FILES = settings(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A ledger with every kind of entry: import, charge, renewal, charge, refusal, charge."""
+    """A ledger with every kind of entry: two charges, renewal, charge, refusal, charge."""
     folder = tmp_path_factory.mktemp("ledger")
-    record = folder / "accountant.json"
-    record.write_text('[{"noise_multiplier": 4.0, "sample_rate": 0.1, "count": 2}]')
     ledger = new(folder, KEY)
-    ledger.import_record(record)
+    charge(ledger)
     charge(ledger, vector=b"vector")
     charge(ledger, budget=Budget(max_epsilon=8.0, renews=NOW))
     ledger.refuse(UNNAMED, note="too much")
     charge(ledger)
     kinds = [entry.kind for entry in ledger]
-    assert kinds == ["import", "charge", "renewal", "charge", "refusal", "charge"]
+    assert kinds == ["charge", "charge", "renewal", "charge", "refusal", "charge"]
     assert verify(ledger.path, KEY.public).fault is None
     return ledger.path
 

@@ -11,6 +11,7 @@ import pytest
 from hanse_common.errors import RoundFailed
 from hanse_common.identity import AuthorityKey
 from hanse_common.paths import CLIPPING_CHECK_FILE
+from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.secagg.messages import Hello, Refusal, Roster
 from kits.apps.secure_federation import STAGES, ByHand, forbid_work, said
 from kits.errors import raises
@@ -173,13 +174,13 @@ def test_a_budget_that_the_round_would_exceed_stops_it_before_training(untrained
     node = untrained.node(STORE)
     limit = node.enrolment.policy.max_epsilon
     # Another federation's run has used it up before.
-    spent = '[{"noise_multiplier": 1.0, "sample_rate": 0.5, "count": 100}]'
-    (node.folder / "accountant.json").write_text(spent)
+    spent = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.5, count=100)
+    node.ledger.charge(spent, target_delta=1e-6)
     reply = untrained.tell(STORE)
     assert reply.has_error()
     assert reply.error.reason.startswith("[budget-spent] ")
     assert f"{limit:g}" not in reply.error.reason
-    assert [entry.kind for entry in node.ledger] == ["import", "refusal"]
+    assert [entry.kind for entry in node.ledger] == ["charge", "refusal"]
     assert untrained.charged(STORE) == 100
     assert not (node.folder / "secagg").exists()
     assert "would have spent epsilon=" in (node.folder / "log.jsonl").read_text()
@@ -187,7 +188,7 @@ def test_a_budget_that_the_round_would_exceed_stops_it_before_training(untrained
 
 def test_a_damaged_record_of_what_was_spent_stops_all_training(untrained):
     node = untrained.node(STORE)
-    (node.folder / "accountant.json").write_text('[{"noise_multiplier": 4.0')
+    (node.folder / "ledger.sqlite").write_text("no ledger")
     reply = untrained.tell(STORE)
     assert reply.error.reason.startswith("[ledger] ")
     assert not (node.folder / "secagg").exists()

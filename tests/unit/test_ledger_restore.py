@@ -123,18 +123,6 @@ def test_a_signed_ledger_is_not_accepted_without_a_key_and_an_unsigned_one_is(he
     assert verify(ledger.path).fault is None
 
 
-def test_a_ledger_of_imports_only_is_accepted_and_verifies(tmp_path):
-    record = tmp_path / "accountant.json"
-    record.write_text('[{"noise_multiplier": 4.0, "sample_rate": 0.5, "count": 2}]')
-    ledger = new(tmp_path, KEY)
-    ledger.import_record(record)
-    for _ in range(2):
-        head_path(ledger.path).unlink()
-        restore_head(ledger.path, KEY)
-    charge(Ledger.open(ledger.path, KEY))
-    assert verify(ledger.path, KEY.public).fault is None
-
-
 def test_no_ledger_and_an_empty_one_are_named(tmp_path):
     with pytest.raises(LedgerError, match="there is no ledger"):
         restore_head(tmp_path / "ledger.sqlite", KEY)

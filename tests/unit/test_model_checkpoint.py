@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -221,16 +219,3 @@ def test_settings_without_a_checkpoint_know_their_own_shape():
             settings(trainable=trainable)
         assert "take" in caught.value.hint
     assert settings(trainable="top:3", checkpoint="any").model.trainable == "top:3"
-
-
-def test_a_configuration_of_an_older_version_still_reads(catalogue, store_cache, tmp_path):
-    model = fresh_model(catalogue, LISTED, settings(n_layer=1), cache=store_cache)
-    model.save_pretrained(tmp_path)
-    table = json.loads((tmp_path / "config.json").read_text())
-    for name in ("backbone", "backbone_options", "adaptation"):
-        table.pop(name)
-    (tmp_path / "config.json").write_text(json.dumps(table))
-    again = InterestModel.from_pretrained(tmp_path)
-    assert all(
-        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
-    )

@@ -46,7 +46,7 @@ def leaving(node: Path) -> Leaving | None:
     if not path.exists():
         return None
     table = read_json(path)
-    found, left = table.get("after_round"), table.get("left", False)
+    found, left = table.get("after_round"), table.get("left")
     if type(found) is not int or type(left) is not bool:
         raise ConfigError(
             f"{path} is damaged", hint="`hanse store leave` writes it anew, --stay takes it back"

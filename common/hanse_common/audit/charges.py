@@ -65,9 +65,6 @@ def check_terms(
         if digest not in terms:
             which = "no manifest" if digest == NOTHING else f"manifest {digest.hex()[:9]}…"
             notes.unverified.append(f"the terms of {count} charges that name {which}")
-    imports = sum(entry.kind == "import" for entry in entries)
-    if imports:
-        notes.unverified.append(f"{imports} entries of an older record: no terms, no rounds")
     return tuple(use for manifest in terms.values() for use in uses_under(entries, manifest))
 
 

@@ -33,7 +33,7 @@ class Remembered:
                 row["store"]: Head(int(row["head"]["sequence"]), bytes.fromhex(row["head"]["hash"]))
                 for row in table["stores"]
             }
-            logs = (row["checkpoint"] for row in table.get("logs", ()))
+            logs = (row["checkpoint"] for row in table["logs"])
             return cls(heads=heads, checkpoints=tuple(_checkpoint(row) for row in logs if row))
 
 

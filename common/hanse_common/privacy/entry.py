@@ -22,7 +22,8 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Literal, Self
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest
 from hanse_common.errors import LedgerError, MalformedMessage, PrivacyError
@@ -31,10 +32,9 @@ from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.charge import NOTHING, Release
 
 VERSION = 1
-Kind = Literal["charge", "refusal", "renewal", "import", "recovery"]
-"""What was paid; what was asked and not done; from where on the budget counts anew; what an
-older record of the same store said was paid; that the head was lost, and the ledger was taken
-as it lay there."""
+Kind = Literal["charge", "refusal", "renewal", "recovery"]
+"""What was paid; what was asked and not done; from where on the budget counts anew; that the
+head was lost, and the ledger was taken as it lay there."""
 
 UNSIGNED = bytes(KEY_SIZE)
 """In place of a signer: the node was in no federation, and had no key."""
@@ -43,7 +43,8 @@ MAX_TEXT = 256
 _LABEL = b"hanse/ledger-entry/1"
 GENESIS = digest(b"hanse/ledger/1")
 """What the first entry names as the one before it."""
-_KINDS: tuple[Kind, ...] = get_args(Kind)
+_KINDS: Mapping[Kind, int] = {"charge": 0, "refusal": 1, "renewal": 2, "recovery": 4}
+"""The numbers that stand for kinds in the signed bytes; 3 stands for none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +60,9 @@ class Entry:
         signer: Ed25519 public key, or `UNSIGNED`.
         release: What left, or was to leave.
         steps: As accounted; None in a renewal or recovery.
-        target_delta: At which epsilon is read; 0 in an import, which reads none, and in a
-            recovery with nothing but imports before it.
+        target_delta: At which epsilon is read.
         commitment: SHA-256 of the vector before it was masked, with a salt that the store
-            keeps; in an import, SHA-256 of the older record; else `NOTHING`.
+            keeps; else `NOTHING`.
         epsilon_before: Of everything in the ledger before this entry, at `target_delta`.
         epsilon_after: Of everything with it.
         max_epsilon: The policy's limit that was in force; 0 if none.
@@ -93,7 +93,7 @@ class Entry:
     @property
     def spends(self) -> bool:
         """Whether the steps were paid for."""
-        return self.kind in ("charge", "import")
+        return self.kind == "charge"
 
     @property
     def hash(self) -> bytes:
@@ -103,7 +103,7 @@ class Entry:
     def body(self) -> bytes:
         """Return the canonical encoding of everything but the signature."""
         release, steps = self.release, self.steps
-        writer = Writer().u16(VERSION).u64(self.sequence).u8(_KINDS.index(self.kind))
+        writer = Writer().u16(VERSION).u64(self.sequence).u8(_KINDS[self.kind])
         writer.raw(self.previous).u64(self.time).u8(self.clock_went_back).raw(self.signer)
         writer.text(release.kind).text(release.mode).raw(_double(release.max_grad_norm))
         writer.u64(release.run).u64(release.round).u64(release.exchange).u8(release.attempt)
@@ -218,9 +218,10 @@ def _flag(reader: Reader) -> bool:
 
 
 def _kind(value: int) -> Kind:
-    if value >= len(_KINDS):
-        raise LedgerError(f"there is no kind {value} of ledger entry")
-    return _KINDS[value]
+    for kind, number in _KINDS.items():
+        if number == value:
+            return kind
+    raise LedgerError(f"there is no kind {value} of ledger entry")
 
 
 def _steps(reader: Reader) -> SampledGaussianSteps:

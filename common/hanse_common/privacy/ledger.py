@@ -24,22 +24,19 @@ hanse_common.errors.BudgetSpent: the store would have spent epsilon=0.961, its p
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from threading import RLock
 from typing import NoReturn
 
 from hanse_common.codec import digest
-from hanse_common.durable import sync_folder
-from hanse_common.errors import BudgetSpent, HanseError, LedgerError, LedgerWentBack
+from hanse_common.errors import BudgetSpent, LedgerError, LedgerWentBack
 from hanse_common.identity import StoreKey
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import SampledGaussianSteps, accountant, epsilon
@@ -196,42 +193,6 @@ class Ledger:
         """Whether an entry's commitment is to that vector; only the store can tell."""
         return entry.commitment == self._commitment(entry, vector, make=False)
 
-    def import_record(self, record: Path) -> None:
-        """Take over what an older record says was spent, then put the record aside.
-
-        A crash in between takes over nothing twice: an entry names the record by its digest.
-
-        Args:
-            record: `accountant.json`, a list of steps.
-
-        Raises:
-            LedgerError: The record is damaged; or as `charge`.
-        """
-        try:
-            data = record.read_bytes()
-            steps = _steps_of(json.loads(data))
-        except FileNotFoundError:
-            return  # Another process was first.
-        except (OSError, ValueError, TypeError, RecursionError, HanseError) as error:
-            raise LedgerError(
-                f"cannot read what was spent from {record}: {error}",
-                hint="restore the file from a backup no older than the last round",
-            ) from error
-        source = sha256(data).digest()
-        with self._writing() as write:
-            known = {entry.commitment for entry in write.entries if entry.kind == "import"}
-            for row in () if source in known else steps:
-                earlier = Charge(steps=row, target_delta=0.0)
-                entry = self._entry(write, "import", earlier, None)
-                write.append(replace(entry, commitment=source, note=f"from {record.name}"))
-        try:
-            record.rename(record.with_name(record.name + ".imported"))
-            sync_folder(record.parent)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise LedgerError(f"cannot rename {record}: {error.strerror}") from error
-
     def _beyond(
         self,
         entries: list[Entry],
@@ -283,7 +244,6 @@ class Ledger:
         head, before = head_of(write.entries), paid(write.entries)
         now, last = self._now(), write.entries[-1].time if write.entries else 0
         spends = [steps] if kind == "charge" and steps is not None else []
-        read = target_delta > 0  # an import knows no delta
         return Entry(
             sequence=head.sequence + 1,
             kind=kind,
@@ -294,8 +254,8 @@ class Ledger:
             release=Release() if charge is None else charge.release,
             steps=steps,
             target_delta=target_delta,
-            epsilon_before=epsilon(before, target_delta=target_delta) if read else 0.0,
-            epsilon_after=epsilon([*before, *spends], target_delta=target_delta) if read else 0.0,
+            epsilon_before=epsilon(before, target_delta=target_delta),
+            epsilon_after=epsilon([*before, *spends], target_delta=target_delta),
             max_epsilon=0.0 if budget is None else budget.max_epsilon,
             accountant=accountant(),
         )
@@ -434,13 +394,3 @@ def _beyond_grant(entries: list[Entry], charge: Charge, grant: Grant) -> BudgetS
 def _last_renewal(entries: list[Entry]) -> Entry:
     nothing = Entry(sequence=0, kind="renewal", previous=GENESIS, time=0)
     return next((entry for entry in reversed(entries) if entry.kind == "renewal"), nothing)
-
-
-def _steps_of(record: object) -> list[SampledGaussianSteps]:
-    if not isinstance(record, list):
-        raise TypeError("it is no list")
-    steps = [SampledGaussianSteps(**row) for row in record]
-    for row in steps:
-        if not (isinstance(row.count, int) and isinstance(row.stores, int)):
-            raise TypeError(f"count={row.count} or stores={row.stores} is no whole number")
-    return steps

@@ -131,8 +131,7 @@ def _check_lost(path: Path) -> None:
 
 def _recovery(entries: Sequence[Entry], key: StoreKey | None, now: int) -> Entry:
     last = entries[-1]
-    delta = next((e.target_delta for e in reversed(entries) if e.target_delta), 0.0)
-    spent = epsilon(paid(entries), target_delta=delta) if delta else 0.0
+    spent = epsilon(paid(entries), target_delta=last.target_delta)
     entry = Entry(
         sequence=last.sequence + 1,
         kind="recovery",
@@ -140,7 +139,7 @@ def _recovery(entries: Sequence[Entry], key: StoreKey | None, now: int) -> Entry
         time=max(last.time, now),
         clock_went_back=now < last.time,
         signer=UNSIGNED if key is None else key.public,
-        target_delta=delta,
+        target_delta=last.target_delta,
         epsilon_before=spent,
         epsilon_after=spent,
         accountant=accountant(),

@@ -185,13 +185,6 @@ def _judge(
 
 def _judge_epsilon(before: Sequence[Entry], entry: Entry) -> Fault | None:
     if not 0 < entry.target_delta < 1:
-        # An import knows no delta; what it paid for is in all that follows. A recovery takes
-        # that of an entry before it.
-        none_known = entry.kind == "import" or (
-            entry.kind == "recovery" and not any(e.target_delta for e in before)
-        )
-        if none_known and entry.epsilon_before == entry.epsilon_after == 0.0:
-            return None
         detail = f"target_delta={entry.target_delta} lies not in (0, 1)"
         return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
     for name, claimed, spent in (

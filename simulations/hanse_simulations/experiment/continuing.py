@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse_client.node import OLDER_RECORD, Node, list_nodes
+from hanse_client.node import LEDGER_FILE, NODE_FILE, Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
@@ -147,7 +148,7 @@ def carry_over(old: ArmFolder, new: ArmFolder) -> None:
             continue
         target.mkdir(parents=True, exist_ok=True)
         stem = Path(LEDGER_FILE).stem
-        for path in [*folder.glob(f"{stem}.*"), *folder.glob(OLDER_RECORD)]:
+        for path in folder.glob(f"{stem}.*"):
             shutil.copy2(path, target / path.name)
 
 
