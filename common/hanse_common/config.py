@@ -10,7 +10,6 @@ kept apart from `ComputeSettings`, which change only how fast it happens.
 
 from __future__ import annotations
 
-import json
 import math
 import reprlib
 import tomllib
@@ -21,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.trainable import Trainable
 
@@ -389,7 +389,9 @@ class RunSettings(Settings):
         Raises:
             ConfigError: It is not JSON, or holds an unknown or malformed setting.
         """
-        return cls.parse(parse_json(text, "the settings"))
+        with decoding("the settings", ConfigError):
+            table = json_object(text)
+        return cls.parse(table)
 
     @classmethod
     def parse(cls, table: Mapping[str, Any]) -> Self:
@@ -461,32 +463,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, or is not such a table.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
-    return parse_json(text, str(path))
-
-
-def parse_json(text: str, name: str) -> dict[str, Any]:
-    """Read JSON that holds a table of plain values.
-
-    Args:
-        text: Of a file or message.
-        name: What it is, for errors.
-
-    Raises:
-        ConfigError: It is not such a table.
-    """
-    try:
-        table = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name} is not JSON: {error}") from error
-    if isinstance(table, dict):
-        return table
-    raise ConfigError(f"{name} is not a JSON object")
+    with decoding(path, ConfigError):
+        return json_object(path.read_bytes())
 
 
 def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:

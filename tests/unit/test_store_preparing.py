@@ -11,7 +11,8 @@ import pytest
 from hanse_client.features.histories import Histories
 from hanse_client.features.prepare import Preparation, prepare_store
 from hanse_client.ingest.store_config import load_store
-from hanse_common.errors import ConfigError, DataError
+from hanse_common.errors import DataError
+from kits.errors import raises
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_data_that_are_gone_leave_what_was_prepared(shop, tmp_path):
 
 def test_a_store_without_a_model_is_told_the_command(shop, tmp_path):
     folder, _, settings = shop
-    with pytest.raises(ConfigError, match=r"cannot read .*config\.json"):
+    with raises("config", match=r"config\.json"):
         prepare_store(
             load_store(folder / "store.toml"),
             settings,
