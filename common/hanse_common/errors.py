@@ -188,18 +188,18 @@ class DeploymentError(HanseError):
     exit_status = 41
 
 
+class AlreadyThere(DeploymentError):
+    """A file or process that would be made is there already, and is not replaced."""
+
+    code = "already-there"
+    exit_status = 42
+
+
 class SuperLinkDown(DeploymentError):
     """What was asked needs the SuperLink, which does not answer."""
 
     code = "superlink-down"
     exit_status = 45
-
-
-class SuperLinkFailed(DeploymentError):
-    """The SuperLink or the front before it stopped, or refused what was asked of it."""
-
-    code = "superlink-failed"
-    exit_status = 46
 
 
 class Interrupted(HanseError):
@@ -367,10 +367,10 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "run-over": "The run that a message belongs to has ended; there is nobody to answer.",
     },
     DeploymentError: {
-        "already-there": "A file or process that would be made is there already, and is not "
-        "replaced.",
         "admission-refused": "A store's request is genuine, yet cannot be granted as it stands.",
         "tls": "A TLS certificate or key cannot be read, does not fit, or is out of date.",
+        "superlink-failed": "The SuperLink or the front before it stopped, or refused what was "
+        "asked of it.",
         "run-underway": "A federation trains one model at a time, and a run is underway.",
         "disk-full": "The disk that a store's folder is on is full.",
     },

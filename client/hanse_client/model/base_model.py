@@ -26,7 +26,7 @@ from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import ModelSettings, RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import DataError, DeploymentError
+from hanse_common.errors import AlreadyThere, DataError, DeploymentError
 from hanse_common.instructions import model_digest
 from hanse_common.paths import INITIAL_FILE
 from hanse_common.trainable import Trainable
@@ -58,15 +58,14 @@ def make_base_model(
         cache: Folder for text vectors, kept for the next time.
 
     Raises:
-        DeploymentError [already-there]: The folder holds something.
+        AlreadyThere: The folder holds something.
         DataError: No class is left, or there are too many to rank densely.
         ConfigError: There is no such encoder here.
         DeploymentError: The folder cannot be written.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise DeploymentError(
+        raise AlreadyThere(
             f"{folder} holds something already",
-            code="already-there",
             hint="stores may have been given that model: name another --folder",
         )
     model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)

@@ -28,8 +28,8 @@ from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_o
 from hanse_client.pretraining.public_data import PublicData
 from hanse_common.config import Level, RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, DataError, DeploymentError
 from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
+from hanse_common.errors import AlreadyThere, ConfigError, DataError
 
 MOST_CLASSES = 4096
 FEWEST_CUSTOMERS = 20
@@ -88,14 +88,12 @@ def pretrain(
         told: Hears the held-out loss of every epoch.
 
     Raises:
-        DeploymentError [already-there]: The folder holds something.
+        AlreadyThere: The folder holds something.
         DataError [too-few-customers]: Fewer than 20 have two visits.
         ConfigError: Encoder, checkpoint or folder cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DeploymentError(
-            f"{folder} holds something already", code="already-there", hint="name another --folder"
-        )
+        raise AlreadyThere(f"{folder} holds something already", hint="name another --folder")
     histories, model, classes = _prepared(public, settings, cache)
     rng = np.random.default_rng(settings.seed)
     able = np.flatnonzero(np.diff(histories.visit_offsets) > 1)

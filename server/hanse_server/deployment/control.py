@@ -31,8 +31,8 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 
 from hanse_common import bundle
-from hanse_common.errors import SuperLinkDown, SuperLinkFailed
 from hanse_common.paths import LOOPBACK_ROOT_FILE
+from hanse_common.errors import DeploymentError, SuperLinkDown
 from hanse_server.deployment.folder import FederationFolder
 
 ResultT = TypeVar("ResultT")
@@ -122,7 +122,8 @@ class Control(AbstractContextManager["Control"]):
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
-            SuperLinkFailed: It refuses the key, such as one that was unregistered before.
+            DeploymentError [superlink-failed]: It refuses the key, such as one that was
+                unregistered before.
         """
         request = RegisterNodeRequest(public_key=node_key.encode(), name=store_id)
         self._call(lambda: self._client.RegisterNode(request))
@@ -132,7 +133,7 @@ class Control(AbstractContextManager["Control"]):
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
-            SuperLinkFailed: It knows no such node.
+            DeploymentError [superlink-failed]: It knows no such node.
         """
         self._call(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
 
@@ -144,7 +145,7 @@ class Control(AbstractContextManager["Control"]):
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
-            SuperLinkFailed: It does not start the run.
+            DeploymentError [superlink-failed]: It does not start the run.
         """
         fab = Fab(bundle.digest(), bundle.build(), {})
         request = StartRunRequest(
@@ -152,7 +153,9 @@ class Control(AbstractContextManager["Control"]):
         )
         answer = self._call(lambda: self._client.StartRun(request))
         if not answer.HasField("run_id"):
-            raise SuperLinkFailed("the SuperLink started no run, and says nothing of why")
+            raise DeploymentError(
+                "the SuperLink started no run, and says nothing of why", code="superlink-failed"
+            )
         return int(answer.run_id)
 
     def stop(self, run_id: int) -> None:
@@ -160,7 +163,7 @@ class Control(AbstractContextManager["Control"]):
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
-            SuperLinkFailed: There is no such run, or it has finished.
+            DeploymentError [superlink-failed]: There is no such run, or it has finished.
         """
         self._call(lambda: self._client.StopRun(StopRunRequest(run_id=run_id)))
 
@@ -196,7 +199,9 @@ class Control(AbstractContextManager["Control"]):
         except httpx.HTTPStatusError as error:
             said = FlowerError.from_json(error.response.text)
             reason = said.message if said else error.response.text[:200]
-            raise SuperLinkFailed(f"the SuperLink refuses: {reason}") from error
+            raise DeploymentError(
+                f"the SuperLink refuses: {reason}", code="superlink-failed"
+            ) from error
 
 
 def _last_seen(status: str, online_until: float, heartbeat_interval: float) -> datetime | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hanse_common.admission import Invitation
 from hanse_common.config import parse_settings
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, DeploymentError
+from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
 from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
 from hanse_common.paths import (
     FEDERATION_FILE,
@@ -150,16 +150,15 @@ def found(
         authority_key: Where the authority's key is put, or lies already; in the folder if unset.
 
     Raises:
-        DeploymentError [already-there]: The folder holds a federation; nothing was changed.
+        AlreadyThere: The folder holds a federation; nothing was changed.
         ConfigError: A value is out of range.
         DeploymentError [tls]: Stores would refuse the operator's certificate.
         DeploymentError: The folder cannot be written.
     """
     for path in (folder.path / FEDERATION_FILE, folder.authority_file, folder.coordinator_key):
         if path.exists():
-            raise DeploymentError(
+            raise AlreadyThere(
                 f"{path} exists already: a federation is founded once",
-                code="already-there",
                 hint="name another --folder, or edit federation.toml by hand",
             )
     ca, certificate, key = (

@@ -24,7 +24,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hanse_common.errors import SuperLinkDown, SuperLinkFailed
+from hanse_common.errors import DeploymentError, SuperLinkDown
 from hanse_common.flower import environment as flower_environment
 from hanse_common.paths import (
     FLOWER_FOLDER,
@@ -100,7 +100,7 @@ class SuperLink:
         """Wait until it answers.
 
         Raises:
-            SuperLinkFailed: It ended, or took too long.
+            DeploymentError [superlink-failed]: It ended, or took too long.
         """
         limit = self._folder.file.superlink.start_seconds
         deadline = time.monotonic() + limit
@@ -113,16 +113,18 @@ class SuperLink:
                     return
                 except SuperLinkDown:
                     if time.monotonic() > deadline:
-                        raise SuperLinkFailed(
+                        raise DeploymentError(
                             f"the SuperLink did not answer within {limit:g} s",
+                            code="superlink-failed",
                             hint=f"see {self.log}, or raise superlink.start_seconds",
                         ) from None
                     time.sleep(0.1)
 
-    def failure(self) -> SuperLinkFailed:
+    def failure(self) -> DeploymentError:
         """The error to raise when it has ended by itself."""
-        return SuperLinkFailed(
+        return DeploymentError(
             f"the SuperLink ended with status {self._process.poll()}: {last_lines(self.log)}",
+            code="superlink-failed",
             hint=f"see {self.log}",
         )
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse_common.errors import DeploymentError, SuperLinkDown, SuperLinkFailed
+from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
 from hanse_server.deployment import tls
@@ -56,10 +56,10 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         tell: Takes a line for the operator.
 
     Raises:
-        DeploymentError [already-there]: The federation is up already.
+        AlreadyThere: The federation is up already.
         DeploymentError [tls]: Stores would refuse the front's certificate.
         DeploymentError: A port is taken.
-        SuperLinkFailed: The SuperLink ended by itself.
+        DeploymentError [superlink-failed]: The SuperLink ended by itself.
     """
     file = folder.file
     fleet = file.fleet
@@ -108,7 +108,9 @@ def register(folder: FederationFolder) -> Registration:
             try:
                 control.register(store_id, key.decode())
                 new.append(store_id)
-            except SuperLinkFailed as error:
+            except DeploymentError as error:
+                if error.code != "superlink-failed":
+                    raise
                 refused[store_id] = (
                     f"its node cannot connect: {error.message}; a node key that was shut out "
                     "stays out, so ask the store for a new one"
@@ -128,7 +130,7 @@ def detach(folder: FederationFolder) -> int:
         Its process id.
 
     Raises:
-        DeploymentError [already-there]: The federation is up already.
+        AlreadyThere: The federation is up already.
         DeploymentError: It ended; says the last lines of its log.
     """
     folder.state.mkdir(parents=True, exist_ok=True)
@@ -201,10 +203,9 @@ def _alone(folder: FederationFolder) -> Iterator[None]:
         yield
 
 
-def _up_already(folder: FederationFolder, pid: int) -> DeploymentError:
-    return DeploymentError(
+def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
+    return AlreadyThere(
         f"the federation in {folder.path} is up already, as process {pid}",
-        code="already-there",
         hint="`hanse server status` shows it, `hanse server down` ends it",
     )
 
