@@ -351,7 +351,7 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "unknown-customer": "The store has no history under that pseudonym.",
     },
     RunDirectoryError: {
-        "run-not-resumable": "The run cannot go on: no checkpoint, or its settings changed.",
+        "run-not-resumable": "The run cannot go on: it has no checkpoint, or its settings changed.",
         "model-not-found": "A folder holds no interest model, or not all of one.",
     },
     PrivacyError: {
@@ -405,8 +405,8 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "nothing.",
     },
     BadSum: {
-        "forged-vector": "Honest stores cannot have made the sum: at least one vector in it was "
-        "forged.",
+        "forged-vector": "A sum that honest stores cannot have made: at least one vector in it "
+        "was forged.",
         "round-noise-missing": "One round's sum has less noise than the manifest promises; that "
         "round is lost.",
     },
@@ -418,7 +418,16 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
 """What the codes of a family mean, beyond its own, whose meaning is the class's first line."""
 
 
-UNABLE = "[unable] this store cannot take part in this exchange (its own log says why)"
+def unable() -> ProtocolError:
+    """Return the error of a store that could not compute what was asked."""
+    return ProtocolError(
+        "this store cannot take part in this exchange",
+        code="unable",
+        hint="its own log says why",
+    )
+
+
+UNABLE = f"[{unable().code}] {unable()}"
 """What a coordinator hears of everything that may depend on customers, in one sentence: too few
 of them, a row that cannot be read, clipping that is not exact, memory that ran out."""
 
@@ -435,20 +444,10 @@ def families() -> dict[str, type[HanseError]]:
     """
     found: dict[str, type[HanseError]] = {}
     waiting = [HanseError]
-    while waiting:
-        family = waiting.pop()
+    for family in waiting:  # grows meanwhile
         waiting += family.__subclasses__()
         found |= dict.fromkeys((family.code, *FURTHER_CODES.get(family, ())), family)
     return found
-
-
-def unable() -> ProtocolError:
-    """Return the error of a store that could not compute what was asked."""
-    return ProtocolError(
-        "this store cannot take part in this exchange",
-        code="unable",
-        hint="its own log says why",
-    )
 
 
 def public_reason(error: BaseException) -> str:
