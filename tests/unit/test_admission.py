@@ -26,7 +26,6 @@ from hanse_common.admission import (
     node_key_digest,
     public_pem,
 )
-from hanse_common.errors import MalformedMessage
 from hanse_common.identity import AuthorityKey, StoreKey, fingerprint
 from kits.errors import raises
 
@@ -192,7 +191,7 @@ def test_a_node_key_is_elliptic(key):
 
 
 def test_a_request_names_a_store_as_certificates_do():
-    with pytest.raises(MalformedMessage, match="store id"):
+    with raises("malformed-message", match="store id"):
         Request.make("No Store", StoreKey.generate(), node_key=_node_pem(), created=NOW)
 
 

@@ -13,7 +13,6 @@ from hanse_client.rounds import local_update
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training import train
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.errors import ConfigError
 from hanse_common.manifest_terms import honest_survivors, manifest_for
 from hanse_common.vector import NOISE_ONLY, flatten
 from hanse_simulations.privacy_audit.canaries import PREFIX, draw_canaries, with_canaries
@@ -23,6 +22,7 @@ from hanse_simulations.privacy_audit.run import attack
 from hanse_simulations.privacy_audit.scoring import guess, scores
 from hanse_simulations.privacy_audit.store_app import Known, Orders, _Attack
 from hanse_simulations.recipes import load_recipe
+from kits.errors import raises
 
 
 def test_coins_are_fair_repeatable_and_every_canary_has_its_own_parameter():
@@ -40,7 +40,7 @@ def test_coins_are_fair_repeatable_and_every_canary_has_its_own_parameter():
 
 
 def test_more_canaries_than_parameters_are_refused():
-    with pytest.raises(ConfigError, match="11 canaries cannot have a direction each among 10"):
+    with raises("config", match="11 canaries cannot have a direction each among 10"):
         draw_canaries(["a"], count=11, parameters=10, seed=0)
 
 
@@ -180,5 +180,5 @@ def test_scores_follow_the_likelihood_and_guesses_abstain_in_the_middle():
     ],
 )
 def test_what_cannot_be_attacked_is_refused_before_anything_runs(changes, canaries, words):
-    with pytest.raises(ConfigError, match=words):
+    with raises("config", match=words):
         attack(load_recipe("attack").with_changes(changes), canaries=canaries, quiet=True)

@@ -16,8 +16,8 @@ from hanse_client.inference.quantization import to_int8
 from hanse_client.model.adapters import is_adaptation
 from hanse_client.tasks.interest import InterestConfig, InterestModel, customer_losses
 from hanse_client.tasks.interest.features import Anchors, collate, training_anchors
-from hanse_common.errors import ConfigError
 from hanse_common.trainable import Trainable
+from kits.errors import raises
 
 BACKBONES = ("gpt2", "bert")
 VARIANTS = ("rules", "heads", "top:1", "top:2", "lora:2", "adapters:3", "all")
@@ -224,12 +224,12 @@ def test_what_is_trained_is_what_is_said(store):
     ],
 )
 def test_what_cannot_be_trained_says_what_can(store, part, hint):
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         made(store[0], "gpt2", "heads").train_only(part)
     assert hint in caught.value.hint
 
 
 def test_a_backbone_that_is_not_there_is_refused():
     config = InterestConfig(classes=["a", "b"], backbone="llama")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="llama"):
+    with raises("config", match="llama"):
         InterestModel(config)

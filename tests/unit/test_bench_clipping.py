@@ -8,8 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from hanse_common.errors import ConfigError
 from hanse_simulations.bench import _clipping_run, clipping
+from kits.errors import raises
 
 
 @pytest.mark.parametrize("method", ["bookkeeping", "bookkeeping-chunked", "opacus-hooks"])
@@ -65,5 +65,5 @@ def test_rows_compare_with_plain_and_with_the_best_of_opacus(monkeypatch, capsys
     "wrong", [{"model": "gpt"}, {"batch": 0}, {"repeats": 0}, {"methods": ["magic"]}]
 )
 def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ConfigError):
+    with raises("config"):
         clipping.clipping(**{"model": "tied", **wrong})

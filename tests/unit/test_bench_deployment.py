@@ -6,8 +6,8 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from hanse_common.errors import ConfigError
 from hanse_simulations.bench.deployment import STAGES, deployment, render, rows_of
+from kits.errors import raises
 
 
 def test_rows_are_medians_after_the_first_round_and_parts_of_a_plain_round(capsys):
@@ -25,9 +25,9 @@ def test_rows_are_medians_after_the_first_round_and_parts_of_a_plain_round(capsy
 
 
 def test_too_few_rounds_or_stores_are_refused():
-    with pytest.raises(ConfigError, match="rounds=1"):
+    with raises("config", match="rounds=1"):
         deployment(3, 1)
-    with pytest.raises(ConfigError, match="stores=2"):
+    with raises("config", match="stores=2"):
         deployment(2, 3)
 
 

@@ -7,7 +7,6 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.errors import ConfigError
 from hanse_common.manifest_terms import sum_norm
 from hanse_server.rounds import run_rounds
 from hanse_simulations.bench.cli import app
@@ -59,7 +58,7 @@ def test_a_run_without_secure_aggregation_has_no_sum_to_forge(run):
         {"privacy.mode": "local", "federation.secure_aggregation": False}
     )
     folder.write_settings(open_run)
-    with pytest.raises(ConfigError, match="under secure aggregation"):
+    with raises("config", match="under secure aggregation"):
         forgery(folder)
 
 

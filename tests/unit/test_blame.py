@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse_common.errors import FederationError
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.blame_record import PATIENCE, Silence, absences
+from kits.errors import raises
 
 STORES = ("bremen", "danzig", "luebeck", "riga", "visby")
 TERMS = Terms(layout=Layout((Section("update", 1, clip=1.0),)), maximum_cohort=5, minimum_cohort=3)
@@ -60,7 +60,7 @@ def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "more": 1}'])
 def test_a_damaged_file_is_an_error_that_says_what_to_do(blame, tmp_path, content):
     (tmp_path / "blame.json").write_text(content)
-    with pytest.raises(FederationError, match=r"cannot read .*blame\.json") as raised:
+    with raises("federation", match=r"cannot read .*blame\.json") as raised:
         blame.plan("train", STORES, TERMS)
     assert "every store then takes part again" in raised.value.hint
 

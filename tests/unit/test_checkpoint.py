@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from hanse_common.durable import write_durably
-from hanse_common.errors import RunDirectoryError
 from hanse_server.checkpoint import (
     Checkpoint,
     check_resumable,
@@ -105,7 +104,7 @@ def test_replaces_one_of_the_same_round(tmp_path):
 
 def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(RunDirectoryError, match="round-0001"):
+    with raises("run-directory", match="round-0001"):
         save_checkpoint(tmp_path, checkpoint(1))
 
 

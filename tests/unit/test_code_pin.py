@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 
 from hanse_client.deployment.code_bundle import Bundle, check_bundle
-from hanse_common.errors import PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
@@ -66,7 +65,7 @@ def test_a_bundle_reaches_the_process_that_answers():
 
 
 def test_a_policy_that_names_another_bundle_wins():
-    with pytest.raises(PolicyViolation, match="fab_digest"):
+    with raises("policy-violation", match="fab_digest"):
         terms(DIGEST, "ab" * 32)
 
 

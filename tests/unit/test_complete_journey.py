@@ -8,7 +8,6 @@ import pytest
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
-from hanse_common.errors import ConfigError, MissingDependency
 from hanse_simulations.datasets import complete_journey, make_stores
 from hanse_simulations.datasets.freezing import freeze
 from hanse_simulations.datasets.partitions import FROZEN
@@ -240,7 +239,7 @@ def test_limits_keep_the_largest_stores_and_a_seeded_sample_of_about_that_many(a
 
 
 def test_more_stores_than_there_are_is_an_error(assigned):
-    with pytest.raises(ConfigError, match=r"data.stores=13, and only 12 stores"):
+    with raises("config", match=r"data.stores=13, and only 12 stores"):
         limited(assigned["regions"], stores=13)
 
 
@@ -261,7 +260,7 @@ def test_the_seed_matters_to_the_folders_only_where_something_is_drawn(built, ca
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(complete_journey, "PACKAGE", "no_such_package_here")
-    with pytest.raises(MissingDependency, match=r"hanse\[simulate\]"):
+    with raises("missing-dependency", match=r"hanse\[simulate\]"):
         make_stores(settings(), seed=7, cache=tmp_path)
-    with pytest.raises(MissingDependency, match=r"hanse\[simulate\]"):
+    with raises("missing-dependency", match=r"hanse\[simulate\]"):
         complete_journey.read_purchases()

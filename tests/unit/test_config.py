@@ -3,8 +3,8 @@
 import pytest
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_simulations.recipes import RECIPES, load_recipe
+from kits.errors import raises
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -24,15 +24,15 @@ def test_the_default_is_twelve_regions_with_shared_noise_at_epsilon_four():
 def test_unknown_keys_are_errors_and_list_the_known(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text("[data]\nsource = 'synthetic'\n[privacy]\nepsilon = 3\n")
-    with pytest.raises(ConfigError, match=r"privacy\.epsilon.*target_epsilon"):
+    with raises("config", match=r"privacy\.epsilon.*target_epsilon"):
         load_recipe(str(recipe))
 
 
 def test_a_file_that_is_not_toml_or_not_there(tmp_path):
     (tmp_path / "bad.toml").write_text("rounds = = 3")
-    with pytest.raises(ConfigError, match="not TOML"):
+    with raises("config", match="not TOML"):
         load_recipe(str(tmp_path / "bad.toml"))
-    with pytest.raises(ConfigError, match="cannot read"):
+    with raises("config", match="cannot read"):
         load_recipe(str(tmp_path / "none.toml"))
 
 
@@ -46,11 +46,11 @@ def test_a_file_that_is_not_toml_or_not_there(tmp_path):
     ],
 )
 def test_bad_changes_name_the_setting(change, message):
-    with pytest.raises(ConfigError) as raised:
+    with raises("config") as raised:
         RECIPES["smoke"]().with_changes(change)
     assert message in str(raised.value)
 
 
 def test_privacy_off_contradicts_a_target():
-    with pytest.raises(ContradictingOptions):
+    with raises("contradicting-options"):
         RECIPES["smoke"]().with_changes({"privacy.mode": "none", "privacy.target_epsilon": 2})

@@ -24,12 +24,12 @@ from hanse_client.tasks.conversion.model import ConversionModel
 from hanse_client.tasks.conversion.offers import Offers
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.vector import evaluation_names, flatten
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines
 from hanse_simulations.experiment.conversion import study_of
 from hanse_simulations.experiment.study import arms_of
 from hanse_simulations.recipes import conversion
+from kits.errors import raises
 
 TASK = task_of("conversion")
 BEGIN = date(2017, 1, 1)
@@ -280,7 +280,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
 def test_a_store_without_any_mailing_is_empty(settings):
     offers = prepared(sent=[], redeemed=[])
     assert len(offers) == 0 and offers.features.shape == (0, len(NAMES))
-    with pytest.raises(EmptyStore, match="no customer with a campaign that was over by"):
+    with raises("empty-store", match="no customer with a campaign that was over by"):
         check_size("x", offers, settings)
 
 
@@ -291,10 +291,10 @@ def test_what_is_saved_is_read_again_and_homes_are_not_known(tmp_path):
     offers = many()
     offers.save(tmp_path / "o.npz")
     np.testing.assert_array_equal(Offers.load(tmp_path / "o.npz").features, offers.features)
-    with pytest.raises(ConfigError, match="does not know which"):
+    with raises("config", match="does not know which"):
         offers.at_home(0, 2)
     np.savez(tmp_path / "x.npz", visit_days=np.zeros(1))
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises("data", match="cannot be read"):
         Offers.load(tmp_path / "x.npz")
 
 

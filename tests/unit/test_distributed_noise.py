@@ -12,12 +12,12 @@ from hanse_client.node import Node
 from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.errors import ConfigError, RoundFailed
 from hanse_common.manifest_terms import LARGEST_VARIANCE, honest_survivors, manifest_for
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
 from hanse_common.vector import EVALUATION_NAMES, Trained, skellam_noise
 from hanse_simulations.recipes import synthetic
+from kits.errors import raises
 from kits.federation import Federation
 
 STORES, LENGTH, ONLY = 10, 40, 64
@@ -233,13 +233,13 @@ def test_a_round_with_one_survivor_too_few_ends_before_any_share_is_given(masked
         return message
 
     lost = {"store-003", "store-007"}  # eight of ten are left, nine are needed
-    with pytest.raises(RoundFailed, match="needed are 9"):
+    with raises("round-failed", match="needed are 9"):
         masked.run(drop={stage: lost}, to_coordinator=watch)
     assert released == []
 
 
 def test_a_roster_too_small_for_the_noise_does_not_begin(masked):
-    with pytest.raises(RoundFailed, match="needed are 9"):
+    with raises("round-failed", match="needed are 9"):
         masked.run(drop={"hello": {"store-003", "store-007"}})
 
 
@@ -247,7 +247,7 @@ def test_stores_refuse_a_coordinators_survivors_that_are_too_few_for_the_noise(m
     """It believes in fewer; the stores hold the manifest."""
     weaker = replace(masked.attempt.terms, minimum_survivors=0)
     masked.coordinator.attempt = replace(masked.attempt, terms=weaker)
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         masked.run(drop={"mask": {"store-003", "store-007"}})
     assert len(masked.errors) == 8
     for _, error in masked.errors:
@@ -265,14 +265,14 @@ def test_the_smallest_admissible_sum_is_exact_and_has_its_noise(masked, manifest
 
 
 def test_several_steps_and_open_sums_are_refused(settings):
-    with pytest.raises(ConfigError, match="take one step a round"):
+    with raises("config", match="take one step a round"):
         settings.with_changes({"training.local_steps": 2})
-    with pytest.raises(ConfigError, match="would show updates with too little noise"):
+    with raises("config", match="would show updates with too little noise"):
         settings.with_changes({"federation.secure_aggregation": False})
 
 
 def test_an_accountant_that_underestimates_cannot_be_chosen(settings):
-    with pytest.raises(ConfigError, match=r"unknown setting 'privacy\.accountant'"):
+    with raises("config", match=r"unknown setting 'privacy\.accountant'"):
         settings.with_changes({"privacy.accountant": "gdp"})
 
 

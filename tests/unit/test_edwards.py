@@ -8,9 +8,9 @@ import os
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from hanse_common.errors import MalformedMessage, WeakKey
 from hanse_common.secagg import _edwards as edwards
 from hanse_common.secagg.keys import ShareKey, check_possession
+from kits.errors import raises
 
 # RFC 8032, section 7.1: secret and public keys of tests 1, 2, 3 and SHA(abc).
 RFC_8032 = {
@@ -98,7 +98,7 @@ def test_the_group_laws():
     ids=lambda data: f"{len(data)}:{data.hex()[:8]}",
 )
 def test_bytes_that_are_no_point(data):
-    with pytest.raises(MalformedMessage, match="is no point"):
+    with raises("malformed-message", match="is no point"):
         edwards.decode(data)
 
 
@@ -124,7 +124,7 @@ def test_possession_is_of_one_key_one_attempt_and_one_store():
         (key.public, proof[:-1] + b"\x00", b"H" * 32, "luebeck"),
         (b"\xff" * 32, proof, b"H" * 32, "luebeck"),
     ):
-        with pytest.raises(WeakKey):
+        with raises("weak-key"):
             check_possession(*arguments)
 
 

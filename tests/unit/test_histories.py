@@ -17,7 +17,7 @@ from hanse_client.tasks.interest.features import (
     evaluation_anchors,
     training_anchors,
 )
-from hanse_common.errors import DataError, EmptyStore
+from kits.errors import raises
 
 CLASSES = ["DAIRY/MILK", "BAKERY/BREAD", "CELLAR/WINE"]
 ITEMS = {"m": CLASSES[0], "b": CLASSES[1], "w": CLASSES[2], "x": "OTHER/THING"}
@@ -106,12 +106,12 @@ def test_histories_survive_a_round_trip_to_disk(two_customers, tmp_path):
 
 def test_a_damaged_file_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "h.npz").write_bytes(b"PK nonsense")
-    with pytest.raises(DataError, match="prepare the store again"):
+    with raises("data", match="prepare the store again"):
         Histories.load(tmp_path / "h.npz")
 
 
 def test_no_events_are_an_empty_store():
-    with pytest.raises(EmptyStore):
+    with raises("empty-store"):
         make([])
 
 

@@ -2,13 +2,12 @@
 
 import numpy as np
 import polars as pl
-import pytest
 
 from hanse_client.features.histories import Histories
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.pseudonyms import home_lots
 from hanse_client.ingest.store_config import load_store
-from hanse_common.errors import ConfigError
+from kits.errors import raises
 
 PEOPLE = [f"card-{number}" for number in range(300)]
 KEY = bytes(range(32))
@@ -76,7 +75,7 @@ def test_lots_say_nothing_without_the_key():
 def test_a_store_without_the_common_key_refuses_to_train(tmp_path):
     data = store(tmp_path, "north", PEOPLE[:20], home_key=None)
     assert data.homes == {}
-    with pytest.raises(ConfigError, match=r"set home_key in store\.toml"):
+    with raises("config", match=r"set home_key in store\.toml"):
         histories(data).at_home(0, 3)
 
 
@@ -89,7 +88,7 @@ def test_a_missing_common_key_is_not_made_up(tmp_path):
     )
     (folder / "sales.csv").write_text("user_id,item_id,timestamp\nada,1,2024-01-01\n")
     (folder / "items.csv").write_text("item_id,text,category\n1,milk,DAIRY/MILK\n")
-    with pytest.raises(ConfigError, match="ask the federation for it"):
+    with raises("config", match="ask the federation for it"):
         ingest(load_store(folder / "store.toml"))
     assert not (folder / "home.key").exists()
 

@@ -8,7 +8,6 @@ import stat
 
 import pytest
 
-from hanse_common.errors import BadSignature, KeyFileError, MalformedMessage
 from hanse_common.identity import (
     AuthorityKey,
     Certificate,
@@ -38,7 +37,7 @@ def test_a_key_file_that_others_can_touch_is_refused(tmp_path, mode):
     path = tmp_path / "store.key"
     StoreKey.generate().save(path)
     path.chmod(mode)
-    with pytest.raises(KeyFileError, match=f"mode {mode:04o}, expected 0600") as refusal:
+    with raises("key-file", match=f"mode {mode:04o}, expected 0600") as refusal:
         StoreKey.load(path)
     assert refusal.value.hint.startswith(f"chmod 600 {path}")
 
@@ -54,22 +53,22 @@ def test_a_key_is_never_overwritten(tmp_path):
     path = tmp_path / "store.key"
     key = StoreKey.generate()
     key.save(path)
-    with pytest.raises(KeyFileError, match="exists already"):
+    with raises("key-file", match="exists already"):
         StoreKey.generate().save(path)
     assert StoreKey.load(path).public == key.public
 
 
 def test_a_missing_key_file(tmp_path):
-    with pytest.raises(KeyFileError, match="No such file"):
+    with raises("key-file", match="No such file"):
         StoreKey.load(tmp_path / "store.key")
-    with pytest.raises(KeyFileError, match="No such file"):
+    with raises("key-file", match="No such file"):
         StoreKey.generate().save(tmp_path / "nowhere" / "store.key")
 
 
 def test_keys_of_one_kind_are_not_loaded_as_the_other(tmp_path):
     path = tmp_path / "authority.key"
     AuthorityKey.generate().save(path)
-    with pytest.raises(KeyFileError, match="is not a store-key file"):
+    with raises("key-file", match="is not a store-key file"):
         StoreKey.load(path)
 
 
@@ -81,7 +80,7 @@ def test_other_content_is_refused(tmp_path, content):
     path = tmp_path / "store.key"
     path.touch(0o600)
     path.write_bytes(content)
-    with pytest.raises(KeyFileError, match="is not a"):
+    with raises("key-file", match="is not a"):
         StoreKey.load(path)
 
 
@@ -91,7 +90,7 @@ def test_private_keys_hide(tmp_path):
     key.save(path)
     private = path.read_text().split()[1]
     assert private not in repr(key) and private not in str(vars(key))
-    with pytest.raises(KeyFileError, match="is not pickled"):
+    with raises("key-file", match="is not pickled"):
         pickle.dumps(key)
 
 
@@ -105,12 +104,12 @@ def test_certificate_files_come_back(tmp_path):
 @pytest.mark.parametrize("content", ["", "hanse-certificate-1 zz", "other 00", "\xff"])
 def test_other_certificate_files_are_refused(tmp_path, content):
     (tmp_path / "store.cert").write_text(content, encoding="latin-1")
-    with pytest.raises(KeyFileError, match="is not a certificate file"):
+    with raises("key-file", match="is not a certificate file"):
         Certificate.load(tmp_path / "store.cert")
 
 
 def test_a_missing_certificate_file(tmp_path):
-    with pytest.raises(KeyFileError, match="cannot read"):
+    with raises("key-file", match="cannot read"):
         Certificate.load(tmp_path / "store.cert")
 
 
@@ -135,7 +134,7 @@ def test_store_ids(name):
 
 @pytest.mark.parametrize("name", ["", "A", "-a", "a-", "a b", "a/b", "lübeck", "a" * 65, "a\n"])
 def test_other_store_ids_are_refused(name):
-    with pytest.raises(MalformedMessage):
+    with raises("malformed-message"):
         check_store_id(name)
 
 
@@ -144,7 +143,7 @@ def test_labels_separate_signatures():
     signature = key.sign(b"one", b"payload")
     verify(key.public, signature, b"one", b"payload")
     for label, payload in ((b"two", b"payload"), (b"onep", b"ayload"), (b"one", b"payloae")):
-        with pytest.raises(BadSignature):
+        with raises("bad-signature"):
             verify(key.public, signature, label, payload)
 
 

@@ -11,7 +11,6 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from hanse_common.config import ComputeSettings
-from hanse_common.errors import ConfigError, DataError, FederationError
 from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import WorkerPool, run_federation, start_workers, store_names
 from hanse_simulations.engines.in_process import InProcessGrid
@@ -139,7 +138,7 @@ def test_time_out_withdraws_what_waits_and_drops_what_is_late(connect, federatio
 def test_a_killed_worker_is_an_error_and_not_a_hang(connect, federation):
     grid, _ = connect()
     (federation / "danzig" / "die").write_text("1")
-    with pytest.raises(FederationError, match="serving store 'danzig' was killed by SIGKILL"):
+    with raises("federation", match="serving store 'danzig' was killed by SIGKILL"):
         list(grid.send_and_receive(training(grid)))
 
 
@@ -147,7 +146,7 @@ def test_a_worker_killed_between_messages(connect):
     grid, pool = connect()
     list(grid.send_and_receive(training(grid)))
     os.kill(pool.process_ids[0], signal.SIGKILL)
-    with pytest.raises(FederationError, match="killed by SIGKILL"):
+    with raises("federation", match="killed by SIGKILL"):
         list(grid.send_and_receive(training(grid)))
 
 
@@ -181,7 +180,7 @@ def test_nobody_by_that_id(connect):
     ["kits.apps.numpy_client", "kits.apps.numpy_client:np", "kits.apps.nothing:app", ":app"],
 )
 def test_a_bad_reference(reference):
-    with pytest.raises(ConfigError, match="ClientApp"):
+    with raises("config", match="ClientApp"):
         WorkerPool(1, client_app=reference)
 
 
@@ -231,7 +230,7 @@ def test_a_store_that_dies_ends_the_run_which_can_be_resumed(tmp_path):
     settings = make_settings()
     run_dir, federation_dir = make_run(tmp_path, settings)
     (federation_dir / "visby" / "die").write_text("3")
-    with pytest.raises(FederationError, match="visby"):
+    with raises("federation", match="visby"):
         run_federation(run_dir, federation_dir, settings, client_app=CLIENT_APP)
     assert [s["round"] for s in read_stages(run_dir) if s["stage"] == "train"] == [1, 2]
     (federation_dir / "visby" / "die").unlink()
@@ -248,7 +247,7 @@ def test_resuming_with_other_settings_leaves_the_runs_own(tmp_path):
 
 
 def test_no_stores(tmp_path):
-    with pytest.raises(DataError, match="no federation folder"):
+    with raises("data", match="no federation folder"):
         store_names(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no store"):
+    with raises("data", match="holds no store"):
         store_names(tmp_path)

@@ -14,7 +14,7 @@ from hanse_client.ingest.pipeline import Ingested, ingest, summarise
 from hanse_client.ingest.pseudonyms import load_or_make_key, pseudonymise
 from hanse_client.ingest.schema import CATALOGUE_COLUMNS, EVENT_COLUMNS
 from hanse_client.ingest.store_config import load_store
-from hanse_common.errors import ConfigError
+from kits.errors import raises
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 NOW = datetime(2018, 1, 1)
@@ -292,7 +292,7 @@ def test_pseudonyms_depend_on_key_and_domain_and_keep_null():
     assert one[0] != pseudonymise(ids, b"\1" * 32)[0]
     assert one[0] != pseudonymise(ids, bytes(32), domain="basket")[0]
     assert pseudonymise(ids[:0], bytes(32)).to_list() == []
-    with pytest.raises(ConfigError, match="31 bytes"):
+    with raises("config", match="31 bytes"):
         pseudonymise(ids, bytes(31))
 
 
@@ -309,11 +309,11 @@ def test_key_that_others_may_read_or_of_wrong_length_is_refused(tmp_path: Path):
     path = tmp_path / "customer.key"
     path.write_bytes(bytes(32))
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="chmod 600"):
+    with raises("config", match="chmod 600"):
         load_or_make_key(path)
     path.chmod(0o600)
     path.write_bytes(b"short")
-    with pytest.raises(ConfigError, match="5 bytes, not 32"):
+    with raises("config", match="5 bytes, not 32"):
         load_or_make_key(path)
-    with pytest.raises(ConfigError, match="cannot read or make"):
+    with raises("config", match="cannot read or make"):
         load_or_make_key(tmp_path / "no" / "folder" / "customer.key")

@@ -10,7 +10,8 @@ import pytest
 
 from hanse_client.ingest.casts import as_id, as_number, as_text, as_timestamp
 from hanse_client.ingest.schema import conform_catalogue, conform_events
-from hanse_common.errors import DataError, MissingColumns, WrongTypes
+from hanse_common.errors import DataError
+from kits.errors import raises
 
 NOON = datetime(2017, 1, 2, 12)
 
@@ -81,7 +82,7 @@ def test_times_of_other_kinds():
     for form, cells in (("epoch", [1483354800.0, 1e300]), ("epoch_ms", ["1483354800000", "x"])):
         read = as_timestamp(pl.Series(cells), "c", timestamp_format=form, time_zone="Europe/Berlin")
         assert read.to_list() == [NOON, None]
-    with pytest.raises(WrongTypes, match="own zone is not known"):
+    with raises("wrong-types", match="own zone is not known"):
         as_timestamp(pl.Series([1483354800]), "c", timestamp_format="epoch")
 
 
@@ -110,7 +111,7 @@ def test_conforming_adds_optional_columns_and_drops_foreign_ones():
 def test_schema_of_events_refuses(fault: dict[str, object]):
     rows = [EVENT, EVENT | fault]
     columns = {name: [row.get(name) for row in rows] for name in EVENT | fault}
-    with pytest.raises(DataError) as caught:
+    with raises("data") as caught:
         conform_events(pl.DataFrame(columns))
     assert caught.type is DataError
     assert next(iter(fault)) in str(caught.value)
@@ -119,16 +120,16 @@ def test_schema_of_events_refuses(fault: dict[str, object]):
 
 def test_schema_of_the_catalogue_refuses_a_repeated_item():
     rows = {"item_id": ["secret-7", "secret-7"], "text": ["x", "y"], "category": ["A", "A"]}
-    with pytest.raises(DataError, match=r"item_id: .*unique") as caught:
+    with raises("data", match=r"item_id: .*unique") as caught:
         conform_catalogue(pl.DataFrame(rows))
     assert "secret" not in str(caught.value)
 
 
 def test_missing_columns_and_wrong_types_of_a_canonical_frame():
-    with pytest.raises(MissingColumns, match="no column timestamp"):
+    with raises("missing-columns", match="no column timestamp"):
         conform_events(pl.DataFrame({"user_id": ["a"], "item_id": ["1"]}))
-    with pytest.raises(WrongTypes, match="timestamp: String"):
+    with raises("wrong-types", match="timestamp: String"):
         conform_events(pl.DataFrame([EVENT | {"timestamp": "secret"}]))
     aware = pl.DataFrame([EVENT | {"timestamp": NOON.replace(tzinfo=UTC)}])
-    with pytest.raises(WrongTypes, match="time zone 'UTC'"):
+    with raises("wrong-types", match="time zone 'UTC'"):
         conform_events(aware)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hanse_client.ingest.store_config import CatalogueSource, EventsSource, StoreConfig, load_store
-from hanse_common.errors import ConfigError, ContradictingOptions
+from kits.errors import raises
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 GOOD = 'name = "c"\n[events]\npath = "a.csv"\n[catalogue]\npath = "b.csv"\n'
@@ -74,7 +74,7 @@ def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path: Path):
     ],
 )
 def test_malformed_settings(tmp_path: Path, old: str, new: str, said: str):
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         load(tmp_path, GOOD.replace(old, new))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -82,7 +82,7 @@ def test_malformed_settings(tmp_path: Path, old: str, new: str, said: str):
 
 def test_path_and_sql_contradict_each_other(tmp_path: Path):
     both = 'path = "a.csv"\nsql = "SELECT 1"\nurl_env = "DB"'
-    with pytest.raises(ContradictingOptions, match="exactly one"):
+    with raises("contradicting-options", match="exactly one"):
         load(tmp_path, GOOD.replace('path = "a.csv"', both))
 
 
@@ -98,21 +98,21 @@ def test_path_and_sql_contradict_each_other(tmp_path: Path):
     ],
 )
 def test_a_url_in_the_wrong_place_is_refused_and_not_repeated(tmp_path: Path, line: str):
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         load(tmp_path, GOOD.replace('path = "a.csv"', line))
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_source_that_is_no_table(tmp_path: Path):
     text = 'name = "c"\nevents = "postgresql://ada:hunter2@db/s"\n[catalogue]\npath = "b.csv"\n'
-    with pytest.raises(ConfigError, match="events is not a table") as caught:
+    with raises("config", match="events is not a table") as caught:
         load(tmp_path, text)
     assert "hunter2" not in str(caught.value)
 
 
 def test_unreadable_settings(tmp_path: Path):
-    with pytest.raises(ConfigError, match="cannot read"):
+    with raises("config", match="cannot read"):
         load_store(tmp_path / "none.toml")
     (tmp_path / "store.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with raises("config", match="not UTF-8"):
         load_store(tmp_path / "store.toml")

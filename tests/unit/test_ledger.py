@@ -5,9 +5,6 @@ import struct
 from dataclasses import replace
 from datetime import date
 
-import pytest
-
-from hanse_common.errors import BudgetSpent, LedgerError
 from hanse_common.identity import StoreKey
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
@@ -18,6 +15,7 @@ from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, salt_path
 from hanse_common.privacy.verify import verify
 from kits.ledger import CHARGE, DELTA, NOW, RELEASE, STEPS, UNNAMED, charge, new, steps_in
+from kits.errors import raises
 
 KEY = StoreKey.generate()
 TWO = epsilon([replace(STEPS, count=2)], target_delta=DELTA)
@@ -150,10 +148,10 @@ def test_an_entry_is_read_in_its_one_encoding_only(tmp_path):
     assert Entry.decode(body).body() == body
     kinds = [body[:10] + bytes([kind]) + body[11:] for kind in (3, 5, 7)]
     for wrong in (b"", body[:-1], body + b"\0", b"\0\2" + body[2:], *kinds):
-        with pytest.raises(LedgerError):
+        with raises("ledger"):
             Entry.decode(wrong)
     for number in (float("nan"), -0.0, -1.0):
-        with pytest.raises(LedgerError, match="zero or positive"):
+        with raises("ledger", match="zero or positive"):
             Entry(sequence=1, kind="charge", previous=GENESIS, time=0, target_delta=number).body()
 
 
@@ -164,9 +162,9 @@ def test_a_spent_budget_is_refused_and_the_refusal_is_written_once(tmp_path):
     ledger = new(tmp_path, KEY)
     charge(ledger, 2, budget=TWO_STEPS)
     for _ in range(2):
-        with pytest.raises(BudgetSpent, match="would have spent epsilon="):
+        with raises("budget-spent", match="would have spent epsilon="):
             ledger.check_affordable(CHARGE, budget=TWO_STEPS)
-    with pytest.raises(BudgetSpent):
+    with raises("budget-spent"):
         charge(ledger, budget=TWO_STEPS)
     kinds = [entry.kind for entry in ledger]
     assert kinds == ["charge", "charge", "refusal"]
@@ -182,7 +180,7 @@ def test_a_spent_budget_stays_spent_after_a_restart_and_in_another_run(tmp_path)
     charge(new(tmp_path), 2, budget=TWO_STEPS)
     for run in (8, 9):
         again = new(tmp_path)
-        with pytest.raises(BudgetSpent):
+        with raises("budget-spent"):
             again.charge(CHARGE.of(run=run), budget=TWO_STEPS)
         assert [entry.release.run for entry in again if entry.kind == "refusal"] == [8]
 
@@ -192,7 +190,7 @@ def test_a_charge_looks_at_the_budget_with_what_another_process_spent(tmp_path):
     charge(here, budget=TWO_STEPS)
     here.check_affordable(UNNAMED, budget=TWO_STEPS)
     charge(there, budget=TWO_STEPS)
-    with pytest.raises(BudgetSpent):
+    with raises("budget-spent"):
         charge(here, budget=TWO_STEPS)
     assert steps_in(here) == 2
 
@@ -200,12 +198,12 @@ def test_a_charge_looks_at_the_budget_with_what_another_process_spent(tmp_path):
 def test_a_budget_renews_on_its_day_once_and_the_ledger_says_so(tmp_path):
     spent = replace(TWO_STEPS, renews=NOW + DAY)
     charge(new(tmp_path, now=NOW), 2, budget=spent)
-    with pytest.raises(BudgetSpent, match=r"the budget renews on 2025-06-16"):
+    with raises("budget-spent", match=r"the budget renews on 2025-06-16"):
         charge(new(tmp_path, now=NOW + DAY - 1), budget=spent)
     ledger = new(tmp_path, now=NOW + DAY)
     ledger.check_affordable(UNNAMED, budget=spent)
     charge(ledger, 2, budget=spent)
-    with pytest.raises(BudgetSpent, match="leave the federation, or raise max_epsilon"):
+    with raises("budget-spent", match="leave the federation, or raise max_epsilon"):
         charge(new(tmp_path, now=NOW + 9 * DAY), budget=spent)
     kinds = [entry.kind for entry in ledger]
     assert kinds == ["charge", "charge", "refusal", "renewal", "charge", "charge", "refusal"]
@@ -214,7 +212,7 @@ def test_a_budget_renews_on_its_day_once_and_the_ledger_says_so(tmp_path):
     # What is spent for good goes on adding up.
     assert list(ledger)[-1].epsilon_before == epsilon([replace(STEPS, count=4)], target_delta=DELTA)
     # An earlier day than the last does not renew again, a later one does.
-    with pytest.raises(BudgetSpent):
+    with raises("budget-spent"):
         charge(new(tmp_path, now=NOW + 9 * DAY), budget=replace(spent, renews=NOW + DAY - 1))
     charge(new(tmp_path, now=NOW + 9 * DAY), budget=replace(spent, renews=NOW + 2 * DAY))
     assert verify(ledger.path).fault is None
@@ -249,7 +247,7 @@ def test_a_clock_that_ran_ahead_once_renews_no_budget_before_its_day(tmp_path):
     charge(new(tmp_path, now=NOW + 20 * DAY), budget=spent)
     charge(new(tmp_path, now=NOW + 29 * DAY), budget=spent)
     for now in (0, NOW, NOW + 30 * DAY - 1):
-        with pytest.raises(BudgetSpent):
+        with raises("budget-spent"):
             charge(new(tmp_path, now=now), budget=spent)
 
 
@@ -257,5 +255,5 @@ def test_what_is_charged_behind_a_slow_clock_counts_in_the_window_it_was_written
     spent = replace(TWO_STEPS, renews=NOW)
     charge(new(tmp_path, now=NOW), budget=spent)
     charge(new(tmp_path, now=0), budget=spent)
-    with pytest.raises(BudgetSpent):
+    with raises("budget-spent"):
         charge(new(tmp_path, now=NOW + DAY), budget=spent)

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from hanse_client.deployment.ledger_cli import accept_head
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
-from hanse_common.errors import LedgerError, LedgerWentBack
 from hanse_common.identity import StoreKey
 from hanse_common.privacy.entry import UNSIGNED
 from hanse_common.privacy.ledger import Ledger
@@ -21,6 +20,7 @@ from hanse_common.privacy.ledger_file import Head, head_path, read_head, write_h
 from hanse_common.privacy.restore import restore_head
 from hanse_common.privacy.verify import verify
 from kits.audit import AuditedRun
+from kits.errors import raises
 from kits.ledger import NOW, as_row, chained, charge, new, put, rows
 
 KEY = StoreKey.generate()
@@ -39,7 +39,7 @@ def headless(tmp_path: Path) -> Path:
 
 
 def test_a_store_that_lost_its_head_goes_on_after_accepting_the_ledger(headless):
-    with pytest.raises(LedgerWentBack, match="hanse store ledger accept-head"):
+    with raises("ledger-went-back", match="hanse store ledger accept-head"):
         Ledger.open(headless, KEY)
     entry = restore_head(headless, KEY, clock=lambda: NOW + 5)
     assert (entry.kind, entry.sequence, entry.time) == ("recovery", 3, NOW + 5)
@@ -68,7 +68,7 @@ def test_a_damaged_head_counts_as_lost(headless):
 def test_a_head_that_can_be_read_is_never_replaced(remembers, headless):
     known = {1: verify(headless).entries[0].hash}
     write_head(headless, Head(remembers, known.get(remembers, bytes(32))))
-    with pytest.raises(LedgerError, match=f"is there, and remembers {remembers} entries"):
+    with raises("ledger", match=f"is there, and remembers {remembers} entries"):
         restore_head(headless, KEY)
     assert read_head(headless).sequence == remembers
     assert len(rows(headless)) == 2
@@ -76,7 +76,7 @@ def test_a_head_that_can_be_read_is_never_replaced(remembers, headless):
 
 def test_a_head_that_is_out_of_reach_is_not_lost(headless):
     head_path(headless).mkdir()
-    with pytest.raises(LedgerError, match="cannot read"):
+    with raises("ledger", match="cannot read"):
         restore_head(headless, KEY)
     assert len(rows(headless)) == 2
 
@@ -97,7 +97,7 @@ def test_a_ledger_that_does_not_verify_is_not_accepted(how, headless):
         }[how],
     )
     before = rows(headless)
-    with pytest.raises(LedgerError, match=f"does not verify: entry . is {how}"):
+    with raises("ledger", match=f"does not verify: entry . is {how}"):
         restore_head(headless, KEY)
     assert rows(headless) == before
     assert not head_path(headless).exists()
@@ -105,14 +105,14 @@ def test_a_ledger_that_does_not_verify_is_not_accepted(how, headless):
 
 def test_a_key_that_the_store_had_before_counts(headless):
     later = StoreKey.generate()
-    with pytest.raises(LedgerError, match="another key"):
+    with raises("ledger", match="another key"):
         restore_head(headless, later)
     entry = restore_head(headless, later, earlier_keys={KEY.public})
     assert entry.signer == later.public
 
 
 def test_a_signed_ledger_is_not_accepted_without_a_key_and_an_unsigned_one_is(headless, tmp_path):
-    with pytest.raises(LedgerError, match="are signed, and no key was given"):
+    with raises("ledger", match="are signed, and no key was given"):
         restore_head(headless, None)
     open_node = tmp_path / "open"
     open_node.mkdir()
@@ -124,13 +124,13 @@ def test_a_signed_ledger_is_not_accepted_without_a_key_and_an_unsigned_one_is(he
 
 
 def test_no_ledger_and_an_empty_one_are_named(tmp_path):
-    with pytest.raises(LedgerError, match="there is no ledger"):
+    with raises("ledger", match="there is no ledger"):
         restore_head(tmp_path / "ledger.sqlite", KEY)
     ledger = new(tmp_path, KEY)
     charge(ledger)
     put(ledger.path, [])
     head_path(ledger.path).unlink()
-    with pytest.raises(LedgerError, match="has no entry"):
+    with raises("ledger", match="has no entry"):
         restore_head(ledger.path, KEY)
 
 

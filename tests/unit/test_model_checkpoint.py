@@ -21,6 +21,7 @@ from hanse_client.model.pretrained import read_checkpoint, write_checkpoint
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError
+from kits.errors import raises
 
 LISTED = {"DAIRY/MILK": 2, "DAIRY/BUTTER": 1, "BAKERY/BREAD": 1}
 
@@ -153,7 +154,7 @@ def test_minilm_itself_can_read_visits(catalogue, store_cache):
 
 
 def refused(source, **model) -> ConfigError:
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         found = read_checkpoint(str(source))
         run = settings(checkpoint=str(source), **model)
         found.fit(
@@ -208,14 +209,14 @@ def test_another_text_encoder(gpt2, catalogue, store_cache, tmp_path):
 @pytest.mark.parametrize("trainable", ["top:4", "lora:25", "adapters:25"])
 def test_more_than_the_checkpoint_has(gpt2, catalogue, store_cache, trainable):
     run = settings(checkpoint=str(gpt2), max_steps=32, trainable=trainable)
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         fresh_model(catalogue, LISTED, run, cache=store_cache)
     assert caught.value.hint
 
 
 def test_settings_without_a_checkpoint_know_their_own_shape():
     for trainable in ("top:3", "lora:65", "lora:0", "tops", "lora:-1"):
-        with pytest.raises(ConfigError, match="trainable") as caught:
+        with raises("config", match="trainable") as caught:
             settings(trainable=trainable)
         assert "take" in caught.value.hint
     assert settings(trainable="top:3", checkpoint="any").model.trainable == "top:3"

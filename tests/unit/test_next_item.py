@@ -16,10 +16,10 @@ from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
-from hanse_common.errors import ConfigError, DataError, EmptyStore
 from hanse_common.manifest_terms import settings_digest
 from hanse_common.vector import evaluation_names, flatten
 from hanse_simulations.recipes import sequences
+from kits.errors import raises
 
 ITEMS, CLIP = 30, 0.05
 TASK = task_of("next-item")
@@ -188,12 +188,12 @@ def test_sums_are_those_that_a_manifest_has_room_for(node, model, settings):
 
 
 def test_stores_too_small_and_data_of_another_task_are_refused(node, settings):
-    with pytest.raises(EmptyStore, match="no customer with two items"):
+    with raises("empty-store", match="no customer with two items"):
         check_size("x", Sequences.of([[1, 2, 3]], items=4), settings)
     np.savez(node.folder / "h.npz", visit_days=np.zeros(1))
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises("data", match="cannot be read"):
         TASK.load_data(node)
-    with pytest.raises(ConfigError, match="research data sets know no home"):
+    with raises("config", match="research data sets know no home"):
         Sequences.of([[1, 2, 3]], items=4).at_home(0, 2)
 
 

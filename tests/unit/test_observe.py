@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
-from hanse_common.errors import ConfigError
 from hanse_common.monitoring.endpoint import Endpoint, exposition
 from hanse_common.monitoring.health import Health
 from hanse_server.metrics import read_metrics
+from kits.errors import raises
 
 
 def run_with(tmp_path: Path, refusals: dict[str, str]) -> Path:
@@ -99,5 +97,5 @@ def test_only_the_last_run_is_shown(tmp_path: Path):
 def test_a_taken_port_is_told(tmp_path: Path):
     with Endpoint(read=list, check=lambda: Health(checks={}), port=0) as first:
         port = int(first.url.rpartition(":")[2])
-        with pytest.raises(ConfigError, match="cannot listen on"):
+        with raises("config", match="cannot listen on"):
             Endpoint(read=list, check=lambda: Health(checks={}), port=port)

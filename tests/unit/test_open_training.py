@@ -9,8 +9,8 @@ from hanse_client.tasks.interest.metrics import evaluate_histories
 from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training import early_stopping, train
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
-from hanse_common import errors
 from hanse_simulations.bench.folds import fold_of
+from kits.errors import raises
 
 OPEN = {"privacy": {"mode": "none"}, "federation.evaluate_every": 1}
 
@@ -74,7 +74,7 @@ def test_with_enough_patience_the_best_round_by_validation_is_kept(small_node):
 def test_both_are_refused_under_privacy(small_settings, mode, change, reason):
     terms = {"privacy.mode": mode, "training.local_steps": 1}
     terms["federation.secure_aggregation"] = True
-    with pytest.raises(errors.ConfigError, match=reason):
+    with raises("config", match=reason):
         small_settings.with_changes(terms | change)
 
 

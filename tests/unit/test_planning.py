@@ -14,7 +14,6 @@ import pytest
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import trainable
 from hanse_common.config import DataSettings, RunSettings
-from hanse_common.errors import ConfigError, MissingDependency, PrivacyError
 from hanse_common.manifest_terms import manifest_for, planned_manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
@@ -28,6 +27,7 @@ from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_simulations.recipes import grocery
+from kits.errors import raises
 from kits.ledger import charge, new
 
 RULES = Variant("rules", 423)
@@ -197,7 +197,7 @@ def test_a_saved_model_counts_as_the_one_that_was_saved(tmp_path, model):
 
 @pytest.mark.parametrize("text", ["head", "top", "top:x", "lora:", "heads:2", "-3", "1.5"])
 def test_what_is_no_variant_says_what_would_be(text, model):
-    with pytest.raises(ConfigError, match="no variant") as caught:
+    with raises("config", match="no variant") as caught:
         count_variant(text, model)
     assert "lora:R" in caught.value.hint
 
@@ -206,13 +206,13 @@ def test_what_is_no_variant_says_what_would_be(text, model):
     "text", ["0", "top:0", "top:3", "lora:0", "lora:65", "adapters:65", "2000000000"]
 )
 def test_impossible_sizes_are_refused(text, model):
-    with pytest.raises(ConfigError):
+    with raises("config"):
         count_variant(text, model)
 
 
 def test_without_torch_a_hint_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match="not installed") as caught:
+    with raises("missing-dependency", match="not installed") as caught:
         planned_model(grocery().model, 10)
     assert "hanse[client]" in caught.value.hint
 
@@ -314,7 +314,7 @@ def test_more_of_anything_never_affords_less():
 
 def test_what_cannot_be_found_says_what_is_possible():
     given = terms(privacy__noise_multiplier=None, privacy__target_epsilon=2.0)
-    with pytest.raises(PrivacyError, match="not even one round") as caught:
+    with raises("privacy", match="not even one round") as caught:
         solve(Unknown.ROUNDS, given, Population((100,) * 4), Variant("100000", 100_000))
     parameters = int(re.search(r"possible: ([\d,]+) parameters", caught.value.hint)[1])
     one = given.with_changes({"federation.rounds": 1})
@@ -326,7 +326,7 @@ def test_an_impossible_budget_says_which_is_possible():
     given = terms(
         privacy__noise_multiplier=None, privacy__target_epsilon=0.3, federation__rounds=1000
     )
-    with pytest.raises(PrivacyError) as caught:
+    with raises("privacy") as caught:
         solved_plan(given)
     least, rounds = re.search(r"epsilon >= ([\d.]+) .* or (\d+) round", caught.value.hint).groups()
     solved_plan(given.with_changes({"privacy.target_epsilon": float(least)}))
@@ -334,7 +334,7 @@ def test_an_impossible_budget_says_which_is_possible():
 
 
 def test_without_privacy_there_is_nothing_to_plan():
-    with pytest.raises(ConfigError, match="no noise and no budget"):
+    with raises("config", match="no noise and no budget"):
         forecast(terms().with_changes({"privacy.mode": "none"}), REGIONS, [RULES])
 
 

@@ -22,7 +22,8 @@ from hanse_client.pretraining.objective import Contents, rows_of
 from hanse_client.pretraining.public_data import read_public
 from hanse_client.tasks.interest import InterestConfig
 from hanse_common.config import DataSettings, RunSettings
-from hanse_common.errors import ConfigError, DataError, MissingDependency
+from hanse_common.errors import ConfigError
+from kits.errors import raises
 
 cli = CliRunner()
 PEOPLE = 120
@@ -185,19 +186,19 @@ def test_too_few_customers_are_refused(shop, tmp_path):
 
 
 def test_what_is_no_source_says_what_is(shop, tmp_path):
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         read_public("imagenet", catalogue=None, licence="x")
     assert "instacart, ml-100k" in caught.value.hint
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         read_public(str(shop / "events.csv"), catalogue=None, licence="x")
     assert "--catalogue" in caught.value.hint
-    with pytest.raises(DataError):
+    with raises("data"):
         read_public(str(tmp_path / "none.csv"), catalogue=shop / "items.csv", licence="x")
 
 
 def test_a_package_that_is_not_there_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(public_data, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependency) as caught:
+    with raises("missing-dependency") as caught:
         read_public("ml-100k", catalogue=None, licence=None)
     assert "pip install --no-deps recbole" in caught.value.hint
 
@@ -247,7 +248,7 @@ def test_instacart_orders_get_times_and_the_names_that_were_brought(package, tmp
     both = events.filter(pl.col("item_id") == "196")["timestamp"].to_list()
     assert sorted(both) == [datetime(2016, 1, 4, 8), datetime(2016, 1, 19, 7)]
     assert sorted(found.ingested.catalogue["category"]) == ["3/112", "7/77"]
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         read_public("instacart", catalogue=None, licence=None)
     assert "products.csv" in caught.value.hint
 
@@ -271,5 +272,5 @@ def test_movielens_ratings_become_visits_to_films(package):
 
 def test_a_package_with_other_files_is_no_traceback(package):
     package("recbole", {"dataset_example/ml-100k/ml-100k.inter": "nothing"})
-    with pytest.raises(DataError, match="recbole"):
+    with raises("data", match="recbole"):
         read_public("ml-100k", catalogue=None, licence=None)

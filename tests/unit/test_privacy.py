@@ -3,7 +3,6 @@
 import pytest
 from opacus.accountants import create_accountant
 
-from hanse_common.errors import PrivacyError
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
     epsilon,
@@ -11,6 +10,7 @@ from hanse_common.privacy.accounting import (
 )
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.recipes import RECIPES
+from kits.errors import raises
 
 
 def steps(noise_multiplier, sample_rate, count):
@@ -59,7 +59,7 @@ def test_the_solved_noise_keeps_the_target_and_wastes_little(target):
 
 
 def test_a_target_out_of_reach_says_what_to_do():
-    with pytest.raises(PrivacyError, match="fewer rounds"):
+    with raises("privacy", match="fewer rounds"):
         noise_multiplier_for(target_epsilon=1e-9, target_delta=1e-9, sample_rate=1.0, count=10_000)
 
 
@@ -83,7 +83,7 @@ def test_every_private_recipe_keeps_its_promise(name):
 
 def test_a_plan_with_too_little_noise_does_not_exist():
     settings = RECIPES["smoke"]().with_changes({"privacy.noise_multiplier": 0.3})
-    with pytest.raises(PrivacyError, match="more than target_epsilon"):
+    with raises("privacy", match="more than target_epsilon"):
         PrivacyPlan.from_settings(settings)
 
 
@@ -96,7 +96,7 @@ def test_more_rounds_than_planned_are_refused_by_the_same_noise():
             "federation.rounds": settings.federation.rounds + 1,
         }
     )
-    with pytest.raises(PrivacyError):
+    with raises("privacy"):
         PrivacyPlan.from_settings(more)
 
 
@@ -105,7 +105,7 @@ def test_more_rounds_than_planned_are_refused_by_the_same_noise():
 )
 def test_terms_of_no_mechanism_are_refused_by_name(change):
     terms = {"noise_multiplier": 1.0, "sample_rate": 0.1, "count": 1} | change
-    with pytest.raises(PrivacyError, match=f"{next(iter(change))}={next(iter(change.values()))}"):
+    with raises("privacy", match=f"{next(iter(change))}={next(iter(change.values()))}"):
         SampledGaussianSteps(**terms)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hanse_common.errors import RunNotFound
 from hanse_simulations.report.build import headline, spent_by_round, write_report
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.sweep import everything
 from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import GroupFigure, RunResult, Spread, SweepRow
+from kits.errors import raises
 from kits.runs import write_run
 
 HOSTILE = '<script>alert("1")</script>'
@@ -184,7 +184,7 @@ def test_a_run_with_hardly_any_figures_still_has_a_report(tmp_path: Path) -> Non
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     folder.result_file.unlink()
-    with pytest.raises(RunNotFound, match="has not finished"):
+    with raises("run-not-found", match="has not finished"):
         write_report(folder)
 
 

@@ -26,8 +26,8 @@ from hanse_client.tasks.review.metrics import Verdicts
 from hanse_client.tasks.review.model import ReviewModel, load_review_model
 from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
-from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
 from kits.encoder import tiny_encoder
+from kits.errors import raises
 
 GOOD, BAD = (
     ("I love it", "works great", "很好", "best ever"),
@@ -109,7 +109,7 @@ def test_labels_of_a_list_beside_the_file_are_those_of_no_customer(tmp_path):
     assert (found.names, found.listed) == (["1", "2", "3", "4", "5"], True)
     assert (found.labels, found.rejected) == ([3, 0], {"a label that the list has not": 1})
     (tmp_path / "stars.labels").write_text("1\n2\n1\n")
-    with pytest.raises(DataError, match="names '1' twice"):
+    with raises("data", match="names '1' twice"):
         read_reviews(path)
 
 
@@ -140,20 +140,20 @@ def test_a_table_names_customers_and_its_stars_are_in_order(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "kind", "words"),
+    ("name", "content", "code", "words"),
     [
-        ("a.txt", "no label here\n", WrongTypes, "line 1"),
-        ("a.txt", "good\t1\nfine\t1\n", DataError, "1 label"),
-        ("a.csv", "text,stars\nfine,3\n", MissingColumns, "'rating'"),
-        ("a.csv", "text,rating\n" + "".join(f"x,{n}\n" for n in range(20)), WrongTypes, "20"),
-        ("a.parquet", "not a table", DataError, "cannot read"),
-        ("gone.csv", None, DataError, "cannot read"),
+        ("a.txt", "no label here\n", "wrong-types", "line 1"),
+        ("a.txt", "good\t1\nfine\t1\n", "data", "1 label"),
+        ("a.csv", "text,stars\nfine,3\n", "missing-columns", "'rating'"),
+        ("a.csv", "text,rating\n" + "".join(f"x,{n}\n" for n in range(20)), "wrong-types", "20"),
+        ("a.parquet", "not a table", "data", "cannot read"),
+        ("gone.csv", None, "data", "cannot read"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, kind, words):
+def test_a_file_that_cannot_be_used_is_named(tmp_path, name, content, code, words):
     if content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(kind, match=words):
+    with raises(code, match=words):
         read_reviews(tmp_path / name)
 
 
@@ -176,7 +176,7 @@ def test_what_is_saved_is_read_again(reviews, tmp_path):
     reviews.save(tmp_path / "r.npz")
     again = Reviews.load(tmp_path / "r.npz")
     assert np.array_equal(again.tokens, reviews.tokens)
-    with pytest.raises(ConfigError, match="not know"):
+    with raises("config", match="not know"):
         again.at_home(0, 2)
 
 
@@ -230,7 +230,7 @@ def test_an_untrained_model_finds_every_label_equally_likely(encoder, reviews, t
 @pytest.mark.parametrize("part", ["rules", "lora:4"])
 def test_what_a_model_was_not_made_for_is_refused(encoder, part):
     model = ReviewModel.fresh(["0", "1"], encoder=encoder, trainable="heads", seed=1)
-    with pytest.raises(ConfigError, match="made with"):
+    with raises("config", match="made with"):
         model.train_only(part)
 
 
@@ -238,7 +238,7 @@ def test_an_encoder_of_another_family_is_refused(tmp_path):
     from transformers import GPT2Config, GPT2Model
 
     GPT2Model(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=5)).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError):
+    with raises("config"):
         ReviewModel.fresh(["0", "1"], encoder=str(tmp_path), trainable="heads", seed=1)
 
 

@@ -18,6 +18,7 @@ from hanse_common.roundlog.file import FORMAT, checkpoint_path, read_records
 from hanse_common.roundlog.merkle import Tree
 from hanse_server.roundlog import RoundLog, Witnesses
 from kits.disk import as_nobody, no_file_above, small_disk
+from kits.errors import raises
 from kits.roundlog import bodies, checkpoint_of, published, put, rewrite
 
 KEY, OTHER_KEY = CoordinatorKey.generate(), CoordinatorKey.generate()
@@ -45,7 +46,7 @@ def on_disk(folder):
 
 def refused(folder, words):
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(RoundLogError, match=words):
+    with raises("round-log", match=words):
         opened(folder)
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
@@ -126,7 +127,7 @@ def test_a_log_that_lost_records_is_refused(tmp_path):
         put(path, kept)
         refused(tmp_path, "is not the log of 3 records that roundlog.checkpoint names")
     path.unlink()
-    with pytest.raises(RoundLogError, match="is not the log of 3 records"):
+    with raises("round-log", match="is not the log of 3 records"):
         opened(tmp_path)
     assert not path.exists()
 
@@ -141,7 +142,7 @@ def test_a_log_with_another_record_is_refused(tmp_path):
 
 def test_a_log_of_another_key_is_refused(tmp_path):
     filled(tmp_path)
-    with pytest.raises(RoundLogError, match="is not signed by this coordinator") as raised:
+    with raises("round-log", match="is not signed by this coordinator") as raised:
         RoundLog.open(tmp_path / ROUND_LOG_FILE, OTHER_KEY)
     assert "use the key that the log was begun with" in raised.value.hint
 
@@ -165,7 +166,7 @@ def test_a_record_that_is_none_is_named_by_its_number(tmp_path):
     rewrite(path, [*bodies(path), b"\0\1\3short"], KEY)
     refused(tmp_path, r"record 4 of .*roundlog.sqlite is damaged: round log record ends at byte")
     rewrite(path, [*bodies(path)[:3], b"\0\2" + published(1).encode()[2:]], KEY)
-    with pytest.raises(RoundLogError, match=r"record 4 of .* has version 2, this is") as raised:
+    with raises("round-log", match=r"record 4 of .* has version 2, this is") as raised:
         opened(tmp_path)
     assert "a newer version of Hanse wrote it" in raised.value.hint
 
@@ -301,7 +302,7 @@ def test_a_coordinator_killed_anywhere_loses_no_record_that_it_checkpointed(time
 
 def append_until_it_fails(log):
     done = 0
-    with pytest.raises(RoundLogError, match="cannot use"):
+    with raises("round-log", match="cannot use"):
         while done < 10_000:
             log.append(published(done % 200))
             done += 1
@@ -322,7 +323,7 @@ def test_a_full_disk_loses_nothing_and_is_a_named_error(tmp_path):
         free = shutil.disk_usage(folder).free
         filler.write_bytes(bytes(max(free - 20_480, 0)))
         done = 3 + append_until_it_fails(log)
-        with pytest.raises(RoundLogError):
+        with raises("round-log"):
             log.append(published(1))  # once more, by who knows
         filler.unlink()
         nothing_is_lost(folder, done)
@@ -335,7 +336,7 @@ def test_a_checkpoint_that_cannot_be_written_is_written_before_the_next_record(t
     partial = tmp_path / "roundlog.checkpoint.partial"
     partial.mkdir()
     for _ in range(3):
-        with pytest.raises(RoundLogError, match=r"cannot use .*roundlog\.checkpoint"):
+        with raises("round-log", match=r"cannot use .*roundlog\.checkpoint"):
             log.append(published(4))
     count, last = on_disk(tmp_path)
     assert (count, last.size) == (4, 3)
@@ -362,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_a_named_error_and_can_be_read(begun)
         with as_nobody(folder):
             log = opened(folder)
             assert len(log.records) == 3 * begun
-            with pytest.raises(RoundLogError, match=r"cannot use .*roundlog\.sqlite"):
+            with raises("round-log", match=r"cannot use .*roundlog\.sqlite"):
                 log.append(published(4))
         assert len(opened(folder).records) == 3 * begun
     finally:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 
-from hanse_common.errors import ConfigError, FederationError, RunDirectoryError
 from hanse_server.app import main, read_settings
 from hanse_server.checkpoint import latest_checkpoint
 from hanse_server.rounds import run_rounds
@@ -106,7 +105,7 @@ def test_nobody_replies(federated):
     run_dir, federation_dir, run = federated(make_settings())
     for name in STORES:
         (federation_dir / name / "refuse").write_text("3")
-    with pytest.raises(FederationError) as caught:
+    with raises("federation") as caught:
         run()
     assert "round 3: 0 stores trained" in str(caught.value)
     assert all(
@@ -127,20 +126,20 @@ def test_nobody_replies(federated):
 def test_fewer_than_the_strategy_needs(federated):
     _, federation_dir, run = federated(make_settings(strategy_options={"min_train_nodes": 5}))
     (federation_dir / "riga" / "refuse").write_text("1")
-    with pytest.raises(FederationError, match="4 stores trained and FedAvg needs 5: riga"):
+    with raises("federation", match="4 stores trained and FedAvg needs 5: riga"):
         run()
 
 
 def test_a_strategy_that_makes_no_model(federated):
     options = {"num_malicious_nodes": 2}
     _, _, run = federated(make_settings(strategy="Bulyan", strategy_options=options))
-    with pytest.raises(FederationError, match="Bulyan made no model of 5 updates"):
+    with raises("federation", match="Bulyan made no model of 5 updates"):
         run()
 
 
 def test_too_few_stores_are_refused_at_once(federated):
     run_dir, _, run = federated(make_settings(), stores=("alone",))
-    with pytest.raises(FederationError, match="FedAvg needs at least 2 stores and 1 answered"):
+    with raises("federation", match="FedAvg needs at least 2 stores and 1 answered"):
         run()
     assert not (run_dir / "checkpoints").exists()
     alone = dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1)
@@ -150,7 +149,7 @@ def test_too_few_stores_are_refused_at_once(federated):
 def test_a_taken_directory_is_not_overwritten(federated):
     _, _, run = federated(make_settings(rounds=1))
     run()
-    with pytest.raises(RunDirectoryError, match="already holds a run that reached round 1"):
+    with raises("run-directory", match="already holds a run that reached round 1"):
         run()
 
 
@@ -190,24 +189,24 @@ def test_a_half_written_line_is_dropped_on_resumption(federated):
 def test_an_unwritable_run_directory(federated, tmp_path):
     (tmp_path / "file").write_text("")
     grid = StoreGrid(LocalGrid(2))
-    with pytest.raises(RunDirectoryError, match="cannot write to"):
+    with raises("run-directory", match="cannot write to"):
         run_rounds(grid, tmp_path / "file", make_settings())
-    with pytest.raises(RunDirectoryError, match="cannot write to"):
+    with raises("run-directory", match="cannot write to"):
         run_rounds(grid, tmp_path / "absent", make_settings())
 
 
 def test_no_initial_model(federated):
     run_dir, _, run = federated(make_settings())
     (run_dir / "initial.safetensors").unlink()
-    with pytest.raises(RunDirectoryError, match=r"initial\.safetensors"):
+    with raises("run-directory", match=r"initial\.safetensors"):
         run()
 
 
 def test_settings_of_a_run(tmp_path):
-    with pytest.raises(RunDirectoryError, match=r"settings\.json"):
+    with raises("run-directory", match=r"settings\.json"):
         read_settings(tmp_path)
     (tmp_path / "settings.json").write_text("{]")
-    with pytest.raises(RunDirectoryError, match=r"settings\.json"):
+    with raises("run-directory", match=r"settings\.json"):
         read_settings(tmp_path)
     settings = make_settings(strategy_options={"min_train_nodes": 2, "fraction_train": 0.5})
     (tmp_path / "settings.json").write_text(settings.model_dump_json())
@@ -228,5 +227,5 @@ def test_the_server_app_finds_its_run(federated, monkeypatch, by):
 
 def test_the_server_app_needs_a_run(monkeypatch):
     monkeypatch.delenv("HANSE_RUN", raising=False)
-    with pytest.raises(ConfigError, match="no run directory"):
+    with raises("config", match="no run directory"):
         main(LocalGrid(2), Context(1, 1, {}, RecordDict(), {}))

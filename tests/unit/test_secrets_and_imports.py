@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from hanse_common import errors
-from hanse_common.errors import ProtocolError
 from hanse_common.secagg.keys import ExchangeKey, Secret
+from kits.errors import raises
 from kits.federation import STAGES, Federation
 
 
@@ -64,13 +64,13 @@ def test_no_secret_in_any_repr_or_log(stage, caplog):
 def test_secrets_do_not_print_pickle_or_come_back():
     secret = Secret(b"\x41" * 32)
     assert "A" * 4 not in repr(secret) and "41" * 4 not in repr(secret)
-    with pytest.raises(ProtocolError, match="not pickled"):
+    with raises("protocol", match="not pickled"):
         pickle.dumps(secret)
     buffer = secret._data
     assert secret == Secret(b"\x41" * 32) and secret != Secret(b"\x42" * 32)
     secret.wipe()
     assert secret.wiped and bytes(buffer) == bytes(32) and repr(secret) == "Secret(<wiped>)"
-    with pytest.raises(ProtocolError, match="wiped"):
+    with raises("protocol", match="wiped"):
         secret.reveal()
     key = ExchangeKey(b"\x41" * 32)
     assert "AAAA" not in repr(key) and (b"\x41" * 32).hex() not in repr(key)

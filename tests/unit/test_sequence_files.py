@@ -2,8 +2,8 @@
 
 import pytest
 
-from hanse_common.errors import DataError
 from hanse_simulations.datasets.sequences import read_sequences
+from kits.errors import raises
 
 HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 
@@ -71,15 +71,15 @@ def test_items_of_a_list_beside_the_file_are_there_whether_taken_or_not(tmp_path
     ],
 )
 def test_what_cannot_be_read_is_refused_by_line_and_reason(tmp_path, name, text, said):
-    with pytest.raises(DataError, match=said):
+    with raises("data", match=said):
         read_sequences(written(tmp_path, text, name))
 
 
 def test_no_such_file_and_no_text_are_refused(tmp_path):
-    with pytest.raises(DataError, match="No such file"):
+    with raises("data", match="No such file"):
         read_sequences(tmp_path / "none.txt")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00 1\n")
-    with pytest.raises(DataError, match="not text"):
+    with raises("data", match="not text"):
         read_sequences(tmp_path / "b.txt")
-    with pytest.raises(DataError, match="no file"):
+    with raises("data", match="no file"):
         read_sequences(tmp_path)

@@ -11,7 +11,6 @@ import pytest
 from hanse_client.features.histories import Histories
 from hanse_client.features.prepare import Preparation, prepare_store
 from hanse_client.ingest.store_config import load_store
-from hanse_common.errors import DataError
 from kits.errors import raises
 
 
@@ -68,7 +67,7 @@ def test_data_that_are_gone_leave_what_was_prepared(shop, tmp_path):
     prepare_store(store, settings, model=prepared.base_model, target=target, cache=tmp_path)
     before = target.read_bytes()
     gone = store.events.model_copy(update={"path": str(tmp_path / "gone.parquet")})
-    with pytest.raises(DataError):
+    with raises("data"):
         prepare_store(
             store.model_copy(update={"events": gone}),
             settings,

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from hanse_common.config import FederationSettings
-from hanse_common.errors import ConfigError
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_server.rounds import run_rounds
 from hanse_server.store_grid import StoreGrid
@@ -16,6 +15,7 @@ from hanse_server.strategies import (
 )
 from kits.apps.federations import STORES, make_run, make_settings, read_arrays
 from kits.apps.local_grid import LocalGrid
+from kits.errors import raises
 
 OPTIONS = {
     "FedAvgM": {"server_momentum": 0.9, "server_learning_rate": 0.5},
@@ -111,7 +111,7 @@ def test_refuses(strategy, options, words):
         strategy=strategy, strategy_options=options, secure_aggregation=False
     )
     settings = make_settings().model_copy(update={"federation": federation})
-    with pytest.raises(ConfigError) as caught:
+    with raises("config") as caught:
         make_strategy(settings)
     for word in words:
         assert word in str(caught.value)
@@ -125,5 +125,5 @@ def test_every_default_is_in_bounds(name):
 
 @pytest.mark.parametrize("name", ["FedMedian", "FedTrimmedAvg", "Krum", "MultiKrum", "Bulyan"])
 def test_a_strategy_that_compares_stores_is_refused_under_masks(name):
-    with pytest.raises(ConfigError, match="secure aggregation hides"):
+    with raises("config", match="secure aggregation hides"):
         make_strategy(make_settings(strategy=name, secure_aggregation=True))

@@ -10,7 +10,6 @@ from torch import nn
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training.train import train_alone, train_round, trained_arrays
-from hanse_common.errors import ConfigError
 from hanse_common.manifest_terms import settings_digest
 from kits.errors import raises
 
@@ -123,9 +122,9 @@ def test_a_task_whose_losses_mix_customers_trains_nobody_privately(another):
 
 def test_a_task_that_this_version_has_not_is_refused_by_name(small_node):
     _, settings = small_node
-    with pytest.raises(ConfigError, match="task='horoscope'"):
+    with raises("config", match="task='horoscope'"):
         settings.with_changes({"task": "horoscope"})
-    with pytest.raises(ConfigError, match="'horoscope'"):
+    with raises("config", match="'horoscope'"):
         task_of("horoscope")
 
 

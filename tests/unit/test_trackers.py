@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hanse_common.errors import ConfigError, MissingDependency
 from hanse_simulations.experiment.arms import POOLED
 from hanse_simulations.monitoring.trackers import make_trackers
 from hanse_simulations.runs.results import MetricRow
+from kits.errors import raises
 
 
 def row(store: str, value: float | None, number: int | None = 2) -> MetricRow:
@@ -35,7 +35,7 @@ def test_no_names_is_the_null_tracker(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tracker_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="known: tensorboard, mlflow"):
+    with raises("config", match="known: tensorboard, mlflow"):
         make_trackers(["tensorboard", "wandb"], tmp_path)
 
 
@@ -46,7 +46,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingDependency, match=f"pip install {name}"):
+    with raises("missing-dependency", match=f"pip install {name}"):
         make_trackers([name], tmp_path)
 
 

@@ -9,7 +9,6 @@ import torch
 from hanse_client.node import Node, NodeSettings
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import load_arrays, train_alone, train_round, trained_arrays
-from hanse_common.errors import ConfigError, EmptyStore
 from hanse_common.privacy.plan import PrivacyPlan
 from kits.errors import raises
 
@@ -175,13 +174,13 @@ def test_a_store_that_opened_after_training_ended_is_empty(small_node):
     }
     settings = settings.with_changes({"data.split": split})
     model, arrays = start(node, settings)
-    with pytest.raises(EmptyStore, match="no visit before 1980"):
+    with raises("empty-store", match="no visit before 1980"):
         train_round(node, model, settings.with_changes(OPEN), arrays, 1)
     assert train_round(node, model, settings, arrays, 1).drawn == 0
 
 
 def test_a_folder_without_a_node_says_what_to_do(tmp_path):
-    with pytest.raises(ConfigError, match="prepare the store first"):
+    with raises("config", match="prepare the store first"):
         Node(tmp_path)
 
 
@@ -189,7 +188,7 @@ def test_unknown_keys_of_a_node_are_errors(small_node):
     node, _ = small_node
     table = NodeSettings.model_dump(node.settings, mode="json") | {"epsilon": 3}
     (node.folder / "node.json").write_text(json.dumps(table))
-    with pytest.raises(ConfigError, match="unknown setting 'epsilon'"):
+    with raises("config", match="unknown setting 'epsilon'"):
         Node(node.folder)
 
 
