@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadShares, MalformedMessage, RoundFailed
+from hanse_common.errors import BadShares, MalformedMessage
 from hanse_common.secagg import dealing
 from hanse_common.secagg.messages import ShareBundle, Unmasking
 from hanse_common.secagg.shamir import PRIME, split
@@ -65,7 +65,7 @@ def deal_garbage(federation):
 
 def test_a_store_that_seals_garbage_for_all_is_suspected_and_left_out():
     federation = Federation(7)
-    with pytest.raises(RoundFailed) as failure:
+    with raises("round-failed") as failure:
         federation.run(to_coordinator=deal_garbage(federation))
     assert failure.value.culprits == (CULPRIT,)
     assert federation.coordinator.suspects == {CULPRIT}
@@ -96,7 +96,7 @@ def test_a_ciphertext_redirected_to_another_store():
     index = 2  # of store-003 among the dealers of both
     stolen = outgoing["store-001"].sealed[index]
     mine = outgoing["store-000"]
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         federation.stores["store-000"].accept(
             replace(mine, sealed=(*mine.sealed[:index], stolen, *mine.sealed[index + 1 :]))
         )
@@ -109,7 +109,7 @@ def test_a_ciphertext_sent_back_to_its_dealer():
     outgoing = federation.up_to("mask")
     own = outgoing["store-001"].sealed[0]
     mine = outgoing["store-000"]
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         federation.stores["store-000"].accept(replace(mine, sealed=(own, *mine.sealed[1:])))
     assert refusal.value.culprits == ("store-001",)
 
@@ -117,7 +117,7 @@ def test_a_ciphertext_sent_back_to_its_dealer():
 def test_altered_digests_do_not_open():
     federation = Federation(7)
     mine = federation.up_to("mask")["store-000"]
-    with pytest.raises(BadShares):
+    with raises("bad-shares"):
         federation.stores["store-000"].accept(
             replace(mine, digests=(flip(mine.digests[0]), *mine.digests[1:]))
         )
@@ -140,7 +140,7 @@ def test_a_dealer_cannot_vouch_for_another_share_than_it_gives(monkeypatch):
                 patched.setattr(dealing.keys, "share_digests", lying)
             federation.receive(federation.reply(name, roster))
     delivery = federation.coordinator.advance()["store-000"]
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         federation.stores["store-000"].accept(delivery)
     assert refusal.value.culprits == (CULPRIT,)
 

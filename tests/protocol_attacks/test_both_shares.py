@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from hanse_common.errors import OutOfTurn, ProtocolError
+from hanse_common.errors import ProtocolError
 from hanse_common.secagg import Stage
 from hanse_common.secagg.keys import seed_commitment
 from hanse_common.secagg.messages import Survivors, Unmasking, UnmaskRequest
@@ -84,9 +82,8 @@ def test_signatures_on_another_list_do_not_count():
         signatures=tuple(signed[name].signature for name in federation.names),
     )
     for store in federation.stores.values():
-        with pytest.raises(ProtocolError) as refusal:
+        with raises("bad-signature", "too-few-confirmations"):
             store.unmask(everybody)
-        assert refusal.value.code in {"bad-signature", "too-few-confirmations"}
         assert is_wiped(store)
 
 
@@ -95,7 +92,7 @@ def test_a_second_unmask_finds_nothing():
     requests = federation.up_to("unmask")
     store = federation.stores["store-001"]
     store.unmask(requests["store-001"])
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         store.unmask(requests["store-001"])
     assert is_wiped(store)
 
@@ -105,7 +102,7 @@ def test_a_second_confirm_is_refused_and_the_first_stands():
     requests = federation.up_to("confirm")
     store = federation.stores["store-001"]
     store.confirm(requests["store-001"])
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         store.confirm(replace(requests["store-001"], survivors=(0, 1, 2, 3, 4, 5)))
     assert store._state.survivors == tuple(range(8))
 

@@ -9,10 +9,8 @@ import pytest
 
 from hanse_common.errors import (
     BadShares,
-    BadSignature,
     MalformedMessage,
     ProtocolError,
-    RoundFailed,
 )
 from hanse_common.secagg import _edwards, check_accusation, decode, keys
 from hanse_common.secagg.dispute import accuse, channel_of, open_sealed, vouch
@@ -127,7 +125,7 @@ def test_one_wrong_share_to_one_victim_convicts_the_dealer(how):
 
 def test_who_is_convicted_is_to_blame_when_the_round_fails():
     watched = Watched()
-    with pytest.raises(RoundFailed) as failure:
+    with raises("round-failed") as failure:
         watched.run(drop={"mask": {"store-000", "store-001"}})
     assert failure.value.culprits == (DEALER,)
     assert f"{VICTIM} (bad-shares: accuses {DEALER})" in failure.value.message
@@ -195,7 +193,7 @@ def test_a_coordinator_that_alters_what_honest_stores_sealed_gets_no_evidence(fi
         if field == "vouched":
             changed["sealed"] = tuple(flip(data) for data in delivery.sealed)
         store = federation.stores[name]
-        with pytest.raises(BadShares) as refusal:
+        with raises("bad-shares") as refusal:
             store.accept(replace(delivery, **changed))
         assert len(refusal.value.culprits) == 6
         answer = store.refuse(refusal.value)
@@ -211,7 +209,7 @@ def test_shares_of_two_dealers_swapped_on_the_way_give_no_evidence():
         first, second, *others = getattr(delivery, field)
         swapped[field] = (second, first, *others)
     store = federation.stores[VICTIM]
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         store.accept(replace(delivery, **swapped))
     assert refusal.value.culprits == ("store-000", "store-001")
     assert store.refuse(refusal.value).accusations == ()
@@ -403,7 +401,7 @@ def test_the_bundle_must_be_the_dealers_of_this_attempt(cheated):
     bundle = cheated.bundles[DEALER]
     check_accusation(cohort, VICTIM, accusation, bundle)
     forged = replace(bundle, sealed=tuple(flip(data) for data in bundle.sealed))
-    with pytest.raises(BadSignature):
+    with raises("bad-signature"):
         check_accusation(cohort, VICTIM, accusation, forged)
     for wrong in (
         replace(bundle, header_digest=bytes(32)),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from hanse_common.errors import BadShares, BadSignature, ProtocolError, RoundFailed
+from hanse_common.errors import ProtocolError
 from hanse_common.secagg import Journal
 from hanse_common.secagg.messages import Delivery, UnmaskRequest
 from kits.errors import raises
@@ -32,7 +30,7 @@ def test_different_rosters_are_caught_when_shares_are_opened():
         vouched=tuple(bundle.vouched[0] for bundle in dealers),
         digests=tuple(bundle.digests[0] for bundle in dealers),
     )
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         victim.accept(delivery)
     assert is_wiped(victim)
     # Those who dealt for another roster signed for another roster: nothing is shown of them.
@@ -82,7 +80,7 @@ def test_different_sharers_leave_masks_that_do_not_cancel_and_no_confirmation():
             confirmations["store-006"].signature,
         ),
     )
-    with pytest.raises(BadSignature, match="store-007"):
+    with raises("bad-signature", match="store-007"):
         first.unmask(forged)
     assert is_wiped(first)
 
@@ -161,13 +159,13 @@ def test_relabelled_hello_of_another_model_fails_its_signature():
     federation.journals["store-005"] = Journal()
     other = replace(federation.attempt, header=header(model_digest=b"X" * 32))
     foreign = replace(federation.start("store-005", other).hello, header=federation.attempt.header)
-    with pytest.raises(BadSignature, match="store-005"):
+    with raises("bad-signature", match="store-005"):
         federation.stores["store-000"].share(replace(roster, hellos=(*roster.hellos[:5], foreign)))
 
 
 def test_the_coordinator_counts_an_equivocated_store_as_missing():
     federation = Federation(5)
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         federation.run(
             to_store=lambda name, message: (
                 replace(message, header_digest=b"H" * 32)

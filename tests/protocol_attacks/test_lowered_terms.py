@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadManifest, PolicyViolation
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.policy import StorePolicy
@@ -102,12 +101,12 @@ def test_terms_that_cannot_keep_the_promises_do_not_exist(terms, words):
 def test_an_altered_manifest_loses_its_signature(changes):
     authority = AuthorityKey.generate()
     signed = SignedManifest.sign(offer(), authority)
-    with pytest.raises(BadManifest, match="not signed by the enrolment authority"):
+    with raises("bad-manifest", match="not signed by the enrolment authority"):
         SignedManifest(offer(**changes), signed.signature).check(authority.public)
 
 
 def test_a_manifest_of_another_authority():
-    with pytest.raises(BadManifest):
+    with raises("bad-manifest"):
         SignedManifest.sign(offer(), AuthorityKey.generate()).check(AuthorityKey.generate().public)
 
 
@@ -145,7 +144,7 @@ def test_a_signed_manifest_below_a_stores_floors_is_refused(offered, own, words)
     authority = AuthorityKey.generate()
     policy = StorePolicy(authority=authority.public.hex(), **own)
     signed = SignedManifest.sign(offer(**offered), authority)
-    with pytest.raises(PolicyViolation, match=words) as refusal:
+    with raises("policy-violation", match=words) as refusal:
         policy.check(signed)
     assert "ask the federation" in refusal.value.hint
 
@@ -153,7 +152,7 @@ def test_a_signed_manifest_below_a_stores_floors_is_refused(offered, own, words)
 def test_several_violations_are_counted():
     authority = AuthorityKey.generate()
     policy = StorePolicy(authority=authority.public.hex(), minimum_cohort=8, max_rounds=10)
-    with pytest.raises(PolicyViolation, match=r"minimum_cohort=5, .*; 1 more"):
+    with raises("policy-violation", match=r"minimum_cohort=5, .*; 1 more"):
         policy.check(SignedManifest.sign(offer(), authority))
 
 

@@ -10,7 +10,6 @@ import json
 import numpy as np
 import pytest
 
-from hanse_common.errors import BudgetSpent, RoundFailed
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.vector import flatten
@@ -196,7 +195,7 @@ def test_too_few_stores_cost_rounds_and_end_the_run_after_three_in_a_row(found_f
         and message.content["config"]["server-round"] in (2, 3, 5, 6, 7)
         else message
     )
-    with pytest.raises(RoundFailed, match="needed are 4"):
+    with raises("round-failed", match="needed are 4"):
         run(federation)
     assert lost(federation) == [2, 3, 5, 6, 7]
     # What was lost last is made again, from the model of round 4.
@@ -217,7 +216,7 @@ def test_lost_rounds_at_the_end_are_no_end(found_federation):
     federation.faults.to_store = lambda _, message: message
     assert len(grid.stores) == 5
     federation.faults.to_store = lambda store, message: None if store in silent else message
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         run_rounds(grid, federation.folder.path, federation.settings, timeout=0.02)
     assert not (federation.folder.path / GLOBAL_FILE).exists()
 
@@ -235,7 +234,7 @@ def test_a_run_whose_budget_is_spent_ends_early_in_good_order(found_federation):
         return None if lost_now and store in (CULPRIT, OTHER) else message
 
     federation.faults.to_store = lose_the_first_attempts
-    with pytest.raises(BudgetSpent, match="ended early after round 3: the stores' budget"):
+    with raises("budget-spent", match="ended early after round 3: the stores' budget"):
         run(federation)
     path = federation.folder.path
     last = read_stages(path)[-1]
@@ -344,7 +343,7 @@ def test_a_complaint_names_the_accused_and_the_victim(found_federation, monkeypa
 def test_who_falls_below_the_minimum_for_exclusions_is_told_whom_to_take_back(found_federation):
     federation = found_federation({"federation.rounds": 1})
     Blame(federation.folder.path).exclude({CULPRIT: "wrong-share", OTHER: "bad-shares"}, number=7)
-    with pytest.raises(RoundFailed) as raised:
+    with raises("round-failed") as raised:
         run(federation)
     assert f"{CULPRIT}: [store-excluded] left out: [wrong-share] in round 7" in raised.value.message
     assert "hanse server blame --readmit STORE" in raised.value.hint
@@ -387,9 +386,8 @@ def test_evaluations_whose_sums_do_not_leave_the_stores_are_not_asked_for(found_
 
 
 def test_a_blame_file_that_cannot_be_read_stops_a_run_by_name(found_federation):
-    from hanse_common.errors import FederationError
 
     federation = found_federation({"federation.rounds": 1})
     (federation.folder.path / "blame.json").write_text(json.dumps({"version": 9}))
-    with pytest.raises(FederationError, match=r"cannot read .*blame\.json"):
+    with raises("federation", match=r"cannot read .*blame\.json"):
         run(federation)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import MalformedMessage, ProtocolError
+from hanse_common.errors import ProtocolError
 from hanse_common.secagg import Journal, Layout, Section, Stage, Terms
 from kits.errors import raises
 from kits.federation import Federation, header
@@ -82,7 +82,7 @@ def test_counts_survive_the_disk():
 
 
 def test_a_journal_of_the_older_format_is_refused():
-    with pytest.raises(MalformedMessage, match="version 1"):
+    with raises("malformed-message", match="version 1"):
         Journal.decode(b"\x00\x01" + bytes(4))
 
 
@@ -90,7 +90,7 @@ def test_numbers_of_attempts_are_unique_and_end_with_the_newest():
     journal = begin(Journal(), [header(run=run) for run in range(3)])
     twice = replace(journal, runs={**journal.runs, 1: journal.runs[2]})
     for wrong in (twice, replace(journal, begun=4), replace(journal, begun=2)):
-        with pytest.raises(MalformedMessage, match="numbered twice, or none newest"):
+        with raises("malformed-message", match="numbered twice, or none newest"):
             Journal.decode(wrong.encode())
 
 

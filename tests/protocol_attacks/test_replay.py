@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import BadShares, MalformedMessage, RoundFailed
 from hanse_common.secagg import Journal, Stage, Store
 from kits.errors import raises
 from kits.federation import Federation, header, is_wiped
@@ -70,7 +69,7 @@ def test_old_ciphertexts_under_the_new_header_do_not_open():
     fresh = federation.up_to("mask")["store-000"]
     stale = next(m for n, m in old if n == "store-000" and type(m).__name__ == "Delivery")
     mixed = replace(fresh, sealed=(stale.sealed[0], *fresh.sealed[1:]))
-    with pytest.raises(BadShares) as refusal:
+    with raises("bad-shares") as refusal:
         federation.stores["store-000"].accept(mixed)
     assert refusal.value.culprits == ("store-001",)
     assert is_wiped(federation.stores["store-000"])
@@ -105,14 +104,14 @@ def test_a_store_that_released_shares_never_masks_that_update_again():
 
 def test_a_store_that_released_nothing_may_try_once_more():
     federation = Federation(5)
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         federation.run(drop={"confirm": {"store-000", "store-001"}})
     again = federation.next_attempt()
     again.assert_exact(again.run())
 
 
 def test_there_is_no_third_attempt():
-    with pytest.raises(MalformedMessage, match="attempt=3"):
+    with raises("malformed-message", match="attempt=3"):
         header(attempt=3)
 
 

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from hanse_common.errors import MalformedMessage
 from hanse_common.secagg import Journal, Mark, Stage, Store
 from kits.errors import raises
 from kits.federation import STAGES, Federation, header
@@ -207,5 +206,5 @@ def test_a_stage_is_reached_once_and_only_forward():
     "data", [b"", b"\x00\x01", b"\x00\x02" + bytes(22), b"\x00\x01" + bytes(22)]
 )
 def test_bytes_that_are_no_mark(data):
-    with pytest.raises(MalformedMessage):
+    with raises("malformed-message"):
         Mark.decode(data)

@@ -7,9 +7,9 @@ import itertools
 
 import pytest
 
-from hanse_common.errors import OutOfTurn
 from hanse_common.secagg import Coordinator, Phase
 from hanse_common.secagg.messages import Message, StoreMessage
+from kits.errors import raises
 from kits.federation import STAGES, Federation, unchanged
 
 
@@ -38,7 +38,7 @@ def test_a_store_answers_each_stage_once_and_in_order(reached, asked):
         federation.reply("store-000", message)
         return
     before = federation.stores["store-000"].encode()
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.reply("store-000", message)
     assert federation.stores["store-000"].encode() == before
 
@@ -46,7 +46,7 @@ def test_a_store_answers_each_stage_once_and_in_order(reached, asked):
 def test_masking_needs_accepted_shares():
     federation = Federation(5)
     federation.up_to("mask")
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.stores["store-000"].mask(federation.vectors["store-000"])
 
 
@@ -54,9 +54,9 @@ def test_masking_happens_once():
     federation = Federation(5)
     delivery = federation.up_to("mask")["store-000"]
     federation.reply("store-000", delivery)
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.stores["store-000"].mask(federation.vectors["store-000"])
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.stores["store-000"].accept(delivery)
 
 
@@ -85,7 +85,7 @@ def test_the_coordinator_takes_each_message_at_its_stage_and_once():
     ):
         if phase == kind:
             snapshot.receive(message)
-        with pytest.raises(OutOfTurn):
+        with raises("out-of-turn"):
             snapshot.receive(message)
 
 
@@ -103,12 +103,12 @@ def test_a_duplicate_changes_nothing():
 
 def test_the_coordinator_cannot_be_advanced_past_its_end_or_finished_early():
     federation = Federation(5)
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.coordinator.finish()
     federation.up_to("end")
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.coordinator.advance()
     federation.coordinator.finish()
     assert federation.coordinator.phase is Phase.DONE
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.coordinator.finish()

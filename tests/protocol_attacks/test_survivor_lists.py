@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from hanse_common.errors import MalformedMessage
 from hanse_common.secagg.messages import Survivors
 from kits.errors import raises
 from kits.federation import Federation, is_wiped
@@ -68,5 +67,5 @@ def test_the_smallest_sum_of_the_manifest_holds():
 def test_unsorted_or_repeated_indices_are_not_a_message(at_confirm, indices):
     _, message = at_confirm
     data = replace(message, survivors=indices).encode()
-    with pytest.raises(MalformedMessage, match="strictly increasing"):
+    with raises("malformed-message", match="strictly increasing"):
         Survivors.decode(data)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from hanse_common.errors import BadSignature, OutOfTurn, ProtocolError
+from hanse_common.errors import ProtocolError
 from hanse_common.secagg.messages import Confirmation, MaskedVector, Refusal
 from kits.errors import raises
 from kits.federation import Federation, is_wiped
@@ -29,7 +27,7 @@ def test_a_vector_of_a_store_that_dealt_no_shares():
     def intrude(name, message):
         if type(message) is MaskedVector and not sent:
             sent.append(uninvited_vector(federation, "store-006"))
-            with pytest.raises(OutOfTurn, match="'store-006' was lost at an earlier stage"):
+            with raises("out-of-turn", match="'store-006' was lost at an earlier stage"):
                 federation.receive(sent[0])
         return message
 
@@ -44,7 +42,7 @@ def test_a_vector_of_a_store_that_refused():
     refusal = federation.stores["store-006"].refuse(ProtocolError("x", code="bad-roster"))
     federation.receive(refusal)
     assert "store-006" not in federation.coordinator.waiting_for
-    with pytest.raises(OutOfTurn):
+    with raises("out-of-turn"):
         federation.receive(uninvited_vector(federation, "store-006"))
 
 
@@ -54,7 +52,7 @@ def test_a_refusal_in_another_stores_name():
     forged = Refusal(
         header_digest=federation.attempt.header.digest(), store_id="store-001", code="protocol"
     ).sign(federation.keys["store-006"])
-    with pytest.raises(BadSignature):
+    with raises("bad-signature"):
         federation.receive(forged)
     assert federation.coordinator.reasons == {}
 

@@ -10,6 +10,7 @@ from hanse_common.errors import MalformedMessage, WeakKey
 from hanse_common.secagg import _edwards, keys
 from hanse_common.secagg.keys import ExchangeKey
 from hanse_common.secagg.messages import Roster
+from kits.errors import raises
 from kits.federation import Federation, is_wiped
 
 # All points of order 1, 2, 4 and 8 on the curve and its twist, canonical and not
@@ -56,7 +57,7 @@ def test_a_store_refuses_it_from_a_coordinator_that_does_not(point, field):
     hellos = [bad if n == "store-002" else s.hello for n, s in federation.stores.items()]
     roster = Roster(header_digest=federation.attempt.header.digest(), hellos=tuple(hellos))
     victim = federation.stores["store-000"]
-    with pytest.raises(WeakKey, match="store-002"):
+    with raises("weak-key", match="store-002"):
         victim.share(roster)
     assert is_wiped(victim)
 
@@ -97,20 +98,20 @@ def test_a_share_key_of_small_order_is_refused_although_anybody_proves_to_hold_i
     digest = federation.attempt.header.digest()
     proof = forged_possession(point, digest, "store-002")
     bad = federation.forged_hello("store-002", share_public=point, possession=proof)
-    with pytest.raises(WeakKey, match=r"'store-002'.*small order"):
+    with raises("weak-key", match=r"'store-002'.*small order"):
         federation.receive(bad)
     hellos = [bad if n == "store-002" else s.hello for n, s in federation.stores.items()]
-    with pytest.raises(WeakKey, match=r"'store-002'.*small order"):
+    with raises("weak-key", match=r"'store-002'.*small order"):
         federation.stores["store-000"].share(Roster(header_digest=digest, hellos=tuple(hellos)))
 
 
 @pytest.mark.parametrize("point", SMALL_ORDER, ids=lambda point: point.hex()[:8])
 def test_agreement_never_gives_zero(point):
-    with pytest.raises(WeakKey):
+    with raises("weak-key"):
         ExchangeKey(b"\x42" * 32).agree(point)
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_a_key_of_another_size(size):
-    with pytest.raises(WeakKey):
+    with raises("weak-key"):
         ExchangeKey(b"\x42" * 32).agree(bytes(size))
