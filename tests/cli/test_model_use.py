@@ -19,7 +19,6 @@ from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate
 from hanse_client.tasks.interest.heads import has_interest
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
-from hanse_common.errors import ConfigError, EmptyStore
 from hanse_common.paths import NODE_FILE
 from kits.errors import raises
 from kits.trained import ask, cli, is_private, node, run  # noqa: F401
@@ -199,21 +198,21 @@ def test_what_does_not_fit_is_refused_and_named(run, node, store_toml, tmp_path)
         ask("predict", tmp_path / "none", "--store", node.folder)
     with raises("model-not-found", match="holds no model"):
         ask("predict", tmp_path, "--store", node.folder)
-    with pytest.raises(ConfigError, match="is no store"):
+    with raises("config", match="is no store"):
         ask("predict", run, "--store", tmp_path)
-    with pytest.raises(ConfigError, match=r"known suffixes: .parquet, .csv"):
+    with raises("config", match=r"known suffixes: .parquet, .csv"):
         ask("predict", run, "--store", node.folder, "--output", tmp_path / "x.xlsx")
-    with pytest.raises(ConfigError, match="its folder must exist"):
+    with raises("config", match="its folder must exist"):
         ask("predict", run, "--store", node.folder, "--output", tmp_path / "no" / "x.csv")
 
     lonely = tmp_path / "lonely"
     shutil.copytree(run / "model", lonely)
-    with pytest.raises(ConfigError, match="--settings"):
+    with raises("config", match="--settings"):
         ask("evaluate", lonely, "--store", node.folder)
-    with pytest.raises(ConfigError, match="--settings"):
+    with raises("config", match="--settings"):
         ask("predict", lonely, "--store", node.folder, "--split", "test")
 
-    with pytest.raises(ConfigError, match="--settings"):
+    with raises("config", match="--settings"):
         ask("predict", lonely, "--store", store_toml)
 
     (lonely / "model.safetensors").write_bytes(b"half")
@@ -250,13 +249,13 @@ def test_a_store_without_history_before_the_split_is_refused(run, node, tmp_path
     folder = tmp_path / "empty"
     folder.mkdir()
     (folder / NODE_FILE).write_text(json.dumps({**table, "histories": str(tmp_path / "empty.npz")}))
-    with pytest.raises(EmptyStore, match="has no visit"):
+    with raises("empty-store", match="has no visit"):
         ask("predict", run, "--store", folder)
     later = replace(node.histories, visit_days=node.histories.visit_days + 400)
     later.save(tmp_path / "empty.npz")
-    with pytest.raises(EmptyStore, match="before"):
+    with raises("empty-store", match="before"):
         ask("predict", run, "--store", folder, "--split", "test")
-    with pytest.raises(EmptyStore, match="in the split"):
+    with raises("empty-store", match="in the split"):
         ask("evaluate", run, "--store", folder)
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.model import SequenceModel
-from hanse_common.errors import ConfigError
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.evaluation.published_figures import BEAUTY
 from hanse_simulations.experiment.next_item import simulate_sequences, study_of
 from hanse_simulations.experiment.study import arms_of, deal_out
 from hanse_simulations.recipes import sequences
 from hanse_simulations.runs.folder import RunFolder
+from kits.errors import raises
 
 HANSE = str(Path(sys.executable).with_name("hanse"))
 SMALL = ["--stores", "5", "--rounds", "1", "--workers", "1", "--set", "next_item.negatives=16"]
@@ -75,11 +75,11 @@ def test_a_data_set_is_trained_under_masks_and_noise(hanse, ring, tmp_path):
 
 def test_a_run_without_a_file_or_with_too_many_stores_says_what_to_do(ring, tmp_path):
     folder = RunFolder.create("sequences", root=tmp_path)
-    with pytest.raises(ConfigError) as refused:
+    with raises("config") as refused:
         simulate_sequences(folder, sequences(), quiet=True)
     assert "--data Beauty.txt" in refused.value.hint
     changes = {"data.path": ring}
-    with pytest.raises(ConfigError, match=r"data\.stores=50 with 60 customers") as refused:
+    with raises("config", match=r"data\.stores=50 with 60 customers") as refused:
         simulate_sequences(folder, sequences().with_changes(changes), quiet=True)
     assert "--stores 5" in refused.value.hint
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from hanse_common import bundle
 from hanse_common.admission import REQUEST_SECONDS, Invitation
-from hanse_common.errors import BadManifest, ConfigError, HanseError, SuperLinkDown
+from hanse_common.errors import ConfigError, HanseError, SuperLinkDown
 from hanse_common.identity import AuthorityKey, Certificate, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import SignedManifest
@@ -447,9 +447,9 @@ def test_terms_that_every_store_would_refuse_start_no_run(members):
     settings = json.loads(path.read_text())
     path.write_text(json.dumps(settings | {"training": {"sample_rate": 0.5}}))
     terms = SignedManifest.load(members / "manifest.json").unchecked
-    with pytest.raises(BadManifest, match="other settings"):
+    with raises("bad-manifest", match="other settings"):
         run._make(FederationFolder(members), "first", terms)
-    with pytest.raises(BadManifest, match="after an upgrade"):
+    with raises("bad-manifest", match="after an upgrade"):
         run._check_installed(terms.model_copy(update={"fab_digest": "00" * 32}))
     assert not (members / "runs").exists()
 

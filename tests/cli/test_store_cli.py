@@ -20,7 +20,7 @@ from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.leave import check_staying
 from hanse_client.ingest.store_config import load_store
 from hanse_common.admission import Invitation, Request
-from hanse_common.errors import ConfigError, Interrupted, MalformedMessage, StoreNotReady
+from hanse_common.errors import StoreNotReady
 from hanse_common.identity import AuthorityKey, Certificate, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
@@ -188,7 +188,7 @@ def test_init_overwrites_nothing(store):
 
 
 def test_init_takes_no_name_that_a_certificate_cannot_hold(tmp_path):
-    with pytest.raises(MalformedMessage, match="store id"):
+    with raises("malformed-message", match="store id"):
         hanse(tmp_path / "s", "init", "Lübeck!")
     assert not (tmp_path / "s").exists()
 
@@ -215,7 +215,7 @@ def test_the_request_proves_the_key_and_holds_no_secret(store):
 def test_an_invitation_is_kept_once_its_authority_is_confirmed(store, authority):
     path = authority.invitation()
     refused_words = "not confirmed"
-    with pytest.raises(Interrupted, match=refused_words):
+    with raises("interrupted", match=refused_words):
         hanse(store, "enrol", "--invitation", path, typed="n\n")
     assert not (store.path / "invitation.json").exists()
     hanse(store, "enrol", "--invitation", path, typed="y\n")
@@ -419,7 +419,7 @@ def test_leave_wants_one_answer(store):
 
 def test_a_damaged_decision_stops_the_store(store):
     (store.path / "leaving.json").write_text('{"after_round": "soon"}')
-    with pytest.raises(ConfigError, match="damaged"):
+    with raises("config", match="damaged"):
         check_staying(store.path, 1)
 
 
