@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
-from hanse_common.errors import ClaimRefuted, RunDirectoryError
+from hanse_common.errors import ClaimRefuted
 from hanse_simulations.privacy_audit.cli import app
+from kits.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -53,5 +54,5 @@ def test_missing_noise_is_found_while_the_ledgers_are_in_order(attack, options, 
     audits = [verify_store(one, second_opinion=False) for one in find(folder)]
     assert len(audits) == found["stores"]
     assert all(audit.fault is None for audit in audits)
-    with pytest.raises(RunDirectoryError, match="not empty"):
+    with raises("run-directory", match="not empty"):
         attack(*options, "--keep", str(folder))

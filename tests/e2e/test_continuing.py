@@ -17,6 +17,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_simulations.experiment.continuing import continued_settings, spent_before, with_budget
 from hanse_simulations.runs.folder import RunFolder
+from kits.errors import raises
 
 HANSE = [sys.executable, "-c", "from hanse_common.cli import main; main()"]
 EARLIER = {
@@ -102,7 +103,7 @@ def test_a_target_is_of_both_runs_together(two_runs):
         [*spent_before(first), *plan.spent_after(plan.rounds + plan.spare)], target_delta=1e-6
     )
     assert 5.9 < total <= 6.0
-    with pytest.raises(errors.PrivacyError, match="both runs together"):
+    with raises("privacy", match="both runs together"):
         with_budget(settings, spent_before(first), 1.0)
 
 

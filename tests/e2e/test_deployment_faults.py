@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from hanse_client.deployment.folder import StoreFolder
-from hanse_common.errors import UNABLE, BudgetSpent, RoundFailed, RunNotFound
+from hanse_common.errors import UNABLE, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.plan import PrivacyPlan
@@ -27,6 +27,7 @@ from hanse_server.stage_log import read_stages
 from kits.commands import edit, joined_shops
 from kits.deployment import as_toml, wait_for
 from kits.disk import small_disk
+from kits.errors import raises
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +179,7 @@ def spend(shops, name, budget):
     one, numbers = plan.round_charge(), itertools.count(1)
     for rounds in (64, 8, 1):  # few entries: an audit asks two accountants about each
         charge = replace(one, steps=replace(one.steps, count=rounds * one.steps.count))
-        with pytest.raises(BudgetSpent):
+        with raises("budget-spent"):
             for number in numbers:
                 node.charge(charge.of(round=number), budget=budget)
 

@@ -10,13 +10,13 @@ from scipy.stats import chi2, kstest
 from hanse_client.node import Randomness
 from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest.metrics import Figures
-from hanse_common.errors import PrivacyError
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg import dequantize
 from hanse_common.vector import EVALUATION_NAMES, STATISTICS_NAMES, Trained, flatten
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
+from kits.errors import raises
 
 OPEN = {"privacy.mode": "none", "federation.secure_aggregation": True}
 NOISY = {"privacy.evaluation_noise_multiplier": 40.0}
@@ -76,7 +76,7 @@ def test_each_evaluation_is_charged_once_and_the_plan_had_reserved_it(found_fede
 
 def test_a_plan_that_forgets_the_evaluations_does_not_exist(found_federation):
     settings = found_federation(NOISY).settings
-    with pytest.raises(PrivacyError, match="cost"):
+    with raises("privacy", match="cost"):
         PrivacyPlan.from_settings(
             settings.with_changes({"privacy.evaluation_noise_multiplier": 0.5})
         )

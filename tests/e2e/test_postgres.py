@@ -22,8 +22,9 @@ from hanse_client.ingest.pipeline import Ingested, ingest, summarise
 from hanse_client.ingest.sources import read_source
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
-from hanse_common.errors import DataError, families
+from hanse_common.errors import families
 from hanse_simulations.datasets import synthetic
+from kits.errors import raises
 from kits.postgres import Server, running_server, why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -276,7 +277,7 @@ def test_a_missing_table_is_named(shop_db, server, tmp_path):
 def test_a_missing_column_is_told_when_the_first_row_is_there(shop_db, tmp_path):
     late = "CASE WHEN row_number() OVER () > 1 THEN pg_sleep(600) END"
     never = f"SELECT sku, sold_at, {late} AS waits FROM sale"
-    with pytest.raises(DataError, match="no column 'card'"):
+    with raises("missing-columns", match="no column 'card'"):
         read_source(load_store(by_query(tmp_path, never)).events)
 
 

@@ -9,7 +9,6 @@ import pytest
 from hanse_client import node
 from hanse_client.app import _node
 from hanse_client.rounds.secure_exchange import Waiting
-from hanse_common.errors import MalformedMessage
 from hanse_common.privacy import ledger_file
 from hanse_common.secagg import Journal
 from hanse_common.secagg.state import Stage, StoreState
@@ -173,7 +172,7 @@ def test_a_store_finds_its_attempt_again_after_a_restart(federation):
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"nonsense"])
 def test_a_damaged_waiting_vector_is_a_named_error(damage):
-    with pytest.raises(MalformedMessage, match=r"cannot be read|damaged"):
+    with raises("malformed-message", match=r"cannot be read|damaged"):
         Waiting.decode(damage)
 
 
@@ -182,7 +181,7 @@ def test_a_cut_waiting_vector_is_a_named_error(federation):
     whole = (secagg(federation) / "waiting").read_bytes()
     assert Waiting.decode(whole).encode() == whole
     for length in range(0, len(whole), 97):
-        with pytest.raises(MalformedMessage, match=r"cannot be read|damaged"):
+        with raises("malformed-message", match=r"cannot be read|damaged"):
             Waiting.decode(whole[:length])
 
 

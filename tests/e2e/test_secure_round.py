@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hanse_common.errors import UNABLE, RoundFailed
 from hanse_common.instructions import ATTEMPT
+from hanse_common.errors import UNABLE
 from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.secagg import dequantize
@@ -17,6 +17,7 @@ from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from kits.apps.secure_federation import STAGES, said
+from kits.errors import raises
 
 LOST, LOST_TOO = "synthetic-02", "synthetic-04"
 
@@ -182,7 +183,7 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_feder
         return before(store, reply)
 
     faults.to_server = to_server
-    with pytest.raises(RoundFailed) as raised:
+    with raises("round-failed") as raised:
         run_rounds(federation.grid(stage_seconds=0.02), path, federation.settings, timeout=0.02)
     # Whoever gave shares in the first attempt takes part in no second.
     failed_at, absent = stage, [LOST, LOST_TOO]

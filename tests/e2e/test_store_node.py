@@ -137,7 +137,7 @@ def test_doctor_and_join_say_the_same_of_another_root(federation, copied, tmp_pa
     assert server.state == "failed" and "[untrusted-server]" in server.message
     status, said = ended(copied)
     assert status == UntrustedServer.exit_status
-    assert "is not to be trusted" in said and "[untrusted-server]" in said
+    assert "[untrusted-server]" in said
 
 
 def test_a_dry_run_says_what_a_round_costs_and_leaves_no_trace(federation, copied):
@@ -207,7 +207,7 @@ def test_a_server_that_is_down_is_named(copied):
     invitation = copied.invitation().model_copy(update={"fleet": f"127.0.0.1:{free_port()}"})
     invitation.save(copied.path / "invitation.json")
     status, said = ended(copied, "--patience", "1")
-    assert (status, "does not answer" in said) == (Unreachable.exit_status, True)
+    assert (status, "[unreachable]" in said) == (Unreachable.exit_status, True)
 
 
 def test_a_certificate_that_has_expired_is_named(federation, copied):

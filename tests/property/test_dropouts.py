@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hanse_common.errors import RoundFailed
 from hanse_common.secagg import Stage
+from kits.errors import raises
 from kits.federation import STAGES, Federation, is_wiped
 
 
@@ -41,7 +41,7 @@ def test_exactly_the_threshold_survives(stage):
 def test_one_fewer_than_the_threshold_fails_and_names_the_missing(stage):
     federation = Federation(9)
     lost = {"store-000", "store-004", "store-008"}
-    with pytest.raises(RoundFailed) as failure:
+    with raises("round-failed") as failure:
         federation.run(drop={stage: lost})
     assert f"{stage}: store-000, store-004, store-008" in failure.value.message
     assert "6 stores" in failure.value.message and "needed are 7" in failure.value.message
@@ -50,7 +50,7 @@ def test_one_fewer_than_the_threshold_fails_and_names_the_missing(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_everybody_drops_out_at_once(stage):
     federation = Federation(5)
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         federation.run(drop={stage: federation.names})
 
 
@@ -75,7 +75,7 @@ def test_drop_outs_spread_over_all_stages():
 
 def test_a_second_attempt_after_a_failed_one_is_exact():
     federation = Federation(5)
-    with pytest.raises(RoundFailed):
+    with raises("round-failed"):
         federation.run(drop={"mask": {"store-000", "store-001"}})
     again = federation.next_attempt()
     again.assert_exact(again.run())
@@ -83,5 +83,5 @@ def test_a_second_attempt_after_a_failed_one_is_exact():
 
 def test_fewer_stores_than_the_manifest_lists_are_named():
     federation = Federation(5, stores=frozenset([f"store-{i:03}" for i in range(5)]))
-    with pytest.raises(RoundFailed, match="hello: store-001"):
+    with raises("round-failed", match="hello: store-001"):
         federation.run(drop={"hello": {"store-001"}})

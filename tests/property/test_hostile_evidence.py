@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 from hanse_common.audit.cli import app
 from hanse_common.audit.evidence import find, is_there
-from hanse_common.errors import AuditFailed, HanseError, LedgerError
+from hanse_common.errors import AuditFailed, HanseError
 from hanse_common.privacy.accounting import MOST_STEPS, MOST_STORES, SampledGaussianSteps, epsilon
 from hanse_common.privacy.ledger_file import head_path
 from kits.audit import AuditedRun
+from kits.errors import raises
 
 cli = CliRunner()
 STORE = "luebeck"
@@ -133,7 +134,7 @@ def test_what_is_no_plain_file_is_not_read(name, kind, run):
             file.truncate(1 << 40)
     else:
         path.symlink_to("/dev/zero" if kind == "device" else path)
-    with pytest.raises(LedgerError):
+    with raises("ledger"):
         is_there(path)
     assert "bremen" in audit(run)["verify"]
 

@@ -15,11 +15,11 @@ import polars as pl
 import pytest
 
 from hanse_common.config import DataSettings
-from hanse_common.errors import DataError
 from hanse_simulations.datasets import complete_journey
 from hanse_simulations.recipes import grocery
 from hanse_simulations.run import prepare_run
 from kits.encoder import tiny_encoder
+from kits.errors import raises
 from kits.public import Source, journey, sources
 
 LONELIEST = 1844
@@ -110,6 +110,6 @@ def test_products_are_not_cut_to_what_was_bought_most(tmp_path, monkeypatch):
     """12,000 of 91,648 could only be chosen by looking at purchases, and are refused."""
     monkeypatch.setenv("HANSE_CACHE", str(tmp_path))
     few = {"data.level": "product", "data.stores": 3, "data.customers": 20}
-    with pytest.raises(DataError, match="91648 classes at level 'product'") as refused:
+    with raises("data", match="91648 classes at level 'product'") as refused:
         prepare_run(tmp_path / "run", grocery().with_changes(few))
     assert "a catalogue of the products to rank" in refused.value.hint

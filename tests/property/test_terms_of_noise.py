@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from hanse_common.config import RunSettings
-from hanse_common.errors import PolicyViolation, PrivacyError, ProtocolError
+from hanse_common.errors import PrivacyError, ProtocolError
 from hanse_common.instructions import SETTINGS, Instructions
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import (
@@ -21,6 +21,7 @@ from hanse_common.manifest_terms import (
 )
 from hanse_common.secagg.layout import LARGEST_SUM
 from hanse_simulations.recipes import synthetic
+from kits.errors import raises
 
 
 def run_settings(**changes) -> RunSettings:
@@ -122,7 +123,7 @@ def test_noise_lowered_by_a_thousandth_in_any_section_is_refused_by_name(terms, 
     assume(manifest is not None)
     part = data.draw(st.sampled_from(sorted(parts_of(manifest).items())))[1]
     low = part.noise_variance * 0.999
-    with pytest.raises(PolicyViolation) as refusal:
+    with raises("policy-violation") as refusal:
         check_noise(with_section(manifest, part.name, noise_variance=low))
     assert f"{part.name!r}" in refusal.value.message
     assert f"{low:.6g}" in refusal.value.message
@@ -190,7 +191,7 @@ def test_noise_too_large_to_be_drawn_right_is_avoided_by_coarser_steps_or_refuse
     update = parts_of(manifest)["update"]
     assert update.scale < 2**18
     assert LARGEST_VARIANCE / 5 < update.noise_variance <= LARGEST_VARIANCE
-    with pytest.raises(PolicyViolation, match=r"'update' noise of variance .* can be drawn"):
+    with raises("policy-violation", match=r"'update' noise of variance .* can be drawn"):
         check_noise(with_section(manifest, "update", noise_variance=LARGEST_VARIANCE * 1.01))
 
 
@@ -231,14 +232,14 @@ def test_a_store_refuses_what_differs_from_the_manifest_by_name(changes, field):
     asked = run_settings().with_changes(
         {name.replace("__", "."): value for name, value in changes.items()}
     )
-    with pytest.raises(PolicyViolation, match=f"asks for {field}="):
+    with raises("policy-violation", match=f"asks for {field}="):
         check_instructions(told(asked), asked, ARRAYS, manifest)
 
 
 def test_more_steps_are_refused_in_the_mode_that_allows_them():
     settings = run_settings().with_changes({"privacy.mode": "local"})
     more = settings.with_changes({"training.local_steps": 2})
-    with pytest.raises(PolicyViolation, match=r"privacy\.local_steps=2, the manifest says 1"):
+    with raises("policy-violation", match=r"privacy\.local_steps=2, the manifest says 1"):
         check_instructions(told(more), more, ARRAYS, write(settings))
 
 
@@ -254,7 +255,7 @@ def test_a_manifest_with_noise_for_another_number_of_survivors_is_refused():
     for changes in ({"minimum_survivors": 8}, {"colluders": 2}):
         weaker = hostile(manifest, **changes)
         assert honest_survivors(weaker.terms()) < honest_survivors(manifest.terms())
-        with pytest.raises(PolicyViolation, match="section 'update'"):
+        with raises("policy-violation", match="section 'update'"):
             check_noise(weaker)
 
 
@@ -265,7 +266,7 @@ def test_an_evaluation_that_is_called_update_does_not_excuse_the_update():
         update={"length": 1, "scale": 1, "noise_variance": 1000.0, "headroom": 400}
     )
     quiet = with_section(manifest, "noise_only", noise_variance=1000.0)
-    with pytest.raises(PolicyViolation, match="section 'update'"):
+    with raises("policy-violation", match="section 'update'"):
         check_noise(quiet.model_copy(update={"evaluation": (decoy,)}))
 
 
@@ -283,7 +284,7 @@ def test_a_section_that_is_sent_without_any_promised_noise_is_refused(field, nam
     manifest = write(settings)
     silent = manifest.privacy.model_copy(update={field: None})
     manifest = with_section(manifest, name, noise_variance=0.0)
-    with pytest.raises(PolicyViolation, match=f"section {name!r}"):
+    with raises("policy-violation", match=f"section {name!r}"):
         check_noise(manifest.model_copy(update={"privacy": silent}))
 
 
@@ -293,5 +294,5 @@ def test_a_manifest_for_more_rounds_than_its_noise_lasts_is_refused():
     settings = settings.with_changes(plan_noise)
     manifest = write(settings)
     check_instructions(told(settings), settings, ARRAYS, manifest)
-    with pytest.raises(PolicyViolation, match="rounds"):
+    with raises("policy-violation", match="rounds"):
         check_instructions(told(settings), settings, ARRAYS, hostile(manifest, rounds=2000))
