@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.errors import BudgetSpent, ConfigError, ForgedVector
+from hanse_common.errors import BadSum, BudgetSpent, ConfigError
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import write_arrays
@@ -108,7 +108,7 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
 
 def test_a_lost_round_is_shown_with_its_code_and_who_was_missing(tmp_path):
     log = StageLog(tmp_path, -1)
-    forged = ForgedVector("a sum")
+    forged = BadSum("a sum", code="forged-vector")
     lost = ExchangeResult(error=forged, refusals={"riga": "why"}, note="one of many")
     log.append(3, "train", lost)
     log.append(4, "train", ExchangeResult(survivors=tuple("abcde"), cut=0.42))

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from hanse_common.config import TaskName
-from hanse_common.errors import WrongHeader
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.privacy.randomness import keystream, repeatable_key
 from hanse_common.vector import (
@@ -30,6 +29,7 @@ from hanse_common.vector import (
     skellam_noise,
     unflatten,
 )
+from kits.errors import raises
 
 TASKS: tuple[TaskName, ...] = ("interest", "next-item", "review", "conversion")
 CLIP, SCALE = 8.0, 2**12
@@ -155,5 +155,5 @@ def test_what_is_added_to_a_noised_vector_is_the_skellam_noise_and_nothing_else(
 
 
 def test_an_update_of_another_model_is_refused():
-    with pytest.raises(WrongHeader):
+    with raises("wrong-header"):
         unflatten(np.zeros(5), {"w": np.zeros((2, 2))})

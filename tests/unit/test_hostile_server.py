@@ -25,8 +25,8 @@ from hanse_client.deployment import inbox
 from hanse_client.deployment.fleet_api import Address, Fleet, connected
 from hanse_client.deployment.node_loop import serve
 from hanse_client.node import Node, NodeSettings
-from hanse_common.paths import NODE_FILE
 from hanse_common.errors import HanseError
+from hanse_common.paths import NODE_FILE
 from hanse_server.deployment import tls
 from kits.errors import raises
 

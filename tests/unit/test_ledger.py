@@ -14,8 +14,8 @@ from hanse_common.privacy.entry import GENESIS, UNSIGNED, Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.ledger_file import Head, salt_path
 from hanse_common.privacy.verify import verify
-from kits.ledger import CHARGE, DELTA, NOW, RELEASE, STEPS, UNNAMED, charge, new, steps_in
 from kits.errors import raises
+from kits.ledger import CHARGE, DELTA, NOW, RELEASE, STEPS, UNNAMED, charge, new, steps_in
 
 KEY = StoreKey.generate()
 TWO = epsilon([replace(STEPS, count=2)], target_delta=DELTA)

@@ -28,8 +28,8 @@ from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_o
 from hanse_client.pretraining.public_data import PublicData
 from hanse_common.config import Level, RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 from hanse_common.errors import AlreadyThere, ConfigError, DataError
+from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 
 MOST_CLASSES = 4096
 FEWEST_CUSTOMERS = 20

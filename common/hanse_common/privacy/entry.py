@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field, replace
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer, digest

@@ -31,8 +31,8 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 
 from hanse_common import bundle
-from hanse_common.paths import LOOPBACK_ROOT_FILE
 from hanse_common.errors import DeploymentError, SuperLinkDown
+from hanse_common.paths import LOOPBACK_ROOT_FILE
 from hanse_server.deployment.folder import FederationFolder
 
 ResultT = TypeVar("ResultT")

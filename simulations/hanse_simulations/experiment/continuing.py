@@ -14,8 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from hanse_client.node import OLDER_RECORD, Node, list_nodes
-from hanse_client.node import LEDGER_FILE, NODE_FILE, Node, list_nodes
+from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
