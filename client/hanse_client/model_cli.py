@@ -11,22 +11,13 @@ import typer
 from hanse_client.inference import commands
 from hanse_client.inference.explain_command import explain
 from hanse_client.pretraining.commands import pretrain
+from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption
 from hanse_common.paths import SETTINGS_TEMPLATE_FILE
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="The model that a federation starts from, and the use of the trained one.",
-)
-
-
-@app.callback()
-def _model() -> None:
-    """The model that a federation starts from, and the use of the trained one."""
+app = command_group("The model that a federation starts from, and the use of the trained one.")
 
 
 @app.command()
@@ -36,14 +27,14 @@ def init(
         typer.Argument(
             metavar="CATALOGUE",
             help="What the shops sell: a Parquet, CSV or TSV file with item_id, text and "
-            "category, or a .toml file whose [catalogue] says where and under which names.",
+            "category, or a .toml file whose catalogue section says where and under which names.",
         ),
     ],
-    settings: Annotated[Path, typer.Option(metavar="TOML", help="The run's settings.")] = Path(
+    settings: Annotated[Path, typer.Option(metavar="FILE", help="The run's settings.")] = Path(
         SETTINGS_TEMPLATE_FILE
     ),
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the model.")
+        Path, typer.Option("--output", metavar="FOLDER", help="Where to put the model.")
     ] = Path("model"),
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -91,7 +82,7 @@ def export(
         ),
     ],
     base: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The model that the run began with.")
+        Path, typer.Option(metavar="MODEL", help="The model that the run began with.")
     ] = Path("model"),
     folder: Annotated[
         Path, typer.Option("--output", metavar="FOLDER", help="Where to put the whole model.")

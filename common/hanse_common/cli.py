@@ -2,7 +2,7 @@
 
 Sub-commands are imported only when they are called or listed, so that `hanse` starts
 at once and a store's machine needs none of the coordinator's or analyst's packages.
-An entry point names a `typer.Typer` application.
+An entry point names a `typer.Typer` application, which `hanse_common.commands` makes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Annotated
 
 import typer
 
-from hanse_common.commands import InstalledCommands
+from hanse_common.commands import command_group
 from hanse_common.errors import HanseError, Interrupted
 from hanse_common.printing import echo
 from hanse_common.wording import printable
 
-
-class _InstalledCommands(InstalledCommands):
-    entry_point_group = "hanse.commands"
+READERS = {
+    "Operators of a store or of the coordinator": ("store", "data", "model", "server"),
+    "Analysts": ("simulate", "recipes", "runs", "plan", "bench"),
+    "Auditors": ("audit",),
+}
+"""Who uses a command -> the commands, as `hanse` lists them."""
 
 
 def _print_version(asked: bool) -> None:
@@ -29,14 +32,11 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
-    cls=_InstalledCommands,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    # A pretty traceback would print local variables: customer frames and keys among them.
-    pretty_exceptions_enable=False,
-    help="Federated, private training of one model of shopper interest across shops.",
+app = command_group(
+    "Federated, private training of one model of shopper interest across shops.",
+    entry_points="hanse.commands",
+    panels=READERS,
+    root=True,
 )
 
 

@@ -17,7 +17,9 @@ class Format(StrEnum):
     JSON = "json"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for programs.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="A table for people, or JSON for programs.")
+]
 
 
 def say(line: str) -> None:

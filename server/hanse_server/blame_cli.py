@@ -9,14 +9,13 @@ import typer
 
 from hanse_common.errors import ConfigError
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.options import FederationFolderOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
 
 def blame(
-    folder: Annotated[
-        Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
-    ] = Path(),
+    folder: FederationFolderOption = Path(),
     readmit: Annotated[
         str | None,
         typer.Option(metavar="STORE", help="Clear that store, and let it take part again."),

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
+from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.options import FederationFolderOption, RunNameOption, YesOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 from hanse_server.blame_cli import blame
@@ -27,9 +29,6 @@ if TYPE_CHECKING:
     from hanse_server.deployment.run import RunState
 
 
-FolderOption = Annotated[
-    Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
-]
 AuthorityOption = Annotated[
     Path | None,
     typer.Option(
@@ -43,24 +42,21 @@ StoresOption = Annotated[
 DetachOption = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")]
 HERE = Path()
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Coordinate a federation of real stores.",
-)
-manifest = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The signed terms.")
+app = command_group("Coordinate a federation of real stores.")
+manifest = command_group("The signed terms.")
 app.add_typer(manifest, name="manifest")
 
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Option(help="What the federation is called.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What the federation is called.")],
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where stores reach this machine.")
     ],
-    folder: FolderOption = HERE,
-    bind: Annotated[str, typer.Option(help="Address of this machine to listen on.")] = "0.0.0.0",
+    folder: FederationFolderOption = HERE,
+    bind: Annotated[
+        str, typer.Option(metavar="HOST", help="Address of this machine to listen on.")
+    ] = "0.0.0.0",
     listen: Annotated[
         int | None, typer.Option(help="Port of this machine to listen on, if not the address's.")
     ] = None,
@@ -68,13 +64,18 @@ def init(
         int, typer.Option(help="Port of the SuperLink, on this machine only.")
     ] = 9444,
     certificate_days: Annotated[
-        int, typer.Option(help="How long a store's certificate holds.")
+        int, typer.Option(help="Days for which a store's certificate holds.")
     ] = 365,
     tls_certificate: Annotated[
-        Path | None, typer.Option(help="Your own TLS certificate for that host (PEM).")
+        Path | None,
+        typer.Option(metavar="FILE", help="Your own TLS certificate for that host (PEM)."),
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="Its private key (PEM).")] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="The roots that issued it (PEM).")] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")
+    ] = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The roots that issued it (PEM).")
+    ] = None,
     authority_key: AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -120,15 +121,16 @@ def init(
 
 @app.command()
 def admit(
-    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="A store's request file.")],
-    folder: FolderOption = HERE,
+    request: Annotated[Path, typer.Argument(metavar="FILE", help="A store's request file.")],
+    folder: FederationFolderOption = HERE,
     fingerprint: Annotated[
-        str | None, typer.Option(help="The store key's fingerprint, as the store read it out.")
+        str | None,
+        typer.Option(metavar="HEX", help="The store key's fingerprint, as the store read it out."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask: the request came by a safe way.")
-    ] = False,
-    days: Annotated[int | None, typer.Option(min=1, help="How long it holds.")] = None,
+    yes: YesOption = False,
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Days for which the certificate holds.")
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Put it in the place of an earlier certificate.")
     ] = False,
@@ -158,7 +160,7 @@ def admit(
 @app.command()
 def revoke(
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store's id.")],
-    folder: FolderOption = HERE,
+    folder: FederationFolderOption = HERE,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Shut a store out at once: its certificate is refused and its node cannot connect."""
@@ -180,12 +182,12 @@ def revoke(
 
 @manifest.command()
 def sign(
-    folder: FolderOption = HERE,
+    folder: FederationFolderOption = HERE,
     settings: Annotated[
-        Path | None, typer.Option(metavar="TOML", help="Run settings, if not the folder's.")
+        Path | None, typer.Option(metavar="FILE", help="Run settings, if not the folder's.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The initial model, if not the folder's.")
+        Path | None, typer.Option(metavar="MODEL", help="The initial model, if not the folder's.")
     ] = None,
     continue_from: Annotated[
         str | None,
@@ -228,7 +230,7 @@ def sign(
 
 
 @manifest.command()
-def show(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+def show(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
     """Check the signed terms, and print them."""
     from hanse_server.deployment.sign import signed_manifest
 
@@ -251,7 +253,7 @@ def show(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> No
 
 @app.command()
 def up(
-    folder: FolderOption = HERE,
+    folder: FederationFolderOption = HERE,
     detach: Annotated[
         bool, typer.Option("--detach", help="In the background; returns once stores can connect.")
     ] = False,
@@ -275,7 +277,7 @@ def up(
 
 
 @app.command()
-def down(folder: FolderOption = HERE) -> None:
+def down(folder: FederationFolderOption = HERE) -> None:
     """End `up`; a run that is underway can be resumed."""
     from hanse_server.deployment.up import take_down
 
@@ -284,8 +286,8 @@ def down(folder: FolderOption = HERE) -> None:
 
 @app.command()
 def run(
-    folder: FolderOption = HERE,
-    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
+    folder: FederationFolderOption = HERE,
+    name: RunNameOption = None,
     stores: StoresOption = None,
     detach: DetachOption = False,
     output: FormatOption = Format.TABLE,
@@ -302,8 +304,10 @@ def run(
 
 @app.command()
 def resume(
-    folder: FolderOption = HERE,
-    name: Annotated[str | None, typer.Option(help="The run; the last one if unset.")] = None,
+    folder: FederationFolderOption = HERE,
+    name: Annotated[
+        str | None, typer.Option(metavar="RUN", help="The run; the last one if unset.")
+    ] = None,
     stores: StoresOption = None,
     detach: DetachOption = False,
     output: FormatOption = Format.TABLE,
@@ -316,7 +320,7 @@ def resume(
 
 
 @app.command()
-def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+def stop(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
     """Stop the run that is underway; the stores stay connected, and it can be resumed."""
     from hanse_server.deployment.run import as_row
     from hanse_server.deployment.run import stop as halt
@@ -330,7 +334,7 @@ def stop(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> No
 
 
 @app.command()
-def status(folder: FolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
+def status(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
     """Show the stores, what each is doing or why it refused, and the run."""
     from hanse_server.deployment.status import read_status
     from hanse_server.deployment.tables import print_status

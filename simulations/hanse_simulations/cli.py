@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanse_common.commands import command_group, single_command
 from hanse_common.errors import ContradictingOptions
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import QuietOption, RunNameOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
-from hanse_simulations.options import Mode, SetOption, changed_by
+from hanse_simulations.options import (
+    ModeOption,
+    RecipeArgument,
+    RoundsOption,
+    SeedOption,
+    SetOption,
+    StoresOption,
+    WorkersOption,
+    changed_by,
+)
 
 if TYPE_CHECKING:
     from hanse_common.config import RunSettings
@@ -29,8 +40,8 @@ class Engine(StrEnum):
     ray = "ray"
 
 
-simulate = typer.Typer(add_completion=False, help="Run a federation of shops on this machine.")
-recipes = typer.Typer(add_completion=False, no_args_is_help=True, help="Configurations to run.")
+simulate = single_command()
+recipes = command_group("Configurations to run.")
 
 
 @simulate.command()
@@ -38,8 +49,9 @@ def run(
     recipe: Annotated[
         str | None,
         typer.Argument(
+            metavar="RECIPE",
             help="grocery, grocery-shops, grocery-visits, smoke, synthetic, sequences, reviews, "
-            "conversion, or a .toml file."
+            "conversion, or a .toml file.",
         ),
     ] = None,
     resume: Annotated[
@@ -52,25 +64,26 @@ def run(
     weeks: Annotated[
         int | None, typer.Option(min=1, help="With --continue-from: how many weeks are new.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
+    name: RunNameOption = None,
+    rounds: RoundsOption = None,
+    stores: StoresOption = None,
     customers: Annotated[int | None, typer.Option(help="Keep about N customers a store.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Recipes sequences and reviews: the file to learn from.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Recipes sequences and reviews: the file to learn from."),
     ] = None,
     level: Annotated[
-        str | None, typer.Option(help="What the basket head ranks: category, type, product.")
+        str | None,
+        typer.Option(metavar="NAME", help="What the basket head ranks: category, type, product."),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Any Flower strategy by name.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Any Flower strategy by name.")
+    ] = None,
     epsilon: Annotated[
         float | None,
         typer.Option(help="Target epsilon per customer and store, all rounds and runs."),
     ] = None,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="distributed: stores share the noise; local: each adds all of it."),
-    ] = None,
+    mode: ModeOption = None,
     no_privacy: Annotated[
         bool, typer.Option("--no-privacy", help="Train without clip and noise; recorded.")
     ] = False,
@@ -91,14 +104,15 @@ def run(
         bool, typer.Option("--no-compare", help="Train the main federation only.")
     ] = False,
     engine: Annotated[Engine | None, typer.Option(help="in-process, or Flower's on Ray.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes the run repeatable.")] = None,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
     tracker: Annotated[
-        list[str] | None, typer.Option(help="tensorboard or mlflow; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="tensorboard or mlflow; may be repeated."),
     ] = None,
     set_: SetOption = None,
     format_: FormatOption = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run a federation of shops, compare it with what it must beat, and write a report."""
     if compare and (no_compare or no_privacy):
@@ -261,8 +275,8 @@ def list_recipes() -> None:
 
 
 @recipes.command("show")
-def show_recipe(name: Annotated[str, typer.Argument(help="The recipe.")]) -> None:
+def show_recipe(recipe: RecipeArgument) -> None:
     """Print a recipe's whole configuration as JSON."""
     from hanse_simulations.recipes import load_recipe
 
-    echo(load_recipe(name).model_dump_json(indent=1, exclude_none=True))
+    echo(load_recipe(recipe).model_dump_json(indent=1, exclude_none=True))

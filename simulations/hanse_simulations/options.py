@@ -15,6 +15,22 @@ class Mode(StrEnum):
     local = "local"
 
 
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe (`hanse recipes list`), or a .toml file."),
+]
+ModeOption = Annotated[
+    Mode | None,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="distributed: stores share the noise; local: each adds all of it.",
+    ),
+]
+RoundsOption = Annotated[int | None, typer.Option("--rounds", help="Rounds of training.")]
+StoresOption = Annotated[int | None, typer.Option("--stores", help="Keep N stores.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", help="Worker processes.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Makes the run repeatable.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, e.g. training.anchors=4."),

@@ -52,7 +52,7 @@ def init(shop: Path, catalogue: str, *more: object):
 def test_coordinator_and_stores_can_read_what_is_made(shop):
     from hanse_client.tasks.interest import InterestModel
 
-    done = init(shop, "items.csv", "--folder", shop / "model")
+    done = init(shop, "items.csv", "--output", shop / "model")
     assert done.exit_code == 0, done.output
     row = json.loads(done.stdout)
     arrays = read_initial(shop / "model")
@@ -68,7 +68,7 @@ def test_coordinator_and_stores_can_read_what_is_made(shop):
 
 def test_the_same_catalogue_and_settings_make_the_same_model(shop):
     first, second = (
-        json.loads(init(shop, "items.csv", "--folder", shop / name).stdout) for name in "ab"
+        json.loads(init(shop, "items.csv", "--output", shop / name).stdout) for name in "ab"
     )
     assert first["digest"] == second["digest"]
     for name, array in read_arrays(shop / "a" / "initial.safetensors").items():
@@ -82,13 +82,13 @@ def test_a_catalogue_may_have_other_columns(shop):
         "[catalogue]\npath = 'items.csv'\n"
         "[catalogue.columns]\nitem_id = 'article'\ntext = 'description'\n"
     )
-    done = init(shop, "catalogue.toml", "--folder", shop / "model")
+    done = init(shop, "catalogue.toml", "--output", shop / "model")
     assert done.exit_code == 0, done.output
 
 
 def test_a_model_that_stores_may_have_is_never_replaced(shop):
-    assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
-    assert init(shop, "items.csv", "--folder", shop / "model").exception.code == "already-there"
+    assert init(shop, "items.csv", "--output", shop / "model").exit_code == 0
+    assert init(shop, "items.csv", "--output", shop / "model").exception.code == "already-there"
 
 
 def test_what_is_missing_is_named(shop):
@@ -96,7 +96,7 @@ def test_what_is_missing_is_named(shop):
     assert "has no [catalogue]" in str(init(shop, "empty.toml").exception)
     assert isinstance(init(shop, "none.csv").exception, ConfigError | DataError)
     (shop / "settings.toml").write_text(SETTINGS.replace('"own"', '"own"\nmin_items = 100'))
-    assert "lower data.min_items" in str(init(shop, "items.csv", "--folder", shop / "m").exception)
+    assert "lower data.min_items" in str(init(shop, "items.csv", "--output", shop / "m").exception)
 
 
 # What a deployed run leaves
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named(shop):
 @pytest.fixture
 def run(shop: Path) -> Path:
     """A finished run's folder, whose training has moved every trained parameter."""
-    assert init(shop, "items.csv", "--folder", shop / "model").exit_code == 0
+    assert init(shop, "items.csv", "--output", shop / "model").exit_code == 0
     (shop / "run").mkdir()
     moved = {name: array + 1 for name, array in read_initial(shop / "model").items()}
     write_arrays(shop / "run" / GLOBAL_FILE, moved)

@@ -102,7 +102,7 @@ def test_a_ledgers_entries(tmp_path):
     steps = SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1)
     release = Release(kind="train", mode="local")
     ledger.charge(Charge(steps=steps, target_delta=1e-6, release=release))
-    done = CliRunner().invoke(audit, ["export", str(place), "--format", "csv"])
+    done = CliRunner().invoke(audit, ["export", str(place)])
     assert done.exit_code == 0, done.output
     assert formulas(done.stdout) == [] and "'=cmd" in cells(done.stdout)
 

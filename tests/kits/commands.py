@@ -81,7 +81,7 @@ class Shops:
         table = settings.model_dump(mode="json", exclude_none=True)
         (at / "settings.toml").write_text(as_toml(table))
         catalogue = data[0].parent / "catalogue.parquet"
-        where = ("--settings", at / "settings.toml", "--folder", at / "model")
+        where = ("--settings", at / "settings.toml", "--output", at / "model")
         succeed(hanse("model", "init", catalogue, *where))
         for name, source in zip(NAMES, data, strict=False):
             self._ask(name, source, policy)

@@ -61,7 +61,7 @@ def shop(tmp_path_factory) -> Path:
 
 
 def run(shop: Path, folder: Path, *more: object, source: str = "events.csv"):
-    words = ["pretrain", shop / source, "--catalogue", shop / "items.csv", "--folder", folder]
+    words = ["pretrain", shop / source, "--catalogue", shop / "items.csv", "--output", folder]
     words += ["--settings", shop / "settings.toml", *more]
     return cli.invoke(app, [str(word) for word in words])
 

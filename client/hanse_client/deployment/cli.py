@@ -16,43 +16,29 @@ from hanse_client.deployment.ledger_cli import accept_head
 from hanse_client.deployment.metrics_cli import metrics
 from hanse_client.deployment.tables import print_facts
 from hanse_client.ingest.cli import check
+from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, Interrupted, ProtocolError, StoreNotReady
-from hanse_common.formats import Format, say
+from hanse_common.formats import Format, FormatOption, say
+from hanse_common.options import StoreFolderOption, YesOption
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="A store's node: enrol, prepare, take part, leave.",
-)
-data = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own data.")
+app = command_group("A store's node: enrol, prepare, take part, leave.")
+data = command_group("The store's own data.")
 data.command()(check)
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
-ledger = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own ledger.")
+ledger = command_group("The store's own ledger.")
 ledger.command("accept-head")(accept_head)
 app.add_typer(ledger, name="ledger")
 app.command()(metrics)
 
 _log = logging.getLogger(__name__)
 
-Folder = Annotated[
-    Path, typer.Option("--folder", metavar="DIR", help="The store's folder.", show_default=True)
-]
-Output = Annotated[Format, typer.Option("--format", help="A table for people, JSON for programs.")]
-
-
-@app.callback()
-def _store() -> None:
-    """A store's node: enrol, prepare, take part, leave."""
-
 
 @app.command()
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The store's id in federations.")],
-    folder: Folder = Path(),
-    output: Output = Format.TABLE,
+    folder: StoreFolderOption = Path(),
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Make a store's folder: its keys, and store.toml and policy.toml to fill in.
 
@@ -69,23 +55,21 @@ def init(
         "fingerprint": fingerprint(StoreKey.load(store.store_key).public),
     }
     print_facts(facts, output)
-    say("Next: fill in store.toml and enrolment/policy.toml, then `hanse store data check`,")
+    say("Next: fill in store.toml and enrolment/policy.toml, then `hanse data check store.toml`,")
     say("and `hanse store enrol --invitation FILE` with the coordinator's invitation.json.")
 
 
 @app.command()
 def enrol(
-    folder: Folder = Path(),
+    folder: StoreFolderOption = Path(),
     invitation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="invitation.json of the coordinator.")
     ] = None,
     fingerprint: Annotated[
         str | None,
-        typer.Option(metavar="HEX", help="The authority's, as heard by phone; asks for none."),
+        typer.Option(metavar="HEX", help="The authority's fingerprint, as heard by phone."),
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="The fingerprint has been compared already.")
-    ] = False,
+    yes: YesOption = False,
     certificate: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What the authority answered.")
     ] = None,
@@ -96,9 +80,9 @@ def enrol(
         Path | None, typer.Option(metavar="FILE", help="The run's settings.json.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The model that the run starts from.")
+        Path | None, typer.Option(metavar="MODEL", help="The model that the run starts from.")
     ] = None,
-    output: Output = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Ask to be admitted, and take in what comes back, after checking all of it.
 
@@ -143,13 +127,8 @@ def enrol(
         say("Send the request to the coordinator; read your fingerprint to the authority by phone.")
 
 
-@ledger.callback()
-def _ledger() -> None:
-    """The store's own ledger."""
-
-
 @data.command()
-def prepare(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
+def prepare(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
     """Prepare the store's histories from its data as they are now; `join` reads them."""
     from dataclasses import asdict
 
@@ -161,7 +140,7 @@ def prepare(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
 
 
 @app.command()
-def doctor(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
+def doctor(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
     """Check everything that a round needs; each failure says how to mend it."""
     from hanse_client.deployment.doctor import examine
     from hanse_client.deployment.folder import StoreFolder
@@ -179,7 +158,7 @@ def doctor(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
 
 @app.command()
 def join(
-    folder: Folder = Path(),
+    folder: StoreFolderOption = Path(),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what a round would send and cost; send nothing.")
     ] = False,
@@ -189,7 +168,7 @@ def join(
             metavar="SECONDS", help="Give up on a server that does not answer; default: never."
         ),
     ] = None,
-    output: Output = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Take part in the federation until stopped (Ctrl-C, SIGTERM)."""
     from hanse_client.deployment.folder import StoreFolder
@@ -209,7 +188,7 @@ def join(
 
 
 @app.command()
-def budget(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
+def budget(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
     """Show what was spent on this store's customers, and what is left."""
     from hanse_client.deployment.budget import spending
     from hanse_client.deployment.folder import StoreFolder
@@ -219,13 +198,13 @@ def budget(folder: Folder = Path(), output: Output = Format.TABLE) -> None:
 
 @app.command()
 def leave(
-    folder: Folder = Path(),
+    folder: StoreFolderOption = Path(),
     after_round: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="The last round to take part in; 0 for none."),
+        typer.Option(min=0, help="The last round to take part in; 0 for none."),
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Take the decision back.")] = False,
-    output: Output = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Leave after a round: later ones are refused, in this run and every other."""
     from hanse_client.deployment import leave

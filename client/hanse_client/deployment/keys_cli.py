@@ -8,25 +8,20 @@ from typing import Annotated
 import typer
 
 from hanse_client.deployment.tables import print_facts
-from hanse_common.formats import Format, say
+from hanse_common.commands import command_group
+from hanse_common.formats import Format, FormatOption, say
+from hanse_common.options import StoreFolderOption
 
-keys = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The store's own keys.")
-
-
-@keys.callback()
-def _keys() -> None:
-    """The store's own keys."""
+keys = command_group("The store's own keys.")
 
 
 @keys.command()
 def rotate(
-    folder: Annotated[Path, typer.Option(metavar="DIR", help="The store's folder.")] = Path(),
+    folder: StoreFolderOption = Path(),
     node_key: Annotated[
         bool, typer.Option("--node-key", help="Make a new Flower node key as well.")
     ] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people, JSON for programs.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Make a new key and ask for its certificate; the old one serves until that is taken in.
 

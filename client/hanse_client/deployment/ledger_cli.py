@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hanse_common.formats import Format, FormatOption
+from hanse_common.options import YesOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
 
-class Format(StrEnum):
-    """How a result is printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 def accept_head(
     ledger: Annotated[
-        Path, typer.Argument(metavar="LEDGER", help="A ledger.sqlite, or its store's folder.")
+        Path, typer.Argument(metavar="PATH", help="A ledger.sqlite, or its store's folder.")
     ],
     key: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The store's key, if not in its enrolment folder."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    output: Annotated[
-        Format, typer.Option("--format", help="For people, or for programs.")
-    ] = Format.TEXT,
+    yes: YesOption = False,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Take a ledger whose ledger.head is lost for good as it lies there, and write that down.
 

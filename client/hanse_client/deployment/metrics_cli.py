@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from hanse_common.formats import Format
-from hanse_common.monitoring.serving import HELP_CHECK, HELP_HOST, run
+from hanse_common.formats import Format, FormatOption
+from hanse_common.monitoring.serving import run
+from hanse_common.options import CheckOption, HostOption, PortOption, StoreFolderOption
 
 PORT = 9465
 
 
 def metrics(
-    folder: Annotated[
-        Path, typer.Option("--folder", metavar="DIR", help="The store's folder.")
-    ] = Path(),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to answer on.")] = PORT,
-    host: Annotated[str, typer.Option(help=HELP_HOST)] = "127.0.0.1",
-    check: Annotated[bool, typer.Option("--check", help=HELP_CHECK)] = False,
-    output: Annotated[Format, typer.Option("--format", help="How --check prints.")] = Format.TABLE,
+    folder: StoreFolderOption = Path(),
+    port: PortOption = PORT,
+    host: HostOption = "127.0.0.1",
+    check: CheckOption = False,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Answer /metrics (Prometheus), /healthz and /readyz from what the node writes down."""
     from hanse_client.deployment.metrics import read_health, read_metrics

@@ -9,7 +9,7 @@ AUTHORITY_LINE = 'authority = ""'
 def store_toml(name: str) -> str:
     """A `store.toml` to fill in; docs/data.md says what every key means."""
     return f'''\
-# Where this store's data are. `hanse store data check` reads them as training would.
+# Where this store's data are. `hanse data check store.toml` reads them as training would.
 name = "{name}"
 
 # First day of the store's records: a public fact, and not the day of the first event.

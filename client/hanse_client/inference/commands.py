@@ -12,6 +12,7 @@ import typer
 
 from hanse_client.inference.choices import Candidates, Split, When
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import ModelArgument, PortOption, ServingStoreOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
     from hanse_client.inference.load import OpenStore, Trained
     from hanse_common.config import RunSettings
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The model's folder, or its run's.")]
-StoreOption = Annotated[
-    Path,
-    typer.Option(metavar="STORE", help="A node's folder, or a store.toml."),
-]
 Output = Annotated[
     Path,
     typer.Option(
@@ -47,9 +43,9 @@ CandidatesOption = Annotated[
 
 
 def predict(
-    model: Model,
-    store: StoreOption,
-    top: Annotated[int, typer.Option(min=1, help="Classes a customer.")] = 10,
+    model: ModelArgument,
+    store: ServingStoreOption,
+    top: Annotated[int, typer.Option(min=1, help="Classes for each customer.")] = 10,
     output: Output = Path("predictions.parquet"),
     outlook: Annotated[
         bool, typer.Option("--outlook", help="Also write the chances of rise and fall.")
@@ -131,12 +127,15 @@ def predict(
 
 
 def audience(
-    model: Model,
-    store: StoreOption,
+    model: ModelArgument,
+    store: ServingStoreOption,
     category: Annotated[
-        str, typer.Option(help="A class of the model, or a path above some, such as GROCERY.")
+        str,
+        typer.Option(
+            metavar="CLASS", help="A class of the model, or a path above some, such as GROCERY."
+        ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Customers.")] = 100,
+    top: Annotated[int, typer.Option(min=1, help="Customers to list.")] = 100,
     output: Output = Path("audience.csv"),
     split: WhenOption = When.LATEST,
     candidates: Annotated[
@@ -188,10 +187,10 @@ def audience(
 
 
 def evaluate(
-    model: Model,
+    model: ModelArgument,
     store: Annotated[
         list[Path],
-        typer.Option(metavar="STORE", help="A node's folder or a store.toml; may be repeated."),
+        typer.Option(metavar="PATH", help="A node's folder, or a store.toml; may be repeated."),
     ],
     split: Annotated[Split, typer.Option(help="What is judged.")] = Split.TEST,
     settings: SettingsOption = None,
@@ -213,9 +212,9 @@ def evaluate(
 
 
 def serve(
-    model: Model,
-    store: StoreOption,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8765,
+    model: ModelArgument,
+    store: ServingStoreOption,
+    port: PortOption = 8765,
     int8: Annotated[
         bool, typer.Option("--int8", help="Multiply in eight bits; see `hanse bench serve`.")
     ] = False,

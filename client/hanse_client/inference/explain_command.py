@@ -10,22 +10,24 @@ import typer
 
 from hanse_client.inference.choices import When
 from hanse_client.inference.commands import (
-    Model,
     SettingsOption,
-    StoreOption,
     WhenOption,
     open_for,
     say,
 )
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import ModelArgument, ServingStoreOption
 
 
 def explain(
-    model: Model,
-    store: StoreOption,
-    user: Annotated[str, typer.Option(metavar="PSEUDONYM", help="Whom; as in predictions.")],
+    model: ModelArgument,
+    store: ServingStoreOption,
+    user: Annotated[
+        str, typer.Option(metavar="PSEUDONYM", help="The customer, as in predictions.")
+    ],
     category: Annotated[
-        str | None, typer.Option(help="A class of the model; the customer's best if left out.")
+        str | None,
+        typer.Option(metavar="CLASS", help="A class of the model; the best if left out."),
     ] = None,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The page, an .html file.")] = Path(
         "explanation.html"

@@ -7,28 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from hanse_common.formats import Format
+from hanse_common.commands import command_group
+from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
 
-data = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="A store's own events and catalogue.",
-)
-
-
-@data.callback()
-def _data() -> None:
-    """A store's own events and catalogue."""
+data = command_group("A store's own events and catalogue.")
 
 
 @data.command()
 def check(
-    store: Annotated[Path, typer.Argument(metavar="STORE.TOML", help="The store's settings.")],
-    output: Annotated[
-        Format, typer.Option("--format", help="A table for people, JSON for programs.")
-    ] = Format.TABLE,
+    store: Annotated[Path, typer.Argument(metavar="FILE", help="The store's store.toml.")],
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Read a store's data as training would, and count what is kept and what is rejected.
 

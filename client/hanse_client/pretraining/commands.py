@@ -47,7 +47,7 @@ def pretrain(
         ),
     ],
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="FOLDER", help="Where to put the checkpoint.")
+        Path, typer.Option("--output", metavar="FOLDER", help="Where to put the checkpoint.")
     ],
     catalogue: Annotated[
         Path | None,
@@ -57,11 +57,12 @@ def pretrain(
         ),
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="What your own file may be used for; goes into the card.")
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of your own file, for the card."),
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="TOML", help="A run's settings, for [model] and seed."),
+        typer.Option(metavar="FILE", help="A run's settings, for their model section and seed."),
     ] = None,
     backbone: Annotated[
         Backbone | None, typer.Option(help="Instead of the settings' family; gpt2 by default.")
@@ -73,7 +74,9 @@ def pretrain(
     level: Annotated[
         Level | None, typer.Option(help="What is predicted of an item; by default, the data's.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="At most; it stops when it overfits.")] = 40,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Epochs at most; it stops when it overfits.")
+    ] = 40,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pre-train the transformer on public data, without privacy, for model.checkpoint.

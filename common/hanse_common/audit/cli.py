@@ -5,25 +5,16 @@ Nothing heavy is imported before a command needs it; torch only for a second opi
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hanse_common.commands import InstalledCommands
+from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, LedgerError
 from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
-
-
-class ExportFormat(StrEnum):
-    """How entries are written to stdout."""
-
-    CSV = "csv"
-    JSON = "json"
-
 
 PathArgument = Annotated[
     Path,
@@ -40,7 +31,7 @@ AuthorityOption = Annotated[
 RememberedOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="JSON", help="What `verify` printed earlier; ledgers and logs must go on from it."
+        metavar="FILE", help="What `verify` printed earlier; ledgers and logs must go on from it."
     ),
 ]
 SecondOpinionOption = Annotated[
@@ -59,18 +50,10 @@ StoresOption = Annotated[
 ]
 
 
-class _AuditCommands(InstalledCommands):
-    """Those below, and what other packages bring: an attack needs a simulation."""
-
-    entry_point_group = "hanse.audit.commands"
-
-
-app = typer.Typer(
-    cls=_AuditCommands,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Check stores' ledgers: are they as written, true, and within the signed terms?",
+# Other packages add to these commands: an attack needs a simulation.
+app = command_group(
+    "Check stores' ledgers: are they as written, true, and within the signed terms?",
+    entry_points="hanse.audit.commands",
 )
 
 
@@ -120,11 +103,13 @@ def report_command(
     stores: StoresOption = None,
     page: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Where the page goes; audit-report.html."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Where the page goes; audit-report.html if unset.",
+        ),
     ] = None,
-    output: Annotated[
-        Format, typer.Option("--format", help="Name the page, or print what it says as JSON.")
-    ] = Format.TABLE,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Write one page for the people who must sign: what is promised, verified, and left open.
 
@@ -197,19 +182,18 @@ def budget_command(
 @app.command("export")
 def export_command(
     path: PathArgument,
-    output: Annotated[
-        ExportFormat, typer.Option("--format", help="CSV, or a list of JSON objects.")
-    ] = ExportFormat.CSV,
+    output: FormatOption = Format.TABLE,
 ) -> None:
     """Write all entries to stdout, every field; digests in hexadecimal.
 
-    In CSV, a text that a spreadsheet would compute as a formula has an apostrophe before it.
+    The table is CSV for other tools. In it, a text that a spreadsheet would compute as a
+    formula has an apostrophe before it.
     """
     from hanse_common.audit.evidence import find
     from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
 
     rows = [flat(evidence.store, entry) for evidence in find(path) for entry in evidence.entries()]
-    if output is ExportFormat.JSON:
+    if output is Format.JSON:
         _print_json(rows)
         return
     import csv

@@ -11,9 +11,6 @@ from hanse_common.monitoring.health import Health
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
-HELP_HOST = "Address to answer on; others than this machine's are yours to guard."
-HELP_CHECK = "Say whether all is well, and end: with status 0 if it is."
-
 
 def run(
     *, read: Read, check: Callable[[], Health], host: str, port: int, once: bool, as_json: bool

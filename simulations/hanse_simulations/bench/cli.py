@@ -9,22 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption, say
+from hanse_common.options import RunArgument, ServingStoreOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
-from hanse_simulations.options import SetOption, changed_by
+from hanse_simulations.options import RecipeArgument, SetOption, changed_by
 
 if TYPE_CHECKING:
     from hanse_common.config import RunSettings
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Figures, side by side.")
-
-RecipeArgument = Annotated[str, typer.Argument(help="A recipe, or a .toml file.")]
-
-
-@app.callback()
-def _bench() -> None:
-    """Figures, each beside a reference measured in the same run."""
+app = command_group("Figures, each beside a reference measured in the same run.")
 
 
 @app.command("engines")
@@ -60,11 +55,16 @@ def bench_secagg(
 
 @app.command("clipping")
 def bench_clipping(
-    model: Annotated[str, typer.Option(help="tied, untied, minilm or minilm-lora.")] = "tied",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="tied, untied, minilm or minilm-lora.")
+    ] = "tied",
     batch: Annotated[int, typer.Option(help="Customers in a step.")] = 64,
     repeats: Annotated[int, typer.Option(help="Processes for each method.")] = 2,
     method: Annotated[
-        list[str] | None, typer.Option(help="Only this one and plain; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Measure only this method and a plain step; may be repeated."
+        ),
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -83,10 +83,12 @@ def bench_clipping(
 
 @app.command("serve")
 def bench_serve(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's or a run's folder.")],
-    store: Annotated[Path, typer.Option(metavar="STORE", help="A node's folder or store.toml.")],
-    requests: Annotated[int, typer.Option(min=1, help="Of one customer each.")] = 1_000,
-    clients: Annotated[int, typer.Option(min=1, help="That ask at once.")] = 8,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The model's folder, or its run's.")
+    ],
+    store: ServingStoreOption,
+    requests: Annotated[int, typer.Option(min=1, help="Requests, each for one customer.")] = 1_000,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that ask at the same time.")] = 8,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """A store's service: latency and throughput in float beside eight bits, and agreement."""
@@ -97,7 +99,7 @@ def bench_serve(
 
 @app.command("tasks")
 def bench_tasks(
-    run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
+    run: RunArgument,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """What follows from a run's model without training, beside baselines, in the test weeks."""
@@ -110,12 +112,18 @@ def bench_tasks(
 
 @app.command("forgery")
 def bench_forgery(
-    run: Annotated[str, typer.Argument(help="A finished run: its name, or its folder.")],
+    run: RunArgument,
     norm: Annotated[
-        float | None, typer.Option(help="Of the vector that is not cut; all stores' if unset.")
+        float | None,
+        typer.Option(help="Norm of the vector that is not cut; all stores' together if unset."),
     ] = None,
     category: Annotated[
-        str | None, typer.Option("--class", help="To raise; the most frequent second if unset.")
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="The class to raise; the most frequent second one if unset.",
+        ),
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -130,9 +138,13 @@ def bench_forgery(
 def bench_rolling(
     recipe: RecipeArgument = "grocery",
     windows: Annotated[int, typer.Option(min=2, help="Windows of four weeks.")] = 5,
-    new_rounds: Annotated[int, typer.Option(min=1, help="Rounds from one to the next.")] = 20,
-    anew: Annotated[bool, typer.Option("--anew", help="Also train anew for every window.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="How often, with other noise.")] = 1,
+    new_rounds: Annotated[
+        int, typer.Option(min=1, help="New rounds from one window to the next.")
+    ] = 20,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Also train from the start for every window.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with other noise.")] = 1,
     set_: SetOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -153,7 +165,7 @@ def bench_rolling(
 @app.command("folds")
 def bench_folds(
     recipe: RecipeArgument = "grocery",
-    folds: Annotated[int, typer.Option(min=2, help="How many.")] = 5,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
     set_: SetOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanse_common.commands import single_command
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
-from hanse_simulations.options import Mode
+from hanse_simulations.options import ModeOption, RoundsOption
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
 from hanse_simulations.planning.unknown import Unknown
 
@@ -21,11 +22,7 @@ if TYPE_CHECKING:
     from hanse_simulations.planning.solve import Solved
 
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = single_command()
 
 
 @app.command()
@@ -33,7 +30,8 @@ def plan(
     settings: Annotated[
         str | None,
         typer.Argument(
-            help="A recipe, a .toml file of settings, or a run; terms if none is given."
+            metavar="RECIPE|RUN",
+            help="A recipe, a .toml file of settings, or a run; terms if none is given.",
         ),
     ] = None,
     customers: Annotated[
@@ -44,30 +42,30 @@ def plan(
     variant: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="What is trained: a number of parameters, rules, heads, all, full, top:K, "
-            "lora:R or adapters:R; may be repeated."
+            "lora:R or adapters:R; may be repeated.",
         ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Count parameters on this model.")
+        Path | None, typer.Option(metavar="MODEL", help="Count parameters on this model.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Count them on a model of so many classes.")
+        int | None, typer.Option(min=1, help="Count parameters on a model of so many classes.")
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    rounds: RoundsOption = None,
     sample_rate: Annotated[
         float | None, typer.Option("--sample-rate", "-q", help="Chance of a customer in a step.")
     ] = None,
     local_steps: Annotated[int | None, typer.Option(help="Steps a round, in mode local.")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Target of all rounds.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Target epsilon of all rounds.")] = None,
     delta: Annotated[
-        float | None, typer.Option(help="At which epsilon is read; by default below 1/N^1.1.")
+        float | None, typer.Option(help="Delta at which epsilon is read; by default below 1/N^1.1.")
     ] = None,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="distributed: stores share the noise; local: each adds all of it."),
+    mode: ModeOption = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of one person's gradient.")
     ] = None,
-    clip: Annotated[float | None, typer.Option(help="Of one person's gradient.")] = None,
     minimum_survivors: Annotated[
         int | None, typer.Option(help="Fewest stores in a sum; nine tenths if unset.")
     ] = None,
@@ -87,10 +85,14 @@ def plan(
         typer.Option(metavar="PATH", help="Rounds left under this ledger, or those in a folder."),
     ] = None,
     signal_to_noise: Annotated[
-        float, typer.Option(min=0.01, help="Least of a variant that is recommended.")
+        float,
+        typer.Option(min=0.01, help="Least signal-to-noise of a variant that is recommended."),
     ] = SIGNAL_TO_NOISE,
     solve: Annotated[
-        Unknown | None, typer.Option(help="Leave this one out; it is found from the others.")
+        Unknown | None,
+        typer.Option(
+            metavar="TERM", help="Find rounds, epsilon, customers or q from the other terms."
+        ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:

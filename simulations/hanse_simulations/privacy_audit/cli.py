@@ -7,20 +7,31 @@ from typing import Annotated
 
 import typer
 
+from hanse_common.commands import single_command
 from hanse_common.errors import ClaimRefuted
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import QuietOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
-from hanse_simulations.options import Mode, SetOption, changed_by
+from hanse_simulations.options import (
+    ModeOption,
+    RoundsOption,
+    SeedOption,
+    SetOption,
+    StoresOption,
+    WorkersOption,
+    changed_by,
+)
 from hanse_simulations.privacy_audit.faults import Fault
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = single_command()
 
 
 @app.command()
 def attack(
     recipe: Annotated[
-        str, typer.Option(help="A recipe (`hanse recipes list`), or a .toml file.")
+        str,
+        typer.Option(metavar="RECIPE", help="A recipe (`hanse recipes list`), or a .toml file."),
     ] = "attack",
     number: Annotated[
         int, typer.Option(min=8, help="Canaries; each is a customer by a fair coin.")
@@ -28,24 +39,21 @@ def attack(
     fault: Annotated[
         Fault, typer.Option(help="Break the stores' noise first: the attack must find it.")
     ] = Fault.NONE,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(help="distributed: stores share the noise; local: each adds all of it."),
-    ] = None,
+    mode: ModeOption = None,
     epsilon: Annotated[float | None, typer.Option(help="Target epsilon to claim.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
-    stores: Annotated[int | None, typer.Option(help="Keep N stores.")] = None,
+    rounds: RoundsOption = None,
+    stores: StoresOption = None,
     customers: Annotated[
         int | None, typer.Option(help="Keep N customers a store, beside the canaries.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes coins and run repeatable.")] = None,
+    workers: WorkersOption = None,
+    seed: SeedOption = None,
     set_: SetOption = None,
     keep: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the run's files there.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the run's files there.")
     ] = None,
     format_: FormatOption = Format.TABLE,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train with canary customers, guess who was in, and bound epsilon from below.
 

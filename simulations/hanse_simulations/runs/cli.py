@@ -9,18 +9,13 @@ from typing import Annotated
 
 import typer
 
+from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import RunArgument
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
-RunName = Annotated[str, typer.Argument(metavar="NAME", help="The run's name, or its folder.")]
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="List, show and compare runs; write a run's report again.",
-)
+app = command_group("List, show and compare runs; write a run's report again.")
 
 
 @app.command("list")
@@ -56,11 +51,11 @@ def list_command(output: FormatOption = Format.TABLE) -> None:
 
 
 @app.command("show")
-def show_command(name: RunName, output: FormatOption = Format.TABLE) -> None:
+def show_command(run: RunArgument, output: FormatOption = Format.TABLE) -> None:
     """Show what came out of a run, against everything it was compared with."""
     from hanse_simulations.runs.folder import RunFolder
 
-    result = RunFolder.open(name).read_result()
+    result = RunFolder.open(run).read_result()
     if output is Format.JSON:
         _print_json(result.model_dump(mode="json"))
     else:
@@ -71,13 +66,15 @@ def show_command(name: RunName, output: FormatOption = Format.TABLE) -> None:
 
 @app.command("compare")
 def compare_command(
-    names: Annotated[list[str], typer.Argument(metavar="NAME NAME...", help="The runs' names.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Two runs or more, by name or folder.")
+    ],
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Put runs side by side, with the settings in which they differ."""
     from hanse_simulations.runs.folder import compare
 
-    comparison = compare(names)
+    comparison = compare(runs)
     if output is Format.JSON:
         _print_json(
             {
@@ -93,12 +90,12 @@ def compare_command(
 
 
 @app.command("report")
-def report_command(name: RunName, output: FormatOption = Format.TABLE) -> None:
+def report_command(run: RunArgument, output: FormatOption = Format.TABLE) -> None:
     """Write a run's report.html again, and print where it is."""
     from hanse_simulations.report.build import write_report
     from hanse_simulations.runs.folder import RunFolder
 
-    path = write_report(RunFolder.open(name))
+    path = write_report(RunFolder.open(run))
     if output is Format.JSON:
         _print_json({"report": str(path)})
     else:

@@ -1,0 +1,80 @@
+"""Options and arguments that several commands have, and the words that stand for their values.
+
+    def verify(path: EvidenceArgument, output: FormatOption = Format.TABLE) -> None: ...
+
+The same thing has one name, one word for its value and one text in all commands. `--format` is
+in `hanse_common.formats`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hanse_common.commands import NUMBER, WHOLE_NUMBER
+
+METAVARS = {
+    "CATALOGUE": "a file with the items that shops sell",
+    "CLASS": "a class that a model ranks, or a path above some",
+    "DATA": "a public data set's name, or a file",
+    "FILE": "a file",
+    "FOLDER": "a folder",
+    "HEX": "bytes in hexadecimal",
+    "HOST": "an address of a machine",
+    "HOST:PORT": "an address and a port of a machine",
+    "KEY=VALUE": "a setting and its value",
+    "MODE": "distributed or local",
+    "MODEL": "a model's folder, or its run's",
+    "NAME": "any name",
+    "PATH": "a file or a folder",
+    "PSEUDONYM": "a customer, as predictions name them",
+    "RECIPE": "a recipe's name, or a file of settings",
+    "RUN": "a run's name, or its folder",
+    "SECONDS": "a time, which may be a fraction",
+    "STORE": "a store's id in a federation",
+    "TERM": "a term of privacy that follows from the others",
+    WHOLE_NUMBER: "a whole number",
+    f"{WHOLE_NUMBER}[,{WHOLE_NUMBER}...]": "whole numbers with commas between them",
+    NUMBER: "a number",
+}
+"""Word on a help page -> what stands there. `A|B` is one or the other."""
+
+StoreFolderOption = Annotated[
+    Path, typer.Option("--folder", metavar="FOLDER", help="The store's folder.")
+]
+FederationFolderOption = Annotated[
+    Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
+]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="A finished run: its name, or its folder.")
+]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The model's folder, or its run's.")
+]
+ServingStoreOption = Annotated[
+    Path, typer.Option("--store", metavar="PATH", help="A node's folder, or a store.toml.")
+]
+RunNameOption = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name of the run's folder.")
+]
+YesOption = Annotated[
+    bool, typer.Option("--yes", help="Do not ask: what would be asked has been checked.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+HostOption = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="HOST",
+        help="Address to answer on; others than this machine's are yours to guard.",
+    ),
+]
+PortOption = Annotated[
+    int, typer.Option("--port", min=0, max=65_535, help="Port to answer on; 0 takes a free one.")
+]
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="Say whether all is well, and end: with status 0 if it is."),
+]
