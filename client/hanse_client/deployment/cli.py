@@ -15,7 +15,6 @@ from hanse_client.deployment.keys_cli import keys
 from hanse_client.deployment.ledger_cli import accept_head
 from hanse_client.deployment.metrics_cli import metrics
 from hanse_client.deployment.tables import print_facts
-from hanse_client.ingest.cli import check
 from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, Interrupted, ProtocolError, StoreNotReady
 from hanse_common.formats import Format, FormatOption, say
@@ -23,7 +22,6 @@ from hanse_common.options import StoreFolderOption, YesOption
 
 app = command_group("A store's node: enrol, prepare, take part, leave.")
 data = command_group("The store's own data.")
-data.command()(check)
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
 ledger = command_group("The store's own ledger.")
