@@ -15,7 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hanse_common.config import ComputeSettings, DataSettings, FederationSettings, RunSettings
+from hanse_common.config import (
+    ComputeSettings,
+    DataSettings,
+    FederationSettings,
+    PrivacySettings,
+    RunSettings,
+)
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, RESULT_FILE, SETTINGS_FILE
 from hanse_server.checkpoint import write_arrays
 from hanse_server.stage_log import read_stages
@@ -37,6 +43,8 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
         recipe="bench-engines",
         data=DataSettings(source="synthetic", stores=stores),
         federation=FederationSettings(rounds=rounds, evaluate_every=rounds),
+        # The idle store answers in the clear: masks would cost both engines the same.
+        privacy=PrivacySettings(mode="none"),
         compute=ComputeSettings.model_validate({"engine": engine}),
     )
     if engine == "ray":
