@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hanse_simulations.monitoring.progress import Progress, live_table
+from hanse_simulations.monitoring.progress import Progress, _Lines, live_table
 from hanse_simulations.monitoring.tail import ArmWatch, JsonLines
 from hanse_simulations.runs.folder import ArmFolder
 from kits.runs import append_stage, append_step
@@ -163,6 +164,32 @@ def test_without_a_terminal_there_is_one_plain_line_a_round(tmp_path: Path) -> N
     assert lines[2].startswith("Federated, private: round 2/2, loss 1.540, ε 2.50")
     assert lines[3].startswith("Federated, private: 2 of 2 rounds in ")
     assert len(lines) == 4
+
+
+def lines_of(folder: Path, rounds: int, *, seconds: float, clock: Clock) -> list[str]:
+    """What is printed of an arm whose rounds take so long each."""
+    page = io.StringIO()
+    lines = _Lines(Console(file=page, width=40), clock)
+    watch = ArmWatch("federated", folder, rounds, clock)
+    for number in range(1, rounds + 1):
+        clock.now += seconds
+        append_stage(ArmFolder(folder), number, "train", 3, seconds)
+        lines.rounds(watch, watch.look())
+    lines.end(watch)
+    return page.getvalue().splitlines()
+
+
+def test_of_many_rounds_a_tenth_has_a_line_without_a_terminal(tmp_path: Path) -> None:
+    printed = lines_of(tmp_path, 80, seconds=1.0, clock=Clock())
+    named = [int(number) for line in printed for number in re.findall(r"round (\d+)/80", line)]
+    assert named == [1, 10, 20, 30, 40, 50, 60, 70]
+    assert printed[-1].startswith("Federated, no privacy: 80 of 80 rounds in ")
+
+
+def test_a_slow_arm_is_not_silent_for_longer_than_a_round_and_a_minute(tmp_path: Path) -> None:
+    printed = lines_of(tmp_path, 12, seconds=25.0, clock=Clock())
+    named = [int(number) for line in printed for number in re.findall(r"round (\d+)/12", line)]
+    assert named == [1, 4, 7, 10]
 
 
 def test_a_refusal_is_explained_once(tmp_path: Path) -> None:

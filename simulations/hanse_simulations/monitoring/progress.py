@@ -5,14 +5,17 @@
         progress.arm("federated_private", folder, rounds=10)
         ...                                       # train; the logs in `folder` are followed
 
-On a terminal this is a live table; without one, a plain line for every round. Everything
-goes to stderr: stdout is for data.
+On a terminal this is a live table; without one, plain lines: for the first round, for every
+tenth one and after a long silence, and one when an arm is finished. Of an arm with few rounds,
+every round has its line. Everything goes to stderr: stdout is for data.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -30,6 +33,10 @@ from hanse_simulations.report.wording import ABSENT, counted, duration, epsilon,
 ALL_SHOWN = 20
 """With more stores than this, only the busiest are shown one by one."""
 BUSIEST = 8
+EVERY = 10
+"""Without a terminal, an arm with more rounds than this has a line for each so many."""
+SILENCE = 60.0
+"""Seconds without a line after which the next round has one, whatever its number."""
 
 
 class _Display(Protocol):
@@ -143,10 +150,17 @@ class _Refusals:
 
 
 class _Lines:
-    """A log file or a pipe: one line for every round."""
+    """A log file or a pipe: plain lines, so few that whoever reads it later finds the rest.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: Where to.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
+        self._last = clock()
         self._refusals = _Refusals()
 
     def note(self, text: str) -> None:
@@ -154,17 +168,8 @@ class _Lines:
 
     def rounds(self, watch: ArmWatch, ended: list[RoundEnd]) -> None:
         for end in ended:
-            parts = [
-                f"{arm_named(watch.arm).label}: round {end.round}/{watch.rounds}",
-                f"loss {_loss(watch.loss)}",
-                f"ε {epsilon(watch.epsilon)}" if watch.epsilon is not None else "",
-                f"{end.replies} of {counted(end.replies + len(end.refusals), 'store')}"
-                if end.refusals
-                else counted(end.replies, "store"),
-                duration(end.seconds),
-                f"{duration(watch.left)} left" if watch.left else "",
-            ]
-            self._print(", ".join(part for part in parts if part))
+            if self._due(end, watch.rounds):
+                self._print(_round_line(watch, end))
             for line in self._refusals.new(end):
                 self._print(line)
 
@@ -173,7 +178,15 @@ class _Lines:
 
     def close(self) -> None: ...
 
+    def _due(self, end: RoundEnd, rounds: int) -> bool:
+        """Whether a round has a line; the last round of many has the summary of its arm."""
+        if rounds <= EVERY or end.round == 1:
+            return True
+        listed = end.round % EVERY == 0 and end.round < rounds
+        return listed or self._clock() - self._last >= SILENCE
+
     def _print(self, text: str) -> None:
+        self._last = self._clock()
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -273,6 +286,20 @@ def _fraction(watch: ArmWatch) -> float:
         store.step / store.steps if store.round > watch.rounds_done else 0.0 for store in stores
     ]
     return watch.rounds_done + sum(under_way) / len(under_way)
+
+
+def _round_line(watch: ArmWatch, end: RoundEnd) -> str:
+    parts = [
+        f"{arm_named(watch.arm).label}: round {end.round}/{watch.rounds}",
+        f"loss {_loss(watch.loss)}",
+        f"ε {epsilon(watch.epsilon)}" if watch.epsilon is not None else "",
+        f"{end.replies} of {counted(end.replies + len(end.refusals), 'store')}"
+        if end.refusals
+        else counted(end.replies, "store"),
+        duration(end.seconds),
+        f"{duration(watch.left)} left" if watch.left else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _summary(watch: ArmWatch) -> str:
