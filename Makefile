@@ -15,9 +15,22 @@ help: ## Show this list
 
 install: $(STAMP) ## Create .venv and install everything, pinned by constraints.txt
 
+# Of what pip says in hundreds of lines: how many packages, the large ones, and the end. Its
+# status goes through a file, since that of a pipe is awk's.
+define PIP_IN_SHORT
+/^Collecting/ { if (++n % 25 == 0) say(n " packages looked up") }
+/^ *Downloading .*(GB|[0-9][0-9][0-9](\.[0-9]+)? MB)\)$$/ { say($$0) }
+/^Installing collected/ { say("installing " NF - 3 " packages") }
+/^Successfully installed/ { say("installed") }
+function say(text) { sub(/^ */, "  ", text); print text; fflush() }
+endef
+export PIP_IN_SHORT
+
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Setting up $(VENV), about 2 GB: two to four minutes, longer on a slow line"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@{ $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'; \
+	   echo $$? > $(VENV)/.status; } | awk "$$PIP_IN_SHORT"; exit $$(cat $(VENV)/.status)
 	@touch $@
 
 demo: $(STAMP) ## A federation of twelve real regions, private, to a table and an HTML report

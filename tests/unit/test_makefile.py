@@ -1,0 +1,90 @@
+"""The Makefile: what `make install` says while it works, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kits.packages import ROOT
+
+PIP = """#!/bin/sh
+for package in $(seq 60); do echo "Collecting package-$package"; done
+echo "  Downloading torch-2.9.0-cp311-cp311-linux_x86_64.whl (899.8 MB)"
+echo "  Downloading small-1.0-py3-none-any.whl (12.5 MB)"
+echo "  Downloading tiny-1.0-py3-none-any.whl.metadata (899 kB)"
+{end}
+echo "Installing collected packages: torch, small, tiny"
+echo "Successfully installed hanse-0.1.0 small-1.0 tiny-1.0 torch-2.9.0"
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path):
+    """`make` in a folder of its own, whose environment has a pip of these last words."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+
+    def run(*targets: str, end: str = ":") -> subprocess.CompletedProcess[str]:
+        programs = tmp_path / ".venv" / "bin"
+        programs.mkdir(parents=True, exist_ok=True)
+        for name, text in (("python", "#!/bin/sh\n"), ("pip", PIP.format(end=end))):
+            (programs / name).write_text(text)
+            (programs / name).chmod(0o755)
+        return subprocess.run(
+            ["make", *targets], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+def test_install_says_what_it_does_how_long_it_takes_and_how_far_it_is(make, tmp_path: Path):
+    done = make("install")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Setting up .venv, about 2 GB: two to four minutes, longer on a slow line",
+        "  25 packages looked up",
+        "  50 packages looked up",
+        "  Downloading torch-2.9.0-cp311-cp311-linux_x86_64.whl (899.8 MB)",
+        "  installing 3 packages",
+        "  installed",
+    ]
+    assert (tmp_path / ".venv" / ".installed").exists()
+    assert "Setting up" not in make("install").stdout
+
+
+def test_an_install_that_fails_fails_and_is_tried_again(make, tmp_path: Path):
+    done = make("install", end="echo 'ERROR: no such package' >&2; exit 3")
+    assert done.returncode != 0
+    assert "ERROR: no such package" in done.stderr
+    assert not (tmp_path / ".venv" / ".installed").exists()
+    assert make("install").returncode == 0
+
+
+def test_each_target_runs_what_it_is_for(make, tmp_path: Path):
+    """Programs of these names write down how they were called, and do nothing."""
+    make("install")
+    programs = tmp_path / ".venv" / "bin"
+    for name in ("hanse", "pytest", "ruff", "mypy", "lint-imports"):
+        (programs / name).write_text('#!/bin/sh\necho "ran $(basename $0) $*"\n')
+        (programs / name).chmod(0o755)
+
+    def ran(target: str) -> list[str]:
+        done = make(target)
+        assert done.returncode == 0, done.stderr
+        return re.findall(r"^ran (.*)$", done.stdout, re.MULTILINE)
+
+    assert ran("demo") == ["hanse simulate grocery"]
+    assert ran("test") == ["pytest -n 2 -m not slow"]
+    assert ran("test-all") == [*ran("test"), "pytest -n 2 --dist loadfile -m slow"]
+    assert [line.split()[0] for line in ran("check")] == [
+        *("ruff", "ruff", "mypy", "lint-imports", "pytest")
+    ]
+    assert [line.split()[2] for line in ran("bench")] == [
+        *("engines", "secagg", "clipping", "deployment")
+    ]
+    assert {line for line in make("help").stdout.splitlines() if "make bench" in line}
