@@ -522,7 +522,21 @@ def test_json_alone_writes_no_page_and_loads_no_torch(run, tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stderr.strip() == "[]"
-    assert list(tmp_path.glob("*.html")) == []
+    assert [*tmp_path.glob("*.html"), *run.folder.glob("*.html")] == []
+
+
+@pytest.mark.parametrize("evidence", ["", "stores/luebeck", "stores/luebeck/ledger.sqlite"])
+def test_a_page_that_nobody_names_goes_beside_the_evidence(run, tmp_path, monkeypatch, evidence):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = run.folder / evidence
+    before = digests(path)
+    done = cli.invoke(app, ["report", str(path), "--no-second-opinion"])
+    page = (path.parent if path.is_file() else path) / "audit-report.html"
+    assert done.stdout.strip() == str(page)
+    assert f"SHA-256 of {page}: {hashlib.sha256(page.read_bytes()).hexdigest()}" in done.stderr
+    assert list(Path().iterdir()) == []
+    assert digests(path) == before, "the page is no evidence"
 
 
 # What a figure means

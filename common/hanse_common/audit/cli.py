@@ -106,7 +106,7 @@ def report_command(
         typer.Option(
             "--output",
             metavar="FILE",
-            help="Where the page goes; audit-report.html if unset.",
+            help="The page; audit-report.html beside the evidence if unset.",
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
@@ -116,7 +116,7 @@ def report_command(
     With `--format json` the page is written only if `--output` names it. Ends with an error,
     after the page is written, if anything is wrong.
     """
-    from hanse_common.audit.report.command import audit_for_signing, write_page
+    from hanse_common.audit.report.command import audit_for_signing, default_page, write_page
 
     report, verdict = audit_for_signing(
         path,
@@ -127,7 +127,7 @@ def report_command(
         stores=stores or (1, 2, 4),
     )
     if page is None and output is Format.TABLE:
-        page = Path("audit-report.html")
+        page = default_page(path)
     if page is not None:
         digest = write_page(report, page)
         echo(f"SHA-256 of {page}: {digest}", err=True)

@@ -17,6 +17,8 @@ from hanse_common.audit.verify import Verdict, verify_all
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError
 
+PAGE = "audit-report.html"
+
 
 def audit_for_signing(
     path: Path,
@@ -70,6 +72,15 @@ def audit_for_signing(
             f"files under {path} changed while they were read", hint="audit a copy of them"
         )
     return report, verdict
+
+
+def default_page(path: Path) -> Path:
+    """Where the page goes that nobody names: into the folder of the evidence.
+
+    >>> default_page(Path("runs/one/roundlog.sqlite"))
+    PosixPath('runs/one/audit-report.html')
+    """
+    return (path if path.is_dir() else path.parent) / PAGE
 
 
 def write_page(report: Report, page: Path) -> str:
