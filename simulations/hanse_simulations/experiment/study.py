@@ -33,6 +33,7 @@ from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.engines.store_app import OWN
 from hanse_simulations.experiment.figures import epsilon_spent
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.training import Arm, alone, federate
@@ -210,9 +211,15 @@ def run_arms(
             found.spent[name] = epsilon_spent(home.stores_dir, plan, chosen)
     home = folder.arm(next(iter(arms)))
     model: Any = study.task.load_model(_base(home))
-    load_arrays(model, read_arrays(home.path / GLOBAL_FILE))
+    load_arrays(model, read_arrays(_trained(home)))
     model.save_pretrained(folder.model_dir)
     return found
+
+
+def _trained(home: ArmFolder) -> Path:
+    """The arm's trained parameters; a single store trains alone, and nothing is aggregated."""
+    aggregated = home.path / GLOBAL_FILE
+    return aggregated if aggregated.exists() else list_nodes(home.stores_dir)[0] / OWN
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
