@@ -41,6 +41,7 @@ class Command(TyperCommand):
 
     def __init__(self, name: str | None, **options: Any) -> None:
         super().__init__(name, **options)
+        self.help = _paragraphs(self.help)
         _restore_argument_help(self)
         _name_values(self)
 
@@ -165,6 +166,11 @@ def _print_help(command: Command | Group, ctx: click.Context) -> None:
     from typer.rich_utils import rich_format_help  # imported on use: it takes rich's tables
 
     rich_format_help(obj=command, ctx=ctx, markup_mode="rich")
+
+
+def _paragraphs(text: str | None) -> str | None:
+    """A docstring whose lines are not broken: a terminal breaks them by its own width."""
+    return text and "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _restore_argument_help(command: Command) -> None:

@@ -90,6 +90,7 @@ def test_every_command_argument_and_option_has_a_help_of_plain_text(words):
         # What is read as markup is not shown.
         assert Text.from_markup(text).plain == text, name
         assert "\\" not in text
+        assert "\n" not in text.replace("\n\n", ""), "a line is broken for another width"
 
 
 @pytest.mark.parametrize("words", PAGES)
