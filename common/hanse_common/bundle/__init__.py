@@ -19,6 +19,9 @@ import io
 import zipfile
 from importlib.resources import files
 
+CLIENT = "hanse_client.app:app"
+"""The ClientApp of a real store."""
+
 _MEMBERS = {"pyproject.toml": "app.toml", "LICENSE": "LICENSE"}
 """Names in the bundle, and of the files beside this one; the first is Flower's to find."""
 
@@ -27,10 +30,16 @@ _DATE = (2024, 10, 1, 0, 0, 0)
 _UNIX = 3
 
 
-def build() -> bytes:
-    """Return the bundle's bytes: the same on every machine."""
+def build(client: str = CLIENT) -> bytes:
+    """Return the bundle's bytes: the same on every machine.
+
+    Args:
+        client: The ClientApp that it names. Another than a real store's is for measurements
+            beside it: enrolled stores refuse such a bundle.
+    """
     here = files(__name__)
     members = {name: (here / source).read_bytes() for name, source in _MEMBERS.items()}
+    members["pyproject.toml"] = members["pyproject.toml"].replace(CLIENT.encode(), client.encode())
     lines = [
         f"{name},{hashlib.sha256(data).hexdigest()},{8 * len(data)}"
         for name, data in members.items()

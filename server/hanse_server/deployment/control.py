@@ -8,6 +8,7 @@ certificate that `init` made for this machine.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -137,8 +138,13 @@ class Control(AbstractContextManager["Control"]):
         """
         self._call(lambda: self._client.UnregisterNode(UnregisterNodeRequest(node_id=node_id)))
 
-    def start(self, config: Mapping[str, str | int | float]) -> int:
+    def start(self, config: Mapping[str, str | int | float], *, client: str = bundle.CLIENT) -> int:
         """Start a run of the thin bundle.
+
+        Args:
+            config: What the ServerApp reads.
+            client: The ClientApp that Flower's own SuperNodes load. A store's node runs the
+                one that is installed there, and refuses a bundle that names another.
 
         Returns:
             Flower's id of the run.
@@ -147,7 +153,8 @@ class Control(AbstractContextManager["Control"]):
             SuperLinkDown: The SuperLink does not answer.
             DeploymentError [superlink-failed]: It does not start the run.
         """
-        fab = Fab(bundle.digest(), bundle.build(), {})
+        code = bundle.build(client)
+        fab = Fab(hashlib.sha256(code).hexdigest(), code, {})
         request = StartRunRequest(
             fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(config))
         )

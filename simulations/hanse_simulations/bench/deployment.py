@@ -42,6 +42,8 @@ from hanse_simulations.bench._deployed import Deployed, free_ports, make_deploym
 
 STAGES = ("train", "train.share", "train.mask", "query.confirm", "query.unmask")
 _HANSE = "from hanse_common.cli import main; main()"
+OPEN_STORE = "hanse_simulations.engines.store_app:app"
+"""Answers in the clear, with the same training: a real store's app refuses open messages."""
 _CONNECT_SECONDS = 240.0
 _LOOK_SECONDS = 0.02
 
@@ -173,7 +175,7 @@ def _plain(made: Deployed) -> list[float]:
             "federation": str(federation.path),
             "stores": len(made.stores),
         }
-        run_id = control.start(config)
+        run_id = control.start(config, client=OPEN_STORE)
         while True:
             run = next(found for found in control.runs() if found.run_id == run_id)
             if run.status == "finished":
