@@ -172,6 +172,8 @@ FAILURE_FILE = "failure.json"
 """What ended the run, if an error did; written by the server app."""
 GLOBAL_FILE = "global.safetensors"
 """The trained parameters of the newest global model; the server app replaces it."""
+OWN_MODEL_FILE = "own.safetensors"
+"""In a simulated store's folder: the parameters that the store trained alone, written by it."""
 RUN_CHECKPOINTS_FOLDER = "checkpoints"
 """One folder for each of the last rounds, from which a run goes on; written by the server app."""
 ARRAYS_FILE, STRATEGY_FILE, ROUND_STATE_FILE = (

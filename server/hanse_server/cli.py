@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
 from hanse_common.commands import command_group
+from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
 from hanse_common.options import FederationFolderOption, RunNameOption, YesOption
 from hanse_common.printing import echo

@@ -22,10 +22,10 @@ from hanse_client.node import Node
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
 from hanse_common.instructions import PROXIMAL_MU, ROUND, SETTINGS, SPLIT
-from hanse_server.checkpoint import replace_arrays
+from hanse_common.paths import OWN_MODEL_FILE
+from hanse_server.checkpoint import write_arrays
 
 ALONE = "train.alone"
-OWN = "own.safetensors"
 """What a store has trained alone, in its node's folder."""
 
 
@@ -98,7 +98,9 @@ def _train_alone(message: Message, node: Node) -> Message:
     load_arrays(model, _arrays(message))
     train_alone(node, model, settings)
     rounds, own = settings.federation.rounds, trained_arrays(model)
-    replace_arrays(node.folder / OWN, own)  # before the figures, which say that all is done
+    write_arrays(
+        node.folder / OWN_MODEL_FILE, own
+    )  # before the figures, which say that all is done
     for split in ("validate", "test"):
         evaluate_round(node, model, settings, own, split=split, number=rounds)
     return _reply(message, {"metrics": _public_weight()})

@@ -29,11 +29,10 @@ from hanse_client.tasks.base import Ints, StoreData
 from hanse_client.training.train import check_size, load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.paths import GLOBAL_FILE
+from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
 from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.engines.store_app import OWN
 from hanse_simulations.experiment.figures import epsilon_spent
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.training import Arm, alone, federate
@@ -219,7 +218,7 @@ def run_arms(
 def _trained(home: ArmFolder) -> Path:
     """The arm's trained parameters; a single store trains alone, and nothing is aggregated."""
     aggregated = home.path / GLOBAL_FILE
-    return aggregated if aggregated.exists() else list_nodes(home.stores_dir)[0] / OWN
+    return aggregated if aggregated.exists() else list_nodes(home.stores_dir)[0] / OWN_MODEL_FILE
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
