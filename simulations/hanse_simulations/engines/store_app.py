@@ -26,7 +26,6 @@ from hanse_common.paths import OWN_MODEL_FILE
 from hanse_server.checkpoint import write_arrays
 
 ALONE = "train.alone"
-"""What a store has trained alone, in its node's folder."""
 
 
 class SimulatedStoreApp(ClientApp):
