@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -188,7 +187,7 @@ def _simulate(
 
     if resume is None:
         folder = create_run(settings, name=name)
-    _run(folder, settings, resume is not None, trackers, format_, quiet)
+    _run(folder, settings, trackers, format_, quiet)
 
 
 def _continue(
@@ -205,13 +204,12 @@ def _continue(
     from hanse_simulations.runs.folder import RunFolder
 
     settings = continued_settings(RunFolder.open(run), weeks=weeks, changes=changes)
-    _run(create_run(settings, name=name), settings, False, trackers, format_, quiet)
+    _run(create_run(settings, name=name), settings, trackers, format_, quiet)
 
 
 def _run(
     folder: RunFolder,
     settings: RunSettings,
-    resume: bool,
     trackers: list[str],
     format_: Format,
     quiet: bool,
@@ -227,7 +225,6 @@ def _run(
     result = simulate(
         folder,
         settings,
-        resume=resume,
         quiet=quiet,
         trackers=trackers,
         command=shlex.join(["hanse", *sys.argv[1:]]),
@@ -241,27 +238,15 @@ def _run(
 
 def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: bool) -> None:
     """Run a task with an evaluation of its own."""
-    result: Any
-    show: Callable[[Any], None]
-    if settings.task == "next-item":
-        from hanse_simulations.experiment.next_item import simulate_sequences
-        from hanse_simulations.report.next_item_table import print_sequences as show
+    from hanse_simulations.experiment.studies import STUDIES
+    from hanse_simulations.experiment.study import run_study
+    from hanse_simulations.report.study_table import print_study
 
-        result = simulate_sequences(folder, settings, quiet=quiet)
-    elif settings.task == "conversion":
-        from hanse_simulations.experiment.conversion import simulate_conversion
-        from hanse_simulations.report.conversion_table import print_conversion as show
-
-        result = simulate_conversion(folder, settings, quiet=quiet)
-    else:
-        from hanse_simulations.experiment.review import simulate_reviews
-        from hanse_simulations.report.review_table import print_reviews as show
-
-        result = simulate_reviews(folder, settings, quiet=quiet)
+    result = run_study(folder, settings, STUDIES[settings.task], quiet=quiet)
     if format_ is Format.JSON:
         echo(json_text(result.model_dump(mode="json"), indent=1))
     else:
-        show(result)
+        print_study(result, settings.task)
 
 
 @recipes.command("list")

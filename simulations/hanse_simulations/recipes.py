@@ -137,7 +137,7 @@ def sequences_federated() -> RunSettings:
     )
 
 
-def sequences_pooled() -> RunSettings:
+def sequences_centralized() -> RunSettings:
     """All customers in one place, whole model, no privacy: the setting of the papers."""
     return sequences().with_changes(
         {
@@ -186,7 +186,7 @@ def reviews_federated() -> RunSettings:
     )
 
 
-def reviews_pooled() -> RunSettings:
+def reviews_centralized() -> RunSettings:
     """All reviews in one place, without privacy: low-rank factors beside the encoder."""
     return reviews().with_changes(
         {
@@ -235,7 +235,7 @@ def conversion_federated() -> RunSettings:
     return conversion().with_changes({"privacy": {"mode": "none"}, "training.sample_rate": 1.0})
 
 
-def conversion_pooled() -> RunSettings:
+def conversion_centralized() -> RunSettings:
     """All customers in one place, without privacy."""
     return conversion_federated().with_changes({"data.stores": 1})
 

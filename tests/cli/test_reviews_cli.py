@@ -35,7 +35,7 @@ def test_reviews_are_learnt_under_masks_and_noise_and_beside_them_without(words,
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["secure_aggregation"] and 0 < found["epsilon"]["max"] <= 8.0
-    assert set(found["arms"]) == {"federated_private_half", "federated", "pooled"}
+    assert set(found["arms"]) == {"federated_private_half", "federated", "centralized"}
     assert set(found["baselines"]) == {"most_frequent", "words"}
     assert all(0 <= arm["accuracy"] <= 1 for arm in [found["metrics"], *found["arms"].values()])
     model = load_review_model(tmp_path / "runs" / "r" / "model")

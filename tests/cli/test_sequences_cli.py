@@ -13,8 +13,8 @@ from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.evaluation.published_figures import BEAUTY
-from hanse_simulations.experiment.next_item import simulate_sequences, study_of
-from hanse_simulations.experiment.study import arms_of, deal_out
+from hanse_simulations.experiment.next_item import read_study, study_of
+from hanse_simulations.experiment.study import arms_of, deal_out, run_study
 from hanse_simulations.recipes import sequences
 from hanse_simulations.runs.folder import RunFolder
 from kits.errors import raises
@@ -76,11 +76,11 @@ def test_a_data_set_is_trained_under_masks_and_noise(hanse, ring, tmp_path):
 def test_a_run_without_a_file_or_with_too_many_stores_says_what_to_do(ring, tmp_path):
     folder = RunFolder.create("sequences", root=tmp_path)
     with raises("config") as refused:
-        simulate_sequences(folder, sequences(), quiet=True)
+        run_study(folder, sequences(), read_study, quiet=True)
     assert "--data Beauty.txt" in refused.value.hint
     changes = {"data.path": ring}
     with raises("config", match=r"data\.stores=50 with 60 customers") as refused:
-        simulate_sequences(folder, sequences().with_changes(changes), quiet=True)
+        run_study(folder, sequences().with_changes(changes), read_study, quiet=True)
     assert "--stores 5" in refused.value.hint
 
 
@@ -93,20 +93,26 @@ def test_every_customer_is_dealt_to_one_store_of_about_the_same_size():
     assert all((a.customers == b.customers).all() for a, b in zip(stores, again, strict=True))
 
 
+def settings_of_arms(settings, study):
+    return {arm.name: arm.settings(settings) for arm in arms_of(settings, study)}
+
+
 def test_arms_keep_what_the_analyst_changed_and_their_own_terms(ring):
     changes = {"model.n_embd": 32, "data.stores": 10, "privacy.target_epsilon": 6.0}
     study = study_of(read_sequences(ring))
-    arms = arms_of(sequences().with_changes(changes), study)
-    assert list(arms) == ["federated_private", "federated_private_half", "federated", "pooled"]
+    arms = settings_of_arms(sequences().with_changes(changes), study)
+    assert list(arms) == [
+        "federated_private", "federated_private_half", "federated", "centralized",
+    ]  # fmt: skip
     assert {arm.model.n_embd for arm in arms.values()} == {32}
     assert [arm.data.stores for arm in arms.values()] == [10, 10, 10, 1]
     assert [arm.privacy.mode for arm in arms.values()] == ["distributed"] * 2 + ["none"] * 2
     assert arms["federated_private_half"].privacy.target_epsilon == 3.0
     assert not any(arm.next_item.train_through_validation for arm in arms.values())
     alone = {"compare": False, "privacy": {"mode": "none"}}
-    assert list(arms_of(sequences().with_changes(alone), study)) == ["federated"]
+    assert list(settings_of_arms(sequences().with_changes(alone), study)) == ["federated"]
     one_place = sequences().with_changes(alone | {"data.stores": 1})
-    assert list(arms_of(one_place, study)) == ["pooled"]
+    assert list(settings_of_arms(one_place, study)) == ["centralized"]
 
 
 def test_papers_figures_are_those_of_the_data_set_that_they_used():

@@ -64,7 +64,7 @@ def test_json_has_what_it_promises(hanse):
     assert {"global_popularity", "personal_frequency", "markov", "mean_reversion",
             "long_run_rate", "logistic_regression",
             "boosted_trees"} <= set(result["baselines"])  # fmt: skip
-    assert set(result["arms"]) == {"alone", "centralised", "federated", "federated_transformer"}
+    assert set(result["arms"]) == {"alone", "centralized", "federated", "federated_transformer"}
     assert 0 < result["epsilon"]["max"] <= 8
     assert result["epsilon"]["delta"] == 1e-6
     assert result["seconds"] > 0
@@ -247,16 +247,18 @@ def test_accuracy_against_epsilon_is_printed_stored_and_drawn(hanse):
                  "--name", "swept", "--set", "sweep.seeds=2",
                  "--set", "sweep.epsilons=[4.0]", "--set", "federation.rounds=1")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    rows = {row["trainer"]: row for row in json.loads(done.stdout)["sweep"]}
+    rows = {row["arm"]: row for row in json.loads(done.stdout)["sweep"]}
     assert list(rows) == [
         "global_popularity", "personal_frequency", "markov", "mean_reversion", "long_run_rate",
         "logistic_regression", "boosted_trees", "untrained",
-        "alone", "local", "distributed", "federated", "central", "pooled",
+        "alone", "local", "distributed", "federated", "centralized_private", "centralized",
     ]  # fmt: skip
     assert set(rows["markov"]["figures"]) == {"hr@10", "recall@10", "ndcg@10", "explore_ndcg@10"}
-    assert {rows[name]["epsilon"] for name in ("central", "distributed", "local")} == {4.0}
-    for name in ("alone", "local", "distributed", "federated", "central", "pooled",
-                 "boosted_trees"):  # fmt: skip
+    assert {rows[name]["epsilon"] for name in ("centralized_private", "distributed", "local")} == {
+        4.0
+    }
+    for name in ("alone", "local", "distributed", "federated", "centralized_private",
+                 "centralized", "boosted_trees"):  # fmt: skip
         assert rows[name]["seeds"] == 2
         assert 0 < rows[name]["figures"]["fall_auc"]["mean"] < 1
         assert rows[name]["over_stores"]["ndcg@10"]["std"] > 0
@@ -265,7 +267,7 @@ def test_accuracy_against_epsilon_is_printed_stored_and_drawn(hanse):
     assert "Does federation pay" in page
     again = hanse("simulate", "--resume", "swept", "--quiet")
     assert again.returncode == 0, again.stderr
-    assert "Federation, noise shared under masks" in again.stdout
+    assert "Federated, noise shared under masks" in again.stdout
 
 
 def test_more_than_one_step_with_shared_noise_is_refused(hanse):

@@ -33,10 +33,10 @@ from hanse_simulations.datasets.synthetic import SPLIT
 from hanse_simulations.experiment.conversion import study_of as conversion_study
 from hanse_simulations.experiment.enrolment import store_ids
 from hanse_simulations.experiment.next_item import study_of as sequences_study
+from hanse_simulations.experiment.prepare import prepare_run
 from hanse_simulations.experiment.review import study_of as reviews_study
 from hanse_simulations.experiment.study import Study, deal_out
 from hanse_simulations.recipes import conversion, grocery, reviews, sequences, synthetic
-from hanse_simulations.run import prepare_run
 
 KNOWN_NOISE = {"privacy.noise_multiplier": 30.0}
 """Solving for it looks at settings alone, and takes seconds."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common.config import DataSettings, RunSettings
-from hanse_simulations.experiment.arms import POOLED, metrics_of
+from hanse_simulations.experiment.arms import ALL_STORES, metrics_of
 from hanse_simulations.runs.folder import ArmFolder, RunFolder
 from hanse_simulations.runs.results import MetricRow, RunResult
 
@@ -141,8 +141,8 @@ def _metric_rows(
         known = {store: v for store, v in values.items() if not math.isnan(v)}
         total = sum(sizes[store] for store in known)
         pooled = sum(value * sizes[store] for store, value in known.items()) / total
-        for store, value in [*values.items(), (POOLED, pooled)]:
-            weight = float(sum(sizes.values()) if store == POOLED else sizes[store])
+        for store, value in [*values.items(), (ALL_STORES, pooled)]:
+            weight = float(sum(sizes.values()) if store == ALL_STORES else sizes[store])
             rows.append(
                 MetricRow(
                     arm=arm,
@@ -198,7 +198,7 @@ def _result(
     shops: dict[str, dict[str, list[float]]] = {}
     for row in test:
         value = row["value"]
-        if row["store"] == POOLED:
+        if row["store"] == ALL_STORES:
             pooled.setdefault(row["arm"], {})[row["metric"]] = value
         elif value is not None and not math.isnan(value):
             shops.setdefault(row["arm"], {}).setdefault(row["metric"], []).append(value)

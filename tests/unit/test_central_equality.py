@@ -14,11 +14,9 @@ from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.vector import flatten
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.experiment.sweep import (
-    LABELS,
     METRICS,
     Found,
     points,
-    pooled_stores,
     summarise,
 )
 from hanse_simulations.runs.arm_folder import ArmFolder
@@ -79,10 +77,10 @@ def test_the_stores_sums_are_the_sum_over_all_customers_in_one_place(
 ):
     _, prepared = small_stores
     settings = settings.with_changes({"model.trainable": trainable})
-    apart, pooled = ArmFolder(tmp_path / "apart"), ArmFolder(tmp_path / "pooled")
+    apart, together = ArmFolder(tmp_path / "apart"), ArmFolder(tmp_path / "together")
     nodes = [Node(f) for f in list_nodes(make_nodes(prepared, apart, settings, salt="x"))]
-    one = pooled_stores(prepared, prepared.load(), tmp_path / "data")
-    (center,) = (Node(f) for f in list_nodes(make_nodes(one, pooled, settings, salt="x")))
+    one = prepared.centralized(prepared.load(), tmp_path / "data.npz")
+    (center,) = (Node(f) for f in list_nodes(make_nodes(one, together, settings, salt="x")))
     model, arrays = model_of(center, trainable)
     central = train_round(center, model, settings, arrays, 1)
     federated = [train_round(node, model, settings, arrays, 1) for node in nodes]
@@ -111,11 +109,11 @@ def test_the_servers_step_is_gradient_descent_by_the_public_constant(settings):
     assert settings.with_changes({"privacy.mode": "local"}).update_factor(3) == 1.0
 
 
-def test_the_central_arm_takes_the_same_step(settings):
+def test_the_centralized_arm_takes_the_same_step(settings):
     """Its divisor is the stores' together, so that its step is theirs on the mean."""
     sweep = settings.with_changes({"sweep": {"epsilons": [4.0], "seeds": 1}})
-    found = {point.trainer: point.settings for point in points(sweep, 2)}
-    central, shared = found["central"], found["distributed"]
+    found = {point.arm.name: point.arm.settings(sweep) for point in points(sweep, 2)}
+    central, shared = found["centralized_private"], found["distributed"]
     assert central.training.expected_batch_size == 2 * shared.training.expected_batch_size
     for name in ("learning_rate", "sample_rate", "local_steps"):
         assert getattr(central.training, name) == getattr(shared.training, name)
@@ -124,44 +122,46 @@ def test_the_central_arm_takes_the_same_step(settings):
 
 # The sweep
 
+PRIVATE = ("distributed", "local", "centralized_private")
+SWEPT = ("alone", "local", "distributed", "federated", "centralized_private", "centralized")
 
-def test_a_sweep_lists_every_trainer_epsilon_and_seed_once(settings):
+
+def test_a_sweep_lists_every_arm_epsilon_and_seed_once(settings):
     sweep = settings.with_changes({"sweep": {"epsilons": [8.0, 1.0], "seeds": 3}})
     found = list(points(sweep, 2))
     names = [point.name for point in found]
     assert len(set(names)) == len(names) == 3 * (3 + 3 * 2)
-    keys = {(point.trainer, point.epsilon, point.seed) for point in found}
+    keys = {(point.arm.name, point.epsilon, point.seed) for point in found}
     seeds = range(settings.seed, settings.seed + 3)
     assert keys == {
-        (trainer, epsilon, seed)
+        (arm, epsilon, seed)
         for seed in seeds
-        for trainer in LABELS
-        for epsilon in ((8.0, 1.0) if trainer in ("distributed", "local", "central") else (None,))
+        for arm in SWEPT
+        for epsilon in ((8.0, 1.0) if arm in PRIVATE else (None,))
     }
     for point in found:
-        private = point.settings.privacy.mode != "none"
+        point_settings = point.arm.settings(sweep)
+        private = point_settings.privacy.mode != "none"
         assert private == (point.epsilon is not None)
-        assert point.settings.sweep is None
-        assert point.settings.seed == point.seed
+        assert point_settings.sweep is None
+        assert point_settings.seed == point.seed
         if private:
-            assert point.settings.privacy.target_epsilon == point.epsilon
-            assert point.settings.privacy.noise_multiplier is None
+            assert point_settings.privacy.target_epsilon == point.epsilon
+            assert point_settings.privacy.noise_multiplier is None
     assert list(points(settings, 2)) == []
 
 
 def found_at(value):
     spread = Spread(mean=value, std=0.25, min=value, max=value)
-    return Found(pooled=dict.fromkeys(METRICS, value), over_stores=dict.fromkeys(METRICS, spread))
+    return Found(overall=dict.fromkeys(METRICS, value), over_stores=dict.fromkeys(METRICS, spread))
 
 
-def test_a_summary_joins_seeds_and_keeps_trainers_and_epsilons_apart(settings):
+def test_a_summary_joins_seeds_and_keeps_arms_and_epsilons_apart(settings):
     sweep = settings.with_changes({"sweep": {"epsilons": [1.0, 8.0], "seeds": 2}})
     found = [(point, found_at(point.seed + (point.epsilon or 0.0))) for point in points(sweep, 2)]
     rows = summarise(found[::-1])
-    assert [(row.trainer, row.epsilon) for row in rows] == [
-        (trainer, epsilon)
-        for trainer in LABELS
-        for epsilon in ((8.0, 1.0) if trainer in ("distributed", "local", "central") else (None,))
+    assert [(row.arm, row.epsilon) for row in rows] == [
+        (arm, epsilon) for arm in SWEPT for epsilon in ((8.0, 1.0) if arm in PRIVATE else (None,))
     ]
     for row in rows:
         assert row.over_stores["ndcg@10"].std == 0.25

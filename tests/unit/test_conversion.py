@@ -420,9 +420,11 @@ def test_baselines_are_judged_on_the_same_offers(settings):
 
 def test_arms_keep_the_split_and_one_has_all_customers_in_one_place():
     study = study_of({"a": many(3, seed=1)})
-    arms = arms_of(conversion(), study)
-    assert list(arms) == ["federated_private", "federated_private_half", "federated", "pooled"]
+    arms = {arm.name: arm.settings(conversion()) for arm in arms_of(conversion(), study)}
+    assert list(arms) == [
+        "federated_private", "federated_private_half", "federated", "centralized",
+    ]  # fmt: skip
     assert arms["federated_private_half"].privacy.target_epsilon == 4.0
     assert len({arm.data.split for arm in arms.values()}) == 1
-    assert list(study.stores(arms["pooled"])) == ["all"]
+    assert list(study.stores(arms["centralized"])) == ["all"]
     assert list(study.stores(arms["federated"])) == ["a"]

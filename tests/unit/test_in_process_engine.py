@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from hanse_common.config import ComputeSettings
 from hanse_server.stage_log import read_stages
-from hanse_simulations.engines import WorkerPool, run_federation, start_workers, store_names
+from hanse_simulations.engines import WorkerPool, run_federation, store_names
 from hanse_simulations.engines.in_process import InProcessGrid
 from kits.apps.federations import CLIENT_APP, STORES, final_bytes, make_run, make_settings, run
 from kits.errors import raises
@@ -214,16 +213,12 @@ def test_forks_until_polars_has_been_used():
 
 
 def test_a_pool_serves_many_runs(tmp_path):
-    with start_workers(ComputeSettings(workers=2), client_app=CLIENT_APP) as pool:
+    with WorkerPool(2, client_app=CLIENT_APP) as pool:
         first = run(tmp_path / "a", make_settings(rounds=2), pool=pool)
         second = run(tmp_path / "b", make_settings(rounds=2), pool=pool)
         third = run(tmp_path / "c", make_settings(rounds=2, strategy="FedAdam"), pool=pool)
         assert pool.idle == [0, 1]
     assert final_bytes(first) == final_bytes(second) != final_bytes(third)
-
-
-def test_ray_needs_no_workers_of_ours():
-    assert start_workers(ComputeSettings(engine="ray")) is None
 
 
 def test_a_store_that_dies_ends_the_run_which_can_be_resumed(tmp_path):

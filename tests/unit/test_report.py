@@ -198,12 +198,12 @@ def test_epsilon_comes_from_the_stores_logs_if_the_figures_lack_it(tmp_path: Pat
 
 
 def test_the_one_table_shows_what_is_known_and_a_dash_where_nothing_is() -> None:
-    def row(trainer: str, seeds: int, **figures: float) -> SweepRow:
+    def row(arm: str, seeds: int, **figures: float) -> SweepRow:
         spreads = {name: Spread(mean=v, std=0.002, min=v, max=v) for name, v in figures.items()}
         return SweepRow(
-            trainer=trainer,
-            label=trainer,
-            epsilon=2.0 if trainer == "local" else None,
+            arm=arm,
+            label=arm,
+            epsilon=2.0 if arm == "local" else None,
             seeds=seeds,
             figures=spreads,
             over_stores={name: Spread(mean=0.3, std=0.01) for name in figures},

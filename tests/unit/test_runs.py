@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.experiment.arms import ALL_STORES
 from hanse_simulations.runs.files import write_json
 from hanse_simulations.runs.folder import RunFolder, compare, list_runs, runs_root
 from hanse_simulations.runs.results import MetricRow, RunResult
@@ -139,7 +139,7 @@ def test_metrics_of_a_run_without_any_are_an_empty_table(tmp_path: Path) -> None
 
 def test_metrics_read_back_hold_every_arm_pooled(tmp_path: Path) -> None:
     table = write_run(tmp_path).read_metrics()
-    pooled = table.filter((table["store"] == POOLED) & (table["split"] == "test"))
+    pooled = table.filter((table["store"] == ALL_STORES) & (table["split"] == "test"))
     assert set(pooled["arm"]) >= {"markov", "alone", "federated", "federated_private"}
 
 

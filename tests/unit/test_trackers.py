@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.experiment.arms import ALL_STORES
 from hanse_simulations.monitoring.trackers import make_trackers
 from hanse_simulations.runs.results import MetricRow
 from kits.errors import raises
@@ -29,7 +29,7 @@ def row(store: str, value: float | None, number: int | None = 2) -> MetricRow:
 
 def test_no_names_is_the_null_tracker(tmp_path: Path) -> None:
     tracker = make_trackers([], tmp_path)
-    tracker.log([row(POOLED, 0.5)], step=1)
+    tracker.log([row(ALL_STORES, 0.5)], step=1)
     tracker.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -64,8 +64,8 @@ def test_tensorboard_has_every_figure_of_every_arm(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracker = make_trackers(["tensorboard"], tmp_path)
-    tracker.log([row(POOLED, 0.25), row("Region 1", 0.5), row("Region 2", None)], step=9)
-    tracker.log([row(POOLED, 0.75, None)], step=9)
+    tracker.log([row(ALL_STORES, 0.25), row("Region 1", 0.5), row("Region 2", None)], step=9)
+    tracker.log([row(ALL_STORES, 0.75, None)], step=9)
     tracker.close()
     events = EventAccumulator(str(tmp_path / "tensorboard" / "federated"))
     events.Reload()
@@ -84,7 +84,7 @@ def test_mlflow_has_the_figures_and_the_settings(
     uri = f"sqlite:///{tmp_path / 'test.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     tracker = make_trackers(["mlflow"], tmp_path / "run", {"privacy": {"mode": "local"}})
-    tracker.log([row(POOLED, 0.25), row("Region 1", None)], step=1)
+    tracker.log([row(ALL_STORES, 0.25), row("Region 1", None)], step=1)
     tracker.close()
     client = mlflow.MlflowClient(uri)
     experiment = client.get_experiment_by_name("hanse")

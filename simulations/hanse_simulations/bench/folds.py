@@ -22,15 +22,11 @@ from hanse_client.features.by_customer import lots
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
-from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.paths import GLOBAL_FILE
-from hanse_server.checkpoint import read_arrays
-from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.experiment.training import Arm, federate
+from hanse_simulations.experiment.arms import Arm
+from hanse_simulations.experiment.prepare import Prepared, prepare_run
+from hanse_simulations.experiment.runner import runner
 from hanse_simulations.report.wording import figure
-from hanse_simulations.run import prepare_run
 from hanse_simulations.runs.arm_folder import ArmFolder
 
 METRICS = ("ndcg@10", "explore_ndcg@10", "rise_auc", "fall_auc")
@@ -66,32 +62,32 @@ def folds(
         HanseError: Data, privacy or a federation failed.
     """
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        with pool:
-            _, settings, prepared = prepare_run(Path(scratch), settings)
-            every = {"federation.evaluate_every": settings.federation.rounds, "sweep": None}
-            settings = settings.with_changes(every)
-            histories = prepared.load()
-            lots = [fold_of(store, count, seed=settings.seed) for store in histories]
-            for fold in range(count):
-                progress(f"fold {fold + 1} of {count}")
-                home = Path(scratch) / f"fold-{fold}"
-                left = [np.flatnonzero(lot == fold) for lot in lots]
-                kept = [np.flatnonzero(lot != fold) for lot in lots]
-                rest = _without(prepared, histories, kept, home)
-                arm = Arm(name="folds", folder=ArmFolder(home), settings=settings, start=federate)
-                arm.run(rest, pool, False)
-                before = InterestModel.from_pretrained(prepared.base_model)
-                model = InterestModel.from_pretrained(prepared.base_model)
-                load_arrays(model, read_arrays(home / GLOBAL_FILE))
-                for who, judged, customers in (
-                    ("held out", model, left),
-                    ("trained on", model, kept),
-                    ("untrained", before, left),
-                ):
-                    found = _judged(judged, histories, customers, settings)
-                    rows.append(_row(fold, who, found))
+    with tempfile.TemporaryDirectory() as scratch, runner(settings) as work:
+        _, settings, prepared = prepare_run(Path(scratch), settings)
+        arm = Arm(
+            name="folds",
+            label="Without a share of the customers",
+            trainer="federated",
+            overrides={"federation.evaluate_every": settings.federation.rounds, "sweep": None},
+        )
+        histories = prepared.load()
+        lots = [fold_of(store, count, seed=settings.seed) for store in histories]
+        for fold in range(count):
+            progress(f"fold {fold + 1} of {count}")
+            home = Path(scratch) / f"fold-{fold}"
+            left = [np.flatnonzero(lot == fold) for lot in lots]
+            kept = [np.flatnonzero(lot != fold) for lot in lots]
+            rest = _without(prepared, histories, kept, home)
+            run = work.train(arm, ArmFolder(home), settings, rest)
+            before = InterestModel.from_pretrained(prepared.base_model)
+            model = run.model()
+            for who, judged, customers in (
+                ("held out", model, left),
+                ("trained on", model, kept),
+                ("untrained", before, left),
+            ):
+                found = _judged(judged, histories, customers, run.settings)
+                rows.append(_row(fold, who, found))
     return rows
 
 

@@ -22,18 +22,13 @@ from rich.table import Table
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
-from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.paths import GLOBAL_FILE
-from hanse_common.privacy.accounting import epsilon
-from hanse_server.checkpoint import read_arrays
-from hanse_simulations.engines import WorkerPool, start_workers
+from hanse_simulations.experiment.arm_run import ArmRun
+from hanse_simulations.experiment.arms import Arm
 from hanse_simulations.experiment.continuing import spent_before, with_budget
-from hanse_simulations.experiment.figures import figures_by_store
-from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.experiment.training import Arm, federate
+from hanse_simulations.experiment.prepare import Prepared, prepare_run
+from hanse_simulations.experiment.runner import Runner, runner
 from hanse_simulations.report.wording import figure
-from hanse_simulations.run import prepare_run
 from hanse_simulations.runs.arm_folder import ArmFolder
 
 WEEKS = 4
@@ -45,6 +40,7 @@ LABELS = {
     "anew": "trained anew",
 }
 Progress = Callable[[str], None]
+_ARM = Arm(name="rolling", label="Trained until a week", trainer="federated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,18 +90,16 @@ def rolling(
         HanseError: Data, privacy or a federation failed.
     """
     found: dict[datetime, list[_Judged]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        with pool:
-            stores, settings, prepared = prepare_run(Path(scratch), settings)
-            last = stores.split.test_until - timedelta(weeks=WEEKS)
-            starts = [last - timedelta(weeks=WEEKS * back) for back in reversed(range(windows))]
-            for seed in range(settings.seed, settings.seed + seeds):
-                home = Path(scratch) / f"seed-{seed}"
-                seeded = settings.with_changes({"seed": seed, "compare": False, "sweep": None})
-                run = _Rolling(prepared, prepared.load(), pool, home, progress)
-                for start, judged in run.windows(seeded, starts, new_rounds, anew):
-                    found.setdefault(start, []).append(judged)
+    with tempfile.TemporaryDirectory() as scratch, runner(settings) as work:
+        stores, settings, prepared = prepare_run(Path(scratch), settings)
+        last = stores.split.test_until - timedelta(weeks=WEEKS)
+        starts = [last - timedelta(weeks=WEEKS * back) for back in reversed(range(windows))]
+        for seed in range(settings.seed, settings.seed + seeds):
+            home = Path(scratch) / f"seed-{seed}"
+            seeded = settings.with_changes({"seed": seed, "compare": False, "sweep": None})
+            run = _Rolling(prepared, prepared.load(), work, home, progress)
+            for start, judged in run.windows(seeded, starts, new_rounds, anew):
+                found.setdefault(start, []).append(judged)
     return [row for start, judged in found.items() for row in _rows(start, judged)]
 
 
@@ -115,7 +109,7 @@ class _Rolling:
 
     prepared: Prepared
     histories: Sequence[Histories]
-    pool: WorkerPool
+    work: Runner
     home: Path
     progress: Progress
 
@@ -143,33 +137,24 @@ class _Rolling:
                 again = self._train(f"anew-{number}", at) if number else first
                 yield start, self._own("anew", again, at.federation.rounds)
 
-    def _train(self, name: str, settings: RunSettings) -> Arm:
+    def _train(self, name: str, settings: RunSettings) -> ArmRun:
         until = settings.data.split and settings.data.split.train_until.date()
         self.progress(f"seed {settings.seed}: {name}, data until {until}")
-        folder = ArmFolder(self.home / name)
-        arm = Arm(name="rolling", folder=folder, settings=settings, start=federate)
-        arm.run(self.prepared, self.pool, False)
-        return arm
+        return self.work.train(_ARM, ArmFolder(self.home / name), settings, self.prepared)
 
     def _before(self, settings: RunSettings) -> _Judged:
         model = InterestModel.from_pretrained(self.prepared.base_model)
         figures = self._evaluate(model, settings)
         return _Judged(model="untrained", rounds=0, epsilon=None, figures=figures)
 
-    def _once(self, arm: Arm, settings: RunSettings) -> _Judged:
-        model = InterestModel.from_pretrained(self.prepared.base_model)
-        load_arrays(model, read_arrays(arm.folder.path / GLOBAL_FILE))
-        rounds = arm.settings.federation.rounds
-        figures = self._evaluate(model, settings)
-        return _Judged(model="once", rounds=rounds, epsilon=_spent(arm), figures=figures)
+    def _once(self, run: ArmRun, settings: RunSettings) -> _Judged:
+        figures = self._evaluate(run.model(), settings)
+        return _Judged(model="once", rounds=run.rounds, epsilon=_spent(run), figures=figures)
 
-    def _own(self, model: str, arm: Arm, rounds: int) -> _Judged:
+    def _own(self, model: str, run: ArmRun, rounds: int) -> _Judged:
         """What an arm's stores found themselves, in the window that follows its training."""
-        sizes = dict(zip(self.prepared.names, map(len, self.histories), strict=True))
-        evaluation = f"validate-{arm.settings.federation.rounds:05d}.npz"
-        by_store = figures_by_store(arm.folder, evaluation, sizes)
-        figures = _chosen(Figures.pooled(list(by_store.values())))
-        return _Judged(model=model, rounds=rounds, epsilon=_spent(arm), figures=figures)
+        figures = _chosen(Figures.pooled(list(run.figures("validate").values())))
+        return _Judged(model=model, rounds=rounds, epsilon=_spent(run), figures=figures)
 
     def _evaluate(self, model: InterestModel, settings: RunSettings) -> dict[str, float]:
         model.train(False)
@@ -189,9 +174,9 @@ def _until(settings: RunSettings, start: datetime) -> RunSettings:
     return settings.with_changes({"data.split": split, "federation.evaluate_every": every})
 
 
-def _spent(arm: Arm) -> float | None:
-    spent = spent_before(arm.folder)
-    return epsilon(spent, target_delta=arm.settings.privacy.target_delta) if spent else None
+def _spent(run: ArmRun) -> float | None:
+    spent = run.epsilon()
+    return None if spent is None else spent.max
 
 
 def _chosen(figures: Figures) -> dict[str, float]:

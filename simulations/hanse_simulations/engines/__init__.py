@@ -4,14 +4,13 @@
 own simulation, which spreads over a cluster. Both run the coordinator's and the store's
 production code and give the same arrays bit for bit.
 
-    with start_workers(settings.compute) as pool:     # before threads, polars or a display
+    with WorkerPool(settings.compute.workers) as pool:    # before threads, polars or a display
         run_federation(run_dir, federation_dir, settings, pool=pool)
 """
 
 from hanse_simulations.engines._run import (
     run_environment,
     run_federation,
-    start_workers,
     store_names,
 )
 from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
@@ -21,6 +20,5 @@ __all__ = [
     "WorkerPool",
     "run_environment",
     "run_federation",
-    "start_workers",
     "store_names",
 ]

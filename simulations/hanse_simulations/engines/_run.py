@@ -21,7 +21,7 @@ os.environ.update(
     }
 )
 
-from hanse_common.config import ComputeSettings, RunSettings
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDirectoryError
 from hanse_common.paths import SETTINGS_FILE
@@ -29,18 +29,6 @@ from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_simulations.engines.in_process import run_in_process
 from hanse_simulations.engines.ray import run_on_ray
 from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool, environment
-
-
-def start_workers(compute: ComputeSettings, *, client_app: str = CLIENT_APP) -> WorkerPool | None:
-    """Start the worker processes that `compute` asks for; None if its engine has its own.
-
-    Call this before anything starts a thread (a live display, polars, a parallel BLAS):
-    the workers are then forked and ready at once. Later they have to be spawned, and each
-    imports the client's packages anew. One pool can serve many runs, one after another.
-    """
-    if compute.engine != "in-process":
-        return None
-    return WorkerPool(compute.workers, client_app=client_app)
 
 
 def run_federation(
@@ -64,8 +52,8 @@ def run_federation(
         settings: What to run, and on which engine.
         resume: Go on from the last checkpoint.
         client_app: The ClientApp, as `module:attribute`.
-        pool: Workers started earlier with `start_workers`, for the in-process engine; they
-            stay open. If unset, workers are started for this run alone.
+        pool: Workers started earlier, for the in-process engine; they stay open. If unset,
+            workers are started for this run alone.
 
     Raises:
         Interrupted: Ctrl-C; the run can be resumed.

@@ -75,7 +75,11 @@ class WorkerDied(Exception):
 
 
 class WorkerPool:
-    """Worker processes that stay until they are closed.
+    """Worker processes that stay until they are closed; they serve runs one after another.
+
+    Open it before anything starts a thread (a live display, polars, a parallel BLAS): workers
+    are then forked and ready at once. Later they are spawned, and each imports the client's
+    packages on its own.
 
     Args:
         workers: How many; one per core that this process may use, if unset.

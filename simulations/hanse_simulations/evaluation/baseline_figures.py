@@ -81,9 +81,9 @@ class JudgedBaselines:
         for rule, by_store in self.test.items():
             seeds = self.tree_seeds if rule == TREES else [by_store]
             found = [Found.of(part) for part in seeds]
-            rows.append(joined(rule, ARMS[rule].label, found, wanted=wanted_of(rule)))
+            rows.append(joined(ARMS[rule], found, wanted=wanted_of(rule)))
         order = list(ARMS)
-        return sorted(rows, key=lambda row: order.index(row.trainer))
+        return sorted(rows, key=lambda row: order.index(row.arm))
 
 
 def wanted_of(rule: str) -> tuple[str, ...]:

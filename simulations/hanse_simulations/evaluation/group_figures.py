@@ -21,7 +21,7 @@ from hanse_simulations.evaluation.grouping import groupings
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.runs.results import GroupFigure
 
-GROUPED = ("boosted_trees", "alone", "federated", "centralised", "federated_private")
+GROUPED = ("boosted_trees", "alone", "federated", "centralized", "federated_private")
 """Arms whose figures are shown by group."""
 
 

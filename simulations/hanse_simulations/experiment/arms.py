@@ -1,9 +1,9 @@
-"""What a run compares, and in which figures: one small table of arms and one of metrics.
+"""What is compared, and in which figures: one table of arms and one of metrics.
 
-An *arm* is one way to answer the same questions about the same customers: a simple rule
-(a baseline), each store by itself, or a federation with or without privacy.
+An *arm* is one way to answer the same questions about the same customers: a baseline, each
+store by itself, all customers in one place, or a federation with or without privacy.
 
->>> arm("federated_private").label
+>>> ARMS["federated_private"].label
 'Federated, private'
 >>> arm("nearest_neighbour").label
 'Nearest neighbour'
@@ -11,24 +11,49 @@ An *arm* is one way to answer the same questions about the same customers: a sim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
-Kind = Literal["baseline", "model"]
+from hanse_common.config import RunSettings
+
+Trainer = Literal["baseline", "alone", "centralized", "federated"]
 Task = Literal["basket", "outlook"]
 
-POOLED: Final = "(all)"
+ALL_STORES: Final = "(all)"
 """In the column `store` of the metrics: all customers of all stores together."""
+
+NON_PRIVATE: Final[Mapping[str, Any]] = {"privacy": {"mode": "none"}, "continues": None}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arm:
-    """One row of the comparison."""
+    """One row of a comparison."""
 
     name: str
     label: str
-    kind: Kind
-    about: str
+    about: str = ""
+    trainer: Trainer = "baseline"
+    """What trains it: nothing, each store by itself, one place that holds the customers of
+    all stores, or a federation."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What differs from the settings of the whole experiment, by dotted keys."""
+    salt: str | None = None
+    """What its stores' seeds are derived from instead of its name. An arm that is renamed
+    keeps the draws behind the figures that were published of it."""
+
+    @property
+    def kind(self) -> Literal["baseline", "model"]:
+        """Whether a model is trained."""
+        return "baseline" if self.trainer == "baseline" else "model"
+
+    def settings(self, experiment: RunSettings) -> RunSettings:
+        """The arm's own settings.
+
+        Raises:
+            ConfigError: They contradict each other.
+        """
+        return experiment.with_changes(self.overrides)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,96 +66,112 @@ class Metric:
     about: str
 
 
-def _by_name(*arms: Arm) -> dict[str, Arm]:
-    return {arm.name: arm for arm in arms}
+_BASELINES: Final = {
+    "global_popularity": (
+        "Global popularity",
+        "the same ranking for everybody: what sells most",
+    ),
+    "personal_frequency": (
+        "Personal frequency",
+        "what this customer bought, the recent counting more",
+    ),
+    "markov": ("Markov chain", "what tends to follow the customer's last basket"),
+    "mean_reversion": (
+        "Mean reversion",
+        "interest returns to the customer's own average",
+    ),
+    "long_run_rate": ("Long-run rate", "the customer's rate over the whole history"),
+    "prior_rate": ("Customer's prior rate", "the rate that the customer's own past suggests"),
+    "most_frequent": ("Most frequent label", "the same answer for everybody"),
+    "words": ("Logistic regression on words", "a linear model of the words of a review"),
+    "stores_alone": (
+        "Logistic regression, each store alone",
+        "a linear model that each store fits to its own customers only",
+    ),
+    "logistic_regression": (
+        "Logistic regression",
+        "a linear model of a few simple features, centralized",
+    ),
+    "boosted_trees": (
+        "Boosted trees, centralized",
+        "gradient boosting on engineered features, all customers in one place, no privacy",
+    ),
+    "untrained": (
+        "Model before training",
+        "own decayed frequency, and a Poisson forecast at the customer's own decayed rate",
+    ),
+    "before": (
+        "Model before these rounds",
+        "the global model of the run that this one goes on from, without new rounds",
+    ),
+}
 
-
-ARMS: Final = _by_name(
-    Arm(
-        name="global_popularity",
-        label="Global popularity",
-        kind="baseline",
-        about="the same ranking for everybody: what sells most",
-    ),
-    Arm(
-        name="personal_frequency",
-        label="Personal frequency",
-        kind="baseline",
-        about="what this customer bought, the recent counting more",
-    ),
-    Arm(
-        name="markov",
-        label="Markov chain",
-        kind="baseline",
-        about="what tends to follow the customer's last basket",
-    ),
-    Arm(
-        name="mean_reversion",
-        label="Mean reversion",
-        kind="baseline",
-        about="interest returns to the customer's own average",
-    ),
-    Arm(
-        name="long_run_rate",
-        label="Long-run rate",
-        kind="baseline",
-        about="the customer's rate over the whole history",
-    ),
-    Arm(
-        name="logistic_regression",
-        label="Logistic regression",
-        kind="baseline",
-        about="a linear model of a few simple features",
-    ),
-    Arm(
-        name="boosted_trees",
-        label="Boosted trees, pooled",
-        kind="baseline",
-        about="gradient boosting on some twenty features, all customers in one place, no privacy",
-    ),
-    Arm(
-        name="untrained",
-        label="Model before training",
-        kind="baseline",
-        about="own decayed frequency, and a Poisson forecast at the customer's own decayed rate",
-    ),
-    Arm(
-        name="before",
-        label="Model before these rounds",
-        kind="baseline",
-        about="the global model of the run that this one goes on from, without new rounds",
-    ),
-    Arm(
-        name="alone",
-        label="Each store alone",
-        kind="model",
-        about="the same model, trained by each store on its own customers only",
-    ),
-    Arm(
-        name="federated",
-        label="Federated, no privacy",
-        kind="model",
-        about="one model across all stores, without noise: what privacy is paid from",
-    ),
-    Arm(
-        name="centralised",
-        label="All in one place, no privacy",
-        kind="model",
-        about="the same model on all stores' customers together: what a federation could reach",
-    ),
-    Arm(
-        name="federated_transformer",
-        label="Federated, transformer too",
-        kind="model",
-        about="one model across all stores, without noise, the transformer trained as well",
-    ),
-    Arm(
-        name="federated_private",
-        label="Federated, private",
-        kind="model",
-        about="one model across all stores, with differential privacy for every customer",
-    ),
-)
+# In the order of the tables' rows.
+ARMS: Final = {
+    name: Arm(name=name, label=it, about=of) for name, (it, of) in _BASELINES.items()
+} | {
+    trained.name: trained
+    for trained in (
+        Arm(
+            name="alone",
+            label="Each store alone",
+            about="the same model, trained by each store on its own customers only",
+            trainer="alone",
+            overrides=NON_PRIVATE,
+        ),
+        Arm(
+            name="local",
+            label="Federated, each store's own noise",
+            about="one model across all stores; each adds all of the noise",
+            trainer="federated",
+        ),
+        Arm(
+            name="distributed",
+            label="Federated, noise shared under masks",
+            about="one model across all stores, which share the noise of masked sums",
+            trainer="federated",
+        ),
+        Arm(
+            name="federated",
+            label="Federated, no privacy",
+            about="one model across all stores, without noise: what privacy is paid from",
+            trainer="federated",
+            overrides=NON_PRIVATE,
+        ),
+        Arm(
+            name="centralized_private",
+            label="Centralized, private",
+            about="the steps of the federation on all customers in one place that is trusted",
+            trainer="centralized",
+        ),
+        Arm(
+            name="centralized",
+            label="Centralized, no privacy",
+            about="the same model on all stores' customers in one place: the most to reach",
+            trainer="centralized",
+            overrides=NON_PRIVATE,
+        ),
+        Arm(
+            name="federated_transformer",
+            label="Federated, transformer too",
+            about="one model across all stores, without noise, the transformer trained as well",
+            trainer="federated",
+            overrides=NON_PRIVATE,
+        ),
+        Arm(
+            name="federated_private",
+            label="Federated, private",
+            about="one model across all stores, with differential privacy for every customer",
+            trainer="federated",
+        ),
+        Arm(
+            name="federated_private_half",
+            label="Federated, private",
+            about="the same at half of the epsilon",
+            trainer="federated",
+        ),
+    )
+}
 
 METRICS: Final = {
     metric.name: metric
@@ -205,12 +246,12 @@ GAP: Final = "gap"
 TASKS: Final[dict[Task, str]] = {"basket": "Next basket", "outlook": "Outlook, next four weeks"}
 
 
-def arm(name: str, kind: Kind = "model") -> Arm:
+def arm(name: str, trainer: Trainer = "federated") -> Arm:
     """Return the arm of that name; one that this table does not know gets a plain label."""
     known = ARMS.get(name)
     if known is not None:
         return known
-    return Arm(name=name, label=name.replace("_", " ").capitalize(), kind=kind, about="")
+    return Arm(name=name, label=name.replace("_", " ").capitalize(), trainer=trainer)
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:

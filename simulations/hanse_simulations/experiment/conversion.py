@@ -3,7 +3,7 @@
 The production ServerApp and ClientApp do the work, as in every simulation. Arms, besides the
 baselines (`hanse_simulations.evaluation.conversion_baselines`):
 
-- `pooled`: all offers in one place, the same head without privacy
+- `centralized`: all offers in one place, the same head without privacy
 - `federated`: the stores without privacy
 - `federated_private`, `federated_private_half`: at the ε asked for and at half of it, masked
   sums with the noise shared among the stores
@@ -12,8 +12,7 @@ baselines (`hanse_simulations.evaluation.conversion_baselines`):
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from pydantic import Field
+from dataclasses import replace
 
 from hanse_client.features.histories import run_split
 from hanse_client.tasks.conversion.features import NAMES, USUAL_RATE
@@ -25,59 +24,35 @@ from hanse_common.errors import ConfigError
 from hanse_simulations.datasets.campaigns import Mailed, load
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines
-from hanse_simulations.experiment.study import ResearchResult, Study, arms_of, run_arms, working
-from hanse_simulations.recipes import conversion, conversion_federated, conversion_pooled
-from hanse_simulations.runs.folder import RunFolder
+from hanse_simulations.experiment.study import Study
+from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.recipes import conversion, conversion_centralized, conversion_federated
 
 _TASK = ConversionTask()
 
 
-class ConversionResult(ResearchResult):
-    """The outcome, with what could not be used."""
-
-    left_out: dict[str, int] = Field(default_factory=dict)
-    """Rows of campaigns, mailings, coupons and redemptions, by reason."""
-
-
-def simulate_conversion(
-    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
-) -> ConversionResult:
-    """Train and judge every arm; arms that are done are kept.
-
-    Args:
-        folder: The run's.
-        settings: The main arm's.
-        quiet: Show no progress.
+def read_study(settings: RunSettings, progress: Progress) -> Study:
+    """Read campaigns, and what was bought before each.
 
     Raises:
         ConfigError: The settings name other data than Complete Journey.
         MissingDependency, DataError: It is not there, or cannot be read.
-        HanseError: Privacy or the federation failed.
     """
     if settings.data.source != "complete-journey":
         raise ConfigError(
             f"data.source={settings.data.source!r} has no campaigns",
             hint="the task 'conversion' is simulated on 'complete-journey'",
         )
-    with working(settings, quiet=quiet) as work:
-        work.progress.note("reading campaigns and what was bought before each")
-        mailed = load(settings.data, seed=settings.seed)
-        stores = dict(mailed.stores)
-        study = study_of(stores)
-        found = run_arms(folder, arms_of(settings, study), study, work)
-        work.progress.note("fitting logistic regression and boosted trees to pooled data")
-        baselines = judge_baselines(list(stores.values()), settings)
-    result = ConversionResult(
-        stores=len(stores),
-        customers=sum(len(store) for store in stores.values()),
+    progress.note("reading campaigns and what was bought before each")
+    mailed = load(settings.data, seed=settings.seed)
+    stores = dict(mailed.stores)
+    return replace(
+        study_of(stores),
         data_note=_data_note(mailed, settings),
-        baselines=baselines,
+        baselines=lambda: judge_baselines(list(stores.values()), settings),
         left_out=mailed.left_out,
         notes=_notes(settings),
-        **work.fields(folder, settings, found),
     )
-    folder.write_result(result)
-    return result
 
 
 def study_of(stores: Mapping[str, Offers]) -> Study:
@@ -88,12 +63,11 @@ def study_of(stores: Mapping[str, Offers]) -> Study:
         return {"all": everybody} if settings.data.stores == 1 else stores
 
     return Study(
-        task=_TASK,
         data=everybody,
         base=lambda settings: ConversionModel.fresh(NAMES, usual_rate=USUAL_RATE),
         private=conversion,
         federated=conversion_federated,
-        pooled=conversion_pooled,
+        centralized=conversion_centralized,
         stores=laid_out,
     )
 

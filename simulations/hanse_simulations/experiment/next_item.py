@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from dataclasses import replace
 
 from hanse_client.model.config import SequenceConfig
 from hanse_client.tasks.next_item.model import SequenceModel
@@ -11,63 +11,39 @@ from hanse_common.config import RunSettings
 from hanse_simulations.datasets.sequences import Read, read_sequences
 from hanse_simulations.evaluation.next_item_baselines import markov, popularity
 from hanse_simulations.evaluation.published_figures import published
-from hanse_simulations.experiment.study import (
-    ResearchResult,
-    Study,
-    arms_of,
-    data_file,
-    run_arms,
-    working,
-)
-from hanse_simulations.recipes import sequences, sequences_federated, sequences_pooled
-from hanse_simulations.runs.folder import RunFolder
+from hanse_simulations.experiment.study import Study, data_file
+from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.recipes import sequences, sequences_centralized, sequences_federated
 
 _TASK = NextItemTask()
 
 
-class SequencesResult(ResearchResult):
-    """The outcome, with the papers' figures where the data set is one that they use."""
-
-    published: dict[str, dict[str, float]] = Field(default_factory=dict)
-
-
-def simulate_sequences(
-    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
-) -> SequencesResult:
-    """Train and judge every arm; arms that are done are kept.
-
-    Args:
-        folder: The run's.
-        settings: The main arm's.
-        quiet: Show no progress.
+def read_study(settings: RunSettings, progress: Progress) -> Study:
+    """Read the data set that the settings name.
 
     Raises:
-        ConfigError: No data set is named.
+        ConfigError: None is named.
         DataError: It cannot be read.
-        HanseError: Privacy or the federation failed.
     """
     path = data_file(settings, "Beauty.txt")
-    with working(settings, quiet=quiet) as work:
-        work.progress.note(f"reading {path}")
-        read = read_sequences(path, min_count=next_item(settings).min_count)
-        study = study_of(read)
-        found = run_arms(folder, arms_of(settings, study), study, work)
-        work.progress.note("judging popularity and the Markov chain")
-        known = _TASK.training_data(read.sequences, settings)
-        result = SequencesResult(
-            stores=settings.data.stores or 1,
-            customers=len(read.sequences),
-            data_note=f"{path.name}: {read.note}",
-            baselines={
-                "global_popularity": popularity(known, read.sequences, "test").metrics(),
-                "markov": markov(known, read.sequences, "test").metrics(),
-            },
-            published=published(len(read.sequences), read.sequences.items, read.interactions),
-            notes=_notes(settings, read),
-            **work.fields(folder, settings, found),
-        )
-        folder.write_result(result)
-        return result
+    progress.note(f"reading {path}")
+    read = read_sequences(path, min_count=next_item(settings).min_count)
+    data = read.sequences
+
+    def baselines() -> dict[str, dict[str, float]]:
+        known = _TASK.training_data(data, settings)
+        return {
+            "global_popularity": popularity(known, data, "test").metrics(),
+            "markov": markov(known, data, "test").metrics(),
+        }
+
+    return replace(
+        study_of(read),
+        data_note=f"{path.name}: {read.note}",
+        baselines=baselines,
+        published=published(len(data), data.items, read.interactions),
+        notes=_notes(settings, read),
+    )
 
 
 def study_of(read: Read) -> Study:
@@ -85,12 +61,11 @@ def study_of(read: Read) -> Study:
         return SequenceModel.fresh(shape, seed=settings.seed)
 
     return Study(
-        task=_TASK,
         data=read.sequences,
         base=fresh,
         private=sequences,
         federated=sequences_federated,
-        pooled=sequences_pooled,
+        centralized=sequences_centralized,
     )
 
 

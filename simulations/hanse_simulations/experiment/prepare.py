@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from platformdirs import user_cache_path
 
 from hanse_client.features.histories import Histories, prepare
 from hanse_client.features.prepare import observed_from
@@ -20,14 +22,20 @@ from hanse_client.model.base_model import fresh_model, listed_classes
 from hanse_client.model.item_texts import encode_texts
 from hanse_client.node import NodeSettings
 from hanse_common.config import RunSettings
-from hanse_common.errors import DataError
+from hanse_common.errors import ConfigError, DataError
 from hanse_common.paths import ENROLMENT_FOLDER, NODE_FILE, STORE_FILE, TEXTS_FOLDER
+from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.trainable import Trainable
+from hanse_simulations.datasets import Stores, make_stores
 from hanse_simulations.datasets.attributes import FILE as ATTRIBUTES
+from hanse_simulations.experiment.continuing import check_vocabulary
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.runs.files import write_json
 
 _FORMAT = 7
+
+ONE_PLACE = "all"
+"""Name of the one store of an arm that has all customers in one place."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +51,66 @@ class Prepared:
     def load(self) -> list[Histories]:
         """Read all histories, in the order of `names`."""
         return [Histories.load(path) for path in self.histories]
+
+    def centralized(self, histories: Sequence[Histories], path: Path) -> Prepared:
+        """Put the customers of all stores into one store.
+
+        Args:
+            histories: Of all stores, in the order of `names`.
+            path: Where the joint histories are written, unless they are there already.
+        """
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Histories.pooled(list(histories)).save(path)
+        return replace(self, names=(ONE_PLACE,), histories=(path,))
+
+
+def cache_folder() -> Path:
+    """Where prepared shops and text vectors are kept: `$HANSE_CACHE`, or the user's cache."""
+    return Path(os.environ.get("HANSE_CACHE") or user_cache_path("hanse"))
+
+
+def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSettings, Prepared]:
+    """Make the stores, fix the split and the noise in the settings, prepare the histories.
+
+    Args:
+        folder: The run's; a person's own shops are prepared there, others in the cache.
+        settings: What to run.
+
+    Raises:
+        ConfigError: The settings' split ends after the data.
+        OtherCatalogue: An earlier run's model ranks other classes.
+        DataError: A store's data cannot be used.
+        PrivacyError: No noise keeps the promise.
+    """
+    cache = cache_folder()
+    stores = make_stores(settings.data, seed=settings.seed, cache=cache)
+    split = settings.data.split or stores.split
+    own = settings.data.source == "stores"
+    if not own and split.test_until > stores.split.test_until:
+        raise ConfigError(
+            f"data.split.test_until={split.test_until} is later than the data of "
+            f"{settings.data.source!r} go: {stores.split.test_until}",
+            hint="end the test earlier, or move on by fewer weeks",
+        )
+    settings = settings.with_changes({"data.split": split.model_dump()})
+    settings = with_solved_noise(settings)
+    prepared = prepare_stores(stores.folders, settings, folder if own else cache)
+    if settings.continues is not None:
+        check_vocabulary(ArmFolder(settings.continues), prepared.base_model)
+    return stores, settings, prepared
+
+
+def with_solved_noise(settings: RunSettings) -> RunSettings:
+    """Fix the noise that keeps the settings' promise; settings without privacy stay as they are.
+
+    Raises:
+        PrivacyError: No noise keeps the promise.
+    """
+    plan = PrivacyPlan.from_settings(settings)
+    if plan is None:
+        return settings
+    return settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
 
 
 def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:

@@ -1,6 +1,8 @@
-"""`hanse simulate reviews`: stars or sentiment, pooled, federated and private, beside rules."""
+"""`hanse simulate reviews`: the stars or the sentiment of reviews, learnt in every arm."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from transformers.utils.logging import set_verbosity_error
@@ -15,61 +17,37 @@ from hanse_client.tasks.review.features import (
 )
 from hanse_client.tasks.review.metrics import Verdicts
 from hanse_client.tasks.review.model import ReviewModel
-from hanse_client.tasks.review.task import ReviewTask
 from hanse_common.config import RunSettings
-from hanse_simulations.experiment.study import (
-    ResearchResult,
-    Study,
-    arms_of,
-    data_file,
-    run_arms,
-    working,
-)
-from hanse_simulations.recipes import reviews, reviews_federated, reviews_pooled
-from hanse_simulations.runs.folder import RunFolder
+from hanse_simulations.experiment.study import Study, data_file
+from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.recipes import reviews, reviews_centralized, reviews_federated
 
 
-def simulate_reviews(
-    folder: RunFolder, settings: RunSettings, *, quiet: bool = False
-) -> ResearchResult:
-    """Train and judge every arm; arms that are done are kept.
-
-    Args:
-        folder: The run's.
-        settings: The main arm's.
-        quiet: Show no progress.
+def read_study(settings: RunSettings, progress: Progress) -> Study:
+    """Read the file of reviews that the settings name.
 
     Raises:
-        ConfigError: No file is named, or there is no such encoder.
+        ConfigError: None is named, or there is no such encoder.
         DataError: The file cannot be used.
-        HanseError: Privacy or the federation failed.
     """
     path = data_file(settings, "reviews.csv")
     set_verbosity_error()  # an encoder without its pooling layer is what is wanted
-    with working(settings, quiet=quiet) as work:
-        work.progress.note(f"reading {path}")
-        texts = read_reviews(path)
-        data = prepare_reviews(
-            texts,
-            encoder=settings.model.encoder,
-            tokens=settings.model.max_steps,
-            seed=settings.seed,
-        )
-        study = study_of(texts, data)
-        found = run_arms(folder, arms_of(settings, study), study, work)
-        work.progress.note("judging the simple rules")
-        left_out = sum(texts.rejected.values())
-        result = ResearchResult(
-            stores=settings.data.stores or 1,
-            customers=len(data),
-            data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
-            f"{len(texts.names)} labels; {left_out:,} rows left out",
-            baselines=rules(texts, data),
-            notes=_notes(texts, data),
-            **work.fields(folder, settings, found),
-        )
-        folder.write_result(result)
-        return result
+    progress.note(f"reading {path}")
+    texts = read_reviews(path)
+    data = prepare_reviews(
+        texts,
+        encoder=settings.model.encoder,
+        tokens=settings.model.max_steps,
+        seed=settings.seed,
+    )
+    left_out = sum(texts.rejected.values())
+    return replace(
+        study_of(texts, data),
+        data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
+        f"{len(texts.names)} labels; {left_out:,} rows left out",
+        baselines=lambda: rules(texts, data),
+        notes=_notes(texts, data),
+    )
 
 
 def study_of(texts: Texts, data: Reviews) -> Study:
@@ -82,17 +60,16 @@ def study_of(texts: Texts, data: Reviews) -> Study:
         )
 
     return Study(
-        task=ReviewTask(),
         data=data,
         base=fresh,
         private=reviews,
         federated=reviews_federated,
-        pooled=reviews_pooled,
+        centralized=reviews_centralized,
     )
 
 
 def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
-    """The most frequent label, and logistic regression on words, both on pooled data.
+    """The most frequent label, and logistic regression on words, both centralized.
 
     Returns:
         Figures on the customers held out for the test, by rule.

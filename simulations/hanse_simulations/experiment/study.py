@@ -2,7 +2,7 @@
 
 The production ServerApp and ClientApp do the work, as in every simulation. Arms:
 
-- `pooled`: all customers in one place, the setting of papers
+- `centralized`: all customers in one place without privacy, the setting of papers
 - `federated`: customers dealt out to stores by lot; no privacy
 - `federated_private`, `federated_private_half`: the same stores at the ε asked for and at half
   of it, masked sums with the noise shared among the stores
@@ -11,9 +11,8 @@ The production ServerApp and ClientApp do the work, as in every simulation. Arms
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,35 +20,30 @@ from typing import Any, Protocol
 import numpy as np
 from pydantic import Field
 from transformers import PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.features.by_customer import lots
-from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.base import Ints, StoreData
-from hanse_client.training.train import check_size, load_arrays
+from hanse_client.training.train import check_size
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
-from hanse_common.privacy.plan import PrivacyPlan
-from hanse_server.checkpoint import read_arrays
-from hanse_simulations.engines import WorkerPool, start_workers
-from hanse_simulations.experiment.figures import epsilon_spent
+from hanse_simulations.experiment.arms import ARMS, Arm
 from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.experiment.training import Arm, alone, federate
+from hanse_simulations.experiment.runner import runner
 from hanse_simulations.monitoring.progress import Progress
 from hanse_simulations.runs.arm_folder import ArmFolder
 from hanse_simulations.runs.folder import RunFolder
-from hanse_simulations.runs.results import EpsilonSpent, RunResult
-
-MAIN, STRICTER = "federated_private", "federated_private_half"
-FEDERATED, POOLED = "federated", "pooled"
+from hanse_simulations.runs.results import RunResult
 
 
-class ResearchResult(RunResult):
-    """The outcome, with each arm's seconds and epsilon."""
+class StudyResult(RunResult):
+    """The outcome of a study."""
 
     arm_seconds: dict[str, float] = Field(default_factory=dict)
     arm_epsilon: dict[str, float] = Field(default_factory=dict)
+    published: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """The papers' figures where the data set is one that they use."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Rows of the data that could not be used, by reason."""
 
 
 class Divisible(StoreData, Protocol):
@@ -72,66 +66,82 @@ class Divisible(StoreData, Protocol):
 class Study:
     """What is learnt from which data, and how in each arm."""
 
-    task: Any
-    """A `hanse_client.tasks.base.Task`."""
     data: Any
     """A `Divisible`."""
     base: Callable[[RunSettings], PreTrainedModel]
     """Makes an arm's untrained model."""
     private: Callable[[], RunSettings]
     federated: Callable[[], RunSettings]
-    pooled: Callable[[], RunSettings]
+    centralized: Callable[[], RunSettings]
     stores: Callable[[RunSettings], Mapping[str, Any]] | None = None
     """An arm's stores by name, where customers have a place; dealt out by lot if left out."""
+    data_note: str = ""
+    baselines: Callable[[], dict[str, dict[str, float]]] = dict
+    """Fits and judges the baselines: test figures by their names."""
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """What the arms came to, by name."""
-
-    figures: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The main arm's first."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    spent: dict[str, EpsilonSpent] = field(default_factory=dict)
+ReadStudy = Callable[[RunSettings, Progress], Study]
+"""Reads the data of a study."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """What a study runs on, from its first line to its result."""
+def run_study(
+    folder: RunFolder, settings: RunSettings, read: ReadStudy, *, quiet: bool = False
+) -> StudyResult:
+    """Train and judge every arm; arms that are done are kept. Saves the first one's model.
 
-    pool: WorkerPool
-    progress: Progress
-    started: float = field(default_factory=time.monotonic)
+    Args:
+        folder: The run's.
+        settings: The main arm's.
+        read: Reads the data.
+        quiet: Show no progress.
 
-    def fields(self, folder: RunFolder, settings: RunSettings, found: Found) -> dict[str, Any]:
-        """The fields of a result that every study fills alike."""
-        first, *rest = found.figures
-        return {
-            "recipe": settings.recipe,
-            "run": folder.name,
-            "run_dir": str(folder.path),
-            "rounds": settings.federation.rounds,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "secure_aggregation": settings.secure,
-            "metrics": found.figures[first],
-            "arms": {name: found.figures[name] for name in rest},
-            "arm_seconds": found.seconds,
-            "arm_epsilon": {name: one.max for name, one in found.spent.items()},
-            "epsilon": found.spent.get(MAIN),
-        }
-
-
-@contextmanager
-def working(settings: RunSettings, *, quiet: bool) -> Iterator[Work]:
-    """Start the workers and the display, and end them with the block."""
-    disable_progress_bar()
-    started = time.monotonic()
-    with ExitStack() as stack:
-        # Workers are forked before anything here starts a thread.
-        pool = start_workers(settings.compute) or WorkerPool(settings.compute.workers)
-        stack.enter_context(pool)
-        progress = stack.enter_context(Progress(quiet=quiet))
-        yield Work(pool=pool, progress=progress, started=started)
+    Raises:
+        ConfigError: No data are named, or there are too few customers for so many stores.
+        DataError: The data cannot be used.
+        HanseError: Privacy or the federation failed.
+    """
+    seconds: dict[str, float] = {}
+    runs = []
+    with runner(settings, quiet=quiet) as work:
+        study = read(settings, work.progress)
+        for arm in arms_of(settings, study):
+            begun = time.monotonic()
+            home = folder.arm(arm.name)
+            stores = _prepare(home, arm.settings(settings), study)
+            if len(stores.names) == 1 and arm.trainer == "federated":
+                arm = replace(arm, trainer="alone")
+            runs.append(work.train(arm, home, settings, stores))
+            seconds[arm.name] = round(time.monotonic() - begun, 1)
+        runs[0].model().save_pretrained(folder.model_dir)
+        work.progress.note("judging the baselines")
+        figures = {run.arm.name: run.overall() for run in runs}
+        spent = {run.arm.name: one for run in runs if (one := run.epsilon()) is not None}
+        main = runs[0].arm.name
+        result = StudyResult(
+            recipe=settings.recipe,
+            run=folder.name,
+            run_dir=str(folder.path),
+            stores=len(runs[0].stores.names),
+            customers=len(study.data),
+            rounds=settings.federation.rounds,
+            data_note=study.data_note,
+            metrics=figures.pop(main),
+            arms=figures,
+            baselines=study.baselines(),
+            secure_aggregation=settings.secure,
+            epsilon=spent.get("federated_private"),
+            notes=list(study.notes),
+            arm_seconds=seconds,
+            arm_epsilon={name: one.max for name, one in spent.items()},
+            published=study.published,
+            left_out=study.left_out,
+            seconds=work.seconds,
+        )
+    folder.write_result(result)
+    return result
 
 
 def data_file(settings: RunSettings, example: str) -> Path:
@@ -148,8 +158,8 @@ def data_file(settings: RunSettings, example: str) -> Path:
     return settings.data.path
 
 
-def arms_of(settings: RunSettings, study: Study) -> dict[str, RunSettings]:
-    """The settings of every arm, the main one first; without `compare` of that one alone.
+def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
+    """List the arms of a study, the main one first; without `compare` that one alone.
 
     The main one is the private one; without privacy the federation, or if it has one store
     all customers in one place.
@@ -168,57 +178,22 @@ def arms_of(settings: RunSettings, study: Study) -> dict[str, RunSettings]:
     }
     plain = {key: value for key, value in changes.items() if not key.startswith("privacy.")}
     one = {key: value for key, value in plain.items() if key != "data.stores"}
-    stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
-    arms = {
-        MAIN: lambda: settings,
-        STRICTER: lambda: settings.with_changes(stricter),
-        FEDERATED: lambda: study.federated().with_changes(plain),
-        POOLED: lambda: study.pooled().with_changes(one),
-    }
-    private = settings.privacy.mode != "none"
-    wanted = list(arms) if private else [FEDERATED, POOLED]
-    if not settings.compare:
-        wanted = [MAIN if private else POOLED if settings.data.stores == 1 else FEDERATED]
-    return {name: arms[name]() for name in wanted}
-
-
-def run_arms(
-    folder: RunFolder,
-    arms: Mapping[str, RunSettings],
-    study: Study,
-    work: Work,
-) -> Found:
-    """Train and judge every arm; arms that are done are kept. Saves the first one's model.
-
-    Raises:
-        ConfigError: There are too few customers for so many stores.
-        HanseError: Privacy or the federation failed.
-    """
-    found = Found()
-    for name, chosen in arms.items():
-        plan = PrivacyPlan.from_settings(chosen)
-        if plan is not None:
-            noise = {"privacy.noise_multiplier": plan.noise_multiplier}
-            chosen = chosen.with_changes(noise)
-        home = folder.arm(name)
-        begun = time.monotonic()
-        work.progress.arm(name, home, chosen.federation.rounds)
-        _train(name, home, chosen, study, work.pool)
-        found.figures[name] = _figures(home, chosen, study)
-        found.seconds[name] = round(time.monotonic() - begun, 1)
-        if plan is not None:
-            found.spent[name] = epsilon_spent(home.stores_dir, plan, chosen)
-    home = folder.arm(next(iter(arms)))
-    model: Any = study.task.load_model(_base(home))
-    load_arrays(model, read_arrays(_trained(home)))
-    model.save_pretrained(folder.model_dir)
-    return found
-
-
-def _trained(home: ArmFolder) -> Path:
-    """The arm's trained parameters; a single store trains alone, and nothing is aggregated."""
-    aggregated = home.path / GLOBAL_FILE
-    return aggregated if aggregated.exists() else list_nodes(home.stores_dir)[0] / OWN_MODEL_FILE
+    main, half, federated = (
+        ARMS[name] for name in ("federated_private", "federated_private_half", "federated")
+    )
+    federated = replace(federated, overrides=study.federated().with_changes(plain).model_dump())
+    centralized = replace(
+        ARMS["centralized"],
+        overrides=study.centralized().with_changes(one).model_dump(),
+        salt="pooled",
+    )
+    if settings.privacy.mode != "none":
+        stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
+        arms = [main, replace(half, overrides=stricter), federated, centralized]
+        return arms if settings.compare else [main]
+    if settings.compare:
+        return [federated, centralized]
+    return [centralized if settings.data.stores == 1 else federated]
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
@@ -241,29 +216,18 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
-def _train(
-    name: str, home: ArmFolder, settings: RunSettings, study: Study, pool: WorkerPool
-) -> None:
-    """Lay out an arm's stores and train, unless that is done."""
-    prepared = _prepare(home, settings, study)
-    rounds = settings.federation.rounds
-    nodes = list_nodes(home.stores_dir) if home.stores_dir.exists() else []
-    if nodes and all(Node(node).evaluation("test", rounds).exists() for node in nodes):
-        return
-    start = alone if len(prepared.names) == 1 else federate
-    Arm(name=name, folder=home, settings=settings, start=start).run(prepared, pool, True)
-
-
 def _prepare(home: ArmFolder, settings: RunSettings, study: Study) -> Prepared:
+    """Write the prepared stores and the untrained model of an arm."""
     folder = home.path / "prepared"
     stores = (study.stores or partial(_by_lot, study.data))(settings)
     histories = tuple(folder / f"{name}.npz" for name in stores)
     for path, (name, store) in zip(histories, stores.items(), strict=True):
         check_size(name, store, settings)
         store.save(path)
-    if not _base(home).exists():
-        study.base(settings).save_pretrained(_base(home))
-    return Prepared(names=tuple(stores), histories=histories, base_model=_base(home), rejects=0)
+    base = folder / "base"
+    if not base.exists():
+        study.base(settings).save_pretrained(base)
+    return Prepared(names=tuple(stores), histories=histories, base_model=base, rejects=0)
 
 
 def _by_lot(data: Divisible, settings: RunSettings) -> dict[str, Divisible]:
@@ -276,16 +240,3 @@ def _by_lot(data: Divisible, settings: RunSettings) -> dict[str, Divisible]:
         )
     dealt = deal_out(data, count, seed=settings.seed)
     return {f"store {number:03d}": store for number, store in enumerate(dealt, start=1)}
-
-
-def _base(home: ArmFolder) -> Path:
-    return home.path / "prepared" / "base"
-
-
-def _figures(home: ArmFolder, settings: RunSettings, study: Study) -> dict[str, float]:
-    """The test figures of an arm, all stores together."""
-    kind, rounds = study.task.figures, settings.federation.rounds
-    nodes = [Node(folder) for folder in list_nodes(home.stores_dir)]
-    parts = [kind.load(node.evaluation("test", rounds)) for node in nodes]
-    figures: dict[str, float] = kind.pooled(parts).metrics()
-    return figures

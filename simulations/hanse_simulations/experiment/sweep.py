@@ -1,9 +1,10 @@
 """Accuracy against epsilon: both modes beside what they have to be better than.
 
 Every point is trained several times with other samples and other noise. Beside the two modes
-stand `central` (the same steps on all customers in one place, by one trusted party), `pooled`
-(the same without noise: what a federation could reach), the federation without noise, and
-every store by itself. Simple rules and boosted trees on the same customers come first.
+stand `centralized_private` (the same steps on all customers in one place, by one trusted
+party), `centralized` (all customers in one place without privacy: what a federation could
+reach), the federation without noise, and every store by itself. Simple rules and boosted trees
+on the same customers come first.
 """
 
 from __future__ import annotations
@@ -15,28 +16,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
-from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.engines import WorkerPool
-from hanse_simulations.experiment.figures import EVERYBODY, figures_by_store, spread_of
+from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
+from hanse_simulations.experiment.figures import spread_of
 from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.experiment.training import Arm, alone, federate
-from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.experiment.runner import Runner
 from hanse_simulations.runs.arm_folder import ArmFolder
-from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import Spread, SweepRow
 
-LABELS: Final = {
-    "alone": "Each store alone, no privacy",
-    "local": "Federation, each store's own noise",
-    "distributed": "Federation, noise shared under masks",
-    "federated": "Federation, no privacy",
-    "central": "All in one place, private",
-    "pooled": "All in one place, no privacy",
-}
-_DONE = "done"
 METRICS: Final = (
     "hr@10",
     "recall@10",
@@ -47,60 +35,53 @@ METRICS: Final = (
 )
 
 
+# The arms' former names, which their draws are derived from.
+_SALTS: Final = {"centralized": "pooled", "centralized_private": "central"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
     """One training of a sweep."""
 
-    trainer: str
+    arm: Arm
+    """Of the table of arms, with the point's settings."""
     epsilon: float | None
     seed: int
-    settings: RunSettings
 
     @property
     def name(self) -> str:
         """Of the point's folder."""
-        epsilon = "" if self.epsilon is None else f"-eps{self.epsilon:g}"
-        return f"{self.trainer}{epsilon}-seed{self.seed}"
+        return self.arm.name + self._suffix
+
+    def named(self) -> Arm:
+        """The arm under the point's own name."""
+        salt = _SALTS.get(self.arm.name, self.arm.name) + self._suffix
+        return replace(self.arm, name=self.name, salt=salt)
 
     @property
-    def pooled(self) -> bool:
-        """Whether all customers are in one place."""
-        return self.trainer in ("pooled", "central")
+    def _suffix(self) -> str:
+        epsilon = "" if self.epsilon is None else f"-eps{self.epsilon:g}"
+        return f"{epsilon}-seed{self.seed}"
 
 
 def run_sweep(
-    folder: RunFolder,
-    settings: RunSettings,
-    prepared: Prepared,
-    histories: Sequence[Histories],
-    pool: WorkerPool,
-    progress: Progress,
-    resume: bool,
+    home: Path, settings: RunSettings, prepared: Prepared, work: Runner
 ) -> list[SweepRow]:
     """Train every point of the sweep that the settings ask for; finished ones are kept.
 
+    Args:
+        home: Has a folder for each point.
+        settings: The run's.
+        prepared: Its stores.
+        work: Trains.
+
     Raises:
-        HanseError: As `Arm.run` does.
+        HanseError: As `Runner.train` does.
     """
-    found, home = [], folder.path / "sweep"
-    sizes = dict(zip(prepared.names, map(len, histories), strict=True))
+    found = []
     for point in points(settings, len(prepared.names)):
-        plan = PrivacyPlan.from_settings(point.settings)
-        noise = None if plan is None else plan.noise_multiplier
-        arm = Arm(
-            name=point.name,
-            folder=ArmFolder(home / point.name),
-            settings=point.settings.with_changes({"privacy.noise_multiplier": noise}),
-            start=alone if point.trainer in ("alone", "pooled") else federate,
-        )
-        stores = pooled_stores(prepared, histories, home) if point.pooled else prepared
-        rounds = settings.federation.rounds
-        progress.arm(point.name, arm.folder, rounds)
-        if not (arm.folder.path / _DONE).exists():
-            arm.run(stores, pool, resume)
-            (arm.folder.path / _DONE).touch()
-        by_store = figures_by_store(arm.folder, f"test-{rounds:05d}.npz", sizes)
-        found.append((point, Found.of(by_store)))
+        run = work.train(point.named(), ArmFolder(home / point.name), settings, prepared)
+        found.append((point, Found.of(run.figures())))
     return summarise(found)
 
 
@@ -114,14 +95,12 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     sweep = settings.sweep
     if sweep is None:
         return
-    plain = settings.with_changes(
-        {
-            "sweep": None,
-            "continues": None,
-            "federation.evaluate_every": settings.federation.rounds,
-            "privacy.noise_multiplier": None,
-        }
-    )
+    plain = {
+        "sweep": None,
+        "continues": None,
+        "federation.evaluate_every": settings.federation.rounds,
+        "privacy.noise_multiplier": None,
+    }
     # A store's own noise is larger than its share by the root of the number of stores, and
     # the steps are smaller by as much: with the others' steps it would come out far worse.
     by_itself = {
@@ -139,41 +118,26 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
         "privacy.mode": "local",
     }
     for seed in range(settings.seed, settings.seed + sweep.seeds):
-        seeded = plain.with_changes({"seed": seed})
-        without = seeded.with_changes({"privacy": {"mode": "none"}})
-        for trainer in ("pooled", "federated", "alone"):
-            yield Point(trainer=trainer, epsilon=None, seed=seed, settings=without)
+        seeded = {**plain, "seed": seed}
+        for name in ("centralized", "federated", "alone"):
+            arm = replace(ARMS[name], overrides={**seeded, **NON_PRIVATE})
+            yield Point(arm=arm, epsilon=None, seed=seed)
         for epsilon in sweep.epsilons:
-            at = seeded.with_changes({"privacy.target_epsilon": epsilon})
-            for trainer, changes in (
+            for name, changes in (
                 ("distributed", {"privacy.mode": "distributed"}),
                 ("local", by_itself),
-                ("central", in_one_place),
+                ("centralized_private", in_one_place),
             ):
-                chosen = at.with_changes(changes)
-                yield Point(trainer=trainer, epsilon=epsilon, seed=seed, settings=chosen)
-
-
-def pooled_stores(prepared: Prepared, histories: Sequence[Histories], folder: Path) -> Prepared:
-    """Put all stores' customers into one store.
-
-    Args:
-        prepared: The stores.
-        histories: Theirs, in the same order.
-        folder: Where the joint histories are written.
-    """
-    path = folder / "pooled.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Histories.pooled(list(histories)).save(path)
-    return replace(prepared, names=(EVERYBODY,), histories=(path,))
+                terms = {**seeded, "privacy.target_epsilon": epsilon, **changes}
+                arm = replace(ARMS[name], overrides=terms)
+                yield Point(arm=arm, epsilon=epsilon, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """Test figures of one training, or of one rule."""
 
-    pooled: dict[str, float]
+    overall: dict[str, float]
     """By metric, all customers together."""
     over_stores: dict[str, Spread]
     """By metric, how it differs from store to store."""
@@ -181,31 +145,27 @@ class Found:
     @classmethod
     def of(cls, by_store: Mapping[str, Figures]) -> Found:
         """Sum up what the stores found; a store that cannot tell a figure does not count."""
-        pooled = Figures.pooled(list(by_store.values())).metrics()
+        overall = Figures.pooled(list(by_store.values())).metrics()
         stores = [figures.metrics() for figures in by_store.values()]
         known = {m: [f[m] for f in stores if math.isfinite(f[m])] for m in METRICS}
         return cls(
-            pooled={name: value for name, value in pooled.items() if name in METRICS},
+            overall={name: value for name, value in overall.items() if name in METRICS},
             over_stores={m: spread_of(values) for m, values in known.items() if values},
         )
 
 
 def summarise(found: Sequence[tuple[Point, Found]]) -> list[SweepRow]:
-    """Join the seeds of every trainer and epsilon; in the order of `LABELS`, epsilon falling."""
+    """Join the seeds of every arm and epsilon; in the order of `ARMS`, epsilon falling."""
     groups: dict[tuple[str, float | None], list[Found]] = {}
     for point, figures in found:
-        groups.setdefault((point.trainer, point.epsilon), []).append(figures)
-    order = list(LABELS)
+        groups.setdefault((point.arm.name, point.epsilon), []).append(figures)
+    order = list(ARMS)
     ranked = sorted(groups, key=lambda key: (order.index(key[0]), -(key[1] or 0)))
-    return [
-        joined(trainer, LABELS[trainer], groups[trainer, epsilon], epsilon=epsilon)
-        for trainer, epsilon in ranked
-    ]
+    return [joined(ARMS[name], groups[name, at], epsilon=at) for name, at in ranked]
 
 
 def joined(
-    trainer: str,
-    label: str,
+    arm: Arm,
     found: Sequence[Found],
     *,
     epsilon: float | None = None,
@@ -214,19 +174,18 @@ def joined(
     """One row of the comparison, of what several seeds found.
 
     Args:
-        trainer: Who trained.
-        label: For people.
+        arm: What was trained.
         found: One a seed.
         epsilon: What was promised, if anything.
         wanted: Metrics that this row has anything to say about.
     """
     names = [name for name in METRICS if name in wanted]
     return SweepRow(
-        trainer=trainer,
-        label=label,
+        arm=arm.name,
+        label=arm.label,
         epsilon=epsilon,
         seeds=len(found),
-        figures={name: spread_of([part.pooled[name] for part in found]) for name in names},
+        figures={name: spread_of([part.overall[name] for part in found]) for name in names},
         over_stores={
             name: _mean_spread([part.over_stores[name] for part in found])
             for name in names

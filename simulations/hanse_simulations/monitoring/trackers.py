@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from hanse_common.errors import ConfigError, MissingDependency
 from hanse_common.paths import TENSORBOARD_FOLDER
-from hanse_simulations.experiment.arms import POOLED
+from hanse_simulations.experiment.arms import ALL_STORES
 from hanse_simulations.runs.results import MetricRow
 
 
@@ -156,7 +156,7 @@ KNOWN: Final[dict[str, Callable[[Path, Mapping[str, Any]], Tracker]]] = {
 
 def _tag(row: MetricRow) -> str:
     tag = f"{row['split']}/{row['metric']}"
-    return tag if row["store"] == POOLED else f"stores/{row['store']}/{tag}"
+    return tag if row["store"] == ALL_STORES else f"stores/{row['store']}/{tag}"
 
 
 def _mlflow_key(row: MetricRow) -> str:

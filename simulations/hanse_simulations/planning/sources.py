@@ -136,8 +136,7 @@ def _look_up(settings_json: str) -> _Found:
         from transformers.utils.logging import disable_progress_bar
 
         from hanse_simulations.datasets import make_stores
-        from hanse_simulations.experiment.prepare import prepare_stores
-        from hanse_simulations.run import cache_folder
+        from hanse_simulations.experiment.prepare import cache_folder, prepare_stores
 
         stores = make_stores(settings.data, seed=settings.seed, cache=cache_folder())
     except ModuleNotFoundError as error:

@@ -10,13 +10,11 @@ attack found no more; another might. Where it exceeds the claim, the claim is fa
 
 from __future__ import annotations
 
+import math
 import tempfile
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.features.histories import days
 from hanse_client.tasks.interest import InterestModel
@@ -25,18 +23,15 @@ from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
 from hanse_common.paths import HISTORIES_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.engines import start_workers
-from hanse_simulations.experiment.figures import epsilon_spent
-from hanse_simulations.experiment.prepare import Prepared, customers_of
-from hanse_simulations.experiment.training import Arm, federate
-from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.experiment.arms import ARMS
+from hanse_simulations.experiment.prepare import Prepared, customers_of, prepare_run
+from hanse_simulations.experiment.runner import runner
 from hanse_simulations.privacy_audit.bound import CONFIDENCE, Guesses, best_lower_bound
 from hanse_simulations.privacy_audit.canaries import Canaries, draw_canaries, with_canaries
 from hanse_simulations.privacy_audit.faults import Fault
 from hanse_simulations.privacy_audit.observations import seen_of_canaries
 from hanse_simulations.privacy_audit.scoring import guess, guess_counts, measured_noise, scores
 from hanse_simulations.privacy_audit.store_app import CLIENT_APP, Orders
-from hanse_simulations.run import PRIVATE, prepare_run
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 
 
@@ -102,21 +97,14 @@ def attack(
             an epsilon that so many canaries could not refute.
         HanseError: As a run does.
     """
-    started = time.monotonic()
     settings = _checked(settings)
-    disable_progress_bar()
     with ExitStack() as stack:
-        # Workers are forked before anything here starts a thread.
-        pool = start_workers(settings.compute, client_app=CLIENT_APP)
-        if pool is None:
-            raise ConfigError("canaries need the in-process engine")
-        stack.enter_context(pool)
+        work = stack.enter_context(runner(settings, quiet=quiet, client_app=CLIENT_APP))
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hanse-attack-")))
         _make_empty(folder)
-        progress = stack.enter_context(Progress(quiet=quiet))
         # 1. The federation as any run prepares it, and what it claims.
-        progress.note("reading the shops")
+        work.progress.note("reading the shops")
         _, settings, prepared = prepare_run(folder, settings)
         plan = PrivacyPlan.from_settings(settings)
         if plan is None:
@@ -128,19 +116,19 @@ def attack(
             prepared.names, count=canaries, parameters=parameters, seed=settings.seed
         )
         customers = customers_of(prepared.load())
-        arm = Arm(name=PRIVATE, folder=ArmFolder(folder), settings=settings, start=federate)
-        prepared = _joined(prepared, drawn, arm.folder, settings, fault)
+        home = ArmFolder(folder)
+        prepared = _joined(prepared, drawn, home, settings, fault)
         # 3. The production code runs; the attacker looks at what it released.
-        progress.arm(arm.name, folder, settings.federation.rounds)
         try:
-            arm.run(prepared, pool, False)
+            run = work.train(ARMS["federated_private"], home, settings, prepared)
         except Interrupted:
             raise Interrupted("stopped", hint="an attack begins anew") from None
-        progress.note("guessing the canaries' coins")
-        seen = seen_of_canaries(arm.folder, drawn, settings, plan)
+        work.progress.note("guessing the canaries' coins")
+        seen = seen_of_canaries(home, drawn, settings, plan)
         found = scores(seen, sample_rate=plan.sample_rate)
         tries = [guess(found, drawn.included, count) for count in guess_counts(canaries)]
-        claimed = epsilon_spent(arm.folder.stores_dir, plan, settings).max
+        claimed = run.epsilon()
+        seconds = work.seconds
     return AttackResult(
         recipe=settings.recipe,
         mode=plan.mode,
@@ -156,12 +144,12 @@ def attack(
         included=int(drawn.included.sum()),
         tries=tuple(tries),
         lower_bound=best_lower_bound(tries, canaries=canaries, delta=plan.target_delta),
-        claimed=claimed,
+        claimed=math.inf if claimed is None else claimed.max,
         most_provable=most,
         delta=plan.target_delta,
         confidence=CONFIDENCE,
         relation=NEIGHBOURS,
-        seconds=round(time.monotonic() - started, 1),
+        seconds=seconds,
     )
 
 

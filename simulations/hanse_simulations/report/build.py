@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from hanse_common.pages import page_environment
-from hanse_simulations.experiment.arms import METRICS, POOLED, TASKS, Metric, Task, arm
+from hanse_simulations.experiment.arms import ALL_STORES, METRICS, TASKS, Metric, Task, arm
 from hanse_simulations.monitoring.tail import JsonLines
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.interest_map import interest_plane
@@ -166,7 +166,7 @@ def spent_by_round(folder: ArmFolder, figures: pl.DataFrame) -> dict[str, list[t
     rows = figures.filter(
         (pl.col("metric") == "epsilon")
         & (pl.col("arm") == "federated_private")
-        & (pl.col("store") != POOLED)
+        & (pl.col("store") != ALL_STORES)
         & pl.col("round").is_not_null()
         & pl.col("value").is_not_null()
     ).sort("round")

@@ -14,7 +14,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hanse_simulations.experiment.arms import METRICS, POOLED, arm
+from hanse_simulations.experiment.arms import ALL_STORES, METRICS, arm
 from hanse_simulations.report.svg import (
     arm_colour,
     arm_variable,
@@ -66,15 +66,17 @@ class Plot:
 
 
 def accuracy_by_round(figures: pl.DataFrame, result: RunResult, metric: str) -> Plot | None:
-    """Draw every model's pooled accuracy round by round, simple rules as dashed lines."""
-    pooled = figures.filter(
-        (pl.col("metric") == metric) & (pl.col("store") == POOLED) & pl.col("value").is_not_null()
+    """Draw every model's accuracy round by round, simple rules as dashed lines."""
+    overall = figures.filter(
+        (pl.col("metric") == metric)
+        & (pl.col("store") == ALL_STORES)
+        & pl.col("value").is_not_null()
     )
-    split = _split_by_round(pooled, result)
+    split = _split_by_round(overall, result)
     if split is None:
         return None
-    curves = pooled.filter((pl.col("split") == split) & pl.col("round").is_not_null())
-    levels = pooled.filter((pl.col("split") == split) & pl.col("round").is_null())
+    curves = overall.filter((pl.col("split") == split) & pl.col("round").is_not_null())
+    levels = overall.filter((pl.col("split") == split) & pl.col("round").is_null())
     title = f"{METRICS[metric].label} by round"
     keys = []
     with drawing(2.8) as sheet:
@@ -238,7 +240,7 @@ def last_by_store(figures: pl.DataFrame, metric: str) -> pl.DataFrame:
         figures.filter(
             (pl.col("metric") == metric)
             & (pl.col("split") == "test")
-            & (pl.col("store") != POOLED)
+            & (pl.col("store") != ALL_STORES)
             & pl.col("value").is_not_null()
         )
         .sort("round", nulls_last=False, maintain_order=True)
@@ -287,13 +289,13 @@ def _scatter_stores(axes: Axes, stores: pl.DataFrame, names: Sequence[str], metr
     axes.yaxis.set_major_formatter(FuncFormatter(_tick))
 
 
-def _split_by_round(pooled: pl.DataFrame, result: RunResult) -> str | None:
+def _split_by_round(overall: pl.DataFrame, result: RunResult) -> str | None:
     """The split with figures for most rounds; of equal ones that with baselines, then validate."""
-    counts = pooled.filter(pl.col("round").is_not_null() & (pl.col("split") != "train"))
+    counts = overall.filter(pl.col("round").is_not_null() & (pl.col("split") != "train"))
     if counts.is_empty():
         return None
     rounds: dict[str, int] = dict(counts.group_by("split").agg(pl.col("round").n_unique()).rows())
-    with_rules = set(pooled.filter(pl.col("arm").is_in(list(result.baselines)))["split"].to_list())
+    with_rules = set(overall.filter(pl.col("arm").is_in(list(result.baselines)))["split"].to_list())
     return max(rounds, key=lambda split: (rounds[split], split in with_rules, split == "validate"))
 
 

@@ -1,49 +1,34 @@
-"""The table of a study: rules, arms and papers, one a row."""
+"""The table of a study: papers, baselines and arms, one a row."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 from rich import box
 from rich.table import Table
 
 from hanse_common.printing import console
-from hanse_simulations.experiment.study import (
-    FEDERATED,
-    MAIN,
-    POOLED,
-    STRICTER,
-    ResearchResult,
-)
+from hanse_simulations.experiment.arms import arm
+from hanse_simulations.experiment.study import StudyResult
 from hanse_simulations.report.tables import PLAIN_WIDTH
 from hanse_simulations.report.wording import ABSENT
 
-_ARMS = {
-    POOLED: "All customers in one place",
-    FEDERATED: "Federated",
-    MAIN: "Federated, private",
-    STRICTER: "Federated, private",
+_COLUMNS = {
+    "next-item": ("hr@5", "ndcg@5", "hr@10", "ndcg@10", "mrr", "all_hr@10"),
+    "review": ("accuracy", "auc", "f1", "mae"),
+    "conversion": ("auc", "auc_within", "ap", "ece", "mean_predicted", "observed"),
 }
 
 
-def print_research(
-    result: ResearchResult,
-    *,
-    columns: Sequence[str],
-    labels: Mapping[str, str],
-    published: Mapping[str, Mapping[str, float]] | None = None,
-    file: IO[str] | None = None,
-) -> None:
-    """Print papers, rules and arms, and how to read them.
+def print_study(result: StudyResult, task: str, *, file: IO[str] | None = None) -> None:
+    """Print papers, baselines and arms, and how to read them.
 
     Args:
         result: The run's outcome.
-        columns: Which figures, in order.
-        labels: What rules are called.
-        published: Figures of papers, by their name.
+        task: As `RunSettings.task` has it.
         file: Where to print; stdout by default.
     """
     file = file or sys.stdout
@@ -51,11 +36,11 @@ def print_research(
     screen.print(f"{result.run}: {result.data_note}", highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("", no_wrap=True)
-    for name in columns:
+    for name in _COLUMNS[task]:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("s", justify="right")
-    for label, figures, seconds in _rows(result, labels, published or {}):
-        table.add_row(label, *(_cell(figures.get(name)) for name in columns), seconds)
+    for label, figures, seconds in _rows(result):
+        table.add_row(label, *(_cell(figures.get(name)) for name in _COLUMNS[task]), seconds)
     screen.print(table)
     for note in result.notes:
         screen.print(note, highlight=False, soft_wrap=True)
@@ -65,16 +50,12 @@ def _cell(value: float | None) -> str:
     return ABSENT if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _rows(
-    result: ResearchResult,
-    labels: Mapping[str, str],
-    published: Mapping[str, Mapping[str, float]],
-) -> Iterator[tuple[str, Mapping[str, float | None], str]]:
-    for label, figures in published.items():
+def _rows(result: StudyResult) -> Iterator[tuple[str, Mapping[str, float | None], str]]:
+    for label, figures in result.published.items():
         yield label, dict(figures), ""
-    for name, found in result.all_arms().items():
-        label = {**_ARMS, **labels}.get(name, name)
+    for name, figures_of_arm in result.all_arms().items():
+        label = arm(name).label
         if name in result.arm_epsilon:
             label += f", ε = {result.arm_epsilon[name]:.2f}"
         seconds = result.arm_seconds.get(name)
-        yield label, found, "" if seconds is None else f"{seconds:.0f}"
+        yield label, figures_of_arm, "" if seconds is None else f"{seconds:.0f}"

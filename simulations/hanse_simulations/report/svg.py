@@ -27,7 +27,7 @@ _ARM_VARIABLES: Final = (
     "long_run_rate",
     "logistic_regression",
     "boosted_trees",
-    "centralised",
+    "centralized",
     "alone",
     "federated",
     "federated_transformer",

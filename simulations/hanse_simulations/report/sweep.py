@@ -21,12 +21,12 @@ _PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
 _ARMS: Final = {
     "distributed": "federated_private",
     "local": "personal_frequency",
-    "central": "markov",
-    "pooled": "markov",
+    "centralized_private": "markov",
+    "centralized": "markov",
     "federated": "federated",
     "alone": "alone",
 }
-_MARKERS: Final = {"distributed": "o", "local": "s", "central": "D"}
+_MARKERS: Final = {"distributed": "o", "local": "s", "centralized_private": "D"}
 _SHAPES: Final = {"o": "circle", "s": "square", "D": "diamond"}
 
 
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One rule, or one trainer at one ε."""
+    """One rule, or one arm at one ε."""
 
     label: str
     epsilon: str
@@ -80,7 +80,7 @@ def everything(result: RunResult) -> list[Everything]:
 
 
 def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
-    """Draw accuracy against ε, one panel a figure; trainers without privacy as dashed lines.
+    """Draw accuracy against ε, one panel a figure; arms without privacy as dashed lines.
 
     Args:
         rows: A run's sweep.
@@ -90,15 +90,15 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     """
     if not any(row.epsilon is not None for row in rows):
         return None
-    rows = [row for row in rows if row.trainer in _ARMS]
+    rows = [row for row in rows if row.arm in _ARMS]
     lines: dict[str, list[SweepRow]] = {}
     for row in rows:
-        lines.setdefault(row.trainer, []).append(row)
+        lines.setdefault(row.arm, []).append(row)
     with drawing(4.6) as sheet:
         panels = sheet.subplots(2, 2, sharex=True)
         for axes, metric in zip(panels.flat, _PANELS, strict=True):
-            for trainer, found in lines.items():
-                _line(axes, trainer, found, metric)
+            for name, found in lines.items():
+                _line(axes, name, found, metric)
             axes.set_title(METRICS[metric].label)
             axes.set_xscale("log")
             ticks = sorted({row.epsilon for row in rows if row.epsilon is not None})
@@ -121,17 +121,17 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     legend = tuple(
         Key(
             label=found[0].label,
-            colour=arm_variable(_ARMS[trainer]),
-            dashes="" if trainer in _MARKERS else "5 2",
-            marker=_SHAPES[_MARKERS[trainer]] if trainer in _MARKERS else "",
+            colour=arm_variable(_ARMS[name]),
+            dashes="" if name in _MARKERS else "5 2",
+            marker=_SHAPES[_MARKERS[name]] if name in _MARKERS else "",
         )
-        for trainer, found in lines.items()
+        for name, found in lines.items()
     )
     return Plot(title="Accuracy by ε", caption=caption, svg=svg, legend=legend)
 
 
-def _line(axes: Axes, trainer: str, rows: Sequence[SweepRow], metric: str) -> None:
-    colour = arm_colour(_ARMS[trainer])
+def _line(axes: Axes, name: str, rows: Sequence[SweepRow], metric: str) -> None:
+    colour = arm_colour(_ARMS[name])
     known = [(row.epsilon, row.figures[metric]) for row in rows if row.epsilon is not None]
     if not known:
         mean = rows[0].figures[metric].mean
@@ -145,7 +145,7 @@ def _line(axes: Axes, trainer: str, rows: Sequence[SweepRow], metric: str) -> No
         [f.mean for f in figures],
         yerr=[f.std for f in figures],
         color=colour,
-        marker=_MARKERS[trainer],
+        marker=_MARKERS[name],
         markersize=5.5,
         elinewidth=1.2,
     )

@@ -33,6 +33,7 @@ from hanse_simulations.experiment.arms import (
     Arm,
     Metric,
     Task,
+    Trainer,
     arm,
     metrics_of,
 )
@@ -247,9 +248,9 @@ def arms_of_task(result: RunResult, task: Task) -> list[tuple[Arm, dict[str, flo
     names = {metric.name for metric in metrics_of(task)}
     rows = []
     for name, values in result.all_arms().items():
-        kind = "baseline" if name in result.baselines else "model"
         if any(values.get(metric) is not None for metric in names):
-            rows.append((arm(name, "baseline" if kind == "baseline" else "model"), values))
+            trainer: Trainer = "baseline" if name in result.baselines else "federated"
+            rows.append((arm(name, trainer), values))
     return sorted(rows, key=lambda row: row[0].kind != "baseline")
 
 

@@ -1,4 +1,4 @@
-"""What a run found: the content of `result.json` and one row of `metrics.csv`.
+"""What came out of a run: the content of `result.json` and one row of `metrics.csv`.
 
 >>> result = RunResult(recipe="smoke", run="smoke-1", metrics={"ndcg@10": 0.35})
 >>> result.main_arm, list(result.all_arms())
@@ -22,7 +22,7 @@ class MetricRow(TypedDict):
     split: str
     """train, validate or test."""
     store: str
-    """A store's name, or `arms.POOLED`."""
+    """A store's name, or `arms.ALL_STORES`."""
     metric: str
     value: float | None
     """None where the figure is undefined, such as an AUC over one class."""
@@ -74,9 +74,9 @@ class EpsilonSpent(Record):
 
 
 class SweepRow(Record):
-    """Test figures of one rule, or of one trainer at one epsilon, over several seeds."""
+    """Test figures of one rule, or of one arm at one epsilon, over several seeds."""
 
-    trainer: str
+    arm: str
     label: str
     epsilon: float | None = None
     seeds: int = 1
@@ -160,7 +160,7 @@ class Drawings(Record):
 class RunResult(Record):
     """The outcome of a run, as `hanse simulate --format json` prints it.
 
-    Figures are pooled over all test customers; `metrics` are those of the main arm.
+    Figures are of the test customers of all stores together; `metrics` are those of the main arm.
     """
 
     recipe: str
@@ -195,7 +195,7 @@ class RunResult(Record):
         return "federated" if self.epsilon is None else "federated_private"
 
     def all_arms(self) -> dict[str, dict[str, float | None]]:
-        """Return every arm's pooled test figures, baselines first, the main arm last."""
+        """Return every arm's overall test figures, baselines first, the main arm last."""
         arms = {**self.baselines, **self.arms}
         main = {**arms.pop(self.main_arm, {}), **self.metrics}
         return {**arms, self.main_arm: main} if main else arms

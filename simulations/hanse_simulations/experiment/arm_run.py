@@ -1,0 +1,177 @@
+"""An arm in its folder: what it was trained with, and what came out of it.
+
+Figures, epsilon and losses are read from the stores' own folders, which an analyst who
+simulates holds and a coordinator does not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hanse_client.node import Node, list_nodes
+from hanse_client.tasks import task_of
+from hanse_client.training.train import load_arrays
+from hanse_common.config import RunSettings
+from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
+from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_server.checkpoint import read_arrays
+from hanse_simulations.experiment.arms import ALL_STORES, Arm
+from hanse_simulations.experiment.figures import metric_rows
+from hanse_simulations.experiment.prepare import Prepared
+from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.results import EpsilonSpent, MetricRow
+
+_EVALUATION = re.compile(r"(validate|test)-(\d+)\.npz")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmRun:
+    """One arm, laid out in a folder and perhaps trained."""
+
+    arm: Arm
+    folder: ArmFolder
+    settings: RunSettings
+    """The arm's own, with the noise solved."""
+    stores: Prepared
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Customers of each store, where this arm holds the customers of all stores in one node."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of training."""
+        return self.settings.federation.rounds
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether each node trains a model of its own, without rounds or masks.
+
+        One place with all customers does too, unless its steps are to be those of a private
+        federation.
+        """
+        non_private = self.settings.privacy.mode == "none"
+        return self.arm.trainer == "alone" or (self.arm.trainer == "centralized" and non_private)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The stores' nodes."""
+        return [Node(path) for path in list_nodes(self.folder.stores_dir)]
+
+    def model(self) -> Any:
+        """The trained model, ready to predict; not of several stores that each train their own.
+
+        Raises:
+            RunDirectoryError: The arm left no model.
+        """
+        trained = self.folder.path / GLOBAL_FILE
+        if self.by_itself and len(self.nodes) == 1:  # nothing was aggregated
+            trained = self.nodes[0].folder / OWN_MODEL_FILE
+        model = task_of(self.settings.task).load_model(self.stores.base_model)
+        load_arrays(model, read_arrays(trained))
+        model.train(False)
+        return model
+
+    def figures(
+        self, split: Literal["validate", "test"] = "test", number: int | None = None
+    ) -> dict[str, Any]:
+        """What each store found in one evaluation; stores that did not evaluate are left out.
+
+        Args:
+            split: Which weeks or customers.
+            number: After which round; the last by default.
+
+        Returns:
+            Figures of the arm's task, by store. Those of one node that holds the customers of
+            all stores are cut into the stores'.
+        """
+        kind: Any = task_of(self.settings.task).figures
+        number = self.rounds if number is None else number
+        files = {node.name: node.evaluation(split, number) for node in self.nodes}
+        figures = {name: kind.load(path) for name, path in files.items() if path.exists()}
+        if not self.sizes or not figures:
+            return figures
+        (together,) = figures.values()
+        bounds = np.concatenate([[0], np.cumsum(list(self.sizes.values()))])
+        parts = zip(self.sizes, bounds[:-1], bounds[1:], strict=True)
+        return {name: together.of(np.arange(a, b)).shifted(-int(a)) for name, a, b in parts}
+
+    def overall(self) -> dict[str, float]:
+        """The test figures of the customers of all stores together."""
+        kind: Any = task_of(self.settings.task).figures
+        metrics: dict[str, float] = kind.pooled(list(self.figures().values())).metrics()
+        return metrics
+
+    def epsilon(self) -> EpsilonSpent | None:
+        """What each store's own ledger says was spent, over all rounds and restarts.
+
+        Returns:
+            None where the arm is not private.
+        """
+        plan = PrivacyPlan.from_settings(self.settings)
+        if plan is None:
+            return None
+        spent = {node.name: node.spent() for node in self.nodes}
+        per_store = {n: epsilon(s, target_delta=plan.target_delta) for n, s in spent.items()}
+        return EpsilonSpent(
+            max=max(per_store.values()),
+            delta=plan.target_delta,
+            mode=self.settings.privacy.mode,
+            relation=NEIGHBOURS,
+            sample_rate=plan.sample_rate,
+            noise_multiplier=plan.noise_multiplier,
+            steps=max(sum(steps.count for steps in one) for one in spent.values()),
+            per_store=per_store,
+        )
+
+    def metric_rows(self, customers: Mapping[str, int]) -> list[MetricRow]:
+        """Every figure of every evaluation, and each store's loss and epsilon by round.
+
+        Args:
+            customers: By store; the weights.
+        """
+        names = {path.name for n in self.nodes for path in (n.folder / "evaluations").glob("*.npz")}
+        rows: list[MetricRow] = []
+        for match in filter(None, map(_EVALUATION.fullmatch, sorted(names))):
+            split: Any = match[1]
+            number = int(match[2])
+            figures = self.figures(split, number)
+            rows += metric_rows(self.arm.name, figures, customers, split=split, number=number)
+        for node in self.nodes:
+            rows += self._log_rows(node, customers)
+        return rows
+
+    def _log_rows(self, node: Node, customers: Mapping[str, int]) -> Iterator[MetricRow]:
+        """Loss and epsilon by round, from a store's own log."""
+        by_round: dict[int, list[dict[str, float]]] = {}
+        for line in _json_lines(node.folder / "log.jsonl"):
+            if "round" in line:
+                by_round.setdefault(int(line["round"]), []).append(line)
+        for number, entries in sorted(by_round.items()):
+            losses = [entry["loss"] for entry in entries if entry.get("loss") is not None]
+            spent = [entry["epsilon"] for entry in entries if entry.get("epsilon") is not None]
+            for metric, value in (
+                ("loss", sum(losses) / len(losses) if losses else None),
+                ("epsilon", spent[-1] if spent else None),
+            ):
+                if value is not None:
+                    yield MetricRow(
+                        arm=self.arm.name,
+                        round=number,
+                        split="train",
+                        store=node.name if node.name in customers else ALL_STORES,
+                        metric=metric,
+                        value=value,
+                        weight=customers.get(node.name, sum(customers.values())),
+                    )
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
