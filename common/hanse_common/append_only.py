@@ -5,7 +5,7 @@ error, with the path in it.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.errors import DataError
->>> notes = Format(what="notebook", rows="notes", table="note",
+>>> notes = FileFormat(what="notebook", rows="notes", table="note",
 ...                columns="number INTEGER PRIMARY KEY", application_id=1, error=DataError)
 >>> folder = TemporaryDirectory()
 >>> path = Path(folder.name) / "notes.sqlite"
@@ -35,7 +35,7 @@ _BUSY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Format:
+class FileFormat:
     """A kind of file with one table that only grows.
 
     Args:

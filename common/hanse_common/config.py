@@ -160,9 +160,9 @@ class TrainingSettings(Settings):
     """At the start; it falls linearly, to a tenth in the last round."""
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant that sums of gradients are divided by: never a store's true size."""
-    open_optimizer: Literal["sgd", "adam"] = "sgd"
-    open_learning_rate: float = Field(default=0.5, gt=0)
-    """Its rate at the start, where training is not private: the arms to compare with."""
+    non_private_optimizer: Literal["sgd", "adam"] = "sgd"
+    non_private_learning_rate: float = Field(default=0.5, gt=0)
+    """The optimizer's rate at the start, where training is not private."""
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)

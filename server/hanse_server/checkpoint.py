@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class RunCheckpoint:
     """A federation after a round: all that the next round needs."""
 
     round: int
@@ -60,7 +60,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
+def save_checkpoint(run_dir: Path, checkpoint: RunCheckpoint) -> Path:
     """Write a checkpoint, atomically, and drop all but the last two.
 
     Returns:
@@ -90,13 +90,13 @@ def save_checkpoint(run_dir: Path, checkpoint: Checkpoint) -> Path:
     return place
 
 
-def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
+def latest_checkpoint(run_dir: Path) -> RunCheckpoint | None:
     """Read the last checkpoint that is whole, or None if there is none."""
     for place in reversed(_complete(run_dir / RUN_CHECKPOINTS_FOLDER)):
         try:
             with decoding(place, RunDirectoryError):
                 state = json_object((place / ROUND_STATE_FILE).read_bytes())
-                return Checkpoint(
+                return RunCheckpoint(
                     round=int(state["round"]),
                     arrays=read_arrays(place / ARRAYS_FILE),
                     strategy=read_arrays(place / STRATEGY_FILE),
@@ -107,7 +107,7 @@ def latest_checkpoint(run_dir: Path) -> Checkpoint | None:
     return None
 
 
-def check_resumable(checkpoint: Checkpoint | None, settings: RunSettings) -> Checkpoint:
+def check_resumable(checkpoint: RunCheckpoint | None, settings: RunSettings) -> RunCheckpoint:
     """Return the checkpoint if a run with these settings may go on from it.
 
     `compute.*` may have changed: it does not touch results.

@@ -40,7 +40,7 @@ from hanse_common.errors import (
 )
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_server.checkpoint import (
-    Checkpoint,
+    RunCheckpoint,
     check_resumable,
     latest_checkpoint,
     read_arrays,
@@ -126,8 +126,8 @@ def run_rounds(
 
 def _checkpoint(
     number: int, arrays: Mapping[str, NDArray], strategy: FedAvg, settings: RunSettings
-) -> Checkpoint:
-    return Checkpoint(
+) -> RunCheckpoint:
+    return RunCheckpoint(
         round=number,
         arrays=arrays,
         strategy=strategy_state(strategy),
@@ -158,7 +158,7 @@ def _check_enough_stores(grid: StoreGrid | SecureGrid, strategy: FedAvg) -> None
         )
 
 
-def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> Checkpoint:
+def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> RunCheckpoint:
     """Return the last checkpoint, or one of round 0 made from the initial model."""
     last = latest_checkpoint(run_dir)
     if resume:
@@ -169,7 +169,9 @@ def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> Check
             hint="go on with --resume, or name another run directory",
         )
     arrays = read_arrays(run_dir / INITIAL_FILE)
-    start = Checkpoint(round=0, arrays=arrays, strategy={}, settings=significant_settings(settings))
+    start = RunCheckpoint(
+        round=0, arrays=arrays, strategy={}, settings=significant_settings(settings)
+    )
     save_checkpoint(run_dir, start)
     return start
 

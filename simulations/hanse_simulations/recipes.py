@@ -38,13 +38,13 @@ def grocery() -> RunSettings:
             learning_rate=3.2,
             expected_batch_size=16.0,
             outlook_weight=2.0,
-            open_learning_rate=1.6,
+            non_private_learning_rate=1.6,
         ),
         transformer_training=TrainingSettings(
             sample_rate=0.1,
             outlook_weight=2.0,
-            open_optimizer="adam",
-            open_learning_rate=0.004,
+            non_private_optimizer="adam",
+            non_private_learning_rate=0.004,
         ),
         privacy=PrivacySettings(mode="distributed", target_epsilon=4.0, max_grad_norm=0.5),
         federation=FederationSettings(rounds=80, strategy="FedAvg", evaluate_every=20),
@@ -125,7 +125,7 @@ def sequences_federated() -> RunSettings:
             "model.trainable": "all",
             "privacy": {"mode": "none"},
             "training": TrainingSettings(
-                sample_rate=0.2, open_optimizer="sgd", open_learning_rate=1.0
+                sample_rate=0.2, non_private_optimizer="sgd", non_private_learning_rate=1.0
             ).model_dump(),
             "federation": FederationSettings(
                 rounds=150,
@@ -148,8 +148,8 @@ def sequences_centralized() -> RunSettings:
             "training": TrainingSettings(
                 sample_rate=256 / 22_363,
                 local_steps=87,
-                open_optimizer="adam",
-                open_learning_rate=0.004,
+                non_private_optimizer="adam",
+                non_private_learning_rate=0.004,
             ).model_dump(),
             "federation": FederationSettings(rounds=14, evaluate_every=14).model_dump(),
         }
@@ -179,7 +179,10 @@ def reviews_federated() -> RunSettings:
             "model.trainable": "lora:4",
             "privacy": {"mode": "none"},
             "training": TrainingSettings(
-                sample_rate=0.25, local_steps=4, open_optimizer="adam", open_learning_rate=0.002
+                sample_rate=0.25,
+                local_steps=4,
+                non_private_optimizer="adam",
+                non_private_learning_rate=0.002,
             ).model_dump(),
             "federation": FederationSettings(rounds=12, evaluate_every=12).model_dump(),
         }
@@ -194,7 +197,10 @@ def reviews_centralized() -> RunSettings:
             "data.stores": 1,
             "privacy": {"mode": "none"},
             "training": TrainingSettings(
-                sample_rate=0.05, local_steps=5, open_optimizer="adam", open_learning_rate=0.002
+                sample_rate=0.05,
+                local_steps=5,
+                non_private_optimizer="adam",
+                non_private_learning_rate=0.002,
             ).model_dump(),
             "federation": FederationSettings(rounds=12, evaluate_every=12).model_dump(),
         }
@@ -223,7 +229,7 @@ def conversion() -> RunSettings:
             sample_rate=0.5,
             learning_rate=10.0,
             expected_batch_size=58.0,
-            open_learning_rate=3.0,
+            non_private_learning_rate=3.0,
         ),
         privacy=PrivacySettings(mode="distributed", target_epsilon=8.0, max_grad_norm=1.0),
         federation=FederationSettings(rounds=40, evaluate_every=40),

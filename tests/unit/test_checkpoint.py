@@ -5,7 +5,7 @@ import pytest
 
 from hanse_common.durable import write_durably
 from hanse_server.checkpoint import (
-    Checkpoint,
+    RunCheckpoint,
     check_resumable,
     latest_checkpoint,
     read_arrays,
@@ -21,7 +21,7 @@ SETTINGS = make_settings()
 
 
 def checkpoint(number, settings=SETTINGS):
-    return Checkpoint(
+    return RunCheckpoint(
         round=number,
         arrays={"w": np.full((2, 3), number, np.float32), "scalar": np.ones((), np.float32)},
         strategy={"m_t/w": np.full((2, 3), -number, np.float64)} if number else {},

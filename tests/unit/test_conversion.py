@@ -153,7 +153,7 @@ def settings():
                 "test_until": datetime.combine(day(350), datetime.min.time()),
             },
         },
-        "training": {"sample_rate": 0.5, "open_learning_rate": 1.0},
+        "training": {"sample_rate": 0.5, "non_private_learning_rate": 1.0},
         "privacy": {"mode": "none"},
     }
     return RunSettings.parse(table)
@@ -397,7 +397,7 @@ def test_figures_of_a_small_table_are_those_worked_out_by_hand():
     )
     metrics = found.metrics()
     assert metrics["auc"] == 0.75 and metrics["auc_within"] == 1.0
-    assert metrics["foretold"] == pytest.approx(0.4125) and metrics["came"] == 0.5
+    assert metrics["mean_predicted"] == pytest.approx(0.4125) and metrics["observed"] == 0.5
     sums = found.sums()
     assert tuple(sums) == evaluation_names("conversion")
     assert sums["brier"] == pytest.approx((0.01 + 0.16) / 2 + 0.65**2 + 0.04, rel=1e-5)
@@ -414,7 +414,7 @@ def test_figures_of_a_small_table_are_those_worked_out_by_hand():
 def test_baselines_are_judged_on_the_same_offers(settings):
     found = judge_baselines([many(seed=1), many(seed=2)], settings)
     assert set(found) == {"prior_rate", "stores_alone", "logistic_regression", "boosted_trees"}
-    assert len({one["came"] for one in found.values()}) == 1
+    assert len({one["observed"] for one in found.values()}) == 1
     assert found["logistic_regression"]["auc"] > 0.8
 
 

@@ -43,7 +43,9 @@ def settings():
         task="next-item",
         data=DataSettings(source="sequences", min_customers=2),
         next_item=NextItemSettings(negatives=8, dropout=0.2),
-        training=TrainingSettings(sample_rate=0.5, open_optimizer="adam", open_learning_rate=0.02),
+        training=TrainingSettings(
+            sample_rate=0.5, non_private_optimizer="adam", non_private_learning_rate=0.02
+        ),
         privacy={"mode": "none"},
     )
 

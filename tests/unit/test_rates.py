@@ -6,7 +6,7 @@ import torch
 from scipy.stats import poisson
 from sklearn.metrics import average_precision_score
 
-from hanse_client.analytics.demand import came, demand
+from hanse_client.analytics.demand import demand, observed_visits
 from hanse_client.analytics.purchase_chances import ALL_CLASSES, BOUGHT_BEFORE, foresee
 from hanse_client.features.histories import days
 from hanse_client.tasks.interest import InterestConfig, InterestModel
@@ -83,15 +83,15 @@ def test_the_loss_is_the_likelihood_of_the_first_visit():
     assert torch.isfinite(rate_losses(expected * 0, torch.tensor([[[0, 1, 2, 3, -1]]]))).all()
 
 
-def test_what_was_foretold_is_compared_with_what_came(world):
+def test_predicted_visits_are_compared_with_observed_ones(world):
     settings, histories, model = world
     moment = days(settings.data.split.validate_until)
     found = foresee(histories, model, moment)
-    assert (np.diff(found.came, axis=-1) >= 0).all()
+    assert (np.diff(found.observed, axis=-1) >= 0).all()
     rows = found.judged()
     assert [row["horizon_days"] for row in rows[::2]] == list(HORIZONS)
     assert [row["classes"] for row in rows[:2]] == [BOUGHT_BEFORE, ALL_CLASSES]
-    said, did = found.chances[..., 2][found.known], found.came[..., 2][found.known] > 0
+    said, did = found.chances[..., 2][found.known], found.observed[..., 2][found.known] > 0
     assert rows[4]["judged"] == len(did)
     assert rows[4]["average_precision"] == pytest.approx(average_precision_score(did, said))
     assert sum(row["cases"] for row in rows[4]["reliability"]) == len(did)
@@ -124,8 +124,8 @@ def test_a_shops_demand_is_the_sum_of_its_customers(world):
     assert ((level > 0.3) & (level < 3)).all()
     np.testing.assert_allclose(found.buyers, seen.chances.sum(axis=0), rtol=1e-3)
     for index, horizon in enumerate(HORIZONS):
-        actual = came(histories, moment, horizon, len(model.config.classes))
-        assert (actual == seen.came[..., index].sum(axis=0)).all()
+        actual = observed_visits(histories, moment, horizon, len(model.config.classes))
+        assert (actual == seen.observed[..., index].sum(axis=0)).all()
     assert (found.low <= found.expected).all()
     assert (found.expected <= found.high).all()
     assert ((found.rise >= 0) & (found.fall >= 0) & (found.rise + found.fall <= 1.0001)).all()
@@ -146,7 +146,7 @@ def test_steady_shoppers_are_expected_back_within_the_interval():
     model = InterestModel(config).eval()
     model.rates.start_from_own_rate()
     found = demand(histories, model, 350.0)
-    actual = came(histories, 350.0, 28.0, 2)
+    actual = observed_visits(histories, 350.0, 28.0, 2)
     assert found.low[0, 2] <= actual[0] <= found.high[0, 2]
     assert found.usual[0, 2] == pytest.approx(60 * 40 * 28 / 400, rel=0.2)
     assert actual[1] == 0

@@ -61,7 +61,7 @@ def settings(**changes) -> RunSettings:
         "task": "review",
         "data": {"source": "synthetic", "min_customers": 2},
         "model": {"trainable": "heads"},
-        "training": {"sample_rate": 0.5, "open_learning_rate": 0.5},
+        "training": {"sample_rate": 0.5, "non_private_learning_rate": 0.5},
         "privacy": {"mode": "none"},
         "federation": {"rounds": 3},
     }

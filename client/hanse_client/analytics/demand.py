@@ -1,7 +1,7 @@
 """What a shop will sell: visits with each category in the next 7, 14 and 28 days.
 
 The customers' expected visits add up. The store's own past corrects the sum: the same forecast
-from moments that lie behind, beside what came. Each class is brought to its level of the last
+from moments that lie behind, with what was observed. Each class is brought to its level of the last
 eight weeks, and how far such sums were off since says how wide an interval is. With mu expected
 
     variance = mu + (error * mu) ** 2
@@ -147,7 +147,7 @@ def _sums(histories: Histories, model: InterestModel, moment: float) -> npt.NDAr
     return found
 
 
-def came(histories: Histories, moment: float, horizon: float, classes: int) -> Floats:
+def observed_visits(histories: Histories, moment: float, horizon: float, classes: int) -> Floats:
     """[C] visits in the days after a moment, of customers who had come before it."""
     customers = histories.until(moment).active()
     found: Floats = visits_ahead(
@@ -177,12 +177,12 @@ class _Past:
     """Forecasts from moments that lie behind, the last first: K of them, [K, C, H] each."""
 
     expected: Floats
-    came: Floats
+    observed: Floats
 
     def level(self, first: int) -> Floats:
-        """[C, 1] visits that came for each expected, of the moments just before one of them."""
+        """[C, 1] observed visits for each expected one, of the moments just before one of them."""
         some = slice(first, first + _LEVELLED)
-        said, did = (part[some, :, -1].sum(axis=0) for part in (self.expected, self.came))
+        said, did = (part[some, :, -1].sum(axis=0) for part in (self.expected, self.observed))
         level: Floats = (did + _CREDIT) / (said + _CREDIT)
         return level[:, None]
 
@@ -194,7 +194,7 @@ class _Past:
         excess, squares = (np.zeros(self.expected.shape[-1]) for _ in range(2))
         for index in range(len(self.expected) - _LEVELLED):
             expected = self.expected[index] * self.level(index + 1)
-            excess += ((self.came[index] - expected) ** 2 - expected).sum(axis=0)
+            excess += ((self.observed[index] - expected) ** 2 - expected).sum(axis=0)
             squares += (expected**2).sum(axis=0)
         error: Floats = np.sqrt(np.maximum(excess, 0.0) / np.maximum(squares, 1e-9))
         return error
@@ -209,6 +209,10 @@ def _past(histories: Histories, model: InterestModel, moment: float) -> _Past:
         if past < histories.observed_from + config.reference_days:
             break
         expected.append(_sums(histories, model, past)[0])
-        actual.append(np.stack([came(histories, past, h, classes) for h in horizons], axis=-1))
+        actual.append(
+            np.stack([observed_visits(histories, past, h, classes) for h in horizons], axis=-1)
+        )
     shape = (len(expected), classes, len(horizons))
-    return _Past(expected=np.array(expected).reshape(shape), came=np.array(actual).reshape(shape))
+    return _Past(
+        expected=np.array(expected).reshape(shape), observed=np.array(actual).reshape(shape)
+    )

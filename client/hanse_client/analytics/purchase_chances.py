@@ -1,4 +1,4 @@
-"""Will the customer buy the category within 7, 14, 28 days: what was foretold, and what came.
+"""Will the customer buy the category within 7, 14, 28 days: predicted and observed.
 
 found = foresee(histories, model, moment)
 found.judged()[0]    # {"horizon_days": 7.0, "classes": "bought before", "auc": …}
@@ -37,8 +37,8 @@ class Foresight:
     """[n, C] whether the customer bought of the class before."""
     expected: npt.NDArray[np.float32]
     """[n, C, H] visits to expect."""
-    came: npt.NDArray[np.float32]
-    """[n, C, H] visits that came."""
+    observed: npt.NDArray[np.float32]
+    """[n, C, H] visits that were observed."""
 
     @property
     def chances(self) -> npt.NDArray[np.float32]:
@@ -53,7 +53,7 @@ class Foresight:
             classes: `horizon_days`, `classes`, `cases`, `judged`, `auc`, `average_precision`,
             `calibration_error`, and `reliability`, a list.
         """
-        return judged(self.chances, self.came > 0, self.known, self.horizons)
+        return judged(self.chances, self.observed > 0, self.known, self.horizons)
 
     @classmethod
     def pooled(cls, parts: Sequence[Foresight]) -> Foresight:
@@ -62,7 +62,7 @@ class Foresight:
             horizons=parts[0].horizons,
             **{
                 name: np.concatenate([getattr(part, name) for part in parts])
-                for name in ("customers", "known", "expected", "came")
+                for name in ("customers", "known", "expected", "observed")
             },
         )
 
@@ -100,7 +100,7 @@ def first_day(settings: RunSettings, split: str) -> float:
 
 
 def foresee(histories: Histories, model: InterestModel, moment: float) -> Foresight:
-    """Ask the model about every customer with a visit before a moment, and look what came.
+    """Ask the model about every customer with a visit before a moment, and look what it bought.
 
     Args:
         histories: Uncut: a moment itself hides what comes at it and after it.
@@ -116,7 +116,7 @@ def foresee(histories: Histories, model: InterestModel, moment: float) -> Foresi
         for view in views(histories, customers, np.full(len(customers), moment), config):
             expected[view.questions] = view.of(model(view.batch).expected_visits).numpy()
             known[view.questions] = view.past.counts[:, 0].amax(-1).numpy() > 0
-    came = [
+    observed = [
         visits_ahead(histories, customers, moment, horizon=horizon, classes=shape[1])
         for horizon in config.horizons
     ]
@@ -125,5 +125,5 @@ def foresee(histories: Histories, model: InterestModel, moment: float) -> Foresi
         customers=customers,
         known=known,
         expected=expected,
-        came=np.stack(came, axis=-1).astype(np.float32),
+        observed=np.stack(observed, axis=-1).astype(np.float32),
     )

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from hanse_client.features.histories import item_class
 from hanse_client.model.item_texts import encode_texts
-from hanse_client.model.pretrained import Checkpoint, read_checkpoint
+from hanse_client.model.pretrained import ModelCheckpoint, read_checkpoint
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_client.training.train import trained_arrays
 from hanse_common.config import ModelSettings, RunSettings
@@ -155,7 +155,7 @@ def fresh_model(
     )
 
 
-def _start(config: InterestConfig, settings: ModelSettings) -> Checkpoint | None:
+def _start(config: InterestConfig, settings: ModelSettings) -> ModelCheckpoint | None:
     """Read what the transformer starts from, if anything, and give the model its shape.
 
     Raises:

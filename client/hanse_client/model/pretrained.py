@@ -75,7 +75,7 @@ _FAMILIES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checkpoint:
+class ModelCheckpoint:
     """A transformer's shape and weights."""
 
     source: str
@@ -140,7 +140,7 @@ class Checkpoint:
                 visits.get_parameter(name).copy_(tensor)
 
 
-def read_checkpoint(source: str) -> Checkpoint:
+def read_checkpoint(source: str) -> ModelCheckpoint:
     """Read a transformer to start from.
 
     Args:
@@ -169,7 +169,7 @@ def read_checkpoint(source: str) -> Checkpoint:
         weights[family.kinds] = weights[family.kinds][:1]  # every visit is of the first kind
     width, layers, heads, positions = (getattr(body.config, name) for name in family.shape)
     projections, encoder = _projections(Path(source))
-    return Checkpoint(
+    return ModelCheckpoint(
         source=source,
         backbone=kind,
         n_embd=width,

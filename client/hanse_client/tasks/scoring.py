@@ -100,7 +100,7 @@ def average_precision(scores: Scores, positive: Mask) -> float:
 
 
 def reliability(chances: Scores, positive: Mask, *, bins: int = 10) -> list[dict[str, float]]:
-    """What was foretold beside what came, by how likely it was said to be.
+    """Predicted and observed rates, by how likely it was said to be.
 
     Args:
         chances: [N] in [0, 1].
@@ -108,25 +108,25 @@ def reliability(chances: Scores, positive: Mask, *, bins: int = 10) -> list[dict
         bins: Of equal width.
 
     Returns:
-        Of each bin that holds any: how many `cases`, the mean chance `foretold`, the share that
-        `came`.
+        Of each bin that holds any: how many `cases`, the mean chance `mean_predicted`, and the
+        share that was positive, `observed`.
     """
     place = np.minimum((chances * bins).astype(np.int64), bins - 1)
     cases = np.bincount(place, minlength=bins)
-    foretold = np.bincount(place, chances, minlength=bins)
-    came = np.bincount(place, positive, minlength=bins)
+    predicted = np.bincount(place, chances, minlength=bins)
+    observed = np.bincount(place, positive, minlength=bins)
     return [
         {
             "cases": int(cases[i]),
-            "foretold": float(foretold[i] / cases[i]),
-            "came": float(came[i] / cases[i]),
+            "mean_predicted": float(predicted[i] / cases[i]),
+            "observed": float(observed[i] / cases[i]),
         }
         for i in np.flatnonzero(cases)
     ]
 
 
 def calibration_error(chances: Scores, positive: Mask, *, bins: int = 10) -> float:
-    """How far chances are from what came, a mean over cases (Naeini et al. 2015).
+    """How far predicted rates are from observed ones, a mean over cases (Naeini et al. 2015).
 
     Returns:
         Expected calibration error over bins of equal width; NaN without a case.
@@ -134,5 +134,5 @@ def calibration_error(chances: Scores, positive: Mask, *, bins: int = 10) -> flo
     if not len(chances):
         return float("nan")
     rows = reliability(chances, positive, bins=bins)
-    gaps = sum(row["cases"] * abs(row["foretold"] - row["came"]) for row in rows)
+    gaps = sum(row["cases"] * abs(row["mean_predicted"] - row["observed"]) for row in rows)
     return gaps / len(chances)

@@ -110,7 +110,7 @@ def train_round(
     # 3. A few steps, each on a Poisson sample of customers.
     update: Arrays = {}
     if plan is None:
-        losses = _open_steps(work, number, proximal_mu)
+        losses = _non_private_steps(work, number, proximal_mu)
     elif plan.mode == "local":
         losses = _private_steps(work, plan, number, proximal_mu)
     else:
@@ -155,13 +155,13 @@ def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
     check_size(node.name, task_of(settings.task).load_data(node), settings)
     work = _work(node, model, settings)
     rounds, steps = settings.federation.rounds, settings.training.local_steps
-    optimizer = _open_optimizer(work)
+    optimizer = _non_private_optimizer(work)
     patience, every = settings.federation.patience, settings.federation.evaluate_every
     stopping = None if patience is None else EarlyStopping(patience)
     for number in range(1, rounds + 1):
         losses = torch.zeros(0)
         for draw in _samples(work, number):
-            losses = _open_step(optimizer, work, draw, number)
+            losses = _non_private_step(optimizer, work, draw, number)
         mean = float(losses.mean()) if len(losses) else 0.0
         node.log(round=number, step=steps, steps=steps, loss=mean)
         if stopping is not None and (number % every == 0 or number == rounds):
@@ -304,13 +304,13 @@ def _clipped_sum(clipper: BookKeeping, work: _Work, draw: Draw) -> Tensor:
     return torch.cat(losses)
 
 
-def _open_steps(work: _Work, number: int, proximal_mu: float) -> Iterator[Tensor]:
+def _non_private_steps(work: _Work, number: int, proximal_mu: float) -> Iterator[Tensor]:
     """Steps without clip and noise; yields each step's losses [B]."""
     start = [p.detach().clone() for p in work.trained]
-    optimizer = _open_optimizer(work)
-    rate = work.settings.training.open_learning_rate * work.settings.fading(number)
+    optimizer = _non_private_optimizer(work)
+    rate = work.settings.training.non_private_learning_rate * work.settings.fading(number)
     for draw in _samples(work, number):
-        yield _open_step(optimizer, work, draw, number)
+        yield _non_private_step(optimizer, work, draw, number)
         _pull_back(work.trained, start, proximal_mu * rate)
 
 
@@ -322,20 +322,24 @@ def _pull_back(trained: list[nn.Parameter], start: list[Tensor], amount: float) 
                 parameter.lerp_(old, min(amount, 1.0))
 
 
-def _open_optimizer(work: _Work) -> torch.optim.Optimizer:
+def _non_private_optimizer(work: _Work) -> torch.optim.Optimizer:
     training = work.settings.training
-    kind = torch.optim.Adam if training.open_optimizer == "adam" else torch.optim.SGD
-    return kind(work.trained, lr=training.open_learning_rate)
+    kind = torch.optim.Adam if training.non_private_optimizer == "adam" else torch.optim.SGD
+    return kind(work.trained, lr=training.non_private_learning_rate)
 
 
-def _open_step(optimizer: torch.optim.Optimizer, work: _Work, draw: Draw, number: int) -> Tensor:
+def _non_private_step(
+    optimizer: torch.optim.Optimizer, work: _Work, draw: Draw, number: int
+) -> Tensor:
     """Step along the mean gradient of the customers drawn; return their losses [B].
 
     By sums, as under privacy, the largest store would take steps ten times the smallest's,
     and nothing would clip them: that federation diverges.
     """
     for group in optimizer.param_groups:
-        group["lr"] = work.settings.training.open_learning_rate * work.settings.fading(number)
+        group["lr"] = work.settings.training.non_private_learning_rate * work.settings.fading(
+            number
+        )
     optimizer.zero_grad()
     losses = [torch.zeros(0)]
     for part in _parts(work, draw):

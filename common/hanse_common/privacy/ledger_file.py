@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse_common.append_only import Format, is_blank
+from hanse_common.append_only import FileFormat, is_blank
 from hanse_common.codec import DIGEST_SIZE
 from hanse_common.durable import write_durably
 from hanse_common.errors import LedgerError
@@ -28,7 +28,7 @@ _HEAD = "hanse-ledger-head-1"
 HEAD_LOST = "a head that is lost for good: hanse store ledger accept-head"
 """What to do about it, in a hint."""
 _RESTORE = "nothing was released; restore the ledger from a backup no older than the last round"
-_FORMAT = Format(
+_FORMAT = FileFormat(
     what="ledger",
     rows="ledger entries",
     table="entry",
@@ -72,12 +72,12 @@ def salt_path(path: Path) -> Path:
 
 
 def reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    """Open a ledger that exists, to look at it; see `append_only.Format.reading`."""
+    """Open a ledger that exists, to look at it; see `append_only.FileFormat.reading`."""
     return _FORMAT.reading(path)
 
 
 def writing(path: Path, *, sync: bool = True) -> AbstractContextManager[sqlite3.Connection]:
-    """Hold a ledger's only right to write; see `append_only.Format.writing`."""
+    """Hold a ledger's only right to write; see `append_only.FileFormat.writing`."""
     return _FORMAT.writing(path, sync=sync)
 
 
@@ -112,7 +112,7 @@ def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:
 
 
 def check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Let SQLite look through the whole file; see `append_only.Format.check_pages`."""
+    """Let SQLite look through the whole file; see `append_only.FileFormat.check_pages`."""
     _FORMAT.check_pages(database, path)
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from hanse_common.append_only import Format, is_blank
+from hanse_common.append_only import FileFormat, is_blank
 from hanse_common.errors import RoundLogError
 from hanse_common.paths import ROUND_LOG_CHECKPOINT_FILE
 
 _HINT = "restore the round log from a backup no older than the last round"
 
-FORMAT = Format(
+FORMAT = FileFormat(
     what="round log",
     rows="round log records",
     table="record",

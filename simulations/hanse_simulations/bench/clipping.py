@@ -52,7 +52,7 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ClippingRow:
     """One way to clip one model; all None but the note where it cannot."""
 
     model: str
@@ -78,7 +78,7 @@ def clipping(
     repeats: int = 2,
     methods: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
+) -> list[ClippingRow]:
     """Measure every way to clip a model.
 
     Args:
@@ -148,7 +148,7 @@ def _merged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _rows(model: str, batch: int, measured: dict[str, dict[str, Any]]) -> list[Row]:
+def _rows(model: str, batch: int, measured: dict[str, dict[str, Any]]) -> list[ClippingRow]:
     plain = measured["plain"]
     opacus = min(
         (
@@ -159,11 +159,11 @@ def _rows(model: str, batch: int, measured: dict[str, dict[str, Any]]) -> list[R
         default=None,
     )
 
-    def row(method: str, figures: dict[str, Any]) -> Row:
+    def row(method: str, figures: dict[str, Any]) -> ClippingRow:
         if "note" in figures:
-            return Row(model=model, batch=batch, method=method, note=figures["note"])
+            return ClippingRow(model=model, batch=batch, method=method, note=figures["note"])
         seconds, peak = figures["seconds"], figures["peak_mb"]
-        return Row(
+        return ClippingRow(
             model=model,
             batch=batch,
             method=method,
@@ -178,7 +178,7 @@ def _rows(model: str, batch: int, measured: dict[str, dict[str, Any]]) -> list[R
     return [row(method, figures) for method, figures in measured.items()]
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[ClippingRow]) -> Table:
     """Lay the rows out as a table for people."""
     table = Table(title="One clipped step: CPU-seconds, memory, and how exact the sum is")
     for heading in ("model", "batch", "method"):

@@ -49,7 +49,7 @@ _LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class DeploymentRow:
     """What one stage, or a round as a whole, took."""
 
     deployment: str
@@ -64,7 +64,7 @@ class Row:
 
 def deployment(
     stores: int = 3, rounds: int = 3, *, progress: Callable[[str], None] = lambda _: None
-) -> list[Row]:
+) -> list[DeploymentRow]:
     """Measure both deployments, one after the other.
 
     Args:
@@ -97,13 +97,13 @@ def deployment(
 
 def rows_of(
     stages: Mapping[str, Sequence[float]], *, private: Sequence[float], plain: Sequence[float]
-) -> list[Row]:
+) -> list[DeploymentRow]:
     """Make rows of seconds: of each private stage by round, and of each round as a whole."""
     reference = statistics.median(plain[1:])
     parts = [("private", name, statistics.median(stages[name][1:])) for name in STAGES]
     parts += [("private", "round", statistics.median(private[1:])), ("plain", "round", reference)]
     return [
-        Row(
+        DeploymentRow(
             deployment=kind,
             part=part,
             seconds=round(seconds, 2),
@@ -233,7 +233,7 @@ def _wait_until_online(made: Deployed) -> None:
             time.sleep(0.2)
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[DeploymentRow]) -> Table:
     """Lay the rows out as a table for people."""
     table = Table(title="A deployment's round, beside a plain train message of Flower's")
     for heading in ("deployment", "part"):

@@ -31,7 +31,7 @@ REFERENCE = "ray"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class EngineRow:
     """One engine with one number of stores."""
 
     engine: str
@@ -45,7 +45,7 @@ class Row:
     round_speedup: float
 
 
-def engines(stores: Sequence[int] = (10, 100), rounds: int = 10) -> list[Row]:
+def engines(stores: Sequence[int] = (10, 100), rounds: int = 10) -> list[EngineRow]:
     """Measure both engines, each in a process of its own.
 
     Args:
@@ -66,14 +66,14 @@ def engines(stores: Sequence[int] = (10, 100), rounds: int = 10) -> list[Row]:
     return [row for count in stores for row in _compare(count, rounds)]
 
 
-def _compare(stores: int, rounds: int) -> Iterator[Row]:
+def _compare(stores: int, rounds: int) -> Iterator[EngineRow]:
     measured = {engine: _measure(engine, stores, rounds) for engine in ENGINES}
     reference = measured[REFERENCE]
     if len({figures["model"] for figures in measured.values()}) > 1:
         raise FederationError(f"the engines end with different models for {stores} stores")
     for engine, figures in measured.items():
         first, later = figures["first_round_seconds"], figures["round_seconds"]
-        yield Row(
+        yield EngineRow(
             engine=engine,
             stores=stores,
             first_round_seconds=round(first, 3),
@@ -101,7 +101,7 @@ def _measure(engine: str, stores: int, rounds: int) -> dict[str, Any]:
         return figures
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[EngineRow]) -> Table:
     """Lay the rows out as a table for people."""
     table = Table(title="Engines: seconds, and how many times sooner than Flower on Ray")
     table.add_column("stores", justify="right")

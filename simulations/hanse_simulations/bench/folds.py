@@ -38,7 +38,7 @@ LABELS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class FoldRow:
     """Figures of one fold's customers, or of the others."""
 
     fold: int
@@ -50,7 +50,7 @@ class Row:
 
 def folds(
     settings: RunSettings, *, count: int = 5, progress: Callable[[str], None] = lambda _: None
-) -> list[Row]:
+) -> list[FoldRow]:
     """Train `count` federations, each without a share of the customers, and judge those.
 
     Args:
@@ -61,7 +61,7 @@ def folds(
     Raises:
         HanseError: Data, privacy or a federation failed.
     """
-    rows: list[Row] = []
+    rows: list[FoldRow] = []
     with tempfile.TemporaryDirectory() as scratch, runner(settings) as work:
         _, settings, prepared = prepare_run(Path(scratch), settings)
         arm = Arm(
@@ -126,9 +126,9 @@ def _judged(
     ]
 
 
-def _row(fold: int, who: str, parts: list[Figures]) -> Row:
+def _row(fold: int, who: str, parts: list[Figures]) -> FoldRow:
     found = Figures.pooled(parts).metrics()
-    return Row(
+    return FoldRow(
         fold=fold,
         who=who,
         customers=sum(len(np.unique(part.customers)) for part in parts),
@@ -136,7 +136,7 @@ def _row(fold: int, who: str, parts: list[Figures]) -> Row:
     )
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[FoldRow]) -> Table:
     """Lay out mean and standard deviation over the folds."""
     count = len({row.fold for row in rows})
     table = Table(title=f"{count}-fold cross-validation by customer, test weeks")

@@ -41,7 +41,7 @@ SHIFT = "basket.popularity.shift"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ForgeryRow:
     """The model after one vector in the last round."""
 
     vector: str
@@ -56,7 +56,7 @@ class Row:
 
 def forgery(
     folder: RunFolder, *, norm: float | None = None, category: str | None = None
-) -> list[Row]:
+) -> list[ForgeryRow]:
     """Measure the effect of one forged vector on a finished run's model.
 
     Args:
@@ -98,7 +98,7 @@ def forgery(
         moved[SHIFT][raised] += step * length
         first, figures = _judged(model, stores, settings, moved, raised)
         rows.append(
-            Row(
+            ForgeryRow(
                 vector=vector,
                 norm=length,
                 category=names[raised],
@@ -159,7 +159,7 @@ def _scores(
             yield scores[asked]
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[ForgeryRow]) -> Table:
     """Lay the rows out."""
     table = Table(title=f"One vector in the last round, for {rows[0].category!r}")
     for heading in ("vector", "L2 norm", "on rank 1", "of baskets", "NDCG@10"):

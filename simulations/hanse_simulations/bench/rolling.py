@@ -44,7 +44,7 @@ _ARM = Arm(name="rolling", label="Trained until a week", trainer="federated")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class RollingRow:
     """One model in one window, over all stores' customers; means over seeds."""
 
     window: str
@@ -75,7 +75,7 @@ def rolling(
     anew: bool = False,
     seeds: int = 1,
     progress: Progress = lambda _: None,
-) -> list[Row]:
+) -> list[RollingRow]:
     """Train, look at the next four weeks, move on.
 
     Args:
@@ -183,13 +183,13 @@ def _chosen(figures: Figures) -> dict[str, float]:
     return {name: value for name, value in figures.metrics().items() if name in METRICS}
 
 
-def _rows(start: datetime, judged: Sequence[_Judged]) -> list[Row]:
+def _rows(start: datetime, judged: Sequence[_Judged]) -> list[RollingRow]:
     rows = []
     for model in dict.fromkeys(part.model for part in judged):
         own = [part for part in judged if part.model == model]
         values = {name: [part.figures[name] for part in own] for name in METRICS}
         rows.append(
-            Row(
+            RollingRow(
                 window=f"{start:%Y-%m-%d}",
                 model=model,
                 rounds=own[0].rounds,
@@ -201,7 +201,7 @@ def _rows(start: datetime, judged: Sequence[_Judged]) -> list[Row]:
     return rows
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[RollingRow]) -> Table:
     """Lay the windows out for people, and the mean of the windows after the first."""
     table = Table(title="The four weeks after training, window by window")
     for heading in ("from", "model"):

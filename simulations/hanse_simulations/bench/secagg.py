@@ -58,7 +58,7 @@ _NOW = 1_750_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class SecaggRow:
     """One round; seconds are CPU-seconds.
 
     Args:
@@ -169,7 +169,7 @@ def run(
     dropouts: Sequence[float] = (0.0,),
     reference: bool = True,
     progress: Callable[[str], None] = lambda _: None,
-) -> list[Row]:
+) -> list[SecaggRow]:
     """Run every combination once.
 
     Args:
@@ -188,7 +188,7 @@ def run(
     return rows
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[SecaggRow]) -> Table:
     """Return the rows as a table for a terminal."""
     table = Table(title="Secure aggregation, CPU-seconds a round")
     for heading in (
@@ -226,7 +226,7 @@ def _times(speedup: float | None) -> str:
     return "-" if speedup is None else f"{speedup:.0f}"
 
 
-def _row(count: int, length: int, fraction: float, *, reference: bool) -> Row:
+def _row(count: int, length: int, fraction: float, *, reference: bool) -> SecaggRow:
     members, clock, sizes, exact = _round(count, length, fraction)
     client = statistics.median(member.clock.total for member in members)
     stages = {
@@ -242,7 +242,7 @@ def _row(count: int, length: int, fraction: float, *, reference: bool) -> Row:
             threshold=members[0].attempt.terms.threshold(count),
             update=members[0].update,
         )
-    return Row(
+    return SecaggRow(
         stores=count,
         parameters=length,
         dropouts=fraction,

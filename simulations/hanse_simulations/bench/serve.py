@@ -37,7 +37,7 @@ _WARM_UP = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ServeRow:
     """One way to multiply."""
 
     arithmetic: str
@@ -48,7 +48,7 @@ class Row:
     """Share of the float model's best ten that are among this one's, mean over customers."""
 
 
-def serve(model: Path, store: Path, *, requests: int = 1_000, clients: int = 8) -> list[Row]:
+def serve(model: Path, store: Path, *, requests: int = 1_000, clients: int = 8) -> list[ServeRow]:
     """Measure a model's service in float, then in eight bits.
 
     Args:
@@ -85,7 +85,7 @@ def serve(model: Path, store: Path, *, requests: int = 1_000, clients: int = 8) 
             took = time.perf_counter() - started
         p50, p99 = np.percentile(times, [50, 99]) * 1_000
         rows.append(
-            Row(
+            ServeRow(
                 arithmetic=arithmetic,
                 p50_ms=round(float(p50), 2),
                 p99_ms=round(float(p99), 2),
@@ -138,7 +138,7 @@ def _ask(address: str, users: Sequence[str]) -> list[float]:
     return times
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[ServeRow]) -> Table:
     """Lay the rows out as a table for people."""
     table = Table(title="Serving one customer a request")
     table.add_column("arithmetic")

@@ -33,7 +33,7 @@ from hanse_simulations.downstream.injected_anomalies import (
     cart_bursts,
     hijacked,
 )
-from hanse_simulations.downstream.table import Row
+from hanse_simulations.downstream.table import DownstreamRow
 
 PRIOR_PURCHASES = 200.0
 """Of the store's distribution, in the personal baseline: the best of 0, 10, 30, 60, 100,
@@ -67,7 +67,7 @@ def anomaly_rows(
     start: float,
     stop: float,
     seed: int,
-) -> list[Row]:
+) -> list[DownstreamRow]:
     """Measure every score on every pattern, all stores together.
 
     Args:
@@ -90,7 +90,9 @@ def anomaly_rows(
             injected = pattern(store, start=start, stop=stop, rng=rng)
             _days(judged, task, injected, shop, forecasts, config)
     return [
-        Row.auc(*key, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+        DownstreamRow.auc(
+            *key, np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        )
         for key, parts in sorted(judged.items(), key=_place)
     ]
 
@@ -161,9 +163,9 @@ def _accounts(
 ) -> None:
     """Each customer's mean over the test weeks, whenever the account was taken."""
     count = len(store)
-    came = np.bincount(days.customers, minlength=count)
-    some = came > 0
-    means = np.bincount(days.customers, scores, minlength=count)[some] / came[some]
+    visits = np.bincount(days.customers, minlength=count)
+    some = visits > 0
+    means = np.bincount(days.customers, scores, minlength=count)[some] / visits[some]
     taken = np.bincount(days.customers, touched, minlength=count)[some] > 0
     _note(judged, "hijacked accounts", method, "taste, mean", means, taken)
 

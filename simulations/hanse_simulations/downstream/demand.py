@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from hanse_client.analytics.demand import Demand, came, demand
+from hanse_client.analytics.demand import Demand, demand, observed_visits
 from hanse_client.analytics.occasions import visits_ahead
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import Floats
 from hanse_client.tasks.interest.heads import outlook_bounds
-from hanse_simulations.downstream.table import Row
+from hanse_simulations.downstream.table import DownstreamRow
 
 _RECENT = 28.0
 _ENOUGH = 5.0
@@ -35,7 +35,7 @@ def shop_rows(
     *,
     start: float,
     stop: float,
-) -> list[Row]:
+) -> list[DownstreamRow]:
     """Measure every method, all stores, classes and moments together.
 
     Args:
@@ -60,7 +60,7 @@ def shop_rows(
             for moment in moments[moments + horizon <= stop]:
                 for name in models:
                     parts[name].append(asked[number, moment, name].of(index))
-                actual.append(came(store, moment, horizon, len(config.classes)))
+                actual.append(observed_visits(store, moment, horizon, len(config.classes)))
                 recent.append(_recent(store, moment, len(config.classes)) * horizon / _RECENT)
         if not actual:
             continue
@@ -78,13 +78,15 @@ def shop_rows(
             )
             rows += _errors(task, name, expected, now, usual)
             inside = (now >= low) & (now <= high)
-            rows.append(Row.share(task, name, "nine in ten", "coverage", inside))
-            rows.append(Row.auc(f"{task}: rise", name, "", rise, risen))
-            rows.append(Row.auc(f"{task}: fall", name, "", fall, fallen))
+            rows.append(DownstreamRow.share(task, name, "nine in ten", "coverage", inside))
+            rows.append(DownstreamRow.auc(f"{task}: rise", name, "", rise, risen))
+            rows.append(DownstreamRow.auc(f"{task}: fall", name, "", fall, fallen))
         rows += _errors(task, "last_weeks", last, now, usual)
         rows += _errors(task, "usual", usual, now, usual)
-        rows.append(Row.auc(f"{task}: rise", "mean_reversion", "", usual - before, risen))
-        rows.append(Row.auc(f"{task}: fall", "mean_reversion", "", before - usual, fallen))
+        rows.append(DownstreamRow.auc(f"{task}: rise", "mean_reversion", "", usual - before, risen))
+        rows.append(
+            DownstreamRow.auc(f"{task}: fall", "mean_reversion", "", before - usual, fallen)
+        )
     return sorted(rows, key=lambda row: row.task)
 
 
@@ -97,7 +99,9 @@ def _recent(histories: Histories, moment: float, classes: int) -> Floats:
     return counts
 
 
-def _errors(task: str, method: str, expected: Floats, now: Floats, usual: Floats) -> list[Row]:
+def _errors(
+    task: str, method: str, expected: Floats, now: Floats, usual: Floats
+) -> list[DownstreamRow]:
     """Mean absolute error, and in per cent where enough is usual."""
     off = np.abs(expected - now)
     large = (usual >= _ENOUGH) & (now > 0)
@@ -106,7 +110,7 @@ def _errors(task: str, method: str, expected: Floats, now: Floats, usual: Floats
         "mape": (off[large] / now[large], int(large.sum())),
     }
     return [
-        Row(
+        DownstreamRow(
             task=task,
             method=method,
             part="",

@@ -6,7 +6,7 @@ visits (`leaders`); it *changes* if it is not at the most visits of the next 4 w
 several classes often lead together: whoever names one of them is right. Figures: AUC of the
 change; top-1 and HR@5 of the next leading class, over all classes.
 
-Baselines, fitted on the training weeks of all stores pooled, as no federation could:
+Baselines, fitted centralized on the training weeks of all stores, as no federation could:
 
 - stay: the counts of the 12 weeks as they are; change by how narrowly the leader leads
 - Markov: from leading class to leading class, over windows
@@ -29,7 +29,7 @@ from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_client.tasks.interest.features import Floats, Ints
 from hanse_simulations.downstream.injected_anomalies import Mask
-from hanse_simulations.downstream.table import Row
+from hanse_simulations.downstream.table import DownstreamRow
 
 CHANGE, NEXT = "leader changes", "next leader"
 _TRAINING_WINDOWS = 4
@@ -154,7 +154,7 @@ def migration_rows(
     *,
     train_until: float,
     start: float,
-) -> list[Row]:
+) -> list[DownstreamRow]:
     """Measure every method, all stores together.
 
     Args:
@@ -178,14 +178,14 @@ def migration_rows(
     changed = np.concatenate([some.changed for some in asked])
     right = np.concatenate([some.next_leaders for some in asked])
     rows = [
-        Row.auc(CHANGE, *key, np.concatenate([part[0] for part in parts]), changed)
+        DownstreamRow.auc(CHANGE, *key, np.concatenate([part[0] for part in parts]), changed)
         for key, parts in answers.items()
     ]
     for key, parts in answers.items():
         ranked = np.argsort(-np.concatenate([part[1] for part in parts]), axis=1, kind="stable")
         hits = np.take_along_axis(right, ranked[:, :_TOP], axis=1)
-        rows.append(Row.share(NEXT, *key, "top-1", hits[:, 0]))
-        rows.append(Row.share(NEXT, *key, f"hr@{_TOP}", np.any(hits, axis=1)))
+        rows.append(DownstreamRow.share(NEXT, *key, "top-1", hits[:, 0]))
+        rows.append(DownstreamRow.share(NEXT, *key, f"hr@{_TOP}", np.any(hits, axis=1)))
     return rows
 
 

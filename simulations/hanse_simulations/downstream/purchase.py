@@ -4,7 +4,7 @@ Asked once of each customer who has come before, at the first moment of the test
 classes that the customer bought before, and of all classes. Figures: AUC, average precision,
 expected calibration error.
 
-Baselines, fitted on the training weeks of all stores pooled, as no federation could:
+Baselines, fitted centralized on the training weeks of all stores, as no federation could:
 
 - long-run rate: visits with the class a day so far, as a Poisson
 - logistic regression and boosted trees on counts and their logarithms, one for each horizon,
@@ -25,7 +25,7 @@ from hanse_client.analytics.purchase_chances import BOUGHT_BEFORE, Foresight, fo
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_client.tasks.interest.features import Floats
-from hanse_simulations.downstream.table import Row
+from hanse_simulations.downstream.table import DownstreamRow
 from hanse_simulations.evaluation.baselines import simple_features
 
 _TRAINING_MOMENTS = 3
@@ -38,7 +38,7 @@ def within_rows(
     *,
     train_until: float,
     start: float,
-) -> list[Row]:
+) -> list[DownstreamRow]:
     """Measure every method, all stores together.
 
     Args:
@@ -53,7 +53,7 @@ def within_rows(
         seen = Foresight.pooled([foresee(store, model, start) for store in stores])
         rows += _rows(name, seen.judged())
     known = seen.known
-    bought = seen.came > 0
+    bought = seen.observed > 0
     methods = fitted(stores, train_until, config)
     features, rates = zip(*(_described(store, start, config) for store in stores), strict=True)
     long_run = -np.expm1(-np.concatenate(rates)[..., None] * np.array(config.horizons))
@@ -68,9 +68,9 @@ def within_rows(
     return sorted(rows, key=lambda row: (row.task, ["auc", "ap", "ece"].index(row.metric)))
 
 
-def _rows(method: str, found: Sequence[Mapping[str, Any]]) -> list[Row]:
+def _rows(method: str, found: Sequence[Mapping[str, Any]]) -> list[DownstreamRow]:
     return [
-        Row(
+        DownstreamRow(
             task=f"buys within {row['horizon_days']:02.0f} days, classes: {row['classes']}",
             method=method,
             part="",
@@ -104,12 +104,12 @@ def fitted(
             customers = past.until(moment).active()
             features, _ = _described(past, moment, config)
             known = features[..., len(config.windows) - 1] > 0
-            came = [
+            observed = [
                 visits_ahead(past, customers, moment, horizon=h, classes=len(config.classes)) > 0
                 for h in config.horizons
             ]
             x.append(features[known])
-            y.append(np.stack(came, axis=-1)[known])
+            y.append(np.stack(observed, axis=-1)[known])
     if not x:
         return {}
     features, outcomes = np.concatenate(x), np.concatenate(y)

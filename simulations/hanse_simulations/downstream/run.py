@@ -18,11 +18,11 @@ from hanse_simulations.downstream.anomalies import anomaly_rows
 from hanse_simulations.downstream.demand import shop_rows
 from hanse_simulations.downstream.migration import migration_rows
 from hanse_simulations.downstream.purchase import within_rows
-from hanse_simulations.downstream.table import Row
+from hanse_simulations.downstream.table import DownstreamRow
 from hanse_simulations.runs.folder import RunFolder
 
 
-def measure(folder: RunFolder) -> list[Row]:
+def measure(folder: RunFolder) -> list[DownstreamRow]:
     """Judge the run's model, and the same model before training, in the test weeks.
 
     Nothing is written: the run stays as it is.

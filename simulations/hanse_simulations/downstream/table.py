@@ -31,7 +31,7 @@ LESS_IS_BETTER = ("ece", "mae", "mape")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class DownstreamRow:
     """One method's figure on one task."""
 
     task: str
@@ -53,14 +53,14 @@ class Row:
         part: str,
         scores: npt.NDArray[np.float64],
         positive: npt.NDArray[np.bool_],
-    ) -> Row:
+    ) -> DownstreamRow:
         """How well scores tell the positive from the others."""
         return cls._of(task, method, part, "auc", auc(scores, positive), positive)
 
     @classmethod
     def share(
         cls, task: str, method: str, part: str, metric: str, hits: npt.NDArray[np.bool_]
-    ) -> Row:
+    ) -> DownstreamRow:
         """How often it was right."""
         return cls._of(task, method, part, metric, hits.mean() if len(hits) else np.nan, hits)
 
@@ -73,7 +73,7 @@ class Row:
         metric: str,
         value: float,
         cases: npt.NDArray[np.bool_],
-    ) -> Row:
+    ) -> DownstreamRow:
         return cls(
             task=task,
             method=method,
@@ -85,7 +85,7 @@ class Row:
         )
 
 
-def best(rows: Sequence[Row]) -> Mapping[tuple[str, str], float]:
+def best(rows: Sequence[DownstreamRow]) -> Mapping[tuple[str, str], float]:
     """The best figure of each task and metric."""
     found: dict[tuple[str, str], float] = {}
     for row in rows:
@@ -97,7 +97,7 @@ def best(rows: Sequence[Row]) -> Mapping[tuple[str, str], float]:
     return found
 
 
-def render(rows: Sequence[Row]) -> Table:
+def render(rows: Sequence[DownstreamRow]) -> Table:
     """Lay the rows out as a table for people; the best of each task and metric is marked."""
     table = Table(title="What follows from the shared model, beside baselines (* the best)")
     for heading in ("task", "method", "score"):

@@ -2,7 +2,7 @@
 
 A member of a federation is the production app, behind its guard. Beside it, a simulation's
 stores measure a model on their own customers when told to, train alone, and, where masks are
-turned off to compare, send open updates. None of this is an action of an enrolled store: a real
+turned off to compare, send unmasked updates. None of this is an action of an enrolled store: a real
 one runs `hanse_client.app`, which has no such message types.
 """
 
@@ -42,14 +42,14 @@ class SimulatedStoreApp(ClientApp):
         if member is not None:
             return production(message, context)
         if kind == "train":
-            return _open_update(message, node)
+            return _unmasked_update(message, node)
         return _reply(message, {"config": ConfigRecord({"store": node.name})})
 
 
 app = SimulatedStoreApp()
 
 
-def _open_update(message: Message, node: Node) -> Message:
+def _unmasked_update(message: Message, node: Node) -> Message:
     """Train one round and return the update as it is."""
     from hanse_client.rounds.local_update import base_model
     from hanse_client.training.train import train_round

@@ -2,7 +2,7 @@
 
 Basket: what sells most, what this customer bought (decayed over 180 days), what tends to
 follow the last basket. Outlook: return to the mean, the long-run rate, and a logistic
-regression on simple features. Pooled over all stores, as no federation could: they see more
+regression on simple features. Centralized, as no federation could be: they see more
 than any store does, and their figures are not private.
 """
 

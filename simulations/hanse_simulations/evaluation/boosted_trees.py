@@ -1,4 +1,4 @@
-"""Boosted trees on engineered features: what a good analyst would build on pooled data.
+"""Boosted trees on engineered features: what an analyst would build on centralized data.
 
 About twenty features of a customer's past with a class (counts by window, decayed counts, days
 since, shares, popularity, how often the class rises or falls) go into scikit-learn's histogram

@@ -1,4 +1,4 @@
-"""What the shared head has to be better than: the prior rate, and what pooled data would give."""
+"""What the shared head has to be better than: the prior rate, and models of centralized data."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _notes(settings: RunSettings) -> list[str]:
         "what is redeemed after the data end on 2017-12-31 is not seen.",
         "auc judges all offers together, auc_within the customers of one campaign among "
         "themselves, a mean over campaigns by their redemptions; ap is average precision, ece "
-        "calibration error, foretold the mean chance and came the share that redeemed.",
+        "calibration error, mean_predicted the mean chance and observed the share that redeemed.",
         FROZEN_STORES,
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",

@@ -38,12 +38,19 @@ from hanse_simulations.runs.results import RunResult
 class StudyResult(RunResult):
     """The outcome of a study."""
 
+    main: str = "federated_private"
+    """Name of the arm whose model is kept."""
     arm_seconds: dict[str, float] = Field(default_factory=dict)
     arm_epsilon: dict[str, float] = Field(default_factory=dict)
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
     """The papers' figures where the data set is one that they use."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """Rows of the data that could not be used, by reason."""
+
+    @property
+    def main_arm(self) -> str:
+        """The arm whose model is kept."""
+        return self.main
 
 
 class Divisible(StoreData, Protocol):
@@ -128,6 +135,7 @@ def run_study(
             customers=len(study.data),
             rounds=settings.federation.rounds,
             data_note=study.data_note,
+            main=main,
             metrics=figures.pop(main),
             arms=figures,
             baselines=study.baselines(),

@@ -65,7 +65,7 @@ class Population:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ForecastRow:
     """What training one variant comes to, in a round in which every store arrives.
 
     Args:
@@ -134,7 +134,7 @@ class Forecast:
     spare: int
     granted_epsilon: float
     at_stores: dict[int, float]
-    rows: tuple[Row, ...]
+    rows: tuple[ForecastRow, ...]
     threshold: float
     recommendation: Recommendation
     warnings: tuple[str, ...]
@@ -242,13 +242,15 @@ def noise_deviation(
     return math.sqrt(stores * update.noise_variance) / update.scale
 
 
-def _row(settings: RunSettings, plan: PrivacyPlan, people: Population, variant: Variant) -> Row:
+def _row(
+    settings: RunSettings, plan: PrivacyPlan, people: Population, variant: Variant
+) -> ForecastRow:
     stores = len(people.customers)
     manifest = planned_manifest(settings, variant.parameters, stores)
     signal = signal_bound(settings, plan, people) / stores
     noise = noise_deviation(settings, plan, variant.parameters, stores) / stores
     norm = noise * math.sqrt(variant.parameters)
-    return Row(
+    return ForecastRow(
         variant=variant.name,
         parameters=variant.parameters,
         signal=signal,

@@ -61,7 +61,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ReportRow:
     """One arm of the comparison."""
 
     label: str
@@ -77,7 +77,7 @@ class ComparisonTable:
 
     title: str
     metrics: tuple[Metric, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
 
     @property
     def explores(self) -> bool:
@@ -234,7 +234,7 @@ def _comparison(result: RunResult, task: Task) -> ComparisonTable:
     figures = {row.name: values for row, values in arms}
     best = {metric.name: best_arms(figures, metric.name) for metric in metrics}
     rows = tuple(
-        Row(
+        ReportRow(
             label=row.label,
             about=row.about,
             colour=arm_variable(row.name),

@@ -1,4 +1,4 @@
-"""How well conversions were foretold: area under the curve, precision, calibration."""
+"""How well conversions were predicted: area under the curve, precision, calibration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.tasks.scoring import auc, average_precision, calibration_error
 
-NAMES = ("auc", "auc_within", "ap", "ece", "foretold", "came")
+NAMES = ("auc", "auc_within", "ap", "ece", "mean_predicted", "observed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Conversions:
             `auc`; `auc_within`, which compares customers of one campaign alone, a mean over
             campaigns by their redemptions: who, of those whom it was sent to? (`auc` also
             judges which campaign); average precision `ap`; calibration error `ece`; the mean
-            chance `foretold`, and the share that `came`.
+            chance `mean_predicted`, and the share that redeemed, `observed`.
         """
         if not len(self.redeemed):
             return dict.fromkeys(NAMES, float("nan"))
@@ -56,8 +56,8 @@ class Conversions:
             "ap": average_precision(chances, self.redeemed),
             "ece": calibration_error(chances, self.redeemed),
             "auc_within": self._within(),
-            "foretold": float(chances.mean()),
-            "came": float(self.redeemed.mean()),
+            "mean_predicted": float(chances.mean()),
+            "observed": float(self.redeemed.mean()),
         }
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:

@@ -33,7 +33,7 @@ from hanse_common.errors import ConfigError
 from hanse_common.trainable import Trainable
 
 if TYPE_CHECKING:
-    from hanse_client.model.pretrained import Checkpoint
+    from hanse_client.model.pretrained import ModelCheckpoint
 
 _RULES = ("basket.repeat.", "basket.habit.", "basket.popularity.", "outlook.rule.", "rates.")
 
@@ -123,7 +123,7 @@ class InterestModel(PreTrainedModel):
         item_texts: Vectors,
         class_sizes: Vectors,
         seed: int,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: ModelCheckpoint | None = None,
     ) -> InterestModel:
         """A model that no customer has trained, fitted to a public catalogue alone.
 
