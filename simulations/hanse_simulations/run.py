@@ -1,4 +1,4 @@
-"""The main job: a federation of shops on this machine, compared with what it must beat.
+"""Run a federation of shops on this machine and compare it with baselines and other arms.
 
 The production ServerApp and ClientApp do the work; only the network and the people are
 simulated. What is printed and stored here is read from the stores' own folders, which an
@@ -22,12 +22,12 @@ from hanse_common.paths import CARD_FILE
 from hanse_server.strategies import make_strategy
 from hanse_simulations.datasets import Stores
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
-from hanse_simulations.evaluation.baseline_figures import JudgedBaselines
+from hanse_simulations.evaluation.baseline_figures import BaselineFigures
 from hanse_simulations.evaluation.group_figures import judge_groups
 from hanse_simulations.evaluation.interest_map import interest_map
-from hanse_simulations.evaluation.outlook_metrics import instruments
+from hanse_simulations.evaluation.outlook_metrics import outlook_metrics
 from hanse_simulations.experiment.arm_run import ArmRun
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
+from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm
 from hanse_simulations.experiment.figures import overall_figures, spreads
 from hanse_simulations.experiment.prepare import prepare_run
 from hanse_simulations.experiment.runner import runner
@@ -114,23 +114,25 @@ def _simulate(
         for arm in arms_of(settings):
             home = folder.arm(arm.name) if runs else folder
             runs.append(work.train(arm, home, settings, prepared))
-            found = runs[-1].metric_rows(customers)
-            rows += found
-            for number in sorted({row["round"] or 0 for row in found}):
-                tracker.log([row for row in found if row["round"] == number], number)
+            of_arm = runs[-1].metric_rows(customers)
+            rows += of_arm
+            for number in sorted({row["round"] or 0 for row in of_arm}):
+                tracker.log([row for row in of_arm if row["round"] == number], number)
         swept = run_sweep(folder.path / "sweep", settings, prepared, work)
         # 4. Simple rules on the same customers, and the model before any training.
         work.progress.note("judging the simple rules")
-        baselines = JudgedBaselines.judge(prepared, histories, settings)
+        baselines = BaselineFigures.judge(prepared, histories, settings)
         rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
-        # 5. Whom the models serve worse; the stores' own folders say who is who.
+        # 5. Figures by group of customers; the stores' own folders say who belongs to which.
         main, figures = runs[0], {run.arm.name: run.figures() for run in runs}
         groups, group_notes = judge_groups(
             {**figures, **baselines.test}, prepared, histories, stores, settings
         )
         splits = main.figures("validate"), figures[main.arm.name]
-        quality, curves = instruments(*(Figures.pooled(list(split.values())) for split in splits))
+        quality, curves = outlook_metrics(
+            *(Figures.pooled(list(split.values())) for split in splits)
+        )
         # 6. One model, one table, one page.
         work.progress.note("writing the report")
         model = main.model()
@@ -144,7 +146,7 @@ def _simulate(
                 "sweep": [*baselines.comparison(), *swept] if swept else [],
                 "groups": groups,
                 "group_notes": group_notes,
-                "instruments": quality,
+                "outlook_metrics": quality,
                 "customers": sum(customers.values()),
                 "seconds": work.seconds,
                 "peak_memory_mb": round(memory.peak_mb),
@@ -159,17 +161,19 @@ def _simulate(
 
 def arms_of(settings: RunSettings) -> list[Arm]:
     """The arms of a run: the main one first, the others only if the settings ask to compare."""
-    private = settings.privacy.mode != "none"
-    main = replace(ARMS["federated_private" if private else "federated"], overrides={})
+    arms = [main_arm(settings)]
     if not settings.compare:
-        return [main]
-    arms = [main, ARMS["federated"]] if private else [main]
+        return arms
+    if settings.privacy.mode != "none":
+        arms.append(ARMS["federated"])
     if settings.transformer_training is not None:
-        whole = {
+        transformer = {
             "model.trainable": "all",
             "training": settings.transformer_training.model_dump(),
         }
-        arms.append(replace(ARMS["federated_transformer"], overrides={**NON_PRIVATE, **whole}))
+        arms.append(
+            replace(ARMS["federated_transformer"], overrides={**NON_PRIVATE, **transformer})
+        )
     return [*arms, replace(ARMS["centralized"], salt="centralised"), ARMS["alone"]]
 
 

@@ -15,7 +15,7 @@ from hanse_common.vector import flatten
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.experiment.sweep import (
     METRICS,
-    Found,
+    SweepFigures,
     points,
     summarise,
 )
@@ -153,7 +153,9 @@ def test_a_sweep_lists_every_arm_epsilon_and_seed_once(settings):
 
 def found_at(value):
     spread = Spread(mean=value, std=0.25, min=value, max=value)
-    return Found(overall=dict.fromkeys(METRICS, value), over_stores=dict.fromkeys(METRICS, spread))
+    return SweepFigures(
+        overall=dict.fromkeys(METRICS, value), over_stores=dict.fromkeys(METRICS, spread)
+    )
 
 
 def test_a_summary_joins_seeds_and_keeps_arms_and_epsilons_apart(settings):

@@ -10,7 +10,7 @@ import pytest
 
 from hanse_simulations.report.build import headline, spent_by_round, write_report
 from hanse_simulations.report.groups import group_tables
-from hanse_simulations.report.sweep import everything
+from hanse_simulations.report.sweep import comparison_tables
 from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import GroupFigure, RunResult, Spread, SweepRow
 from kits.errors import raises
@@ -210,12 +210,12 @@ def test_the_one_table_shows_what_is_known_and_a_dash_where_nothing_is() -> None
         )
 
     rows = [row("markov", 1, **{"ndcg@10": 0.29}), row("local", 3, **{"rise_auc": 0.7})]
-    basket, outlook = everything(RunResult(recipe="x", run="x", sweep=rows))
+    basket, outlook = comparison_tables(RunResult(recipe="x", run="x", sweep=rows))
     assert (basket.columns, [line.label for line in basket.rows]) == (("NDCG@10",), ["markov"])
     assert basket.rows[0].cells[0].spread == "±–/.010"  # a rule has no seeds
     assert (outlook.rows[0].epsilon, outlook.rows[0].cells[0].text) == ("2", ".700")
     assert outlook.rows[0].cells[0].spread == "±.002/.010"
-    assert everything(RunResult(recipe="x", run="x")) == []
+    assert comparison_tables(RunResult(recipe="x", run="x")) == []
 
 
 def test_groups_stand_with_their_gap_and_names_are_shown_as_text() -> None:

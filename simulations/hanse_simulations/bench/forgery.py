@@ -22,7 +22,6 @@ from rich.table import Table
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.features.histories import Histories
-from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.features import collate, rows_at_once
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories, split_anchors
@@ -34,6 +33,7 @@ from hanse_common.manifest_terms import sum_norm
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
 from hanse_common.vector import UPDATE
 from hanse_server.checkpoint import read_arrays
+from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.runs.folder import RunFolder
 
 SHIFT = "basket.popularity.shift"
@@ -69,18 +69,15 @@ def forgery(
         DataError [unknown-category]: The model ranks no such class.
     """
     disable_progress_bar()
-    settings, arrays = folder.read_settings(), read_arrays(folder.path / GLOBAL_FILE)
+    run = ArmRun.opened(folder)
+    settings, arrays = run.settings, read_arrays(folder.path / GLOBAL_FILE)
     if SHIFT not in arrays or not settings.secure:
         raise ConfigError(
             f"run {folder.name!r} trains no {SHIFT} under secure aggregation",
             hint="`hanse simulate grocery` makes a run that does",
         )
     manifest = SignedManifest.load(folder.path / MANIFEST_FILE).unchecked
-    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
-    stores = [node.histories for node in nodes]
-    model = InterestModel.from_pretrained(nodes[0].settings.base_model)
-    model.train(False)
-    load_arrays(model, arrays)
+    stores, model = run.stores.load(), run.model()
     names = list(model.config.classes)
     raised = _raised(model, stores, settings, names, category)
     clip = next(part.clip for part in manifest.sections if part.name == UPDATE)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from hanse_client.features.histories import Histories, days, run_split
-from hanse_client.node import Node, list_nodes
+from hanse_client.features.histories import days, run_split
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.errors import RunNotFound
 from hanse_simulations.downstream.anomalies import anomaly_rows
@@ -19,6 +18,7 @@ from hanse_simulations.downstream.demand import shop_rows
 from hanse_simulations.downstream.migration import migration_rows
 from hanse_simulations.downstream.purchase import within_rows
 from hanse_simulations.downstream.table import DownstreamRow
+from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.runs.folder import RunFolder
 
 
@@ -37,14 +37,10 @@ def measure(folder: RunFolder) -> list[DownstreamRow]:
         raise RunNotFound(
             f"run {folder.name!r} holds no model", hint=f"go on with --resume {folder.name}"
         )
-    settings = folder.read_settings()
+    run = ArmRun.opened(folder)
+    settings, stores = run.settings, run.stores.load()
     split = run_split(settings)
-    nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
-    stores: list[Histories] = [node.histories for node in nodes]
-    models = {
-        "model": _read(folder.model_dir),
-        "untrained": _read(nodes[0].settings.base_model),
-    }
+    models = {"model": run.model(), "untrained": _read(run.stores.base_model)}
     start, stop = days(split.validate_until), days(split.test_until)
     rows = anomaly_rows(stores, models, start=start, stop=stop, seed=settings.seed)
     until = days(split.train_until)

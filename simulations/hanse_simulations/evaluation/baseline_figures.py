@@ -1,4 +1,4 @@
-"""Every baseline of a run judged once, for all that is told about it: rows, one table, gaps."""
+"""The figures of a run's baselines, judged once for the rows, the tables and the gaps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hanse_simulations.evaluation.boosted_trees import Trees, judge_trees
 from hanse_simulations.experiment.arms import ARMS, metrics_of
 from hanse_simulations.experiment.figures import metric_rows
 from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.experiment.sweep import Found, joined
+from hanse_simulations.experiment.sweep import SweepFigures, joined
 from hanse_simulations.runs.results import MetricRow, SweepRow
 
 UNTRAINED, BEFORE = "untrained", "before"
@@ -26,19 +26,19 @@ ByStore = dict[str, Figures]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JudgedBaselines:
+class BaselineFigures:
     """What simple rules, boosted trees and the model before training reach."""
 
     validate: dict[str, ByStore]
     """By rule and store; without the trees, which cost most."""
     test: dict[str, ByStore]
     tree_seeds: list[ByStore]
-    """Test figures of the trees, fitted anew with each seed of the sweep."""
+    """Test figures of the trees, fitted again with each seed of the sweep."""
 
     @classmethod
     def judge(
         cls, prepared: Prepared, histories: Sequence[Histories], settings: RunSettings
-    ) -> JudgedBaselines:
+    ) -> BaselineFigures:
         """Fit and judge every baseline on every store's customers."""
         model = InterestModel.from_pretrained(prepared.base_model)
         rules = Rules.fit(histories, settings, model.config)
@@ -80,7 +80,7 @@ class JudgedBaselines:
         rows = []
         for rule, by_store in self.test.items():
             seeds = self.tree_seeds if rule == TREES else [by_store]
-            found = [Found.of(part) for part in seeds]
+            found = [SweepFigures.of(part) for part in seeds]
             rows.append(joined(ARMS[rule], found, wanted=wanted_of(rule)))
         order = list(ARMS)
         return sorted(rows, key=lambda row: order.index(row.arm))

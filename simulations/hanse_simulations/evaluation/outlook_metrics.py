@@ -1,4 +1,4 @@
-"""The usual instruments for the outlook: precision and recall, ROC and PR curves, calibration.
+"""Metrics of the outlook: precision and recall, ROC and PR curves, calibration.
 
 The threshold of each side is the one with the best F1 in the validation weeks; precision,
 recall and F1 are then read in the test weeks, where nothing is chosen any more. Calibration
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_client.tasks.interest.metrics import FALL, RISE, Figures
-from hanse_simulations.runs.results import Curve, Instruments, OutlookCurves
+from hanse_simulations.runs.results import Curve, OutlookCurves, OutlookMetrics
 
 SIDES: Final = {"rise": RISE, "fall": FALL}
 _POINTS: Final = 80
@@ -28,7 +28,9 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
-def instruments(validate: Figures, test: Figures) -> tuple[list[Instruments], list[OutlookCurves]]:
+def outlook_metrics(
+    validate: Figures, test: Figures
+) -> tuple[list[OutlookMetrics], list[OutlookCurves]]:
     """Judge the stated chances of rise and fall.
 
     Args:
@@ -76,7 +78,7 @@ def calibration(chances: Floats, happened: Mask) -> tuple[Curve, float]:
     return Curve(x=_rounded(stated), y=_rounded(share)), error
 
 
-def _figures(name: str, threshold: float, chances: Floats, happened: Mask) -> Instruments:
+def _figures(name: str, threshold: float, chances: Floats, happened: Mask) -> OutlookMetrics:
     from sklearn.metrics import (
         accuracy_score,
         average_precision_score,
@@ -88,7 +90,7 @@ def _figures(name: str, threshold: float, chances: Floats, happened: Mask) -> In
     precision, recall, f1, _ = precision_recall_fscore_support(
         happened, said, average="binary", zero_division=0.0
     )
-    return Instruments(
+    return OutlookMetrics(
         side=name,
         cases=len(happened),
         share=float(happened.mean()),

@@ -1,4 +1,4 @@
-"""Each store by itself: what joining has to be better than."""
+"""Each store trains a model of its own, which a federation has to improve upon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hanse_simulations.runs.arm_folder import ArmFolder
 
 
 def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
-    """Let every store train and judge a model of its own; stores that have are left alone.
+    """Let every store train and judge a model of its own; stores that are done are skipped.
 
     Always on this machine's workers: nothing is aggregated, so no engine is involved.
 

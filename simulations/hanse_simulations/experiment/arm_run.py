@@ -23,10 +23,11 @@ from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
-from hanse_simulations.experiment.arms import ALL_STORES, Arm
+from hanse_simulations.experiment.arms import ALL_STORES, Arm, main_arm
 from hanse_simulations.experiment.figures import metric_rows
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.runs.arm_folder import ArmFolder
+from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import EpsilonSpent, MetricRow
 
 _EVALUATION = re.compile(r"(validate|test)-(\d+)\.npz")
@@ -43,6 +44,24 @@ class ArmRun:
     stores: Prepared
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Customers of each store, where this arm holds the customers of all stores in one node."""
+
+    @classmethod
+    def opened(cls, folder: RunFolder) -> ArmRun:
+        """The main arm of a run, with the stores that the run left.
+
+        Raises:
+            ConfigError: The run's settings cannot be read.
+            DataError: It has no stores.
+        """
+        settings = folder.read_settings()
+        nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
+        stores = Prepared(
+            names=tuple(node.name for node in nodes),
+            histories=tuple(node.settings.histories for node in nodes),
+            base_model=nodes[0].settings.base_model,
+            rejects=0,
+        )
+        return cls(arm=main_arm(settings), folder=folder, settings=settings, stores=stores)
 
     @property
     def rounds(self) -> int:

@@ -12,7 +12,7 @@ store by itself, all customers in one place, or a federation with or without pri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from hanse_common.config import RunSettings
@@ -238,7 +238,7 @@ EFFECTS: Final = {
     "privacy": ("federated_private", "federated"),
     "joining with privacy": ("federated_private", "alone"),
 }
-"""Name of a difference between two arms: what comes with the first beside the second."""
+"""Name of a difference between two arms: the first less the second."""
 
 GAP: Final = "gap"
 """Name of the group that stands for the first group less the last."""
@@ -252,6 +252,12 @@ def arm(name: str, trainer: Trainer = "federated") -> Arm:
     if known is not None:
         return known
     return Arm(name=name, label=name.replace("_", " ").capitalize(), trainer=trainer)
+
+
+def main_arm(settings: RunSettings) -> Arm:
+    """The arm of a run whose model is kept; it has the settings of the run."""
+    private = settings.privacy.mode != "none"
+    return replace(ARMS["federated_private" if private else "federated"], overrides={})
 
 
 def metrics_of(task: Task) -> tuple[Metric, ...]:

@@ -1,4 +1,4 @@
-"""`hanse simulate conversion`: who redeems a campaign's coupons, federated and private.
+"""`hanse simulate conversion`: the customers who redeem a campaign's coupons.
 
 The production ServerApp and ClientApp do the work, as in every simulation. Arms, besides the
 baselines (`hanse_simulations.evaluation.conversion_baselines`):
@@ -75,12 +75,12 @@ def study_of(stores: Mapping[str, Offers]) -> Study:
 def _data_note(mailed: Mailed, settings: RunSettings) -> str:
     stores = [store for _, store in mailed.stores]
     known = [_TASK.training_data(store, settings) for store in stores]
-    asked = [held_out(store, settings, "test") for store in stores]
+    tested = [held_out(store, settings, "test") for store in stores]
     sizes = [
         f"{len({int(one) for store in part for one in store.campaigns})} campaigns, "
         f"{sum(len(store.redeemed) for store in part):,} offers, "
         f"{sum(int(store.redeemed.sum()) for store in part):,} redeemed"
-        for part in (known, asked)
+        for part in (known, tested)
     ]
     left = "".join(f"; {count:,} {reason}" for reason, count in mailed.left_out.items())
     return f"trained on {sizes[0]}; tested on {sizes[1]}" + (

@@ -42,8 +42,8 @@ def metric_rows(
             value=value,
             weight=weights[store],
         )
-        for store, found in {**figures, **overall}.items()
-        for metric, value in found.metrics().items()
+        for store, judged in {**figures, **overall}.items()
+        for metric, value in judged.metrics().items()
         if wanted is None or metric in wanted
     ]
 

@@ -1,4 +1,4 @@
-"""`hanse simulate sequences`: next items of a research data set, beside what papers report."""
+"""`hanse simulate sequences`: next items of a research data set, compared with papers' figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From stores on disk to nodes that can train: vocabulary, histories, base model, folders."""
+"""Stores on disk are prepared for training: vocabulary, histories, base model, nodes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Prepared:
     histories: tuple[Path, ...]
     base_model: Path
     rejects: int
-    """Rows that the stores' doors turned away."""
+    """Rows that the stores' ingestion rejected."""
 
     def load(self) -> list[Histories]:
         """Read all histories, in the order of `names`."""
@@ -114,7 +114,7 @@ def with_solved_noise(settings: RunSettings) -> RunSettings:
 
 
 def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:
-    """Ingest every store through the production door and prepare its histories.
+    """Ingest every store by the production code and prepare its histories.
 
     Guarantees:
         The base model depends on the stores' catalogues and the settings alone, and a
@@ -232,5 +232,5 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
 
 
 def customers_of(histories: Sequence[Histories]) -> int:
-    """How many customers some stores have with any visit."""
+    """Number of customers with at least one visit, over all given stores."""
     return int(np.sum([len(store.active()) for store in histories]))

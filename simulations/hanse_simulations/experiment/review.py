@@ -92,9 +92,9 @@ def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
     chances[:, model.classes_] = model.predict_proba(words[held])
     return {
         name: Verdicts(
-            chances=found.astype(np.float32), labels=labels[held], customers=place[held]
+            chances=rule.astype(np.float32), labels=labels[held], customers=place[held]
         ).metrics()
-        for name, found in (("most_frequent", shares), ("words", chances))
+        for name, rule in (("most_frequent", shares), ("words", chances))
     }
 
 

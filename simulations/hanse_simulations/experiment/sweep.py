@@ -1,4 +1,4 @@
-"""Accuracy against epsilon: both modes beside what they have to be better than.
+"""Accuracy by epsilon, for both modes and for what they are compared with.
 
 Every point is trained several times with other samples and other noise. Beside the two modes
 stand `centralized_private` (the same steps on all customers in one place, by one trusted
@@ -78,11 +78,11 @@ def run_sweep(
     Raises:
         HanseError: As `Runner.train` does.
     """
-    found = []
+    trained = []
     for point in points(settings, len(prepared.names)):
         run = work.train(point.named(), ArmFolder(home / point.name), settings, prepared)
-        found.append((point, Found.of(run.figures())))
-    return summarise(found)
+        trained.append((point, SweepFigures.of(run.figures())))
+    return summarise(trained)
 
 
 def points(settings: RunSettings, stores: int) -> Iterator[Point]:
@@ -101,8 +101,9 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
         "federation.evaluate_every": settings.federation.rounds,
         "privacy.noise_multiplier": None,
     }
-    # A store's own noise is larger than its share by the root of the number of stores, and
-    # the steps are smaller by as much: with the others' steps it would come out far worse.
+    # In mode local a store adds all of the noise, which is the root of the number of stores
+    # times its share; its steps are smaller by the same factor, for the noise would drown
+    # steps of the others' size.
     by_itself = {
         "privacy.mode": "local",
         "training.learning_rate": settings.training.learning_rate / stores**0.5,
@@ -134,7 +135,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class SweepFigures:
     """Test figures of one training, or of one rule."""
 
     overall: dict[str, float]
@@ -143,8 +144,8 @@ class Found:
     """By metric, how it differs from store to store."""
 
     @classmethod
-    def of(cls, by_store: Mapping[str, Figures]) -> Found:
-        """Sum up what the stores found; a store that cannot tell a figure does not count."""
+    def of(cls, by_store: Mapping[str, Figures]) -> SweepFigures:
+        """Sum up the stores' figures; a store where a figure is undefined does not count for it."""
         overall = Figures.pooled(list(by_store.values())).metrics()
         stores = [figures.metrics() for figures in by_store.values()]
         known = {m: [f[m] for f in stores if math.isfinite(f[m])] for m in METRICS}
@@ -154,10 +155,10 @@ class Found:
         )
 
 
-def summarise(found: Sequence[tuple[Point, Found]]) -> list[SweepRow]:
+def summarise(trained: Sequence[tuple[Point, SweepFigures]]) -> list[SweepRow]:
     """Join the seeds of every arm and epsilon; in the order of `ARMS`, epsilon falling."""
-    groups: dict[tuple[str, float | None], list[Found]] = {}
-    for point, figures in found:
+    groups: dict[tuple[str, float | None], list[SweepFigures]] = {}
+    for point, figures in trained:
         groups.setdefault((point.arm.name, point.epsilon), []).append(figures)
     order = list(ARMS)
     ranked = sorted(groups, key=lambda key: (order.index(key[0]), -(key[1] or 0)))
@@ -166,16 +167,16 @@ def summarise(found: Sequence[tuple[Point, Found]]) -> list[SweepRow]:
 
 def joined(
     arm: Arm,
-    found: Sequence[Found],
+    by_seed: Sequence[SweepFigures],
     *,
     epsilon: float | None = None,
     wanted: Sequence[str] = METRICS,
 ) -> SweepRow:
-    """One row of the comparison, of what several seeds found.
+    """One row of the comparison, over several seeds.
 
     Args:
         arm: What was trained.
-        found: One a seed.
+        by_seed: Figures of each seed.
         epsilon: What was promised, if anything.
         wanted: Metrics that this row has anything to say about.
     """
@@ -184,12 +185,12 @@ def joined(
         arm=arm.name,
         label=arm.label,
         epsilon=epsilon,
-        seeds=len(found),
-        figures={name: spread_of([part.overall[name] for part in found]) for name in names},
+        seeds=len(by_seed),
+        figures={name: spread_of([part.overall[name] for part in by_seed]) for name in names},
         over_stores={
-            name: _mean_spread([part.over_stores[name] for part in found])
+            name: _mean_spread([part.over_stores[name] for part in by_seed])
             for name in names
-            if all(name in part.over_stores for part in found)
+            if all(name in part.over_stores for part in by_seed)
         },
     )
 

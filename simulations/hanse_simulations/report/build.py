@@ -20,7 +20,7 @@ from hanse_simulations.experiment.arms import ALL_STORES, METRICS, TASKS, Metric
 from hanse_simulations.monitoring.tail import JsonLines
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.interest_map import interest_plane
-from hanse_simulations.report.outlook_metrics import COLUMNS, instrument_lines, outlook_curves
+from hanse_simulations.report.outlook_metrics import COLUMNS, outlook_curves, outlook_lines
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -30,7 +30,7 @@ from hanse_simulations.report.plots import (
     rise_and_fall,
 )
 from hanse_simulations.report.svg import arm_variable
-from hanse_simulations.report.sweep import accuracy_by_epsilon, everything
+from hanse_simulations.report.sweep import accuracy_by_epsilon, comparison_tables
 from hanse_simulations.report.tables import arms_of_task, best_arms, masking, promise, shown_metrics
 from hanse_simulations.report.wording import ABSENT, counted, delta, duration, epsilon, figure
 from hanse_simulations.runs.arm_folder import ArmFolder
@@ -126,10 +126,10 @@ def write_report(folder: RunFolder) -> Path:
         headline=headline(result),
         facts=_key_figures(result, target),
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
-        everything=everything(result),
+        comparison=comparison_tables(result),
         groups=group_tables(result),
-        instrument_columns=tuple(COLUMNS.values()),
-        instruments=instrument_lines(result),
+        outlook_columns=tuple(COLUMNS.values()),
+        outlook_metrics=outlook_lines(result),
         plots=_plots(folder, figures, result, target),
         promise=promise(result.epsilon),
         protection=_protection(result, target),

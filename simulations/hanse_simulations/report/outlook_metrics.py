@@ -39,14 +39,14 @@ class InstrumentLine:
     cells: tuple[str, ...]
 
 
-def instrument_lines(result: RunResult) -> list[InstrumentLine]:
+def outlook_lines(result: RunResult) -> list[InstrumentLine]:
     """Lay out precision, recall and the others; nothing where there were too few cases."""
     return [
         InstrumentLine(
             side=f"{one.side.capitalize()} ({one.cases:,} interests)",
             cells=tuple(figure(getattr(one, name)) for name in COLUMNS),
         )
-        for one in result.instruments
+        for one in result.outlook_metrics
     ]
 
 
@@ -71,7 +71,7 @@ def outlook_curves(found: Sequence[OutlookCurves], result: RunResult) -> Plot | 
         text = "; ".join(
             f"{one.side}: area under ROC {figure(one.roc_auc)}, average precision"
             f" {figure(one.average_precision)}, calibration error {figure(one.calibration_error)}"
-            for one in result.instruments
+            for one in result.outlook_metrics
         )
         svg = to_svg(sheet, "outlook-curves", "How good the stated chances are", f"{text}.")
     caption = (

@@ -48,7 +48,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Everything:
+class ComparisonTable:
     """The one table's part for one task."""
 
     title: str
@@ -56,7 +56,7 @@ class Everything:
     rows: tuple[Line, ...]
 
 
-def everything(result: RunResult) -> list[Everything]:
+def comparison_tables(result: RunResult) -> list[ComparisonTable]:
     """Lay out the one table for the page; nothing where the run has no sweep."""
     if not result.sweep:
         return []
@@ -75,7 +75,7 @@ def everything(result: RunResult) -> list[Everything]:
             for row in rows
         )
         columns = tuple(metric.label for metric in metrics)
-        tables.append(Everything(title=title, columns=columns, rows=lines))
+        tables.append(ComparisonTable(title=title, columns=columns, rows=lines))
     return tables
 
 

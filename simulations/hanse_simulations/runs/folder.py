@@ -149,7 +149,7 @@ class RunFolder(ArmFolder):
 
     @property
     def drawings_file(self) -> Path:
-        """What the report draws beside figures."""
+        """What the report draws in addition to figures."""
         return self.path / DRAWINGS_FILE
 
     @property
@@ -226,7 +226,7 @@ class RunFolder(ArmFolder):
             ) from error
 
     def write_drawings(self, drawings: Drawings) -> None:
-        """Store what the report draws beside figures."""
+        """Store what the report draws in addition to figures."""
         write_json(self.drawings_file, drawings.model_dump(mode="json"))
 
     def read_drawings(self) -> Drawings:

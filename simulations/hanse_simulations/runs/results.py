@@ -94,7 +94,7 @@ class GroupFigure(Record):
     """`gap` is the first group less the last."""
     customers: int
     arm: str
-    """An arm, or what one arm brings beside another: a name of `gaps.EFFECTS`."""
+    """An arm, or the difference between two arms: a name of `arms.EFFECTS`."""
     metric: str
     value: Figure = None
     low: Figure = None
@@ -123,8 +123,8 @@ class Curve(Record):
     y: list[float]
 
 
-class Instruments(Record):
-    """How good the stated chances of a rise, or of a fall, are; see `instruments`."""
+class OutlookMetrics(Record):
+    """How good the stated chances of a rise, or of a fall, are; see `outlook_metrics`."""
 
     side: str
     cases: int
@@ -142,7 +142,7 @@ class Instruments(Record):
 
 
 class OutlookCurves(Record):
-    """What `Instruments` sums up, to be drawn."""
+    """What `OutlookMetrics` sums up, to be drawn."""
 
     side: str
     roc: Curve
@@ -183,7 +183,7 @@ class RunResult(Record):
     groups: list[GroupFigure] = Field(default_factory=list)
     """Test figures by group of customers, of the run's own seed."""
     group_notes: list[str] = Field(default_factory=list)
-    instruments: list[Instruments] = Field(default_factory=list)
+    outlook_metrics: list[OutlookMetrics] = Field(default_factory=list)
     """Of the main arm's outlook, in the test weeks."""
     notes: list[str] = Field(default_factory=list)
     command: str | None = None

@@ -7,9 +7,13 @@ from sklearn.metrics import f1_score
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.tasks.interest.metrics import FALL, RISE, STAY
 from hanse_simulations.evaluation.interest_map import interest_map
-from hanse_simulations.evaluation.outlook_metrics import best_threshold, calibration, instruments
+from hanse_simulations.evaluation.outlook_metrics import (
+    best_threshold,
+    calibration,
+    outlook_metrics,
+)
 from hanse_simulations.report.interest_map import interest_plane
-from hanse_simulations.report.outlook_metrics import instrument_lines, outlook_curves
+from hanse_simulations.report.outlook_metrics import outlook_curves, outlook_lines
 from hanse_simulations.runs.results import RunResult
 from kits.metrics import figures
 
@@ -44,7 +48,7 @@ def test_a_threshold_is_chosen_in_the_validation_weeks_only():
     chances = rng.uniform(0.05, 0.95, 600)
     outcomes = np.where(rng.random(600) < chances, RISE, STAY).astype(np.int8)
     test = stated(chances, outcomes)
-    (one,), curves = instruments(stated(chances / 2, outcomes), test)
+    (one,), curves = outlook_metrics(stated(chances / 2, outcomes), test)
     assert one.side == "rise"  # nothing ever fell
     assert one.threshold == pytest.approx(best_threshold(chances / 2, outcomes == RISE), rel=1e-5)
     assert one.threshold < 0.5 * best_threshold(chances, outcomes == RISE) + 0.01
@@ -56,7 +60,7 @@ def test_a_threshold_is_chosen_in_the_validation_weeks_only():
 def test_too_few_cases_give_no_instruments():
     outcomes = np.array([FALL, STAY, RISE] * 4, dtype=np.int8)
     chances = np.full(12, 0.5)
-    assert instruments(stated(chances, outcomes), stated(chances, outcomes)) == ([], [])
+    assert outlook_metrics(stated(chances, outcomes), stated(chances, outcomes)) == ([], [])
 
 
 def test_a_map_has_a_point_a_customer_and_no_names(small_stores):
@@ -80,9 +84,9 @@ def test_the_page_shows_figures_and_curves():
     rng = np.random.default_rng(4)
     chances = rng.uniform(0.05, 0.95, 600)
     outcomes = np.where(rng.random(600) < chances, RISE, STAY).astype(np.int8)
-    quality, curves = instruments(stated(chances, outcomes), stated(chances, outcomes))
-    result = RunResult(recipe="x", run="x", instruments=quality)
-    (line,) = instrument_lines(result)
+    quality, curves = outlook_metrics(stated(chances, outcomes), stated(chances, outcomes))
+    result = RunResult(recipe="x", run="x", outlook_metrics=quality)
+    (line,) = outlook_lines(result)
     assert line.side == "Rise (600 interests)"
     assert "Calibration" in outlook_curves(curves, result).svg
     assert outlook_curves([], result) is None
