@@ -173,7 +173,7 @@ def reviews() -> RunSettings:
 
 
 def reviews_federated() -> RunSettings:
-    """The same stores without privacy: low-rank factors beside the encoder, averaged."""
+    """The same stores without privacy: low-rank factors in addition to the encoder, averaged."""
     return reviews().with_changes(
         {
             "model.trainable": "lora:4",
@@ -190,7 +190,7 @@ def reviews_federated() -> RunSettings:
 
 
 def reviews_centralized() -> RunSettings:
-    """All reviews in one place, without privacy: low-rank factors beside the encoder."""
+    """All reviews in one place, without privacy: low-rank factors in addition to the encoder."""
     return reviews().with_changes(
         {
             "model.trainable": "lora:4",

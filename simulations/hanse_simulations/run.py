@@ -98,7 +98,7 @@ def _simulate(
         memory.start()
         tracker = make_trackers(trackers, folder, settings.model_dump(mode="json"))
         stack.callback(tracker.close)
-        # 2. Shops become stores with prepared histories, by the door that real data takes.
+        # 2. Shops become stores with prepared histories, by the ingestion of real data.
         work.progress.note("reading the shops")
         stores, settings, prepared = prepare_run(folder.path, settings)
         folder.write_settings(settings)

@@ -1,1 +1,1 @@
-"""Benchmarks, each beside its reference and in one run."""
+"""Benchmarks, each with its reference measured in the same run."""

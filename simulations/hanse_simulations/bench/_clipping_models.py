@@ -104,7 +104,7 @@ class Sentiment(nn.Module):
 
 
 class LowRank(nn.Module):
-    """A frozen linear layer with trained factors beside it (LoRA: Hu et al. 2021)."""
+    """A frozen linear layer with trained factors added to it (LoRA: Hu et al. 2021)."""
 
     def __init__(self, frozen: nn.Linear) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What clipping per customer costs: book-keeping beside a plain step and Opacus' three ways.
+"""What clipping per customer costs: book-keeping, a plain step and Opacus' three ways.
 
 A step is forward, backward and the clipped sum. Each way runs in fresh processes of its own,
 one at a time and taking turns, on one thread, with the same allocator settings for all:
@@ -86,7 +86,7 @@ def clipping(
         batch: Customers in a step.
         repeats: Processes per method.
         methods: Only these; `plain` always runs.
-        progress: Told what is being measured.
+        progress: Called with what is being measured.
 
     Returns:
         A row per method, our own first.

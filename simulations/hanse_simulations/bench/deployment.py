@@ -1,4 +1,4 @@
-"""What a private round of a deployment costs beside a plain round of Flower, on this machine.
+"""The cost of a private round of a deployment, and of a plain round of Flower on this machine.
 
 Both are whole deployments on loopback with TLS and node authentication, with the same stores,
 the same model and the same training:
@@ -70,7 +70,7 @@ def deployment(
     Args:
         stores: How many take part.
         rounds: Of each run; the first is measured apart.
-        progress: Told what is measured next.
+        progress: Called with what is measured next.
 
     Returns:
         A row a stage of the private round, then one for each deployment's round.
@@ -235,7 +235,7 @@ def _wait_until_online(made: Deployed) -> None:
 
 def render(rows: Sequence[DeploymentRow]) -> Table:
     """Lay the rows out as a table for people."""
-    table = Table(title="A deployment's round, beside a plain train message of Flower's")
+    table = Table(title="A deployment's round, and a plain train message of Flower's")
     for heading in ("deployment", "part"):
         table.add_column(heading)
     for heading in ("seconds", "of a plain round"):

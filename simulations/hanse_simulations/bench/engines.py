@@ -1,4 +1,4 @@
-"""What an engine costs before and between the stores' own work, in-process beside Ray.
+"""What an engine costs before and between the stores' own work, in-process and on Ray.
 
 Each measurement is a fresh process that runs a whole federation through the real round loop
 (naming the stores, sampling, aggregation, checkpoints) with a store that does next to nothing,

@@ -1,8 +1,8 @@
 """K-fold cross-validation by customer: how well does a federation serve those it never saw?
 
 Each fold's customers are taken out of their stores before training and judged afterwards in
-the test weeks, with their own past as input. Beside them stand the customers who were trained
-on. A person who is a customer of several stores is in one fold everywhere, by the keyed lot
+the test weeks, with their own past as input. They are compared with the customers who were
+trained on. A person who is a customer of several stores is in one fold everywhere, by the keyed lot
 that also decides on homes.
 """
 
@@ -56,7 +56,7 @@ def folds(
     Args:
         settings: A recipe.
         count: How many folds.
-        progress: Told what is being trained.
+        progress: Called with what is being trained.
 
     Raises:
         HanseError: Data, privacy or a federation failed.

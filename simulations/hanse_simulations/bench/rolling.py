@@ -2,10 +2,10 @@
 
     rows = rolling(load_recipe("grocery"), windows=5, new_rounds=20, seeds=1)
 
-Four models stand beside each other in every window: *before training*; *trained once*, until
+Four models are compared in every window: *before training*; *trained once*, until
 the first window, and never again; *goes on*, with some rounds more on the data until each
-window; and, if asked for, *trained anew* on all data until each window. What goes on pays for
-its rounds: the ledgers compose, and epsilon stands beside each window.
+window; and, if wanted, *trained again* from the start on all data until each window. What goes on
+pays for its rounds: the ledgers compose, and each window has its epsilon.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LABELS = {
     "untrained": "before training",
     "once": "trained once",
     "continued": "goes on",
-    "anew": "trained anew",
+    "anew": "trained again",
 }
 Progress = Callable[[str], None]
 _ARM = Arm(name="rolling", label="Trained until a week", trainer="federated")
@@ -84,7 +84,7 @@ def rolling(
         new_rounds: Rounds between one window and the next.
         anew: Also train from the start for every window.
         seeds: How often everything is done, with other samples and other noise.
-        progress: Told what is being trained.
+        progress: Called with what is being trained.
 
     Raises:
         HanseError: Data, privacy or a federation failed.

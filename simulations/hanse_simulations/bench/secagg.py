@@ -1,4 +1,4 @@
-"""Secure aggregation beside Flower's SecAgg+: seconds of a store and of the coordinator.
+"""Secure aggregation compared with Flower's SecAgg+: seconds of a store and of the coordinator.
 
 Both run in this process on the same vectors. Ours is whole rounds: every store, every byte
 encoded and decoded, state put away and resumed between stages, drop-outs after shares were
@@ -67,7 +67,7 @@ class SecaggRow:
         client_speedup: Flower's client over ours; unset if Flower was left out.
         server_speedup: Flower's server over ours; unset if Flower was left out.
         bytes_per_parameter: Of the masked vector's message.
-        share_bytes: What a store sends beside its masked vector.
+        share_bytes: What a store sends besides its masked vector.
         masking_over_limit: Time of a mask over that of one AES-256-CTR keystream and one
             32-bit addition, measured in the same run.
         exact: Whether the sum equals the plain integer sum.

@@ -1,6 +1,6 @@
-"""What a store knows of its customers beside what they bought, in coarse bands.
+"""What a store knows of its customers besides their purchases, in coarse bands.
 
-`customers.parquet` beside a `store.toml`: `user_id` as in the events, and one column of text a
+`customers.parquet` next to a `store.toml`: `user_id` as in the events, and one column of text a
 band. No part of training reads it, and nothing of it leaves a store. An analyst who simulates
 holds the stores' folders anyway, and reads it to see whom a model serves worse.
 """

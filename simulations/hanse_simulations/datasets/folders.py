@@ -1,7 +1,7 @@
 """Writes stores as folders, once: `<cache>/<data set>/<store>/{events.parquet, store.toml}`.
 
-The folders of one data set share a `catalogue.parquet` beside them. They are built aside and
-renamed, so that a folder that is there is complete, and reused by whoever asks for the same
+The folders of one data set share a `catalogue.parquet` next to them. They are built aside and
+renamed, so that a folder that is there is complete, and reused by every run that needs the same
 data. Store keys are derived from the data set, not random as a real store's: pseudonyms
 decide the order of customers, and a run must repeat bit for bit.
 """
@@ -49,7 +49,7 @@ class Stores:
     """In the order of store names."""
     split: Split
     note: str
-    """Licence and origin, or that the stores are synthetic; belongs beside every result."""
+    """Licence and origin, or that the stores are synthetic; belongs to every result."""
     facts: Mapping[str, Fact]
     """Figures for the record of a run: stores, customers, events, what was left out."""
 
@@ -199,7 +199,7 @@ def _read(folder: Path) -> Stores:
         stores = None
     if stores is None or not all((path / STORE_FILE).is_file() for path in stores.folders):
         raise DataError(
-            f"{folder} is damaged", hint="delete that folder; it is built anew when needed"
+            f"{folder} is damaged", hint="delete that folder; it is built again when needed"
         ) from None
     return stores
 

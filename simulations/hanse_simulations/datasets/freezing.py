@@ -5,7 +5,7 @@
 The table is a public input of every run (`hanse_simulations.datasets.partitions`), and this is the
 record of how it came about; no run calls it. It looks at all households of a public research
 data set in the training weeks, without noise, and whatever it tells of them is outside of every
-epsilon. So the file that lies beside this one is never made from fewer or other households: it
+epsilon. So the file in this folder is never made from fewer or other households: it
 would move others.
 
 A region is a cluster of shops that the same customers visit: spectral clustering (von Luxburg

@@ -4,7 +4,7 @@ Two questions with two answers, so that no household has a say in where another 
 
 - Which shops make up a store is a public input, a table that is frozen. It was made once, from
   all households of this public data set (`hanse_simulations.datasets.freezing`), and is never
-  counted again: whoever is in the data or not, the stores stay.
+  counted again: the stores do not depend on who is in the data.
 - Which store a household belongs to follows from that table and from where this household
   itself shopped in the training weeks.
 
@@ -38,7 +38,7 @@ FROZEN: Final = Path(__file__).with_name("complete_journey_stores.csv")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreTable:
-    """Which shops make up which stores: public, and the same whoever shops there."""
+    """Which shops make up which stores: public, and independent of who shops there."""
 
     shops: pl.DataFrame
     """`shop_id, store`; a shop is part of one store at most."""
@@ -87,7 +87,7 @@ class Partition:
 
     @property
     def names(self) -> list[str]:
-        """The stores' names, sorted: those of the table, whoever shops there."""
+        """The stores' names, sorted: those of the table, independent of who shops there."""
         return sorted(self.stores.households)
 
     @property

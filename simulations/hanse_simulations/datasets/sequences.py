@@ -4,7 +4,7 @@
 - RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
   `user_id:token	item_id:token	timestamp:float`
 
-A `name.items` beside either is the public list of items, one a line. Without it the items are
+A `name.items` next to either is the public list of items, one a line. Without it the items are
 those that the customers took, which no epsilon covers.
 """
 

@@ -1,1 +1,1 @@
-"""What follows from the shared model's heads without training: measured beside baselines."""
+"""Downstream tasks that the shared model's heads solve without training, and baselines of each."""

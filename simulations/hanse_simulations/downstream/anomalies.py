@@ -72,7 +72,7 @@ def anomaly_rows(
 
     Args:
         stores: Uncut histories.
-        models: `model` and whatever else is to stand beside it, by method.
+        models: The models to compare by method; the run's own is `model`.
         start: First day of the test.
         stop: First day after it.
         seed: Of swaps and patterns; each store and pattern draws by itself.

@@ -1,9 +1,9 @@
-"""Will a customer's leading class change, and to which one? The model beside baselines.
+"""Will a customer's leading class change, and to which one? The model and baselines.
 
 Asked once of each customer, at the first moment of the test weeks, of those who bought in the
 12 weeks before and in the 4 weeks after. The leading class of 12 weeks is the one at the most
 visits (`leaders`); it *changes* if it is not at the most visits of the next 4 weeks. There
-several classes often lead together: whoever names one of them is right. Figures: AUC of the
+several classes often lead together: naming one of them is right. Figures: AUC of the
 change; top-1 and HR@5 of the next leading class, over all classes.
 
 Baselines, fitted centralized on the training weeks of all stores, as no federation could:
@@ -159,7 +159,7 @@ def migration_rows(
 
     Args:
         stores: Uncut histories.
-        models: `model` and whatever else is to stand beside it, by method.
+        models: The models to compare by method; the run's own is `model`.
         train_until: What the baselines are fitted to ends here.
         start: First day of the test.
     """
@@ -171,8 +171,8 @@ def migration_rows(
         moments = np.full(len(some.customers), start)
         for name, model in models.items():
             for part, heard in (("both heads", True), ("next basket", False)):
-                told = migrations(store, some.customers, moments, model, use_outlook=heard)
-                answers.setdefault((name, part), []).append((told.change, told.leads))
+                predicted = migrations(store, some.customers, moments, model, use_outlook=heard)
+                answers.setdefault((name, part), []).append((predicted.change, predicted.leads))
         for name, found in baselines.answers(some).items():
             answers.setdefault((name, ""), []).append(found)
     changed = np.concatenate([some.changed for some in asked])

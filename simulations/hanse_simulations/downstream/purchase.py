@@ -1,4 +1,4 @@
-"""Will a customer buy a category within 7, 14 and 28 days? The model beside baselines.
+"""Will a customer buy a category within 7, 14 and 28 days? The model and baselines.
 
 Asked once of each customer who has come before, at the first moment of the test weeks: of all
 classes that the customer bought before, and of all classes. Figures: AUC, average precision,
@@ -43,7 +43,7 @@ def within_rows(
 
     Args:
         stores: Uncut histories.
-        models: `model` and whatever else is to stand beside it, by method.
+        models: The models to compare by method; the run's own is `model`.
         train_until: What the baselines are fitted to ends here.
         start: First day of the test.
     """

@@ -99,7 +99,7 @@ def best(rows: Sequence[DownstreamRow]) -> Mapping[tuple[str, str], float]:
 
 def render(rows: Sequence[DownstreamRow]) -> Table:
     """Lay the rows out as a table for people; the best of each task and metric is marked."""
-    table = Table(title="What follows from the shared model, beside baselines (* the best)")
+    table = Table(title="Downstream tasks of the shared model, with baselines (* the best)")
     for heading in ("task", "method", "score"):
         table.add_column(heading)
     for heading in ("metric", "figure", "cases", "of"):

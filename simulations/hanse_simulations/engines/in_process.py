@@ -258,7 +258,7 @@ def run_in_process(
 
     Args:
         pool: The workers. They are closed if the run is interrupted: what they are at
-            then belongs to nobody.
+            then belongs to no worker.
         run_dir: The run's folder.
         stores: The stores' names.
         resume: Go on from the last checkpoint.

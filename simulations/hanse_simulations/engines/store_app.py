@@ -1,7 +1,7 @@
 """What a simulated store answers: as a real one, and what only who holds the data may ask.
 
 A member of a federation is the production app, behind its guard. Beside it, a simulation's
-stores measure a model on their own customers when told to, train alone, and, where masks are
+stores measure a model on their own customers when asked to, train alone, and, where masks are
 turned off to compare, send unmasked updates. None of this is an action of an enrolled store: a real
 one runs `hanse_client.app`, which has no such message types.
 """

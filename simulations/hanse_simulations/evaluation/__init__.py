@@ -1,1 +1,1 @@
-"""How good a run is: baselines beside it, groups of customers, metrics of the outlook, a map."""
+"""How good a run is: baselines, groups of customers, metrics of the outlook, a map."""

@@ -28,7 +28,7 @@ _VISITS_EACH = 3
 _NEGATIVES = 40
 """Classes not bought that a training visit is contrasted with, on average."""
 _CANDIDATES = 200
-"""The most popular classes, which are ranked beside those that a customer bought before."""
+"""The most popular classes, which are ranked together with those that a customer bought before."""
 _SMOOTHING = 20.0
 _NOT_RANKED = -1e6
 _MONTH, _REFERENCE, _EVER = 2, 4, 5

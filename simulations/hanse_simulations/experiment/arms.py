@@ -241,7 +241,7 @@ EFFECTS: Final = {
 """Name of a difference between two arms: the first less the second."""
 
 GAP: Final = "gap"
-"""Name of the group that stands for the first group less the last."""
+"""Name of the group whose figures are those of the first group less the last."""
 
 TASKS: Final[dict[Task, str]] = {"basket": "Next basket", "outlook": "Outlook, next four weeks"}
 

@@ -82,7 +82,7 @@ def _notes(settings: RunSettings, read: Read) -> list[str]:
     if not read.listed:
         notes.append(
             "The items are those that the file's customers took: epsilon does not cover which "
-            "there are. A list of all items, one a line, in a file .items beside the data is "
+            "there are. A list of all items, one a line, in a file .items next to the data is "
             "public."
         )
     if least > 1:

@@ -102,7 +102,7 @@ def _notes(texts: Texts, data: Reviews) -> list[str]:
     counts = np.bincount(data.part, minlength=3)
     notes = [
         f"{counts[0]:,} customers train, {counts[1]:,} validate, {counts[2]:,} are the test; "
-        "nobody is in two of them.",
+        "no customer is in two of them.",
         "Privacy unit: a customer with all their reviews; one of them is drawn a step.",
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
@@ -110,6 +110,6 @@ def _notes(texts: Texts, data: Reviews) -> list[str]:
     if not texts.listed:
         notes.append(
             "The labels are those that the file's customers gave: epsilon does not cover which "
-            "there are. A list of them, one a line, in a file .labels beside the data is public."
+            "there are. A list of them, one a line, in a file .labels next to the data is public."
         )
     return notes

@@ -1,6 +1,6 @@
 r"""Following a run from its logs while they grow.
 
-The training processes only append lines of JSON; whoever wants to watch reads what is
+The training processes only append lines of JSON; a watcher reads what is
 new since the last look. Nothing here can slow a store down or change what it computes.
 
 >>> import tempfile

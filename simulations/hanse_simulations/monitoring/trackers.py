@@ -58,7 +58,7 @@ def make_trackers(
     Args:
         names: Of `KNOWN`; none gives a tracker that does nothing.
         run_folder: The run's folder; TensorBoard writes to `tensorboard/` in it, MLflow to
-            the server that `MLFLOW_TRACKING_URI` names, or else to `mlflow.db` beside the runs.
+            the server that `MLFLOW_TRACKING_URI` names, or else to `mlflow.db` above it.
         settings: The run's settings, for trackers that show them.
 
     Raises:

@@ -2,7 +2,7 @@
 
 Under differential privacy noise grows with the square root of what is trained, and a region
 has a few hundred customers. This is arithmetic on settings and head counts; it looks at no
-customer, and costs nobody any budget.
+customer and spends no budget.
 
 >>> from hanse_common.config import DataSettings, RunSettings
 >>> from hanse_simulations.planning.forecast import Population, forecast

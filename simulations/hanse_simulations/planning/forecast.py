@@ -1,4 +1,4 @@
-"""What a federation's settings come to: noise, its size beside the signal, epsilon, bytes.
+"""What a federation's settings come to: noise, signal-to-noise, epsilon, bytes.
 
 A round's sum of n stores is at most q·N·C long on average: N customers, each drawn with
 chance q and clipped at C (C/m where a person may shop at m stores of one sum). That is an

@@ -15,7 +15,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerRow:
-    """One store's ledger beside a plan.
+    """One store's ledger, compared with a plan.
 
     Args:
         store: Whose.
@@ -55,8 +55,8 @@ def _row(evidence: Evidence, plan: PrivacyPlan) -> LedgerRow:
     entries = evidence.entries()
     spent = paid(entries, since=last_renewal(entries))
     policy = evidence.policy()
-    told = [entry.max_epsilon for entry in entries if entry.kind == "charge"]
-    limit = policy.max_epsilon if policy else (told[-1] if told else 0.0)
+    claims = [entry.max_epsilon for entry in entries if entry.kind == "charge"]
+    limit = policy.max_epsilon if policy else (claims[-1] if claims else 0.0)
     limit = limit or plan.target_epsilon
     left = plan.rounds_left(spent, limit=limit)
     return LedgerRow(

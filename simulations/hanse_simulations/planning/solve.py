@@ -33,7 +33,7 @@ from hanse_simulations.planning.variants import Variant
 
 _MARGIN = 1.004
 """What is found has a little less noise than the threshold allows, so that a plan whose noise
-is solved anew (to 0.2 %) and drawn on a grid (0.1 %) is still above it."""
+is solved again (to 0.2 %) and drawn on a grid (0.1 %) is still above it."""
 _TRIAL_NOISE = 1.0
 _ANY_EPSILON = 1e9
 _FINEST = 12

@@ -34,7 +34,7 @@ class Sources:
 
     @classmethod
     def read(cls, name: str | None, changes: Mapping[str, object]) -> Self:
-        """Read the settings that were named, and change what was told.
+        """Read the settings that were named, and apply the changes.
 
         Args:
             name: Of a recipe or a run, or a .toml file; the defaults of all terms if None.
@@ -60,7 +60,7 @@ class Sources:
         return cls(settings=settings.with_changes(solved | dict(changes)), named=True)
 
     def population(self) -> Population:
-        """Customers of the stores that were named, counted by the production door.
+        """Customers of the stores that were named, counted by the production ingestion.
 
         Raises:
             ConfigError: None were named.
@@ -118,18 +118,18 @@ class Sources:
             return planned_model(self.settings.model, classes)
         return self._looked_up().model if self.named else None
 
-    def _looked_up(self) -> _Found:
+    def _looked_up(self) -> _LookedUp:
         return _look_up(self.settings.model_dump_json())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
+class _LookedUp:
     population: Population
     model: InterestModel
 
 
 @cache
-def _look_up(settings_json: str) -> _Found:
+def _look_up(settings_json: str) -> _LookedUp:
     """What a run of these settings would start with; as text, for settings have no hash."""
     settings = RunSettings.model_validate_json(settings_json)
     try:
@@ -152,7 +152,7 @@ def _look_up(settings_json: str) -> _Found:
         prepared = prepare_stores(
             stores.folders, settings.with_changes(split), Path(folder) if own else cache_folder()
         )
-        return _Found(
+        return _LookedUp(
             population=Population(tuple(len(store.active()) for store in prepared.load())),
             model=saved_model(prepared.base_model),
         )

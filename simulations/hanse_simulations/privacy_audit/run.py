@@ -44,7 +44,7 @@ class AttackResult:
     fault: str
     stores: int
     customers: int
-    """Real ones, beside the canaries."""
+    """Real ones, without the canaries."""
     rounds: int
     parameters: int
     """Trained ones."""
@@ -122,7 +122,7 @@ def attack(
         try:
             run = work.train(ARMS["federated_private"], home, settings, prepared)
         except Interrupted:
-            raise Interrupted("stopped", hint="an attack begins anew") from None
+            raise Interrupted("stopped", hint="an attack starts again from the beginning") from None
         work.progress.note("guessing the canaries' coins")
         seen = seen_of_canaries(home, drawn, settings, plan)
         found = scores(seen, sample_rate=plan.sample_rate)

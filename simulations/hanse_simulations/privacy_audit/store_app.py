@@ -8,7 +8,7 @@ takes this module as the ClientApp, and `attack.json` in the node's folder.
 
 What an attacker of the threat model would know lies in `attack/` in that folder afterwards,
 one file a round: the global model that came in; what customers who are no canaries added to
-the sum; and, in mode `local`, where nobody else is trusted, the store's own noised update.
+the sum; and, in mode `local`, where no other party is trusted, the store's own noised update.
 The promise holds against somebody who knows everybody else's data and lots: lots are drawn
 for each customer by itself, so that those of others say nothing about a canary.
 """
@@ -133,7 +133,7 @@ class _Attack:
         number: int,
         **more: Any,
     ) -> Trained:
-        """Train as ever; write down what an attacker knows of it."""
+        """Train as the production code does; write down what an attacker knows of it."""
         trained = self._train_round(node, model, settings, arrays, number, **more)
         if self._clipper is not None:
             seen = settings.privacy.mode == "local"
@@ -157,7 +157,7 @@ class _Attack:
         return self._clipper
 
     def task_of(self, name: str) -> Task:
-        """The task, making batches as ever, and telling the clipper who is in them."""
+        """The task makes the same batches, and tells the clipper who is in them."""
         return cast(Task, _Watched(task_of(name), self._expect))
 
     def _expect(self, customers: list[str]) -> None:

@@ -21,7 +21,7 @@ def as_row(result: AttackResult) -> dict[str, Any]:
 
 
 def render(result: AttackResult) -> RenderableType:
-    """The result for people: bound beside claim, and how to read them."""
+    """The result for people: bound and claim, and how to read them."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")

@@ -296,7 +296,7 @@ def _protection(result: RunResult, target: float | None) -> list[Fact]:
 
 
 def _store_table(figures: pl.DataFrame, result: RunResult) -> StoreTable | None:
-    """One row a store, the largest first: the main arm beside the store alone and the best rule."""
+    """One row a store, the largest first: the main arm, the store alone and the best rule."""
     groups: list[tuple[str, tuple[str, ...]]] = []
     columns: list[dict[str, str]] = []
     sizes: dict[str, float] = {}

@@ -25,7 +25,7 @@ _OTHER: Final = "other"
 
 
 def interest_plane(found: InterestMap | None) -> Plot | None:
-    """Draw a run's map, PCA beside t-SNE."""
+    """Draw a run's map by PCA and by t-SNE."""
     if found is None:
         return None
     ranked = [name for name, _ in Counter(found.departments).most_common()]

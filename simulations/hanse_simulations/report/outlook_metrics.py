@@ -1,4 +1,4 @@
-"""The report's drawing of ROC and PR curves and of calibration, and the figures beside it."""
+"""The report's drawing of ROC and PR curves and of calibration, and its table."""
 
 from __future__ import annotations
 

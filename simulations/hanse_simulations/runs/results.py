@@ -151,7 +151,7 @@ class OutlookCurves(Record):
 
 
 class Drawings(Record):
-    """What a report draws and no figure of the result says: `drawings.json`."""
+    """What a report draws in addition to the result's figures: `drawings.json`."""
 
     interest_map: InterestMap | None = None
     curves: list[OutlookCurves] = Field(default_factory=list)
