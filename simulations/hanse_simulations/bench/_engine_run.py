@@ -45,8 +45,6 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
         # Idle stores are members of nothing: no masks, and no authority to ask for.
         privacy=PrivacySettings(mode="none"),
         federation=FederationSettings(rounds=rounds, evaluate_every=rounds),
-        # The idle store answers in the clear: masks would cost both engines the same.
-        privacy=PrivacySettings(mode="none"),
         compute=ComputeSettings.model_validate({"engine": engine}),
     )
     if engine == "ray":
