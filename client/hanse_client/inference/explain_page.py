@@ -80,7 +80,7 @@ def render(found: dict[str, Any]) -> str:
     if rest:
         total = sum(visit["carries"] for visit in rest)
         rows.append({"name": f"{len(rest)} more visits", "carries": total})
-    template = page_environment("hanse_client", "explaining").get_template("page.html.j2")
+    template = page_environment("hanse_client", "inference").get_template("explain_page.html.j2")
     return template.render(found=found, visits=_barred(rows), features=_barred(found["features"]))
 
 
