@@ -1,1 +1,116 @@
-"""A store's node: reads the store's own data, trains on it privately, answers the coordinator."""
+"""A store's node: it reads the store's own data, trains on them privately, answers the coordinator.
+
+>>> from hanse_client import task_of
+>>> task_of("review").name
+'review'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hanse_common._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hanse_client.app import StoreApp
+    from hanse_client.clipping.per_customer import check_exactness, customer_clipper
+    from hanse_client.enrolment import Enrolment
+    from hanse_client.features.histories import Histories
+    from hanse_client.features.prepare import Preparation, prepare_store
+    from hanse_client.guard import Admitted, admit
+    from hanse_client.inference.load import OpenStore, Trained, open_model, open_store
+    from hanse_client.inference.predict import Answers, ask
+    from hanse_client.ingest.pipeline import Ingested
+    from hanse_client.ingest.store_config import StoreConfig, load_store
+    from hanse_client.model.base_model import make_base_model
+    from hanse_client.node import Node, Randomness
+    from hanse_client.tasks import task_of
+    from hanse_client.tasks.base import Batch, Draw, Figures, StoreData, Task
+    from hanse_client.tasks.interest import InterestConfig, InterestModel
+    from hanse_client.training.train import train_round
+
+__all__ = [
+    "Admitted",
+    "Answers",
+    "Batch",
+    "Draw",
+    "Enrolment",
+    "Figures",
+    "Histories",
+    "Ingested",
+    "InterestConfig",
+    "InterestModel",
+    "Node",
+    "OpenStore",
+    "Preparation",
+    "Randomness",
+    "StoreApp",
+    "StoreConfig",
+    "StoreData",
+    "Task",
+    "Trained",
+    "admit",
+    "ask",
+    "check_exactness",
+    "customer_clipper",
+    "load_store",
+    "make_base_model",
+    "open_model",
+    "open_store",
+    "prepare_store",
+    "task_of",
+    "train_round",
+]
+
+_EXPORTS: Final = {
+    "app": ("StoreApp",),
+    "clipping.per_customer": (
+        "check_exactness",
+        "customer_clipper",
+    ),
+    "enrolment": ("Enrolment",),
+    "features.histories": ("Histories",),
+    "features.prepare": (
+        "Preparation",
+        "prepare_store",
+    ),
+    "guard": (
+        "Admitted",
+        "admit",
+    ),
+    "inference.load": (
+        "OpenStore",
+        "Trained",
+        "open_model",
+        "open_store",
+    ),
+    "inference.predict": (
+        "Answers",
+        "ask",
+    ),
+    "ingest.pipeline": ("Ingested",),
+    "ingest.store_config": (
+        "StoreConfig",
+        "load_store",
+    ),
+    "model.base_model": ("make_base_model",),
+    "node": (
+        "Node",
+        "Randomness",
+    ),
+    "tasks": ("task_of",),
+    "tasks.base": (
+        "Batch",
+        "Draw",
+        "Figures",
+        "StoreData",
+        "Task",
+    ),
+    "tasks.interest": (
+        "InterestConfig",
+        "InterestModel",
+    ),
+    "training.train": ("train_round",),
+}
+
+__getattr__ = lazy_exports(__name__, _EXPORTS)

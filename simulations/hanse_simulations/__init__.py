@@ -1,1 +1,133 @@
-"""Federations on one machine: recipes, real shops, engines, reports and benchmarks."""
+"""Federations on one machine: recipes, real shops, engines, comparisons, reports and benchmarks.
+
+>>> from hanse_simulations import load_recipe
+>>> load_recipe("grocery").data.stores
+12
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from hanse_common._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from hanse_simulations.datasets import Stores, make_stores
+    from hanse_simulations.engines import WorkerPool, run_federation
+    from hanse_simulations.experiment.arm_run import ArmRun
+    from hanse_simulations.experiment.arms import ARMS, Arm
+    from hanse_simulations.experiment.runner import Runner, runner
+    from hanse_simulations.experiment.study import Study, StudyResult, run_study
+    from hanse_simulations.planning.forecast import Forecast, Population, forecast
+    from hanse_simulations.planning.solve import Solved, solve
+    from hanse_simulations.privacy_audit.run import AttackResult, attack
+    from hanse_simulations.recipes import (
+        conversion,
+        grocery,
+        load_recipe,
+        reviews,
+        sequences,
+        smoke,
+        synthetic,
+    )
+    from hanse_simulations.run import create_run, simulate
+    from hanse_simulations.runs.folder import RunFolder, compare, list_runs
+    from hanse_simulations.runs.results import MetricRow, RunResult
+
+__all__ = [
+    "ARMS",
+    "Arm",
+    "ArmRun",
+    "AttackResult",
+    "Forecast",
+    "MetricRow",
+    "Population",
+    "RunFolder",
+    "RunResult",
+    "Runner",
+    "Solved",
+    "Stores",
+    "Study",
+    "StudyResult",
+    "WorkerPool",
+    "attack",
+    "compare",
+    "conversion",
+    "create_run",
+    "forecast",
+    "grocery",
+    "list_runs",
+    "load_recipe",
+    "make_stores",
+    "reviews",
+    "run_federation",
+    "run_study",
+    "runner",
+    "sequences",
+    "simulate",
+    "smoke",
+    "solve",
+    "synthetic",
+]
+
+_EXPORTS: Final = {
+    "datasets": (
+        "Stores",
+        "make_stores",
+    ),
+    "engines": (
+        "WorkerPool",
+        "run_federation",
+    ),
+    "experiment.arm_run": ("ArmRun",),
+    "experiment.arms": (
+        "ARMS",
+        "Arm",
+    ),
+    "experiment.runner": (
+        "Runner",
+        "runner",
+    ),
+    "experiment.study": (
+        "Study",
+        "StudyResult",
+        "run_study",
+    ),
+    "planning.forecast": (
+        "Forecast",
+        "Population",
+        "forecast",
+    ),
+    "planning.solve": (
+        "Solved",
+        "solve",
+    ),
+    "privacy_audit.run": (
+        "AttackResult",
+        "attack",
+    ),
+    "recipes": (
+        "conversion",
+        "grocery",
+        "load_recipe",
+        "reviews",
+        "sequences",
+        "smoke",
+        "synthetic",
+    ),
+    "run": (
+        "create_run",
+        "simulate",
+    ),
+    "runs.folder": (
+        "RunFolder",
+        "compare",
+        "list_runs",
+    ),
+    "runs.results": (
+        "MetricRow",
+        "RunResult",
+    ),
+}
+
+__getattr__ = lazy_exports(__name__, _EXPORTS)
