@@ -55,8 +55,8 @@ SETTINGS = (
     "--set compute.workers=1 --set compare=false"
 )
 ATTACK = By(
-    "tests/e2e/test_attack.py::test_sound_code_stays_below_its_claim_and_the_attack_is_not_blind",
-    "tests/e2e/test_attack.py::test_missing_noise_is_found_while_the_ledgers_are_in_order",
+    "tests/e2e/test_privacy_audit.py::test_sound_code_stays_below_its_claim_and_the_attack_is_not_blind",
+    "tests/e2e/test_privacy_audit.py::test_missing_noise_is_found_while_the_ledgers_are_in_order",
 )
 DEPLOYMENT = By(
     "tests/e2e/test_deployment.py::test_commands_alone_make_a_federation_that_the_doctor_finds_ready",

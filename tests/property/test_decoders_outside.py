@@ -703,7 +703,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.app": ("settings of a run",),
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
-    "hanse_server.deployment.node_signature": "tests/unit/test_front.py",
+    "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
     "hanse_server.deployment.run": ("flower.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
     "hanse_server.sums": "settings that this coordinator has just sent",
