@@ -75,6 +75,10 @@ TABLE: dict[str, Run | By] = {
     "make test": MAKE,
     "hanse simulate smoke": Run(f"simulate smoke {SMALL}", slow=True),
     "hanse simulate grocery": Run(f"simulate grocery {SMALL}", slow=True),
+    "hanse simulate grocery --no-compare": By(
+        "tests/cli/test_simulate.py::test_a_table_on_stdout_and_people_on_stderr"
+    ),
+    "hanse recipes list": Run("recipes list"),
     "hanse simulate grocery --epsilon 2": Run(f"simulate synthetic {SMALL} --epsilon 2", slow=True),
     "hanse simulate grocery --mode local": By(
         "tests/cli/test_simulate.py::test_masking_turned_off_is_said_twice_and_recorded"
