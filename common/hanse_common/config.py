@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,12 +26,8 @@ from hanse_common.trainable import Trainable
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
-TaskName = Literal[
-    "interest",
-    "next-item",
-    "review",
-    "conversion",
-]
+TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+"""Name of an entry point of the group `hanse.tasks`; a store refuses one that it lacks."""
 _LONGEST_SHOWN = 200
 _LONGEST_REASON = 600
 """Characters of a faulty value, and of why it is faulty, that an error quotes."""

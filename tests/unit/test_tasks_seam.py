@@ -1,6 +1,7 @@
 """Another task trains by the same rounds: its losses are clipped, charged and noised alike."""
 
 import json
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hanse_client.tasks import task_of
 from hanse_client.tasks.interest.task import InterestTask
 from hanse_client.training.train import train_alone, train_round, trained_arrays
 from hanse_common.manifest_terms import settings_digest
+from hanse_common.vector import evaluation_names
 from kits.errors import raises
 
 
@@ -70,7 +72,7 @@ def another(small_node, monkeypatch):
             "hanse_client.training.train.task_of", lambda name: {"visits": task}[name]
         )
         node, settings = small_node
-        settings = settings.with_changes(changes).model_copy(update={"task": "visits"})
+        settings = settings.with_changes(changes | {"task": "visits"})
         torch.manual_seed(0)
         return node, settings, nn.Linear(11, 1)
 
@@ -120,12 +122,25 @@ def test_a_task_whose_losses_mix_customers_trains_nobody_privately(another):
         train_round(node, model, settings, trained_arrays(model), 1)
 
 
-def test_a_task_that_this_version_has_not_is_refused_by_name(small_node):
+def test_a_task_that_is_not_installed_is_refused_by_name(small_node):
     _, settings = small_node
-    with raises("config", match="task='horoscope'"):
-        settings.with_changes({"task": "horoscope"})
+    with raises("config", match="task='Horo scope'"):
+        settings.with_changes({"task": "Horo scope"})
     with raises("config", match="'horoscope'"):
-        task_of("horoscope")
+        task_of(settings.with_changes({"task": "horoscope"}).task)
+
+
+def test_another_package_brings_a_task_by_an_entry_point(monkeypatch):
+    monkeypatch.setattr(
+        "hanse_client.tasks.entry_points",
+        lambda group: [EntryPoint("visits", f"{__name__}:VisitsTask", group)],
+    )
+    task_of.cache_clear()
+    try:
+        assert isinstance(task_of("visits"), VisitsTask)
+        assert evaluation_names("visits") == ("customers",)
+    finally:
+        task_of.cache_clear()
 
 
 FREE = ("recipe", "seed", "privacy", "compute", "compare", "sweep", "continues")
