@@ -11,6 +11,7 @@ from hanse_client.node import Randomness
 from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
+from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg import dequantize
 from hanse_common.vector import EVALUATION_NAMES, STATISTICS_NAMES, Trained, flatten
@@ -86,7 +87,7 @@ def test_evaluations_that_the_policy_cannot_pay_for_stay_at_the_store(found_fede
     federation = found_federation(NOISY)
     store = federation.names[0]
     spent = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.5, count=100)
-    federation.node(store).ledger.charge(spent, target_delta=1e-6)
+    federation.node(store).ledger.charge(Charge(steps=spent, target_delta=1e-6))
     reply = federation.tell(store, "evaluate", split="test", **{"server-round": 2})
     assert reply.error.reason.startswith("[budget-spent] ")
     assert not federation.node(store).evaluation("test", 2).exists()

@@ -218,18 +218,10 @@ def test_a_spent_budget_is_not_ready(whole_run):
 
 
 def check(side: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    program = f"""
-import sys, typer
-from hanse_common.cli import app, main
-from {COMMANDS[side]} import metrics
-app.command()(metrics)
-sys.argv[1:1] = ["metrics"]
-from hanse_common import cli
-cli._InstalledCommands.get_command = lambda self, ctx, name: self.commands[name]
-main()
-"""
+    program = "from hanse_common.cli import main; main()"
+    command = (side, "metrics", "--folder", folder, "--check", "--format", "json")
     return subprocess.run(
-        [sys.executable, "-c", program, "--folder", folder, "--check", "--format", "json"],
+        [sys.executable, "-c", program, *command],
         capture_output=True,
         text=True,
         timeout=120,

@@ -11,6 +11,7 @@ import pytest
 from hanse_common.identity import AuthorityKey
 from hanse_common.paths import CLIPPING_CHECK_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps
+from hanse_common.privacy.charge import Charge
 from hanse_common.secagg.messages import Hello, Refusal, Roster
 from kits.apps.secure_federation import STAGES, ByHand, forbid_work, said
 from kits.errors import raises
@@ -174,7 +175,7 @@ def test_a_budget_that_the_round_would_exceed_stops_it_before_training(untrained
     limit = node.enrolment.policy.max_epsilon
     # Another federation's run has used it up before.
     spent = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=0.5, count=100)
-    node.ledger.charge(spent, target_delta=1e-6)
+    node.ledger.charge(Charge(steps=spent, target_delta=1e-6))
     reply = untrained.tell(STORE)
     assert reply.has_error()
     assert reply.error.reason.startswith("[budget-spent] ")

@@ -19,7 +19,7 @@ from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import task_of
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
-from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
+from hanse_common.paths import EVALUATIONS_FOLDER, GLOBAL_FILE, OWN_MODEL_FILE, STORE_LOG_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays
@@ -155,7 +155,8 @@ class ArmRun:
         Args:
             customers: By store; the weights.
         """
-        names = {path.name for n in self.nodes for path in (n.folder / "evaluations").glob("*.npz")}
+        folders = (node.folder / EVALUATIONS_FOLDER for node in self.nodes)
+        names = {path.name for folder in folders for path in folder.glob("*.npz")}
         rows: list[MetricRow] = []
         for match in filter(None, map(_EVALUATION.fullmatch, sorted(names))):
             split: Any = match[1]
@@ -169,7 +170,7 @@ class ArmRun:
     def _log_rows(self, node: Node, customers: Mapping[str, int]) -> Iterator[MetricRow]:
         """Loss and epsilon by round, from a store's own log."""
         by_round: dict[int, list[dict[str, float]]] = {}
-        for line in _json_lines(node.folder / "log.jsonl"):
+        for line in _json_lines(node.folder / STORE_LOG_FILE):
             if "round" in line:
                 by_round.setdefault(int(line["round"]), []).append(line)
         for number, entries in sorted(by_round.items()):
