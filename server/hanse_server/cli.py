@@ -1,6 +1,6 @@
-"""`hanse server`: what a coordinator does, from founding a federation to running it.
+"""`hanse server`: the coordinator's commands, from founding a federation to running it.
 
-Heavy packages are imported by the commands that need them.
+Each command imports the packages that it needs, so that `hanse` starts fast.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from hanse_server.deployment.run import RunState
 
 
-AuthorityOption = Annotated[
+_AuthorityOption = Annotated[
     Path | None,
     typer.Option(
-        "--authority-key", metavar="FILE", help="The authority's key, if not in the folder."
+        "--authority-key", metavar="FILE", help="The authority's key, if it is not in the folder."
     ),
 ]
 StoresOption = Annotated[
     int | None,
-    typer.Option(min=1, help="How many stores to wait for; all of the manifest's if unset."),
+    typer.Option(min=1, help="How many stores to wait for; all of the manifest if unset."),
 ]
-DetachOption = Annotated[bool, typer.Option("--detach", help="Do not wait for the end.")]
-HERE = Path()
+_DetachOption = Annotated[bool, typer.Option("--detach", help="Return at once; the run goes on.")]
+_HERE = Path()
 
 app = command_group("Coordinate a federation of real stores.")
 manifest = command_group("The signed terms.")
@@ -49,26 +49,26 @@ app.add_typer(manifest, name="manifest")
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Option(metavar="NAME", help="What the federation is called.")],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The federation's name.")],
     address: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="Where stores reach this machine.")
+        str, typer.Option(metavar="HOST:PORT", help="Address at which stores reach this machine.")
     ],
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     bind: Annotated[
-        str, typer.Option(metavar="HOST", help="Address of this machine to listen on.")
+        str, typer.Option(metavar="HOST", help="Local address to listen on.")
     ] = "0.0.0.0",
     listen: Annotated[
-        int | None, typer.Option(help="Port of this machine to listen on, if not the address's.")
+        int | None, typer.Option(help="Local port to listen on, if it is not that of the address.")
     ] = None,
     superlink_port: Annotated[
-        int, typer.Option(help="Port of the SuperLink, on this machine only.")
+        int, typer.Option(help="Port of the SuperLink, which only this machine can reach.")
     ] = 9444,
     certificate_days: Annotated[
-        int, typer.Option(help="Days for which a store's certificate holds.")
+        int, typer.Option(help="Days for which a store's certificate is valid.")
     ] = 365,
     tls_certificate: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Your own TLS certificate for that host (PEM)."),
+        typer.Option(metavar="FILE", help="Your own TLS certificate for this host (PEM)."),
     ] = None,
     tls_key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Its private key (PEM).")
@@ -76,22 +76,22 @@ def init(
     tls_ca: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The roots that issued it (PEM).")
     ] = None,
-    authority_key: AuthorityOption = None,
+    authority_key: _AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Found a federation: keys, TLS files, federation.toml and the invitation for stores.
 
-    Replaces nothing. Without TLS files of your own, makes a root and a certificate to try
-    things out with.
+    Existing files are never replaced. Without TLS files of your own, a root and a certificate
+    for trials are made.
     """
-    from hanse_server.deployment.init import OwnTls, found
+    from hanse_server.deployment.init import OwnTls, init_federation
 
     own = None
     if tls_certificate and tls_key and tls_ca:
         own = OwnTls(certificate=tls_certificate, key=tls_key, ca=tls_ca)
     elif tls_certificate or tls_key or tls_ca:
-        raise ConfigError("--tls-certificate, --tls-key and --tls-ca go together, or not at all")
-    made = found(
+        raise ConfigError("--tls-certificate, --tls-key and --tls-ca must be given together")
+    made = init_federation(
         _folder(folder),
         name=name,
         address=address,
@@ -115,26 +115,26 @@ def init(
         return
     echo(f"authority {made.authority}")
     say(f"founded {made.name!r} in {made.folder}")
-    say(f"hand {made.invitation} to the stores, and read the authority's fingerprint by phone")
-    say(f"keep {made.authority_key} offline: whoever has it can admit anybody")
+    say(f"give {made.invitation} to the stores, and read them the authority's fingerprint by phone")
+    say(f"keep {made.authority_key} offline: anyone who has it can admit stores")
 
 
 @app.command()
 def admit(
     request: Annotated[Path, typer.Argument(metavar="FILE", help="A store's request file.")],
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     fingerprint: Annotated[
         str | None,
-        typer.Option(metavar="HEX", help="The store key's fingerprint, as the store read it out."),
+        typer.Option(metavar="HEX", help="The store key's fingerprint, as the store reads it out."),
     ] = None,
     yes: YesOption = False,
     days: Annotated[
-        int | None, typer.Option(min=1, help="Days for which the certificate holds.")
+        int | None, typer.Option(min=1, help="Days for which the certificate is valid.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put it in the place of an earlier certificate.")
+        bool, typer.Option("--replace", help="Replace an earlier certificate of the store.")
     ] = False,
-    authority_key: AuthorityOption = None,
+    authority_key: _AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Admit a store: check its request, compare its fingerprint, write its certificate."""
@@ -142,17 +142,18 @@ def admit(
     from hanse_server.deployment.admit import open_request
 
     federation = _folder(folder)
-    wish = open_request(federation, request)
+    opened = open_request(federation, request)
     key = _authority(federation, authority_key)
-    _confirm(wish, fingerprint, yes)
-    certificate = grant(federation, wish, key, days=days, replace=replace)
+    # Before anything is signed: a certificate, once handed out, is only revoked here.
+    _confirm(opened, fingerprint, yes)
+    certificate = grant(federation, opened, key, days=days, replace=replace)
     connection = _register(federation)
     row = _certificate_row(federation, certificate) | {"connection": connection}
     if output is Format.JSON:
         _print_json(row)
         return
     echo(row["certificate"])
-    say(f"admitted {wish.store_id!r} until {row['valid_until']}; send it that certificate")
+    say(f"admitted {opened.store_id!r} until {row['valid_until']}; send it this certificate")
     if connection:
         say(connection)
 
@@ -160,10 +161,10 @@ def admit(
 @app.command()
 def revoke(
     store: Annotated[str, typer.Argument(metavar="STORE", help="The store's id.")],
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Shut a store out at once: its certificate is refused and its node cannot connect."""
+    """Revoke a store at once: its certificate is refused and its node cannot connect."""
     from hanse_server.deployment.admit import revoke as refuse
 
     federation = _folder(folder)
@@ -176,27 +177,28 @@ def revoke(
     say(f"revoked {store!r}; the coordinator leaves it out from now on")
     if connection:
         say(connection)
-    say("other stores still take its certificate until its last day: sign a manifest without")
-    say("it (`hanse server manifest sign`) and hand that out, to make it final")
+    say("other stores still accept its certificate until it expires: to make it final, sign a")
+    say("manifest without the store (`hanse server manifest sign`) and hand it out")
 
 
 @manifest.command()
 def sign(
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     settings: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Run settings, if not the folder's.")
+        Path | None, typer.Option(metavar="FILE", help="Run settings, if not those of the folder.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="The initial model, if not the folder's.")
+        Path | None,
+        typer.Option(metavar="MODEL", help="The initial model, if not that of the folder."),
     ] = None,
     continue_from: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Start from what a finished run has trained."),
+        typer.Option(metavar="RUN", help="Start from the model that a finished run has trained."),
     ] = None,
-    authority_key: AuthorityOption = None,
+    authority_key: _AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Write the terms down for all admitted stores, and sign them."""
+    """Write and sign the terms for all admitted stores."""
     from hanse_server.deployment.run import trained
     from hanse_server.deployment.sign import sign_manifest
 
@@ -225,13 +227,13 @@ def sign(
         )
     say(f"signed for {len(terms.stores)} stores: {terms.rounds} rounds, {promise}")
     for store in signed.expired:
-        say(f"left out {store!r}: its certificate has ended")
-    say(f"hand {federation.manifest.name} to every store")
+        say(f"left out {store!r}: its certificate has expired")
+    say(f"give {federation.manifest.name} to every store")
 
 
 @manifest.command()
-def show(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
-    """Check the signed terms, and print them."""
+def show(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
+    """Check and print the signed terms."""
     from hanse_server.deployment.sign import signed_manifest
 
     terms = signed_manifest(_folder(folder))
@@ -253,19 +255,20 @@ def show(folder: FederationFolderOption = HERE, output: FormatOption = Format.TA
 
 @app.command()
 def up(
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     detach: Annotated[
-        bool, typer.Option("--detach", help="In the background; returns once stores can connect.")
+        bool,
+        typer.Option("--detach", help="Run in the background; return once stores can connect."),
     ] = False,
 ) -> None:
-    """Let stores connect: Flower's SuperLink, and before it a gate for fleet calls only."""
+    """Let stores connect: start Flower's SuperLink behind a gate that passes fleet calls only."""
     from hanse_server.deployment.up import detach as start_detached
     from hanse_server.deployment.up import serve
 
     federation = _folder(folder)
     if detach:
         echo(start_detached(federation))
-        say("up, as that process; `hanse server down` ends it")
+        say("up, as this process; `hanse server down` ends it")
         return
     if sys.stderr.isatty():
         serve(federation, tell=say)
@@ -277,8 +280,8 @@ def up(
 
 
 @app.command()
-def down(folder: FederationFolderOption = HERE) -> None:
-    """End `up`; a run that is underway can be resumed."""
+def down(folder: FederationFolderOption = _HERE) -> None:
+    """End `up`; a run that is underway can be resumed later."""
     from hanse_server.deployment.up import take_down
 
     echo(take_down(_folder(folder)))
@@ -286,15 +289,15 @@ def down(folder: FederationFolderOption = HERE) -> None:
 
 @app.command()
 def run(
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     name: RunNameOption = None,
     stores: StoresOption = None,
-    detach: DetachOption = False,
+    detach: _DetachOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Train: start a run with the stores of the manifest, and wait for its end.
+    """Start a training run with the stores of the manifest, and wait for its end.
 
-    Ctrl-C stops waiting, not the run.
+    Ctrl-C ends the waiting; the run goes on.
     """
     from hanse_server.deployment.run import start
 
@@ -304,15 +307,15 @@ def run(
 
 @app.command()
 def resume(
-    folder: FederationFolderOption = HERE,
+    folder: FederationFolderOption = _HERE,
     name: Annotated[
         str | None, typer.Option(metavar="RUN", help="The run; the last one if unset.")
     ] = None,
     stores: StoresOption = None,
-    detach: DetachOption = False,
+    detach: _DetachOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Go on with a run from its last whole round."""
+    """Resume a run from its last complete round."""
     from hanse_server.deployment.run import resume as go_on
 
     federation = _folder(folder)
@@ -320,8 +323,8 @@ def resume(
 
 
 @app.command()
-def stop(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
-    """Stop the run that is underway; the stores stay connected, and it can be resumed."""
+def stop(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
+    """Stop the current run; the stores stay connected, and it can be resumed."""
     from hanse_server.deployment.run import as_row
     from hanse_server.deployment.run import stop as halt
 
@@ -334,16 +337,16 @@ def stop(folder: FederationFolderOption = HERE, output: FormatOption = Format.TA
 
 
 @app.command()
-def status(folder: FederationFolderOption = HERE, output: FormatOption = Format.TABLE) -> None:
-    """Show the stores, what each is doing or why it refused, and the run."""
+def status(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
+    """Show the stores, the stage or refusal of each, and the run."""
     from hanse_server.deployment.status import read_status
     from hanse_server.deployment.tables import print_status
 
-    found = read_status(_folder(folder))
+    current = read_status(_folder(folder))
     if output is Format.JSON:
-        _print_json(found.row())
+        _print_json(current.row())
     else:
-        print_status(found)
+        print_status(current)
 
 
 app.command()(blame)
@@ -351,7 +354,7 @@ app.command()(metrics)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
-    """Show a run's stages as they finish, then print what came of it."""
+    """Show a run's stages as they finish, then print its final state."""
     from hanse_server.deployment.run import as_row, find, state_of, watch
     from hanse_server.deployment.tables import run_line, stage_line
 
@@ -361,6 +364,7 @@ def _follow(federation: FederationFolder, state: RunState, detach: bool, output:
             for stage in watch(federation, state.name):
                 say(stage_line(stage, state.rounds))
         except KeyboardInterrupt:
+            # The run is a process of the SuperLink, in a session that Ctrl-C does not reach.
             say("not waiting any longer; the run goes on (`hanse server status`, `… stop`)")
         state = state_of(federation, find(federation, state.name))
     if output is Format.JSON:
@@ -381,30 +385,35 @@ def _authority(federation: FederationFolder, path: Path | None) -> AuthorityKey:
     return AuthorityKey.load(path or federation.authority_key)
 
 
-def _confirm(request: Request, told: str | None, yes: bool) -> None:
-    """Make sure that the request is the store's, by a way that its sender does not control."""
+def _confirm(request: Request, expected: str | None, yes: bool) -> None:
+    """Compare the request's fingerprint over a channel that its sender does not control.
+
+    Raises:
+        DeploymentError [admission-refused]: It differs, or there is no one to compare it.
+    """
     say(f"{request.store_id!r} has the fingerprint {request.fingerprint}")
-    if told is not None:
-        if _digits(told) != _digits(request.fingerprint):
+    if expected is not None:
+        # Compared as digits: people add spaces and colons when they write it down.
+        if _digits(expected) != _digits(request.fingerprint):
             raise DeploymentError(
-                f"the fingerprint of {request.store_id!r} is {request.fingerprint}, not {told}",
+                f"the fingerprint of {request.store_id!r} is {request.fingerprint}, not {expected}",
                 code="admission-refused",
-                hint="somebody else may have sent the request: talk to the store",
+                hint="someone else may have sent the request: call the store",
             )
         return
     if yes:
         return
     if not sys.stdin.isatty():
         raise DeploymentError(
-            f"nobody is here to compare the fingerprint of {request.store_id!r}",
+            f"there is no terminal to compare the fingerprint of {request.store_id!r} at",
             code="admission-refused",
-            hint="pass it with --fingerprint, or --yes if the request came by a safe way",
+            hint="pass it with --fingerprint, or --yes if the request came over a safe channel",
         )
-    if not typer.confirm("Does the store read out the same?", err=True):
+    if not typer.confirm("Does the store read out the same fingerprint?", err=True):
         raise DeploymentError(
             f"{request.store_id!r} was not admitted",
             code="admission-refused",
-            hint="talk to the store",
+            hint="call the store",
         )
 
 
@@ -413,16 +422,16 @@ def _digits(fingerprint: str) -> str:
 
 
 def _register(federation: FederationFolder) -> str:
-    """Bring the SuperLink up to date, if it is up; say what that gave, if anything."""
+    """Update the SuperLink's nodes if it is up, and describe the changes on one line."""
     from hanse_server.deployment.up import register
 
     try:
         done = register(federation)
     except SuperLinkDown:
-        return ""
+        return ""  # `hanse server up` registers the admitted stores when it starts
     lines = [f"{store}: {reason}" for store, reason in done.refused.items()]
     if done.registered:
-        lines.append(f"the SuperLink lets in {', '.join(done.registered)}")
+        lines.append(f"the SuperLink admits {', '.join(done.registered)}")
     if done.shut_out:
         lines.append(f"the SuperLink shuts out {', '.join(done.shut_out)}")
     return "; ".join(lines)

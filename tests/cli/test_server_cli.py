@@ -213,7 +213,7 @@ def test_admit_certifies_both_keys_of_a_request(folder, store):
 def test_the_fingerprint_that_a_store_read_out_must_be_the_requests(folder, store):
     request = ("admit", store.request, "--folder", folder)
     wrong = fingerprint(b"another key")
-    assert "somebody else" in refused("admission-refused", *request, "--fingerprint", wrong)
+    assert "someone else" in refused("admission-refused", *request, "--fingerprint", wrong)
     assert not (folder / "certificates").exists()
     hanse(*request, "--fingerprint", store.wish.fingerprint.upper())
 
@@ -465,7 +465,7 @@ def test_a_next_run_starts_from_what_an_earlier_one_trained(members):
 
     learnt = earlier / "global.safetensors"
     write_arrays(learnt, {"w": np.zeros(13, np.float32)})
-    assert "of 'w' it has (13,), the initial model (12,)" in refused("config", *go_on, "one")
+    assert "for 'w' it has (13,), the initial model (12,)" in refused("config", *go_on, "one")
     learnt.write_bytes(b"not arrays")
     assert "cannot be read" in refused("run-directory", *go_on, "one")
     assert sign(members)["digest"] == before["digest"]  # nothing of these has changed a thing

@@ -1,1 +1,1 @@
-"""A coordinator's real deployment: its folder, its gate, its SuperLink and its runs."""
+"""A coordinator's deployment: its folder, the TLS gateway, Flower's SuperLink, and runs."""

@@ -1,8 +1,7 @@
-"""Who is in: requests become certificates, certificates are revoked, and both are looked up.
+"""Membership: turns requests into certificates, revokes certificates, and looks both up.
 
-A store is admitted by the authority's key and nothing else. What lies in the folder's
-`certificates/` is this coordinator's list of members; a certificate in `revoked/` is refused
-although it would still verify.
+Only the authority's key admits a store. The folder's `certificates/` is this coordinator's
+list of members; a certificate in `revoked/` is refused although its signature is still valid.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hanse_server.deployment.folder import FederationFolder
 
 _DAY = 86_400
 _CLOCK = 3_600
-"""Seconds that a store's clock may be behind: certificates begin so much earlier."""
+"""Seconds that a store's clock may be behind: certificates are backdated by as much."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,22 +37,22 @@ class Member:
 
     @property
     def store_id(self) -> str:
-        """What the federation calls it."""
+        """The store's id in the federation."""
         return self.certificate.store_id
 
 
 def open_request(folder: FederationFolder, path: Path, *, now: int | None = None) -> Request:
-    """Read a request and check everything but who sent it.
+    """Read a request and check everything except its sender, which a person has to confirm.
 
     Args:
-        folder: The federation's.
+        folder: The federation's folder.
         path: The request's file.
-        now: Unix seconds; the clock's if unset.
+        now: Unix seconds; the system clock's if unset.
 
     Raises:
-        ProtocolError [bad-enrolment-request]: It is altered, too old, or not signed by the key in
-            it.
-        DeploymentError [admission-refused]: It contradicts what was admitted or revoked before.
+        ProtocolError [bad-enrolment-request]: It is altered, too old, or not signed by the key
+            in it.
+        DeploymentError [admission-refused]: It shows a key of another store, or a revoked key.
     """
     request = Request.load(path)
     request.check(now=int(time.time()) if now is None else now)
@@ -61,6 +60,7 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
     for other in members(folder):
         if other.store_id == store_id:
             continue
+        # One party under two ids would count as two stores in a cohort.
         for what, same in (
             ("store", other.request.public_key == request.public_key),
             ("node", other.request.node_digest == request.node_digest),
@@ -69,7 +69,7 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
                 raise DeploymentError(
                     f"request of {store_id!r} shows the {what} key of {other.store_id!r}",
                     code="admission-refused",
-                    hint="every store has its own keys: ask it to run `hanse store init` anew",
+                    hint="every store needs its own keys: ask it to run `hanse store init` again",
                 )
     for path in _store_files(folder.revoked):
         out = Certificate.load(path)
@@ -77,13 +77,13 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
             raise DeploymentError(
                 f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
                 code="admission-refused",
-                hint="a revoked store comes back with new keys only: `hanse store init` anew",
+                hint="a revoked store needs new keys to come back: `hanse store init` again",
             )
     return request
 
 
-def replaced_by(folder: FederationFolder, request: Request) -> Certificate | None:
-    """Return the certificate that granting a request would replace, if there is one."""
+def _replaced_by(folder: FederationFolder, request: Request) -> Certificate | None:
+    """The certificate that granting a request would replace; None if there is none."""
     return _certificate(folder.certificate(request.store_id))
 
 
@@ -96,19 +96,19 @@ def admit(
     replace: bool = False,
     now: int | None = None,
 ) -> Certificate:
-    """Certify the two keys of a request that `open_request` returned, and write it down.
+    """Certify the two keys of a request that `open_request` returned, and save the certificate.
 
     Args:
-        folder: The federation's.
-        request: The store's.
+        folder: The federation's folder.
+        request: The store's request.
         authority: The enrolment authority's key.
-        days: How long the certificate holds; as `federation.toml` says if unset.
-        replace: Put it in the place of an earlier one, for a new key or a new period.
-        now: Unix seconds; the clock's if unset.
+        days: Days for which the certificate is valid; `federation.toml` decides if unset.
+        replace: Whether to replace an earlier certificate, for a new key or a new period.
+        now: Unix seconds; the system clock's if unset.
 
     Raises:
         DeploymentError [admission-refused]: The store is admitted already, and `replace` is off.
-        ConfigError: The key is not this federation's authority's.
+        ConfigError: The key is not that of this federation's authority.
         DeploymentError: The folder cannot be written.
     """
     if authority.public != folder.authority:
@@ -117,7 +117,7 @@ def admit(
             f"federation's is {fingerprint(folder.authority)}",
             hint="name the right one with --authority-key",
         )
-    before = replaced_by(folder, request)
+    before = _replaced_by(folder, request)
     if before is not None and not replace:
         if before.public_key == request.public_key:
             raise DeploymentError(
@@ -145,8 +145,9 @@ def admit(
             path.mkdir(exist_ok=True)
         if before is not None:
             _set_aside(folder.certificate(request.store_id))
+        # The request first: `members` refuses a certificate without its request.
         request.save(folder.request(request.store_id))
-        # Whole or not there: a run may look at it in this very moment.
+        # Written atomically: a running round may read it at the same moment.
         certificate.save(folder.certificate(request.store_id))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
@@ -173,6 +174,7 @@ def revoke(folder: FederationFolder, store_id: str) -> Member:
         )
     try:
         folder.revoked.mkdir(exist_ok=True)
+        # One rename: at no moment is the store both admitted and revoked, or neither.
         folder.certificate(store_id).replace(folder.revoked / store_id)
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.revoked}: {error.strerror}") from error
@@ -183,15 +185,16 @@ def members(folder: FederationFolder) -> list[Member]:
     """Return the admitted stores that were not revoked, in the order of their ids.
 
     Raises:
-        KeyFileError: A file in `certificates/` is none.
+        KeyFileError: A file in `certificates/` is not a certificate.
         ProtocolError [bad-enrolment-request]: A request that was granted is missing or altered.
-        ProtocolError [bad-certificate]: A certificate is not this federation's authority's.
+        ProtocolError [bad-certificate]: A certificate is not by this federation's authority, or
+            not for its request.
     """
-    found = []
+    admitted = []
     for path in _store_files(folder.certificates):
         certificate = Certificate.load(path)
         request = Request.load(folder.request(path.name))
-        # Dates are looked at where they matter; here it is who signed it, and for whom.
+        # Its own first day as the time: here only the signer counts, not whether it has expired.
         certificate.check(folder.authority, now=certificate.valid_from)
         if certificate.store_id != path.name or (
             certificate.public_key,
@@ -202,12 +205,12 @@ def members(folder: FederationFolder) -> list[Member]:
                 code="bad-certificate",
                 hint="put back the file that `hanse server admit` wrote",
             )
-        found.append(Member(certificate=certificate, request=request))
-    return found
+        admitted.append(Member(certificate=certificate, request=request))
+    return admitted
 
 
 def revoked_ids(folder: FederationFolder) -> list[str]:
-    """Return the ids of stores that are refused: revoked, and not admitted with a new key."""
+    """Return the ids of stores that are revoked and have not been admitted again."""
     return [
         path.name
         for path in _store_files(folder.revoked)
@@ -216,9 +219,9 @@ def revoked_ids(folder: FederationFolder) -> list[str]:
 
 
 class Gate:
-    """Tells, at any moment, whether a certificate is one that the coordinator goes on with.
+    """Checks that a certificate is the current one of a member.
 
-    A run asks it for every store in every attempt, so that a revocation holds at once.
+    A run calls it for every store in every attempt, so that a revocation takes effect at once.
 
     Args:
         folder: The federation's folder.
@@ -228,12 +231,13 @@ class Gate:
         self._folder = FederationFolder(folder)
 
     def __call__(self, certificate: Certificate) -> None:
-        """Let a certificate pass, or not.
+        """Check one certificate against the folder's current files.
 
         Raises:
             ProtocolError [bad-certificate]: It was revoked, replaced, or never admitted here.
         """
         store_id = certificate.store_id
+        # The file, not the signature: a revoked or replaced certificate still verifies.
         current = _certificate(self._folder.certificate(store_id))
         if current == certificate:
             return
@@ -277,7 +281,7 @@ def _certificate(path: Path) -> Certificate | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Keep a certificate that is replaced, under its first day."""
+    """Move a certificate that is being replaced to `earlier/`, named by its first day."""
     earlier = path.parent / EARLIER_FOLDER
     earlier.mkdir(exist_ok=True)
     old = Certificate.load(path)

@@ -1,9 +1,9 @@
-"""Connections at the gate: how many there may be, and how long each may take to say who it is.
+"""Limits for connections at the gate: their number, and the time until they authenticate.
 
-A connection *waits* from the moment it is accepted, before its TLS handshake, until a request
-on it has been signed by an admitted store's node. Waiting connections are few and short-lived;
-when there are too many, the one that has waited longest is closed, so that a store's node,
-which needs a fraction of a second, comes in between any number of strangers.
+A connection *waits* from the moment it is accepted, before its TLS handshake, until it carries
+a request that an admitted store's node has signed. Waiting connections are few and short-lived:
+when there are too many, the one that has waited longest is closed. A store's node needs a
+fraction of a second, so it gets through among any number of strangers.
 
 >>> Limits().waiting
 128
@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 CONNECTION = "hanse_connection"
-"""Where a request's `scope["state"]` holds its `Connection`."""
+"""The key of a request's `Connection` in `scope["state"]`."""
 
 _ACCEPT_AGAIN_SECONDS = 0.5
 
@@ -36,76 +36,78 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What the gate allows; the reason stands with each."""
+    """The gate's limits, each with its reason."""
 
     known: int = 4096
-    """Connections of admitted nodes. Flower's client keeps up to four: one for messages, one
-    for heartbeats, two for pieces; this is a thousand stores'."""
+    """Connections of admitted nodes. Flower's client keeps up to four (one for messages, one
+    for heartbeats, two for pieces), so this is enough for a thousand stores."""
     waiting: int = 128
-    """Connections that have not shown a signature. One costs 0.4 MiB, nearly all of it asyncio's
-    and OpenSSL's buffers, and 1.1 MiB for the instant in which a body is refused."""
+    """Connections that have not shown a signature. One costs 0.4 MiB, nearly all of it buffers
+    of asyncio and OpenSSL, and 1.1 MiB at the moment when a body is refused."""
     waiting_per_address: int = 32
-    """The same of one address. Not one, since a chain's shops may share an address."""
+    """Waiting connections of one address. More than one, as a chain's shops may share it."""
     handshake_seconds: float = 10.0
-    """For TLS; a store on a satellite link needs two."""
+    """Time for the TLS handshake; a store on a satellite link needs two seconds."""
     header_seconds: float = 10.0
-    """From connecting, or from a request's first byte, to the end of its headers."""
+    """Time from connecting, or from a request's first byte, to the end of its headers."""
     idle_seconds: float = 15.0
-    """Between two requests; nodes look every 3 s at most, and send heartbeats every 15 s."""
+    """Time between two requests; nodes poll every 3 s at most, and send heartbeats every 15 s."""
     header_bytes: int = 16 * 1024
-    """Request line and headers; a node's are 1.1 KiB."""
+    """Size of request line and headers; those of a node have 1.1 KiB."""
     requests_per_node: int = 16
-    """At once. Flower's client makes four; each may be a body that the SuperLink holds whole."""
+    """Simultaneous requests. Flower's client makes four; the SuperLink may hold the body of
+    each in memory."""
     body_seconds: float = 30.0
     body_bytes_per_second: int = 16 * 1024
-    """A body may take `body_seconds`, and longer in proportion to its size: 5 MiB, which are
-    Flower's pieces, 350 s. Few lines are as slow as 128 kbit/s."""
+    """A body may take `body_seconds`, and longer in proportion to its size: 350 s for 5 MiB,
+    the size of Flower's pieces. Few lines are as slow as 128 kbit/s."""
 
     def body_deadline(self, size: int) -> float:
-        """Seconds that a body of so many bytes may take."""
+        """Seconds that a body of `size` bytes may take."""
         return self.body_seconds + size / self.body_bytes_per_second
 
 
 class Connection:
-    """One connection, from accepting to closing."""
+    """One connection, from its acceptance to its end."""
 
     def __init__(self, network: str) -> None:
         self.network = network
         self.close: Callable[[], Any] = lambda: None
-        """Ends it at once; set when there is something to end."""
+        """Ends the connection at once; does nothing until there is something to end."""
 
 
 class Connections:
     """All connections of the gate.
 
     Args:
-        limits: How many there may be.
+        limits: The numbers that are allowed.
 
     Guarantees:
-        At no time are more than `limits.waiting` connections waiting, nor more than
+        At no time do more than `limits.waiting` connections wait, or more than
         `limits.waiting_per_address` from one address, whatever peers do.
     """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._waiting: dict[Connection, None] = {}  # in the order of their coming
+        self._waiting: dict[Connection, None] = {}  # in the order of arrival, as dicts keep it
         self._known: set[Connection] = set()
         self._requests: Counter[bytes] = Counter()
 
     @property
     def waiting(self) -> int:
-        """How many have not shown a signature yet."""
+        """The number of connections that have not shown a signature yet."""
         return len(self._waiting)
 
     @property
     def known(self) -> int:
-        """How many are admitted nodes'."""
+        """The number of connections of admitted nodes."""
         return len(self._known)
 
     def arrive(self, address: str) -> Connection:
-        """Take a new connection in, and close the one that has waited longest if need be."""
+        """Register a new connection; at a limit, close the one that has waited longest."""
         network = _network(address)
-        same = [found for found in self._waiting if found.network == network]
+        same = [each for each in self._waiting if each.network == network]
+        # One is closed before one is added, so that no limit is exceeded even for a moment.
         if len(same) >= self._limits.waiting_per_address:
             self._drop(same[0])
         elif len(self._waiting) >= self._limits.waiting:
@@ -115,7 +117,7 @@ class Connections:
         return connection
 
     def recognise(self, connection: Connection) -> bool:
-        """Count a connection as an admitted node's; False if there are too many of those."""
+        """Count a connection as an admitted node's; False if there are too many of these."""
         if connection in self._known:
             return True
         if len(self._known) >= self._limits.known:
@@ -131,14 +133,14 @@ class Connections:
 
     @contextmanager
     def request(self, key: bytes) -> Iterator[bool]:
-        """Count a node's request while it lasts; gives whether it may be made now."""
+        """Count a node's request while it lasts; yields whether it is allowed now."""
         allowed = self._requests[key] < self._limits.requests_per_node
         self._requests[key] += allowed
         try:
             yield allowed
         finally:
             self._requests[key] -= allowed
-            if not self._requests[key]:
+            if not self._requests[key]:  # revoked nodes must not stay in the table forever
                 del self._requests[key]
 
     def _drop(self, connection: Connection) -> None:
@@ -147,7 +149,7 @@ class Connections:
 
 
 def _network(address: str) -> str:
-    """What counts as one address: of IPv6 the /64 that a single line is given.
+    """The unit that counts as one address: in IPv6, the /64 that a single line gets.
 
     >>> _network("192.0.2.7"), _network("2001:db8::1:2") == _network("2001:db8::3:4")
     ('192.0.2.7', True)
@@ -159,15 +161,15 @@ def _network(address: str) -> str:
 
 
 class GateServer(uvicorn.Server):
-    """uvicorn, with every connection counted before its TLS handshake.
+    """A uvicorn server that counts every connection before its TLS handshake.
 
-    Its own way of accepting hands a connection over only after the handshake, and waits a
-    minute for that; nor has it a time limit for headers.
+    uvicorn itself sees a connection only after the handshake, for which it waits a minute, and
+    has no time limit for headers.
 
     Args:
-        config: uvicorn's, with a certificate.
-        connections: Counts them.
-        limits: How long each part may take.
+        config: uvicorn's configuration, with a certificate.
+        connections: Counts the connections.
+        limits: The time that each part of a request may take.
         close: Awaited once the last connection has ended.
     """
 
@@ -186,7 +188,7 @@ class GateServer(uvicorn.Server):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept on listening sockets."""
+        """Start to accept connections on listening sockets."""
         self.servers = []
         for listener in sockets or []:
             listener.setblocking(False)
@@ -194,7 +196,7 @@ class GateServer(uvicorn.Server):
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, and end what is there."""
+        """Accept no more connections, and end the present ones."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -207,7 +209,7 @@ class GateServer(uvicorn.Server):
         while True:
             try:
                 accepted, peer = await loop.sock_accept(listener)
-            except OSError as error:  # no more file descriptors: some will be closed
+            except OSError as error:  # out of file descriptors, until connections are closed
                 _log.warning("cannot accept a connection: %s", error.strerror)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
@@ -216,15 +218,15 @@ class GateServer(uvicorn.Server):
             task = asyncio.create_task(self._shake_hands(accepted, connection))
             connection.close = task.cancel
             self._keep(task)
-            # A waiting connection makes `sock_accept` return at once: without this, a flood of
-            # them would keep everything else from running, their own handshakes too.
+            # `sock_accept` returns at once while connections are queued. Without this, a flood
+            # of them would block every other task, including their own handshakes.
             await asyncio.sleep(0)
 
     async def _shake_hands(self, accepted: socket.socket, connection: Connection) -> None:
         seconds = self._limits.handshake_seconds
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: GateProtocol(
+                lambda: _GateProtocol(
                     self.config, self.server_state, connection, self._connections, self._limits
                 ),
                 accepted,
@@ -243,8 +245,8 @@ class GateServer(uvicorn.Server):
         task.add_done_callback(self._tasks.discard)
 
 
-class GateProtocol(H11Protocol):
-    """uvicorn's HTTP of one connection, with a time limit for headers and named refusals."""
+class _GateProtocol(H11Protocol):
+    """uvicorn's HTTP protocol of one connection, with a time limit for headers."""
 
     def __init__(
         self,
@@ -262,7 +264,7 @@ class GateProtocol(H11Protocol):
         self._heard = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """TLS is there; the headers of a request are to follow."""
+        """Start the clock for headers once TLS is established."""
         super().connection_made(transport)
         self._connection.close = transport.abort
         self._wait_for_headers()
@@ -274,9 +276,9 @@ class GateProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in; a request's first byte starts the clock, and no later one resets it."""
+        """Parse bytes; the first byte of a request starts the clock, and no later one resets it."""
         if self.transport.is_closing():
-            return  # what comes after a refusal is dropped
+            return  # bytes after a refusal are dropped
         self._heard = True
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
@@ -285,9 +287,9 @@ class GateProtocol(H11Protocol):
             self._wait_for_headers()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, or has headers without an end."""
+        """Refuse bytes that are not HTTP, or headers that do not end."""
         if self.cycle is not None and not self.cycle.response_complete:
-            # An answer to the request before is underway; two would be mixed.
+            # A response to the previous request is being sent; a second one would mix with it.
             self.cycle.disconnected = True
             self.transport.abort()
         elif len(self.conn.trailing_data[0]) > self._limits.header_bytes:
@@ -296,6 +298,7 @@ class GateProtocol(H11Protocol):
             self._refuse(400, "not HTTP\n")
 
     def _wait_for_headers(self) -> None:
+        # A running clock goes on: a byte now and then must not prolong the wait.
         if self._deadline is None:
             seconds = self._limits.header_seconds
             self._deadline = self.loop.call_later(seconds, self._too_slow)
@@ -309,6 +312,7 @@ class GateProtocol(H11Protocol):
     def _too_slow(self) -> None:
         if self.transport.is_closing():
             return
+        # A peer that sent nothing gets no answer: it may not have made a request at all.
         if self._heard:
             self._refuse(408, "headers took too long\n")
         else:

@@ -1,8 +1,8 @@
-"""What the coordinator asks of its SuperLink: nodes' keys, and runs.
+"""A client of the SuperLink's Control API, for nodes' keys and for runs.
 
-Flower 1.41 offers its Control, Fleet and Runtime APIs on one HTTPS port, as protobuf bodies
-of `POST /v1/<api>/<call>`, and its Control API asks nobody who they are. So the SuperLink
-listens on loopback only (`superlink.py`), and this client talks to it there, checking the
+Flower 1.41 serves its Control, Fleet and Runtime APIs on one HTTPS port, as protobuf bodies
+of `POST /v1/<api>/<call>`, and its Control API authenticates no caller. So the SuperLink
+listens on loopback only (`superlink.py`), where this client connects to it and checks the
 certificate that `init` made for this machine.
 """
 
@@ -49,12 +49,12 @@ class RegisteredNode:
     status: str
     """`registered` (never seen), `online` or `offline`."""
     last_seen: datetime | None
-    """When it was last heard of, as far as Flower says."""
+    """The time of its last heartbeat, as far as Flower knows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FlowerRun:
-    """A run as the SuperLink sees it."""
+    """A run in the SuperLink's records."""
 
     run_id: int
     status: str
@@ -68,10 +68,10 @@ class Control(AbstractContextManager["Control"]):
     """A connection to the SuperLink of a federation's folder.
 
     Args:
-        folder: The federation's.
+        folder: The federation's folder.
 
     Raises:
-        SuperLinkDown: The certificate for this machine is missing.
+        SuperLinkDown: The root of the loopback certificate is missing.
     """
 
     def __init__(self, folder: FederationFolder) -> None:
@@ -114,12 +114,13 @@ class Control(AbstractContextManager["Control"]):
                 last_seen=_last_seen(node.status, node.online_until, node.heartbeat_interval),
             )
             for node in answer.nodes_info
+            # Flower still lists nodes after they were unregistered.
             if node.status != NodeStatus.UNREGISTERED
         ]
         return sorted(nodes, key=lambda node: node.store_id)
 
     def register(self, store_id: str, node_key: str) -> None:
-        """Let a node's key in, under its store's id.
+        """Register a node's key under its store's id, so that the node may connect.
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
@@ -130,7 +131,7 @@ class Control(AbstractContextManager["Control"]):
         self._call(lambda: self._client.RegisterNode(request))
 
     def unregister(self, node_id: int) -> None:
-        """Shut a node out, for good: Flower never takes its key again.
+        """Shut a node out permanently: Flower never accepts its key again.
 
         Raises:
             SuperLinkDown: The SuperLink does not answer.
@@ -142,7 +143,7 @@ class Control(AbstractContextManager["Control"]):
         """Start a run of the thin bundle.
 
         Args:
-            config: What the ServerApp reads.
+            config: The run config that the ServerApp reads.
             client: The ClientApp that Flower's own SuperNodes load. A store's node runs the
                 one that is installed there, and refuses a bundle that names another.
 
@@ -161,7 +162,7 @@ class Control(AbstractContextManager["Control"]):
         answer = self._call(lambda: self._client.StartRun(request))
         if not answer.HasField("run_id"):
             raise DeploymentError(
-                "the SuperLink started no run, and says nothing of why", code="superlink-failed"
+                "the SuperLink started no run and gave no reason", code="superlink-failed"
             )
         return int(answer.run_id)
 
@@ -181,7 +182,7 @@ class Control(AbstractContextManager["Control"]):
             SuperLinkDown: The SuperLink does not answer.
         """
         answer = self._call(lambda: self._client.ListRuns(ListRunsRequest(limit=limit)))
-        found = [
+        dated = [
             (
                 run.pending_at,
                 FlowerRun(
@@ -193,7 +194,8 @@ class Control(AbstractContextManager["Control"]):
             )
             for run in answer.run_dict.values()
         ]
-        return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        # By the time stamps alone: Flower's ids of runs are random.
+        return [run for _, run in sorted(dated, key=lambda pair: pair[0], reverse=True)]
 
     def _call(self, call: Callable[[], ResultT]) -> ResultT:
         try:
@@ -204,15 +206,17 @@ class Control(AbstractContextManager["Control"]):
                 hint="start it with `hanse server up`",
             ) from error
         except httpx.HTTPStatusError as error:
-            said = FlowerError.from_json(error.response.text)
-            reason = said.message if said else error.response.text[:200]
+            answer = FlowerError.from_json(error.response.text)
+            reason = answer.message if answer else error.response.text[:200]
             raise DeploymentError(
                 f"the SuperLink refuses: {reason}", code="superlink-failed"
             ) from error
 
 
 def _last_seen(status: str, online_until: float, heartbeat_interval: float) -> datetime | None:
-    """When a node's last heartbeat came: Flower keeps until when it is believed after one."""
+    """The time of a node's last heartbeat, computed from the time until which it counts."""
+    # While a node is online, Flower stores the time at which it will count as offline, and cuts
+    # it to the present when the node signs off.
     from flwr.common.constant import HEARTBEAT_PATIENCE
 
     if status == NodeStatus.REGISTERED or online_until <= 0:

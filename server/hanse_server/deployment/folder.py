@@ -1,20 +1,20 @@
-"""The coordinator's folder: `federation.toml` and everything that lies beside it.
+"""The coordinator's folder: `federation.toml` and the files next to it.
 
     federation.toml      name, addresses, TLS files, run settings; see `FederationFile`
-    settings.toml        what is learnt and promised; `init` leaves one to change
+    settings.toml        what is learnt and promised; `init` writes one to be edited
     authority.key        0600; signs certificates and manifests; may be kept offline elsewhere
     authority            its public key in hexadecimal
     coordinator.key      0600; signs the round log's checkpoints
-    invitation.json      for stores: where to connect, whose certificates to trust
-    tls/                 what stores see, and apart from it what only this machine sees
+    invitation.json      for stores: where to connect, which certificates to trust
+    tls/                 certificates and keys for stores, and others for this machine only
     requests/            requests that were admitted, `<store>.request`
-    certificates/        `<store>`; under `earlier/` those that were replaced
+    certificates/        `<store>`; those that were replaced are in `earlier/`
     revoked/             `<store>`: certificates that are refused, whatever their date
-    roundlog.sqlite      what every round asked and what came of it, with its checkpoint beside it
-    blame.json           whom rounds go on without, and why; `hanse server blame` changes it
+    roundlog.sqlite      the exchanges and their outcomes, with a signed checkpoint next to it
+    blame.json           which stores rounds leave out, and why; `hanse server blame` changes it
     manifest.json        the signed terms
-    settings.json        the run settings that the terms were made of
-    state/               the SuperLink's database, its own home, pid files and logs
+    settings.json        the run settings from which the terms were made
+    state/               the SuperLink's database, its home, pid files and logs
     runs/<name>/         a run, as `hanse_server.app` reads it
 
 >>> FederationFile(name="baltic", fleet=FleetSettings(address="hanse.example.org:9443")).fleet.port
@@ -54,20 +54,20 @@ from hanse_common.paths import (
 
 
 class FleetSettings(Settings):
-    """What stores connect to: the only address of a coordinator that others can reach."""
+    """The address that stores connect to: the only one that other machines can reach."""
 
     address: str
-    """`host:port` as stores reach it; the TLS certificate must hold for the host."""
+    """`host:port` as stores reach it; the TLS certificate must be valid for the host."""
     bind: str = "0.0.0.0"
-    """Address of this machine to listen on."""
+    """Local address to listen on."""
     listen: int | None = Field(default=None, ge=1, le=65535)
-    """Port of this machine to listen on, if it is not the address's own."""
+    """Local port to listen on, if it is not that of `address`."""
     certificate: Path = Path(TLS_FOLDER, TLS_CERTIFICATE_FILE)
     key: Path = Path(TLS_FOLDER, TLS_KEY_FILE)
     ca: Path = Path(TLS_FOLDER, TLS_ROOT_FILE)
-    """Roots that stores check the certificate by; they get them with the invitation."""
+    """Roots against which stores check the certificate; the invitation contains them."""
     largest_request: int = Field(default=16 * 2**20, ge=6 * 2**20)
-    """Most bytes of one request; Flower sends models in pieces of 5 MiB."""
+    """Largest request in bytes; Flower sends models in pieces of 5 MiB."""
 
     @field_validator("address")
     @classmethod
@@ -93,18 +93,18 @@ class SuperLinkSettings(Settings):
 
     port: int = Field(default=9444, ge=1, le=65535)
     start_seconds: float = Field(default=60.0, gt=0)
-    """How long it may take to start."""
+    """Seconds that it may take to start."""
 
 
 class WaitSettings(Settings):
     """How long a run waits for stores, in seconds."""
 
     connect: float = Field(default=120.0, gt=0)
-    """For the stores to be connected, when a run starts."""
+    """Until the stores are connected, when a run starts."""
     train: float = Field(default=900.0, gt=0)
-    """For stores to train or evaluate."""
+    """Until stores have trained or evaluated."""
     stage: float = Field(default=120.0, gt=0)
-    """For each later stage of secure aggregation."""
+    """Until each later stage of secure aggregation is answered."""
 
 
 class FederationFile(Settings):
@@ -112,17 +112,18 @@ class FederationFile(Settings):
 
     name: str = Field(min_length=1, max_length=128)
     settings: Path = Path(SETTINGS_TEMPLATE_FILE)
-    """Run settings: what is learnt, and what is promised."""
+    """File of the run settings: what is learnt, and what is promised."""
     model: Path = Path("model")
-    """Folder that `hanse model init` wrote, whose `initial.safetensors` a run starts from."""
+    """Folder made by `hanse model init`; a run starts from its `initial.safetensors`."""
     certificate_days: int = Field(default=365, ge=1, le=3650)
-    """How long a store's certificate holds."""
+    """Days for which a store's certificate is valid."""
     fleet: FleetSettings
     superlink: SuperLinkSettings = SuperLinkSettings()
     wait: WaitSettings = WaitSettings()
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
+        # Also where the addresses differ: 0.0.0.0 includes loopback.
         if self.fleet.port == self.superlink.port:
             raise ValueError(
                 f"superlink.port={self.superlink.port} is the port that stores connect to; "
@@ -132,27 +133,29 @@ class FederationFile(Settings):
 
 
 class FederationFolder:
-    """Paths of a coordinator's folder, and what its `federation.toml` says.
+    """The paths of a coordinator's folder, and the content of its `federation.toml`.
 
     Args:
         path: The folder; it need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
+        # Absolute: the SuperLink's processes have another working directory.
         self.path = path.absolute()
 
     @cached_property
     def file(self) -> FederationFile:
-        """What `federation.toml` says.
+        """The content of `federation.toml`.
 
         Raises:
-            ConfigError: There is none, or it holds an unknown or malformed setting.
+            ConfigError: The file is missing, or it holds an unknown or malformed setting.
         """
         path = self.path / FEDERATION_FILE
         if not path.is_file():
             raise ConfigError(
                 f"{self.path} is no federation's folder: it has no {FEDERATION_FILE}",
-                hint="`hanse server init --folder FOLDER …` makes one; or name it with --folder",
+                hint="create one with `hanse server init --folder FOLDER …`, or name it with "
+                "--folder",
             )
         return parse_settings(FederationFile, read_toml(path))
 
@@ -173,7 +176,7 @@ class FederationFolder:
         return key
 
     def resolve(self, path: Path) -> Path:
-        """A path of `federation.toml`: relative ones are relative to the folder."""
+        """A path in `federation.toml`; relative paths begin at the folder."""
         return self.path / path.expanduser()
 
     @property
@@ -183,7 +186,7 @@ class FederationFolder:
 
     @property
     def authority_key(self) -> Path:
-        """The authority's private key, if it is kept here."""
+        """The authority's private key, unless it is stored elsewhere."""
         return self.path / AUTHORITY_KEY_FILE
 
     @property
@@ -193,7 +196,7 @@ class FederationFolder:
 
     @property
     def invitation(self) -> Path:
-        """What stores are given first."""
+        """The invitation that stores get first."""
         return self.path / INVITATION_FILE
 
     @property
@@ -203,7 +206,7 @@ class FederationFolder:
 
     @property
     def settings(self) -> Path:
-        """The run settings that the terms were made of, with the noise solved for."""
+        """The run settings of the signed terms, including the solved noise multiplier."""
         return self.path / SETTINGS_FILE
 
     @property
@@ -228,17 +231,17 @@ class FederationFolder:
 
     @property
     def runs(self) -> Path:
-        """One folder a run."""
+        """The folder of all runs, with one folder for each."""
         return self.path / RUNS_FOLDER
 
     def request(self, store_id: str) -> Path:
-        """The request that a store was admitted by."""
+        """The file of the request with which a store was admitted."""
         return self.path / REQUESTS_FOLDER / (store_id + REQUEST_SUFFIX)
 
     def certificate(self, store_id: str) -> Path:
-        """A store's certificate."""
+        """The file of a store's certificate."""
         return self.certificates / store_id
 
     def run(self, name: str) -> Path:
-        """A run's folder."""
+        """The folder of one run."""
         return self.runs / name

@@ -1,7 +1,7 @@
-"""How a federation begins: keys, TLS files, `federation.toml` and the invitation for stores.
+"""Founds a federation: makes keys, TLS files, `federation.toml` and the stores' invitation.
 
-Nothing that is there already is replaced: a second authority would disown every store that
-the first admitted.
+Existing files are never replaced: a second authority would disown every store that the first
+one admitted.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ name = {name}
 settings = "settings.toml"
 model = "model"
 
-# How long a store's certificate holds.
+# How many days a store's certificate is valid.
 certificate_days = {days}
 
-# What stores connect to: the only address that others can reach. Nothing but Flower's fleet
-# calls pass through it.
+# The address that stores connect to: the only one that other machines can reach. Only Flower's
+# fleet calls pass through it.
 [fleet]
 address = {address}
 bind = {bind}
@@ -52,8 +52,8 @@ bind = {bind}
 key = {key}
 ca = {ca}
 
-# Flower's SuperLink. It listens on this machine's loopback address only, because whoever
-# reaches it can start runs.
+# Flower's SuperLink. It listens on this machine's loopback address only, because anyone who
+# can reach it can start runs.
 [superlink]
 port = {superlink}
 
@@ -90,7 +90,7 @@ expected_batch_size = 16.0
 outlook_weight = 2.0
 
 [privacy]
-mode = "distributed"   # the stores share the noise; "local" trusts nobody, at a price
+mode = "distributed"   # the stores share the noise; "local" trusts no other party, at a price
 target_epsilon = 4.0
 target_delta = 1e-6
 max_grad_norm = 0.5
@@ -105,7 +105,7 @@ minimum_cohort = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OwnTls:
-    """An operator's own certificate for what stores connect to."""
+    """An operator's own certificate for the address that stores connect to."""
 
     certificate: Path
     key: Path
@@ -113,8 +113,8 @@ class OwnTls:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Founded:
-    """What a new federation is known by."""
+class NewFederation:
+    """The names, files and fingerprint of a new federation."""
 
     folder: Path
     name: str
@@ -124,7 +124,7 @@ class Founded:
     authority_key: Path
 
 
-def found(
+def init_federation(
     folder: FederationFolder,
     *,
     name: str,
@@ -135,22 +135,23 @@ def found(
     certificate_days: int = 365,
     own_tls: OwnTls | None = None,
     authority_key: Path | None = None,
-) -> Founded:
+) -> NewFederation:
     """Make a federation's folder.
 
     Args:
-        folder: Where; made if it does not exist.
-        name: What the federation is called, in the manifest too.
+        folder: The folder; it is created if it does not exist.
+        name: The federation's name, which the manifest contains.
         address: `host:port` as stores reach the coordinator.
-        bind: Address of this machine to listen on.
-        listen: Port of this machine to listen on, if not the address's.
+        bind: Local address to listen on.
+        listen: Local port to listen on, if it is not that of the address.
         superlink_port: Loopback port of the SuperLink.
-        certificate_days: How long a store's certificate holds.
-        own_tls: The operator's own certificate; one for trying out is made if unset.
-        authority_key: Where the authority's key is put, or lies already; in the folder if unset.
+        certificate_days: Days for which a store's certificate is valid.
+        own_tls: The operator's own certificate; one for trials is made if unset.
+        authority_key: Path of the authority's key, which is made if it does not exist; in the
+            folder if unset.
 
     Raises:
-        AlreadyThere: The folder holds a federation; nothing was changed.
+        AlreadyThere: The folder already holds a federation; nothing was changed.
         ConfigError: A value is out of range.
         DeploymentError [tls]: Stores would refuse the operator's certificate.
         DeploymentError: The folder cannot be written.
@@ -184,6 +185,7 @@ def found(
         "fleet": fleet,
         "superlink": {"port": superlink_port},
     }
+    # The same check as for a file on disk, before anything is written.
     file = parse_settings(FederationFile, table)
     if own_tls:
         tls.check_server(certificate, key, ca, file.fleet.host)
@@ -191,6 +193,7 @@ def found(
     authority = _authority(authority_path)
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
+        # 0700: private keys, and Flower's database.
         for part in (folder.tls, folder.state):
             part.mkdir(exist_ok=True, mode=0o700)
         if not own_tls:
@@ -208,13 +211,13 @@ def found(
         settings = folder.resolve(file.settings)
         if not settings.exists():
             write_durably(settings, _settings_toml(date.today()))
-        # Last: with it, the federation is there.
+        # Last: every other command refuses the folder until this file exists.
         write_durably(folder.path / FEDERATION_FILE, _toml(file))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"cannot invite stores: {error}") from error
-    return Founded(
+    return NewFederation(
         folder=folder.path,
         name=name,
         authority=fingerprint(authority.public),
@@ -238,6 +241,7 @@ def _make_tls(folder: FederationFolder, file: FederationFile) -> None:
 
 
 def _make_loopback(folder: FederationFolder) -> None:
+    # This root's key is never written: nothing else can be certified by it later.
     root_key, root = tls.make_root("this machine only")
     key, certificate = tls.make_server(root_key, root, ("127.0.0.1", "localhost"))
     tls.save_certificate(folder.tls / LOOPBACK_ROOT_FILE, root)
@@ -261,7 +265,7 @@ def _toml(file: FederationFile) -> str:
 
 
 def _settings_toml(today: date) -> str:
-    """Settings to begin with, whose test weeks end on the last Monday."""
+    """Initial settings, whose test weeks end on the most recent Monday."""
     monday = datetime.combine(today - timedelta(days=today.weekday()), time.min)
     weeks = {"train": 8, "validate": 4, "test": 0}
     return _SETTINGS.format(
@@ -270,5 +274,5 @@ def _settings_toml(today: date) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string; JSON's strings are TOML's."""
+    """A TOML basic string. JSON strings are valid TOML strings."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""Who signed a request, told by its headers alone: before the gate reads any of its body.
+"""Identifies the signer of a request from its headers, before the gate reads the body.
 
-Flower's nodes sign the time of every request, and send their public key along. The SuperLink
-checks this again, and that the node that a body names is the key's; but it reads the body
-first, of whoever sends one.
+Flower's nodes sign the time of every request and send their public key along. The SuperLink
+checks this again, and also that the node which a body names has this key; but it reads the
+body first, whoever sends it.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
 
 _SETTLED_SECONDS = 1.0
-"""A folder that changed less than this before it was read may have changed once more within
-the resolution of its time stamp, so it is read again."""
+"""A folder that changed less than this before it was read may have changed again within the
+resolution of its time stamp, so it is read once more."""
 
 _log = logging.getLogger(__name__)
 
 
 class AdmittedNodes:
-    """The keys of admitted stores' nodes, as the coordinator's folder has them at this moment.
+    """The keys of admitted stores' nodes, as they are in the coordinator's folder now.
 
     Args:
-        folder: The federation's; `hanse server admit` and `revoke` change it meanwhile.
+        folder: The federation's folder; `hanse server admit` and `revoke` change it meanwhile.
     """
 
     def __init__(self, folder: FederationFolder) -> None:
@@ -52,10 +52,11 @@ class AdmittedNodes:
         """Return the public key of the admitted node that signed a request just now.
 
         Args:
-            headers: The request's, with names in lower case.
+            headers: The request's headers, with names in lower case.
 
         Returns:
-            The key as PEM; None if there is no such signature.
+            The key as PEM; None if the signature is missing, wrong, too old, or not by an
+            admitted node.
         """
         try:
             pem = b64decode(headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
@@ -65,8 +66,10 @@ class AdmittedNodes:
             age = (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
         except (KeyError, TypeError, ValueError, OverflowError, binascii.Error):
             return None
+        # Flower's own bounds: a request that passes here passes the SuperLink's check too.
         if not -SYSTEM_TIME_TOLERANCE < age < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
             return None
+        # A lookup first: strangers cost a comparison of bytes, not a verification.
         key = await self._find(pem)
         if key is None:
             return None
@@ -79,6 +82,7 @@ class AdmittedNodes:
     async def _find(self, pem: bytes) -> ec.EllipticCurvePublicKey | None:
         if self._outdated():
             async with self._reading:
+                # Again: another request may have read it while this one waited for the lock.
                 if self._outdated():
                     await self._read()
         return self._keys.get(pem)
@@ -91,25 +95,26 @@ class AdmittedNodes:
         return not settled and time.time() - self._read_at > _SETTLED_SECONDS
 
     async def _read(self) -> None:
+        # The stamp before the files: a change while they are read leads to another reading.
         self._stamp, self._read_at = _stamp(self._folder.certificates), time.time()
         try:
-            # A thousand certificates are half a second of files and signatures.
+            # In a thread: a thousand certificates take half a second of files and signatures.
             self._keys = await asyncio.to_thread(_node_keys, self._folder)
         except HanseError as error:
-            _log.warning("goes on with the stores known so far: %s [%s]", error, error.code)
+            _log.warning("keeping the stores known so far: %s [%s]", error, error.code)
 
 
 def _node_keys(folder: FederationFolder) -> dict[bytes, ec.EllipticCurvePublicKey]:
-    found = {}
+    keys = {}
     for member in members(folder):
         pem = member.request.node_key.encode()
         try:
             key = load_pem_public_key(pem)
         except (ValueError, UnsupportedAlgorithm):
-            continue
+            continue  # one store's unusable key must not lock out the others
         if isinstance(key, ec.EllipticCurvePublicKey):
-            found[pem] = key
-    return found
+            keys[pem] = key
+    return keys
 
 
 def _stamp(folder: Path) -> int | None:

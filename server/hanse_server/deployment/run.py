@@ -1,10 +1,10 @@
-"""A run of a deployed federation: its folder, its start, its end, and going on after a crash.
+"""Runs of a deployed federation: makes, starts, watches, stops and resumes them.
 
-The rounds are the ServerApp's (`hanse_server.app`), which Flower starts as a process of the
-SuperLink's; it keeps a checkpoint a round in the run's folder. Flower forgets a run with its
-process, so going on is always a new Flower run on the same folder, from the last checkpoint:
-a round that had not been written down is made again under a new run number, which stores
-charge again, and none is counted twice.
+The ServerApp (`hanse_server.app`) executes the rounds; Flower starts it as a process of the
+SuperLink, and it saves a checkpoint per round in the run's folder. Flower cannot continue a
+run whose process has ended, so resuming is always a new Flower run on the same folder, from
+the last checkpoint. A round without a checkpoint is repeated under a new run number; stores
+charge it again, and no round is counted twice.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _GO_ON = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunState:
-    """Where a run is."""
+    """The state of a run."""
 
     name: str
     folder: str
@@ -77,21 +77,22 @@ class RunState:
 def start(
     folder: FederationFolder, *, name: str | None = None, stores: int | None = None
 ) -> RunState:
-    """Make a run's folder and start it.
+    """Make a run's folder and start the run.
 
     Args:
-        folder: The federation's.
-        name: The run's; after the federation and the time if unset.
-        stores: How many stores to wait for; all of the manifest's if unset.
+        folder: The federation's folder.
+        name: The run's name; made of the federation's name and the time if unset.
+        stores: How many stores to wait for; all of the manifest if unset.
 
     Raises:
-        DeploymentError [run-underway]: Another run is.
+        DeploymentError [run-underway]: Another run is underway.
         BadManifest: There are no signed terms, or they are for another model, other settings
-            or another app bundle than what is here.
+            or another app bundle than those in the folder.
         RunDirectoryError: The name is taken or malformed.
         SuperLinkDown: The federation is not up.
     """
     manifest = signed_manifest(folder)
+    # Both checks come before the run's folder, so that a refusal leaves nothing behind.
     _check_installed(manifest)
     with Control(folder) as control:
         _check_idle(folder, control)
@@ -103,20 +104,20 @@ def start(
 def resume(
     folder: FederationFolder, *, name: str | None = None, stores: int | None = None
 ) -> RunState:
-    """Go on with a run from its last checkpoint.
+    """Resume a run from its last checkpoint.
 
-    Terms that were signed since, for fewer or other stores, hold from here on.
+    If terms for fewer or other stores were signed in the meantime, they apply from now on.
 
     Args:
-        folder: The federation's.
-        name: The run's; the last one if unset.
-        stores: How many stores to wait for; all of the manifest's if unset.
+        folder: The federation's folder.
+        name: The run's name; the last run if unset.
+        stores: How many stores to wait for; all of the manifest if unset.
 
     Raises:
         RunNotFound: There is no such run.
-        RunDirectoryError [run-not-resumable]: It is finished, or the terms are of another model or
-            other settings.
-        DeploymentError [run-underway]: A run is.
+        RunDirectoryError [run-not-resumable]: It is finished, or the terms are for another
+            model or other settings.
+        DeploymentError [run-underway]: A run is underway.
         SuperLinkDown: The federation is not up.
     """
     run_dir = find(folder, name)
@@ -133,6 +134,7 @@ def resume(
         _check_idle(folder, control)
         manifest = _renew_terms(folder, run_dir)
         _check_installed(manifest)
+        # A run that failed before its first checkpoint has nothing to resume: it starts.
         begun = latest_checkpoint(run_dir) is not None
         _start(folder, control, run_dir, stores or len(manifest.stores), resume=begun)
     return state_of(folder, run_dir)
@@ -147,7 +149,7 @@ def stop(folder: FederationFolder) -> RunState:
     """
     with Control(folder) as control:
         if (run_dir := _underway(folder, control)) is not None:
-            control.stop(_flower_ids(run_dir)[-1])
+            control.stop(_flower_ids(run_dir)[-1])  # every resumption has another id
             return state_of(folder, run_dir)
     raise RunNotFound("no run is underway", hint="`hanse server status` shows the last one")
 
@@ -156,16 +158,17 @@ def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
     """Yield the stages of a run as they finish, until it ends.
 
     Raises:
-        FederationError: The run failed; or the error that it failed with.
-        Interrupted: Somebody stopped it.
-        SuperLinkDown: The SuperLink is gone.
+        HanseError: The run failed, with the error of its process.
+        Interrupted: The run was stopped by `stop`.
+        FederationError: The run was lost with its SuperLink.
     """
     run_dir, seen = find(folder, name), 0
     while True:
+        # The state first: stages that finish in between are still yielded before the end.
         state = state_of(folder, run_dir)
         stages = read_stages(run_dir)
         yield from stages[seen:]
-        seen = max(seen, len(stages))
+        seen = max(seen, len(stages))  # a resumed process drops lines that it will write again
         if state.state == "finished":
             return
         if state.state == "stopped":
@@ -184,7 +187,7 @@ def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
 
 
 def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
-    """Say where a run is, from its folder and, if it answers, from the SuperLink."""
+    """The state of a run, from its folder and, if it answers, from the SuperLink."""
     stages = read_stages(run_dir)
     failure = read_failure(run_dir)
     done = [line for line in stages if line["stage"] == "done"]
@@ -206,18 +209,19 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
 
 
 def all_runs(folder: FederationFolder) -> list[Path]:
-    """Return the folders of all runs, the last started last."""
+    """Return the folders of all runs, in the order in which they were last started."""
     if not folder.runs.is_dir():
         return []
-    found = [path for path in folder.runs.iterdir() if (path / FLOWER_RUNS_FILE).is_file()]
-    return sorted(found, key=lambda path: (path / FLOWER_RUNS_FILE).stat().st_mtime)
+    # The file is the last that a new run's folder gets: without it, making the folder failed.
+    runs = [path for path in folder.runs.iterdir() if (path / FLOWER_RUNS_FILE).is_file()]
+    return sorted(runs, key=lambda path: (path / FLOWER_RUNS_FILE).stat().st_mtime)
 
 
 def find(folder: FederationFolder, name: str | None) -> Path:
-    """Return a run's folder; the last one's if unnamed.
+    """Return a run's folder; that of the last run if unnamed.
 
     Raises:
-        RunNotFound: There is none.
+        RunNotFound: There is no such run.
     """
     runs = all_runs(folder)
     if name is None and runs:
@@ -233,7 +237,7 @@ def find(folder: FederationFolder, name: str | None) -> Path:
 
 
 def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
-    """Read what a finished run has trained, for a next run to start from.
+    """Read the parameters that a finished run has trained, by name.
 
     Raises:
         RunNotFound: There is no such run, or it has not finished.
@@ -256,10 +260,11 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
             hint="use letters, digits, '.', '_' and '-', beginning with a letter or digit",
         )
     run_dir = folder.run(name)
+    # Stores refuse any other model or settings than the manifest's; better to say so here.
     initial = read_initial(folder.resolve(folder.file.model))
     if model_digest(initial).hex() != manifest.model_digest:
         raise BadManifest(
-            f"the manifest is for another initial model than {folder.resolve(folder.file.model)}",
+            f"the manifest is for an initial model other than {folder.resolve(folder.file.model)}",
             hint="sign a new one with `hanse server manifest sign`, or put the model back",
         )
     settings = read_settings(folder.path)
@@ -270,12 +275,13 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
         )
     try:
         folder.runs.mkdir(exist_ok=True)
-        run_dir.mkdir()
+        run_dir.mkdir()  # fails if the name is taken, even by a process at the same moment
         for source, target in (
             (folder.settings, SETTINGS_FILE),
             (folder.manifest, MANIFEST_FILE),
             (folder.authority_file, AUTHORITY_FILE),
         ):
+            # Copies: terms that are signed later must not change those of this run.
             write_durably(run_dir / target, source.read_bytes())
         write_arrays(run_dir / INITIAL_FILE, initial)
         write_durably(run_dir / FLOWER_RUNS_FILE, json.dumps({"runs": []}) + "\n")
@@ -290,7 +296,7 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
 
 
 def _check_installed(manifest: Manifest) -> None:
-    """Refuse at the coordinator what every store would refuse."""
+    """Refuse an app bundle that every store would refuse."""
     if manifest.fab_digest != bundle.digest():
         raise BadManifest(
             f"the manifest names the app bundle {(manifest.fab_digest or 'none')[:12]}…, this "
@@ -300,7 +306,7 @@ def _check_installed(manifest: Manifest) -> None:
 
 
 def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
-    """Let terms that were signed since a run began hold for the rest of it."""
+    """Apply terms that were signed after a run began to the rest of it."""
     now = signed_manifest(folder)
     before = SignedManifest.load(run_dir / MANIFEST_FILE).unchecked
     if now.digest() == before.digest():
@@ -308,7 +314,7 @@ def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
     for field in ("model_digest", "settings_digest", "privacy", "rounds"):
         if getattr(now, field) != getattr(before, field):
             raise RunDirectoryError(
-                f"the manifest signed since is of another {field.replace('_', ' ')}",
+                f"the manifest signed since then has another {field.replace('_', ' ')}",
                 code="run-not-resumable",
                 hint="start a new run, or put the run's own manifest.json back and hand it out",
             )
@@ -320,6 +326,7 @@ def _start(
     folder: FederationFolder, control: Control, run_dir: Path, stores: int, *, resume: bool
 ) -> None:
     wait = folder.file.wait
+    # Or the state would be that of the earlier process until this one begins.
     (run_dir / FAILURE_FILE).unlink(missing_ok=True)
     run_id = control.start(
         {
@@ -346,15 +353,15 @@ def _check_idle(folder: FederationFolder, control: Control) -> None:
 
 
 def _underway(folder: FederationFolder, control: Control) -> Path | None:
-    """The run whose process the SuperLink has, if there is one."""
+    """The folder of the run that is active at the SuperLink; None if there is none."""
     active = {run.run_id for run in control.runs() if run.status != "finished"}
     runs = (path for path in all_runs(folder) if active & set(_flower_ids(path)))
     return next(runs, None)
 
 
 def _flower_ids(run_dir: Path) -> list[int]:
-    found = json_file(run_dir / FLOWER_RUNS_FILE).get("runs")
-    return [run for run in found if type(run) is int] if isinstance(found, list) else []
+    ids = json_file(run_dir / FLOWER_RUNS_FILE).get("runs")
+    return [run for run in ids if type(run) is int] if isinstance(ids, list) else []
 
 
 def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
@@ -365,14 +372,15 @@ def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
 def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
     try:
         with Control(folder) as control:
-            found = _flower_run(control, run_dir)
+            run = _flower_run(control, run_dir)
     except errors.SuperLinkDown:
         return "failed" if read_failure(run_dir) else "lost"
-    if found is None:
+    if run is None:
         return "lost"
-    if found.status != "finished":
+    if run.status != "finished":
         return "underway"
-    return "stopped" if found.outcome == "stopped" else "failed"
+    # `rounds.jsonl` has no `done`, so even a run that Flower counts as completed has failed.
+    return "stopped" if run.outcome == "stopped" else "failed"
 
 
 def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
@@ -385,20 +393,20 @@ def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
 
 def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
     with Control(folder) as control:
-        found = _flower_run(control, run_dir)
-    details = found.details if found else ""
+        run = _flower_run(control, run_dir)
+    details = run.details if run else ""
     return {
         "code": FederationError.code,
-        "message": details or "the run's process ended without a word",
+        "message": details or "the run's process ended without an error message",
         "hint": f"see {folder.state / SUPERLINK_LOG_FILE}; go on with `hanse server resume`",
     }
 
 
 def _error(state: RunState) -> HanseError:
-    """The error that a run failed with, as its process raised it."""
+    """The error with which a run failed, as its process raised it."""
     failure = state.failure
     code = str(failure.get("code"))
-    family = families().get(code)
+    family = families().get(code)  # the exit status follows the family
     message, hint = str(failure.get("message", "the run failed")), str(failure.get("hint", ""))
     return family(message, code=code, hint=hint) if family else FederationError(message, hint=hint)
 
@@ -408,5 +416,5 @@ def _slug(name: str) -> str:
 
 
 def as_row(state: RunState) -> dict[str, Any]:
-    """A run's state as plain JSON."""
+    """The state of a run as plain JSON."""
     return asdict(state)

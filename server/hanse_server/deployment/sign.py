@@ -1,7 +1,7 @@
-"""From run settings to the signed manifest: the one step that fixes what every store accepts.
+"""Makes the signed manifest from run settings; it fixes what every store accepts.
 
-Nothing of it needs torch: the model's folder, which `hanse model init` makes, holds the
-parameters that a run starts from as plain arrays.
+This needs no torch: the model's folder, made by `hanse model init`, holds the initial
+parameters as plain arrays.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from hanse_server.strategies import make_strategy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signed:
-    """What was signed, and who was left out of it."""
+    """A signed manifest, and the stores that it leaves out."""
 
     manifest: Manifest
     expired: tuple[str, ...]
-    """Admitted stores whose certificate has ended."""
+    """Admitted stores whose certificate has expired."""
 
 
 def sign_manifest(
@@ -45,21 +45,21 @@ def sign_manifest(
     start: Mapping[str, NDArray] | None = None,
     now: int | None = None,
 ) -> Signed:
-    """Write down the terms for all admitted stores, and sign them.
+    """Write and sign the terms for all admitted stores.
 
     Args:
-        folder: The federation's.
+        folder: The federation's folder.
         authority: The enrolment authority's key.
-        settings: Run settings (TOML); as `federation.toml` says if unset.
-        model: Folder with `initial.safetensors`; as `federation.toml` says if unset.
-        start: What the next run starts from in place of the folder's initial parameters, which
-            it replaces there: those of an earlier run (`run.trained`). The rest of the
-            model, which stores hold, stays as it is.
-        now: Unix seconds; the clock's if unset.
+        settings: Run settings (TOML); `federation.toml` names them if unset.
+        model: Folder with `initial.safetensors`; `federation.toml` names it if unset.
+        start: Parameters for the next run to start from, such as those of an earlier run
+            (`run.trained`). They replace the initial parameters in the model's folder. The
+            frozen rest of the model, which stores hold, is unchanged.
+        now: Unix seconds; the system clock's if unset.
 
     Raises:
-        ConfigError: The key is another authority's, a setting is wrong, the model is not
-            there, `start` is of another model, or there are too few stores.
+        ConfigError: The key is another authority's, a setting is wrong, the model is missing,
+            `start` belongs to another model, or there are too few stores.
         KeyFileError: The coordinator's key is missing, or readable by others.
         ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
@@ -67,7 +67,7 @@ def sign_manifest(
     """
     if authority.public != folder.authority:
         raise ConfigError(
-            "that is not this federation's authority's key",
+            "the key is not that of this federation's authority",
             hint="name the right one with --authority-key",
         )
     run = read_run_settings(settings or folder.resolve(folder.file.settings))
@@ -86,7 +86,7 @@ def sign_manifest(
             expired.append(member.store_id)
     plan = PrivacyPlan.from_settings(run)
     if plan is not None:
-        # Solved once and written down, so that stores and coordinator need not agree on a solver.
+        # Solved once and written down: stores and coordinator need not agree on a solver.
         run = run.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
     log_key = CoordinatorKey.load(folder.coordinator_key).public
     draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
@@ -95,8 +95,10 @@ def sign_manifest(
         "base_digest": None if base is None else base.hex(),
     }
     manifest = Manifest.model_validate(terms)
+    # Every store checks this too; a manifest that all of them refuse must not be signed.
     check_noise(manifest)
     try:
+        # The manifest last: it holds the digests of model and settings, which must exist then.
         _keep_earlier(folder)
         if start is not None:
             write_arrays(model / INITIAL_FILE, arrays)
@@ -111,11 +113,11 @@ def read_run_settings(path: Path) -> RunSettings:
     """Read the settings that a federation's runs follow.
 
     Raises:
-        ConfigError: They cannot be read, are wrong, leave updates open, or are of what only a
-            simulation can do.
+        ConfigError: They cannot be read, are invalid, do not mask updates, or ask for something
+            that only a simulation can do.
     """
     settings = RunSettings.from_toml(path)
-    make_strategy(settings)
+    make_strategy(settings)  # raises for a strategy that the coordinator could not start
     if settings.task != "interest":
         raise ConfigError(
             f"task={settings.task!r}: `hanse store data prepare` knows the task 'interest' alone",
@@ -128,7 +130,8 @@ def read_run_settings(path: Path) -> RunSettings:
         )
     if not settings.secure:
         raise ConfigError(
-            "federation.secure_aggregation is off, and a deployment's stores send nothing else",
+            "federation.secure_aggregation is off, and a deployment's stores send only masked "
+            "updates",
             hint="leave it out, or run `hanse simulate` to compare without masks",
         )
     return settings
@@ -138,10 +141,10 @@ def read_initial(model: Path) -> dict[str, NDArray]:
     """Read the parameters that a run starts from.
 
     Raises:
-        ConfigError: The folder holds none.
+        ConfigError: The folder holds none, or they cannot be read.
     """
     path = model / INITIAL_FILE
-    hint = "make it with `hanse model init`, and name its folder with --model"
+    hint = "create it with `hanse model init`, and name its folder with --model"
     return read_arrays(path, ConfigError, hint=hint)
 
 
@@ -150,7 +153,7 @@ def _check_same_parameters(start: Mapping[str, NDArray], initial: Mapping[str, N
     if shapes[0] != shapes[1]:
         name = next(n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n))
         raise ConfigError(
-            f"the earlier run trained another model: of {name!r} it has "
+            f"the earlier run trained another model: for {name!r} it has "
             f"{shapes[0].get(name, 'nothing')}, the initial model {shapes[1].get(name, 'nothing')}",
             hint="name the folder of the model that it started from with --model",
         )
@@ -166,7 +169,7 @@ def signed_manifest(folder: FederationFolder) -> Manifest:
 
 
 def _keep_earlier(folder: FederationFolder) -> None:
-    """Keep terms that are replaced: a run that began under them may be looked at later."""
+    """Keep terms that are being replaced: an audit of their runs needs them later."""
     if folder.manifest.exists():
         old = SignedManifest.load(folder.manifest)
         earlier = folder.path / MANIFESTS_FOLDER

@@ -1,4 +1,4 @@
-"""What a coordinator can see of its federation: members, what they are doing, the run."""
+"""The state of a federation as its coordinator sees it: members, their activity, the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hanse_server.stage_log import read_progress, read_stages
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreRow:
-    """A store, as the coordinator sees it."""
+    """The state of one store as the coordinator sees it."""
 
     store: str
     standing: str
@@ -33,17 +33,17 @@ class StoreRow:
     """`online`, `offline`, `never` (not seen yet), `shut out`, or `unknown`."""
     last_seen: str | None
     stage: str | None
-    """What it is asked for, or has answered, in the exchange that goes on."""
+    """The message that it is asked for, or has answered, in the current exchange."""
     refusal: str | None
-    """Why it took no part in the last exchange that it was asked to."""
+    """The reason why it took no part in the last exchange for which it was asked."""
     refused_round: int | None
     blamed: str | None = None
-    """Why rounds go on without it, or do not wait for it."""
+    """The reason why rounds leave it out, or do not wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """All that `hanse server status` shows."""
+    """Everything that `hanse server status` shows."""
 
     federation: str
     authority: str
@@ -57,18 +57,18 @@ class Status:
     run: RunState | None
     progress: dict[str, Any]
     searches: dict[str, str] = field(default_factory=dict)
-    """What the search for a store that breaks sums has come to, by kind of exchange and fault."""
+    """The state of each search for a store that breaks sums, by kind of exchange and fault."""
 
     def row(self) -> dict[str, Any]:
-        """Return all of it as plain JSON."""
+        """Return the status as plain JSON."""
         return asdict(self)
 
 
 def read_status(folder: FederationFolder) -> Status:
-    """Look at a federation's folder, and at its SuperLink if that is up.
+    """Read a federation's folder, and ask its SuperLink if that is up.
 
     Raises:
-        ConfigError: The folder is no federation's.
+        ConfigError: The folder holds no federation.
         FederationError: Its `blame.json` cannot be read.
     """
     file = folder.file
@@ -79,7 +79,7 @@ def read_status(folder: FederationFolder) -> Status:
     try:
         manifest = signed_manifest(folder)
     except BadManifest:
-        manifest = None
+        manifest = None  # none is signed yet: members are shown all the same
     nodes = _nodes(folder)
     listed = manifest.stores if manifest else ()
     rows = [
@@ -127,6 +127,7 @@ def _row(
     refused: tuple[int, str] | None,
 ) -> StoreRow:
     store_id, until = member.store_id, member.certificate.valid_until
+    # By key, not by name: a node under an old key of the store is not this member.
     node = None if nodes is None else nodes.get(member.request.node_key.encode())
     if nodes is None:
         connection = "unknown"
@@ -160,18 +161,19 @@ def _stage(store_id: str, progress: dict[str, Any]) -> str | None:
 
 
 def _refusals(folder: FederationFolder) -> dict[str, tuple[int, str]]:
-    """The last reason of each store that did not take part in the last stage it could."""
-    found: dict[str, tuple[int, str]] = {}
+    """The round and reason of each store that took no part in the latest stage."""
+    refusals: dict[str, tuple[int, str]] = {}
     for run_dir in all_runs(folder)[-1:]:
         for line in read_stages(run_dir):
             if line["stage"] == "done":
                 continue
-            found = {} if line["replies"] else found
-            found |= {store: (line["round"], why) for store, why in line["refusals"].items()}
+            # A stage without replies was lost, and clears no earlier reason.
+            refusals = {} if line["replies"] else refusals
+            refusals |= {store: (line["round"], why) for store, why in line["refusals"].items()}
         progress = read_progress(run_dir)
         for store, why in progress.get("refusals", {}).items():
-            found[store] = (progress["round"], why)
-    return found
+            refusals[store] = (progress["round"], why)
+    return refusals
 
 
 def _nodes(folder: FederationFolder) -> dict[bytes, RegisteredNode] | None:

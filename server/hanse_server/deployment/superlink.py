@@ -1,16 +1,16 @@
-"""Flower's SuperLink as this project starts it: loopback only, quiet, and never alone.
+"""Starts and stops Flower's SuperLink, on loopback only and bound to this process's life.
 
-What Flower 1.41 does unless told otherwise, and what is set here instead:
+The defaults of Flower 1.41, and what is set here instead:
 
-- All APIs share one `--host` and `--port`; there is no flag that separates them. It gets the
-  loopback address, and `tls_gateway.py` stands before it.
-- Nodes may register themselves unless `--enable-supernode-auth`.
+- All APIs share one `--host` and `--port`, and no flag separates them. The SuperLink gets the
+  loopback address, and `tls_gateway.py` is the only way to it from outside.
+- Nodes may register themselves unless `--enable-supernode-auth` is set.
 - Telemetry and update checks are on; apps' dependencies are installed when a run starts.
-- Its home is the user's; here it is `state/flower`.
+- Its home is the user's home folder; here it is `state/flower`.
 - It starts `flower-superexec`, which looks for work once a second and starts one
-  `flwr-serverapp` a run; both are found by `PATH`, and inherit the environment.
-- A SuperLink whose parent dies lives on, and keeps the port. `python -m` of this module
-  watches the parent and ends with it; its own children do the same.
+  `flwr-serverapp` per run; both are found by `PATH`, and inherit the environment.
+- A SuperLink outlives its parent, and keeps the port. `python -m` of this module watches the
+  parent and ends with it; its own children do the same.
 
 A restarted SuperLink still knows its nodes (SQLite) but not the processes of its runs.
 """
@@ -37,19 +37,21 @@ from hanse_common.paths import (
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 
+# Each of them would open another port or another way to log in than the flags below say.
 _UNSET = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_OIDC_ENABLED")
 _LAST_LINES = 5
 
 
 def environment(folder: FederationFolder) -> dict[str, str]:
-    """The environment of the SuperLink and everything it starts."""
-    kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
-    flower = flower_environment(folder.state / FLOWER_FOLDER, inherited=kept)
+    """The environment variables of the SuperLink and its child processes."""
+    inherited = {name: value for name, value in os.environ.items() if name not in _UNSET}
+    flower = flower_environment(folder.state / FLOWER_FOLDER, inherited=inherited)
+    # Unbuffered: the log's last lines explain why a process ended.
     return flower | {"PYTHONUNBUFFERED": "1"}
 
 
 def arguments(folder: FederationFolder) -> list[str]:
-    """The flags of `flower-superlink`."""
+    """The command-line flags of `flower-superlink`."""
     tls = folder.tls
     return [
         *("--host", "127.0.0.1"),
@@ -68,7 +70,7 @@ class SuperLink:
     """A SuperLink process.
 
     Args:
-        folder: The federation's.
+        folder: The federation's folder.
     """
 
     def __init__(self, folder: FederationFolder) -> None:
@@ -83,7 +85,7 @@ class SuperLink:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us, who then stop it in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then calls `stop`
             )
 
     @property
@@ -97,7 +99,7 @@ class SuperLink:
         return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the SuperLink answers.
 
         Raises:
             DeploymentError [superlink-failed]: It ended, or took too long.
@@ -121,7 +123,7 @@ class SuperLink:
                     time.sleep(0.1)
 
     def failure(self) -> DeploymentError:
-        """The error to raise when it has ended by itself."""
+        """The error to raise when the SuperLink has ended by itself."""
         return DeploymentError(
             f"the SuperLink ended with status {self._process.poll()}: {last_lines(self.log)}",
             code="superlink-failed",
@@ -129,11 +131,12 @@ class SuperLink:
         )
 
     def stop(self) -> None:
-        """End it, and what it started."""
+        """End the SuperLink and its child processes."""
         self._process.terminate()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
+            # Its children watch their parent and end by themselves.
             self._process.kill()
             self._process.wait()
 

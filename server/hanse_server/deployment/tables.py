@@ -1,4 +1,4 @@
-"""What `hanse server` shows to people."""
+"""Tables and lines that `hanse server` prints for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hanse_server.deployment.status import Status
 
 
 def print_status(status: Status) -> None:
-    """Print members and run."""
+    """Print the members and the run of a federation."""
     screen = console()
     up = f"up, process {status.pid}" if status.up else "not up"
     screen.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
@@ -34,6 +34,7 @@ def print_status(status: Status) -> None:
             row.stage or "",
             refusal,
         )
+        # Text, not markup, and printable: refusals hold words that stores have written.
         table.add_row(*(Text(printable(cell)) for cell in cells))
     screen.print(table)
     for row in status.stores:
@@ -47,7 +48,7 @@ def print_status(status: Status) -> None:
 def print_blame(
     name: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[tuple[str, str]]
 ) -> None:
-    """Print whom rounds go on without, and what searches have come to."""
+    """Print the stores that rounds leave out, and the state of searches."""
     screen = console()
     if not rows:
         screen.print(Text(f"{printable(name)}: nothing is held against any store"))
@@ -65,7 +66,7 @@ def print_blame(
 
 
 def run_line(run: RunState) -> str:
-    """A run on one line."""
+    """The state of a run on one line."""
     line = f"run {run.name}: {run.state}, round {run.round} of {run.rounds}"
     if run.failure:
         hint = run.failure.get("hint")

@@ -1,8 +1,8 @@
-"""TLS files: a root and a certificate for trying things out, and checks of an operator's own.
+"""Makes TLS roots and certificates for trials, and checks those of an operator.
 
-A deployment has two of them. What stores see is checked by the root in their invitation.
-The SuperLink behind it listens on loopback, where only this machine's own processes talk to
-it; its certificate comes from a root whose key is forgotten as soon as it has signed.
+A deployment has two server certificates. Stores check the gateway's against the root in their
+invitation. The SuperLink listens on loopback, where only this machine's processes connect to
+it; its certificate is from a root whose key is discarded after it has signed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hanse_common.durable import write_durably
 from hanse_common.errors import DeploymentError
 
-CA_DAYS, SERVER_DAYS = 3650, 825
+_CA_DAYS, _SERVER_DAYS = 3650, 825
 """A root lasts as long as a federation; clients refuse server certificates beyond 825 days."""
 _BACKDATED = timedelta(hours=1)  # for stores whose clock is behind
 
 
 def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """Make a root of a federation's own."""
+    """Make a self-signed root: its key (ECDSA on P-256) and its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
     usage = x509.KeyUsage(
@@ -42,7 +42,8 @@ def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         decipher_only=False,
     )
     builder = (
-        _builder(subject, subject, key.public_key(), CA_DAYS)
+        _builder(subject, subject, key.public_key(), _CA_DAYS)
+        # No intermediate authorities: the root signs server certificates and nothing else.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -53,11 +54,17 @@ def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 def make_server(
     root_key: ec.EllipticCurvePrivateKey, root: x509.Certificate, hosts: tuple[str, ...]
 ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """Make a server's key and certificate for hosts: names or IP addresses."""
+    """Make a server's key and certificate.
+
+    Args:
+        root_key: The key that signs the certificate.
+        root: The certificate of that key.
+        hosts: Names or IP addresses for which the certificate is valid.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     names = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     builder = (
-        _builder(names, root.subject, key.public_key(), SERVER_DAYS)
+        _builder(names, root.subject, key.public_key(), _SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -70,7 +77,7 @@ def make_server(
 
 
 def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write a private key that only its owner can read."""
+    """Write a private key as PEM, readable by its owner only."""
     write_durably(
         path,
         key.private_bytes(
@@ -83,28 +90,29 @@ def save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def save_certificate(path: Path, certificate: x509.Certificate) -> None:
-    """Write a certificate."""
+    """Write a certificate as PEM."""
     write_durably(path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
-    """Check that stores will believe a server with these files, under that host's name.
+    """Check that stores will accept a server with these files under a host's name.
 
-    Shakes hands with itself in memory, exactly as a store's node will over the network.
+    It makes a TLS handshake in memory, as a store's node will over the network.
 
     Args:
-        certificate: PEM, the server's own first, then those between it and the root.
-        key: PEM, without a passphrase.
-        ca: PEM roots, as the invitation holds them.
+        certificate: PEM file, the server's certificate first, then intermediate ones.
+        key: PEM file of the private key, without a passphrase.
+        ca: PEM file of the roots, as in the invitation.
         host: Name or IP address that stores connect to.
 
     Raises:
-        DeploymentError [tls]: Says which file, what is wrong with it, and how to mend it.
+        DeploymentError [tls]: Stores would refuse it; the message names the file and the fault.
     """
     read_certificates(certificate)
     read_certificates(ca)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        # An empty password, or OpenSSL would ask for one on the terminal.
         server.load_cert_chain(certificate, key, password="")
     except OSError as error:  # ssl.SSLError is one
         raise DeploymentError(
@@ -126,7 +134,7 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
         ) from error
     except ssl.SSLError as error:
         raise DeploymentError(
-            f"no connection comes about with {certificate} and {key}: {error.reason}",
+            f"no connection is possible with {certificate} and {key}: {error.reason}",
             code="tls",
             hint="use an ECDSA key on P-256, or RSA of 2048 bits or more",
         ) from error
@@ -138,7 +146,7 @@ def _shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> N
         client.wrap_bio(to_client, to_server, server_hostname=host),
         server.wrap_bio(to_server, to_client, server_side=True),
     )
-    for _ in range(4):
+    for _ in range(4):  # TLS 1.3 needs two flights from each end; more do nothing
         for end in ends:
             with suppress(ssl.SSLWantReadError):
                 end.do_handshake()
@@ -148,7 +156,7 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
     """Read a PEM file of one or more certificates.
 
     Raises:
-        DeploymentError [tls]: It cannot be read, or holds none.
+        DeploymentError [tls]: The file cannot be read, or holds no certificate.
     """
     try:
         return x509.load_pem_x509_certificates(path.read_bytes())
@@ -159,10 +167,10 @@ def read_certificates(path: Path) -> list[x509.Certificate]:
 
 
 def expires(path: Path) -> datetime:
-    """When a certificate file's first certificate ends.
+    """The time (UTC) at which the first certificate of a PEM file expires.
 
     Raises:
-        DeploymentError [tls]: It cannot be read, or holds none.
+        DeploymentError [tls]: The file cannot be read, or holds no certificate.
     """
     return read_certificates(path)[0].not_valid_after_utc
 

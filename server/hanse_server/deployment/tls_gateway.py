@@ -1,30 +1,30 @@
-"""The gate before the SuperLink: TLS for stores, and nothing but Flower's fleet calls.
+"""The TLS gateway before the SuperLink, which passes only Flower's fleet calls of stores.
 
-A SuperLink serves three APIs on one port, and the two that stores have no business with ask
-for no credential: whoever reaches them starts and stops runs. It also reads every body whole
-before it asks who sent it. This is a small reverse proxy that knows the ten calls of a
-store's node, and passes those on whose headers an admitted node has signed:
+A SuperLink serves three APIs on one port. The two that stores do not need ask for no
+credentials: anyone who can reach them can start and stop runs. It also reads a complete body
+before it checks who sent it. This module is a small reverse proxy that knows the ten calls of
+a store's node, and passes on those whose headers an admitted node has signed:
 
-    store's node --TLS--> front (0.0.0.0:9443) --TLS, loopback--> SuperLink (127.0.0.1:9444)
+    store's node --TLS--> gateway (0.0.0.0:9443) --TLS, loopback--> SuperLink (127.0.0.1:9444)
 
-Calls are compared whole, never by prefix, and the address that is called behind is written
-here, not taken from the request: no spelling of a path leads anywhere else.
+A path has to equal one of the calls; a prefix does not suffice. The address of the SuperLink
+is fixed, not taken from the request, so no spelling of a path leads anywhere else.
 
 | refusal | why |
 |---|---|
 | 404 | not one of the ten calls |
 | 411 | a body without its length |
-| 413 | a body beyond what its call may have |
-| 431 | headers beyond 16 KiB |
+| 413 | a body larger than its call may have |
+| 431 | headers larger than 16 KiB |
 | 401 | not signed by an admitted store's node |
 | 503 | too many connections, or the SuperLink does not answer; nodes try again |
 | 429 | too many requests of one node at once; nodes try again |
 | 408 | headers or body took too long; nodes try again |
 
 Guarantees:
-    Of a request that is not signed by an admitted node, no byte of the body is read, and
-    none of it reaches the SuperLink. Of one that is, no more than the buffers of one
-    connection is held: the body is passed on as it comes.
+    If a request is not signed by an admitted node, no byte of its body is read, and nothing of
+    it reaches the SuperLink. If it is, the body is passed on as it arrives, and no more of it
+    is in memory than the buffers of one connection.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CALLS = {
     "/v1/fleet/deactivate-node": _SMALL,
     "/v1/fleet/send-node-heartbeat": _SMALL,
     "/v1/fleet/pull-messages": _SMALL,
-    # The names of all pieces of a reply, 140 bytes each: enough for 7,000.
+    # The names of all pieces of a reply, 140 bytes each: 1 MiB is enough for 7,000.
     "/v1/fleet/push-messages": _SEVERAL,
     "/v1/fleet/get-run": _SMALL,
     "/v1/fleet/get-fab": _SMALL,
@@ -61,9 +61,9 @@ CALLS = {
     "/v1/fleet/pull-object": _SMALL,
     "/v1/fleet/confirm-message-received": _SMALL,
 }
-"""What a node calls, and most bytes of its body; None is `fleet.largest_request`.
+"""The calls of a node, with the largest body in bytes; None is `fleet.largest_request`.
 
-Registering is the coordinator's: `register-node` is not among them."""
+`register-node` is not among them: only the coordinator registers nodes."""
 
 _FOR_ONE_HOP = frozenset(
     (
@@ -72,14 +72,15 @@ _FOR_ONE_HOP = frozenset(
         *("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"),
     )
 )
-"""Headers that are not passed on."""
+"""Headers that hold for one connection only (RFC 9110, section 7.6.1), or that a client could
+use to claim another address; they are not passed on."""
 
 BEHIND = 512
-"""Most connections to the SuperLink, each with one request; others wait for their turn."""
+"""The most connections to the SuperLink, with one request each; further requests wait."""
 _SECONDS = httpx.Timeout(60.0, connect=5.0)
 _REFUSALS_APART = 300.0
 _ADDRESSES = 1024
-"""Seconds between two lines on refused nodes of one address; addresses that are remembered."""
+"""Seconds between two log lines about one address's refused nodes; addresses remembered."""
 
 _log = logging.getLogger(__name__)
 
@@ -94,19 +95,19 @@ def gate(
     largest_request: int,
     limits: Limits,
 ) -> GateServer:
-    """Make the gate; its `serve` takes the sockets that it listens on.
+    """Make the gateway's server; its `serve` takes the listening sockets.
 
     Args:
         superlink: `https://127.0.0.1:PORT`.
-        root: PEM of the root that the SuperLink's certificate is checked by.
-        certificate: PEM that stores check the gate by.
-        key: Its private key, PEM.
-        nodes: Whose requests are passed on.
-        largest_request: Most bytes of one request's body.
-        limits: How many connections, and how long each part may take.
+        root: PEM file of the root against which the SuperLink's certificate is checked.
+        certificate: PEM file of the certificate that stores see.
+        key: PEM file of its private key.
+        nodes: The nodes whose requests are passed on.
+        largest_request: Largest body of a request, in bytes.
+        limits: Limits on connections and times.
     """
     connections = Connections(limits)
-    front = Front(
+    proxy = _Proxy(
         superlink,
         root,
         nodes=nodes,
@@ -115,14 +116,14 @@ def gate(
         largest_request=largest_request,
     )
     config = uvicorn.Config(
-        front,
+        proxy,
         ssl_certfile=str(certificate),
         ssl_keyfile=str(key),
-        # Warnings are of requests that strangers make: no line of the log is theirs to write.
+        # Warnings are about strangers' requests, and strangers must not be able to fill the log.
         log_level="error",
         access_log=False,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # `X-Forwarded-For` would let a client choose its address
         lifespan="off",
         ws="none",
         h11_max_incomplete_event_size=limits.header_bytes,
@@ -130,19 +131,19 @@ def gate(
         timeout_graceful_shutdown=2,
     )
     config.load()
-    return GateServer(config, connections=connections, limits=limits, close=front.close)
+    return GateServer(config, connections=connections, limits=limits, close=proxy.close)
 
 
-class Front:
+class _Proxy:
     """An ASGI application that passes stores' calls on to the SuperLink.
 
     Args:
         superlink: `https://127.0.0.1:PORT`.
-        root: PEM of the root that the SuperLink's certificate is checked by.
-        nodes: Whose requests are passed on.
-        connections: Of the server that this application answers for.
-        limits: How long a body may take, and how large headers may be.
-        largest_request: Most bytes of one request's body.
+        root: PEM file of the root against which the SuperLink's certificate is checked.
+        nodes: The nodes whose requests are passed on.
+        connections: The connections of the server that runs this application.
+        limits: The time that a body may take, and the size of headers.
+        largest_request: Largest body of a request, in bytes.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Front:
             verify=trust,
             timeout=_SECONDS,
             follow_redirects=False,
-            trust_env=False,
+            trust_env=False,  # a proxy of the environment must not get loopback's traffic
             limits=httpx.Limits(max_connections=BEHIND, max_keepalive_connections=64),
         )
 
@@ -183,13 +184,14 @@ class Front:
         except ClientDisconnect:
             return
         except _Refused as refused:
-            # Closed, so that what was sent and not read is dropped with the connection.
+            # The connection is closed, which drops the part of the body that was not read.
             answer = PlainTextResponse(
                 f"{refused}\n", refused.status, headers={"connection": "close"}
             )
             await answer(scope, receive, send)
 
     async def _answer(self, request: Request, send: Send) -> None:
+        # The order is that of cost: path and size, then a signature, then the body.
         path = request.scope["path"]
         if path not in CALLS or request.method != "POST" or request.url.query:
             raise _Refused(404, "not found")
@@ -207,13 +209,19 @@ class Front:
             await response(request.scope, request.receive, send)
 
     def _size(self, request: Request, most: int | None) -> int:
-        """The length of a body, which is refused if it is not said or too much."""
+        """The length of a body in bytes.
+
+        Raises:
+            _Refused: It is not declared or too large, or the headers are.
+        """
         headers = request.headers
+        # Once more: the parser's own limit holds for incomplete headers only.
         if sum(len(name) + len(value) for name, value in headers.raw) > self._limits.header_bytes:
             raise _Refused(431, "headers too large")
+        # A chunked body has no length to check before it is read.
         if "transfer-encoding" in headers:
             raise _Refused(411, "length required")
-        size = int(headers.get("content-length", "0"))  # the parser lets twenty digits pass
+        size = int(headers.get("content-length", "0"))  # h11 allows at most twenty digits
         if size > (self._largest if most is None else most):
             raise _Refused(413, "request too large")
         return size
@@ -224,6 +232,7 @@ class Front:
             for name, value in request.headers.raw
             if name.decode("latin-1").lower() not in _FOR_ONE_HOP
         ]
+        # The length that was checked replaces the node's own header.
         passed = self._client.build_request(
             "POST",
             path,
@@ -236,8 +245,9 @@ class Front:
             raise _Refused(503, "too many requests at once") from error
         except httpx.TransportError as error:
             _log.warning("the SuperLink does not answer: %r", error)
-            # Nodes try again after 503, as they do while a SuperLink restarts.
+            # Nodes retry after 503, as they do while a SuperLink restarts.
             raise _Refused(503, "the SuperLink does not answer") from error
+        # Flower answers a node that is connected already with a client error of `activate-node`.
         if answer.status_code == httpx.codes.UNAUTHORIZED or (
             path.endswith("/activate-node") and answer.is_client_error
         ):
@@ -251,12 +261,13 @@ class Front:
         return response
 
     async def _body(self, request: Request, size: int) -> AsyncIterator[bytes]:
-        """A body as it comes, in pieces of what a connection buffers."""
+        """A body as it arrives, in pieces of at most a connection's buffer."""
         deadline = asyncio.get_running_loop().time() + self._limits.body_deadline(size)
         stream = request.stream()
         while True:
             try:
-                # Around the reading alone: a pause of the SuperLink is not the node's fault.
+                # Only reading has a deadline: a slow SuperLink is not the node's fault. It is one
+                # for the entire body, so that a byte now and then does not extend it.
                 async with asyncio.timeout_at(deadline):
                     chunk = await anext(stream)
             except StopAsyncIteration:
@@ -266,12 +277,12 @@ class Front:
             yield chunk
 
     def _say_refused(self, request: Request) -> None:
-        """Tell the operator of a node that nobody admitted, once a while: it tries again."""
+        """Log a refused node, at most every five minutes per address, as nodes keep retrying."""
         address = request.client.host if request.client else "somewhere"
         now = time.monotonic()
         if now - self._refused.get(address, -math.inf) < _REFUSALS_APART:
             return
-        if len(self._refused) >= _ADDRESSES:
+        if len(self._refused) >= _ADDRESSES:  # bounded: addresses are the peers' choice
             self._refused.clear()
         self._refused[address] = now
         _log.warning(
@@ -282,7 +293,7 @@ class Front:
 
 
 class _Refused(Exception):
-    """A request that is answered here."""
+    """The refusal of a request, with the status of the response."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -294,4 +305,5 @@ async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:
         async for chunk in answer.aiter_raw():
             yield chunk
     finally:
+        # Also if the node has left: the connection would otherwise never return to the pool.
         await answer.aclose()

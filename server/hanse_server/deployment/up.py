@@ -1,8 +1,8 @@
-"""`hanse server up`: the SuperLink and the front before it, for as long as this process lives.
+"""`hanse server up`: runs the SuperLink and the gateway before it until this process ends.
 
-state/up.pid          this process's id; locked while it lives
-state/superlink.log   the SuperLink's own words, and its runs'
-state/up.log          this process's, when detached
+state/up.pid          the id of this process, which holds a lock on the file
+state/superlink.log   output of the SuperLink and of its runs
+state/up.log          output of this process, if it is detached
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from hanse_server.deployment.superlink import SuperLink, last_lines
 
 _LOOK_SECONDS = 0.2
 _BACKLOG = 256
-"""Connections that the system holds until the gate accepts them."""
+"""Connections that the operating system queues until the gateway accepts them."""
 _OTHER_FILES = 256
-"""Files that are open besides connections."""
+"""Open files other than connections."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Registration:
-    """What was changed at the SuperLink so that it lets in exactly the admitted stores."""
+    """The changes at the SuperLink after which it admits exactly the federation's members."""
 
     admitted: tuple[str, ...]
     registered: tuple[str, ...]
     shut_out: tuple[str, ...]
     refused: dict[str, str]
-    """Stores whose node key the SuperLink does not take, with the reason."""
+    """The reason for each store whose node key the SuperLink does not accept."""
 
 
 def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
-    """Run the SuperLink and the front until a signal (Ctrl-C, SIGTERM) ends them.
+    """Run the SuperLink and the gateway until a signal (Ctrl-C, SIGTERM) ends them.
 
     Args:
-        folder: The federation's.
-        tell: Takes a line for the operator.
+        folder: The federation's folder.
+        tell: Receives lines for the operator.
 
     Raises:
         AlreadyThere: The federation is up already.
-        DeploymentError [tls]: Stores would refuse the front's certificate.
+        DeploymentError [tls]: Stores would refuse the gateway's certificate.
         DeploymentError: A port is taken.
         DeploymentError [superlink-failed]: The SuperLink ended by itself.
     """
@@ -65,11 +65,12 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
     fleet = file.fleet
     certificate, key, ca = (folder.resolve(p) for p in (fleet.certificate, fleet.key, fleet.ca))
     with _alone(folder), suppress(KeyboardInterrupt):
-        # Both signals end it in order: left to itself, SIGTERM would skip what is below.
+        # SIGTERM raises KeyboardInterrupt too: by default it would skip the `finally` below.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         tls.check_server(certificate, key, ca, fleet.host)
         _check_free(fleet.bind, fleet.port, "fleet.listen")
         _check_free("127.0.0.1", file.superlink.port, "superlink.port")
+        # Behind the checks above, and before the gateway: stores find a SuperLink that is ready.
         superlink = SuperLink(folder)
         try:
             superlink.wait_until_ready()
@@ -81,22 +82,23 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
                 f"up: {len(registration.admitted)} stores admitted; they connect to "
                 f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
             )
-            asyncio.run(_front(folder, superlink, certificate, key))
+            asyncio.run(_serve_gateway(folder, superlink, certificate, key))
         finally:
             superlink.stop()
 
 
 def register(folder: FederationFolder) -> Registration:
-    """Make the SuperLink let in the admitted stores' nodes, and no others.
+    """Make the SuperLink admit the nodes of the federation's members, and no others.
 
     Raises:
-        SuperLinkDown: It does not answer.
+        SuperLinkDown: The SuperLink does not answer.
     """
     admitted = members(folder)
     keys = {member.request.node_key.encode(): member.store_id for member in admitted}
     new, out, refused = [], [], {}
     with Control(folder) as control:
         known = control.nodes()
+        # First those to shut out: a store with a new key must not have two nodes meanwhile.
         for node in known:
             if keys.get(node.public_key) != node.store_id:
                 control.unregister(node.node_id)
@@ -109,11 +111,12 @@ def register(folder: FederationFolder) -> Registration:
                 control.register(store_id, key.decode())
                 new.append(store_id)
             except DeploymentError as error:
+                # One store's key must not keep the federation from coming up.
                 if error.code != "superlink-failed":
                     raise
                 refused[store_id] = (
                     f"its node cannot connect: {error.message}; a node key that was shut out "
-                    "stays out, so ask the store for a new one"
+                    "cannot come back, so ask the store for a new one"
                 )
     return Registration(
         admitted=tuple(member.store_id for member in admitted),
@@ -127,25 +130,26 @@ def detach(folder: FederationFolder) -> int:
     """Start `up` in the background, and wait until stores can connect.
 
     Returns:
-        Its process id.
+        The process id of `up`.
 
     Raises:
         AlreadyThere: The federation is up already.
-        DeploymentError: It ended; says the last lines of its log.
+        DeploymentError: It ended, with the last lines of its log in the message.
     """
     folder.state.mkdir(parents=True, exist_ok=True)
     if (pid := running(folder)) is not None:
         raise _up_already(folder, pid)
     fleet, log = folder.file.fleet, folder.state / UP_LOG_FILE
-    log.write_bytes(b"")
+    log.write_bytes(b"")  # its last lines explain a failure, so they must be of this start
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "hanse_server", "up", "--folder", str(folder.path)],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,
+            start_new_session=True,  # it outlives this terminal
         )
+    # Ten seconds beyond what the SuperLink may take: `up` reports that failure itself.
     deadline = time.monotonic() + folder.file.superlink.start_seconds + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -153,7 +157,7 @@ def detach(folder: FederationFolder) -> int:
                 f"`hanse server up` ended with status {process.returncode}: {last_lines(log)}",
                 hint=f"see {log}",
             )
-        if listens(fleet.bind, fleet.port):  # the front is the last to come
+        if listens(fleet.bind, fleet.port):  # the gateway starts last
             return process.pid
         time.sleep(_LOOK_SECONDS)
     process.terminate()
@@ -161,13 +165,13 @@ def detach(folder: FederationFolder) -> int:
 
 
 def take_down(folder: FederationFolder) -> int:
-    """End a federation's `up`, and with it whatever run is underway.
+    """End a federation's `up`, and with it a run that is underway.
 
     Returns:
-        The process id that it had.
+        The process id of `up`.
 
     Raises:
-        SuperLinkDown: It is not up.
+        SuperLinkDown: The federation is not up.
     """
     pid = running(folder)
     if pid is None:
@@ -189,8 +193,9 @@ def running(folder: FederationFolder) -> int | None:
 
 @contextmanager
 def _alone(folder: FederationFolder) -> Iterator[None]:
-    """Hold the lock that says that a federation is up; the system drops it with the process."""
+    """Hold the lock that marks a federation as up; the system releases it with the process."""
     folder.state.mkdir(parents=True, exist_ok=True)
+    # "a+" and not "w": opening must not erase the id of a process that holds the lock.
     with (folder.state / UP_PID_FILE).open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -210,7 +215,7 @@ def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
     )
 
 
-async def _front(
+async def _serve_gateway(
     folder: FederationFolder, superlink: SuperLink, certificate: Path, key: Path
 ) -> None:
     from hanse_server.deployment.connections import Limits
@@ -231,6 +236,7 @@ async def _front(
     family = socket.AF_INET6 if ":" in fleet.bind else socket.AF_INET
     listener = socket.create_server((fleet.bind, fleet.port), family=family, backlog=_BACKLOG)
 
+    # Without a SuperLink the gateway would answer every call with 503: end both instead.
     async def watch() -> None:
         while superlink.running:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -238,7 +244,7 @@ async def _front(
 
     watching = asyncio.create_task(watch())
     try:
-        await server.serve([listener])  # after a signal, raises it again for whoever is above
+        await server.serve([listener])  # after a signal, uvicorn raises it again for the caller
     finally:
         watching.cancel()
     if not superlink.running:
@@ -246,7 +252,7 @@ async def _front(
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:
-    """Close runs that an earlier SuperLink left open: their processes ended with it."""
+    """Stop runs that an earlier SuperLink left open; their processes ended with it."""
     with Control(folder) as control:
         for run in control.runs():
             if run.status != "finished":
@@ -254,7 +260,8 @@ def _stop_lost_runs(folder: FederationFolder) -> None:
 
 
 def _allow_open_files(wanted: int) -> None:
-    """Let this process hold so many connections, as far as the system allows it."""
+    """Raise this process's limit of open files, as far as the system allows it."""
+    # Only the soft limit: raising the hard one takes privileges.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -264,6 +271,7 @@ def _allow_open_files(wanted: int) -> None:
 def _check_free(host: str, port: int, setting: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers set it: a port of a process that ended a moment ago counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -25,7 +25,7 @@ from hanse_common.identity import AuthorityKey
 from hanse_common.paths import CATALOGUE_FILE, STORES_FOLDER, TEXTS_FOLDER
 from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.init import found
+from hanse_server.deployment.init import init_federation
 from hanse_server.deployment.sign import sign_manifest
 from hanse_simulations.datasets import make_stores
 from hanse_simulations.recipes import synthetic
@@ -59,7 +59,7 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
     settings = settings.with_changes({"data.split": made.split.model_dump()})
     federation = FederationFolder(folder / "federation")
     fleet, superlink = free_ports(2)
-    found(
+    init_federation(
         federation,
         name="bench",
         address=f"127.0.0.1:{fleet}",
