@@ -1,8 +1,8 @@
 """The coordinator's Flower ServerApp, the same for every engine and for a deployment.
 
-It is told where its run lives by the run config (`flwr run --run-config 'run-dir="…"'`, or
-the in-process engine) or, where an engine cannot pass one (Flower's simulation), by the
-environment: `HANSE_RUN`, `HANSE_RESUME`, `HANSE_STORES`.
+It finds its run's folder in the run config (`flwr run --run-config 'run-dir="…"'`, or the
+in-process engine). Flower's simulation engine cannot pass a run config; there the environment
+variables `HANSE_RUN`, `HANSE_RESUME` and `HANSE_STORES` say the same.
 """
 
 from __future__ import annotations
@@ -43,21 +43,26 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run's folder describes.
 
-    Run config, each with the environment variable that stands in for it: `run-dir`
-    (`HANSE_RUN`), the folder; `resume` (`HANSE_RESUME=1`), go on from the last checkpoint;
-    `stores` (`HANSE_STORES`), how many stores to wait for; `patience`, seconds to wait for
-    them; `timeout`, seconds to wait for stores to train or evaluate; `stage-timeout`,
-    seconds for each later stage of secure aggregation; `federation`, in a deployment the
-    coordinator's folder: it names stores by their admission, and has `coordinator.key`,
-    `roundlog.sqlite` and `blame.json`, which outlive a run (the run's own folder has them if
-    unset); `measure-at-home` (`HANSE_MEASURE_AT_HOME=1`), the stores are a simulation's, and
-    measure the model though no sum of it leaves them.
+    Keys of the run config, with the environment variable that can replace each:
 
-    With secure aggregation the run's folder holds `manifest.json` and `authority` too.
+    - `run-dir` (`HANSE_RUN`): the run's folder.
+    - `resume` (`HANSE_RESUME=1`): go on from the last checkpoint.
+    - `stores` (`HANSE_STORES`): how many stores to wait for.
+    - `patience`: seconds to wait for them to connect.
+    - `timeout`: seconds to wait for stores to train or evaluate.
+    - `stage-timeout`: seconds for each later stage of secure aggregation.
+    - `federation`: in a deployment, the coordinator's folder. Stores are then named by their
+      admission, and `coordinator.key`, `roundlog.sqlite` and `blame.json`, which outlive a
+      run, are in this folder instead of the run's.
+    - `measure-at-home` (`HANSE_MEASURE_AT_HOME=1`): the stores are simulated, and measure the
+      model although no evaluation sum leaves them.
+
+    With secure aggregation the run's folder also holds `manifest.json` and `authority`.
 
     Raises:
         HanseError: As `run_rounds` and `read_settings` do; written to `failure.json` too.
     """
+    # Before the first exchange: it replaces a function of Flower's grid in this process.
     look_again_sooner()
     config = context.run_config
     folder = config.get("run-dir") or os.environ.get("HANSE_RUN")
@@ -70,6 +75,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(grid, run_dir, config, progress)
     except HanseError as error:
+        # Before Flower turns the exception into text: code, message and hint stay apart.
         progress.failed(error)
         raise
 
@@ -87,6 +93,7 @@ def _run(grid: Grid, run_dir: Path, config: UserConfig, progress: Progress) -> N
             run_dir,
             Path(federation) if federation else run_dir,
             stage_seconds=stage_seconds,
+            # A simulation admits its stores itself and revokes none of them.
             gate=Gate(Path(federation)) if federation else None,
             progress=progress if federation else None,
             measures_at_home=bool(
@@ -103,6 +110,7 @@ def _run(grid: Grid, run_dir: Path, config: UserConfig, progress: Progress) -> N
 
 
 def _stores(grid: Grid, config: UserConfig, settings: RunSettings, *, deployed: bool) -> StoreGrid:
+    # Flower's sampling waits without end for stores that are missing, so wait for them here.
     expected = int(config.get("stores") or os.environ.get("HANSE_STORES") or 0)
     least = max(expected, strategy_minimum(make_strategy(settings)))
     patience = float(config.get("patience") or CONNECT_SECONDS)
@@ -121,15 +129,15 @@ def secure_grid(
     progress: Progress | None = None,
     measures_at_home: bool = False,
 ) -> SecureGrid:
-    """Put secure aggregation on top of the stores, by the manifest in the run's folder.
+    """Build the grid that runs secure aggregation under the manifest in the run's folder.
 
     Args:
-        stores: Reaches them.
-        run_dir: With manifest and authority.
-        federation: Folder of the round log, its key, and who is to blame.
-        stage_seconds: Deadline of each stage after the first.
-        gate: Raises for certificates to go on without; see `SecureGrid`.
-        progress: Where each stage is written down.
+        stores: The grid that reaches the stores.
+        run_dir: The run's folder, which holds the manifest and the authority's public key.
+        federation: The folder of the round log, the key that signs it, and `blame.json`.
+        stage_seconds: Deadline of each stage after the first, in seconds.
+        gate: Raises for a certificate that the coordinator refuses; see `SecureGrid`.
+        progress: Records each stage as it begins.
         measures_at_home: See `SecureGrid`.
 
     Raises:
@@ -147,6 +155,7 @@ def secure_grid(
             hint="put it there in hexadecimal, or turn masking off with "
             "federation.secure_aggregation = false",
         ) from error
+    # The pinned authority, not a key in the manifest itself, decides whether it is genuine.
     manifest = SignedManifest.load(run_dir / MANIFEST_FILE).check(authority)
     log = None
     if manifest.log_key is not None:
@@ -161,13 +170,14 @@ def secure_grid(
         stage_seconds=stage_seconds,
         gate=gate,
         progress=progress,
+        # In the federation's folder: an exclusion holds for its later runs as well.
         blame=Blame(federation, run=run_dir.name),
         measures_at_home=measures_at_home,
     )
 
 
 def read_settings(run_dir: Path) -> RunSettings:
-    """Read the settings that a run's folder holds.
+    """Read the settings in a run's folder.
 
     Raises:
         RunDirectoryError: There are none, or they are not JSON.

@@ -1,9 +1,9 @@
-"""Who is to blame for lost rounds, kept on disk: `blame.json` in the federation's folder.
+"""Records which stores are to blame for lost rounds, in the federation's `blame.json`.
 
-Four things outlive a coordinator's process: which stores it goes on without and why, who was
-silent, who was complained about, and how far the search for a forged vector has come. A person
-reads and changes them with `hanse server blame`, also while a run is underway: every change
-reads the file first.
+Four things outlive a coordinator's process: which stores are excluded and why, which were
+silent, which were complained about, and the state of the search for a store that breaks sums
+(docs/protocol.md, "One bad store"). A person reads and changes them with `hanse server blame`,
+also while a run is underway: every change reads the file first.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as folder:
@@ -34,13 +34,13 @@ from hanse_server.search import Search
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Who takes part in an attempt.
+    """Which stores take part in an attempt.
 
     Args:
-        not_asked: Stores that are not even asked, with the reason.
-        not_shared: Stores that are asked and left out of the sum before they are charged: where
-            the roster may not be smaller, yet the sum may.
-        not_waited_for: Stores that are asked, and whose silence ends no stage late.
+        not_asked: Stores that are sent nothing, with the reason.
+        not_shared: Stores that join the roster and are left out of the sum before they are
+            charged: the roster has to have its minimum size, while the sum may be smaller.
+        not_waited_for: Stores that are asked, and whose silence does not prolong a stage.
     """
 
     not_asked: Mapping[str, str]
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def left_out(self) -> frozenset[str]:
-        """Whoever cannot be in the sum."""
+        """Stores that cannot be in the sum."""
         return frozenset(self.not_asked) | self.not_shared
 
 
@@ -57,14 +57,14 @@ class Blame:
     """What a coordinator remembers of its stores, across rounds, runs and processes.
 
     Args:
-        folder: Where `blame.json` lies; it is made by the first change. None keeps everything
-            in memory.
-        run: What the run is called.
-        clock: Unix seconds.
+        folder: The folder of `blame.json`, which the first change creates. None keeps
+            everything in memory.
+        run: The run's name.
+        clock: Returns Unix seconds.
 
     Guarantees:
-        Every change is on the disk before it is acted on, and none is lost to another process
-        that changes something at the same time.
+        Every change is on the disk before it is acted on. Two processes that change the file
+        at the same time lose neither change.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Blame:
 
     @property
     def record(self) -> Record:
-        """What the file says now.
+        """The content of the file now.
 
         Raises:
             FederationError: It cannot be read.
@@ -98,50 +98,54 @@ class Blame:
     def plan(
         self,
         kind: str,
-        asked: Collection[str],
+        picked: Collection[str],
         terms: Terms,
         *,
         gone: Collection[str] = (),
     ) -> Plan:
-        """Say whom an attempt goes on without.
+        """Decide which stores an attempt goes on without.
 
         Args:
-            kind: Of the exchange.
-            asked: Stores that the strategy picked and that can be reached.
-            terms: What the sum must hold.
-            gone: Stores that were lost to the attempt before: they are asked again, and not
-                counted on.
+            kind: The exchange's kind.
+            picked: Stores that the strategy picked and that can be reached.
+            terms: The smallest roster and sum of the exchange.
+            gone: Stores that the previous attempt lost. They are asked again; the plan does
+                not count on their answer.
 
         Guarantees:
-            For the sake of a search, never so many are left out that the others, if all of
-            them answer, are too few for the smallest admissible sum.
+            A search never leaves out so many stores that the others, if all of them answer,
+            are too few for the smallest admissible sum.
         """
         record = self.record
-        out = {name: charge.why for name, charge in record.left_out.items() if name in asked}
-        here = [name for name in asked if name not in out]
+        out = {name: charge.why for name, charge in record.left_out.items() if name in picked}
+        here = [name for name in picked if name not in out]
         silent = record.silent
-        deaf = frozenset(n for n in here if n in silent and not silent[n].waited_for)
-        present = [name for name in here if name not in deaf and name not in gone]
+        # They are asked all the same: if the answer comes in time, the store is in the sum.
+        unresponsive = frozenset(n for n in here if n in silent and not silent[n].waited_for)
+        # Absences that are expected anyway use up what the terms allow before a search may.
+        present = [name for name in here if name not in unresponsive and name not in gone]
         at_hello, later = absences(terms, len(present))
         for key in _searching(record, kind):
             search = record.searches[key]
             group = [n for n in search.leave_out(at_hello + later, present=present) if n not in out]
             if group:
                 tested = "left out to see whether sums are good without it"
+                # First those that the roster can spare; stores of the second part say hello
+                # and get no shares, so that they are not charged for a sum without them.
                 out |= dict.fromkeys(group[:at_hello], tested)
                 return Plan(
                     not_asked=out,
                     not_shared=frozenset(group[at_hello:]),
-                    not_waited_for=deaf,
+                    not_waited_for=unresponsive,
                 )
-        return Plan(not_asked=out, not_shared=frozenset(), not_waited_for=deaf)
+        return Plan(not_asked=out, not_shared=frozenset(), not_waited_for=unresponsive)
 
     def exclude(self, culprits: Mapping[str, str], *, number: int) -> None:
-        """Go on without stores from now on.
+        """Exclude stores from all later attempts.
 
         Args:
-            culprits: Code of what each is proven to have done, by store.
-            number: The round.
+            culprits: Error code of what each store is proven to have done, by store.
+            number: The training round.
         """
         if not culprits:
             return
@@ -149,12 +153,17 @@ class Blame:
             change(
                 excluded={
                     **{name: self._charge(code, number) for name, code in culprits.items()},
+                    # Last, so that the first reason and its round stay.
                     **change.before.excluded,
                 }
             )
 
     def readmit(self, store: str) -> bool:
-        """Let a store take part again and clear it; say whether anything was held against it."""
+        """Clear a store and let it take part again.
+
+        Returns:
+            Whether anything was held against it.
+        """
         with self._changing() as change:
             before = change.before
             searches = {key: search.without(store) for key, search in before.searches.items()}
@@ -168,7 +177,7 @@ class Blame:
             return change.after != before
 
     def complained(self, accused: Collection[str]) -> None:
-        """Note that stores were complained about, without a proof."""
+        """Count complaints about stores; a search leaves out the most accused ones first."""
         if accused:
             with self._changing() as change:
                 counts = dict(change.before.accused)
@@ -179,18 +188,18 @@ class Blame:
     def heard(
         self, *, silent: Collection[str], complete: Collection[str], late: Collection[str]
     ) -> None:
-        """Take in who answered an attempt.
+        """Record which stores answered an attempt.
 
         Args:
-            silent: Stores that did not, at some stage, and were waited for until its end.
-            complete: Stores that answered everything they were asked.
-            late: Stores whose answer to an earlier exchange has come since.
+            silent: Stores that a stage waited for until its deadline, without an answer.
+            complete: Stores that answered every message.
+            late: Stores whose answer to an earlier exchange has arrived since.
         """
         with self._changing() as change:
             known = {
                 name: silence.model_copy(update={"spoke": silence.spoke or name in late})
                 for name, silence in change.before.silent.items()
-                if name not in complete
+                if name not in complete  # one complete exchange clears a store
             }
             known = {
                 name: silence if name in silent else silence.after_rest()
@@ -210,15 +219,18 @@ class Blame:
         picked: Collection[str],
         terms: Terms,
     ) -> str:
-        """Take in whether a sum was good; return what the search has come to, if there is one.
+        """Record whether a sum was good.
 
         Args:
-            kind: Of the exchange.
+            kind: The exchange's kind.
             participants: Stores in the sum.
-            wrong: Code of what is wrong with it, if anything.
-            number: The round.
+            wrong: Error code of what is wrong with the sum; None if it is good.
+            number: The training round.
             picked: Stores that the strategy picked.
-            terms: What a sum must hold.
+            terms: The smallest roster and sum of the exchange.
+
+        Returns:
+            The state of the search, as one sentence; empty if there is no search.
         """
         with self._changing() as change:
             before = change.before
@@ -227,31 +239,35 @@ class Blame:
                 dict(before.notes),
                 dict(before.excluded),
             )
-            asked = search_key(kind, wrong) if wrong is not None else ""
-            if wrong and asked not in searches:
-                searches[asked] = Search.begin(participants, _suspicion(before))
-            # Of a sum with a forged vector in it nothing else can be said.
+            broken = search_key(kind, wrong) if wrong is not None else ""
+            if wrong and broken not in searches:
+                searches[broken] = Search.begin(participants, _suspicion(before))
+            # A forged vector hides everything else about the sum, such as missing noise, so
+            # the sum is evidence for no other search.
             others = [] if wrong == "forged-vector" else _searching(before, kind)
-            judged = [asked, *(key for key in others if key != asked)]
+            judged = [broken, *(key for key in others if key != broken)]
             for key in judged:
+                # A search that this sum has just begun has counted it already.
                 if key in before.searches:
-                    searches[key] = searches[key].after(participants, broken=key == asked)
-            found: dict[str, Charge] = {}
+                    searches[key] = searches[key].after(participants, broken=key == broken)
+            suspects: dict[str, Charge] = {}
             for key, search in list(searches.items()):
                 code = key.partition(" ")[2]
                 named = search.convicted or search.singled
+                # A store that stays singled out keeps the round in which it was.
                 charges = {
                     name: before.found.get(name) or self._charge(code, number) for name in named
                 }
                 if search.convicted:
                     excluded = {**charges, **excluded}
                 else:
-                    found |= charges
-            change(excluded=excluded, found=found)
+                    suspects |= charges
+            change(excluded=excluded, found=suspects)
+            # After the change: stores that it leaves out can no longer be absent for a search.
             most = change.after.most_absent(picked, terms)
             for key in judged:
                 if key in searches:
-                    notes[key] = _told(searches[key], most)
+                    notes[key] = _summary(searches[key], most)
             going_on = {key: search for key, search in searches.items() if not search.convicted}
             change(searches=going_on, notes=notes)
             return next((notes[key] for key in judged if key in searches), "")
@@ -261,6 +277,7 @@ class Blame:
 
     @contextmanager
     def _changing(self) -> Iterator[_Change]:
+        # The lock is held from reading to writing, against `hanse server blame --readmit`.
         with nullcontext() if self._folder is None else locked(self._folder):
             change = _Change(self.record)
             yield change
@@ -273,7 +290,7 @@ class Blame:
 
 
 class _Change:
-    """A record while nobody else can write it."""
+    """A record that is being changed, while this process holds the lock."""
 
     def __init__(self, before: Record) -> None:
         self.before = self.after = before
@@ -283,21 +300,24 @@ class _Change:
 
 
 def _searching(record: Record, kind: str) -> list[str]:
-    """The searches for a kind of exchange, forged vectors first."""
+    """Keys of the searches for a kind of exchange, the one for forged vectors first."""
+    # An attempt tests one search only, and a sum with a forged vector in it tells the others
+    # nothing.
     keys = [key for key in record.searches if key.partition(" ")[0] == kind]
     return sorted(keys, key=lambda key: (not key.endswith("forged-vector"), key))
 
 
 def _suspicion(record: Record) -> dict[str, float]:
-    """What else speaks against a store: complaints, and silence."""
-    found = {name: float(count) for name, count in record.accused.items()}
+    """A score for each store, from complaints and silence; a search starts with the highest."""
+    scores = {name: float(count) for name, count in record.accused.items()}
     for name, silence in record.silent.items():
-        found[name] = found.get(name, 0.0) + 0.5 * silence.strikes
-    return found
+        # Half a complaint: a machine that is down is silent without any ill will.
+        scores[name] = scores.get(name, 0.0) + 0.5 * silence.strikes
+    return scores
 
 
-def _told(search: Search, most: int) -> str:
-    """What a search has come to, for people."""
+def _summary(search: Search, most: int) -> str:
+    """The state of a search, as one sentence for people."""
     lost = f"{search.lost} {'round' if search.lost == 1 else 'rounds'} lost"
     if search.convicted:
         return f"found: {', '.join(search.convicted)}; {lost}"

@@ -1,4 +1,4 @@
-"""`hanse server blame`: whom the coordinator goes on without, and taking a store in again."""
+"""`hanse server blame` lists the stores that are left out, and readmits one."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def blame(
     folder: FederationFolderOption = Path(),
     readmit: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="Clear that store, and let it take part again."),
+        typer.Option(metavar="STORE", help="Clear this store and let it take part again."),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """List the stores that rounds go on without or do not wait for, and why."""
+    """List the stores that rounds leave out or do not wait for, and why."""
     from hanse_server.blame import Blame
     from hanse_server.deployment.folder import FederationFolder
 
     federation = FederationFolder(folder)
-    name = federation.file.name  # refuses a folder that is no federation's
-    kept = Blame(federation.path)
+    name = federation.file.name  # before anything is written: refuses a folder without a federation
+    blame_file = Blame(federation.path)
     if readmit is not None:
-        if not kept.readmit(readmit):
+        if not blame_file.readmit(readmit):
             raise ConfigError(
                 f"nothing is held against {readmit!r}",
-                hint="`hanse server blame` lists whom rounds go on without",
+                hint="`hanse server blame` lists the stores that are left out",
             )
         say(f"{readmit!r} takes part again from the next round on")
-    rows, notes = kept.record.rows(), sorted(kept.record.notes.items())
+    rows, notes = blame_file.record.rows(), sorted(blame_file.record.notes.items())
     if output is Format.JSON:
         table: dict[str, Any] = {"federation": name, "stores": rows, "searches": dict(notes)}
         echo(json_text(table, indent=2))

@@ -1,4 +1,4 @@
-"""What a coordinator holds against its stores, as `blame.json` has it; see `blame.py`."""
+"""The content of `blame.json`: what a coordinator holds against its stores; see `blame.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATIENCE = 2
 
 
 class Charge(Settings):
-    """Why the coordinator goes on without a store."""
+    """Why a store is left out."""
 
     code: str
     round: int
@@ -25,76 +25,82 @@ class Charge(Settings):
 
     @property
     def why(self) -> str:
-        """On one line, with the code first."""
+        """The reason on one line, with the code first."""
         return f"[{self.code}] in round {self.round} of {self.run or 'the run'}"
 
 
 class Silence(Settings):
-    """How long a store has been silent, and whether it is waited for."""
+    """How often a store was silent, and whether exchanges wait for it."""
 
     strikes: int = 0
-    """Deadlines that passed for it since it last answered every stage of an exchange."""
+    """Deadlines that passed since the store last answered every stage of an exchange."""
     rest: int = 0
-    """Exchanges until it may be waited for again."""
+    """Exchanges that do not wait for the store, before one may again."""
     spoke: bool = False
-    """Whether it has answered, if late, since it was last waited for."""
+    """Whether an answer of the store has arrived, if late, since it was last waited for."""
 
     @property
     def waited_for(self) -> bool:
-        """Whether an exchange waits for it.
+        """Whether an exchange waits for the store.
 
-        One that answers late is waited for again, ever more rarely: each deadline that it
-        lets pass doubles the rest. So it cannot cost a deadline in every round.
+        A store that answers late is waited for again, but more and more rarely: each deadline
+        that it lets pass doubles the rest. So it cannot cost every round a deadline.
         """
         return self.strikes < PATIENCE or (self.spoke and not self.rest)
 
     def after_deadline(self) -> Silence:
-        """It let a deadline pass."""
+        """The state after the store let a deadline pass."""
         strikes = self.strikes + 1
         rest = 0 if strikes <= PATIENCE else 2 ** (strikes - PATIENCE)
+        # `spoke` is false again: a late answer earns one exchange that waits, not all of them.
         return Silence(strikes=strikes, rest=rest)
 
     def after_rest(self) -> Silence:
-        """An exchange was made without waiting for it."""
+        """The state after an exchange that did not wait for the store."""
         return self.model_copy(update={"rest": max(0, self.rest - 1)})
 
 
 class Record(Settings):
-    """The file's content, by store."""
+    """The file's content, by store.
+
+    The names of its fields are those of the JSON keys on disk.
+    """
 
     version: Literal[1] = 1
     excluded: dict[str, Charge] = Field(default_factory=dict)
     found: dict[str, Charge] = Field(default_factory=dict)
-    """Singled out by a search that goes on: cleared again if sums break without them."""
+    """Stores that a search has singled out; they are cleared if a sum breaks without them."""
     silent: dict[str, Silence] = Field(default_factory=dict)
     accused: dict[str, int] = Field(default_factory=dict)
-    """How often other stores complained about one."""
+    """How often other stores complained about a store."""
     searches: dict[str, Search] = Field(default_factory=dict)
-    """By kind of exchange and what is wrong with its sums."""
+    """Searches by kind of exchange and what is wrong with its sums; see `search_key`."""
     notes: dict[str, str] = Field(default_factory=dict)
-    """What a search has come to, or why it cannot go on."""
+    """The state of each search, as one sentence, or why it cannot go on."""
 
     @property
     def left_out(self) -> dict[str, Charge]:
-        """Stores that exchanges go on without, whatever is tested."""
+        """Stores that every exchange leaves out, whatever a search is testing."""
+        # An exclusion is proven, so its reason wins over that of a search.
         return {**self.found, **self.excluded}
 
     def search(self, kind: str, wrong: str) -> Search | None:
-        """The search that goes on for what is wrong with sums of a kind, if there is one."""
+        """The search for one fault of the sums of one kind of exchange, if there is one."""
         return self.searches.get(search_key(kind, wrong))
 
     def most_absent(self, picked: Collection[str], terms: Terms) -> int:
-        """How many more of the stores that a strategy picks the terms would let be absent."""
+        """How many more of the picked stores may be absent under the terms."""
         count = sum(name not in self.left_out for name in picked)
         return sum(absences(terms, count))
 
     def rows(self) -> list[dict[str, Any]]:
-        """What is held against each store, as plain JSON, by name.
+        """What is held against each store, as plain JSON, in the order of the names.
 
-        `excluded`: proven to blame, or convicted by a search. `singled out`: sums broke with
-        it, and it is cleared if they break without it. `silent`: asked, and not waited for.
+        The standing is `excluded` (proven to blame, or convicted by a search), `singled out`
+        (sums broke with it; it is cleared if one breaks without it) or `silent` (still asked,
+        but no stage waits for it).
         """
-        found = [
+        rows = [
             {"store": name, "standing": standing, "why": charge.why, **charge.model_dump()}
             for standing, charges in (("excluded", self.excluded), ("singled out", self.found))
             for name, charge in charges.items()
@@ -102,16 +108,16 @@ class Record(Settings):
         for name, silence in self.silent.items():
             if not silence.waited_for:
                 why = f"silent for {silence.strikes} deadlines; it is not waited for"
-                found.append({"store": name, "standing": "silent", "why": why})
-        return sorted(found, key=lambda row: (row["store"], row["standing"]))
+                rows.append({"store": name, "standing": "silent", "why": why})
+        return sorted(rows, key=lambda row: (row["store"], row["standing"]))
 
 
 def absences(terms: Terms, present: int) -> tuple[int, int]:
-    """How many stores the terms let be absent: from the roster, and then from the sum.
+    """How many stores may be absent under the terms: from the roster, and then from the sum.
 
     Args:
-        terms: Of the exchange.
-        present: Stores that would take part.
+        terms: The terms of the exchange.
+        present: The number of stores that would take part.
 
     >>> from hanse_common.secagg.layout import Layout, Section
     >>> terms = Terms(layout=Layout((Section("update", 1, clip=1.0),)), maximum_cohort=9)
@@ -120,10 +126,12 @@ def absences(terms: Terms, present: int) -> tuple[int, int]:
     """
     if present < terms.minimum_cohort:
         return 0, 0
+    # The survivors that a sum needs grow with the roster: with the smallest roster that is
+    # allowed, most stores may be absent altogether.
     roster = terms.minimum_cohort
     return present - roster, roster - terms.survivors(roster)
 
 
 def search_key(kind: str, wrong: str) -> str:
-    """Names a search by the kind of exchange and what is wrong with its sums."""
+    """The key of a search: the kind of exchange and the error code of its broken sums."""
     return f"{kind} {wrong}"

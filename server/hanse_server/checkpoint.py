@@ -1,9 +1,9 @@
-"""A run's checkpoints: one folder a round, whole or not there at all.
+"""A run's checkpoints: one folder per round, which is complete or absent.
 
 `<run_dir>/checkpoints/round-0007/` holds `arrays.safetensors` (the global model's trained
-parameters), `strategy.safetensors` (what the strategy remembers) and `state.json` (the
-round, and the settings it was made under). A checkpoint is written beside its place,
-flushed to the disk and renamed, so that a crash leaves the one before it.
+parameters), `strategy.safetensors` (the strategy's state) and `state.json` (the
+round, and the settings it was made under). A checkpoint is written to a temporary folder,
+flushed to the disk and renamed, so that a crash leaves the previous checkpoint intact.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from hanse_common.paths import ARRAYS_FILE, ROUND_STATE_FILE, RUN_CHECKPOINTS_FO
 
 NDArray = npt.NDArray[Any]
 
-KEEP = 2
+_KEEP = 2  # should the newest be damaged, a run goes on from the one before it
 
 _NAME = re.compile(r"round-(\d{4,})")
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCheckpoint:
-    """A federation after a round: all that the next round needs."""
+    """The state of a run after a round: everything that the next round needs."""
 
     round: int
     arrays: Mapping[str, NDArray]
@@ -50,7 +50,7 @@ class RunCheckpoint:
 
 
 def significant_settings(settings: RunSettings) -> dict[str, Any]:
-    """Return the settings that results depend on, as plain JSON: all but `compute`."""
+    """Return the settings that results depend on, as plain JSON: all except `compute`."""
     return settings.model_dump(mode="json", exclude={"compute"})
 
 
@@ -61,7 +61,7 @@ def settings_digest(settings: Mapping[str, Any]) -> str:
 
 
 def save_checkpoint(run_dir: Path, checkpoint: RunCheckpoint) -> Path:
-    """Write a checkpoint, atomically, and drop all but the last two.
+    """Write a checkpoint atomically, and remove all except the last two.
 
     Returns:
         The checkpoint's folder.
@@ -79,19 +79,20 @@ def save_checkpoint(run_dir: Path, checkpoint: RunCheckpoint) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
-        with replacing_folder(place, replace=True) as whole:
-            write_arrays(whole / ARRAYS_FILE, checkpoint.arrays)
-            write_arrays(whole / STRATEGY_FILE, checkpoint.strategy)
-            write_durably(whole / ROUND_STATE_FILE, json.dumps(state, indent=1) + "\n")
+        with replacing_folder(place, replace=True) as partial:
+            write_arrays(partial / ARRAYS_FILE, checkpoint.arrays)
+            write_arrays(partial / STRATEGY_FILE, checkpoint.strategy)
+            write_durably(partial / ROUND_STATE_FILE, json.dumps(state, indent=1) + "\n")
     except OSError as error:
         raise RunDirectoryError(f"cannot write {place}: {error.strerror}") from error
-    for old in _complete(parent)[:-KEEP]:
+    # Only after the new one is in place, so that at no time fewer than one is complete.
+    for old in _complete(parent)[:-_KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return place
 
 
 def latest_checkpoint(run_dir: Path) -> RunCheckpoint | None:
-    """Read the last checkpoint that is whole, or None if there is none."""
+    """Read the last checkpoint that is complete and undamaged; None if there is none."""
     for place in reversed(_complete(run_dir / RUN_CHECKPOINTS_FOLDER)):
         try:
             with decoding(place, RunDirectoryError):
@@ -110,11 +111,11 @@ def latest_checkpoint(run_dir: Path) -> RunCheckpoint | None:
 def check_resumable(checkpoint: RunCheckpoint | None, settings: RunSettings) -> RunCheckpoint:
     """Return the checkpoint if a run with these settings may go on from it.
 
-    `compute.*` may have changed: it does not touch results.
+    Settings under `compute` may have changed, as results do not depend on them.
 
     Raises:
-        RunDirectoryError [run-not-resumable]: There is no checkpoint, or a setting changed; names
-            the setting.
+        RunDirectoryError [run-not-resumable]: There is no checkpoint, or a setting changed; the
+            message names the setting.
     """
     if checkpoint is None:
         raise RunDirectoryError(
@@ -139,37 +140,40 @@ def read_arrays(
 
     Args:
         path: The file.
-        kind: The error to raise.
-        hint: What to do about it.
+        kind: The class of the error to raise.
+        hint: The error's hint.
 
     Raises:
-        HanseError: It cannot be read, or is no such file.
+        HanseError: The file is missing, cannot be read, or is not safetensors.
     """
+    # Sorted, because safetensors orders a file by dtype and size, and sums follow this order.
     with decoding(path, kind, SafetensorError, hint=hint):
         return dict(sorted(load(path.read_bytes()).items()))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray]) -> None:
-    """Write named arrays to a safetensors file, whole or not at all."""
+    """Write named arrays to a safetensors file, completely or not at all."""
+    # C order: safetensors takes an array's buffer as it lies in memory, strides ignored.
     write_durably(path, save({name: np.asarray(a, order="C") for name, a in arrays.items()}))
 
 
 def _complete(parent: Path) -> list[Path]:
-    """Checkpoint folders in the order of their rounds, whole ones only."""
+    """Folders of complete checkpoints, in the order of their rounds."""
     if not parent.is_dir():
         return []
     numbered = ((place, _NAME.fullmatch(place.name)) for place in parent.iterdir())
-    whole = [
+    complete = [
         (int(match.group(1)), place)
         for place, match in numbered
         if match
         and all((place / part).is_file() for part in (ARRAYS_FILE, STRATEGY_FILE, ROUND_STATE_FILE))
     ]
-    return [place for _, place in sorted(whole)]
+    # By number, not by name: from round 10,000 on a name has five digits.
+    return [place for _, place in sorted(complete)]
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what a crash left half-written."""
+    """Remove folders that a crash left half-written."""
     for leftover in parent.glob(f".*{PARTIAL}"):
         shutil.rmtree(leftover, ignore_errors=True)
 

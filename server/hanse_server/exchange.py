@@ -1,7 +1,8 @@
-"""One attempt at an exchange: five stages, between the coordinator's state machine and Flower.
+"""Runs the five stages of one attempt: it connects the coordinator's state machine to Flower.
 
-Each stage has a deadline, and who misses it is lost to the attempt. A store that was silent
-before is asked and not waited for: once all others have answered, the stage is over.
+Each stage has a deadline, and a store that misses it is lost to the attempt. A store that was
+silent before is asked but not waited for: once all others have answered, the stage is over.
+The stages are those of docs/protocol.md, "An attempt".
 """
 
 from __future__ import annotations
@@ -35,34 +36,35 @@ from hanse_server.store_grid import UNREADABLE, StoreGrid, refusal_reason
 _log = logging.getLogger(__name__)
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.001, 0.25
 _PATIENCE = 400
-"""A look for replies every four-hundredth of the time waited: quick stages stay quick."""
+"""Replies are polled after each four-hundredth of the time waited, so quick stages stay quick."""
 _MOST_ACCUSED = 3
 """Accused stores that a reason names; there may be thousands."""
 
 LEFT_OUT = "[store-excluded] left out"
-"""How the reason of a store begins that an attempt goes on without, because it is suspected."""
+"""The beginning of the reason for a store that an attempt leaves out on suspicion."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AttemptResult:
-    """What came of one attempt, and how every store fared in it; stores are named as the grid does.
+    """The outcome of one attempt for the sum and for every store, under the grid's names.
 
     Args:
         aggregate: The sum; None if the attempt failed.
-        error: What ended it before there was a sum, whatever that was.
-        roster: Stores whose Hello was taken.
+        error: The exception that ended the attempt before there was a sum, of any class.
+        roster: Stores whose Hello was accepted.
         summed: Stores whose vectors are in the sum, once that is known.
-        lost: Stores that were lost: at which stage, and why.
-        liars: Stores that gave shares which are not those they were dealt; others' were used.
+        lost: The stage and reason of each store that was lost.
+        liars: Stores that reported shares other than those dealt to them; the sum was unmasked
+            with the shares of others.
         culprits: Stores whose wrong share ended the attempt.
-        guilty: Stores that more others complained about than may lie together, or that have
-            shown what anybody can check, with the code of it.
+        guilty: Error codes of stores that are proven guilty, or that more than C others
+            complained about, by store.
         accused: Stores that others complained about when they left, once for each complaint.
-        silent: Stores that were waited for until a deadline.
-        complete: Stores that answered all that they were asked.
-        unanswered: Stores by the message that they have not answered yet.
-        stages: Whom every stage asked, in order.
-        record: What the round log is to hold of it; None if there is no log.
+        silent: Stores that a stage waited for until its deadline.
+        complete: Stores that answered every message.
+        unanswered: The store of each message without an answer, by message id.
+        stages: The stages in order, with the stores that each one asked.
+        record: The attempt's record for the round log; None if there is no log.
     """
 
     aggregate: Aggregate | None
@@ -82,17 +84,17 @@ class AttemptResult:
 
 
 class StageRunner:
-    """Runs the stages of one attempt, and keeps what became of every store.
+    """Runs the stages of one attempt, and keeps track of every store.
 
     Args:
-        grid: Reaches the stores.
+        grid: The grid that reaches the stores.
         coordinator: The attempt's state machine.
-        record: Collects what the round log will hold of it, if there is one.
-        gate: Raises for a certificate that the coordinator does not go on with.
-        progress: Where every stage is written down.
+        record: Collects the attempt's record for the round log, if there is one.
+        gate: Raises for a certificate that the coordinator refuses.
+        progress: Records each stage as it begins.
         number: The training round.
-        not_shared: Stores that are asked and kept out of the sum.
-        not_waited_for: Stores whose silence ends no stage late.
+        not_shared: Stores that join the roster and are kept out of the sum.
+        not_waited_for: Stores whose silence does not prolong a stage.
     """
 
     def __init__(
@@ -136,36 +138,39 @@ class StageRunner:
         """Run the five stages once; see `docs/protocol.md`.
 
         Args:
-            opening: What begins the exchange, by node.
-            kind: Of the exchange, and the type of the messages that begin it.
-            timeout: Seconds to wait in stage 0, where the stores train or evaluate.
+            opening: The first message, by node.
+            kind: The exchange's kind, which is also the type of the first message.
+            timeout: Seconds to wait in stage 0, where the stores train or evaluate; without
+                limit if unset.
             stage_seconds: Seconds to wait in each later stage.
 
         Returns:
-            What came of it. Whatever ended it is in there and was not raised, so that what
-            stores have charged for is written down first.
+            The outcome. An exception that ended the attempt is part of it and is not raised,
+            so that the caller can first record what stores were charged for.
         """
         self._kind = kind
         aggregate: Aggregate | None = None
         ended: BaseException | None = None
         try:
-            # 0. Every store is told the same, does it at home, and says hello.
+            # 0. Every store gets the same instructions, follows them locally, and says hello.
             needed = self._coordinator.attempt.terms.minimum_cohort
             self.ask(opening, kind, timeout, needed=needed)
-            # 1. Shares of every secret go to every peer, by way of the coordinator.
+            # 1. Shares of every secret go to every peer, through the coordinator.
             self._relay(SHARE, stage_seconds)
             # 2. Masked vectors come in; each store has charged its ledger.
             self._relay(MASK, stage_seconds)
-            # 3. The stores sign one list of survivors, 4. and give the shares that unmask it.
+            # 3. The stores sign one list of survivors; 4. they give the shares that unmask it.
             self._relay(CONFIRM, stage_seconds)
             self._relay(UNMASK, stage_seconds)
             aggregate = _finish(self._coordinator)
         except BaseException as error:
+            # Even KeyboardInterrupt: stores may have charged their ledgers already, and the
+            # round log has to say so before anything else happens.
             ended = error
         return self._result(aggregate, ended)
 
     def _names(self, store_ids: Collection[str]) -> tuple[str, ...]:
-        """The grid's names of stores that took part in the attempt; an id where it has none."""
+        """The grid's names for store ids of the attempt; the id itself where it has none."""
         stores, nodes = self._grid.stores, self._nodes
         return tuple(stores[nodes[i]] if i in nodes else i for i in store_ids)
 
@@ -177,13 +182,13 @@ class StageRunner:
         *,
         needed: int,
     ) -> None:
-        """Send one message to each node; hand the coordinator what comes back in time.
+        """Send one message to each node, and pass the replies that are in time on.
 
         Args:
-            contents: By node.
-            message_type: The stage's.
-            timeout: Seconds to wait for the stores that are waited for.
-            needed: How many stores the stage must have. If fewer are waited for, all are.
+            contents: The message's content, by node.
+            message_type: The stage's message type.
+            timeout: Seconds to wait for the stores that are waited for; without limit if unset.
+            needed: How many stores the stage needs. If fewer are waited for, all are.
         """
         self._asked = self._asked or list(contents)
         names = {node: self._grid.stores[node] for node in contents}
@@ -197,7 +202,7 @@ class StageRunner:
         for identifier, node in zip(self._grid.push_messages(messages), contents, strict=True):
             if identifier:
                 waiting[identifier] = node
-            else:  # a SuperLink takes no message for a node that was unregistered
+            else:  # a SuperLink takes no message for a node that is unregistered
                 self._note(node, "[federation] the store's node is not registered any more")
         patient = {node for node, name in names.items() if name not in self._not_waited_for}
         if len(patient) < needed:
@@ -205,6 +210,8 @@ class StageRunner:
         started, timed_out = time.monotonic(), False
         while waiting:
             for identifier, node in list(waiting.items()):
+                # By the message's id: a reply counts for the node that was asked, whatever
+                # node it names itself.
                 reply = self._grid.pull_one(identifier)
                 if reply is None:
                     continue
@@ -221,6 +228,7 @@ class StageRunner:
                 self._silent |= {names[node] for node in waiting.values() if node in patient}
                 break
             time.sleep(min(max(waited / _PATIENCE, _SHORTEST_WAIT), _LONGEST_WAIT))
+        # Kept for the next exchange: a late answer shows that the store is alive.
         self._unanswered |= {identifier: names[node] for identifier, node in waiting.items()}
         self._stages.append(
             StageOutcome(
@@ -234,7 +242,7 @@ class StageRunner:
         )
 
     def _relay(self, message_type: str, timeout: float) -> None:
-        """Close the stage before, and send out what it leads to.
+        """Close the previous stage, and send the messages that follow from it.
 
         Raises:
             RoundFailed: Too few stores are left.
@@ -243,25 +251,28 @@ class StageRunner:
         contents = {}
         messages = self._coordinator.advance()
         if message_type == CONFIRM:
+            # Only stores whose masked vector arrived are asked to confirm.
             self._summed = self._names(tuple(messages))
         for store_id, message in messages.items():
             node = self._nodes[store_id]
             if message_type == SHARE and self._grid.stores[node] in self._not_shared:
                 self._note(node, f"{LEFT_OUT} to see whether the sum is good without it")
                 continue
-            if id(message) not in encoded:  # most stages tell everybody the same
+            if id(message) not in encoded:  # most stages send all stores one message: encode once
                 encoded[id(message)] = _content(message)
                 if self._record is not None:
                     self._record.sends(message)
             contents[node] = encoded[id(message)]
         terms, roster = self._coordinator.attempt.terms, len(self._nodes)
+        # Until vectors are in, the sum's minimum counts; from then on, the threshold of shares.
         early = message_type in (SHARE, MASK)
         needed = terms.survivors(roster) if early else terms.threshold(roster)
         self.ask(contents, message_type, timeout, needed=needed)
 
     def _result(self, aggregate: Aggregate | None, ended: BaseException | None) -> AttemptResult:
         coordinator = self._coordinator
-        asked = frozenset(self._grid.stores[node] for node in self._asked)
+        recipients = frozenset(self._grid.stores[node] for node in self._asked)
+        # What is proven wins over suspicion where a store is both.
         guilty = dict.fromkeys(coordinator.suspects, BadShares.code) | dict(coordinator.proven)
         by_name = {self._names([store_id])[0]: code for store_id, code in guilty.items()}
         outcome = SUMMED
@@ -278,15 +289,15 @@ class StageRunner:
             guilty=dict(sorted(by_name.items())),
             accused=tuple(name for names in self._accused.values() for name in names),
             silent=frozenset(self._silent),
-            complete=asked - frozenset(self._unanswered.values()),
+            complete=recipients - frozenset(self._unanswered.values()),
             unanswered=self._unanswered,
             stages=tuple(self._stages),
             record=None if self._record is None else self._record.closed(outcome),
         )
 
     def _lost(self) -> dict[str, str]:
-        """Say of each store that was lost at which stage, and why."""
-        names, found = self._grid.stores, dict[str, str]()
+        """The stage and reason of each store that was lost, by name."""
+        names, lost = self._grid.stores, dict[str, str]()
         by_node = {node: store_id for store_id, node in self._nodes.items()}
         stages = {
             store_id: stage
@@ -299,8 +310,8 @@ class StageRunner:
                 continue
             stage = stages.get(store_id or "", "hello" if store_id is None else "")
             reason = self._reasons.get(node) or "no reply in time"
-            found[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
-        return found
+            lost[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
+        return lost
 
     def _take(self, node: int, reply: Message) -> None:
         if reply.has_error():
@@ -308,11 +319,14 @@ class StageRunner:
             return
         try:
             message, config = _protocol_message(reply)
+            # Everything is checked before the state machine takes the message, which it does
+            # once: a store without its receipt must not get into the sum.
             if self._gate is not None and isinstance(message, Hello):
                 self._gate(message.certificate)
             if self._record is not None:
                 self._record.check(message, config)
             self._coordinator.receive(message)
+            # The first node that uses an id keeps it; its certificate was checked just now.
             self._nodes.setdefault(message.store_id, node)
             if self._record is not None:
                 self._record.keep(message, config, node)
@@ -320,7 +334,7 @@ class StageRunner:
             self._note(node, f"[{error.code}] {error}")
             return
         except Exception:
-            # A store's bytes must not end the run, whatever they make a decoder do.
+            # A store's bytes must not end the run, whatever exception they cause in a decoder.
             _log.debug("unreadable reply", exc_info=True)
             self._note(node, UNREADABLE)
             return
@@ -330,7 +344,8 @@ class StageRunner:
             self._progress.answered(self._grid.stores[node])
 
     def _refused(self, node: int, refusal: Refusal) -> None:
-        """A store left, signed: keep its code and whom it accuses, of those in the attempt."""
+        """Note a signed refusal: its code, and the stores of this attempt that it accuses."""
+        # The names come from the store: those that are not in the roster, or itself, are dropped.
         others = [c for c in refusal.culprits if c in self._nodes and c != refusal.store_id]
         accused, reason = self._names(others), f"[{refusal.code}]"
         if accused:
@@ -350,7 +365,7 @@ def _finish(coordinator: Coordinator) -> Aggregate:
     """Unmask the sum.
 
     Raises:
-        BadSum [forged-vector]: Honest stores cannot have made it.
+        BadSum [forged-vector]: Honest stores cannot have made the sum.
     """
     aggregate = coordinator.finish()
     if aggregate.excesses:
@@ -370,14 +385,15 @@ def _content(message: ProtocolMessage) -> RecordDict:
 
 
 def _protocol_message(reply: Message) -> tuple[StoreMessage, Mapping[str, object]]:
-    """The store's message, and what came with it."""
+    """The store's protocol message, and the config record that it came in."""
+    # Other records of the reply, such as an open update, are never read.
     record = reply.content.get("config")
     config: Mapping[str, object] = record if isinstance(record, ConfigRecord) else {}
     data = config.get(MESSAGE)
     if not isinstance(data, bytes):
         raise FederationError(
-            "the store sent no message of the protocol; its reply was dropped unread",
-            hint="it may not be enrolled, and would have sent its update open",
+            "the store sent no protocol message; its reply was dropped unread",
+            hint="it may not be enrolled, and would have sent its update without a mask",
         )
     message = decode(data)
     if not isinstance(message, StoreMessage):

@@ -1,8 +1,8 @@
-"""A coordinator's figures and health, read from its folder.
+"""A coordinator's metrics and health, read from its folder.
 
-All of it is public within the federation or the coordinator's own: rounds, times, who was lost
-where. What the stores' vectors add up to (losses, counts) is left out: it derives from
-customers, and what may be told of it the manifest says.
+All of them are public within the federation or the coordinator's own: rounds, times, lost
+stores. Sums over the stores' vectors (losses, counts) are left out, because they derive from
+customers and the manifest alone decides what may be released of them.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as folder:
@@ -44,17 +44,17 @@ from hanse_server.stage_log import ended_early, read_stages
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-"""Upper ends, in seconds, that stages are sorted by."""
-PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
+_BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""Upper bounds of the histogram of stage durations, in seconds."""
+_PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
 _LOST = re.compile(r"at stage '(\w+)': ")
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
-    """Read a coordinator's folder: its last run, and when certificates end.
+    """Read the metrics of a coordinator's folder: its last run, and the ends of certificates.
 
     Args:
-        folder: With `runs/` and `certificates/` in it; what is not there gives no figure.
+        folder: The folder with `runs/` and `certificates/`; missing files give no metric.
 
     Raises:
         HanseError: A file cannot be read.
@@ -80,14 +80,16 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
 
 
 def read_health(folder: Path) -> Health:
-    """Look whether `hanse server up` runs, and whether stores can reach it from here."""
+    """Check whether `hanse server up` runs, and whether its port accepts connections."""
+    # As a plain table: a malformed setting must not end the health check.
     table = _federation(folder)
     fleet = table.get("fleet")
     fleet = fleet if isinstance(fleet, dict) else {}
     port = fleet.get("listen") or str(fleet.get("address", "")).rpartition(":")[2]
     checks = {"federation": "" if table else f"{folder} holds no federation.toml"}
-    held = is_locked(folder / RUNTIME_FOLDER / UP_PID_FILE)
-    checks["up"] = "" if held else "`hanse server up` does not run"
+    # The lock, not the process id: a lock ends with its process, and ids are used again.
+    is_up = is_locked(folder / RUNTIME_FOLDER / UP_PID_FILE)
+    checks["up"] = "" if is_up else "`hanse server up` does not run"
     if str(port).isascii() and str(port).isdigit():
         open_ = listens(str(fleet.get("bind", "0.0.0.0")), int(port))
         checks["fleet"] = "" if open_ else f"nothing accepts connections on port {port}"
@@ -146,11 +148,11 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     replies = GaugeMetricFamily(
         "hanse_stage_stores", "Stores in the last exchange.", labels=["run", "stage"]
     )
-    for name, found in _by_name(stages).items():
-        times = [float(stage["seconds"]) for stage in found]
+    for name, same in _by_name(stages).items():
+        times = [float(stage["seconds"]) for stage in same]
         seconds.add_metric([run.name, name], buckets=_buckets(times), sum_value=sum(times))
-        attempts.add_metric([run.name, name], sum(stage.get("attempts", 1) for stage in found))
-        replies.add_metric([run.name, name], found[-1]["replies"])
+        attempts.add_metric([run.name, name], sum(stage.get("attempts", 1) for stage in same))
+        replies.add_metric([run.name, name], same[-1]["replies"])
     lost = CounterMetricFamily(
         "hanse_stores_lost",
         "Stores that an exchange went on without.",
@@ -158,7 +160,7 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
     )
     for labels, count in sorted(_lost(stages).items()):
         lost.add_metric([run.name, *labels], count)
-    whole = CounterMetricFamily(
+    exchanges_lost = CounterMetricFamily(
         "hanse_exchanges_lost", "Exchanges that gave no sum.", labels=["run", "stage", "code"]
     )
     codes = Counter(
@@ -167,8 +169,8 @@ def _run_metrics(run: Path) -> Iterator[Metric]:
         if stage["stage"] != "done" and stage["outcome"] != SUMMED
     )
     for (name, code), count in sorted(codes.items()):
-        whole.add_metric([run.name, name, code], count)
-    yield from (seconds, attempts, replies, lost, whole)
+        exchanges_lost.add_metric([run.name, name, code], count)
+    yield from (seconds, attempts, replies, lost, exchanges_lost)
 
 
 def _by_name(stages: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -184,20 +186,23 @@ def _name(stage: Mapping[str, Any]) -> str:
 
 
 def _buckets(times: Sequence[float]) -> list[tuple[str, float]]:
-    ends = [(str(end), float(sum(t <= end for t in times))) for end in BUCKETS]
+    # Cumulative, as Prometheus has it: each bucket also counts those below it.
+    ends = [(str(end), float(sum(t <= end for t in times))) for end in _BUCKETS]
     return [*ends, ("+Inf", float(len(times)))]
 
 
 def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, str]]:
-    """Stores lost by stage, the protocol's stage, code and store."""
-    found: Counter[tuple[str, str, str, str]] = Counter()
+    """The number of losses by stage, protocol stage, error code and store."""
+    counts: Counter[tuple[str, str, str, str]] = Counter()
     for stage in stages:
         for store, reason in stage["refusals"].items():
             where = _LOST.match(reason)
-            at = where[1] if where and where[1] in PROTOCOL_STAGES else ""
+            # Labels take known values only: reasons are in the store's words, and each new
+            # value would be another time series.
+            at = where[1] if where and where[1] in _PROTOCOL_STAGES else ""
             rest = reason[where.end() :] if where else reason
-            found[_name(stage), at, code_in(rest), store] += 1
-    return found
+            counts[_name(stage), at, code_in(rest), store] += 1
+    return counts
 
 
 def _failure(run: Path) -> str:
@@ -213,11 +218,11 @@ def _federation(folder: Path) -> dict[str, Any]:
 
 
 def _certificate(folder: Path, fleet: Mapping[str, Any]) -> str:
-    """What is wrong with the certificate that stores see."""
+    """The fault of the certificate that stores see; empty if there is none."""
     from cryptography import x509
 
-    usual = f"{TLS_FOLDER}/{TLS_CERTIFICATE_FILE}"
-    path = folder / str(fleet.get("certificate", usual))
+    default = f"{TLS_FOLDER}/{TLS_CERTIFICATE_FILE}"
+    path = folder / str(fleet.get("certificate", default))
     try:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):

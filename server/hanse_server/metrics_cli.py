@@ -1,4 +1,4 @@
-"""`hanse server metrics`: the coordinator's health and figures, for its operator's monitoring."""
+"""`hanse server metrics` serves the coordinator's health and metrics for monitoring."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hanse_common.formats import Format, FormatOption
 from hanse_common.monitoring.serving import run
 from hanse_common.options import CheckOption, FederationFolderOption, HostOption, PortOption
 
-PORT = 9464
+PORT = 9464  # the usual port of OpenTelemetry's Prometheus exporter
 
 
 def metrics(
@@ -18,7 +18,7 @@ def metrics(
     check: CheckOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Answer /metrics (Prometheus), /healthz and /readyz from what lies in the folder."""
+    """Serve /metrics (Prometheus), /healthz and /readyz from the files in the folder."""
     from hanse_server.metrics import read_health, read_metrics
 
     run(

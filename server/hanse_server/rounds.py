@@ -1,17 +1,17 @@
-"""The coordinator's round loop: send the model out, take updates in, keep what came of it.
+"""The coordinator's round loop: it sends the model, collects updates, and saves checkpoints.
 
 Flower's own `Strategy.start` cannot resume, so the loop is ours and the strategies are
-Flower's. A run's folder holds `initial.safetensors` (where it starts), a checkpoint a round,
-`rounds.jsonl` (one line per stage, for people and displays) and, at the end,
+Flower's. A run's folder holds `initial.safetensors` (the initial model), a checkpoint per
+round, `rounds.jsonl` (one line per stage, for people and displays) and, at the end,
 `global.safetensors`.
 
-A round that fails is lost alone: the model stays as it was, and the next round goes on from
-it. A run ends before its last round only if too few stores answer in several rounds in a row,
-or if so many have spent what the manifest grants that no sum can come any more.
+A failed round costs only itself: the model stays as it was, and the next round starts from it.
+A run ends before its last round only if too few stores answer in several rounds in a row, or
+if so many stores have spent the manifest's budget that no further sum is possible.
 
 A run is repeatable bit for bit: stores are listed by name, replies are added up in that
-order, and what a strategy draws at random depends on the seed, the round and the stage only.
-A resumed run therefore equals one that was never stopped.
+order, and a strategy's random draws depend on the seed, the round and the stage only. A
+resumed run therefore equals one that was never stopped.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ from hanse_server.store_grid import StoreGrid, describe_refusals
 from hanse_server.strategies import make_strategy, restore_state, strategy_state, to_record
 
 NDArray = npt.NDArray[Any]
-Split = Literal["validate", "test"]
+_Split = Literal["validate", "test"]
 
 
-WEIGHT = 1
-"""What every store must report as its number of examples: a store's size is its own."""
+_WEIGHT = 1
+"""The number of examples that every store must report; its real size is confidential."""
 
-_TRAIN, _VALIDATE, _TEST = 0, 1, 2
+_TRAIN, _VALIDATE, _TEST = 0, 1, 2  # part of the seeds: other numbers would be other runs
 
 
 def run_rounds(
@@ -74,10 +74,10 @@ def run_rounds(
     """Run a federation from its initial model, or from its last checkpoint, to the end.
 
     Args:
-        grid: Reaches the stores.
+        grid: The grid that reaches the stores.
         run_dir: The run's folder, with `initial.safetensors` in it.
-        settings: What to run; the stores get it as JSON.
-        resume: Go on from the last checkpoint.
+        settings: The run's settings; the stores get them as JSON.
+        resume: Whether to go on from the last checkpoint.
         timeout: Seconds to wait for the replies of a stage; without limit if unset.
 
     Returns:
@@ -91,11 +91,12 @@ def run_rounds(
             model and the last checkpoint stay as they were.
         RoundFailed: Too few stores took part in several secure aggregations in a row, or in
             the last ones; the run can be resumed from the round before them.
-        BudgetSpent: The stores' budget for the manifest is spent. The run has ended in good
-            order, with `global.safetensors` from the model so far.
+        BudgetSpent: The stores' budget for the manifest is spent. The run has ended early, and
+            `global.safetensors` holds the model so far.
         PrivacyError [noise-missing]: The stores add less noise than the manifest promises; the
             model and the last checkpoint stay as they were.
     """
+    # Everything that can be refused is, before a store trains and pays for it.
     strategy = make_strategy(settings)
     _check_writable(run_dir)
     _check_enough_stores(grid, strategy)
@@ -108,16 +109,16 @@ def run_rounds(
 
     for number in range(start.round, rounds + 1):
         if number > start.round:
-            # 1. The strategy picks stores; they train on the global model; 2. it adds up
-            # their updates; 3. from here on, a crash loses nothing of this round.
+            # 1. The strategy picks stores, which train on the global model; 2. it aggregates
+            # their updates; 3. once the checkpoint is saved, a crash loses nothing of them.
             arrays = stages.train(number, arrays)
-            if not stages.too_few:  # or else these rounds are made again when it is resumed
+            if not stages.too_few:  # without a checkpoint, a resumed run makes the round again
                 save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
         grid.publish(number, arrays)
-        # 4. Now and then, and at both ends, every store measures the new model at home.
+        # 4. At intervals, and at both ends, every store evaluates the new model locally.
         if number % every == 0 or number == rounds:
             stages.evaluate(number, arrays, "validate")
-    # 5. The test weeks are looked at once, when nothing can be tuned to them any more.
+    # 5. The test weeks are used once, when nothing can be tuned to them any more.
     write_arrays(run_dir / GLOBAL_FILE, arrays)
     stages.evaluate(rounds, arrays, "test")
     stages.finish(rounds)
@@ -136,6 +137,7 @@ def _checkpoint(
 
 
 def _check_writable(run_dir: Path) -> None:
+    # Now, and not at the first checkpoint, by when stores have trained and paid for a round.
     try:
         with tempfile.TemporaryFile(dir=run_dir):
             pass
@@ -146,7 +148,7 @@ def _check_writable(run_dir: Path) -> None:
 
 
 def _check_enough_stores(grid: StoreGrid | SecureGrid, strategy: FedAvg) -> None:
-    """Refuse at once what Flower's sampling would wait for without end."""
+    """Refuse a lack of stores at once; Flower's sampling would wait for them without end."""
     needed = strategy_minimum(strategy)
     if len(grid.stores) < needed:
         absent = describe_refusals(grid.absent)
@@ -177,7 +179,7 @@ def _starting_point(run_dir: Path, settings: RunSettings, resume: bool) -> RunCh
 
 
 class _Stages:
-    """What happens between the coordinator and the stores within a round."""
+    """The exchanges with the stores within a round."""
 
     def __init__(
         self,
@@ -196,12 +198,12 @@ class _Stages:
         self._timeout = timeout
         self._run_dir = run_dir
         self.too_few = 0
-        """Rounds in a row that were lost because too few stores answered."""
+        """Consecutive rounds that were lost because too few stores answered."""
 
     def train(self, number: int, arrays: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Let the sampled stores train and return the next global arrays.
+        """Let the sampled stores train, and return the next global arrays.
 
-        A round that is lost returns the arrays as they were.
+        If the round is lost, the arrays are returned unchanged.
 
         Raises:
             FederationError: Too few replies, or the strategy could not aggregate them.
@@ -221,7 +223,7 @@ class _Stages:
                 f"round {number}: {trained} stores trained and "
                 f"{self._settings.federation.strategy} needs {self._strategy.min_train_nodes}: "
                 f"{describe_refusals(result.refusals)}",
-                hint="mend the stores, then go on with --resume",
+                hint="repair the stores, then go on with --resume",
             )
             result = result.lost_to(few)
         if result.error is not None:
@@ -239,7 +241,7 @@ class _Stages:
                 f"{trained} updates; {describe_refusals(result.refusals)}",
                 hint="it may need more stores for its parameters",
             )
-        # FedAdam's step size is a float64 scalar that would widen the whole model.
+        # FedAdam's step size is a float64 scalar, which would turn the model into float64.
         updated = {
             name: record[name].numpy().astype(array.dtype, copy=False)
             for name, array in arrays.items()
@@ -247,11 +249,11 @@ class _Stages:
         self._log.append(number, "train", result, started=started, sums=_sums(metrics))
         return updated
 
-    def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: Split) -> None:
-        """Let the stores measure the model; the figures stay with them, or leave in a sum.
+    def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: _Split) -> None:
+        """Let the stores evaluate the model; their metrics stay there, or leave in a noisy sum.
 
-        Does nothing if an earlier process of this run got so far already, or if the stores
-        would refuse: where the terms let no sum of figures leave them, each measures by itself.
+        Does nothing if an earlier process of this run has done it, or if the stores would
+        refuse because the terms have no evaluation sums.
 
         Raises:
             FederationError: Every store failed.
@@ -267,21 +269,24 @@ class _Stages:
         if result.error is None and result.refusals and not result.replies:
             raise FederationError(
                 f"round {number}: no store could evaluate: {describe_refusals(result.refusals)}",
-                hint="mend the stores, then go on with --resume",
+                hint="repair the stores, then go on with --resume",
             )
+        # One reply is the sum of all stores. Without masks there is one from each, and their
+        # metrics stay apart.
         summed = len(result.replies) == 1
         sums = _sums(result.replies[0].content.get("metrics")) if summed else {}
         self._log.append(number, "evaluate", result, split=split, started=started, sums=sums)
 
     def finish(self, number: int) -> None:
-        """Note that nothing is left to do."""
+        """Record that the run is finished."""
         if not self._log.holds(number, "done", None):
             self._log.append(number, "done")
 
     def _end_early(
         self, number: int, arrays: Mapping[str, NDArray], result: ExchangeResult
     ) -> BudgetSpent:
-        """Note that no round can follow; return what to tell whoever waits for the run."""
+        """Record that no round can follow, and return the error for those who wait for the run."""
+        # The model before the log's line: who reads that the run ended finds the model there.
         write_arrays(self._run_dir / GLOBAL_FILE, arrays)
         words = f"ended early after round {number}: the stores' budget for this manifest is spent"
         ended = ExchangeResult(refusals=result.refusals, error=result.error, note=words)
@@ -293,7 +298,8 @@ class _Stages:
         )
 
     def _miss(self, number: int, error: HanseError) -> None:
-        """Count a lost round if too few stores answered it; raise if that was too often."""
+        """Count a lost round if too few stores answered it; raise if there were too many."""
+        # A bad sum, for instance, cost this round and says nothing about missing stores.
         if not isinstance(error, RoundFailed | FederationError):
             self.too_few = 0
             return
@@ -304,7 +310,7 @@ class _Stages:
     def _exchange(
         self, messages: Iterable[Message], fault: Callable[[Message], str]
     ) -> ExchangeResult:
-        """Send messages and wait for the replies; refuse those that have a fault."""
+        """Send messages, wait for the replies, and drop those that have a fault."""
         result = self._grid.exchange(messages, timeout=self._timeout)
         faults = {
             self._grid.stores[reply.metadata.src_node_id]: reason
@@ -325,13 +331,14 @@ class _Stages:
         return ConfigRecord({"settings": self._json, **extra})
 
     def _seed(self, number: int, stage: int) -> None:
-        """Fix what strategies draw from the global generators, as Flower's sampling does."""
+        """Seed the global generators, from which Flower's sampling and strategies draw."""
+        # Per stage, not once per run: a resumed run draws what an uninterrupted one would.
         random.seed(f"{self._settings.seed}/{number}/{stage}")
         np.random.seed([self._settings.seed, number, stage])
 
 
 def _sums(metrics: object) -> dict[str, float]:
-    """Sums over the stores' customers, with the noise that they left the stores with."""
+    """Sums over the stores' customers, including the noise of the stores."""
     if not isinstance(metrics, MetricRecord):
         return {}
     return {
@@ -347,10 +354,10 @@ def strategy_minimum(strategy: FedAvg) -> int:
 
 
 def _mismatch(reply: Message, sent: Mapping[str, NDArray]) -> str:
-    """Say what is wrong with an update; put its arrays in the order of the sent ones.
+    """The fault of an update, empty if it has none; its arrays get the order of the sent ones.
 
-    Flower's FedAvgM and Bulyan pair arrays by position, and a NaN of one store would
-    become everybody's.
+    The order matters because Flower's FedAvgM and Bulyan pair arrays by position. A single NaN
+    from one store would spread to the model of all.
     """
     record = reply.content.get("arrays")
     if not isinstance(record, ArrayRecord) or set(record) != set(sent):
@@ -370,6 +377,7 @@ def _mismatch(reply: Message, sent: Mapping[str, NDArray]) -> str:
 
 def _wrong_weight(reply: Message) -> str:
     metrics = cast(MetricRecord, reply.content.get("metrics", MetricRecord()))
-    if metrics.get("num-examples") != WEIGHT:
-        return f"[federation] num-examples must be {WEIGHT}: a store's size stays with it"
+    # Flower weighs by this number: a store could otherwise claim any weight in the mean.
+    if metrics.get("num-examples") != _WEIGHT:
+        return f"[federation] num-examples must be {_WEIGHT}: a store's size stays with it"
     return ""

@@ -1,22 +1,22 @@
-"""Which store breaks the sums: group testing over whole exchanges, without input or output.
+"""Group testing over exchanges for the store that breaks sums; pure, without I/O.
 
-Masks hide single vectors, so a forged one shows in a sum alone, and not whose it was. The
-coordinator leaves stores out, a group in each exchange, and sees which sums are good. A broken
-sum is a lost round; a good one is a round like any other, with fewer stores in it.
+Masks hide single vectors: a forged vector shows in the sum only, which does not tell whose it
+is. In each exchange the coordinator leaves out a group of stores and sees whether the sum is
+good. A broken sum is a lost round; a good one is a normal round with fewer stores.
 
-What a broken sum says is certain as long as one store is to blame: it was in that sum, and
-every store that was left out is cleared. A good sum says less, as the store may have forged
-nothing this time: it decides whom to leave out next, and nobody is cleared by it for good.
+If a single store is to blame, a broken sum is certain evidence: the store was in that sum, and
+every store that was left out is cleared. A good sum is weaker evidence, because the store may
+have forged nothing this time: it decides whom to leave out next, but clears no store for good.
 
 1. Sweep. Leave out `most` of the candidates at a time until a sum is good.
-2. Narrow. Those who were left out of the good sum come back one at a time. The one with which
-   the sum breaks is singled out, and left out as long as sums are good without it.
+2. Narrow. The stores that were left out of the good sum come back one at a time. The one with
+   which the sum breaks is singled out, and left out as long as sums are good without it.
 3. If a sum breaks without it, it is cleared, and the sweep goes on among the others. Once one
    candidate is left, and a sum without it is good, it is convicted.
 
 A store that forges whenever it can is singled out after at most 1 + ceil((n - 1) / most) lost
-rounds, which is the least that groups of that size allow. If no single store can have broken
-all the sums, several do; the search then looks for a group without which a sum is good.
+rounds, the minimum for groups of that size. If no single store can have broken all the sums,
+several do; the search then looks for a group without which a sum is good.
 
 >>> names = ("bremen", "danzig", "luebeck", "riga", "visby")
 >>> search = Search.begin(names)
@@ -38,26 +38,26 @@ from hashlib import sha256
 from typing import Self
 
 _STUCK = 3
-"""Broken sums after which a search in which nobody can be left out is given up."""
+"""Broken sums after which a search that can leave out no store is given up."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """What is known about who breaks the sums of one kind of exchange.
+    """The state of a search for the store that breaks the sums of one kind of exchange.
 
     Args:
         candidates: Stores that were in every broken sum, the most suspicious first; all of
             them if `several`.
-        queue: Candidates that are still to be left out in this sweep.
+        queue: Candidates that this sweep has still to leave out.
         held: Stores that were left out of a good sum, and come back one at a time.
         singled: Stores with which a sum broke when they came back, or which are the only
             candidates.
-        convicted: Stores that are found; the search is over.
+        convicted: Stores that are found guilty; the search is over.
         several: More than one store breaks sums.
-        turn: How often a sweep for several was begun; each one makes other groups.
-        lost: Rounds that this search has cost, the one that began it included.
-        sweeps: Sweeps to make before everybody takes part again; 0 while everybody does.
-        fruitless: How often sums broke again after a sweep that found nobody.
+        turn: The number of sweeps for several stores so far; each forms other groups.
+        lost: Rounds that this search has cost, including the one that began it.
+        sweeps: Sweeps to make before all stores take part again; 0 while all of them do.
+        fruitless: How often a sum broke again after a sweep without a result.
     """
 
     candidates: tuple[str, ...]
@@ -78,18 +78,20 @@ class Search:
         """Begin with the stores of a broken sum.
 
         Args:
-            participants: All of them.
-            suspicion: How much else speaks against a store; those are left out first.
+            participants: The stores in it.
+            suspicion: Other evidence against a store, as a score; the highest are left out
+                first.
         """
-        against = suspicion or {}
-        order = tuple(sorted(participants, key=lambda name: (-against.get(name, 0.0), name)))
+        scores = suspicion or {}
+        # Ties by name: coordinator and tests get the same order on every machine.
+        order = tuple(sorted(participants, key=lambda name: (-scores.get(name, 0.0), name)))
         return cls(candidates=order, queue=order)._settled()
 
     def leave_out(self, most: int, *, present: Collection[str]) -> tuple[str, ...]:
-        """Say whom the next exchange should go on without.
+        """Return the stores that the next exchange should leave out.
 
         Args:
-            most: How many of those present may be absent.
+            most: How many of the present stores may be absent.
             present: Stores that would take part.
         """
         if most < 1:
@@ -97,22 +99,22 @@ class Search:
         if self.singled or self.held:
             held = [name for name in self.held if name in present]
             singled = [name for name in self.singled if name in present]
-            # The first of those held comes back; alone, so that one sum says which it is.
+            # Only the first of those held comes back, so that a broken sum identifies it.
             return tuple([*singled, *held[1:]][:most])
         waiting = [name for name in self.queue if name in present]
-        # One candidate less than all: if that sum breaks, it is the one that took part.
+        # One candidate always stays in: if the sum breaks, it is that one.
         return tuple(waiting[: min(most, len(self.candidates) - 1)])
 
     def after(self, participants: Collection[str], *, broken: bool) -> Self:
-        """Take in what a sum of these stores was.
+        """Return the state of the search after one more sum.
 
         Args:
             participants: Stores in the sum.
-            broken: Whether it was one that honest stores cannot have made.
+            broken: Whether honest stores cannot have made the sum.
 
         Edge cases:
-            A good sum with every candidate in it says nothing, whoever it was may have sent
-            an honest vector. Absent stores count as left out.
+            A good sum with every candidate in it changes nothing: the store to blame may have
+            sent an honest vector. Absent stores count as left out.
         """
         within = frozenset(participants)
         if not broken:
@@ -121,11 +123,11 @@ class Search:
         return lost._several(within) if self.several else lost._broken(within)
 
     def is_hopeless(self, most: int) -> bool:
-        """Whether it will not say who it was: several are to blame, or nobody can be left out."""
+        """Whether the search cannot succeed: several are to blame, or none can be left out."""
         return self.several or (self.lost >= _STUCK and not self.singled and most < 1)
 
     def without(self, store: str) -> Self | None:
-        """Clear a store, because a person says so; None if there is nobody left to suspect."""
+        """Clear a store at a person's request; None if no candidate is left."""
         rest = frozenset(self.candidates) - {store}
         if not rest:
             return None
@@ -139,6 +141,8 @@ class Search:
 
     def _good(self, within: frozenset[str]) -> Self:
         if self.singled and not self.held:
+            # While other candidates are left, one of them may have forged whenever the
+            # singled-out store took part; it is then cleared by a later broken sum.
             sure = self.several or len(self.candidates) == 1
             if sure and not within & frozenset(self.singled):
                 return replace(self, convicted=self.singled)
@@ -146,19 +150,22 @@ class Search:
         if self.held:
             return replace(self, held=_not_in(within, self.held))._settled()
         left = _not_in(within, self.candidates)
+        # All or no candidates in the sum: it does not distinguish between them.
         if not left or len(left) == len(self.candidates):
             return self
         return replace(self, held=left, queue=_in(within, self.queue))
 
     def _broken(self, within: frozenset[str]) -> Self:
-        """One store is to blame, so that it is among the candidates in this sum."""
+        """The state after a broken sum, if one store is to blame: a candidate in this sum."""
         inside = _in(within, self.candidates)
         if not inside:
-            everybody = tuple(sorted(within | frozenset(self.candidates)))
-            several = replace(self, candidates=everybody, several=True, sweeps=2)
+            # No store was in all broken sums, which refutes that a single one is to blame.
+            everyone = tuple(sorted(within | frozenset(self.candidates)))
+            several = replace(self, candidates=everyone, several=True, sweeps=2)
             return replace(several, queue=(), held=(), singled=())._settled()
         tried = _in(within, self.held)
         singled = _in(within, self.singled) + (tried if len(tried) == 1 else ())
+        # More than one came back, as absences do not always go as planned: narrow again.
         held = tried if len(tried) > 1 else ()
         again = self.sweeps == 0
         fruitless = self.fruitless + again
@@ -172,33 +179,36 @@ class Search:
             held=held,
             singled=singled,
             fruitless=fruitless,
-            # Whoever forges only when everybody takes part finds that ever more rarely so.
+            # A store that forges only while all stores take part gets fewer such rounds each
+            # time, so that it loses ever fewer of them.
             sweeps=2**fruitless if again else self.sweeps,
         )._settled()
 
     def _several(self, within: frozenset[str]) -> Self:
-        """More than one store is to blame: whoever is left out is cleared of nothing."""
+        """The state after a broken sum, if several are to blame: absence clears no store."""
         tried, singled, held = _in(within, self.held), self.singled, self.held
         if len(tried) == 1:
             singled, held = (*singled, *tried), _not_in(within, held)
         elif tried:
             held = tried
         else:
-            # Others than these break sums as well; nothing is known about these any more.
+            # Other stores break sums as well, so nothing is known about these any more.
             singled, held = (), ()
         queue = _in(within, self.queue)
         return replace(self, queue=queue, held=held, singled=singled, sweeps=2)._settled()
 
     def _settled(self) -> Self:
-        """Single out the only candidate left; begin a new sweep at the end of one, or rest."""
+        """Single out the last candidate, or begin the next sweep once one has ended."""
         if len(self.candidates) == 1:
             return replace(self, singled=self.candidates, held=(), queue=())
         if self.held or self.singled or self.queue or self.sweeps == 0:
             return self
         if self.sweeps == 1:
+            # A rest: all stores take part until a sum breaks, so no round lacks stores for
+            # a search that has nothing to find.
             return replace(self, sweeps=0)
         queue, turn = self.candidates, self.turn
-        if self.several:  # in other groups each time, until one holds all of them
+        if self.several:  # other groups in each sweep, until one group holds all the culprits
             turn += 1
             queue = tuple(sorted(queue, key=lambda name: _mixed(name, turn)))
         return replace(self, queue=queue, turn=turn, sweeps=self.sweeps - 1)
@@ -213,5 +223,6 @@ def _not_in(within: frozenset[str], names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _mixed(name: str, turn: int) -> bytes:
-    """Sorts stores in another order each turn, and in the same one every time."""
+    """A sort key: the order differs between turns, and is the same on every machine."""
+    # A hash, not a generator: the order has to be the same after a restart.
     return sha256(f"{turn}/{name}".encode()).digest()

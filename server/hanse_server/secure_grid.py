@@ -1,16 +1,16 @@
 """Secure aggregation under any Flower strategy: one call, five stages, one reply.
 
-A strategy sends its messages and gets replies, as always. `SecureGrid` runs the protocol in
-between and hands it one reply that carries the mean of the stores' updates; the coordinator's
-process never holds more about one store than a masked vector.
+A strategy sends its messages and gets replies as always. `SecureGrid` runs the protocol of
+docs/protocol.md in between and returns one reply with the mean of the stores' updates. The
+coordinator's process never holds more of a single store than its masked vector.
 
     grid = SecureGrid(StoreGrid(flower_grid), manifest, authority)
     replies = grid.send_and_receive(strategy.configure_train(...))     # one reply
-    result = grid.exchange(strategy.configure_train(...))              # and all about it
+    result = grid.exchange(strategy.configure_train(...))              # with its details
 
-An attempt that fails is made once more, without the stores that the others complain about.
-Who is to blame for lost rounds is kept on disk (`blame.py`), and so is the search for a store
-whose vector breaks a sum (`search.py`).
+A failed attempt is repeated once, without the stores that are proven or suspected to be
+guilty. `blame.py` keeps on disk which stores are to blame for lost rounds, and the state of the
+search (`search.py`) for a store whose vector breaks a sum.
 """
 
 from __future__ import annotations
@@ -63,29 +63,29 @@ class SecureGrid(ForwardingGrid):
     """Turns a strategy's training round, or evaluation, into one secure aggregation.
 
     Args:
-        grid: Reaches the stores.
-        manifest: The federation's terms, checked.
+        grid: The grid that reaches the stores.
+        manifest: The federation's terms; their signature has been checked.
         authority: The enrolment authority's public key, as the coordinator pins it.
-        log: Where exchanges are announced and recorded; the manifest must name its key.
-        stage_seconds: Deadline of each stage after the first, whose limit is the caller's
-            `timeout`: there the stores train.
-        clock: Unix seconds, for certificates.
-        gate: Raises for a certificate that the coordinator does not go on with, whatever
-            the authority once said.
-        progress: Where each stage is written down.
-        blame: What is remembered of stores; forgotten with this object if unset.
-        measures_at_home: Whether stores measure the model though no sum of it leaves them. Only
-            a simulation's do, because whoever simulates holds the data anyway.
+        log: The round log, whose key the manifest must name. None records nothing.
+        stage_seconds: Deadline of each stage after the first, in seconds. The first stage, in
+            which the stores train, has the caller's `timeout`.
+        clock: Returns Unix seconds, against which certificates are checked.
+        gate: Raises for a certificate that the coordinator refuses although the authority
+            signed it.
+        progress: Records each stage as it begins.
+        blame: What is held against stores; kept in memory only if unset.
+        measures_at_home: Whether stores evaluate the model although no sum of it leaves them.
+            Only simulated stores do: who runs a simulation holds the data anyway.
 
     Guarantees:
-        Messages of other kinds pass through. What comes back from a round holds the mean
-        of at least `manifest.terms().survivors(...)` stores, or nothing does, and moves the
-        model by no more than `sum_norm(manifest)` allows. With a log, no store is asked for
-        what is not announced in it, and whatever came of it is in it before the next exchange.
+        Messages of other kinds pass through. The reply of a round is the mean of at least
+        `manifest.terms().survivors(...)` stores, and moves the model by no more than
+        `sum_norm(manifest)` allows. With a log, no store is asked for an exchange that is not
+        announced in it, and the outcome is in it before the next exchange.
     """
 
     patience = 3
-    """Rounds in a row that may be lost because too few stores answer, before a run ends."""
+    """Consecutive rounds that may be lost because too few stores answer, before a run ends."""
 
     def __init__(
         self,
@@ -121,7 +121,8 @@ class SecureGrid(ForwardingGrid):
         self._blame = blame or Blame(None)
         self._late = LateAnswers(grid)
         self._sums = SumReader(manifest)
-        # Every process draws its own: a coordinator that starts again begins a new run.
+        # Every process draws its own: a coordinator that starts again begins a new run, since a
+        # store's journal admits no round of a run twice. 62 bits fit Flower's signed integers.
         self._run_number = secrets.randbits(62)
 
     @property
@@ -135,10 +136,10 @@ class SecureGrid(ForwardingGrid):
         return self._stores.absent
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
-        """Write the model after a round into the log.
+        """Append the digest of the model after a round to the log.
 
         Raises:
-            RoundLogError: It cannot be written.
+            RoundLogError: The log cannot be written.
         """
         if self._log is not None:
             self._log.publish(run=self._run_number, number=number, digest=model_digest(arrays))
@@ -146,13 +147,13 @@ class SecureGrid(ForwardingGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run one exchange for a strategy that wants the replies alone; see `Grid`.
+        """Run one exchange for a strategy that needs only the replies; see `Grid`.
 
         Returns:
-            One reply with the stores' mean, in place of one from each.
+            One reply with the stores' mean, instead of one from each.
 
         Raises:
-            HanseError: What the exchange was lost to, or what ends a run; see `exchange`.
+            HanseError: The exchange was lost, or the run must end; see `exchange`.
         """
         sent = list(messages)
         if self._summed_kind(sent) is None:
@@ -162,18 +163,20 @@ class SecureGrid(ForwardingGrid):
     def exchange(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> ExchangeResult:
-        """Run one exchange, in as many attempts as it may take, and say all that came of it.
+        """Run one exchange, in up to two attempts.
 
-        The `timeout` is for the stores to train or evaluate in.
+        Args:
+            messages: The strategy's messages, one to each store.
+            timeout: Seconds for the stores to train or evaluate; without limit if unset.
 
         Returns:
             One reply with the stores' mean, or the error that the exchange was lost to:
-            RoundFailed (two attempts have failed), BudgetSpent (and too few stores can still
-            pay) or BadSum.
+            RoundFailed (two attempts failed), BudgetSpent (they failed, and too few stores
+            can still pay) or BadSum.
 
         Raises:
-            PrivacyError [noise-missing]: All sums so far lack noise, or it cannot be found out
-                whose is missing.
+            PrivacyError [noise-missing]: The sums so far lack noise, or noise is missing and no
+                search can find out whose.
             FederationError: The strategy sent different messages to different stores.
             RoundLogError: The log cannot be written.
         """
@@ -194,6 +197,7 @@ class SecureGrid(ForwardingGrid):
                 lost = _too_few(present, terms)
                 break
             result = self._attempt(sent, so_far, plan, timeout)
+            # A bad sum is not repeated: its shares are released, and each upload is paid for.
             if not isinstance(result.error, RoundFailed):
                 return result
             lost = result.error
@@ -204,10 +208,10 @@ class SecureGrid(ForwardingGrid):
     def _attempt(
         self, sent: Sequence[Message], so_far: _SoFar, plan: Plan, timeout: float | None
     ) -> ExchangeResult:
-        """Announce an attempt, run its five stages, judge what came of it, and read the sum."""
-        told, opening, arrays, announced = self._announce(sent, so_far, plan)
+        """Announce an attempt, run its five stages, record the outcome, and read the sum."""
+        instructions, opening, arrays, announced = self._announce(sent, so_far, plan)
         attempt = Attempt(
-            header=told.header(self._manifest.digest()),
+            header=instructions.header(self._manifest.digest()),
             terms=self._manifest.terms(so_far.kind),
             authority=self._authority,
             now=int(self._clock()),
@@ -221,7 +225,7 @@ class SecureGrid(ForwardingGrid):
             record,
             self._gate,
             progress=self._progress,
-            number=told.round,
+            number=instructions.round,
             not_shared=plan.not_shared,
             not_waited_for=plan.not_waited_for,
         )
@@ -229,23 +233,23 @@ class SecureGrid(ForwardingGrid):
         result = stages.run(opening, so_far.kind, timeout=timeout, stage_seconds=seconds)
         try:
             if isinstance(result.error, HanseError):
-                self._judge_failure(result, told, result.error, so_far)
+                self._judge_failure(result, instructions, result.error, so_far)
         finally:
-            self._remember(result, told.round, so_far)
-            # What stores have charged for is on record, however the attempt ended.
+            self._remember(result, instructions.round, so_far)
+            # However the attempt ended: the log holds the receipts of what stores were charged.
             if self._log is not None and result.record is not None:
                 self._log.append(result.record)
         if isinstance(result.error, RoundFailed | BadSum):
             return self._lost_to(result.error, so_far)
         if result.error is not None or result.aggregate is None:
             raise result.error or AssertionError("an attempt has a sum or an error")
-        self._blame.exclude(dict.fromkeys(result.liars, "wrong-share"), number=told.round)
+        self._blame.exclude(dict.fromkeys(result.liars, "wrong-share"), number=instructions.round)
         try:
-            reading = self._sums.read(sent[0], told, result.aggregate, arrays)
+            reading = self._sums.read(sent[0], instructions, result.aggregate, arrays)
         except BadSum as error:
-            self._judge_failure(result, told, error, so_far)
+            self._judge_failure(result, instructions, error, so_far)
             return self._lost_to(error, so_far)
-        self._judge(result, told, so_far, wrong=None)
+        self._judge(result, instructions, so_far, wrong=None)
         return replace(
             self._so_far(so_far),
             replies=(reading.reply,),
@@ -258,7 +262,7 @@ class SecureGrid(ForwardingGrid):
     def _announce(
         self, sent: Sequence[Message], so_far: _SoFar, plan: Plan
     ) -> tuple[Instructions, dict[int, RecordDict], dict[str, NDArray], Checkpoint | None]:
-        """Say what stores will be asked, in the log first.
+        """Prepare the first message of an attempt, after announcing it in the log.
 
         Returns:
             The instructions; the message of each node; the model that is sent; the log's
@@ -276,60 +280,71 @@ class SecureGrid(ForwardingGrid):
             for node in (message.metadata.dst_node_id for message in sent)
             if stores[node] not in plan.not_asked
         ]
-        told = Instructions.read(config, arrays, kind=so_far.kind)
+        # Computed by the same function as at the stores: any difference is another header.
+        instructions = Instructions.read(config, arrays, kind=so_far.kind)
         checkpoint = None
         if self._log is not None and self._witnesses is not None:
-            checkpoint = self._log.announce(told)
+            # On the disk before any store is asked; stores check that it is the last record.
+            checkpoint = self._log.announce(instructions)
             earlier = self._witnesses.shown({n: stores[n] for n in nodes}, self._stores.log_sizes)
             encoded, proofs = checkpoint.encode(), self._log.proofs(earlier).encode()
             config |= {LOG: encoded, PROOFS: proofs}
-            # The message is not read a second time: that would hash the whole model again.
-            told = replace(told, checkpoint=encoded, proofs=proofs)
+            # Not `Instructions.read` once more: it would hash the model a second time.
+            instructions = replace(instructions, checkpoint=encoded, proofs=proofs)
         opening = RecordDict({**content, "config": ConfigRecord(config)})
-        return told, dict.fromkeys(nodes, opening), arrays, checkpoint
+        # One record for all nodes: it is encoded once, and every store gets the same bytes.
+        return instructions, dict.fromkeys(nodes, opening), arrays, checkpoint
 
     def _judge_failure(
-        self, result: AttemptResult, told: Instructions, error: HanseError, so_far: _SoFar
+        self, result: AttemptResult, instructions: Instructions, error: HanseError, so_far: _SoFar
     ) -> None:
-        """Keep on disk whom an error names; look for whom it does not.
+        """Exclude the stores that an error names; search for those that it does not.
 
         Raises:
-            PrivacyError [noise-missing]: Noise is missing, and it cannot be found out whose.
+            PrivacyError [noise-missing]: Noise is missing, and no search can find out whose.
         """
         if error.code == "wrong-share":
             so_far.lost |= dict.fromkeys(result.culprits, f"[{error.code}] {error}")
-            self._blame.exclude(dict.fromkeys(result.culprits, error.code), number=told.round)
+            culprits = dict.fromkeys(result.culprits, error.code)
+            self._blame.exclude(culprits, number=instructions.round)
         elif isinstance(error, BadSum):
-            self._judge(result, told, so_far, wrong=error.code)
+            self._judge(result, instructions, so_far, wrong=error.code)
         if error.code == "round-noise-missing":
             record = self._blame.record
-            search = record.search(told.kind, error.code)
-            most = record.most_absent(so_far.picked, self._manifest.terms(told.kind))
+            search = record.search(instructions.kind, error.code)
+            most = record.most_absent(so_far.picked, self._manifest.terms(instructions.kind))
             if search is not None and search.is_hopeless(most):
-                # Every further sum would show the coordinator more than was promised.
+                # A lost round is still unmasked: every further sum without its noise would show
+                # the coordinator more than was promised.
                 raise PrivacyError(
                     f"{error.message}; {so_far.note}", code="noise-missing", hint=error.hint
                 ) from None
 
     def _judge(
-        self, result: AttemptResult, told: Instructions, so_far: _SoFar, *, wrong: str | None
+        self,
+        result: AttemptResult,
+        instructions: Instructions,
+        so_far: _SoFar,
+        *,
+        wrong: str | None,
     ) -> None:
-        """Tell the search whether a sum was good."""
+        """Pass on to the searches whether a sum was good."""
         so_far.note = self._blame.summed(
-            told.kind,
+            instructions.kind,
             result.summed,
             wrong=wrong,
-            number=told.round,
+            number=instructions.round,
             picked=so_far.picked,
-            terms=self._manifest.terms(told.kind),
+            terms=self._manifest.terms(instructions.kind),
         )
         so_far.note = so_far.note or self._sums.warning
         if so_far.note:
-            _log.warning("round %d: %s", told.round, so_far.note)
+            _log.warning("round %d: %s", instructions.round, so_far.note)
 
     def _remember(self, result: AttemptResult, number: int, so_far: _SoFar) -> None:
-        """Keep who was lost; on disk, who was silent, who came back and who was accused."""
+        """Record the lost stores, and on disk the silent, the late and the accused ones."""
         so_far.take(result)
+        # Before this attempt's messages are added, whose answers are not late yet.
         late = self._late.names()
         self._late.expect(result.unanswered)
         self._blame.heard(silent=result.silent, complete=result.complete, late=late)
@@ -337,15 +352,16 @@ class SecureGrid(ForwardingGrid):
         self._blame.exclude(result.guilty, number=number)
 
     def _failed(self, error: RoundFailed, so_far: _SoFar) -> RoundFailed | BudgetSpent:
-        """What to say when a round failed for good: who was missing, and who was left out."""
+        """The error of a round whose attempts all failed, with the missing and excluded stores."""
         message = f"{error.message}; {describe_refusals(so_far.lost)}"
         spent = [name for name, why in so_far.lost.items() if code_of(why) == BudgetSpent.code]
+        # Of all stores in the manifest, not of those picked: others might still pay.
         can_pay = len(self._manifest.stores) - len(spent)
         if so_far.kind == "train" and can_pay < self._manifest.minimum_cohort:
             return BudgetSpent(message, hint="sign new terms")
         hint = error.hint
         if not self._blame.record.left_out.keys().isdisjoint(so_far.lost):
-            hint += "; `hanse server blame --readmit STORE` takes one in again that was left out"
+            hint += "; `hanse server blame --readmit STORE` readmits a store that was left out"
         return RoundFailed(message, hint=hint, culprits=error.culprits)
 
     def _so_far(self, so_far: _SoFar) -> ExchangeResult:
@@ -362,20 +378,20 @@ class SecureGrid(ForwardingGrid):
         return self._so_far(so_far).lost_to(error.with_traceback(None))
 
     def _summed_kind(self, sent: Sequence[Message]) -> Kind | None:
-        """What the messages begin, if what comes of it leaves the stores in a sum."""
+        """The kind of the exchange that messages begin, if its result is a sum; None otherwise."""
         kind = kind_of(sent)
         return kind if kind == "train" or self._manifest.evaluation else None
 
 
 @dataclass(kw_only=True, slots=True)
 class _SoFar:
-    """What has come of an exchange's attempts so far; it lives as long as the exchange."""
+    """The results of an exchange's attempts so far; the object lives as long as the exchange."""
 
     kind: Kind
     picked: tuple[str, ...]
     attempts: int = 0
     lost: dict[str, str] = field(default_factory=dict)
-    """Why the last attempt went on without stores, by name."""
+    """The reason for each store that the last attempt went on without."""
     gone: frozenset[str] = frozenset()
     """Stores that the last attempt lost although they were not left out."""
     roster: tuple[str, ...] = ()

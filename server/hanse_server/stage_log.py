@@ -1,10 +1,10 @@
-"""What came of an exchange, and the three files of a run that say where it is.
+"""The result of an exchange, and the three files that record a run's progress.
 
-`ExchangeResult` is what a grid returns: everything about one exchange, in one value.
+`ExchangeResult` is the value that a grid returns, with everything about one exchange.
 `rounds.jsonl` has one line for each exchange of a run, for people, displays and resumption.
-`progress.json` says where a run is within a round: it is replaced at every step, and the run
-itself never reads it. `failure.json` says why the last process of a run ended, if it failed.
-Nothing in them comes from a store's data but sums that have left the stores with their noise.
+`progress.json` holds the state within a round: it is replaced at every step, and the run
+itself never reads it. `failure.json` holds the error of a run's last process, if it failed.
+The only figures in them that derive from stores' data are sums that include their noise.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ Stage = Literal["train", "evaluate", "done"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageOutcome:
-    """Whom one stage of an attempt asked, and who did not answer.
+    """The stores that one stage of an attempt asked, and those that did not answer.
 
     Args:
-        attempt: At the exchange, from 1.
-        message_type: The stage's.
+        attempt: The number of the attempt at the exchange, from 1.
+        message_type: The stage's message type.
         asked: Stores that were sent a message.
-        silent: Those of them that had not answered when the stage ended.
+        silent: Stores that had not answered when the stage ended.
         timed_out: Whether the stage lasted until its deadline.
-        seconds: How long it lasted.
+        seconds: Duration of the stage.
     """
 
     attempt: int
@@ -60,24 +60,25 @@ class StageOutcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ExchangeResult:
-    """Everything that came of one exchange with the stores.
+    """Everything about one exchange with the stores.
 
     Args:
-        replies: What a strategy aggregates: one reply from each store or, under secure
-            aggregation, one with the mean of the sum. Replies that say an error are left out.
-        refusals: Why a store has no part in it: where a node has no name yet, by its number.
-            A store that was lost after its vector came is named too, and is in the sum.
+        replies: The replies for the strategy: one from each store or, under secure aggregation,
+            one with the mean of the sum. Error replies are left out.
+        refusals: The reason for each store that took no part, by name, or by node while it has
+            none. A store that was lost after its vector arrived is listed, and is in the sum.
         roster: Stores that took part in the last attempt.
-        survivors: Stores behind the replies; none if there is an error.
-        attempts: How often the exchange was made.
+        survivors: Stores whose updates are in the replies; none if there is an error.
+        attempts: The number of attempts.
         stages: The stages of all attempts, in order; empty without secure aggregation.
-        noise_share: Noise measured over noise promised, all rounds of this process together;
-            None where it is not measured.
-        cut: What the sum was multiplied by, to be no longer than honest stores make it; None
-            where there is no sum of updates.
-        note: What a search for the store that breaks sums has come to, if one goes on.
-        aggregate: The sum itself, as the protocol gave it; None without secure aggregation.
-        error: What the exchange was lost to. The model stays as it was, and the run goes on.
+        noise_share: Measured over promised variance of the noise, all rounds of this process
+            together; None where it is not measured.
+        cut: The factor that shortened the sum of updates to the public norm, at most 1; None
+            where there is no such sum.
+        note: The state of the search for a store that breaks sums; empty if there is none.
+        aggregate: The sum itself, as the protocol returned it; None without secure aggregation.
+        error: The error that the exchange was lost to. The model is unchanged, and the run
+            goes on.
     """
 
     replies: tuple[Message, ...] = ()
@@ -94,7 +95,7 @@ class ExchangeResult:
 
     @property
     def deadlines(self) -> int:
-        """How many stages lasted until their deadline."""
+        """The number of stages that lasted until their deadline."""
         return sum(stage.timed_out for stage in self.stages)
 
     @property
@@ -103,38 +104,39 @@ class ExchangeResult:
         return SUMMED if self.error is None else self.error.code
 
     def lost_to(self, error: HanseError) -> Self:
-        """The same exchange, of which nothing is used."""
+        """The same exchange as a failed one, whose replies are not used."""
         return replace(self, replies=(), survivors=(), cut=None, noise_share=None, error=error)
 
     def replies_or_raise(self) -> tuple[Message, ...]:
-        """The replies; raises the error that the exchange was lost to, if it was."""
+        """The replies; raises `error` if the exchange was lost."""
         if self.error is not None:
             raise self.error
         return self.replies
 
 
 class StageLog:
-    """Appends stages, and knows which ones an earlier process of the run has finished.
+    """Appends finished stages to `rounds.jsonl`, and knows those of earlier processes.
 
     Args:
         run_dir: The run's folder.
-        last_round: The round of the checkpoint that the run goes on from, -1 if it starts.
-            Lines of later rounds, and a half-written one, are dropped: those stages will be
-            run again. So is the line of an early end, which may not be the end any more.
+        last_round: The round of the checkpoint that the run goes on from; -1 if it starts.
+            Lines of later rounds, and a half-written line, are dropped, because these stages
+            will run again. The line of an early end is dropped too, as the run goes on.
     """
 
     def __init__(self, run_dir: Path, last_round: int) -> None:
         self._path = run_dir / ROUNDS_FILE
-        kept = [
+        lines = [
             line
             for line in read_stages(run_dir)
             if line["round"] <= last_round and not ended_early(line)
         ]
-        write_durably(self._path, "".join(map(_as_line, kept)))
-        self._seen = {(line["round"], line["stage"], line["split"]) for line in kept}
+        # Rewritten first: to append after a half-written line would damage two of them.
+        write_durably(self._path, "".join(map(_as_line, lines)))
+        self._seen = {(line["round"], line["stage"], line["split"]) for line in lines}
 
     def holds(self, number: int, stage: Stage, split: str | None) -> bool:
-        """Tell whether a stage is done."""
+        """Whether a stage is finished."""
         return (number, stage, split) in self._seen
 
     def append(
@@ -147,30 +149,30 @@ class StageLog:
         started: float | None = None,
         sums: Mapping[str, float] | None = None,
     ) -> None:
-        """Note a finished stage.
+        """Append a finished stage.
 
         Args:
-            number: The round.
-            stage: What was done.
-            result: What came of the exchange, if there was one.
-            split: Which weeks an evaluation looked at.
-            started: When the stage began, by `time.monotonic`.
-            sums: What the stores' masked vectors add up to beside the update.
+            number: The training round.
+            stage: The kind of the stage.
+            result: The result of the exchange, if there was one.
+            split: The weeks that an evaluation used.
+            started: Time at which the stage began, by `time.monotonic`.
+            sums: Sums over the stores other than the update, such as counts and losses.
         """
-        found = result or ExchangeResult()
-        note = found.note or (found.error.message if found.error is not None else "")
+        exchange = result or ExchangeResult()
+        note = exchange.note or (exchange.error.message if exchange.error is not None else "")
         line: dict[str, Any] = {
             "round": number,
             "stage": stage,
             "split": split,
-            "replies": len(found.survivors),
-            "refusals": dict(found.refusals),
+            "replies": len(exchange.survivors),
+            "refusals": dict(exchange.refusals),
             "sums": dict(sums or {}),
-            "attempts": found.attempts,
-            "noise_share": found.noise_share,
-            "outcome": found.outcome,
-            "cut": found.cut,
-            "deadlines": found.deadlines,
+            "attempts": exchange.attempts,
+            "noise_share": exchange.noise_share,
+            "outcome": exchange.outcome,
+            "cut": exchange.cut,
+            "deadlines": exchange.deadlines,
             "note": note,
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),
@@ -180,22 +182,23 @@ class StageLog:
         self._seen.add((number, stage, split))
         about = {"round": number, "stage": stage, "split": split}
         for store, reason in line["refusals"].items():
+            # The code only: a reason's words are the store's, and are in `rounds.jsonl`.
             lost = about | {"store": store, "error_code": code_of(reason)}
             _log.info("went on without a store", extra=lost)
         done = about | {
             "stores": line["replies"],
-            "attempt": found.attempts,
+            "attempt": exchange.attempts,
             "seconds": line["seconds"],
         }
-        if found.error is None:
+        if exchange.error is None:
             _log.info("stage done", extra=done)
         else:
-            lost = done | {"error_code": found.outcome}
-            _log.warning("stage lost: %s", note or found.outcome, extra=lost)
+            lost = done | {"error_code": exchange.outcome}
+            _log.warning("stage lost: %s", note or exchange.outcome, extra=lost)
 
 
 class Progress:
-    """Writes down where a run is.
+    """Writes `progress.json` and `failure.json`.
 
     Args:
         run_dir: The run's folder.
@@ -207,22 +210,22 @@ class Progress:
         (run_dir / FAILURE_FILE).unlink(missing_ok=True)
 
     def stage(
-        self, number: int, kind: str, attempt: int, stage: str, asked: Collection[str]
+        self, number: int, kind: str, attempt: int, stage: str, stores: Collection[str]
     ) -> None:
-        """Note that stores were asked for a stage's message; refusals stay for the attempt."""
+        """Record that stores were asked; the refusals of earlier stages of an attempt stay."""
         exchange = {"round": number, "kind": kind, "attempt": attempt}
         same = exchange.items() <= self._table.items()
         self._table = {
             **exchange,
             "stage": stage,
-            "waiting": sorted(asked),
+            "waiting": sorted(stores),
             "answered": [],
             "refusals": self._table["refusals"] if same else {},
         }
         self._write()
 
     def answered(self, store: str, refusal: str | None = None) -> None:
-        """Note a store's answer, or why it gave none."""
+        """Record a store's answer, or the reason why it gave none."""
         if store in self._table.get("waiting", ()):
             self._table["waiting"].remove(store)
         if refusal is None:
@@ -232,18 +235,19 @@ class Progress:
         self._write()
 
     def failed(self, error: HanseError) -> None:
-        """Note why the run ends."""
+        """Record the error that ends the run."""
         table = {"code": error.code, "message": error.message, "hint": error.hint}
-        with suppress(OSError):  # the folder may be what is wrong
+        with suppress(OSError):  # the folder itself may be the cause; the error must not be lost
             write_durably(self._run_dir / FAILURE_FILE, json.dumps(table) + "\n")
 
     def _write(self) -> None:
+        # Without fsync: it is for displays only, and written for every answer of every store.
         self._table["time"] = round(time.time(), 3)
         write_durably(self._run_dir / PROGRESS_FILE, json.dumps(self._table) + "\n", sync=False)
 
 
 def read_stages(run_dir: Path) -> list[dict[str, Any]]:
-    """Read the stages that a run has finished, in order; a half-written line is left out."""
+    """Read the finished stages of a run, in order; a half-written line is skipped."""
     path = run_dir / ROUNDS_FILE
     if not path.is_file():
         return []
@@ -251,22 +255,22 @@ def read_stages(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def read_progress(run_dir: Path) -> dict[str, Any]:
-    """Read where a run is; empty if it has not asked anybody yet."""
+    """Read the state within a round; empty if no store has been asked yet."""
     return json_file(run_dir / PROGRESS_FILE)
 
 
 def read_failure(run_dir: Path) -> dict[str, Any]:
-    """Read why the last process of a run failed; empty if it did not."""
+    """Read the error of a run's last process; empty if it did not fail."""
     return json_file(run_dir / FAILURE_FILE)
 
 
 def ended_early(stage: Mapping[str, Any]) -> bool:
-    """Whether a line says that a run ended before its last round."""
+    """Whether a line of `rounds.jsonl` records an end before the last round."""
     return bool(stage["stage"] == "done" and stage["outcome"] != SUMMED)
 
 
 def code_of(reason: str) -> str:
-    """The error code in a reason, whatever stage it names.
+    """The error code in a reason, which may begin with the stage.
 
     >>> code_of("at stage 'hello': [budget-spent] a release would cost more")
     'budget-spent'

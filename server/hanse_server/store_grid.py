@@ -1,8 +1,8 @@
 """A Flower Grid that knows the stores by name, and a base for Grids that wrap another.
 
 `StoreGrid` wraps any Grid: the in-process one, Ray's, or a SuperLink's. It asks every node
-once for its store's name and from then on lists nodes, and sorts their replies, in the order
-of the names. Node ids are drawn anew on every start, so without it a strategy would sample
+once for its store's name, and from then on lists nodes and sorts replies in the order of the
+names. Flower draws new node ids on every start; without the names a strategy would sample
 other stores and add floating-point numbers in another order each time.
 """
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-DESCRIBE = f"{MessageType.QUERY}.describe"
+_DESCRIBE = f"{MessageType.QUERY}.describe"
 CONNECT_SECONDS = 120.0
 UNREADABLE = f"[{MalformedMessage.code}] the store's reply cannot be read"
 _LOOK_SECONDS = 0.1
 _LONGEST_REASON = 300
 _MOST_UNANSWERED = 256
-"""Messages whose late answers are still looked for."""
+"""The number of messages whose late answers are still looked for."""
 _FIRST_PULL, _LONGEST_PULL = 0.05, 0.5
-"""Seconds before an object that a store is still uploading is asked for again, and at most."""
+"""Seconds until an object that a store is still uploading is requested again: first, longest."""
 _PULLS = 20_000
-"""How often it is asked for: some hours, which Flower's own limit of time ends first."""
+"""How often it is requested. At half a second each that is hours; Flower's own limit is lower."""
 _NAMED_REASON = re.compile(r"\[[a-z-]+\] [^\n]+")
 
 
 class ForwardingGrid(Grid):
-    """Passes everything on to the Grid it wraps; the base of Grids that change one thing."""
+    """Forwards everything to the Grid it wraps: the base class of Grids that change one thing."""
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
@@ -79,7 +79,7 @@ class ForwardingGrid(Grid):
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Fetch the replies that have come; see `Grid`."""
+        """Fetch the replies that have arrived; see `Grid`."""
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(
@@ -90,18 +90,18 @@ class ForwardingGrid(Grid):
 
 
 class StoreGrid(ForwardingGrid):
-    """Lists and sorts by store name; everything else is the wrapped Grid's.
+    """Lists nodes and sorts replies by store name; the wrapped Grid does everything else.
 
     Nodes that connect after the first question are not part of the run.
 
     Args:
         grid: The Grid to wrap.
-        expected_stores: Wait until so many nodes are connected before asking.
-        patience: Seconds to wait for them, and for each answer.
+        expected_stores: How many nodes to wait for before asking for names.
+        patience: Seconds to wait for them to connect, and for their answers.
     """
 
     patience = 1
-    """Rounds in a row that may be lost because too few stores answer, before a run ends."""
+    """Consecutive rounds that may be lost because too few stores answer, before a run ends."""
     evaluates = True
     """Whether stores may be asked to evaluate."""
 
@@ -113,9 +113,9 @@ class StoreGrid(ForwardingGrid):
         self._patience = patience
         self._names: dict[int, str] | None = None
         self.absent: dict[str, str] = {}
-        """Nodes that could not say their name, by node id, with the reason."""
+        """The reason for each node that did not give a name, by `node <id>`."""
         self.log_sizes: dict[int, int] = {}
-        """How much of the round log each node said that it has seen."""
+        """The size of the round log that each node reports to have seen, by node id."""
 
     @property
     def stores(self) -> Mapping[int, str]:
@@ -138,7 +138,7 @@ class StoreGrid(ForwardingGrid):
                     hint="start the missing stores' nodes",
                 )
             time.sleep(0.05)
-        questions = [Message(RecordDict(), node, DESCRIBE) for node in nodes]
+        questions = [Message(RecordDict(), node, _DESCRIBE) for node in nodes]
         replies = list(self._grid.send_and_receive(questions, timeout=self._patience))
         names: dict[int, str] = {}
         self.absent = {
@@ -151,6 +151,7 @@ class StoreGrid(ForwardingGrid):
                 config = cast(ConfigRecord, reply.content["config"])
                 names[_sender(reply)] = str(config["store"])
                 self.log_sizes[_sender(reply)] = _log_size(reply)
+        # Two nodes with one name could not be distinguished in logs, blame and sampling.
         twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
         if twice:
             raise FederationError(f"two nodes call themselves {twice[0]!r}")
@@ -159,15 +160,15 @@ class StoreGrid(ForwardingGrid):
         return dict(sorted(names.items(), key=lambda item: item[1]))
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
-        """Do nothing: open rounds have no log; see `SecureGrid.publish`."""
+        """Do nothing: rounds without masks have no log; see `SecureGrid.publish`."""
 
     def exchange(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> ExchangeResult:
-        """Send messages, wait for the replies, and say everything that came of it.
+        """Send messages, wait for the replies, and return them with all refusals.
 
         Args:
-            messages: One to each store that is to answer.
+            messages: One message for each store that is to answer.
             timeout: Seconds to wait; without limit if unset.
         """
         sent = list(messages)
@@ -181,18 +182,18 @@ class StoreGrid(ForwardingGrid):
         )
 
     def pull_one(self, identifier: str) -> Message | str | None:
-        """Fetch the reply to one message, if it has come.
+        """Fetch the reply to one message, if it has arrived.
 
-        One at a time, and known by the message that it answers: what a store says of itself
-        inside its reply is not believed, and bytes that cannot be read cost nobody else their
-        reply.
+        Replies are fetched one at a time and identified by the message that they answer. So the
+        sender that a reply names is not trusted, and a reply that cannot be read does not
+        prevent another one from being read.
 
         Returns:
-            The reply; what is wrong with it, if it cannot be read; None if it has not come.
+            The reply; a reason, if it cannot be read; None if it has not arrived.
 
         Raises:
-            OSError: The connection to the SuperLink is gone.
-            HanseError: As the grid does.
+            OSError: The connection to the SuperLink is lost.
+            HanseError: As the wrapped grid raises it.
         """
         try:
             replies = list(self.pull_messages([identifier]))
@@ -200,30 +201,30 @@ class StoreGrid(ForwardingGrid):
                 return replies[0]
             return UNREADABLE if replies else None
         except (OSError, HanseError):
-            raise
+            raise  # the connection's fault, not the reply's: the store must not be blamed
         except Exception:
             _log.debug("unreadable reply", exc_info=True)
             return UNREADABLE
 
     def name_of(self, reply: Message) -> str:
-        """The store that a reply came from; its node, where that has no name."""
+        """The name of the store that sent a reply, or `node <id>` if it has none."""
         node = _sender(reply)
         return self.stores.get(node, f"node {node}")
 
     def _refusals(self, messages: Sequence[Message], replies: Sequence[Message]) -> dict[str, str]:
-        """Which stores failed, and why: in the store's own words, or that no reply came in time."""
+        """The reason of each store that failed: its own words, or that no reply came in time."""
         answered = {_sender(reply) for reply in replies}
         reasons = {
             self.stores[message.metadata.dst_node_id]: "no reply in time"
             for message in messages
             if message.metadata.dst_node_id not in answered
         }
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+        recipients = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
         for reply in replies:
             if reply.has_error():
                 node = _sender(reply)
-                if node not in self.stores:  # a SuperLink that gave a node up replies itself
-                    node = asked.get(reply.metadata.reply_to_message_id, node)
+                if node not in self.stores:  # a SuperLink replies itself for a node that it gave up
+                    node = recipients.get(reply.metadata.reply_to_message_id, node)
                 reasons[self.stores.get(node, f"node {node}")] = refusal_reason(reply.error)
         return dict(sorted(reasons.items()))
 
@@ -232,7 +233,7 @@ class StoreGrid(ForwardingGrid):
         return list(self.stores)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Fetch the replies that have come, sorted by store name; see `Grid`."""
+        """Fetch the replies that have arrived, sorted by store name; see `Grid`."""
         return self._sorted(super().pull_messages(message_ids))
 
     def send_and_receive(
@@ -246,10 +247,10 @@ class StoreGrid(ForwardingGrid):
 
 
 class LateAnswers:
-    """Messages that were not answered in time, and whose answers may still come.
+    """Messages that were not answered in time, whose answers may still arrive.
 
     Args:
-        grid: Reaches the stores.
+        grid: The grid that reaches the stores.
     """
 
     def __init__(self, grid: StoreGrid) -> None:
@@ -257,33 +258,35 @@ class LateAnswers:
         self._unanswered: dict[str, str] = {}
 
     def names(self) -> set[str]:
-        """Stores whose answer has come since the last look."""
-        come = set()
+        """Stores whose answer has arrived since the last call."""
+        answered = set()
         for identifier in list(self._unanswered):
             reply = self._grid.pull_one(identifier)
             if reply is None:
                 continue
             name = self._unanswered.pop(identifier)
+            # An error may be the SuperLink's own, and shows no living store.
             if not isinstance(reply, str) and not reply.has_error():
-                come.add(name)
-        return come
+                answered.add(name)
+        return answered
 
     def expect(self, unanswered: Mapping[str, str]) -> None:
-        """Look for these, too: stores by message. The oldest are given up for the newest."""
+        """Look for more late answers, given as store names by message id."""
         self._unanswered |= unanswered
+        # Bounded: each costs a request per exchange. The oldest are dropped.
         for identifier in list(self._unanswered)[:-_MOST_UNANSWERED]:
             del self._unanswered[identifier]
 
 
 class AdmittedGrid(StoreGrid):
-    """The stores of a deployment: named by who admitted them, not by themselves.
+    """The stores of a deployment, under the names with which they were admitted.
 
     The coordinator registers every node's key under its store's id. A store that connects
     later, or again, is asked from the next round on.
 
     Args:
         grid: Flower's Grid at a SuperLink.
-        expected_stores: Wait until so many are connected before the first round.
+        expected_stores: How many stores to wait for before the first round.
         patience: Seconds to wait for them.
     """
 
@@ -295,6 +298,7 @@ class AdmittedGrid(StoreGrid):
 
     def get_node_ids(self) -> Iterable[int]:
         """List the nodes that are connected now, in the order of their stores' names."""
+        # Names of stores that left stay known: their late replies still have to be attributed.
         known, connected = self.stores, self._connected()
         self._names = dict(sorted({**known, **connected}.items(), key=lambda item: item[1]))
         return [node for node in self._names if node in connected]
@@ -303,10 +307,10 @@ class AdmittedGrid(StoreGrid):
         deadline = time.monotonic() + self._patience
         while len(names := self._connected()) < self._expected:
             if time.monotonic() > deadline:
-                here = ", ".join(sorted(names.values())) or "none"
+                present = ", ".join(sorted(names.values())) or "none"
                 raise FederationError(
                     f"{len(names)} of {self._expected} stores connected within "
-                    f"{self._patience:g} s: {here}",
+                    f"{self._patience:g} s: {present}",
                     hint="start the missing stores' nodes, or wait for fewer with --stores",
                 )
             time.sleep(_LOOK_SECONDS)
@@ -317,13 +321,13 @@ class AdmittedGrid(StoreGrid):
 
 
 def look_again_sooner() -> None:
-    """Let this process's grid look again sooner for what a store is still uploading.
+    """Shorten the wait of this process's grid for objects that a store is still uploading.
 
-    A SuperLink hands out a reply as soon as it is announced, and Flower 1.41 then sleeps a whole
-    second when one of its objects is not there yet, for every reply in turn. Where replies are
-    looked for several times a second, that happens to most of them. What the grid does, and in
-    which order, stays as it was.
+    A SuperLink hands out a reply as soon as it is announced. If one of its objects is missing
+    then, Flower 1.41 sleeps a full second, for each reply in turn. This happens to most
+    replies, because they are polled several times a second. Only the waiting times change.
     """
+    # Flower's grid has no setting for it, so the function that it calls is replaced.
     from flwr.supercore.inflatable.inflatable_utils import pull_objects
     from flwr.superlink.grid import http_grid
 
@@ -338,9 +342,9 @@ def look_again_sooner() -> None:
 def refusal_reason(error: Error) -> str:
     r"""Put an error reply's reason on one line.
 
-    A store refuses in the form `[code] message (hint)`; Flower's engines wrap that, and
-    any other exception, in class names and tracebacks, of which the last line says most. From
-    here the words go to logs, files and terminals: what cannot be seen becomes an escape.
+    A store refuses in the form `[code] message (hint)`. Flower's engines wrap this, and any
+    other exception, in class names and tracebacks, whose last line is the most informative.
+    The result goes to logs, files and terminals, so unprintable characters are escaped.
 
     >>> refusal_reason(Error(2, "<class 'X'>:<'[data] no rows (add some)'>"))
     '[data] no rows (add some)'

@@ -1,8 +1,8 @@
 """Flower's strategies by name, with their parameters and their state.
 
-A strategy says which stores take part in a round and how their updates become the next
-global model. Every strategy of Flower that can live with what a store's reply holds
-(trained arrays and a constant weight) is offered under Flower's own name.
+A strategy decides which stores take part in a round and how their updates become the next
+global model. Every strategy of Flower that needs no more than a store's reply holds (trained
+arrays and a constant weight) is available under Flower's own name.
 
 >>> from hanse_common.config import DataSettings
 >>> settings = RunSettings(recipe="example", data=DataSettings(source="synthetic"))
@@ -51,6 +51,7 @@ STRATEGIES: Mapping[str, type[flower.FedAvg]] = {
     )
 }
 
+# They compare or sort the updates of single stores, which exist nowhere under masks.
 _NEED_EACH_UPDATE = (
     flower.FedMedian,
     flower.FedTrimmedAvg,
@@ -65,7 +66,7 @@ _WHY_NOT = {
     "FedXgbCyclic": "it aggregates trees",
 }
 
-# Inclusive bounds; Flower checks few of them, and a fraction of 7 fails only at sampling.
+# Inclusive bounds. Flower checks few of them: a fraction of 7 fails only when it samples.
 _BOUNDS: Mapping[str, tuple[float, float]] = {
     "fraction_train": (1e-6, 1.0),
     "fraction_evaluate": (0.0, 1.0),
@@ -83,6 +84,8 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "proximal_mu": (0.0, math.inf),
 }
 
+# Attributes of Flower 1.41's strategies, which has no interface for their state: FedOpt's
+# moments, FedAvgM's momentum, and the model that FedAvgM compares the next one with.
 _MAPPED_STATE = ("m_t", "v_t")
 _LISTED_STATE = "momentum_vector"
 _RECORD_STATE = "current_arrays"
@@ -92,8 +95,9 @@ def make_strategy(run: RunSettings) -> flower.FedAvg:
     """Build the strategy that a run's settings name.
 
     Raises:
-        ConfigError: The strategy or one of its parameters is unknown or out of range, the
-            hint lists the known ones; or it needs what secure aggregation hides.
+        ConfigError: The strategy or one of its parameters is unknown or out of range (the
+            hint lists the known ones), or it needs single updates, which secure aggregation
+            hides.
     """
     settings = run.federation
     kind = STRATEGIES.get(settings.strategy)
@@ -128,6 +132,7 @@ def parameters(kind: type[flower.FedAvg]) -> dict[str, float | int]:
     return {
         name: parameter.default
         for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        # Numbers only: the others are functions, and names of records that are fixed here.
         if isinstance(parameter.default, int | float)
     }
 
@@ -140,20 +145,21 @@ def _checked(
         raise ConfigError(
             f"{strategy} has no parameter {name!r}", hint=f"known: {', '.join(sorted(known))}"
         )
-    whole = isinstance(known[name], int)
-    if isinstance(value, bool) or (whole and not isinstance(value, int)):
-        raise ConfigError(f"{label} should be a {'whole ' if whole else ''}number")
+    integral = isinstance(known[name], int)
+    # Python's booleans are integers: `true` would pass as 1.
+    if isinstance(value, bool) or (integral and not isinstance(value, int)):
+        raise ConfigError(f"{label} should be a {'whole ' if integral else ''}number")
     low, high = _BOUNDS.get(name, (-math.inf, math.inf))
     if not math.isfinite(value) or not low <= value <= high:
         raise ConfigError(f"{label} is out of range", hint=f"from {low:g} to {high:g}")
-    return value if whole else float(value)
+    return value if integral else float(value)
 
 
 def strategy_state(strategy: flower.Strategy) -> dict[str, NDArray]:
-    """Return what a strategy remembers between rounds, for a checkpoint.
+    """Return the state that a strategy carries between rounds, for a checkpoint.
 
-    Only what the next round cannot work out again: FedOpt's family sets its
-    `current_arrays` anew every round, FedAvgM does not.
+    It holds only what the next round cannot compute again: the FedOpt family sets its
+    `current_arrays` in every round, FedAvgM does not.
 
     Returns:
         Arrays by `attribute/name`, or `attribute/position` where the strategy keeps a list.
@@ -172,17 +178,18 @@ def strategy_state(strategy: flower.Strategy) -> dict[str, NDArray]:
 
 
 def restore_state(strategy: flower.Strategy, arrays: Mapping[str, NDArray]) -> None:
-    """Give a fresh strategy the memory that `strategy_state` returned.
+    """Restore the state that `strategy_state` returned.
 
     Args:
-        strategy: A strategy of the same kind and parameters, not yet used.
-        arrays: What `strategy_state` returned.
+        strategy: An unused strategy of the same kind and parameters.
+        arrays: The arrays of `strategy_state`, by the same names.
     """
-    memory: dict[str, dict[str, NDArray]] = {}
+    state: dict[str, dict[str, NDArray]] = {}
     for key, array in arrays.items():
+        # At the first slash only: a parameter's own name may contain one.
         attribute, _, name = key.partition("/")
-        memory.setdefault(attribute, {})[name] = array
-    for attribute, named in memory.items():
+        state.setdefault(attribute, {})[name] = array
+    for attribute, named in state.items():
         if attribute in _MAPPED_STATE:
             setattr(strategy, attribute, named)
         elif attribute == _LISTED_STATE:
@@ -192,5 +199,5 @@ def restore_state(strategy: flower.Strategy, arrays: Mapping[str, NDArray]) -> N
 
 
 def to_record(arrays: Mapping[str, NDArray]) -> ArrayRecord:
-    """Wrap named arrays for the wire."""
+    """Wrap named arrays in a Flower record."""
     return ArrayRecord({name: Array(np.asarray(array)) for name, array in arrays.items()})

@@ -1,9 +1,9 @@
-"""What the coordinator makes of a sum: is its noise there, is it short enough, and the mean.
+"""Reads a sum: measures its noise, cuts it to the public norm, and computes the mean.
 
-A few thousand coordinates of every masked vector carry nothing but noise. Their sum shows the
-coordinator how much noise the stores added, and nothing about any customer: so it notices a
-store that adds none, by a fault or an old release, before many rounds rest on it. Malice it
-does not notice: a store can add noise there and nowhere else.
+A few thousand coordinates of every masked vector carry only noise. Their sum shows how much
+noise the stores added, and nothing about any customer. So the coordinator notices within a few
+rounds if a store adds none, because of a fault or an old release. It does not notice malice: a
+store can add noise to these coordinates and to no others (docs/privacy.md).
 
 >>> monitor = NoiseMonitor(variance=100.0)
 >>> rng = np.random.default_rng(1)
@@ -33,19 +33,19 @@ from hanse_common.secagg import Aggregate
 from hanse_common.vector import NOISE_ONLY, decode_evaluation, decode_training, unflatten
 from hanse_server.strategies import to_record
 
-CHANCE = 1e-6
-"""How rarely a round is lost although all noise is there."""
+_FALSE_ALARM = 1e-6
+"""The chance that a round is lost although its noise is complete."""
 
 
 class NoiseMonitor:
-    """Compares the noise of all rounds so far with what the manifest says.
+    """Compares the noise of all rounds so far with the manifest's.
 
     Args:
-        variance: Of the noise that one store adds to one integer coordinate.
-        needed: Stores whose noise the promise rests on: those of the smallest admissible sum,
-            colluders with them, as their noise is in the sum and hides nothing from them.
-            What arrives beyond theirs is noise that nothing needs, so that a store which adds
-            none breaks no promise as long as so many others do. All of a sum if unset.
+        variance: Variance of the noise that one store adds to one coordinate, in integers.
+        needed: Number of stores whose noise the promise rests on: those of the smallest
+            admissible sum, colluders included (theirs is in the sum, and hides nothing from
+            them). Noise beyond that is surplus, so a store that adds none breaks no promise
+            as long as this many others do. All stores of a sum if unset.
     """
 
     def __init__(self, variance: float, *, needed: int | None = None) -> None:
@@ -57,13 +57,13 @@ class NoiseMonitor:
 
     @property
     def share(self) -> float:
-        """Measured variance over promised variance, all rounds that count; 1 before any."""
+        """Measured variance over promised variance, of all rounds that count; 1 before any."""
         return self._squares / self._count if self._count else 1.0
 
     @property
     def warning(self) -> str:
-        """What to say where some stores add none, and the promise holds all the same."""
-        if not self._count or _chance_of_less(self._squares, self._count) >= CHANCE:
+        """A warning that stores add no noise although the promise holds; empty if all do."""
+        if not self._count or _chance_of_less(self._squares, self._count) >= _FALSE_ALARM:
             return ""
         return (
             f"the stores' noise has {self.share:.1%} of the variance that all of them should "
@@ -71,30 +71,33 @@ class NoiseMonitor:
         )
 
     def take(self, total: npt.NDArray[Any], *, stores: int) -> None:
-        """Take in the noise-only coordinates of a round's sum.
+        """Measure the noise-only coordinates of a round's sum.
 
         Args:
             total: Integers, shape [coordinates].
-            stores: How many stores the sum holds.
+            stores: The number of stores in the sum.
 
         Raises:
-            BadSum [round-noise-missing]: This round alone has so little noise that its chance is
-                below `CHANCE` if the stores that are needed add theirs. The round is lost and
-                does not count.
-            PrivacyError [noise-missing]: The same holds for all rounds that count, this one
-                included: the model rests on less noise than was promised.
+            BadSum [round-noise-missing]: This round alone has so little noise that the chance
+                of it is below 10⁻⁶ if the stores that are needed add theirs. The round is lost
+                and does not count.
+            PrivacyError [noise-missing]: The same holds for all rounds that count together,
+                including this one: the model rests on less noise than was promised.
         """
         needed = min(stores, self._needed or stores)
-        found = float(np.square(total.astype(np.float64)).sum()) / self._variance
-        if _chance_of_less(found / needed, total.size) < CHANCE:
+        # In float64, where squares of 32-bit integers cannot overflow. Over the variance they
+        # are chi-square distributed, with one degree of freedom per coordinate and store.
+        squares = float(np.square(total.astype(np.float64)).sum()) / self._variance
+        if _chance_of_less(squares / needed, total.size) < _FALSE_ALARM:
             raise BadSum(
-                _missing(found / stores, total.size, stores),
+                _missing(squares / stores, total.size, stores),
                 code="round-noise-missing",
                 hint="the model is unchanged; have every store check its release of Hanse",
             )
-        self._squares, self._count = self._squares + found / stores, self._count + total.size
-        self._enough += found / needed
-        if _chance_of_less(self._enough, self._count) < CHANCE:
+        self._squares, self._count = self._squares + squares / stores, self._count + total.size
+        self._enough += squares / needed
+        # Over all rounds: a small deficit in each shows in none of them alone.
+        if _chance_of_less(self._enough, self._count) < _FALSE_ALARM:
             raise PrivacyError(
                 _missing(self._squares, self._count, stores),
                 code="noise-missing",
@@ -105,13 +108,14 @@ class NoiseMonitor:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Reading:
-    """What was read out of a sum.
+    """The result of reading a sum.
 
     Args:
-        reply: What the strategy sees.
-        cut: What the sum of updates was multiplied by, to be short enough; None if there is none.
-        noise_share: Noise measured over noise promised, all rounds so far; None where it is not
-            measured.
+        reply: The reply that the strategy gets.
+        cut: The factor that shortened the sum of updates to the public norm, at most 1; None if
+            there is no such sum.
+        noise_share: Measured over promised variance of the noise, all rounds so far; None where
+            it is not measured.
     """
 
     reply: Message
@@ -123,10 +127,10 @@ class SumReader:
     """Reads the sums of a federation's exchanges.
 
     Args:
-        manifest: The federation's.
+        manifest: The federation's signed terms.
 
     Guarantees:
-        What a strategy is given moves the model by no more than `sum_norm(manifest)` allows.
+        The reply moves the model by no more than `sum_norm(manifest)` allows.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -134,6 +138,7 @@ class SumReader:
         self._longest = sum_norm(manifest)
         noise = {part.name: part.noise_variance for part in manifest.sections}
         terms = manifest.terms()
+        # Only mode `distributed` has the section: there noise is added to the integers.
         self._monitor = (
             NoiseMonitor(noise[NOISE_ONLY], needed=terms.survivors(terms.minimum_cohort))
             if NOISE_ONLY in noise
@@ -148,32 +153,33 @@ class SumReader:
     def read(
         self,
         first: Message,
-        told: Instructions,
+        instructions: Instructions,
         aggregate: Aggregate,
         arrays: Mapping[str, NDArray],
     ) -> Reading:
         """Turn a sum into the one reply that the strategy sees.
 
         Args:
-            first: A message that began the exchange, which is answered.
-            told: The exchange.
+            first: A message that began the exchange; the reply answers it.
+            instructions: The exchange's instructions.
             aggregate: The sum.
-            arrays: The model that was sent.
+            arrays: The model that was sent, by name.
 
         Raises:
             BadSum, PrivacyError: See `NoiseMonitor.take`.
         """
-        settings, stores = _settings(told.settings), len(aggregate.survivors)
-        if told.kind == "evaluate":
+        settings, stores = _settings(instructions.settings), len(aggregate.survivors)
+        if instructions.kind == "evaluate":
             figures = decode_evaluation(aggregate.total, self._manifest, settings.task)
             return Reading(reply=_reply(first, {}, figures))
         sums = decode_training(aggregate.total, self._manifest)
         if self._monitor is not None and sums.noise_only is not None:
+            # Before the update is used: a sum without its noise must not move the model.
             self._monitor.take(sums.noise_only, stores=stores)
-        # The sum is released as it is; what is made of it costs no epsilon.
+        # The sum was released when it was unmasked; cutting it afterwards costs no epsilon.
         norm = float(np.sqrt(np.square(sums.update).sum()))
         cut = min(1.0, self._longest / max(norm, self._longest))
-        factor = cut * settings.update_factor(told.round)
+        factor = cut * settings.update_factor(instructions.round)
         mean = unflatten(sums.update * (factor / stores), arrays)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
         return Reading(
@@ -184,15 +190,16 @@ class SumReader:
 
 
 def kind_of(messages: Sequence[Message]) -> Kind | None:
-    """What an exchange is about, if the messages begin one.
+    """The kind of the exchange that messages begin; None if they begin none.
 
     Raises:
-        FederationError: They do not all say the same.
+        FederationError: The messages differ.
     """
     kinds = {message.metadata.message_type for message in messages}
     if len(kinds) != 1 or not kinds <= {"train", "evaluate"}:
         return None
     first = messages[0].content
+    # Identity first: strategies share one record, and comparing models is slow.
     if any(m.content is not first and m.content != first for m in messages):
         raise FederationError(
             "the strategy sends different stores different messages, which would show the "
@@ -213,6 +220,7 @@ def _settings(text: str) -> RunSettings:
 
 
 def _missing(squares: float, count: int, stores: int) -> str:
+    # At least one: the test has failed, even if the estimate rounds to none.
     missing = max(1, round((1 - squares / count) * stores))
     return (
         f"the stores' noise has {squares / count:.1%} of the variance that the manifest "
@@ -221,7 +229,8 @@ def _missing(squares: float, count: int, stores: int) -> str:
 
 
 def _chance_of_less(squares: float, count: int) -> float:
-    """The chi-square distribution's lower tail."""
+    """The lower tail of the chi-square distribution with `count` degrees of freedom."""
+    # Imported late: SciPy takes long to load, and is needed only once a sum has arrived.
     from scipy.special import gammainc
 
     return float(gammainc(count / 2, squares / 2))
