@@ -234,7 +234,7 @@ def test_a_large_layer_never_has_per_customer_gradients(monkeypatch):
     with BookKeeping(model, max_grad_norm=1.0) as clipper, Largest() as largest:
         clipper.backward(losses_of(model(x)))
     assert largest.numbers <= model.weight.numel() < CUSTOMERS * model.weight.numel()
-    assert isinstance(Product(left=x[..., :300], right=x[..., :300]).kept_small(), Product)
+    assert isinstance(Product(left=x[..., :300], right=x[..., :300]).smaller_form(), Product)
 
 
 def test_terms_that_cancel_do_not_hide_a_gradient_from_the_clip():

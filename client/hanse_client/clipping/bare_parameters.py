@@ -1,4 +1,4 @@
-"""A parameter that is used as it is, in no layer: how to make it one that can be clipped."""
+"""Per-customer gradients of a parameter that is used directly and belongs to no layer."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 
 class PerCustomerParameter(nn.Module):
-    """Hands a copy of one parameter to each customer of a batch.
+    """Expands one parameter to a batch, one copy per customer.
 
-    A bare `nn.Parameter` in a model's arithmetic mixes the customers' gradients before
-    anybody can tell them apart. Behind this module each customer's use is its own.
+    The gradient of a bare `nn.Parameter` is summed over customers by autograd, so that it can
+    no longer be clipped per customer. The output of this module has a customer dimension, and
+    its gradient is the per-customer gradient.
 
     Args:
-        start: The parameter's first value, of any shape.
+        start: The parameter's initial value, of any shape; it is copied.
 
     Example:
         >>> import torch
         >>> temperature = PerCustomerParameter(torch.ones(()))
-        >>> import torch
         >>> temperature(customers=3).shape
         torch.Size([3])
     """
@@ -27,5 +27,6 @@ class PerCustomerParameter(nn.Module):
         self.weight = nn.Parameter(start.clone())
 
     def forward(self, *, customers: int) -> Tensor:
-        """Return [customers, *shape]."""
+        """Return the parameter expanded to [customers, *shape]."""
+        # `expand` copies nothing: the copies are views with stride 0.
         return self.weight.expand(customers, *self.weight.shape)

@@ -30,18 +30,18 @@ from hanse_client.clipping.uses import Use
 from hanse_common.errors import PrivacyError
 
 _TINY = 1e-6
-"""Added to a norm before the clip is divided by it, as Opacus does."""
+"""Added to a norm before the clip is divided by it, as in Opacus; it only makes weights smaller."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """One run of one layer in the pass at hand."""
+    """One call of one layer in the current forward pass."""
 
     number: int
     module: nn.Module
     name: str
     inputs: list[tuple[Tensor, int]]
-    """With the version that each had, to tell whether it was overwritten since."""
+    """Each tensor with its version counter, which shows an in-place change made after the call."""
     uses: Callable[[Tensor], Uses] | None
 
 
@@ -50,10 +50,10 @@ class BookKeeping:
 
     Args:
         model: Its trained parameters must all be in layers that are known here; the first
-            dimension of every input to them is the customers'.
+            dimension of every input to them is the customer dimension.
         max_grad_norm: The clip C > 0.
-        replay: Further classes of small layers, of which you promise that they answer each
-            customer from that customer's row of the inputs alone.
+        replay: Further classes of small layers. The caller promises that their output for a
+            customer depends on that customer's row of the inputs alone.
 
     Guarantees:
         After `backward`, `.grad` has grown by the sum over customers of g * min(1, C / |g|),
@@ -94,18 +94,22 @@ class BookKeeping:
         self._reads: dict[Tensor, list[Tensor]] = {}
         self._uses: dict[nn.Parameter, list[tuple[int, Use]]] = {}
         self.norms: Tensor | None = None
-        """[B] gradient norms of the last part's customers; never leaves the store."""
+        """[B] gradient norms of the last `backward`'s customers; they never leave the store."""
         self.layer_norms: dict[str, Tensor] = {}
-        """The same for each trained parameter alone, by name."""
+        """[B] the same norms for each trained parameter alone, by name."""
 
     def __enter__(self) -> Self:
         layers = [(name, module, self._layer(name, module)) for name, module in self._trained()]
         for name, module, layer in layers:
-            # An instance attribute stands before the class's method, and leaves no trace.
+            # An instance attribute takes precedence over the class's method; `__exit__` deletes
+            # it, and the model is unchanged.
             module.forward = self._recorded(name, module, layer)
             self._wrapped.append(module)
         for parameter, name in self._names.items():
+            # Zeros and not None: a step on which no customer was drawn still adds its noise.
             parameter.grad = torch.zeros_like(parameter)
+            # The layers detach their parameters, so this hook fires only if the parameter is
+            # also used elsewhere; such a use has no per-customer gradient.
             self._watchers.append(parameter.register_hook(_refuse_use_outside(name)))
         return self
 
@@ -126,12 +130,13 @@ class BookKeeping:
         """Add the clipped gradients of these customers to every trained parameter's `.grad`.
 
         Args:
-            losses: [B] one loss per customer, a function of nobody else's data, from a
-                forward pass within this context.
+            losses: [B] one loss per customer, which depends on that customer's data alone, from
+                a forward pass within this context.
 
         Raises:
-            PrivacyError [inexact-clipping]: A gradient of a customer cannot be told exactly; names
+            PrivacyError [inexact-clipping]: A customer's gradient cannot be computed exactly; names
                 the parameter. No `.grad` has changed.
+            ValueError: The losses are not one-dimensional.
         """
         if losses.ndim != 1:
             raise ValueError(f"losses of shape {list(losses.shape)}: one per customer is needed")
@@ -146,7 +151,9 @@ class BookKeeping:
                     code="inexact-clipping",
                     hint="run the model within the clipper's context, with gradients enabled",
                 )
-            self._customers = len(losses)
+            self._customers = len(losses)  # from here on a layer that runs again is refused
+            # Customers do not interact, so the gradient of the sum by a customer's outputs is
+            # the gradient of that customer's own loss.
             losses.sum().backward()
             with torch.no_grad():
                 self._add_clipped(self._combined())
@@ -158,9 +165,12 @@ class BookKeeping:
         if not squares:
             return
         self.layer_norms = {name: square.clamp(min=0).sqrt() for name, square in squares.items()}
-        # In the order of the layers' names, so that rounding does not depend on the pass.
+        # Summed in the order of the parameters' names, so that rounding does not depend on the
+        # order of the layers in the pass.
         self.norms = torch.stack(list(squares.values())).sum(0).clamp(min=0).sqrt()
         weights = (self.max_grad_norm / (self.norms + _TINY)).clamp(max=1.0)
+        # Infinity and NaN have no bound: such a customer adds zero. Its factors must be zeroed
+        # as well as its weight, since 0 * inf is NaN in the sum of everybody.
         dropped = ~torch.isfinite(self.norms)
         if bool(dropped.any()):
             weights = weights.masked_fill(dropped, 0.0)
@@ -168,12 +178,14 @@ class BookKeeping:
         for parameter in list(uses):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            # What a sum has been made of is freed before the next one is made.
+            # `pop` frees a parameter's factors before the next sum is computed.
             uses.pop(parameter).add_weighted_sum(parameter.grad, weights)
 
     def _combined(self) -> dict[nn.Parameter, Use]:
+        # All uses are combined before any `.grad` changes: a refusal leaves the sums as they were.
         combined = {}
         for parameter, numbered in self._uses.items():
+            # The backward pass delivers them in reverse; the order of calls fixes the rounding.
             numbered.sort(key=lambda pair: pair[0])
             use = combine([use for _, use in numbered])
             if use is None:
@@ -208,6 +220,7 @@ class BookKeeping:
         own = next(n for n, p in module._parameters.items() if p is not None and p in self._names)
         full = f"{name}.{own}" if name else own
         kind = type(module).__name__
+        # Another clipper, or a library that patches the instance: what it computes is unknown.
         if "forward" in module.__dict__:
             raise PrivacyError(
                 f"parameter {full!r} is in a {kind} whose forward was replaced",
@@ -218,7 +231,7 @@ class BookKeeping:
             raise PrivacyError(
                 f"parameter {full!r} is in a {kind}, which cannot be clipped per customer",
                 code="inexact-clipping",
-                hint="freeze it, use a known layer, or hand it out by a PerCustomerParameter",
+                hint="freeze it, use a known layer, or wrap it in a PerCustomerParameter",
             )
         why = layer.refuse(module)
         if why is not None:
@@ -234,6 +247,7 @@ class BookKeeping:
         def record(*args: Any, **kwargs: Any) -> Any:
             if not torch.is_grad_enabled():
                 return forward(*args, **kwargs)
+            # Activation checkpointing runs the layer a second time within the backward pass.
             if self._customers is not None:
                 raise PrivacyError(
                     f"layer {name!r} runs again during the backward pass",
@@ -248,6 +262,8 @@ class BookKeeping:
                 rows_read=self._rows_read,
             )
             output, uses = layer.run(call)
+            # With detached parameters and frozen inputs the output would not be in the graph, and
+            # its gradient would never arrive.
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
             tensors = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
@@ -264,9 +280,9 @@ class BookKeeping:
     def _receive(self, run: _Run, gradient: Tensor) -> None:
         if self._customers is None or run.uses is None:
             raise PrivacyError(
-                "a backward pass went past the clipper",
+                "a backward pass bypassed the clipper",
                 code="inexact-clipping",
-                hint="call its backward",
+                hint="call the clipper's backward",
             )
         rows = [len(part) if part.ndim else 0 for part in (gradient, *(t for t, _ in run.inputs))]
         if any(count != self._customers for count in rows):
@@ -285,7 +301,7 @@ class BookKeeping:
                 parameter = run.module.get_parameter(own)
                 if parameter in self._names:
                     self._uses.setdefault(parameter, []).append((run.number, use))
-        run.uses, run.inputs = None, []  # What is not needed any more is freed at once.
+        run.uses, run.inputs = None, []  # frees the inputs while the backward pass goes on
 
     def _rows_read(self, table: Tensor) -> Tensor | None:
         reads = self._reads.get(table)
@@ -303,7 +319,7 @@ def _refuse_use_outside(name: str) -> Callable[[Tensor], None]:
         raise PrivacyError(
             f"parameter {name!r} is used outside its own layer",
             code="inexact-clipping",
-            hint="no customer's share in its gradient can be told; hand it out by a "
+            hint="its gradient cannot be split by customer there; wrap it in a "
             "PerCustomerParameter",
         )
 

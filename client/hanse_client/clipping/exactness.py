@@ -1,10 +1,10 @@
-"""When clipping has to be proven exact at a store again, and on whom.
+"""Runs the exactness check of clipping once per model, settings and library versions.
 
-A proof holds for what was compared: this base model, these settings, these trained parameters
-and these versions of the libraries. Whatever else a coordinator asks for is checked before the
-first private step that rests on it.
+The result of a check holds for exactly one combination of base model, settings, trained
+parameters and library versions. A new combination is checked before the first private step
+that uses it.
 
-    <node>/clipping-check.json   digests of what was checked, with the largest error found
+    <node>/clipping-check.json   digest of each checked combination, with its largest error
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hanse_common.manifest_terms import base_model_digest, settings_digest
 from hanse_common.paths import CLIPPING_CHECK_FILE
 
 _AT_RANDOM, _LONGEST = 4, 2
-"""Customers that are checked: a layer that is wrong for some lengths only shows on the longest."""
+"""Customers to check. A layer may be wrong for certain lengths only, which the longest show."""
 _LABEL = b"hanse/clipping-check/1"
 _VERSIONS = ("hanse", "torch", "opacus", "transformers")
 
@@ -40,22 +40,24 @@ def ensure_exact(
     settings: RunSettings,
     lots: np.random.Generator,
 ) -> None:
-    """Compare clipped sums with gradients taken one by one, unless just this was compared before.
+    """Compare clipped sums with one-by-one gradients, unless the record has this combination.
 
     Args:
-        node: The store; its folder remembers what was checked.
-        task: What is trained.
-        model: Of the task, frozen as the settings say.
-        data: The store's, as training sees it.
-        settings: The run's.
-        lots: Secret; draws customers, so that no one can be left out on purpose.
+        node: The store; its folder holds the record of earlier checks.
+        task: The task that is trained.
+        model: The task's model, frozen as the settings say.
+        data: The store's training data.
+        settings: The run's settings.
+        lots: Secret generator that draws the customers to check, so that nobody can arrange for
+            a certain customer to be left out.
 
     Raises:
         PrivacyError [inexact-clipping]: See `check_exactness`.
         ConfigError: The record is damaged.
 
     Edge cases:
-        A store without customers has nothing to compare, and is checked once it has some.
+        A store without customers is not checked, and nothing is recorded: the check takes place
+        once it has customers.
     """
     key = check_key(node, model, settings)
     record = node.folder / CLIPPING_CHECK_FILE
@@ -72,11 +74,12 @@ def ensure_exact(
         losses=lambda batch: task.losses(model, batch, settings),
     )
     entry = {"customers": len(draw), "worst_relative_error": float(f"{worst:.3g}")}
+    # Recorded only after the check has passed: a crash before this line repeats the check.
     write_durably(record, json.dumps({**known, key: entry}) + "\n")
 
 
 def _chosen(data: StoreData, lots: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Some customers at random, and those with the longest histories."""
+    """A few customers drawn at random, and those with the longest histories."""
     active = data.active()
     longest = active[np.argsort(data.sizes[active], kind="stable")[-_LONGEST:]]
     drawn = lots.permutation(active)[:_AT_RANDOM]
@@ -84,7 +87,7 @@ def _chosen(data: StoreData, lots: np.random.Generator) -> npt.NDArray[np.int64]
 
 
 def check_key(node: Node, model: nn.Module, settings: RunSettings) -> str:
-    """What a check holds for, as one digest in hexadecimal."""
+    """Digest, in hexadecimal, of everything that a check depends on."""
     trained = {n: list(p.shape) for n, p in sorted(model.named_parameters()) if p.requires_grad}
     parts: dict[str, Any] = {
         "base": (base_model_digest(node.settings.base_model) or b"").hex(),
@@ -98,5 +101,5 @@ def check_key(node: Node, model: nn.Module, settings: RunSettings) -> str:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:
+    except PackageNotFoundError:  # run from a source tree that is not installed
         return ""

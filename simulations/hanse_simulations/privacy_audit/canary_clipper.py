@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hanse_client.clipping import BookKeeping
-from hanse_client.clipping.uses import Use, Whole
+from hanse_client.clipping.uses import Materialized, Use
 from hanse_common.vector import flatten
 
 TIMES_THE_CLIP = 10.0
@@ -78,14 +78,14 @@ class CanaryClipper(BookKeeping):
                 real[parameter] = crafted if use is None else use + crafted
         super()._add_clipped(real)
 
-    def _crafted(self, parameter: nn.Parameter, place: slice, rows: Tensor) -> Whole | None:
+    def _crafted(self, parameter: nn.Parameter, place: slice, rows: Tensor) -> Materialized | None:
         """Gradients [B, *shape] of the canaries that point along one of these parameters."""
         here = (rows >= place.start) & (rows < place.stop)
         if not bool(here.any()):
             return None
         values = torch.zeros(len(rows), parameter.numel())
         values[here, rows[here] - place.start] = TIMES_THE_CLIP * self.max_grad_norm
-        return Whole(values.view(len(rows), *parameter.shape))
+        return Materialized(values.view(len(rows), *parameter.shape))
 
 
 def _gradient(parameter: nn.Parameter) -> npt.NDArray[np.float32]:
