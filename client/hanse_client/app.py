@@ -1,9 +1,9 @@
 """The store's Flower ClientApp, the same in a simulation and at a real store.
 
-A store is a member of a federation, and answers the message types of one table. One exchange
-from top to bottom: `train` or `evaluate` (stage 0), then `share`, `mask`, `confirm`, `unmask`.
-Every message passes `hanse_client.guard` first. Heavy packages are imported by the stage that
-needs them, so that a message which trains nothing is answered at once.
+A store answers the message types of one table, `ACTIONS`. An exchange begins with `train` or
+`evaluate` (stage 0) and goes on with `share`, `mask`, `confirm` and `unmask`. Every message
+passes `hanse_client.guard` first. Heavy packages are imported by the stage that needs them, so
+that a message which trains nothing is answered at once.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from hanse_common.roundlog.evidence import LOG_SIZE
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 500
-"""Characters: an error may quote what the coordinator sent, which can be of any length."""
+"""Characters of a reply's reason: an error may quote what the coordinator sent, of any length."""
 Answer = Mapping[str, bytes | str | int]
 
 
 def describe(admitted: Admitted) -> Answer:
-    """Say what the store is called, and how much of the round log it has seen."""
+    """Reply with the store's name and the size of the round log that it has accepted."""
     seen = Witness(admitted.node, admitted.enrolment).seen
     return {"store": admitted.node.name, LOG_SIZE: 0 if seen is None else seen.size}
 
 
 def begin(admitted: Admitted) -> Answer:
-    """Stage 0: train or evaluate, put the vector aside for masking, and say hello."""
-    from hanse_client.rounds.local_update import offer
+    """Stage 0: train or evaluate, store the vector for masking, and reply with a Hello."""
+    from hanse_client.rounds.local_update import compute_update
 
-    return offer(admitted)
+    return compute_update(admitted)
 
 
 ACTIONS: Mapping[str, Callable[[Admitted], Answer]] = {
@@ -56,14 +56,14 @@ ACTIONS: Mapping[str, Callable[[Admitted], Answer]] = {
     CONFIRM: lambda admitted: admitted.exchange.confirm(admitted.data),
     UNMASK: lambda admitted: admitted.exchange.unmask(admitted.data),
 }
-"""All that a store answers; whatever else comes is refused unread."""
+"""All message types that a store answers; every other one is refused unread."""
 
 
 class StoreApp(ClientApp):
     """Answers the messages of `ACTIONS` that pass the guard, and no others."""
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Answer a message; what goes wrong becomes an error reply that quotes no data."""
+        """Answer a message; an error becomes an error reply that quotes no data."""
         node = open_node(context)
         about = {"store": node.name, "stage": message.metadata.message_type}
         started = time.monotonic()
@@ -71,7 +71,8 @@ class StoreApp(ClientApp):
             admitted = admit(message, node, answered=ACTIONS, bundle=Bundle.of(context))
             answer = ACTIONS[message.metadata.message_type](admitted)
         except Exception as error:
-            with suppress(OSError):  # a full disk may be what is wrong
+            # The full text, which may quote data, goes to the store's own log alone.
+            with suppress(OSError):  # the error may be that the disk is full
                 node.log(error=f"[{_code(error)}] {error}")
             reason = public_reason(error)[:_LONGEST_REASON]
             _log.info("refused: %s", reason, extra=about | {"error_code": _code(error)})
@@ -86,7 +87,8 @@ def _code(error: Exception) -> str:
 
 
 def refused(message: Message, reason: str) -> Message:
-    """The reply that says why there is no other: one form, whatever was wrong."""
+    """Return the error reply with a reason; it has the same form for every error."""
+    # The same Flower error code for all, so that the reason alone says what was wrong.
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
@@ -94,10 +96,10 @@ app = StoreApp()
 
 
 def open_node(context: Context) -> Node:
-    """Find the store that this process answers for.
+    """Open the node of the store that this process answers for.
 
-    A SuperNode says so with `--node-config 'node="…"'`. Flower's own simulation can only
-    number its nodes; then `HANSE_FEDERATION` names a folder of them.
+    A SuperNode is started with `--node-config 'node="…"'`. Flower's own simulation can only
+    number its nodes; there `HANSE_FEDERATION` names the folder that holds all of them.
 
     Raises:
         ConfigError: Neither is set.
@@ -114,6 +116,7 @@ def open_node(context: Context) -> Node:
     return _node(list_nodes(Path(federation))[int(index)])
 
 
+# In a simulation one process answers for many stores; a store's histories are read once.
 @lru_cache(maxsize=16)
 def _node(folder: Path) -> Node:
     return Node(folder)

@@ -1,11 +1,11 @@
-"""What makes a node a member of a federation: key, certificate, policy, signed manifest.
+"""A store's membership in a federation: key, certificate, policy, signed manifest.
 
-    <folder>/store.key       Ed25519 private key, 0600
-    <folder>/certificate     the enrolment authority's word for it
+    <folder>/store.key       the store's Ed25519 private key, 0600
+    <folder>/certificate     the enrolment authority's certificate of that key
     <folder>/policy.toml     this store's own limits
     <folder>/manifest.json   the federation's terms, signed by the authority
 
-A node that has these sends nothing but masked vectors, whatever a coordinator asks for.
+A node that has these files sends masked vectors only, whatever a coordinator asks for.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Enrolment:
 
     @cached_property
     def key(self) -> StoreKey:
-        """The store's identity.
+        """The store's signing key.
 
         Raises:
-            KeyFileError: The file is missing, readable by others, or no store key.
+            KeyFileError: The file is missing, readable by others, or not a store key.
         """
         return StoreKey.load(self.folder / STORE_KEY_FILE)
 
     @cached_property
     def certificate(self) -> Certificate:
-        """The authority's certificate of that identity.
+        """The authority's certificate of that key.
 
         Raises:
-            KeyFileError: The file is missing or no certificate.
+            KeyFileError: The file is missing or not a certificate.
         """
         return Certificate.load(self.folder / CERTIFICATE_FILE)
 
@@ -62,12 +62,14 @@ class Enrolment:
             BadManifest: The file is missing, altered, or signed by somebody else.
             PolicyViolation: The terms go beyond the store's own limits.
         """
+        # The only way to the manifest: unsigned or too weak terms are never returned.
         return self.policy.check(SignedManifest.load(self.folder / MANIFEST_FILE))
 
     def attempt(self, header: Header, kind: str) -> Attempt:
-        """Return what this store holds of an attempt before any message."""
+        """Return this store's view of an attempt, before any message of it."""
         return Attempt(
             header=header,
+            # From the store's own manifest, never from what the coordinator sent.
             terms=self.manifest.terms("train" if kind == "train" else "evaluate"),
             authority=bytes.fromhex(self.policy.authority),
             now=int(time.time()),

@@ -1,11 +1,12 @@
-"""The one guard of an enrolled store: what every message passes before any data is touched.
+"""The guard of an enrolled store: the checks of every message before any data is touched.
 
 A store answers the message types of one table (`hanse_client.app.ACTIONS`) and refuses all
-others in one sentence. A message on the list passes, in this order: the run's code bundle; the
-manifest's signature and the store's own policy; the form of the message; what the manifest and
-the policy still grant; the round log; every name, shape, setting, split and model in it against
-the manifest; the store's decision to leave; the journal of attempts. What a check
-refuses says nothing about customers, as no check looks at any.
+others with one constant sentence. A message of these types is checked in this order
+(docs/privacy.md, *What a store answers*): the run's code bundle; the manifest's signature and
+the store's own policy; the form of the message; what the manifest and the policy still grant;
+the round log; every name, shape, setting, split and model against the manifest; the store's
+decision to leave; the journal of attempts. No check looks at customers, so that a refusal says
+nothing about them.
 """
 
 from __future__ import annotations
@@ -32,26 +33,26 @@ from hanse_common.secagg import Header
 
 DESCRIBE = "query.describe"
 OPENING: Mapping[str, Kind] = {"train": "train", "evaluate": "evaluate"}
-"""Message types that begin an exchange, stage 0; the others go on with one."""
+"""Message types that begin an exchange (stage 0); all others continue one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
-    """An exchange that the store may begin: told by the coordinator, allowed by the terms."""
+    """An exchange that the coordinator ordered and that the terms allow the store to begin."""
 
     instructions: Instructions
     settings: RunSettings
     arrays: Mapping[str, NDArray]
     header: Header
     charge: Charge | None
-    """What the upload will be charged; None where there is no privacy to account for."""
+    """The privacy charge of the upload; None without differential privacy."""
     cosignature: bytes | None
-    """Of the round log's checkpoint; None if the manifest names no log."""
+    """The store's signature on the round log's checkpoint; None if the manifest names no log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
-    """A message that passed; `order` at stage 0, `data` at the stages after it."""
+    """A message that passed all checks, with `order` at stage 0 and `data` at later stages."""
 
     node: Node
     enrolment: Enrolment
@@ -67,29 +68,32 @@ class Admitted:
 def admit(
     message: Message, node: Node, *, answered: Collection[str], bundle: Bundle | None = None
 ) -> Admitted:
-    """Let a message through, or say why not; no customer's data is looked at.
+    """Check a message before any customer's data is read.
 
     Args:
-        message: From the coordinator.
-        node: The store; read from its folder for this message.
-        answered: Message types that the store answers at all.
-        bundle: The app bundle of the run that the message belongs to; None on an engine that
-            has none.
+        message: The coordinator's message.
+        node: The store.
+        answered: The message types that the store answers.
+        bundle: The app bundle of the message's run; None on an engine without bundles.
+
+    Returns:
+        The message's checked content.
 
     Raises:
         ProtocolError [not-answered]: The message's type is not on the list.
         PolicyViolation [foreign-code]: The run's bundle is not the one that the manifest names.
-        BadManifest: The terms are altered, or signed by somebody else than the authority.
+        BadManifest: The terms are altered, or not signed by the pinned authority.
         PolicyViolation: The terms go beyond the store's policy, or the message beyond the terms.
         ConfigError: The message lacks an entry, or has one too many or of another type.
-        ProtocolError [store-left]: The store takes part in no round as late as this.
-        BudgetSpent: The manifest grants no such exchange any more, or the policy no such cost.
+        ProtocolError [store-left]: The operator decided to leave before this round.
+        BudgetSpent: The exchange would exceed the manifest's grant or the policy's budget.
         RoundLogError [log-forked]: The exchange is not announced in the round log that this store
             knows.
         ProtocolError [attempt-refused]: The attempt, or a later one, was made before.
-        OutOfTurn: The store has begun no exchange that the message could go on with.
+        OutOfTurn: The store has begun no exchange that the message could continue.
     """
     kind = message.metadata.message_type
+    # A constant sentence, which repeats nothing of what the sender wrote.
     if kind not in answered or node.enrolment is None:
         raise ProtocolError("this store does not answer such messages", code="not-answered")
     enrolment = node.enrolment
@@ -105,7 +109,7 @@ def admit(
 
 
 def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> Order:
-    """Stage 0: may the store begin this exchange?"""
+    """Check an order to begin an exchange (stage 0)."""
     manifest = enrolment.manifest
     _records(message, "arrays", "config")
     arrays, config = _arrays(message), _config(message)
@@ -113,15 +117,18 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
     exchange = SecureExchange(node, enrolment)
     header = instructions.header(manifest.digest())
     charge = _charge(enrolment, kind, header, instructions.round)
+    # Checked here so that nothing is trained in vain, and a second time when the upload is
+    # charged: another process may spend in between.
     if charge is not None:
         budget = enrolment.policy.budget
         node.check_affordable(charge, budget=budget, grant=grant_of(manifest))
     cosignature = Witness(node, enrolment).cosign(instructions)
     settings = _settings(instructions.settings)
     check_instructions(instructions, settings, arrays, manifest)
-    # Only now is the round one that the run has: an invented one must not close the door.
+    # After the check that the run has this round: `check_staying` may record the departure for
+    # good, which an invented round number must not bring about.
     check_staying(node.folder, instructions.round)
-    # Messages carry what is trained; all else must be what every store has.
+    # Messages carry the trained parameters only; the frozen rest must be the same everywhere.
     check_base_model(node.settings.base_model, manifest)
     exchange.admit(header)
     return Order(
@@ -135,12 +142,12 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
 
 
 def _going_on(message: Message, node: Node, enrolment: Enrolment) -> bytes:
-    """Stages 1 to 4: is there an exchange that they go on with?"""
+    """Check a message of stages 1 to 4, and return the bytes of the protocol in it."""
     _records(message, "config")
     config = _config(message)
     data = config.get(MESSAGE)
     if set(config) != {MESSAGE} or not isinstance(data, bytes):
-        raise ConfigError("the message does not carry the bytes of the protocol, and those alone")
+        raise ConfigError("the message must carry the bytes of the protocol and nothing else")
     waiting = SecureExchange(node, enrolment).current()
     if waiting is None:
         raise OutOfTurn("this store has no update waiting to be masked")
@@ -149,14 +156,15 @@ def _going_on(message: Message, node: Node, enrolment: Enrolment) -> bytes:
 
 
 def _charge(enrolment: Enrolment, kind: Kind, header: Header, number: int) -> Charge | None:
-    """What the manifest says that an exchange costs; what the message says is no matter."""
+    """The cost of an exchange by the manifest; None without differential privacy."""
+    # From the manifest alone: a coordinator must not be able to lower what is charged.
     plan = plan_of(enrolment.manifest)
     if plan is None:
         return None
     charge = plan.round_charge() if kind == "train" else plan.evaluation_charge()
     if charge is None:
         raise PolicyViolation(
-            "the coordinator asks for evaluation sums, the manifest says that none leave a store",
+            "the coordinator asks for evaluation sums, and the manifest lets none leave a store",
             hint="nothing was evaluated or sent",
         )
     return charge.of(
@@ -171,7 +179,7 @@ def _charge(enrolment: Enrolment, kind: Kind, header: Header, number: int) -> Ch
 
 def _records(message: Message, *names: str) -> None:
     if set(message.content) != set(names):
-        raise ConfigError(f"the message does not hold the records {list(names)}, and those alone")
+        raise ConfigError(f"the message must hold the records {list(names)} and no others")
 
 
 def _config(message: Message) -> ConfigRecord:
@@ -189,6 +197,7 @@ def _arrays(message: Message) -> dict[str, NDArray]:
         return {name: array.numpy() for name, array in record.items()}
 
 
+# Parsed once a run: every message of a run carries the same text.
 @lru_cache(maxsize=4)
 def _settings(text: str) -> RunSettings:
     return RunSettings.from_json(text)

@@ -1,4 +1,4 @@
-"""`hanse model`: the model that a federation starts from, and the use of the trained one."""
+"""`hanse model`: make a federation's initial model, and use the trained one."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""A store's node on disk: what it is called, where its histories lie, what it has spent.
+"""A store's node on disk: its name, its prepared histories and its privacy ledger.
 
     <folder>/node.json         name, prepared histories, base model
-    <folder>/ledger.sqlite     every charge and refusal, written before what it costs leaves
-    <folder>/ledger.head       how far the ledger goes, so that an older one is noticed
-    <folder>/ledger.salt       secret behind the ledger's commitments to vectors (0600)
-    <folder>/log.jsonl         losses and epsilon by step, for the store's own eyes
-    <folder>/evaluations/      figures of each evaluation, for the store's own eyes
-    <folder>/secagg/           what waits between two messages of one exchange
+    <folder>/ledger.sqlite     every charge and refusal; a charge is written before the upload
+    <folder>/ledger.head       the ledger's last entry, so that an older ledger is noticed
+    <folder>/ledger.salt       secret salt of the ledger's commitments to vectors (0600)
+    <folder>/log.jsonl         losses and epsilon by step; never leaves the store
+    <folder>/evaluations/      metrics of each evaluation; never leave the store
+    <folder>/secagg/           the state between two messages of one exchange
 
-Nothing here is sent. `Context.state` would be gone after a restart, so a budget cannot live
-there.
+None of these files is sent. The budget cannot be in Flower's `Context.state`, which is lost at
+a restart.
 """
 
 from __future__ import annotations
@@ -42,54 +42,56 @@ _log = logging.getLogger(__name__)
 
 
 _LONGEST_TEXT = 2000
+"""Characters of a text in `log.jsonl`."""
 
 
 class Randomness(IntEnum):
-    """What a draw of a node's generator is for: each use has a stream of its own."""
+    """The purposes of a node's generators; every purpose has a stream of its own.
+
+    The numbers go into the key of a seeded generator: a simulation with the same seed repeats
+    its figures only as long as they stay.
+    """
 
     EXAMPLES = 0
-    """What is random about the examples of a step."""
+    """What is random in the examples of a step, such as moments of prediction."""
     SAMPLE = 1
-    """Which customers are in a step."""
+    """The Poisson sample of customers of a step."""
     STEP_NOISE = 2
-    """Noise on the gradients of a step, in mode local."""
+    """Noise on the gradients of a step, in mode `local`."""
     RELEASE_NOISE = 3
-    """Noise on what leaves the store."""
+    """Noise on a vector that leaves the store."""
     ROUNDING = 4
-    """Rounding to integers."""
+    """Stochastic rounding to integers."""
     EXACTNESS_CHECK = 5
-    """Which customers clipping is checked on."""
+    """The customers on whom the exactness of clipping is checked."""
 
 
-class Loadable(Protocol):
-    """Prepared data of some task."""
+class _Loadable(Protocol):
+    """Prepared data of a task."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read them from one file."""
+        """Read the data from one file."""
         ...
 
 
-LoadableT = TypeVar("LoadableT", bound=Loadable)
+_LoadableT = TypeVar("_LoadableT", bound=_Loadable)
 
 
 class NodeSettings(Settings):
-    """`node.json`: what a node must know before it hears from a coordinator.
-
-    Paths are relative to its folder.
-    """
+    """`node.json`: what a node needs before the first message. Paths are relative to its folder."""
 
     name: str
     histories: Path
     base_model: Path
-    """Folder of the frozen start, as `save_pretrained` wrote it; messages carry only what
-    is trained."""
+    """Folder of the initial model, as `save_pretrained` wrote it; messages carry only the trained
+    parameters."""
     enrolment: Path | None = None
-    """Folder of what makes the store a member of a federation; see `enrolment.py`. A node
-    without one sends its updates open."""
+    """Folder of the store's membership in a federation; see `enrolment.py`. Without it,
+    `hanse_client.app` answers no message."""
     seed: int | None = None
     """Simulations only: makes sampling and noise repeatable, and so predictable. A node at a
-    real store leaves it out and draws from the operating system."""
+    real store has none, and its keys come from the operating system."""
 
 
 class Node:
@@ -102,21 +104,22 @@ class Node:
             ConfigError: The folder holds no readable `node.json`.
         """
         self.folder = folder
-        self._prepared: dict[type, Loadable] = {}
+        self._prepared: dict[type, _Loadable] = {}
         with decoding(folder / NODE_FILE, ConfigError, hint="prepare the store first"):
             table = json_object((folder / NODE_FILE).read_bytes())
-        found = parse_settings(NodeSettings, table)
-        self.settings = found.model_copy(
+        settings = parse_settings(NodeSettings, table)
+        enrolment = settings.enrolment
+        self.settings = settings.model_copy(
             update={
-                "histories": folder / found.histories,
-                "base_model": folder / found.base_model,
-                "enrolment": None if found.enrolment is None else folder / found.enrolment,
+                "histories": folder / settings.histories,
+                "base_model": folder / settings.base_model,
+                "enrolment": None if enrolment is None else folder / enrolment,
             }
         )
 
     @property
     def name(self) -> str:
-        """What the federation calls the store."""
+        """The store's name in the federation."""
         return self.settings.name
 
     @cached_property
@@ -124,11 +127,11 @@ class Node:
         """The store's prepared histories."""
         return Histories.load(self.settings.histories)
 
-    def prepared(self, kind: type[LoadableT]) -> LoadableT:
-        """The store's prepared data, of a task that reads them in another form; read once."""
+    def prepared(self, kind: type[_LoadableT]) -> _LoadableT:
+        """The store's prepared data in the form of a certain task; they are read once."""
         if kind not in self._prepared:
             self._prepared[kind] = kind.load(self.settings.histories)
-        return cast(LoadableT, self._prepared[kind])
+        return cast(_LoadableT, self._prepared[kind])
 
     @cached_property
     def enrolment(self) -> Enrolment | None:
@@ -137,32 +140,32 @@ class Node:
         return None if folder is None else Enrolment(folder)
 
     def generator(self, number: int, use: Randomness, *, attempt: int = 1) -> np.random.Generator:
-        """A cryptographic generator with a fresh key, or a repeatable one in a simulation.
+        """A cryptographic generator with a fresh key, or with a repeatable one in a simulation.
 
         Args:
-            number: The round, or the exchange.
-            use: What is drawn.
-            attempt: At that exchange; a second one draws everything again.
+            number: The number of the round or of the exchange.
+            use: The purpose of the generator.
+            attempt: The attempt, 1 or 2; the second one has other streams than the first.
         """
         seed = self.settings.seed
         if seed is None:
             return keystream(fresh_key())
-        again = (attempt,) if attempt > 1 else ()
-        return keystream(repeatable_key(seed, number, use, *again))
+        later_attempt = (attempt,) if attempt > 1 else ()
+        return keystream(repeatable_key(seed, number, use, *later_attempt))
 
     @cached_property
     def ledger(self) -> Ledger:
-        """What the store has spent; signed if the store is a member of a federation.
+        """The store's privacy ledger; entries are signed if the store is in a federation.
 
         Raises:
-            LedgerError: It is damaged, or went back; a node that cannot tell what it has
-                spent must not spend more.
+            LedgerError: The ledger is damaged, or older than `ledger.head`. A node that does not
+                know what it has spent must not spend more.
         """
         key = None if self.enrolment is None else self.enrolment.key
         return Ledger.open(self.folder / LEDGER_FILE, key, sync=self._waits_for_disk)
 
     def spent(self) -> list[SampledGaussianSteps]:
-        """All private steps ever charged at this node, over every round and restart.
+        """All private steps ever charged at this node, over all rounds and restarts.
 
         Raises:
             LedgerError: See `ledger`.
@@ -172,11 +175,11 @@ class Node:
     def check_affordable(
         self, charge: Charge, *, budget: Budget, grant: Grant | None = None
     ) -> None:
-        """Refuse what would take this node beyond its budget or grant, and write that down.
+        """Refuse a charge beyond the budget or the grant, and record the refusal.
 
         Raises:
-            BudgetSpent: Epsilon with this charge would exceed the budget, or what was charged
-                under the manifest its grant.
+            BudgetSpent: Epsilon with this charge would exceed the store's budget, or the charges
+                under the manifest would exceed its grant.
             LedgerError: See `ledger`.
         """
         self.ledger.check_affordable(charge, budget=budget, grant=grant)
@@ -189,22 +192,22 @@ class Node:
         grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
-        """Write a charge down as spent, durably, before what they cost leaves the store.
+        """Record a charge durably, before the upload that it is for leaves the store.
 
-        A crash after this and before the update leaves over-counts; nothing under-counts.
+        A crash between the charge and the upload over-counts; no crash under-counts.
 
         Args:
-            charge: What is spent, and what will leave for it.
+            charge: The privacy cost, and the release that it is for.
             budget: The store's limit, if it has one.
-            grant: What the manifest lets it spend.
-            vector: What will be masked, for the ledger to commit to.
+            grant: The manifest's limit, if it has one.
+            vector: Bytes of the vector that will be masked; the ledger commits to them.
 
         Returns:
-            The entry; its `epsilon_after` is of everything spent at this node so far.
+            The entry; its `epsilon_after` covers everything spent at this node so far.
 
         Raises:
-            BudgetSpent: It would exceed budget or grant.
-            LedgerError: It could not be written down, and nothing may leave.
+            BudgetSpent: The charge would exceed the budget or the grant.
+            LedgerError: The charge could not be written; nothing may leave.
         """
         entry = self.ledger.charge(charge, budget=budget, grant=grant, vector=vector)
         number = charge.release.round
@@ -216,15 +219,14 @@ class Node:
         return entry
 
     def write(self, name: str, content: str | bytes, *, mode: int = 0o644) -> None:
-        """Replace a file of this node's folder before anything that rests on it leaves."""
+        """Replace a file of this node's folder, durably, so that a reply may depend on it."""
         write_durably(self.folder / name, content, mode=mode, sync=self._waits_for_disk)
 
     @property
     def _waits_for_disk(self) -> bool:
-        """Not in a simulation, where that would take longer than training.
-
-        Its machine fails as a whole, and nobody is protected by it.
-        """
+        """Whether writes wait for the disk (fsync)."""
+        # A simulation does not wait: that would take longer than training, and it protects
+        # nobody's data. Its files still survive a killed process.
         return self.settings.seed is None
 
     def log(self, **line: Any) -> None:
@@ -232,22 +234,20 @@ class Node:
         append_log(self.folder, **line)
 
     def evaluation(self, split: str, number: int) -> Path:
-        """Where the figures of an evaluation lie."""
+        """The file of an evaluation's metrics."""
         return self.folder / EVALUATIONS_FOLDER / f"{split}-{number:05d}.npz"
 
 
 def append_log(node: Path, **line: Any) -> None:
-    """Append a line to the log in a node's folder, whatever else is wrong with the folder.
-
-    Texts are cut: an error may quote what somebody else sent, and would fill the disk.
-    """
+    """Append a line to the log of a node's folder, which need not hold a readable node."""
+    # Texts are cut: an error may quote what a coordinator sent, which could fill the disk.
     line = {k: v[:_LONGEST_TEXT] if isinstance(v, str) else v for k, v in line.items()}
     with (node / STORE_LOG_FILE).open("a", encoding="utf-8") as file:
         file.write(json.dumps({**line, "time": time.time()}) + "\n")
 
 
 def list_nodes(federation: Path) -> list[Path]:
-    """Folders of a federation's nodes on one machine, in the order of their names.
+    """Folders of a federation's nodes on one machine, sorted by name.
 
     Raises:
         DataError: There are none.

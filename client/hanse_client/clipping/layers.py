@@ -205,7 +205,9 @@ def _replayed(call: Call) -> LayerOutput:
 def _refuse_parts(module: nn.Module) -> str | None:
     parts = (p for part in module.children() for p in part.parameters())
     if any(p.requires_grad for p in parts):
-        return "it is run again per customer, and its submodules have trained parameters"
+        return (
+            "it is run again per customer, and its submodules have trained parameters of their own"
+        )
     return None
 
 

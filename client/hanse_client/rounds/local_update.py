@@ -1,7 +1,7 @@
-"""Stage 0 of an exchange at a store, after the guard: compute, and offer it for masking.
+"""Stage 0 of an exchange at a store, after the guard: train or evaluate, and quantise.
 
-Training comes first, so that a store which fails or is slow never enters the roster. What was
-computed waits in the node's folder; nothing of it leaves before stage 2.
+Training comes before the Hello, so that a store which fails or is slow never enters the roster.
+The vector waits in the node's folder, and nothing of it leaves before stage 2.
 """
 
 from __future__ import annotations
@@ -37,35 +37,39 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def offer(admitted: Admitted) -> Answer:
-    """Do what the coordinator asks and the guard let through, and say hello.
+def compute_update(admitted: Admitted) -> Answer:
+    """Train or evaluate as ordered, store the vector for masking, and return the Hello.
 
     Args:
-        admitted: An order to begin an exchange.
+        admitted: A checked order to begin an exchange.
 
     Returns:
         The Hello, with the cosignature of the coordinator's round log.
 
     Raises:
-        ProtocolError [unable]: The store's data cannot be used. The words are in the store's own
-            log; the error is the same whatever it was.
-        ProtocolError: As `SecureExchange.begin` does.
+        ProtocolError [unable]: The store's data cannot be used. The error is the same whatever
+            the reason is, which stands in the store's own log.
+        ProtocolError: See `SecureExchange.begin`.
+        OutOfTurn: The message is not an order to begin an exchange.
 
     Guarantees:
-        Every vector that is masked was drawn for that attempt alone: lots, noise and rounding
-        of a second attempt are fresh, unless the first attempt's vector was never masked.
+        A vector is masked in one attempt at most. A second attempt has a fresh sample, noise and
+        rounding, unless the first attempt's vector was never masked.
     """
     order = admitted.order
     if order is None:
         raise OutOfTurn("the message begins no exchange")
     exchange, instructions = admitted.exchange, order.instructions
-    kept = exchange.unmasked(order.header, instructions.digest)
+    unmasked = exchange.unmasked(order.header, instructions.digest)
+    # `begin` enters the attempt in the journal before any data are read, so that the coordinator
+    # cannot ask again until an answer pleases it; it also deletes the vector that waits.
     hello = exchange.begin(order.header, instructions.kind)
-    vector = _computed(admitted, order) if kept is None else kept.vector
+    vector = _compute(admitted, order) if unmasked is None else unmasked.vector
+    # On disk before the Hello leaves.
     exchange.put_aside(
         Waiting(
             header=order.header,
-            asked=instructions.digest,
+            instructions_digest=instructions.digest,
             kind=instructions.kind,
             number=instructions.round,
             vector=vector,
@@ -77,7 +81,7 @@ def offer(admitted: Admitted) -> Answer:
 
 
 def base_model(node: Node, settings: RunSettings) -> nn.Module:
-    """The frozen start of the task's model; its trained parameters come with each message."""
+    """The task's initial model, frozen; its trained parameters come with each message."""
     return _base_model(node.settings.base_model, settings.task)
 
 
@@ -89,19 +93,20 @@ def _base_model(folder: Path, task: str) -> nn.Module:
     return task_of(task).load_model(folder)
 
 
-def _computed(admitted: Admitted, order: Order) -> Integers:
-    """Train or evaluate, and quantise what came of it.
+def _compute(admitted: Admitted, order: Order) -> Integers:
+    """Train or evaluate, and quantise the result.
 
     Raises:
-        ProtocolError [unable]: The data cannot be read, or clipping is not exact on them; or,
-            without privacy, anything else. The settings are signed and the check has weights of its
-            own, so that a coordinator cannot ask anything by it.
+        ProtocolError [unable]: The data cannot be read, or clipping is not exact on them;
+            without privacy also any later failure.
 
     Guarantees:
-        With privacy, what fails once the coordinator's model is in play is answered by noise
-        alone: a model can be crafted to fail for some customers and not for others.
+        With privacy, a failure after the coordinator's model was loaded is answered with noise
+        alone, like a success.
     """
     node, settings = admitted.node, order.settings
+    # This part may fail visibly: it depends on signed settings, and the check of clipping has
+    # weights of its own, so that a coordinator learns nothing that it can choose.
     try:
         model = base_model(node, settings)
         if order.instructions.kind == "train" and order.charge is not None:
@@ -109,21 +114,22 @@ def _computed(admitted: Admitted, order: Order) -> Integers:
         else:
             task_of(settings.task).load_data(node)
     except Exception as error:
-        _keep_words(admitted, order, error)
+        _log_locally(admitted, order, error)
         raise unable() from None
+    # This part may not: a model can be crafted to fail for certain customers only.
     try:
         return _vector(admitted, order, model)
     except Exception as error:
-        _keep_words(admitted, order, error)
+        _log_locally(admitted, order, error)
         if order.charge is None:
             raise unable() from None
         return _vector(admitted, order, model, noise_alone=True)
 
 
-def _keep_words(admitted: Admitted, order: Order, error: Exception) -> None:
-    """Write an error into the store's own log; its words may quote data."""
+def _log_locally(admitted: Admitted, order: Order, error: Exception) -> None:
+    """Write an error to the store's own log; its text may quote data and must not leave."""
     number = order.instructions.round
-    with suppress(OSError):  # a full disk may be what is wrong
+    with suppress(OSError):  # the error may be that the disk is full
         admitted.node.log(round=number, error=f"{type(error).__name__}: {error}")
     _log.warning("cannot compute on this store's data: its log.jsonl says why")
     _log.debug("cannot compute", exc_info=True)
@@ -156,10 +162,10 @@ def _vector(
         figures = evaluate_module.evaluate_round(
             node, model, settings, order.arrays, split=instructions.split, number=number
         )
-        # Elsewhere the others are counted; the noise is measured by one store a person.
+        # People whose home is another store are counted there: the noise covers one store each.
         counted = at_home(node, task_of(settings.task).load_data(node), settings).active()
-        found = figures.sums(counted)
-        sums = {name: found[name] for name in names}
+        all_sums = figures.sums(counted)
+        sums = {name: all_sums[name] for name in names}
     return evaluation_vector(node, sums, manifest, plan=plan, exchange=exchange, attempt=attempt)
 
 
@@ -172,7 +178,7 @@ def training_vector(
     exchange: int,
     attempt: int = 1,
 ) -> Integers:
-    """Encode a round of training with this store's own randomness; see `encode_training`."""
+    """Encode a training result with this store's own randomness; see `encode_training`."""
     return encode_training(trained, manifest, plan=plan, draws=_draws(node, exchange, attempt))
 
 
@@ -185,7 +191,7 @@ def evaluation_vector(
     exchange: int,
     attempt: int = 1,
 ) -> Integers:
-    """Encode an evaluation with this store's own randomness; see `encode_evaluation`."""
+    """Encode evaluation sums with this store's own randomness; see `encode_evaluation`."""
     return encode_evaluation(sums, manifest, plan=plan, draws=_draws(node, exchange, attempt))
 
 

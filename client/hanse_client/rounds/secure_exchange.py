@@ -1,15 +1,16 @@
-"""A store's side of one exchange under secure aggregation, from message to message.
+"""A store's side of one exchange under secure aggregation (docs/protocol.md, *An attempt*).
 
-What a round leaves to wait for the next message lies in the node's own folder, not in
-Flower's memory: it survives a restart, and nothing else can read it.
+The state between two messages lies in the node's own folder and not in Flower's memory, so that
+it survives a restart and no other user can read it.
 
     <node>/secagg/journal   every attempt made, so that none is made twice
-    <node>/secagg/waiting   the quantised vector, and what it will be charged (0600)
+    <node>/secagg/waiting   the quantised vector with its privacy charge (0600)
     <node>/secagg/state     the protocol's secrets between two messages (0600)
-    <node>/attempt          how far the newest attempt came, in a second place: a backup of
-                            `secagg/` that is brought back does not bring this back with it
+    <node>/attempt          the newest attempt and its stage, in a second place: restoring a
+                            backup of `secagg/` does not restore this file
 
-Everything is on disk before a reply leaves. No torch: protocol stages answer at once.
+Everything is on disk before a reply leaves. The module imports no torch, so that the stages
+after training are answered at once.
 """
 
 from __future__ import annotations
@@ -42,36 +43,36 @@ from hanse_common.secagg.state import Stage
 from hanse_common.secagg.wire import Message, StoreMessage
 
 Answer = dict[str, bytes]
-"""What a store replies at one stage: the protocol's message, and what goes with it."""
+"""A store's reply at one stage: the protocol's message, with receipt or cosignature."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Waiting:
-    """A vector that is ready to be masked; it is private, and hides from `repr`.
+    """A vector that is ready to be masked; it is private, so that `repr` does not show it.
 
     Args:
-        header: Of the attempt it was last offered in.
-        asked: Digest of what the store was told to do, without the log that announced it:
-            a second attempt is announced anew, and is for the same vector.
+        header: Header of the attempt that it waits in.
+        instructions_digest: Digest of the instructions without the round log's checkpoint: a
+            second attempt has another checkpoint, and is for the same vector.
         kind: `train` or `evaluate`.
         number: The training round.
-        vector: Quantised, within the manifest's bounds.
-        charge: What the ledger will say of it, but for the roster; None where there is no
-            privacy to account for.
+        vector: The quantised vector, within the manifest's bounds.
+        charge: The ledger's charge, except for the roster's digest; None without differential
+            privacy.
     """
 
     header: Header
-    asked: bytes
+    instructions_digest: bytes
     kind: str
     number: int
     vector: Integers
     charge: Charge | None
 
     def encode(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return the bytes of the file `waiting`."""
         table = {
             "header": self.header.encode().hex(),
-            "asked": self.asked.hex(),
+            "asked": self.instructions_digest.hex(),
             "kind": self.kind,
             "number": self.number,
             "charge": self.charge and self.charge.table(),
@@ -85,16 +86,17 @@ class Waiting:
         """Read what `encode` wrote.
 
         Raises:
-            MalformedMessage: It is something else.
+            MalformedMessage: The bytes are something else.
         """
         with decoding("the waiting update", MalformedMessage):
+            # Without pickle: a damaged or planted file must not run code.
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 table: dict[str, Any] = json.loads(str(file["about"]))
                 vector: Integers = file["vector"]
             charge = table["charge"]
             return cls(
                 header=Header.decode(bytes.fromhex(table["header"])),
-                asked=bytes.fromhex(table["asked"]),
+                instructions_digest=bytes.fromhex(table["asked"]),
                 kind=table["kind"],
                 number=table["number"],
                 vector=vector,
@@ -120,7 +122,7 @@ class SecureExchange:
         self._journal().admit(header, max_openings=limit)
 
     def current(self) -> Waiting | None:
-        """What waits for the next message; None if nothing does.
+        """The vector that waits for the next message; None if there is none.
 
         Raises:
             MalformedMessage: The file is damaged.
@@ -128,29 +130,40 @@ class SecureExchange:
         path = self._folder / WAITING_FILE
         return Waiting.decode(path.read_bytes()) if path.exists() else None
 
-    def unmasked(self, header: Header, asked: bytes) -> Waiting | None:
+    def unmasked(self, header: Header, instructions_digest: bytes) -> Waiting | None:
         """The vector of this exchange's first attempt, if it was never masked.
 
-        One that was masked may be in a sum that somebody holds: offered once more, its noise
-        would protect two sums, and be accounted for as if it were two noises.
+        Args:
+            header: Header of the attempt that begins.
+            instructions_digest: Digest of its instructions, without the checkpoint.
+
+        Guarantees:
+            A vector that was masked is never returned. It may be in a sum that the coordinator
+            has, and the same noise would be in two sums, while the accounting takes every sum
+            to have noise of its own.
         """
         waiting = self.current()
         if waiting is None or self._journal().was_masked(header):
             return None
-        # Another manifest has other bounds, and perhaps other noise.
+        # All must agree: another manifest may have other bounds and other noise, and other
+        # instructions another model.
         first, now = (
             (h.run, h.round, h.manifest_digest, digest)
-            for h, digest in ((waiting.header, waiting.asked), (header, asked))
+            for h, digest in (
+                (waiting.header, waiting.instructions_digest),
+                (header, instructions_digest),
+            )
         )
         return waiting if first == now else None
 
     def begin(self, header: Header, kind: str) -> Hello:
-        """Stage 0, first half: begin an attempt, before any data are looked at.
+        """Stage 0, first half: begin an attempt, before any data are read.
 
-        What comes of the data can then not be asked again, whether it failed or not.
+        The attempt is in the journal when this returns, so that the coordinator cannot repeat it,
+        whether the computation succeeds or fails.
 
         Returns:
-            What to send once `put_aside` has the vector.
+            The Hello, to send once `put_aside` has stored the vector.
 
         Raises:
             ProtocolError: As `Store.start` does.
@@ -163,13 +176,14 @@ class SecureExchange:
                 certificate=self._enrolment.certificate,
                 journal=self._journal(),
             )
-            # What waits from an earlier attempt must not be masked in this one.
+            # A vector of an earlier attempt must not be masked in this one. It is deleted before
+            # the journal is written: a crash in between loses a vector, and masks none twice.
             (self._folder / WAITING_FILE).unlink(missing_ok=True)
-            self._keep(store)
+            self._save(store)
         return store.hello
 
     def put_aside(self, waiting: Waiting) -> None:
-        """Stage 0, second half: keep the vector until the message that asks for it.
+        """Stage 0, second half: store the vector until the message of stage 2.
 
         Raises:
             ProtocolError [bad-vector]: The vector is not within the manifest's bounds.
@@ -179,24 +193,28 @@ class SecureExchange:
         self._node.write(f"{SECAGG_FOLDER}/{WAITING_FILE}", waiting.encode(), mode=0o600)
 
     def share(self, data: bytes) -> Answer:
-        """Stage 1; see `Store.share`. A failed check is answered with a signed refusal.
+        """Stage 1; see `Store.share`. A failed check is answered with a signed Refusal.
 
         Raises:
-            OutOfTurn: The message is for another stage or attempt; nothing changed.
+            OutOfTurn: The message is for another stage or attempt; nothing has changed.
         """
         return self._answer(lambda store, _: store.share(Roster.decode(data)))
 
     def mask(self, data: bytes) -> Answer:
         """Stage 2: check the shares, charge the upload, then mask.
 
-        The charge is on disk before the masked vector exists; a receipt for it goes with the
-        vector. See `share` for errors.
+        Guarantees:
+            The charge is on disk before the masked vector exists. A signed receipt of the ledger's
+            entry goes with the vector.
+
+        Raises:
+            OutOfTurn: See `share`.
         """
         receipt: Answer = {}
 
         def answer(store: Store, waiting: Waiting) -> StoreMessage:
             store.accept(Delivery.decode(data))
-            head = EMPTY
+            head = EMPTY  # without differential privacy there is no entry
             if waiting.charge is not None:
                 entry = self._node.charge(
                     waiting.charge.of(roster_digest=store.roster_digest or NOTHING),
@@ -215,7 +233,7 @@ class SecureExchange:
         return self._answer(lambda store, _: store.confirm(Survivors.decode(data)))
 
     def unmask(self, data: bytes) -> Answer:
-        """Stage 4; see `Store.unmask`, and `share` for errors. The vector is gone after it."""
+        """Stage 4; see `Store.unmask`, and `share` for errors. Deletes the vector."""
         return self._answer(lambda store, _: store.unmask(UnmaskRequest.decode(data)))
 
     def _receipt(self, store: Store, header: Header, head: Head) -> Receipt:
@@ -231,10 +249,11 @@ class SecureExchange:
         self, step: Callable[[Store, Waiting], Message], *, charges: bool = False
     ) -> Answer:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        with locked(self._folder):  # one process at a time goes on with an attempt
-            return self._answer_alone(step, charges)
+        # Two processes that resume one state could mask the vector twice.
+        with locked(self._folder):
+            return self._answer_locked(step, charges)
 
-    def _answer_alone(self, step: Callable[[Store, Waiting], Message], charges: bool) -> Answer:
+    def _answer_locked(self, step: Callable[[Store, Waiting], Message], charges: bool) -> Answer:
         waiting = self.current()
         if waiting is None:
             raise OutOfTurn("this store has no update waiting to be masked")
@@ -249,23 +268,25 @@ class SecureExchange:
         try:
             reply = step(store, waiting)
         except ProtocolError as error:
+            # A message out of turn must change nothing, or a replay could end an attempt.
             if isinstance(error, OutOfTurn) and store.stage is before:
                 raise
             self._node.log(round=waiting.number, error=f"[{error.code}] {error}")
             reply = store.refuse(error)
-        self._keep(store)
+        self._save(store)  # before the reply leaves, so that no step is taken twice
         if store.stage is Stage.FINISHED:
-            # Only now: after a crash before it, the store can still be asked once more.
+            # Only after the state was saved: after a crash before, the store can be asked again.
             (self._folder / WAITING_FILE).unlink()
         return {MESSAGE: reply.encode()}
 
     def _journal(self) -> Journal:
         path, mark = self._folder / JOURNAL_FILE, self._node.folder / ATTEMPT_FILE
         journal = Journal.decode(path.read_bytes()) if path.exists() else Journal()
+        # The mark wins over a journal that came back from a backup.
         return journal.caught_up(Mark.decode(mark.read_bytes()) if mark.exists() else None)
 
     def _charged(self, waiting: Waiting) -> bool:
-        """Whether the ledger says that this attempt's vector was masked, or was about to be."""
+        """Whether the ledger has a charge of this attempt, so that a masked vector may exist."""
         if waiting.charge is None:
             return False
         header = waiting.header
@@ -275,7 +296,9 @@ class SecureExchange:
             for about in (entry.release for entry in self._node.ledger if entry.spends)
         )
 
-    def _keep(self, store: Store) -> None:
+    def _save(self, store: Store) -> None:
+        # The journal first: after a crash in between, the state on disk is of an earlier stage
+        # than the journal, and is refused.
         self._node.write(f"{SECAGG_FOLDER}/{JOURNAL_FILE}", store.journal.encode())
         self._node.write(f"{SECAGG_FOLDER}/{STATE_FILE}", store.encode(), mode=0o600)
         if store.journal.mark is not None:

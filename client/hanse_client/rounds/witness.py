@@ -1,9 +1,8 @@
-"""A store as a witness of the coordinator's round log: it sees one history, or takes no part.
+"""A store as a witness of the coordinator's round log (docs/protocol.md, *The round log*).
+
+The store takes part only in exchanges that are announced in one append-only history.
 
     <node>/checkpoints/<log>   the last checkpoint that this store accepted, by the log's key
-
-What it cosigns it remembers first, on the disk, so that a restart forgets nothing; and one
-process at a time does so, so that two messages at once cannot be two histories.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs, check_announced
 
 _NAME_DIGITS = 16
+"""Hexadecimal digits of the log's key in the file's name."""
 
 
 class Witness:
-    """What one store knows of its federation's round log."""
+    """One store's record of its federation's round log."""
 
     def __init__(self, node: Node, enrolment: Enrolment) -> None:
         self._node = node
@@ -29,16 +29,17 @@ class Witness:
 
     @property
     def seen(self) -> Checkpoint | None:
-        """The last checkpoint that was accepted; None if there is no log, or none was seen.
+        """The last checkpoint that was accepted; None if there is no log, or none was seen yet.
 
         Raises:
-            RoundLogError: The file is damaged; who cannot tell what it saw accepts nothing.
+            RoundLogError: The file is damaged; a store that does not know what it has seen accepts
+                nothing.
         """
         name = self._name
         return None if name is None else Checkpoint.load(self._node.folder / name)
 
-    def cosign(self, told: Instructions) -> bytes | None:
-        """Check that an exchange is announced in the one log, remember that, and cosign.
+    def cosign(self, instructions: Instructions) -> bytes | None:
+        """Check that an exchange is announced in the log, save the checkpoint, and cosign it.
 
         Returns:
             The cosignature; None if the manifest names no log.
@@ -46,7 +47,7 @@ class Witness:
         Raises:
             RoundLogError [log-forked]: The coordinator shows another history than before, or none.
             RoundLogError: As `seen`.
-            ProtocolError: What came with the exchange is malformed, or nobody's.
+            ProtocolError: Checkpoint or proofs are malformed, or not signed by the log's key.
         """
         key, name = self._enrolment.manifest.log_key, self._name
         if key is None or name is None:
@@ -54,19 +55,24 @@ class Witness:
         folder = self._node.folder / LOG_CHECKPOINTS_FOLDER
         if not folder.exists():
             folder.mkdir(exist_ok=True)
+            # A folder whose entry is lost at a power failure would forget what was cosigned.
             sync_folder(self._node.folder)
+        # One process at a time: two messages at once could otherwise be two histories.
         with locked(folder):
             try:
                 checkpoint = check_announced(
-                    told,
-                    Proofs.decode(told.proofs) if told.checkpoint else Proofs(inclusion=""),
+                    instructions,
+                    Proofs.decode(instructions.proofs)
+                    if instructions.checkpoint
+                    else Proofs(inclusion=""),
                     log_key=bytes.fromhex(key),
                     seen=self.seen,
                 )
             except RoundLogError as error:
                 if error.code == "log-forked":
-                    self._node.log(round=told.round, error=f"[{error.code}] {error}")
+                    self._node.log(round=instructions.round, error=f"[{error.code}] {error}")
                 raise
+            # On disk before the cosignature exists, so that a restart does not forget it.
             self._node.write(name, checkpoint.line())
         return checkpoint.cosign(self._enrolment.key)
 

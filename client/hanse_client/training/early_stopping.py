@@ -1,7 +1,7 @@
-"""Stopping when the validation weeks no longer get better, and keeping the best round.
+"""Early stopping by the score on the validation weeks.
 
-Only for who trains on own customers without privacy. Under privacy the choice of a round says
-something of the customers it was chosen by, and no noise would cover that.
+Only for training on a store's own customers without privacy. Under privacy, the choice of a
+round would depend on the customers of the validation weeks, and no noise would cover it.
 
 >>> stopping = EarlyStopping(patience=2)
 >>> [stopping.is_enough(score, {"weights": score}) for score in (0.1, 0.3, 0.2, 0.25)]
@@ -20,10 +20,10 @@ from hanse_client.tasks.base import Figures
 
 
 class EarlyStopping:
-    """The best round so far, and how long ago it was.
+    """Keeps the parameters of the best round, and counts the evaluations since.
 
     Args:
-        patience: Looks without a better score after which it is enough.
+        patience: Number of evaluations without a better score after which training stops.
     """
 
     def __init__(self, patience: int) -> None:
@@ -33,12 +33,13 @@ class EarlyStopping:
         self._since = 0
 
     def is_enough(self, score: float, arrays: Mapping[str, Any]) -> bool:
-        """Take note of a round; say whether to stop.
+        """Record the score of a round, and return whether to stop.
 
         Args:
             score: Higher is better; NaN is never better.
-            arrays: The model of that round.
+            arrays: The parameters of that round.
         """
+        # `best is None`: the first round is kept even if its score is NaN.
         if score > self._score or self.best is None:
             self.best, self._score, self._since = arrays, score, 0
             return False
@@ -47,8 +48,8 @@ class EarlyStopping:
 
 
 def validation_score(figures: Figures) -> float:
-    """Add up the two tasks: NDCG@10 and the mean of the two areas; what is unknown is left out."""
-    found = figures.metrics()
-    values = (found.get(name, math.nan) for name in ("ndcg@10", "outlook_auc"))
+    """Sum of NDCG@10 and the outlook's AUC; undefined ones are left out, NaN if both are."""
+    metrics = figures.metrics()
+    values = (metrics.get(name, math.nan) for name in ("ndcg@10", "outlook_auc"))
     known = [value for value in values if math.isfinite(value)]
     return sum(known) if known else math.nan

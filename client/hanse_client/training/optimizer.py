@@ -1,7 +1,7 @@
-"""Opacus' optimizer with noise that nobody can predict.
+"""Opacus' DP-SGD optimizer with noise from a cryptographic generator.
 
-Opacus draws noise from torch's Mersenne Twister; its secure mode needs a package that cannot
-be installed.
+Opacus draws noise from torch's Mersenne Twister, whose state can be computed from its output;
+its secure mode needs a package that cannot be installed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 
 
 class KeystreamOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # untyped
-    """DP-SGD's optimizer over clipped sums in `parameter.grad`, noise from a keystream.
+    """DP-SGD's optimizer over clipped sums in `parameter.grad`, with noise from a keystream.
 
     Args:
-        optimizer: What steps.
-        noise_multiplier: In units of the clip.
-        max_grad_norm: Clip of one customer's gradient.
-        expected_batch_size: Public constant that sums are divided by.
+        optimizer: The optimizer that makes the step.
+        noise_multiplier: Standard deviation of the noise in units of the clip.
+        max_grad_norm: The clip of one customer's gradient.
+        expected_batch_size: Public constant by which sums are divided.
         randomness: A generator over a ChaCha20 keystream.
 
     Guarantees:
-        The true number of customers enters nothing but the sum.
+        The true number of customers has no influence except through the sum of gradients.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class KeystreamOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]
             noise_multiplier=noise_multiplier,
             max_grad_norm=max_grad_norm,
             expected_batch_size=expected_batch_size,
+            # Divides by `expected_batch_size`, a constant; "sum" would not divide at all.
             loss_reduction="mean",
         )
         self._randomness = randomness
 
     def add_noise(self) -> None:
-        """Put the noisy sums where the optimizer looks for gradients."""
+        """Set each `.grad` to the clipped sum plus Gaussian noise."""
         scale = self.noise_multiplier * self.max_grad_norm
         for parameter in self.params:
             noise = self._randomness.normal(0.0, scale, tuple(parameter.shape))

@@ -1,7 +1,8 @@
-"""Subnormal numbers count as zero wherever a store computes on its customers.
+"""Flushing of subnormal floating-point numbers to zero, against a timing channel.
 
-They make a matrix product hundreds of times slower: whoever chooses the model could read off a
-store's seconds whom it computes on.
+Subnormal numbers make a matrix product hundreds of times slower. A coordinator could choose a
+model that yields them for certain customers only, and see from a store's response time whether
+it has such customers.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ R = TypeVar("R")
 
 
 def flush_subnormals() -> None:
-    """Let them count as zero in this process from now on.
+    """Flush subnormal numbers to zero in this process from now on.
 
-    A thread has the setting of the one that started it: called before torch starts threads of
-    its own, it holds for all of them.
+    Call it before torch starts threads of its own.
     """
+    # A thread inherits the setting of the thread that starts it, so that later threads have it.
     torch.set_flush_denormal(True)
 
 
 def flushing_subnormals(compute: Callable[P, R]) -> Callable[P, R]:
-    """Let them count as zero while a function runs, in the thread that runs it."""
+    """Flush subnormal numbers to zero while the function runs, in the thread that runs it."""
 
     @functools.wraps(compute)
     def flushed(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -41,4 +42,5 @@ def flushing_subnormals(compute: Callable[P, R]) -> Callable[P, R]:
 
 
 def _are_flushed() -> bool:
+    # torch has no getter: the product is 1e-40, a subnormal number of float32.
     return not bool((torch.full((1,), 1e-20) * 1e-20).any())

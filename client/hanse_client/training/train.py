@@ -1,8 +1,8 @@
 """One round of training at a store: sample customers, clip each, add noise, step.
 
-What is learnt is the task's that the settings name; all that privacy rests on is here. The
-update is a sum over customers divided by a public constant, never by the store's true size or
-batch, so that neither can be read off it.
+The task of the settings defines data, model and loss; this module has everything that privacy
+depends on. The update is a sum over customers divided by a public constant, never by the
+store's true number of customers or batch size, so that it reveals neither.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    """What a round works on: one store's customers, and the model of the run's task."""
+    """The inputs of a round: one store's customers, and the model of the run's task."""
 
     node: Node
     task: Task
     model: nn.Module
     data: StoreData | None
-    """None where nobody's data are looked at."""
+    """None for a round of noise alone, which reads no data."""
     settings: RunSettings
     attempt: int = 1
 
     @property
-    def known(self) -> StoreData:
+    def available_data(self) -> StoreData:
         if self.data is None:
             raise EmptyStore("no data were read")
         return self.data
@@ -73,41 +73,42 @@ def train_round(
 ) -> Trained:
     """Train on the store's customers for one round.
 
-    What it costs is charged by whoever lets the result leave the store, before it does.
+    The caller charges the round to the ledger before it lets the result leave the store.
 
     Args:
         node: The store.
-        model: The task's, of the right shape; it is overwritten with `arrays`.
-        settings: The run's.
+        model: The task's model; its trained parameters are overwritten with `arrays`.
+        settings: The run's settings.
         arrays: Trained parameters of the global model, by name.
         number: The round, from 1.
-        proximal_mu: FedProx's pull towards the global model.
-        attempt: At the round; a second one draws other customers and other noise.
-        noise_alone: Look at no data: what a store with privacy sends whose data cannot be used.
+        proximal_mu: FedProx's coefficient of the proximal term, at least 0.
+        attempt: The attempt at the round; a second one draws other customers and other noise.
+        noise_alone: Read no data. With privacy, a store whose data cannot be used sends this.
 
     Returns:
-        The change of the trained parameters in `training.local_steps` steps or, in mode
-        `distributed`, the sum of clipped gradients, which has no noise yet; and exact counts
-        and losses. None of it but a change in mode `local` may leave the store as it is.
+        The change of the trained parameters over `training.local_steps` steps; in mode
+        `distributed` the sum of clipped gradients, which has no noise yet. With it the exact
+        number of customers drawn and their clipped losses. Only the change in mode `local` is
+        private as it is.
 
     Raises:
         PrivacyError: The plan cannot be kept, or clipping is not exact here.
         EmptyStore, DataError [too-few-customers]: Without privacy, see `check_size`.
 
     Edge cases:
-        With privacy a store answers whether it has customers or not: an empty one adds noise
-        alone. Were it to refuse, the coordinator would learn exactly when it crosses a limit.
+        With privacy a store without customers answers with noise alone. A refusal would tell
+        the coordinator exactly whether the store has more customers than a limit.
     """
-    # 1. The global model, and the customers who were here before training ends.
+    # 1. The global model, and the customers with data before training ends.
     load_arrays(model, arrays)
     plan = PrivacyPlan.from_settings(settings)
-    if plan is None:
+    if plan is None:  # with privacy, see *Edge cases*
         check_size(node.name, task_of(settings.task).load_data(node), settings)
     if plan is not None and not noise_alone:
-        # 2. Clipping is proven exact before this store's first private step of this model.
+        # 2. Clipping is checked to be exact before this store's first private step of this model.
         check_ready(node, model, settings, number)
     work = _work(node, model, settings, attempt, empty=noise_alone)
-    # 3. A few steps, each on a Poisson sample of customers.
+    # 3. One or more steps, each on a Poisson sample of customers.
     update: Arrays = {}
     if plan is None:
         losses = _non_private_steps(work, number, proximal_mu)
@@ -116,11 +117,12 @@ def train_round(
     else:
         losses = _gradient_sum(work, plan, number, update)
     drawn, total, steps = 0, 0.0, settings.training.local_steps
-    for step, found in enumerate(losses, start=1):
-        mean = float(found.mean()) if len(found) else 0.0
+    for step, step_losses in enumerate(losses, start=1):
+        mean = float(step_losses.mean()) if len(step_losses) else 0.0
         node.log(round=number, step=step, steps=steps, loss=mean)
-        drawn += len(found)
-        parts = (found / settings.training.loss_clip).nan_to_num(nan=1.0).clip(0.0, 1.0)
+        drawn += len(step_losses)
+        # In units of the clip, within [0, 1] for every customer, as the noise on the sum assumes.
+        parts = (step_losses / settings.training.loss_clip).nan_to_num(nan=1.0).clip(0.0, 1.0)
         total += float(parts.sum())
     if not update:
         update = {name: array - arrays[name] for name, array in trained_arrays(model).items()}
@@ -128,13 +130,13 @@ def train_round(
 
 
 def check_ready(node: Node, model: nn.Module, settings: RunSettings, number: int) -> None:
-    """Check that the store's data can be read, and are clipped exactly.
+    """Check that the store's data can be read, and that clipping is exact on them.
 
     Args:
         node: The store.
-        model: The task's; what is trained of it is put back after the check.
-        settings: The run's.
-        number: The round.
+        model: The task's model; its trained parameters are restored after the check.
+        settings: The run's settings.
+        number: The round, from 1.
 
     Raises:
         DataError: The data cannot be read.
@@ -142,15 +144,18 @@ def check_ready(node: Node, model: nn.Module, settings: RunSettings, number: int
     """
     work = _work(node, model, settings)
     lots = work.generator(number, Randomness.EXACTNESS_CHECK)
-    ensure_exact(node, work.task, model, work.known, settings, lots)
+    ensure_exact(node, work.task, model, work.available_data, settings, lots)
 
 
 @flushing_subnormals
 def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
-    """Train on this store's customers only, without noise, for as many steps as a whole run.
+    """Train `model` in place on this store's customers alone, without noise, for a run's steps.
 
-    The model is left trained; what a store could do without the federation. With
-    `federation.patience` it is that of the best round, and later ones are not made.
+    This is what a store could do without the federation. With `federation.patience` training
+    stops early, and the model is that of the best round.
+
+    Raises:
+        EmptyStore, DataError [too-few-customers]: See `check_size`.
     """
     check_size(node.name, task_of(settings.task).load_data(node), settings)
     work = _work(node, model, settings)
@@ -173,38 +178,38 @@ def train_alone(node: Node, model: nn.Module, settings: RunSettings) -> None:
 
 
 def training_data(node: Node, settings: RunSettings) -> StoreData:
-    """What training may look at: the time before it ends, of people at home here.
+    """The data that training may read: before training ends, of people whose home this store is.
 
     Raises:
-        ConfigError: Each person has one home, and this store does not know theirs.
+        ConfigError: See `at_home`.
     """
     task = task_of(settings.task)
     return at_home(node, task.training_data(task.load_data(node), settings), settings)
 
 
-def at_home(node: Node, known: StoreData, settings: RunSettings) -> StoreData:
-    """What of it may leave the store in a sum: all, or of people at home here.
+def at_home(node: Node, data: StoreData, settings: RunSettings) -> StoreData:
+    """Restrict data to people whose home is this store, if `privacy.one_home` is set.
 
     Raises:
-        ConfigError: Each person has one home, and this store does not know theirs.
+        ConfigError: `privacy.one_home` is set, and the node has no manifest that lists the stores.
     """
     if not settings.privacy.one_home:
-        return known
+        return data
     if node.enrolment is None:
         raise ConfigError(
-            "privacy.one_home goes with a manifest that lists the stores",
+            "privacy.one_home needs a manifest that lists the stores",
             hint="leave secure aggregation on",
         )
     stores = node.enrolment.manifest.stores
-    return known.at_home(stores.index(node.enrolment.certificate.store_id), len(stores))
+    return data.at_home(stores.index(node.enrolment.certificate.store_id), len(stores))
 
 
 def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
-    """Refuse a store that is too small to train.
+    """Refuse to train without privacy on too few customers.
 
     Raises:
-        EmptyStore: No customer has anything to learn from before training ends.
-        DataError [too-few-customers]: Fewer than `data.min_customers` have.
+        EmptyStore: No customer has data before training ends.
+        DataError [too-few-customers]: Fewer than `data.min_customers` customers have.
     """
     task = task_of(settings.task)
     count = len(task.training_data(data, settings).active())
@@ -225,6 +230,7 @@ def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
     """Copy named arrays into the model's parameters; subnormal numbers become zero."""
+    # Subnormal weights would make the time of a step depend on the data (`subnormals`).
     parameters = dict(model.named_parameters())
     least = np.finfo(np.float32).tiny
     with torch.no_grad():
@@ -235,7 +241,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
 
 
 def trained_arrays(model: nn.Module) -> Arrays:
-    """The trained parameters by name, in the order of their names."""
+    """Copies of the trained parameters by name, sorted by name."""
     named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
     return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
 
@@ -252,7 +258,7 @@ def _work(
 def _private_steps(
     work: _Work, plan: PrivacyPlan, number: int, proximal_mu: float
 ) -> Iterator[Tensor]:
-    """DP-SGD (Abadi et al. 2016), one customer one example; yields each step's losses [B]."""
+    """DP-SGD (Abadi et al. 2016) with customers as examples; yields each step's losses [B]."""
     start = [p.detach().clone() for p in work.trained]
     rate = work.settings.training.learning_rate * work.settings.fading(number)
     optimizer = KeystreamOptimizer(
@@ -272,29 +278,30 @@ def _private_steps(
 
 
 def _gradient_sum(work: _Work, plan: PrivacyPlan, number: int, update: Arrays) -> Iterator[Tensor]:
-    """One sum of clipped gradients, into `update`; yields the losses [B].
+    """Store one sum of clipped gradients in `update`; yields the losses [B].
 
-    The noise comes later, on the quantised integers. The proximal term of FedProx is zero
-    here: the model has not moved.
+    Noise is added later, to the quantised integers. FedProx's proximal term is zero here, since
+    the model has not moved.
     """
     with customer_clipper(work.model, plan.store_clip) as clipper:
         for draw in _samples(work, number):
             losses = _clipped_sum(clipper, work, draw)
             for name, parameter in sorted(work.model.named_parameters()):
                 if parameter.requires_grad:
-                    found = parameter.grad
+                    gradient = parameter.grad
                     zero = np.zeros(tuple(parameter.shape), np.float32)
-                    update[name] = zero if found is None else found.numpy().copy()
+                    # Copied: the array shares the gradient's memory.
+                    update[name] = zero if gradient is None else gradient.numpy().copy()
             work.model.zero_grad(set_to_none=True)
             yield losses
 
 
 def _clipped_sum(clipper: BookKeeping, work: _Work, draw: Draw) -> Tensor:
-    """Add the customers' clipped gradients up in `parameter.grad`; return their losses [B].
+    """Add the customers' clipped gradients to `parameter.grad`; return their losses [B].
 
     Edge cases:
-        Nobody was drawn: the sum is zero, and a step is noise alone, as the accounting
-        assumes.
+        Without customers the sum is zero and the step is noise alone, as the accounting of
+        Poisson sampling assumes.
     """
     losses = [torch.zeros(0)]
     for part in _parts(work, draw):
@@ -305,7 +312,7 @@ def _clipped_sum(clipper: BookKeeping, work: _Work, draw: Draw) -> Tensor:
 
 
 def _non_private_steps(work: _Work, number: int, proximal_mu: float) -> Iterator[Tensor]:
-    """Steps without clip and noise; yields each step's losses [B]."""
+    """Steps without per-customer clip and noise; yields each step's losses [B]."""
     start = [p.detach().clone() for p in work.trained]
     optimizer = _non_private_optimizer(work)
     rate = work.settings.training.non_private_learning_rate * work.settings.fading(number)
@@ -315,7 +322,7 @@ def _non_private_steps(work: _Work, number: int, proximal_mu: float) -> Iterator
 
 
 def _pull_back(trained: list[nn.Parameter], start: list[Tensor], amount: float) -> None:
-    """FedProx's proximal term (Li et al. 2020), as a step of its own: it looks at no data."""
+    """FedProx's proximal term (Li et al. 2020) as a separate step, which depends on no data."""
     if amount:
         with torch.no_grad():
             for parameter, old in zip(trained, start, strict=True):
@@ -331,11 +338,9 @@ def _non_private_optimizer(work: _Work) -> torch.optim.Optimizer:
 def _non_private_step(
     optimizer: torch.optim.Optimizer, work: _Work, draw: Draw, number: int
 ) -> Tensor:
-    """Step along the mean gradient of the customers drawn; return their losses [B].
-
-    By sums, as under privacy, the largest store would take steps ten times the smallest's,
-    and nothing would clip them: that federation diverges.
-    """
+    """Step along the mean gradient of the customers drawn; return their losses [B]."""
+    # The mean and not a sum over a constant, as under privacy: without a clip the largest store
+    # takes ten times the smallest one's steps, and the run diverges (docs/lab-notes.md).
     for group in optimizer.param_groups:
         group["lr"] = work.settings.training.non_private_learning_rate * work.settings.fading(
             number
@@ -352,32 +357,36 @@ def _non_private_step(
 
 
 def _parts(work: _Work, draw: Draw) -> Iterator[Batch]:
-    """A step's customers, as many at a time as fit in memory."""
+    """Batches of a step's customers, as many at a time as fit in memory."""
     size = work.task.rows_at_once(work.model)
     for first in range(0, len(draw), size):
-        yield work.task.collate(work.known, draw.rows(first, first + size), work.model)
+        yield work.task.collate(work.available_data, draw.rows(first, first + size), work.model)
 
 
-class _Nobody:
-    """A step that nobody was drawn for."""
+class _EmptyDraw:
+    """The sample of a step without customers."""
 
     customers = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return 0
 
-    def rows(self, start: int, stop: int) -> _Nobody:
+    def rows(self, start: int, stop: int) -> _EmptyDraw:
         return self
 
 
 def _samples(work: _Work, number: int) -> Iterator[Draw]:
-    """Poisson samples of the store's customers, `local_steps` of them, by secret lots."""
+    """Yield `training.local_steps` Poisson samples of the store's customers."""
     if work.data is None:
-        yield from [_Nobody()] * work.settings.training.local_steps
+        yield from [_EmptyDraw()] * work.settings.training.local_steps
         return
     customers = work.data.active()
     rng = work.generator(number, Randomness.EXAMPLES)
+    # A stream of its own, which stays secret: amplification by sampling assumes that nobody
+    # knows who was drawn.
     lot = work.generator(number, Randomness.SAMPLE)
     for _ in range(work.settings.training.local_steps):
+        # Each customer independently, so that the sample's size is random: the accountant counts
+        # Poisson sampling, not batches of a fixed size.
         drawn = customers[lot.random(len(customers)) < work.settings.training.sample_rate]
         yield work.task.draw(work.data, drawn, work.model, work.settings, rng)
