@@ -37,7 +37,7 @@ def test_credits_add_up_to_the_difference_from_an_empty_history(run, node, all_l
         found = attribute(
             store.histories, trained.model, customer=customer, category=category, moment=moment
         )
-        assert found.listens == all_layers
+        assert found.uses_transformer == all_layers
         tolerance = 0.01 * max(abs(found.difference), 1.0)
         assert found.left_over == pytest.approx(0.0, abs=tolerance)
         assert found.by_visit.sum() == pytest.approx(sum(found.by_feature.values()), abs=tolerance)
@@ -82,8 +82,8 @@ def test_the_page_is_private_and_says_that_the_transformer_is_silent(run, node, 
     assert files["json"] == str(tmp_path / "why.html.json")
     assert user in text
     assert plain["user_id"] == user
-    assert "no say" in plain["says"]
-    assert "no say" in text
+    assert "does not use its transformer" in plain["says"]
+    assert "does not use its transformer" in text
     assert not re.search(r"(src|href)=.http", text)
     assert sum(v["carries"] for v in plain["visits"]) == pytest.approx(
         plain["difference"], abs=0.01 * max(abs(plain["difference"]), 1)

@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused_and_named(run, node, store_toml, tmp_path)
         ask("predict", run, "--store", tmp_path)
     with raises("config", match=r"known suffixes: .parquet, .csv"):
         ask("predict", run, "--store", node.folder, "--output", tmp_path / "x.xlsx")
-    with raises("config", match="its folder must exist"):
+    with raises("config", match="in a folder that exists"):
         ask("predict", run, "--store", node.folder, "--output", tmp_path / "no" / "x.csv")
 
     lonely = tmp_path / "lonely"

@@ -1,13 +1,13 @@
-"""What carries a customer's score of a category, by integrated gradients.
+"""Attribution of a customer's score of a category to visits and features.
 
-The score is followed from an empty history to the customer's own in a straight line, and each
-input is credited with what the score gains on the way (Sundararajan, Taly and Yan 2017; by
-Captum). The credits add up to the score less that of an empty history. An input that counts
-visits passes its credit on to them: to each as much as it counts for in it.
+Integrated gradients (Sundararajan, Taly and Yan 2017; by Captum) along the straight line from
+an empty history to the customer's own: the attributions of the inputs add up to the score minus
+that of an empty history. The attribution of an input that counts visits is distributed over
+these visits in proportion to what each contributes to the input.
 
-    found = attribute(histories, model, customer=3, category=17, moment=20_000.0)
-    found.score - found.baseline       # nearly the sum of what follows
-    found.by_visit, found.by_feature
+    result = attribute(histories, model, customer=3, category=17, moment=20_000.0)
+    result.score - result.baseline       # nearly the sum of either of the following
+    result.by_visit, result.by_feature
 """
 
 from __future__ import annotations
@@ -25,39 +25,40 @@ from hanse_client.tasks.interest.heads import VISIT_WINDOWS
 from hanse_common.errors import MissingDependency
 
 STEPS = 400
-"""Points on the line: logarithms of counts bend sharply where a history begins."""
+"""Points on the line. Many, since logarithms of counts bend sharply near an empty history."""
 _AT_ONCE = 50
+"""Points that go through the model together, to bound memory."""
 _PAST = ("counts", "decayed", "days_since", "visits", "gap")
 _TRANSFORMER = "the transformer: item texts and facts of visits"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attribution:
-    """Of one customer, one category and one moment."""
+    """The attribution of one customer's score of one category at one moment."""
 
     score: float
     """Unnormalised log-probability of the category in the next basket."""
     baseline: float
-    """The same of somebody with an empty history, observed for as long."""
+    """The same for an empty history that was observed for as long."""
     share: float
     """The category's share of the next basket."""
     visits: Ints
     """[v] indices of the visits before the moment, in the order of time."""
     by_visit: Floats
-    """[v] what each visit carries."""
+    """[v] attribution of each visit."""
     by_feature: dict[str, float]
-    """What each feature carries, the same credit seen from the other side."""
-    listens: bool
-    """Whether the transformer has any say in the score."""
+    """Attribution of each feature: the same total, divided otherwise."""
+    uses_transformer: bool
+    """Whether the score depends on the transformer."""
 
     @property
     def difference(self) -> float:
-        """Score less baseline, which the credits add up to."""
+        """Score minus baseline, to which the attributions add up."""
         return self.score - self.baseline
 
     @property
     def left_over(self) -> float:
-        """What the approximation of the line by points leaves unexplained."""
+        """The part of `difference` that is lost by approximating the integral by points."""
         return self.difference - sum(self.by_feature.values())
 
 
@@ -67,14 +68,14 @@ def attribute(
     """Explain the score of one category for one customer.
 
     Args:
-        histories: Of the store.
-        model: Ready to be asked.
+        histories: The store's histories.
+        model: The model, in evaluation mode.
         customer: Index into the histories.
         category: Index into the model's classes.
-        moment: From when on is predicted; days.
+        moment: The time from which is predicted, in days.
 
     Raises:
-        MissingDependency: There is no Captum on this machine.
+        MissingDependency: Captum is not installed.
     """
     try:
         from captum.attr import IntegratedGradients
@@ -84,20 +85,21 @@ def attribute(
             hint="pip install 'hanse[explain]'",
         ) from error
     config = model.config
-    nothing = np.zeros((1, 1), dtype=bool)
+    no_targets = np.zeros((1, 1), dtype=bool)
     anchors = Anchors(
         customers=np.array([customer]),
         moments=np.array([[moment]]),
-        basket=nothing,
-        outlook=nothing,
+        basket=no_targets,
+        outlook=no_targets,
     )
     batch = collate(histories, anchors, config)
-    listens = model.basket.uses_state()
+    uses_transformer = model.basket.uses_state()
     inputs = tuple(getattr(batch.past, name) for name in _PAST)
     empty = tuple(_empty(batch, name) for name in _PAST)
-    if listens:
-        seen = (batch.visit_vectors, batch.visit_facts)
-        inputs, empty = inputs + seen, empty + tuple(torch.zeros_like(part) for part in seen)
+    if uses_transformer:
+        visit_inputs = (batch.visit_vectors, batch.visit_facts)
+        inputs += visit_inputs
+        empty += tuple(torch.zeros_like(part) for part in visit_inputs)
 
     def score(*parts: Tensor) -> Tensor:
         scores: Tensor = model(_batch(batch, parts)).basket_scores
@@ -115,12 +117,13 @@ def attribute(
         baseline = float(score(*empty)[0])
     past = dict(zip(_PAST, credits, strict=False))
     visits, ages, holds = _visits(histories, customer, moment, len(config.classes))
-    by_visit = _passed_on(past, batch.past, ages, holds, model)
+    by_visit = _by_visit(past, batch.past, ages, holds, model)
     by_feature = _features(past, category, model)
-    if listens:
+    if uses_transformer:
         each = sum(part.sum(-1)[0].double().numpy() for part in credits[len(_PAST) :])
-        heard = min(len(visits), config.max_steps)
-        by_visit[len(visits) - heard :] += each[:heard]
+        # The transformer reads the last `max_steps` visits only.
+        read = min(len(visits), config.max_steps)
+        by_visit[len(visits) - read :] += each[:read]
         by_feature[_TRANSFORMER] = float(np.sum(each))
     return Attribution(
         score=float(scores[category]),
@@ -129,12 +132,12 @@ def attribute(
         visits=visits,
         by_visit=by_visit,
         by_feature=by_feature,
-        listens=listens,
+        uses_transformer=uses_transformer,
     )
 
 
 def _empty(batch: Batch, name: str) -> Tensor:
-    """What an empty history would show: no visit, and none for as long as was looked."""
+    """The input's value for an empty history: no visit since observation began."""
     value: Tensor = getattr(batch.past, name)
     if name == "gap":
         return batch.past.observed.clone()
@@ -144,7 +147,7 @@ def _empty(batch: Batch, name: str) -> Tensor:
 
 
 def _batch(batch: Batch, parts: tuple[Tensor, ...]) -> Batch:
-    """The same customer with other inputs, n at a time."""
+    """The customer's batch with n variants of the inputs in place of its own."""
     count = len(parts[0])
     past = dict(zip(_PAST, parts, strict=False))
     vectors, facts = parts[len(_PAST) :] or (batch.visit_vectors, batch.visit_facts)
@@ -159,7 +162,7 @@ def _batch(batch: Batch, parts: tuple[Tensor, ...]) -> Batch:
 def _visits(
     histories: Histories, customer: int, moment: float, classes: int
 ) -> tuple[Ints, Floats, Floats]:
-    """([v] visits before the moment, [v] their ages in days, [v, C] 1 for each class)."""
+    """[v] visits before the moment, [v] their ages in days, [v, C] 1 where a visit has a class."""
     first, stop = histories.visit_offsets[customer : customer + 2]
     known = int(np.searchsorted(histories.visit_days[first:stop], moment, side="left"))
     visits = np.arange(first, first + known)
@@ -170,42 +173,42 @@ def _visits(
     return visits, moment - histories.visit_days[visits], holds
 
 
-def _passed_on(
+def _by_visit(
     credit: dict[str, Tensor], past: Interests, ages: Floats, holds: Floats, model: InterestModel
 ) -> Floats:
-    """[v] what inputs pass on to visits, each as much as it counts for in them."""
+    """[v] attributions of inputs distributed over visits, by the visits' part in each input."""
     config = model.config
-    found = np.zeros(len(ages))
+    total = np.zeros(len(ages))
     if not len(ages):
-        return found
+        return total
     each = {name: part[0, 0].double().numpy() for name, part in credit.items()}
     for index, window in enumerate(config.windows):
         weights = holds * (ages <= window)[:, None]
-        found += _spread(weights, each["counts"][:, index])
+        total += _spread(weights, each["counts"][:, index])
     for index, half_life in enumerate(config.half_lives):
         weights = holds * np.exp2(-ages / half_life)[:, None]
-        found += _spread(weights, each["decayed"][:, index])
-    last = np.zeros_like(holds)  # [v, C] the class's last visit
+        total += _spread(weights, each["decayed"][:, index])
+    last = np.zeros_like(holds)  # [v, C] 1 at each class's last visit
     bought = np.flatnonzero(holds.any(axis=0))
     last[len(ages) - 1 - holds[::-1, bought].argmax(axis=0), bought] = 1.0
-    found += _spread(last, each["days_since"])
+    total += _spread(last, each["days_since"])
     for index, window in enumerate(VISIT_WINDOWS):
         weights = (ages <= window).astype(np.float64)[:, None]
-        found += _spread(weights, each["visits"][index : index + 1])
-    found[-1] += float(each["gap"])
-    return found
+        total += _spread(weights, each["visits"][index : index + 1])
+    total[-1] += float(each["gap"])  # days since the last visit of any kind
+    return total
 
 
 def _spread(weights: Floats, credit: Floats) -> Floats:
-    """[v] credits [K] shared out by weights [v, K]."""
+    """[v] attributions [K] divided among visits in proportion to weights [v, K]."""
     total = weights.sum(axis=0)
     shares = weights / np.where(total > 0, total, 1.0)
-    found: Floats = shares @ credit
-    return found
+    by_visit: Floats = shares @ credit
+    return by_visit
 
 
 def _features(credit: dict[str, Tensor], category: int, model: InterestModel) -> dict[str, float]:
-    """Credits by readable names; the category's own beside those of all others."""
+    """Attributions by readable feature names: the category's own, and all others together."""
     config = model.config
     each = {name: part[0, 0].double() for name, part in credit.items()}
     named: dict[str, float] = {}

@@ -1,7 +1,7 @@
-"""Questions that arrive while the model works are answered together, next.
+"""Dynamic batching of requests to the model.
 
-Nobody waits for a batch to fill: one question on an idle machine is asked alone, and the
-busier it gets, the larger batches become.
+Requests that arrive while the model computes form the next batch. No request waits for a batch
+to fill: on an idle machine it is answered alone, and batches grow with the load.
 
 >>> async def main():
 ...     async with Batcher(lambda words: [word.upper() for word in words], most=8) as batcher:
@@ -16,47 +16,47 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Generic, Self, TypeVar
 
-QuestionT = TypeVar("QuestionT")
-AnswerT = TypeVar("AnswerT")
+_QuestionT = TypeVar("_QuestionT")
+_AnswerT = TypeVar("_AnswerT")
 
 
-class Batcher(Generic[QuestionT, AnswerT]):
-    """Answers questions in batches, in a thread of their own.
+class Batcher(Generic[_QuestionT, _AnswerT]):
+    """Answers questions in batches, in a worker thread.
 
     Args:
-        answer: Answers a batch, one for each question, in order.
-        most: Questions in a batch.
-        waiting: Questions that may wait; more make those who ask wait to be let in.
+        answer: Returns one answer for each question of a batch, in order.
+        most: Largest number of questions in a batch.
+        waiting: Length of the queue; callers beyond it wait until there is room.
     """
 
     def __init__(
         self,
-        answer: Callable[[Sequence[QuestionT]], Sequence[AnswerT]],
+        answer: Callable[[Sequence[_QuestionT]], Sequence[_AnswerT]],
         *,
         most: int,
         waiting: int = 1_000,
     ) -> None:
         self._answer = answer
         self._most = most
-        self._queue: asyncio.Queue[tuple[QuestionT, asyncio.Future[AnswerT]]] = asyncio.Queue(
+        self._queue: asyncio.Queue[tuple[_QuestionT, asyncio.Future[_AnswerT]]] = asyncio.Queue(
             waiting
         )
         self._worker: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to answer."""
+        """Start the worker."""
         self._worker = asyncio.create_task(self._work())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop; questions that still wait are not answered."""
+        """Stop the worker; questions in the queue are not answered."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
 
-    async def ask(self, question: QuestionT) -> AnswerT:
-        """Wait for the answer; what `answer` raises, everybody in the batch gets."""
-        future: asyncio.Future[AnswerT] = asyncio.get_running_loop().create_future()
+    async def ask(self, question: _QuestionT) -> _AnswerT:
+        """Wait for the answer. An exception of `answer` is raised for the whole batch."""
+        future: asyncio.Future[_AnswerT] = asyncio.get_running_loop().create_future()
         await self._queue.put((question, future))
         return await future
 
@@ -67,12 +67,13 @@ class Batcher(Generic[QuestionT, AnswerT]):
                 batch.append(self._queue.get_nowait())
             try:
                 questions = [question for question, _ in batch]
+                # In a thread, so that the event loop goes on to accept questions meanwhile.
                 answers = await asyncio.to_thread(self._answer, questions)
             except Exception as error:
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
             else:
-                for (_, future), found in zip(batch, answers, strict=True):
-                    if not future.done():  # who asked may have gone
-                        future.set_result(found)
+                for (_, future), one in zip(batch, answers, strict=True):
+                    if not future.done():  # a client that disconnected has cancelled it
+                        future.set_result(one)

@@ -1,8 +1,8 @@
-"""A model card as Hugging Face reads it: what a run says of its model, and its stores' ledgers.
+"""A model card in Hugging Face's format, from the files of the run that trained the model.
 
-Written from `result.json`, `settings.json` and the ledgers of the run that made the model;
-of a model folder alone, it says what can be known from that. Figures are of all customers
-together; no customer and no store is named.
+Read are `result.json`, `settings.json` and the ledgers of the run. For a model folder without
+its run the card has only what the folder says. Figures are over all customers together; the
+card names neither customers nor stores.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hanse_common.paths import CONFIG_FILE, RESULT_FILE, SETTINGS_FILE, WEIGHTS_
 
 UNTRAINED = "untrained"
 _BUFFERS = ("class_vectors", "class_popularity")
-"""Stored beside the parameters, and public."""
-_WHOLE = "bring back a whole copy"
+"""Tensors in the weights file that are no parameters; they are public."""
+_COPY_HINT = "restore the file from a complete copy"
 _METRICS = {
     "ndcg@10": "NDCG@10, next basket",
     "hr@10": "HR@10, next basket",
@@ -41,18 +41,18 @@ _METRICS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ledgers:
-    """What the ledgers of a run's stores say."""
+    """Summary of the ledgers of a run's stores."""
 
     stores: int
     epsilon: float
     """The largest of any store."""
     simulated: bool
-    """Noise can be repeated, and so taken away: it protects nobody."""
+    """Whether the noise is seeded: it can be computed and subtracted, and protects nobody."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """Everything that stands in a card."""
+    """The contents of a card."""
 
     name: str
     classes: int
@@ -65,18 +65,19 @@ class Facts:
 
     @property
     def privacy(self) -> dict[str, Any] | None:
-        """What the run cost each customer; None if it was not private, or nobody knows."""
+        """The run's privacy cost per customer; None if it was not private, or is unknown."""
         spent = self.result.get("epsilon")
         if not isinstance(spent, dict):
             return None
-        said = float("inf") if spent.get("max") is None else float(spent["max"])
-        # Two records of one thing: the worse one counts.
-        most = max(said, self.ledgers.epsilon) if self.ledgers else said
+        # JSON has no infinity: null is an epsilon without a bound.
+        reported = float("inf") if spent.get("max") is None else float(spent["max"])
+        # The run's result and the stores' ledgers both record epsilon; the larger one is stated.
+        most = max(reported, self.ledgers.epsilon) if self.ledgers else reported
         keys = ("delta", "unit", "relation", "mode", "noise_multiplier", "sample_rate", "steps")
         return {"epsilon": most, **{key: spent.get(key) for key in keys}}
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, for programs."""
+        """The contents as plain values, for JSON."""
         return {
             "name": self.name,
             "classes": self.classes,
@@ -91,10 +92,10 @@ class Facts:
 
 
 def gather(path: Path) -> Facts:
-    """Read what a card says.
+    """Read the contents of a card.
 
     Args:
-        path: A run's folder, or a model's; a model in its run's folder finds the run.
+        path: A run's folder, or a model's. The run of a model is searched in the folder above.
 
     Raises:
         RunDirectoryError [model-not-found]: There is no interest model there.
@@ -124,10 +125,10 @@ def gather(path: Path) -> Facts:
 
 
 def write_card(facts: Facts, path: Path) -> None:
-    """Write a card; a reader finds the old one or the new one.
+    """Write a card, atomically.
 
     Raises:
-        ConfigError: It cannot be written.
+        ConfigError: The file cannot be written.
     """
     try:
         write_durably(path, str(render(facts)))
@@ -136,7 +137,7 @@ def write_card(facts: Facts, path: Path) -> None:
 
 
 def render(facts: Facts) -> ModelCard:
-    """Compose the card: YAML that a hub reads, and text that a person does."""
+    """Compose the card: YAML metadata for a model hub, and Markdown for people."""
     from huggingface_hub import ModelCard
 
     text = "\n\n".join(part for part in _sections(facts) if part)
@@ -204,7 +205,7 @@ def _sections(facts: Facts) -> Iterator[str]:
 
 def _data_section(facts: Facts) -> str:
     if not facts.result:
-        return "## Data\n\nUnknown: the model's run was not at hand when this card was written."
+        return "## Data\n\nUnknown: the model's run was not available when this card was written."
     stores, customers = (int(facts.result.get(key) or 0) for key in ("stores", "customers"))
     where = _setting(facts, "data", "source")
     lines = [f"{counted(customers, 'customer')} of {counted(stores, 'store')}, source `{where}`."]
@@ -239,13 +240,13 @@ def _privacy_section(facts: Facts) -> str:
     notes = []
     if facts.ledgers is not None:
         notes.append(
-            f"ε is the largest of any store, after the ledgers of {facts.ledgers.stores} of them, "
-            "whose chains are unbroken; `hanse audit verify` checks the rest of them."
+            f"ε is the largest of any store, by {counted(facts.ledgers.stores, 'ledger')} with an "
+            "unbroken chain of entries; `hanse audit verify` checks everything else in a ledger."
         )
         if facts.ledgers.simulated:
             notes.append(
-                "**Sampling and noise were seeded**: whoever knows the seed can take the noise "
-                "away. The figures say what a real federation would have promised."
+                "**Sampling and noise were seeded**: with the seed, the noise can be computed and "
+                "subtracted. The figures are those that a real federation would have promised."
             )
     colluders = _setting(facts, "federation", "colluders")
     if spent["mode"] == "distributed" and isinstance(colluders, int):
@@ -258,7 +259,7 @@ def _privacy_section(facts: Facts) -> str:
     elif isinstance(most, int) and most > 1:
         notes.append(f"Clipping is shared among up to {most} stores of one person.")
     else:
-        notes.append("Who is a customer of several stores has spent more than this.")
+        notes.append("For a customer of several stores, ε is larger than this.")
     return f"## Privacy\n\n| | |\n|---|---|\n{table}\n\n{' '.join(notes)}"
 
 
@@ -287,8 +288,8 @@ def _metrics_section(facts: Facts) -> str:
         before = _figure(rules.get(UNTRAINED, {}).get(metric))
         lines.append(f"| {label} | {_figure(own.get(metric))} | {before} | {best} |")
     return (
-        "## Figures\n\nOn the test split, full ranking over all classes, pooled over all "
-        "customers; computed without noise, so that ε does not cover them.\n\n" + "\n".join(lines)
+        "## Figures\n\nOn the test split, full ranking over all classes, over all customers "
+        "together; computed without noise, so that ε does not cover them.\n\n" + "\n".join(lines)
     )
 
 
@@ -296,8 +297,8 @@ def _limits_section(facts: Facts) -> str:
     own, rules = facts.result.get("metrics", {}), facts.result.get("baselines", {})
     before = rules.get(UNTRAINED, {})
     limits = [
-        "It answers from a customer's own history; of somebody without one it knows what is "
-        "popular, and no more.",
+        "It predicts from a customer's own history; for a customer without one it predicts what "
+        "is popular.",
         "It ranks the classes of its federation's catalogue only.",
         "Not made to decide about credit, prices or anybody's rights.",
     ]
@@ -317,7 +318,7 @@ def _limits_section(facts: Facts) -> str:
 def _licence_section(facts: Facts) -> str:
     licence, name = _licence(facts)
     if name is None:
-        return f"## Licence\n\n{licence}: the data are made up."
+        return f"## Licence\n\n{licence}: the data are synthetic."
     return "## Licence\n\nWhatever the terms of the training data allow" + (
         ": see *Data*." if facts.result.get("data_note") else "; ask those who brought them."
     )
@@ -325,27 +326,30 @@ def _licence_section(facts: Facts) -> str:
 
 def _ledgers(stores: Path) -> Ledgers | None:
     try:
-        found = find(stores)
-    except LedgerError:  # a run without privacy writes none
+        evidence_of_stores = find(stores)
+    except LedgerError:  # a run without privacy has no ledgers
         return None
     spent = [
         max((entry.epsilon_after for entry in evidence.entries()), default=0.0)
-        for evidence in found
+        for evidence in evidence_of_stores
     ]
     return Ledgers(
-        stores=len(found),
+        stores=len(evidence_of_stores),
         epsilon=max(spent, default=0.0),
-        simulated=any(evidence.simulated for evidence in found),
+        simulated=any(evidence.simulated for evidence in evidence_of_stores),
     )
 
 
 def _parameters(weights: Path) -> int:
+    # The header of the file has all shapes; no tensor is read.
     from math import prod
 
     from safetensors import SafetensorError, safe_open
 
     with (
-        decoding(weights, RunDirectoryError, SafetensorError, code="model-not-found", hint=_WHOLE),
+        decoding(
+            weights, RunDirectoryError, SafetensorError, code="model-not-found", hint=_COPY_HINT
+        ),
         safe_open(weights, framework="numpy") as file,
     ):
         names = (name for name in file.keys() if name not in _BUFFERS)  # noqa: SIM118
@@ -355,7 +359,7 @@ def _parameters(weights: Path) -> int:
 def _table(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    with decoding(path, ConfigError, hint=_WHOLE):
+    with decoding(path, ConfigError, hint=_COPY_HINT):
         return json_object(path.read_bytes())
 
 

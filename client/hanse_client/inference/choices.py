@@ -1,4 +1,4 @@
-"""What may be chosen when a model is used; imported by commands that must start fast."""
+"""Enumerations for options of `hanse model`; without heavy imports, so that help is fast."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class When(StrEnum):
-    """From which moment the future is predicted."""
+    """The moment from which is predicted: after the last visit, or the first day of a split."""
 
     LATEST = "latest"
     VALIDATE = "validate"
@@ -14,14 +14,14 @@ class When(StrEnum):
 
 
 class Split(StrEnum):
-    """What is judged."""
+    """The split to evaluate on."""
 
     VALIDATE = "validate"
     TEST = "test"
 
 
 class Candidates(StrEnum):
-    """What may be named: everything, or only what is new to the customer."""
+    """The candidates of a ranking: all, or only those new to the customer."""
 
     ALL = "all"
     NEW = "new"

@@ -1,4 +1,4 @@
-"""`hanse model predict | evaluate | audience | card | serve`: a trained model where the data are.
+"""`hanse model predict | evaluate | audience | card | serve`: use a trained model at a store.
 
 Rows about customers go to files that only their owner can read, never to stdout.
 """
@@ -37,7 +37,7 @@ WhenOption = Annotated[
         "--split", help="Predict from after the last visit, or from the first day of a split."
     ),
 ]
-CandidatesOption = Annotated[
+_CandidatesOption = Annotated[
     Candidates, typer.Option(help="All classes, or only those new to the customer.")
 ]
 
@@ -58,7 +58,7 @@ def predict(
         bool, typer.Option("--demand", help="Also write the visits that the shop may expect.")
     ] = False,
     split: WhenOption = When.LATEST,
-    candidates: CandidatesOption = Candidates.ALL,
+    candidates: _CandidatesOption = Candidates.ALL,
     settings: SettingsOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
@@ -87,13 +87,14 @@ def predict(
         within_table,
     )
 
-    check_output(output)
+    check_output(output)  # before minutes of work
     trained, opened, run = open_for(model, store, settings)
     moment = moment_of(opened, split, run)
     customers = known(opened, moment)
     about = protocol(trained, opened, when=split, moment=moment, customers=len(customers))
     config = trained.config
 
+    # A generator for each table: answers are [R, C] for all customers, too large to keep.
     def answers() -> Any:
         return ask(trained.model, opened.histories, customers, moment)
 
@@ -103,16 +104,17 @@ def predict(
     more: list[tuple[str, Any, dict[str, Any]]] = []
     if outlook:
         chances = outlook_table(opened, config, answers())
-        told = outlook_protocol(trained)
-        more += [("outlook", chances, told), ("shop", shop_outlook(chances), told)]
+        how = outlook_protocol(trained)
+        more += [("outlook", chances, how), ("shop", shop_outlook(chances), how)]
     if within:
         more.append(("within", within_table(opened, config, answers()), within_protocol(trained)))
     if demand:
-        found = demand_of(opened.histories, trained.model, moment)
-        more.append(("demand", demand_table(config, found), demand_protocol(trained, found)))
-    for name, table, told in more:
+        expected = demand_of(opened.histories, trained.model, moment)
+        how = demand_protocol(trained, expected)
+        more.append(("demand", demand_table(config, expected), how))
+    for name, table, how in more:
         path = beside(output, name)
-        write_table(table, path, {**about, **told})
+        write_table(table, path, {**about, **how})
         files[name] = (path, table.height)
     say(
         {
@@ -132,7 +134,8 @@ def audience(
     category: Annotated[
         str,
         typer.Option(
-            metavar="CLASS", help="A class of the model, or a path above some, such as GROCERY."
+            metavar="CLASS",
+            help="A class of the model, or a path of several classes, such as GROCERY.",
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Customers to list.")] = 100,
@@ -146,7 +149,7 @@ def audience(
 ) -> None:
     """List the customers of a store whose next basket most probably holds a category.
 
-    Written to a file that only its owner can read; nothing is printed of any customer.
+    The list goes to a file that only its owner can read; nothing about customers is printed.
     """
     # Imported on use: polars, torch, transformers.
     from hanse_client.inference.files import check_output, write_table
@@ -192,11 +195,11 @@ def evaluate(
         list[Path],
         typer.Option(metavar="PATH", help="A node's folder, or a store.toml; may be repeated."),
     ],
-    split: Annotated[Split, typer.Option(help="What is judged.")] = Split.TEST,
+    split: Annotated[Split, typer.Option(help="The split to evaluate on.")] = Split.TEST,
     settings: SettingsOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Judge a model on a split of one store's customers, or of several stores' together.
+    """Evaluate a model on a split of one store's customers, or of several stores' together.
 
     Every visit of the split is predicted from all visits before it, over all classes.
     """
@@ -204,11 +207,11 @@ def evaluate(
     from hanse_client.inference.evaluate import evaluation, print_evaluation
 
     trained = _trained(model)
-    found = evaluation(trained, store, split, settings)
+    result = evaluation(trained, store, split, settings)
     if format_ is Format.JSON:
-        print_json(found)
+        _print_json(result)
     else:
-        print_evaluation(found)
+        print_evaluation(result)
 
 
 def serve(
@@ -237,13 +240,13 @@ def card(
         Path, typer.Argument(metavar="RUN|MODEL", help="A run's folder or a model's.")
     ],
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to; stdout if left out.")
+        Path | None, typer.Option(metavar="FILE", help="The file to write; stdout if left out.")
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Write a model's card: what it is, what it cost in privacy, how good it is, its limits.
+    """Write a model's card: its purpose, privacy cost, metrics and limits.
 
-    Holds figures of the whole run, none of any customer.
+    Its figures are over all customers of a run; none is about a single customer.
     """
     from hanse_client.inference.card import gather, render, write_card  # on use: huggingface_hub
 
@@ -251,7 +254,7 @@ def card(
     if output is not None:
         write_card(facts, output)
     if format_ is Format.JSON:
-        print_json({**facts.plain(), "card": None if output is None else str(output)})
+        _print_json({**facts.plain(), "card": None if output is None else str(output)})
     elif output is None:
         echo(str(render(facts)))
     else:
@@ -279,13 +282,13 @@ def open_for(
 
 
 def say(result: dict[str, Any], lines: list[str], format_: Format) -> None:
-    """Print a result for programs, or lines for people."""
+    """Print a result as JSON, or as lines for people."""
     if format_ is Format.JSON:
-        print_json(result)
+        _print_json(result)
     else:
         echo("\n".join(lines))
 
 
-def print_json(value: Any) -> None:
-    """Print plain values; what is undefined becomes null."""
+def _print_json(value: Any) -> None:
+    """Print plain values; NaN and infinity become null."""
     echo(json_text(value))

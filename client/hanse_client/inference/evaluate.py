@@ -1,4 +1,4 @@
-"""How good a model is on a split: store by store, and over all their customers together."""
+"""Metrics of a model on a split, for each store and over all their customers together."""
 
 from __future__ import annotations
 
@@ -17,24 +17,30 @@ from hanse_common.errors import ConfigError, EmptyStore
 from hanse_common.printing import console
 from hanse_common.wording import ABSENT, finite
 
-POOLED = "all customers"
+_ALL_CUSTOMERS = "all customers"
 _WITHIN = {"auc": "AUC", "average_precision": "AP", "calibration_error": "ECE"}
 
 
 def evaluation(
     trained: Trained, stores: Sequence[Path], split: Split, settings: Path | None = None
 ) -> dict[str, Any]:
-    """Judge a model on a split of some stores.
+    """Evaluate a model on a split of one or more stores.
+
+    Args:
+        trained: The model.
+        stores: Nodes' folders or `store.toml` files.
+        split: The split.
+        settings: The run's settings, which fix the days of the split.
 
     Returns:
-        Plain values: how it was judged, and `stores`, one row each: `store`, `customers` with
-        a visit in the split, `baskets`, `interests`, `metrics`, and `within`, the figures of
-        `Foresight.judged` from the split's first day. Of several stores, the last row is of
+        Plain values: the evaluation protocol, and `stores`, one row each: `store`, `customers`
+        with a visit in the split, `baskets`, `interests`, `metrics`, and `within`, the figures of
+        `Foresight.judged` from the split's first day. With several stores, the last row is over
         all their customers together.
 
     Raises:
-        ConfigError: Nothing says when the split is.
-        EmptyStore: Nobody visited a store during the split.
+        ConfigError: No settings fix the days of the split.
+        EmptyStore: A store has no visit in the split.
     """
     rows: list[dict[str, Any]] = []
     parts: list[Figures] = []
@@ -43,7 +49,7 @@ def evaluation(
         run = run_settings(trained, path, settings)
         if run is None or run.data.split is None:
             raise ConfigError(
-                f"nothing here says when the split {split.value!r} is",
+                f"no settings fix the days of the split {split.value!r}",
                 hint="name the settings of the model's run with --settings",
             )
         store = open_store(path, trained, run)
@@ -57,7 +63,7 @@ def evaluation(
         seen.append(foresee(store.histories, trained.model, first_day(run, split.value)))
         rows.append(_row(store.name, [figures], seen[-1:]))
     if len(parts) > 1:
-        rows.append(_row(POOLED, parts, seen))
+        rows.append(_row(_ALL_CUSTOMERS, parts, seen))
     return {
         "model_sha256": trained.digest,
         "split": split.value,
@@ -80,10 +86,10 @@ def _row(name: str, parts: list[Figures], seen: list[Foresight]) -> dict[str, An
     }
 
 
-def print_evaluation(found: dict[str, Any]) -> None:
-    """Print one column a store."""
-    rows = found["stores"]
-    table = Table(title=f"{found['split']}: {found['candidates']}")
+def print_evaluation(result: dict[str, Any]) -> None:
+    """Print the result of `evaluation` as a table with one column a store."""
+    rows = result["stores"]
+    table = Table(title=f"{result['split']}: {result['candidates']}")
     table.add_column(no_wrap=True)
     for row in rows:
         table.add_column(row["store"], justify="right")
@@ -97,6 +103,7 @@ def print_evaluation(found: dict[str, Any]) -> None:
     for index, one in enumerate(rows[0]["within"]):
         for figure, short in _WITHIN.items():
             name = f"{one['horizon_days']:.0f} days, {one['classes']}: {short}"
-            found_here = (row["within"][index][figure] for row in rows)
-            table.add_row(name, *(ABSENT if v is None else f"{v:.3f}" for v in found_here))
+            values = (row["within"][index][figure] for row in rows)
+            table.add_row(name, *(ABSENT if v is None else f"{v:.3f}" for v in values))
+    # A pipe has no width; rich would fold the columns at 80 characters.
     console(width=None if sys.stdout.isatty() else 140).print(table)

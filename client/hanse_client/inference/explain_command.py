@@ -1,4 +1,4 @@
-"""`hanse model explain`: why a customer is foretold what they are."""
+"""`hanse model explain`: attribute a customer's score of a category to visits and features."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def explain(
     settings: SettingsOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Say which past visits and facts carry a customer's score of a category.
+    """Show which past visits and features make up a customer's score of a category.
 
-    Written to a page that only its owner can read, and beside it as FILE.json; nothing is
-    printed of the customer.
+    The result goes to a page that only its owner can read, and to FILE.json; nothing about the
+    customer is printed.
     """
     # Imported on use: polars, torch, transformers, captum.
     import numpy as np
@@ -52,20 +52,20 @@ def explain(
     from hanse_common.wording import finite
 
     if output.suffix.lower() != ".html" or not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output {output} is no .html file in a folder that exists")
+        raise ConfigError(f"--output {output} must be an .html file in a folder that exists")
     trained, opened, run = open_for(model, store, settings)
     moment = moment_of(opened, split, run)
     names, histories = trained.config.classes, opened.histories
-    found = np.flatnonzero(histories.customers == user)
-    if not len(found) or found[0] not in known(opened, moment):
+    matches = np.flatnonzero(histories.customers == user)
+    if not len(matches) or matches[0] not in known(opened, moment):
         raise DataError(
             f"store {opened.name!r} has no visit of {user!r} before that moment",
             code="unknown-customer",
             hint="take a user_id of `hanse model predict`: a pseudonym, not a loyalty id",
         )
-    customer = int(found[0])
+    customer = int(matches[0])
     if category is None:
-        answers = ask_all(trained.model, histories, found[:1], moment)
+        answers = ask_all(trained.model, histories, matches[:1], moment)
         index = int(answers.scores[0].argmax())
     elif category in names:
         index = names.index(category)
@@ -76,13 +76,13 @@ def explain(
             hint="take an item_id of `hanse model predict`",
         )
     credit = attribute(histories, trained.model, customer=customer, category=index, moment=moment)
-    told = explanation(credit, opened, trained, customer=customer, category=index, moment=moment)
-    page, plain = render(told), json.dumps(finite(told), indent=2, ensure_ascii=False)
-    beside = output.with_name(output.name + ".json")
+    values = explanation(credit, opened, trained, customer=customer, category=index, moment=moment)
+    page, plain = render(values), json.dumps(finite(values), indent=2, ensure_ascii=False)
+    json_file = output.with_name(output.name + ".json")
     try:
         write_private(output, page.encode())
-        write_private(beside, (plain + "\n").encode())
+        write_private(json_file, (plain + "\n").encode())
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error
-    files = {"page": str(output), "json": str(beside)}
+    files = {"page": str(output), "json": str(json_file)}
     say({"store": opened.name, **files}, list(files.values()), format_)

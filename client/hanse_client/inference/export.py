@@ -1,7 +1,7 @@
-"""From what a deployed run leaves, its trained parameters, to a model that anybody can open.
+"""Export of a deployed run's global model as a complete model folder.
 
-Messages carry only what is trained; the frozen rest is the folder that `hanse model init`
-wrote and every store was given. The two together are the global model.
+A run's result holds the trained parameters only, like its messages. The frozen rest is the
+folder that `hanse model init` wrote and every store received.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from hanse_common.paths import GLOBAL_FILE, SETTINGS_FILE, WEIGHTS_FILE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """What was written."""
+    """An exported model."""
 
     folder: Path
     trained: int
-    """Parameters that the run trained."""
+    """Number of parameters that the run trained."""
     parameters: int
     digest: str
     """SHA-256 of the weights file."""
@@ -38,9 +38,9 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
     """Write a run's global model as a folder that `from_pretrained` and `hanse model` read.
 
     Args:
-        run: A finished run's folder, or a file of trained parameters.
-        base: The model that the run began with.
-        folder: Where to; it may not exist yet.
+        run: A finished run's folder, or its file of trained parameters.
+        base: The folder of the model that the run began with.
+        folder: The folder to write, which must not exist.
 
     Raises:
         RunDirectoryError [model-not-found]: There are no trained parameters, or no base model.
@@ -69,11 +69,12 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
             )
     load_arrays(model, arrays)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(folder) as whole:
-        model.save_pretrained(whole)
+    with replacing_folder(folder) as target:
+        model.save_pretrained(target)
+        # `predict` and `evaluate` look for the run's settings in the model's folder.
         if (weights.parent / SETTINGS_FILE).is_file():
-            shutil.copyfile(weights.parent / SETTINGS_FILE, whole / SETTINGS_FILE)
-        digest = hashlib.sha256((whole / WEIGHTS_FILE).read_bytes()).hexdigest()
+            shutil.copyfile(weights.parent / SETTINGS_FILE, target / SETTINGS_FILE)
+        digest = hashlib.sha256((target / WEIGHTS_FILE).read_bytes()).hexdigest()
     return Exported(
         folder=folder,
         trained=sum(array.size for array in arrays.values()),

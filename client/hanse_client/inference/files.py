@@ -1,8 +1,8 @@
-"""Results as files: whole or not there, for their owner's eyes, with how they were made.
+"""Result tables as files: written atomically, readable by their owner only, with a protocol.
 
-A table's protocol stands in its Parquet metadata under `hanse`, and beside the table in
-`<file>.json`, which is all that a CSV file has. Texts of a CSV file that a spreadsheet would
-compute begin with an apostrophe; see `hanse_common.spreadsheets`.
+The protocol says how a table was made. It is in the Parquet metadata under `hanse`, and for
+both formats in `<file>.json`. In CSV files, texts that a spreadsheet would take for a formula
+begin with an apostrophe; see `hanse_common.spreadsheets`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _PRIVATE = 0o600
 
 
 def check_output(path: Path) -> None:
-    """Refuse, before any work, what could not be written.
+    """Check, before any work, that an output file can be written.
 
     Raises:
-        ConfigError: The suffix is unknown, or the folder is not there.
+        ConfigError: The suffix is unknown, or the folder does not exist.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"--output {path} is of no known kind", hint=f"known suffixes: {', '.join(SUFFIXES)}"
+            f"--output {path} has an unknown suffix", hint=f"known suffixes: {', '.join(SUFFIXES)}"
         )
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigError(
-            f"--output {path} cannot be written", hint="its folder must exist, and it be no folder"
+            f"--output {path} cannot be written", hint="name a file in a folder that exists"
         )
 
 
@@ -49,12 +49,12 @@ def write_table(table: pl.DataFrame, path: Path, protocol: Mapping[str, Any]) ->
     """Write a table about customers, readable by its owner alone (0600).
 
     Args:
-        table: What to write.
-        path: Parquet or CSV by suffix; what was there is replaced as a whole.
+        table: The table.
+        path: The file, Parquet or CSV by its suffix; an existing one is replaced atomically.
         protocol: Plain values that say how the table was made.
 
     Raises:
-        ConfigError: It cannot be written.
+        ConfigError: The file cannot be written.
     """
     note = json.dumps(protocol, indent=2, ensure_ascii=False)
     try:
@@ -77,5 +77,5 @@ def _encode(table: pl.DataFrame, path: Path, note: str) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace a file so that only its owner can ever have read the new content."""
+    """Replace a file atomically; its new content is never readable by others (0600)."""
     write_durably(path, content, mode=_PRIVATE)

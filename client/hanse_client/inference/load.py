@@ -1,4 +1,4 @@
-"""What every use begins with: a trained model, a store's histories, and whether they fit."""
+"""Loading of a trained model and of a store's histories, with a check that they fit together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from hanse_common.paths import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """A model, ready to be asked."""
+    """A trained model in evaluation mode."""
 
     folder: Path
     model: InterestModel
@@ -45,7 +45,7 @@ class Trained:
 
     @property
     def config(self) -> InterestConfig:
-        """Its shape and vocabulary."""
+        """The model's shape and vocabulary."""
         return self.model.config
 
 
@@ -59,8 +59,8 @@ class OpenStore:
     """Category path by item, where the store's catalogue was read."""
 
 
-def model_folder(path: Path) -> Path:
-    """The folder of a model, given that or its run's.
+def _model_folder(path: Path) -> Path:
+    """The folder of a model, given this folder or its run's.
 
     Raises:
         RunDirectoryError [model-not-found]: There is none.
@@ -77,17 +77,17 @@ def model_folder(path: Path) -> Path:
 
 
 def open_model(path: Path) -> Trained:
-    """Read a model to ask it; it is not trained any further.
+    """Load a model for inference.
 
     Args:
-        path: Its folder, or its run's.
+        path: The model's folder, or its run's.
 
     Raises:
-        RunDirectoryError [model-not-found]: There is none, it is another kind of model, or weights
-            are missing.
+        RunDirectoryError [model-not-found]: There is no model, it is another kind of model, or
+            weights are missing.
     """
-    folder = model_folder(path)
-    hint = "is it a whole copy of what the run wrote?"
+    folder = _model_folder(path)
+    hint = "is it a complete copy of the run's model folder?"
     with decoding(
         f"model {folder}", RunDirectoryError, *MODEL_ERRORS, code="model-not-found", hint=hint
     ):
@@ -101,12 +101,13 @@ def open_model(path: Path) -> Trained:
         loaded: Any = InterestModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
         )
-    model, found = loaded
-    if found["missing_keys"] or found.get("mismatched_keys"):
+    model, loading = loaded
+    # transformers only warns about missing weights, and leaves them random.
+    if loading["missing_keys"] or loading.get("mismatched_keys"):
         raise RunDirectoryError(
-            f"{folder / WEIGHTS_FILE} lacks weights that {CONFIG_FILE} asks for",
+            f"{folder / WEIGHTS_FILE} lacks weights that {CONFIG_FILE} names",
             code="model-not-found",
-            hint="copy the run's model folder as a whole",
+            hint="copy the run's complete model folder",
         )
     model.eval().requires_grad_(False)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
@@ -114,18 +115,18 @@ def open_model(path: Path) -> Trained:
 
 
 def open_store(path: Path, trained: Trained, settings: RunSettings | None = None) -> OpenStore:
-    """Read a store's histories in the model's vocabulary.
+    """Load a store's histories in the model's vocabulary.
 
     Args:
-        path: A node's folder, with prepared histories; or a `store.toml`, whose data are
-            read through the store's door and prepared in memory.
+        path: A node's folder with prepared histories; or a `store.toml`, whose data are ingested
+            and prepared in memory.
         trained: The model.
-        settings: Of the model's run: the encoder of item texts, and since when records count
-            where the store does not say. Only a `store.toml` asks for them.
+        settings: The settings of the model's run: the encoder of item texts, and the first day of
+            the records where the store does not set it. Needed for a `store.toml` only.
 
     Raises:
         DataError [other-catalogue]: The model ranks classes of another catalogue.
-        ConfigError: There is no such store, a `store.toml` comes without settings, or their
+        ConfigError: There is no such store, settings are missing for a `store.toml`, or their
             encoder is not the model's.
         DataError: The store's data cannot be used.
     """
@@ -147,15 +148,17 @@ def _open_node(path: Path, trained: Trained) -> OpenStore:
         f"the node's base model {base}", ConfigError, *MODEL_ERRORS, hint="prepare the store again"
     ):
         own = InterestConfig.from_pretrained(base)
-    asked = trained.config
+    wanted = trained.config
+    # Histories hold class indices: with another vocabulary they would silently mean others.
     if (own.classes, own.level, own.vector_size) != (
-        asked.classes,
-        asked.level,
-        asked.vector_size,
+        wanted.classes,
+        wanted.level,
+        wanted.vector_size,
     ):
         raise DataError(
             f"store {node.name!r} is prepared for {len(own.classes)} classes at level "
-            f"{own.level!r}, the model ranks {len(asked.classes)} others at level {asked.level!r}",
+            f"{own.level!r}, the model ranks {len(wanted.classes)} others at level "
+            f"{wanted.level!r}",
             code="other-catalogue",
             hint=f"give the store's {STORE_FILE}: its data are then prepared for this model",
         )
@@ -174,12 +177,12 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
             code="other-catalogue",
             hint="is it the model of this federation, and does [catalogue] map category?",
         )
-    # Nothing but what was bought needs a vector.
+    # Only items that were bought need a vector; embedding a catalogue takes minutes.
     bought = data.catalogue.filter(data.catalogue["item_id"].is_in(data.events["item_id"].unique()))
     texts = sorted(bought["text"].unique())
     if settings is None:
         raise ConfigError(
-            "nothing here says how the model's run read histories",
+            "the settings of the model's run, by which histories are read, are missing",
             hint="name the settings of the model's run with --settings",
         )
     encoder = settings.model.encoder
@@ -195,8 +198,8 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
 
 def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> dict[str, Vectors]:
     size = trained.config.vector_size
-    if not listens(trained.model):
-        # Embedding a catalogue takes minutes, and no answer would depend on it.
+    if not uses_transformer(trained.model):
+        # No answer depends on the vectors; embedding texts takes minutes.
         return dict.fromkeys(texts, np.zeros(size, dtype=np.float32))
     cache = Path(os.environ.get("HANSE_CACHE") or folder / "cache") / TEXTS_FOLDER
     vectors = encode_texts(texts, encoder=encoder, cache=cache)
@@ -208,24 +211,24 @@ def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> 
     return dict(zip(texts, vectors, strict=True))
 
 
-def listens(model: InterestModel) -> bool:
-    """Whether any answer depends on the transformer, and so on item texts."""
+def uses_transformer(model: InterestModel) -> bool:
+    """Whether the model's output depends on its transformer, and so on item texts."""
     with torch.inference_mode():
         return model.basket.uses_state() or model.outlook.uses_state()
 
 
 def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettings | None:
-    """The settings of the model's run: as given, beside the model, or at the store.
+    """The settings of the model's run: the given ones, those with the model, or the store's.
 
     Raises:
-        ConfigError: They cannot be read.
+        ConfigError: The settings cannot be read.
     """
-    beside = (
+    places = (
         trained.folder.parent / SETTINGS_FILE,
         trained.folder / SETTINGS_FILE,
         store / SETTINGS_FILE,
     )
-    path = given or next((place for place in beside if place.is_file()), None)
+    path = given or next((place for place in places if place.is_file()), None)
     if path is None:
         return None
     if path.suffix == ".toml":

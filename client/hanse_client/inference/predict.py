@@ -1,6 +1,6 @@
-"""A model asked about customers at one moment: shares of the next basket, and the outlook.
+"""Predictions for customers from a moment on: the next basket, the outlook, expected visits.
 
-An answer depends on what the customer did before the moment, and on no other customer.
+A prediction depends on the customer's visits before the moment, and on no other customer.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, EmptyStore
 
 _ROWS = 4
-"""One anchor a row instead of an evaluation's sixteen leaves room for more rows."""
+"""Factor on the rows of a batch: a row has one anchor here, and sixteen in an evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """What the model says of R customers from one moment, C classes."""
+    """The model's output for R customers and C classes."""
 
     customers: npt.NDArray[np.int64]
     """[R] indices into the store's histories."""
     scores: npt.NDArray[np.float32]
-    """[R, C] unnormalised log-probabilities; they rank."""
+    """[R, C] unnormalised log-probabilities, by which classes are ranked."""
     shares: npt.NDArray[np.float32]
     """[R, C] each class's share of the next basket; a row adds up to 1."""
     seen: npt.NDArray[np.bool_]
-    """[R, C] whether the customer ever bought of the class before."""
+    """[R, C] whether the customer bought the class before the moment."""
     recent: npt.NDArray[np.float32]
     """[R, C] visits with the class in the reference days."""
     interest: npt.NDArray[np.bool_]
-    """[R, C] whether there is an interest, and so an outlook."""
+    """[R, C] whether the customer has an interest in the class, for which there is an outlook."""
     chances: npt.NDArray[np.float32]
-    """[R, C, 3] of a fall, of staying, of a rise; without meaning where there is no interest."""
+    """[R, C, 3] probabilities of fall, stay and rise; meaningless where there is no interest."""
     expected: npt.NDArray[np.float32]
-    """[R, C, H] visits with the class to expect up to the end of each horizon."""
+    """[R, C, H] expected visits with the class up to the end of each horizon."""
 
 
 def moment_of(store: OpenStore, when: When, settings: RunSettings | None) -> float:
-    """The day from whose beginning the future is predicted.
+    """The moment from which is predicted: the beginning of a day, in days.
 
     Args:
-        store: The latest day is the one after its last visit.
-        when: The latest, or the first day of a split.
-        settings: Of the model's run; they fix the splits.
+        store: The store; `LATEST` is the day after its last visit.
+        when: The latest day, or the first day of a split.
+        settings: The settings of the model's run, which fix the splits.
 
     Raises:
         EmptyStore: The store has no visit.
-        ConfigError: A split is asked for, and no settings fix it.
+        ConfigError: `when` is a split, and no settings fix its days.
     """
     if not len(store.histories.visit_days):
         raise EmptyStore(f"store {store.name!r} has no visit", hint="see `hanse data check`")
@@ -67,27 +67,27 @@ def moment_of(store: OpenStore, when: When, settings: RunSettings | None) -> flo
     split = None if settings is None else settings.data.split
     if split is None:
         raise ConfigError(
-            f"nothing here says when the split {when.value!r} begins",
+            f"no settings fix the days of the split {when.value!r}",
             hint="name the settings of the model's run with --settings",
         )
     return days(split.train_until if when is When.VALIDATE else split.validate_until)
 
 
-def said(moment: float) -> str:
-    """Write a moment as ISO 8601 on the shop's own clock."""
+def isoformat(moment: float) -> str:
+    """A moment in days as ISO 8601, in the shop's local time."""
     return (EPOCH + timedelta(days=moment)).isoformat()
 
 
 def known(store: OpenStore, moment: float) -> npt.NDArray[np.int64]:
-    """Indices of the customers with any visit before a moment.
+    """Indices [R] of the customers with a visit before a moment.
 
     Raises:
-        EmptyStore: Nobody has.
+        EmptyStore: There are none.
     """
     customers = store.histories.until(moment).active()
     if not len(customers):
         raise EmptyStore(
-            f"nobody at store {store.name!r} has a visit before {said(moment)}",
+            f"no customer of store {store.name!r} has a visit before {isoformat(moment)}",
             hint="choose another --split",
         )
     return customers
@@ -99,22 +99,25 @@ def ask(
     customers: npt.NDArray[np.int64],
     moment: float | npt.NDArray[np.float64],
 ) -> Iterator[Answers]:
-    """Ask the model about customers, some at a time.
+    """Predict for customers, in batches that fit in memory.
 
     Args:
-        model: Ready to be asked.
-        histories: Of whom.
-        customers: Indices into them.
-        moment: From when on to predict, for all or for each.
+        model: The model, in evaluation mode.
+        histories: The store's histories.
+        customers: [R] indices into the histories.
+        moment: The moment to predict from, in days: one for all, or [R] one for each.
+
+    Yields:
+        The answers of one batch of customers.
     """
     config = model.config
     moments = np.broadcast_to(np.asarray(moment, dtype=np.float64), customers.shape)
     rows = _ROWS * rows_at_once(config)
     for start in range(0, len(customers), rows):
-        some = customers[start : start + rows]
-        shape = (len(some), 1)
+        batch_customers = customers[start : start + rows]
+        shape = (len(batch_customers), 1)
         anchors = Anchors(
-            customers=some,
+            customers=batch_customers,
             moments=moments[start : start + rows].reshape(shape),
             basket=np.zeros(shape, dtype=bool),
             outlook=np.zeros(shape, dtype=bool),
@@ -125,7 +128,7 @@ def ask(
             scores = output.basket_scores[:, 0]
             recent = batch.past.counts[:, 0, :, config.reference_window]
             yield Answers(
-                customers=some,
+                customers=batch_customers,
                 scores=scores.numpy(),
                 shares=torch.softmax(scores, dim=-1).numpy(),
                 seen=batch.past.counts[:, 0].amax(dim=-1).numpy() > 0,
@@ -142,7 +145,7 @@ def ask_all(
     customers: npt.NDArray[np.int64],
     moment: float | npt.NDArray[np.float64],
 ) -> Answers:
-    """Ask about customers, all at once: the caller bounds how many."""
+    """Predict for customers and return all answers together; the caller bounds their number."""
     parts = list(ask(model, histories, customers, moment))
     return Answers(
         **{
@@ -153,7 +156,7 @@ def ask_all(
 
 
 def ranked(answers: Answers, *, top: int, candidates: Candidates) -> list[npt.NDArray[np.int64]]:
-    """Each customer's best classes, the best first; ties go to the lower index.
+    """Each customer's classes of highest score, best first; ties go to the lower index.
 
     Returns:
         [R] lists of class indices, shorter than `top` where there are fewer candidates.

@@ -1,4 +1,4 @@
-"""How a table of answers was made, as stands in its file: model, moment, candidates, ranking."""
+"""The protocol that is stored with a result table: model, moment, candidates, ranking."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from hanse_client.analytics.demand import COVERAGE, Demand
 from hanse_client.inference.choices import Candidates, When
 from hanse_client.inference.load import OpenStore, Trained
-from hanse_client.inference.predict import said
+from hanse_client.inference.predict import isoformat
 
 
 def protocol(
@@ -18,24 +18,24 @@ def protocol(
     moment: float,
     customers: int,
 ) -> dict[str, Any]:
-    """What every table says of how it was made."""
+    """The entries that every table has."""
     config = trained.config
     return {
         "model_sha256": trained.digest,
         "store": store.name,
         "split": when.value,
-        "predicted_from": said(moment),
-        "known": f"visits before {said(moment)}",
+        "predicted_from": isoformat(moment),
+        "known": f"visits before {isoformat(moment)}",
         "level": config.level,
         "classes": len(config.classes),
         "customers": customers,
         "customers_without_history": len(store.histories) - customers,
-        "personal_data": "user_id is a pseudonym; whoever holds the store's key can undo it",
+        "personal_data": "user_id is a pseudonym; with the store's key it can be undone",
     }
 
 
 def ranking_protocol(candidates: Candidates, top: int) -> dict[str, Any]:
-    """What a ranking says beside that."""
+    """Further entries of a ranking."""
     only = {
         Candidates.ALL: "all classes",
         Candidates.NEW: "classes that the customer never bought before",
@@ -49,7 +49,7 @@ def ranking_protocol(candidates: Candidates, top: int) -> dict[str, Any]:
 
 
 def outlook_protocol(trained: Trained) -> dict[str, Any]:
-    """What an outlook says beside that."""
+    """Further entries of an outlook."""
     config = trained.config
     return {
         "horizon_days": config.horizon_days,
@@ -61,7 +61,7 @@ def outlook_protocol(trained: Trained) -> dict[str, Any]:
 
 
 def within_protocol(trained: Trained) -> dict[str, Any]:
-    """What a forecast by horizon says beside that."""
+    """Further entries of a forecast by horizon."""
     return {
         "horizons_days": trained.config.horizons,
         "candidates": "classes that the customer bought before",
@@ -69,15 +69,15 @@ def within_protocol(trained: Trained) -> dict[str, Any]:
     }
 
 
-def demand_protocol(trained: Trained, found: Demand) -> dict[str, Any]:
-    """What a shop's demand says beside that."""
+def demand_protocol(trained: Trained, demand: Demand) -> dict[str, Any]:
+    """Further entries of a shop's demand."""
     config = trained.config
     return {
         "horizons_days": config.horizons,
         "reference_days": config.reference_days,
         "interval": f"{COVERAGE:.0%}, normal: variance = expected + (error * expected) ** 2",
-        "error": dict(zip(map(str, config.horizons), found.error.round(4).tolist(), strict=True)),
-        "counted": "visits of customers known before; who comes for the first time is not",
+        "error": dict(zip(map(str, config.horizons), demand.error.round(4).tolist(), strict=True)),
+        "counted": "visits of customers known before; first visits of new customers are not",
         "rise": "more than mu + sqrt(mu + 1) visits; mu is usual",
         "fall": "fewer than mu - sqrt(mu + 1)",
     }

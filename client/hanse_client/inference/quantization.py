@@ -1,7 +1,7 @@
-"""A model whose layers multiply in eight bits: torch's dynamic quantisation.
+"""Dynamic quantisation of a model's linear layers to eight bits, by torch.
 
 Weights are rounded once, activations batch by batch; everything between layers stays float.
-Whether that is faster, and what it does to rankings, `hanse bench serve` measures.
+`hanse bench serve` measures the speed and the effect on rankings.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from hanse_client.tasks.interest.heads import is_silent
 
 
 def to_int8(model: InterestModel) -> InterestModel:
-    """Return a copy with every layer that has a say quantised; the model stays as it is."""
-    found: Any = copy.deepcopy(model)
-    found.eval().requires_grad_(False)
-    for parent in list(found.modules()):
+    """Return a copy in which every linear layer that affects the output is quantised."""
+    quantised: Any = copy.deepcopy(model)
+    quantised.eval().requires_grad_(False)
+    for parent in list(quantised.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, Conv1D):  # GPT-2's own kind of linear layer
                 setattr(parent, name, _linear(layer))
     with torch.inference_mode():
-        # A silent layer costs nothing as it is, and packed it would be asked.
-        spoken: Any = {
+        # The model skips a silent layer (all zeros); a packed one it could not recognise, and
+        # would run.
+        active: Any = {
             name
-            for name, layer in found.named_modules()
-            # peft asks its factors for their weights' type, which packed ones do not tell.
+            for name, layer in quantised.named_modules()
+            # peft reads the dtype of its factors' weights, which packed layers do not have.
             if isinstance(layer, nn.Linear) and not is_silent(layer) and ".lora_" not in name
         }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch points to its successor, another package
-        torch.ao.quantization.quantize_dynamic(found, spoken, dtype=torch.qint8, inplace=True)
-    quantised: InterestModel = found
-    return quantised
+        warnings.simplefilter("ignore")  # torch announces its successor, another package
+        torch.ao.quantization.quantize_dynamic(quantised, active, dtype=torch.qint8, inplace=True)
+    result: InterestModel = quantised
+    return result
 
 
 def _linear(layer: Conv1D) -> nn.Linear:

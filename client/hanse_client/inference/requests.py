@@ -1,4 +1,4 @@
-"""What a service is asked, checked, and turned into histories that the model reads.
+"""Requests to the prediction service: their form, and their conversion to histories.
 
 {"users": ["5f0c…"], "top": 10}
 {"histories": [[{"time": "2026-03-01T17:30", "classes": ["GROCERY/CHEESE"]}]],
@@ -24,7 +24,7 @@ from hanse_common.config import Settings
 from hanse_common.errors import DataError, EmptyStore
 
 MOST = 256
-"""Customers in one question."""
+"""Largest number of customers in one request."""
 
 
 def _shop_clock(moment: datetime) -> datetime:
@@ -37,14 +37,14 @@ Moment = Annotated[datetime, AfterValidator(_shop_clock)]
 
 
 class Visit(Settings):
-    """One visit of a history: when, and which classes were bought."""
+    """One visit of a posted history: its time, and the classes bought."""
 
     time: Moment
     classes: Annotated[list[str], Field(max_length=1_000)]
 
 
 class Request(Settings):
-    """What is posted: pseudonyms of the store's customers, or whole histories."""
+    """The body of a request: either pseudonyms of the store's customers, or histories."""
 
     users: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = None
     histories: (
@@ -55,7 +55,7 @@ class Request(Settings):
         | None
     ) = None
     at: Moment | None = None
-    """From when on to predict; if unset, from after the store's last visit."""
+    """The moment to predict from; if unset, the day after the store's last visit."""
     top: int = Field(default=10, ge=1, le=1_000)
 
     @model_validator(mode="after")
@@ -67,7 +67,7 @@ class Request(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """Some customers' histories and the moment to predict from."""
+    """Customers' histories, the moment to predict from, and the length of their rankings."""
 
     histories: Histories
     moment: float
@@ -77,13 +77,20 @@ class Question:
 def question(
     request: Request, store: OpenStore, config: InterestConfig, *, latest: float, reads_texts: bool
 ) -> Question:
-    """Turn a request into what the model is asked.
+    """Convert a request to the model's input.
+
+    Args:
+        request: The body of the request.
+        store: The store, whose customers may be named.
+        config: The model's vocabulary.
+        latest: The moment to predict from if the request names none, in days.
+        reads_texts: Whether the model reads item texts, which posted histories lack.
 
     Raises:
         DataError [unknown-customer]: The store has no such pseudonym.
         DataError [unknown-category]: The model ranks no such class; the hint names the nearest.
         EmptyStore: A history has no visit before the moment.
-        DataError: Histories are posted to a model that reads item texts, which they lack.
+        DataError: Histories are posted to a model that reads item texts.
     """
     moment = latest if request.at is None else days(request.at)
     if request.users is not None:
@@ -92,7 +99,7 @@ def question(
         for name, place in zip(request.users, places, strict=True):
             if place == len(known) or known[place] != name:
                 raise DataError(
-                    "the store knows no customer of that pseudonym",
+                    "the store has no customer with that pseudonym",
                     code="unknown-customer",
                     hint=f"position {request.users.index(name)} of users",
                 )
@@ -114,7 +121,7 @@ def question(
 
 
 def take(histories: Histories, index: npt.NDArray[np.int64]) -> Histories:
-    """The histories of some customers alone, in that order, each as often as it is named."""
+    """The histories of the customers `index` [R], in this order; a customer may be repeated."""
     starts, stops = histories.visit_offsets[index], histories.visit_offsets[index + 1]
     visits = _ranges(starts, stops)
     pair_starts, pair_stops = histories.pair_offsets[visits], histories.pair_offsets[visits + 1]
@@ -138,15 +145,17 @@ def _posted(
     ordered = [sorted(visits, key=lambda visit: visit.time) for visits in posted]
     flat = [visit for visits in ordered for visit in visits]
     for name in {name for visit in flat for name in visit.classes} - set(number):
-        classes_of(name, config, store)  # names the nearest, unless it is a path above some
-        raise DataError(f"{name!r} is no class of the model", hint="it is a path above some")
+        classes_of(name, config, store)  # raises with the nearest names if there is no such path
+        raise DataError(
+            f"{name!r} is not a class of the model", hint="it is a path that several classes share"
+        )
     pairs = [sorted({number[name] for name in visit.classes}) for visit in flat]
     return Histories(
         customers=np.array([str(index) for index in range(len(posted))]),
         homes=np.full(len(posted), -1, dtype=np.int64),
         visit_offsets=_ends(np.array([len(visits) for visits in ordered], dtype=np.int64)),
         visit_days=np.array([days(visit.time) for visit in flat], dtype=np.float64),
-        # Unread by a model that does not listen to its transformer.
+        # Not read: `question` refuses posted histories if the model uses its transformer.
         visit_vectors=np.zeros((len(flat), config.vector_size), dtype=np.float16),
         visit_facts=np.zeros((len(flat), config.visit_facts), dtype=np.float32),
         pair_offsets=_ends(np.array([len(pair) for pair in pairs], dtype=np.int64)),
@@ -156,9 +165,11 @@ def _posted(
 
 
 def _ends(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """CSR offsets [n + 1] of sizes [n]."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _ranges(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The concatenation of all ranges `starts[i]` to `stops[i]`."""
     parts = [np.arange(a, b) for a, b in zip(starts, stops, strict=True)]
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)

@@ -1,10 +1,11 @@
-"""Answers over HTTP to programs on the store's own machine, and to nobody else.
+"""Prediction service over HTTP for programs on the store's own machine.
 
-`POST /predict` takes what `questions` describes and gives the best classes of each customer;
-`GET /healthz` says which model answers. It listens on loopback only, and no web page can have
-a browser ask: a page's question has an `Origin` (403), may not say `application/json` without
-asking first (415), and a name that a stranger's DNS points here is none of this machine's (421).
-Every account on the machine can ask: there is no password.
+`POST /predict` takes a body as in `hanse_client.inference.requests` and returns the best classes
+of each customer; `GET /healthz` says which model answers. The service listens on loopback only,
+and refuses what a browser sends for a web page: requests with an `Origin` (403), requests whose
+content type needs no CORS preflight (415), and host names other than this machine's, which a
+page could point to it by DNS rebinding (421). There is no password: every account on the machine
+can use it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hanse_client.features.histories import Histories
 from hanse_client.inference.batching import Batcher
 from hanse_client.inference.choices import Candidates, When
-from hanse_client.inference.load import OpenStore, Trained, listens
+from hanse_client.inference.load import OpenStore, Trained, uses_transformer
 from hanse_client.inference.predict import ask_all, moment_of, ranked
 from hanse_client.inference.requests import Question, Request, question
 from hanse_client.tasks.interest import InterestModel
@@ -35,10 +36,11 @@ from hanse_common.errors import ConfigError, HanseError
 
 _LOOPBACK = "127.0.0.1"
 _BATCH = 64
+"""Largest number of requests in one pass through the model."""
 _MOST_BYTES = 4_000_000
-"""Of a question: 256 histories of 5,000 visits fit, and no more are allowed."""
+"""Bytes of a request's body; a longer one is refused before it is read to the end."""
 _HOSTS = frozenset((_LOOPBACK, "localhost", "[::1]"))
-"""What a program on this machine calls it; with any port."""
+"""Host names by which programs on this machine reach it, with any port."""
 _JSON = "application/json"
 
 Answer = list[list[dict[str, Any]]]
@@ -47,16 +49,16 @@ Answer = list[list[dict[str, Any]]]
 def application(
     trained: Trained, store: OpenStore, model: InterestModel, ready: Callable[[], None]
 ) -> Starlette:
-    """The service.
+    """The service as an ASGI application.
 
     Args:
-        trained: Says what the model is.
-        store: Whose customers can be asked for.
-        model: What answers: `trained.model`, or that in eight bits.
-        ready: Called once it answers.
+        trained: The trained model.
+        store: The store, whose customers may be named in requests.
+        model: The model that answers: `trained.model`, or its quantised form.
+        ready: Called once the service answers.
     """
     latest = moment_of(store, When.LATEST, None)
-    reads_texts = listens(trained.model)
+    reads_texts = uses_transformer(trained.model)
     batcher: Batcher[Question, Answer] = Batcher(lambda qs: answers(model, qs), most=_BATCH)
 
     @asynccontextmanager
@@ -75,15 +77,18 @@ def application(
             if len(body) > _MOST_BYTES:
                 return _refusal(413, "too-large", f"at most {_MOST_BYTES:,} bytes")
         try:
-            asked = Request.model_validate_json(bytes(body))
-            found = question(asked, store, trained.config, latest=latest, reads_texts=reads_texts)
+            request = Request.model_validate_json(bytes(body))
+            checked = question(
+                request, store, trained.config, latest=latest, reads_texts=reads_texts
+            )
         except ValidationError as error:
+            # Without the input: pydantic would repeat the customer's data in the message.
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             return _refusal(422, "malformed", f"{where}: {first['msg']}" if where else first["msg"])
         except HanseError as error:
             return _refusal(422, error.code, str(error))
-        return JSONResponse({"predictions": await batcher.ask(found)})
+        return JSONResponse({"predictions": await batcher.ask(checked)})
 
     async def health(_: HttpRequest) -> JSONResponse:
         return JSONResponse(
@@ -101,16 +106,20 @@ def application(
 
 
 def answers(model: InterestModel, questions: Sequence[Question]) -> list[Answer]:
-    """Answer several questions by one pass through the model."""
+    """Answer several questions with one call of the model.
+
+    Returns:
+        For each question, for each of its customers, the best classes with their scores.
+    """
     histories = Histories.pooled([one.histories for one in questions])
     sizes = [len(one.histories) for one in questions]
     moments = np.repeat([one.moment for one in questions], sizes)
-    found = ask_all(model, histories, np.arange(len(histories)), moments)
+    predictions = ask_all(model, histories, np.arange(len(histories)), moments)
     names = model.config.classes
-    lists = ranked(found, top=max(one.top for one in questions), candidates=Candidates.ALL)
+    lists = ranked(predictions, top=max(one.top for one in questions), candidates=Candidates.ALL)
     rows = [
         [{"item_id": names[i], "score": float(shares[i])} for i in best]
-        for best, shares in zip(lists, found.shares, strict=True)
+        for best, shares in zip(lists, predictions.shares, strict=True)
     ]
     ends = np.cumsum(sizes)
     return [
@@ -130,14 +139,14 @@ def serve(
     """Serve on loopback until interrupted.
 
     Args:
-        trained: Says what the model is.
-        store: Whose customers can be asked for.
-        model: What answers.
-        port: 0 takes a free one.
-        announce: Is told the address once the service answers.
+        trained: The trained model.
+        store: The store, whose customers may be named in requests.
+        model: The model that answers; see `application`.
+        port: The port; 0 takes a free one.
+        announce: Called with the address once the service answers.
 
     Raises:
-        ConfigError: The port is taken, or not allowed.
+        ConfigError: The port is in use, or not allowed.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -147,38 +156,39 @@ def serve(
             raise ConfigError(
                 f"cannot listen on {_LOOPBACK}:{port}: {error}", hint="take another --port"
             ) from error
-        listening.listen()  # before the address is told, so that whoever reads it can ask
+        listening.listen()  # before the address is printed, so that a reader can connect
         address = f"http://{_LOOPBACK}:{listening.getsockname()[1]}"
         app = application(trained, store, model, lambda: announce(address))
-        # No access log, and nothing below a warning: stdout and logs stay free of questions.
+        # No access log, and warnings only: requests are about customers, and stay out of logs.
         config = uvicorn.Config(
             app,
             access_log=False,
             log_level="warning",
             lifespan="on",
             ws="none",
-            proxy_headers=False,
+            proxy_headers=False,  # `X-Forwarded-…` could pretend another client
         )
         uvicorn.Server(config).run(sockets=[listening])
 
 
 class _OwnMachine:
-    """Answers programs of this machine; what a browser sends for a web page is refused unread."""
+    """Middleware that refuses what a browser sends for a web page, before the body is read."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a question on, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             headers = HttpRequest(scope).headers
             if _without_port(headers.get("host", "")) not in _HOSTS:
                 refused = _refusal(421, "another-host", "ask 127.0.0.1 or localhost")
             elif "origin" in headers:
-                refused = _refusal(403, "web-page", "no web page may ask")
+                refused = _refusal(403, "web-page", "web pages may not use this service")
             else:
                 refused = None
             if refused is not None:
+                # The body is still unread, so that the connection cannot be used again.
                 refused.headers["connection"] = "close"
                 await refused(scope, receive, send)
                 return
@@ -186,7 +196,7 @@ class _OwnMachine:
 
 
 def _without_port(host: str) -> str:
-    """The name in a `Host`, which may end in a port.
+    """The host name of a `Host` header, in lower case, without the port.
 
     >>> _without_port("127.0.0.1:8080"), _without_port("[::1]:80"), _without_port("localhost")
     ('127.0.0.1', '[::1]', 'localhost')

@@ -1,4 +1,4 @@
-"""Answers as tables: the best classes of each customer, the outlook, an audience."""
+"""Predictions as tables: rankings, outlooks, forecasts, demand and audiences."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from hanse_client.inference.predict import Answers, ranked
 from hanse_client.tasks.interest import InterestConfig
 from hanse_common.errors import DataError
 
-RANKING = {
+_RANKING = {
     "user_id": pl.String,
     "item_id": pl.String,
     "category": pl.String,
     "score": pl.Float32,
     "rank": pl.Int32,
 }
-DEMAND = ["expected", "low", "high", "before", "usual", "fall", "rise", "buyers", "buyers_spread"]
-WITHIN = {
+_DEMAND = ["expected", "low", "high", "before", "usual", "fall", "rise", "buyers", "buyers_spread"]
+_WITHIN = {
     "user_id": pl.String,
     "item_id": pl.String,
     "horizon_days": pl.Int32,
     "expected": pl.Float32,
     "chance": pl.Float32,
 }
-OUTLOOK = {
+_OUTLOOK = {
     "user_id": pl.String,
     "item_id": pl.String,
     "visits": pl.Float32,
@@ -50,16 +50,16 @@ def ranking_table(
     top: int,
     candidates: Candidates,
 ) -> pl.DataFrame:
-    """The best classes of every customer, one row each.
+    """The best classes of every customer, one row per customer and class.
 
     Returns:
         `user_id` (the store's pseudonym), `item_id` (the class, whatever its level),
-        `category` (null for a product whose catalogue is not at hand), `score` (share of the
+        `category` (null for a product if the catalogue was not read), `score` (share of the
         next basket), `rank` (from 1).
     """
     names = np.array(config.classes)
-    categories = np.array([category_of(name, config.level, store) for name in config.classes])
-    tables = [pl.DataFrame(schema=RANKING)]
+    categories = np.array([_category_of(name, config.level, store) for name in config.classes])
+    tables = [pl.DataFrame(schema=_RANKING)]
     for part in parts:
         lists = ranked(part, top=top, candidates=candidates)
         sizes = [len(one) for one in lists]
@@ -72,12 +72,12 @@ def ranking_table(
             "score": part.shares[rows, classes],
             "rank": np.concatenate([np.arange(1, size + 1) for size in sizes]),
         }
-        tables.append(pl.DataFrame(columns, schema_overrides=RANKING))
+        tables.append(pl.DataFrame(columns, schema_overrides=_RANKING))
     return pl.concat(tables)
 
 
-def category_of(name: str, level: str, store: OpenStore) -> str | None:
-    """A class's category, the first two steps of its path; None where nothing here says it."""
+def _category_of(name: str, level: str, store: OpenStore) -> str | None:
+    """A class's category, the first two steps of its path; None if it is not known."""
     path = store.categories.get(name) if level == "product" else name
     return None if path is None else item_class(path, name, "category")
 
@@ -85,14 +85,14 @@ def category_of(name: str, level: str, store: OpenStore) -> str | None:
 def outlook_table(
     store: OpenStore, config: InterestConfig, parts: Iterable[Answers]
 ) -> pl.DataFrame:
-    """The chances of fall, stay and rise of every interest of every customer.
+    """The probabilities of fall, stay and rise of every interest of every customer.
 
     Returns:
         `user_id`, `item_id` (the class), `visits` with it in the reference days, `fall`,
         `stay`, `rise`.
     """
     names = np.array(config.classes)
-    tables = [pl.DataFrame(schema=OUTLOOK)]
+    tables = [pl.DataFrame(schema=_OUTLOOK)]
     for part in parts:
         rows, classes = np.nonzero(part.interest)
         fall, stay, rise = part.chances[rows, classes].T
@@ -104,14 +104,14 @@ def outlook_table(
             "stay": stay,
             "rise": rise,
         }
-        tables.append(pl.DataFrame(columns, schema_overrides=OUTLOOK))
+        tables.append(pl.DataFrame(columns, schema_overrides=_OUTLOOK))
     return pl.concat(tables)
 
 
 def within_table(
     store: OpenStore, config: InterestConfig, parts: Iterable[Answers]
 ) -> pl.DataFrame:
-    """Will each customer buy each class that they bought before, within each horizon?
+    """Forecasts by horizon for each customer and each class that the customer bought before.
 
     Returns:
         `user_id`, `item_id` (the class), `horizon_days`, `expected` visits, `chance` of at least
@@ -119,7 +119,7 @@ def within_table(
     """
     names = np.array(config.classes)
     horizons = np.array(config.horizons)
-    tables = [pl.DataFrame(schema=WITHIN)]
+    tables = [pl.DataFrame(schema=_WITHIN)]
     for part in parts:
         rows, classes = np.nonzero(part.seen)
         expected = part.expected[rows, classes]  # [k, H]
@@ -128,26 +128,26 @@ def within_table(
             "item_id": np.repeat(names[classes], len(horizons)),
             "horizon_days": np.tile(horizons, len(rows)),
             "expected": expected.ravel(),
-            "chance": -np.expm1(-expected.ravel()),
+            "chance": -np.expm1(-expected.ravel()),  # P(at least one) of a Poisson variable
         }
-        tables.append(pl.DataFrame(columns, schema_overrides=WITHIN))
+        tables.append(pl.DataFrame(columns, schema_overrides=_WITHIN))
     return pl.concat(tables)
 
 
-def demand_table(config: InterestConfig, found: Demand) -> pl.DataFrame:
+def demand_table(config: InterestConfig, demand: Demand) -> pl.DataFrame:
     """A shop's demand by class and horizon, the largest expectation first.
 
     Returns:
         `item_id` (the class), `horizon_days`, `expected` visits, the interval `low` to `high`
-        that should hold nine in ten, `before` (visits in as many days before), `usual` (on
-        average over the reference days), chances of a `fall` below and a `rise` above what is
-        usual, `buyers` expected and the standard deviation of their number.
+        with a coverage of nine in ten, `before` (visits in as many days before), `usual` (the
+        mean over the reference days), probabilities of a `fall` below and a `rise` above what is
+        usual, `buyers` (expected number) and `buyers_spread` (its standard deviation).
     """
     classes, horizons = len(config.classes), len(config.horizons)
     columns = {
         "item_id": np.repeat(np.array(config.classes), horizons),
         "horizon_days": np.tile(np.array(config.horizons, dtype=np.int32), classes),
-        **{name: getattr(found, name).ravel() for name in DEMAND},
+        **{name: getattr(demand, name).ravel() for name in _DEMAND},
     }
     return pl.DataFrame(columns).sort(
         ["horizon_days", "expected", "item_id"], descending=[False, True, False]
@@ -158,9 +158,8 @@ def shop_outlook(outlook: pl.DataFrame) -> pl.DataFrame:
     """The outlook of a whole shop, class by class.
 
     Returns:
-        `item_id` (the class), `customers` with an interest, mean chances `fall`, `stay`,
-        `rise`, and `balance`, the rises expected beyond the falls, as a share of them; the
-        classes that gain most come first.
+        `item_id` (the class), `customers` with an interest, mean probabilities `fall`, `stay`,
+        `rise`, and `balance` (`rise` minus `fall`), by which rows are sorted, largest first.
     """
     chances = [pl.col(name).mean() for name in ("fall", "stay", "rise")]
     return (
@@ -179,26 +178,26 @@ def audience_table(
     top: int,
     candidates: Candidates,
 ) -> pl.DataFrame:
-    """The customers of whose next basket some classes will probably make up most.
+    """The customers in whose next basket the given classes have the largest share.
 
     Args:
-        store: Whose customers.
+        store: The store.
         parts: The model's answers.
-        classes: Indices, at least one.
-        top: How many customers.
-        candidates: Everybody, or only who never bought of these classes.
+        classes: Class indices, at least one.
+        top: The number of customers.
+        candidates: All customers, or only those who never bought any of these classes.
 
     Returns:
         `user_id`, `score` (the classes' share of the next basket), `rank` (from 1).
     """
-    found: list[npt.NDArray[np.float32]] = []
+    shares: list[npt.NDArray[np.float32]] = []
     customers: list[npt.NDArray[np.int64]] = []
     for part in parts:
         bought = np.any(part.seen[:, classes], axis=1)
         allowed = np.flatnonzero(~bought | (candidates is Candidates.ALL))
         customers.append(part.customers[allowed])
-        found.append(part.shares[allowed][:, classes].sum(axis=1))
-    scores, owners = np.concatenate(found), np.concatenate(customers)
+        shares.append(part.shares[allowed][:, classes].sum(axis=1))
+    scores, owners = np.concatenate(shares), np.concatenate(customers)
     best = np.argsort(-scores, kind="stable")[:top]
     return pl.DataFrame(
         {
@@ -211,28 +210,31 @@ def audience_table(
 
 
 def classes_of(category: str, config: InterestConfig, store: OpenStore) -> npt.NDArray[np.int64]:
-    """Indices of the classes that a category names, itself or by what lies below it.
+    """Indices of the class with a category's name and of all classes below this path.
 
     Args:
-        category: A class, or a path above some, such as `GROCERY`; case does not matter.
+        category: A class, or a path that several classes share, such as `GROCERY`; case does not
+            matter.
         config: The model's vocabulary.
-        store: Says where products belong, if its catalogue was read.
+        store: The store; its catalogue, if it was read, has the categories of products.
 
     Raises:
-        DataError [unknown-category]: The model ranks nothing of it; the hint lists the nearest
+        DataError [unknown-category]: The model ranks no such class; the hint lists the nearest
             names.
     """
     paths = _paths(config, store)
     wanted = category.strip().strip("/").casefold()
-    found = [
+    indices = [
         index
         for index, names in enumerate(paths)
+        # With the slash, so that `GROCERY/CHEESE` does not select `GROCERY/CHEESECAKE`.
         if any(f"{name.casefold()}/".startswith(f"{wanted}/") for name in names)
     ]
-    if wanted and found:
-        return np.array(found, dtype=np.int64)
+    if wanted and indices:
+        return np.array(indices, dtype=np.int64)
     known = {name.casefold(): name for names in paths for name in names}
     known |= {name.split("/")[0].casefold(): name.split("/")[0] for name in known.values()}
+    # The last step of a path, which people type without the path.
     steps = {name.rsplit("/", 1)[-1]: full for name, full in known.items()}
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
     near = [known[name] for name in near]
@@ -246,7 +248,7 @@ def classes_of(category: str, config: InterestConfig, store: OpenStore) -> npt.N
 
 
 def _paths(config: InterestConfig, store: OpenStore) -> list[Sequence[str]]:
-    """Under which names each class can be asked for."""
+    """The names by which each class can be selected."""
     if config.level != "product":
         return [(name,) for name in config.classes]
     return [
