@@ -98,7 +98,7 @@ def test_the_deployed_model_is_the_simulated_one(shops, first_run, tmp_path):
 def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
     verdict = shops.audit()
     findings = {row["check"]: row for row in shops.store("riga", "doctor", "--format", "json").json}
-    assert "no other history is accepted" in findings["round log"]["message"]
+    assert "another history is refused" in findings["round log"]["message"]
     assert verdict["ok"] and not verdict["gone"]
     assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
 

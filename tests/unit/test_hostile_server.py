@@ -182,7 +182,7 @@ def test_the_loop_goes_on_after_nonsense(hostile, tmp_path):
             (200, PROTOBUF, b""),
             (418, {}, b"\x1b]0;owned\x07"),
         ]
-        serve(fleet, Node(tmp_path), None, stop=stop, told=hear)  # type: ignore[arg-type]
+        serve(fleet, Node(tmp_path), None, stop=stop, report=hear)  # type: ignore[arg-type]
     assert len(told) == 4 and all("[federation]" in line for line in told)
     assert not any("\x1b" in line for line in told)
 

@@ -1,1 +1,1 @@
-"""What a store's operator does: `hanse store …`, from the first key to the last round."""
+"""`hanse store …`: the operator's commands, and the node that takes part in a federation."""

@@ -1,4 +1,4 @@
-"""What was spent on a store's customers, and what is left, as its ledger and policy say."""
+"""Privacy budget of a store: epsilon spent and left, by its ledger and policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hanse_common.paths import LEDGER_FILE
 
 
 def budget_row(folder: StoreFolder) -> BudgetRow | None:
-    """What the ledger says; None if nothing was charged yet.
+    """The budget by the ledger, for people at 1, 2 and 4 stores; None if nothing was charged.
 
     Raises:
         LedgerError: The ledger is damaged.
@@ -29,7 +29,7 @@ def budget_row(folder: StoreFolder) -> BudgetRow | None:
 
 
 def spending(folder: StoreFolder) -> dict[str, Any]:
-    """Epsilon spent, its limit, and how many rounds are left.
+    """Epsilon spent, its limit, and the number of rounds left, by printable names.
 
     Raises:
         LedgerError: The ledger is damaged.
@@ -39,7 +39,7 @@ def spending(folder: StoreFolder) -> dict[str, Any]:
     try:
         policy = pinned_policy(folder)
     except StoreNotReady:
-        # Nothing can have been spent before there is a federation.
+        # Without a pinned authority the store was in no federation, and has spent nothing.
         return {"store": name, "spent": 0.0, "spent ever": 0.0, "limit": None, "left": None}
     row, limit = budget_row(folder), policy.max_epsilon
     if row is None:

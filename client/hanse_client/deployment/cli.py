@@ -1,4 +1,4 @@
-"""`hanse store`: a partner store's side of a deployment, from the first key to the last round."""
+"""`hanse store`: commands of a partner store's operator, from the first key to the last round."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def enrol(
     ] = None,
     fingerprint: Annotated[
         str | None,
-        typer.Option(metavar="HEX", help="The authority's fingerprint, as heard by phone."),
+        typer.Option(metavar="HEX", help="The authority's fingerprint, as read to you by phone."),
     ] = None,
     yes: YesOption = False,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What the authority answered.")
+        Path | None, typer.Option(metavar="FILE", help="The certificate that the authority issued.")
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The federation's signed manifest.json.")
@@ -82,9 +82,9 @@ def enrol(
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Ask to be admitted, and take in what comes back, after checking all of it.
+    """Ask to be admitted, and check and store the files that come back.
 
-    Without a certificate to take in, writes the request to send to the coordinator.
+    Without a certificate, manifest, settings or model, writes the request to the coordinator.
     """
     from hanse_client.deployment import enrol
     from hanse_client.deployment.folder import StoreFolder
@@ -113,7 +113,7 @@ def enrol(
         }
     if settings is not None:
         enrol.accept_settings(store, settings)
-        facts["settings"] = "as the manifest names them" if store.manifest.exists() else "kept"
+        facts["settings"] = "as the manifest names them" if store.manifest.exists() else "stored"
     if model is not None:
         enrol.accept_model(store, model)
         facts["model"] = "as the manifest names it"
@@ -127,7 +127,7 @@ def enrol(
 
 @data.command()
 def prepare(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
-    """Prepare the store's histories from its data as they are now; `join` reads them."""
+    """Prepare the store's histories from its current data; `join` reads them."""
     from dataclasses import asdict
 
     from hanse_client.deployment.folder import StoreFolder
@@ -139,7 +139,7 @@ def prepare(folder: StoreFolderOption = Path(), output: FormatOption = Format.TA
 
 @app.command()
 def doctor(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
-    """Check everything that a round needs; each failure says how to mend it."""
+    """Check everything that a round needs; each failure says how to repair it."""
     from hanse_client.deployment.doctor import examine
     from hanse_client.deployment.folder import StoreFolder
     from hanse_client.deployment.tables import print_findings
@@ -150,7 +150,7 @@ def doctor(folder: StoreFolderOption = Path(), output: FormatOption = Format.TAB
     if failed:
         raise StoreNotReady(
             f"{len(failed)} of {len(findings)} checks failed: {', '.join(failed)}",
-            hint="each says how to mend it",
+            hint="each failure above says how to repair it",
         )
 
 
@@ -180,14 +180,14 @@ def join(
         return
     from hanse_client.deployment.join import join
 
-    # A person reads lines; whatever else stderr goes to gets one JSON object a line.
-    told = _timed(say) if sys.stderr.isatty() else _log.info
-    join(store, patience=patience, told=told)
+    # Lines for a person at a terminal; one JSON object a line for a file or a log collector.
+    report = _timed(say) if sys.stderr.isatty() else _log.info
+    join(store, patience=patience, report=report)
 
 
 @app.command()
 def budget(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
-    """Show what was spent on this store's customers, and what is left."""
+    """Show the epsilon spent on this store's customers, and what is left."""
     from hanse_client.deployment.budget import spending
     from hanse_client.deployment.folder import StoreFolder
 
@@ -221,7 +221,13 @@ def leave(
 
 
 def _compare(shown: str, heard: str | None, yes: bool) -> None:
-    """Let a person compare the authority's fingerprint before anything trusts it."""
+    """Compare the authority's fingerprint with the given one, or ask a person to do so.
+
+    Raises:
+        ProtocolError [bad-invitation]: It is not the given fingerprint.
+        Interrupted: The person did not confirm it.
+    """
+    # The invitation is not signed: whoever can replace the file can replace the authority in it.
     if heard is not None:
         if "".join(heard.split()).replace(":", "").lower() != shown.replace(":", ""):
             raise ProtocolError(

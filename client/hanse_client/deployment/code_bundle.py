@@ -1,11 +1,10 @@
-"""The store runs its own code: what a coordinator hands out as an app is never installed.
+"""Check of the app bundle (FAB) of a run; a store never installs one.
 
-Flower installs the app bundle (FAB) that a SuperLink hands out and puts it first on the path
-of imports, so that a bundle with a `torch` folder would be the store's torch. A Hanse store
-installs none: it runs `hanse_client.app` as installed here, whatever a bundle holds, and
-takes messages only of runs whose bundle is the one that the signed manifest names by its
-SHA-256, and the store's policy too if it names one. A bundle is read for one thing: to say
-what is wrong with it.
+Flower's SuperNode installs the bundle that a SuperLink hands out and puts it first on the import
+path, so that a bundle with a `torch` folder would replace the store's torch. A Hanse store runs
+`hanse_client.app` as installed. It answers only runs whose bundle has the SHA-256 in the signed
+manifest, and in the store's policy if that names one. The bundle's list of files is read for the
+error message alone.
 
 >>> Bundle.read(b"anything")
 Bundle(digest='ee0874170b7f6f32b8c2ac9573c428d35b575270a66b757c2c0185d2bd09718d', holds='it is \
@@ -26,53 +25,54 @@ from hanse_common.errors import MalformedMessage, PolicyViolation
 from hanse_common.manifest import Manifest
 
 THIN = frozenset({"pyproject.toml", "LICENSE", ".info/CONTENT"})
-"""All that a bundle without code holds."""
+"""The files of a bundle without code."""
 _LISTED = 3
+"""Names of files that an error message quotes."""
 _DIGEST, _HOLDS = "bundle-digest", "bundle-holds"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What is known of the app bundle of a run; nothing of it is written, imported or run."""
+    """Digest and description of a run's app bundle, which is not written, imported or run."""
 
     digest: str
     """SHA-256 of its bytes, in hexadecimal."""
     holds: str = ""
-    """What it would have brought, for people."""
+    """Description of the files in it, for error messages."""
 
     @classmethod
     def read(cls, data: bytes) -> Bundle:
-        """Look at a bundle as it came."""
+        """Describe a bundle from its bytes."""
         return cls(hashlib.sha256(data).hexdigest(), _described(data))
 
     @classmethod
     def of(cls, context: Context) -> Bundle | None:
-        """What `as_config` handed on; None on an engine that has no bundles."""
+        """The bundle that `as_config` put into the context; None on an engine without bundles."""
         digest = context.node_config.get(_DIGEST)
         return None if digest is None else cls(str(digest), str(context.node_config.get(_HOLDS)))
 
     def as_config(self) -> dict[str, str]:
-        """Entries of a node's configuration, for the process that answers."""
+        """Entries of a node's configuration that carry it to the ClientApp's process."""
         return {_DIGEST: self.digest, _HOLDS: self.holds}
 
 
 def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
-    """Refuse a message of a run whose bundle is not the one that the manifest names.
+    """Check that a run's bundle is the one that the manifest names.
 
     Args:
-        bundle: The run's; None on an engine that has none.
-        manifest: Checked against the store's policy, which may name a bundle too.
+        bundle: The run's bundle; None on an engine without bundles.
+        manifest: The manifest, checked against the store's policy, which may name a bundle too.
 
     Raises:
-        PolicyViolation [foreign-code]: Says which digest it has, and which code it would have
-            brought; or that the manifest names no bundle, or the engine has none to compare.
+        PolicyViolation [foreign-code]: The digests differ, the manifest names no bundle, or the
+            engine has none to compare. The message quotes digests and names of files.
     """
     pinned = manifest.fab_digest
     if bundle is None:
         if pinned is None:
             return
         raise PolicyViolation(
-            "the manifest names an app bundle, and what runs this store shows none",
+            "the manifest names an app bundle, and the engine that runs this store has none",
             code="foreign-code",
             hint="run the store's node with `hanse store join`",
         )
@@ -92,7 +92,7 @@ def check_bundle(bundle: Bundle | None, manifest: Manifest) -> None:
 
 def _described(bundle: bytes) -> str:
     try:
-        # Its list of names alone is read: no member is unpacked, whatever it unpacks to.
+        # Only the list of names is read. Unpacking a member could fill memory or disk.
         with (
             decoding("the bundle", MalformedMessage),
             zipfile.ZipFile(io.BytesIO(bundle)) as archive,
@@ -102,6 +102,6 @@ def _described(bundle: bytes) -> str:
         return "it is no archive"
     if not names:
         return "it holds no code"
-    # A stranger's names go to logs and terminals: printable ASCII, and few of them.
+    # The names go to logs and terminals: as printable ASCII, so that they hold no control codes.
     shown = ", ".join(ascii(name[:60]) for name in names[:_LISTED])
     return f"it brings {shown}" + (f" and {len(names) - _LISTED} more" if names[_LISTED:] else "")

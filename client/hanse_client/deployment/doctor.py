@@ -1,7 +1,6 @@
-"""`hanse store doctor`: is everything there that a round needs, and how is it mended if not?
+"""`hanse store doctor`: checks of everything that a round needs, each with its repair.
 
-Every check looks at the real thing: it reads the data, opens the keys, shakes hands with the
-server. A check that needs what an earlier one found missing is skipped, and says so.
+The checks do what a round would do: they read the data, load the keys and connect to the server.
 """
 
 from __future__ import annotations
@@ -30,22 +29,25 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 _DAY = 86_400
 _SOON = 14 * _DAY
+"""Seconds before a certificate's end from which a check warns."""
 _OLD_KEY = 365 * _DAY
 _CLOCK = 60.0
-"""Seconds that a clock may differ; Flower's authentication gives up at five minutes."""
+"""Seconds by which the clocks may differ; Flower's authentication fails at five minutes."""
 _DISK = 1 << 30
+"""Free bytes below which a check warns."""
 _LITTLE_DISK = 100 << 20
+"""Free bytes below which it fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of one check.
 
     Args:
-        check: What was looked at.
-        state: `warning` does not stop a round; `skipped` could not be looked at.
-        message: What is so.
-        mend: What to do about it; empty if there is nothing to do.
+        check: Name of the check.
+        state: A `warning` does not stop a round; `skipped` means that it could not be checked.
+        message: The result in words.
+        mend: How to repair it; empty if nothing is wrong.
     """
 
     check: str
@@ -58,7 +60,7 @@ Check = Callable[[StoreFolder], Iterator[Finding] | Finding]
 
 
 def examine(folder: StoreFolder) -> list[Finding]:
-    """Make every check.
+    """Run every check; an error in one of them becomes its finding.
 
     Raises:
         StoreNotReady: There is no store in the folder.
@@ -67,8 +69,8 @@ def examine(folder: StoreFolder) -> list[Finding]:
     findings: list[Finding] = []
     for name, check in _CHECKS.items():
         try:
-            found = check(folder)
-            findings += [found] if isinstance(found, Finding) else list(found)
+            result = check(folder)
+            findings += [result] if isinstance(result, Finding) else list(result)
         except StoreNotReady as error:
             findings.append(
                 Finding(check=name, state="failed", message=error.message, mend=error.hint)
@@ -109,9 +111,9 @@ def _histories(folder: StoreFolder) -> Finding:
 def _key_files(folder: StoreFolder) -> Iterator[Finding]:
     customer = load_store(folder.store_toml).pseudonym_key
     for path in (folder.store_key, folder.node_key, customer):
-        found = _private(path)
-        if found is not None:
-            yield found
+        fault = _private(path)
+        if fault is not None:
+            yield fault
             return
     StoreKey.load(folder.store_key)
     load_node_key(folder.node_key)
@@ -130,13 +132,15 @@ def _key_files(folder: StoreFolder) -> Iterator[Finding]:
 
 
 def _private(path: Path) -> Finding | None:
+    """The finding about a key file that is missing or readable by others; None if it is neither."""
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     if mode is None:
         made = path.name == CUSTOMER_KEY_FILE
         return _fail(
             "key files",
             f"{path} is missing",
-            "restore it from its backup" + ("; a new one makes every customer new" * made),
+            # Pseudonyms are computed with this key: with another one nobody is a known customer.
+            "restore it from its backup" + ("; with a new one all customers are new" * made),
         )
     if mode & 0o077:
         return _fail("key files", f"{path} can be read by others ({mode:04o})", f"chmod 600 {path}")
@@ -185,6 +189,7 @@ def _model(folder: StoreFolder) -> Finding:
 def _disk(folder: StoreFolder) -> Finding:
     free = shutil.disk_usage(folder.path).free
     message = f"{free / (1 << 30):.1f} GB free"
+    # A charge that cannot be written must stop the upload.
     if free < _LITTLE_DISK:
         return _fail("disk", message, "a full disk stops the ledger, and with it the store")
     return _ok("disk", message) if free >= _DISK else _warn("disk", message, "make room")
@@ -192,30 +197,30 @@ def _disk(folder: StoreFolder) -> Finding:
 
 def _server(folder: StoreFolder) -> Iterator[Finding]:
     invitation = folder.invitation()
-    found: Handshake = handshake(invitation.fleet, invitation.ca)
-    yield _ok("server", f"{invitation.fleet} answers in {found.seconds * 1000:.0f} ms")
-    left = found.expires - time.time()
-    message = f"{found.version}, certificate valid for {left / _DAY:.0f} days"
+    result: Handshake = handshake(invitation.fleet, invitation.ca)
+    yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms")
+    left = result.expires - time.time()
+    message = f"{result.version}, certificate valid for {left / _DAY:.0f} days"
     if left < _SOON:
         yield _warn("TLS", message, "tell the coordinator to renew it")
     else:
         yield _ok("TLS", message)
-    if found.clock is None:
+    if result.clock is None:
         yield Finding(check="clock", state="skipped", message="the server does not say its time")
-    elif abs(found.clock) > _CLOCK:
-        ahead = "ahead of" if found.clock > 0 else "behind"
+    elif abs(result.clock) > _CLOCK:
+        ahead = "ahead of" if result.clock > 0 else "behind"
         yield _fail(
             "clock",
-            f"{abs(found.clock):.0f} s {ahead} the server's",
+            f"{abs(result.clock):.0f} s {ahead} the server's",
             "set this machine's clock by NTP",
         )
     else:
-        yield _ok("clock", f"within {max(1.0, abs(found.clock)):.0f} s of the server's")
+        yield _ok("clock", f"within {max(1.0, abs(result.clock)):.0f} s of the server's")
 
 
 def _budget(folder: StoreFolder) -> Finding:
     row = budget_row(folder)
-    # Reading says nothing of a head that went ahead of its ledger; opening does.
+    # `budget_row` only reads; opening also compares the ledger with its head.
     Ledger.open(folder.path / LEDGER_FILE, StoreKey.load(folder.store_key))
     if row is None or row.limit is None:
         return _ok("budget", "nothing spent")
@@ -237,21 +242,21 @@ def _round_log(folder: StoreFolder) -> Finding:
     if enrolment.manifest.log_key is None:
         return _warn(
             "round log",
-            "the federation keeps none, so nobody can compare what it told whom",
+            "the federation has none, so that stores cannot tell whether all were sent the same",
             "ask for a manifest with log_key, and set round_log = true in policy.toml",
         )
     seen = Witness(folder.node(), enrolment).seen
     if seen is None:
         return _ok("round log", "nothing seen of it yet")
-    return _ok("round log", f"remembered up to record {seen.size}; no other history is accepted")
+    return _ok("round log", f"accepted up to record {seen.size}; another history is refused")
 
 
 def _telemetry(folder: StoreFolder) -> Finding:
     if os.environ.get("FLWR_TELEMETRY_ENABLED", "0") not in ("", "0"):
         return _warn(
             "telemetry",
-            "FLWR_TELEMETRY_ENABLED is set; `join` turns it off all the same",
-            "unset it, for other programs that use Flower",
+            "FLWR_TELEMETRY_ENABLED is set; `join` turns telemetry off nevertheless",
+            "unset it for other programs that use Flower",
         )
     return _ok("telemetry", "off")
 

@@ -1,8 +1,8 @@
-"""`hanse store join --dry-run`: what a round would send and cost, without sending anything.
+"""`hanse store join --dry-run`: the messages and the privacy cost of a round, without sending.
 
-The messages are written by the protocol's own encoders, from the signed terms and the store's
-own certificate, with zeros where keys, shares and masked numbers would be. Nothing is
-trained, charged or written down, and the server is not asked.
+The protocol's own encoders write the messages from the signed terms and the store's certificate,
+with zeros in place of keys, shares and masked numbers. Nothing is trained, charged or written to
+disk, and the server is not contacted.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from hanse_common.secagg.shamir import SHARE_SIZE
 from hanse_common.secagg.terms import Header
 
 _DIGEST = bytes(DIGEST_SIZE)
+"""Stands for digests whose value is known in a round only."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,9 +44,9 @@ class Part:
     """One message of a round.
 
     Args:
-        stage: Of secure aggregation.
+        stage: Stage of secure aggregation.
         size: Bytes of the protocol's message; Flower adds a few hundred.
-        content: What is in it.
+        content: Description of its content.
     """
 
     stage: str
@@ -58,11 +59,11 @@ class Section:
     """One part of the masked vector.
 
     Args:
-        name: What is summed.
-        length: How many numbers.
-        clip: Largest norm that this store may give it, in the model's units.
-        noise: Standard deviation of the noise that this store adds to each number, in the
-            same units; None where noise is added before, or not at all.
+        name: Name of the section.
+        length: Number of coordinates.
+        clip: Largest L2 norm of this store's section, in the model's units.
+        noise: Standard deviation of the noise that this store adds to each coordinate, in the
+            same units; None where noise is added before quantisation, or not at all.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preview:
-    """What a round would send and cost."""
+    """The messages, the masked vector's sections and the privacy cost of a round."""
 
     messages: tuple[Part, ...]
     sections: tuple[Section, ...]
@@ -81,11 +82,11 @@ class Preview:
 
 
 def preview(folder: StoreFolder) -> Preview:
-    """Work out a training round with all stores of the manifest.
+    """Preview a training round with all stores of the manifest.
 
     Raises:
         StoreNotReady: Something has not come back yet.
-        HanseError: As `check_membership` does.
+        HanseError: See `check_membership`.
     """
     enrolment, settings = check_membership(folder), folder.settings()
     check_settings(folder, settings)
@@ -106,11 +107,11 @@ def preview(folder: StoreFolder) -> Preview:
 
 
 def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
-    """The messages of a training round among `count` stores, none of which is lost."""
+    """The messages of a training round among `count` stores without drop-outs."""
     manifest, certificate = enrolment.manifest, enrolment.certificate
     header = Header(
         run=0,
-        round=3,
+        round=3,  # any number: its encoding has a fixed size
         attempt=1,
         manifest_digest=manifest.digest(),
         model_digest=_DIGEST,
@@ -135,6 +136,7 @@ def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
         digests=(bytes(DIGESTS_SIZE),) * count,
         **about,
     )
+    # Masked numbers are 32-bit words.
     vector = MaskedVector(body=bytes(4 * length), **about)
     confirmation = Confirmation(sharers_digest=_DIGEST, survivors_digest=_DIGEST, **about)
     unmasking = Unmasking(seed_shares=(bytes(SHARE_SIZE),) * count, mask_key_shares=(), **about)

@@ -1,8 +1,8 @@
-"""Coming into a federation: the request that goes out, and what comes back for it.
+"""Enrolment in a federation: the certificate request, and the files that come back for it.
 
-Everything that comes back is checked before it is kept: the authority's signature, that it
-is about this store and these keys, and the terms against the store's own policy. A file that
-does not pass leaves the store as it was.
+Certificate, manifest, settings and model are checked before they are stored: the authority's
+signature, the store's name and keys, and the terms against the store's own policy. A file that
+fails a check changes nothing.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ from hanse_common.manifest_terms import (
 from hanse_common.paths import INVITATION_FILE, NEXT_SUFFIX, SETTINGS_FILE
 from hanse_common.policy import StorePolicy
 
-"""All that is taken of a model's folder: no format that could hold code."""
-
 
 def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
-    """Write the request that asks for a certificate of this store's newest keys.
+    """Write the request for a certificate of this store's newest keys.
+
+    Args:
+        folder: The store's folder.
+        now: Unix seconds; the current time if None.
 
     Returns:
-        The file to send to the coordinator; it holds nothing secret.
+        The file to send to the coordinator; it contains no secret.
 
     Raises:
         StoreNotReady: There is no store in the folder.
@@ -51,7 +53,7 @@ def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
     request = Request.make(
         name,
         StoreKey.load(newest(folder.store_key)),
-        node_key=node_public_pem(newest(folder.node_key)),
+        node_key=_node_public_pem(newest(folder.node_key)),
         created=int(time.time()) if now is None else now,
     )
     path = folder.path / request.file_name
@@ -60,18 +62,18 @@ def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
 
 
 def own_fingerprint(folder: StoreFolder) -> str:
-    """Of this store's newest key, to read to the authority by phone."""
+    """Fingerprint of this store's newest key, to read to the authority by phone."""
     return fingerprint(StoreKey.load(newest(folder.store_key)).public)
 
 
 def newest(path: Path) -> Path:
-    """The key that waits for its certificate, or the one in use."""
+    """The file of the new key that waits for its certificate, if there is one, else `path`."""
     waiting = path.with_name(path.name + NEXT_SUFFIX)
     return waiting if waiting.exists() else path
 
 
-def node_public_pem(private: Path) -> str:
-    """The public half of a node's key as a request holds it.
+def _node_public_pem(private: Path) -> str:
+    """The public key of a node's key file, in PEM as in a request.
 
     Raises:
         KeyFileError: The key is missing, or readable by others.
@@ -80,9 +82,9 @@ def node_public_pem(private: Path) -> str:
 
 
 def accept_invitation(folder: StoreFolder, invitation: Invitation) -> None:
-    """Keep an invitation, and pin its authority in a policy that pins none yet.
+    """Store an invitation, and pin its authority in the policy if that pins none yet.
 
-    The caller has shown the authority's fingerprint, and a person has compared it.
+    A person must have compared the authority's fingerprint before: an invitation is not signed.
 
     Raises:
         PolicyViolation: The policy pins another authority, or another federation.
@@ -100,20 +102,25 @@ def accept_invitation(folder: StoreFolder, invitation: Invitation) -> None:
         if wanted not in (None, offered):
             raise PolicyViolation(
                 f"invitation has {field}={offered}, this store's policy requires {wanted}",
-                hint="an invitation of another federation, or change the policy",
+                hint="the invitation is another federation's; or change the policy",
             )
     write_durably(folder.policy, text)
     invitation.save(folder.path / INVITATION_FILE)
 
 
 def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = None) -> Certificate:
-    """Check a certificate and keep it; the one before is kept beside it.
+    """Check a certificate and install it; an earlier one is renamed to `certificate.<time>`.
+
+    Args:
+        folder: The store's folder.
+        path: The certificate's file.
+        now: Unix seconds; the current time if None.
 
     Raises:
-        ProtocolError [bad-certificate]: It is not the authority's, or not of this store and its
-            keys.
+        ProtocolError [bad-certificate]: It is not signed by the authority, or not of this store's
+            name and keys.
         ExpiredCertificate: It is not valid now.
-        KeyFileError: It is no certificate, or a key is missing.
+        KeyFileError: The file is not a certificate, or a key is missing.
         ConfigError: No authority is pinned yet.
     """
     certificate = Certificate.load(path)
@@ -124,8 +131,10 @@ def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = Non
         before = folder.certificate.read_bytes()
         if Certificate.load(folder.certificate) != certificate:
             stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+            # Auditors need it: entries before the rotation are signed with the earlier key.
             _keep_aside(folder.certificate.with_name(f"certificate.{stamp}"), before)
-    # Keys first: after a crash between the two, the certificate is imported once more.
+    # Keys first, then the certificate: after a crash in between, the certificate still fits the
+    # keys in use, and the command can be repeated.
     for key in (folder.store_key, folder.node_key):
         waiting = newest(key)
         if waiting != key:
@@ -139,18 +148,18 @@ def accept_certificate(folder: StoreFolder, path: Path, *, now: int | None = Non
 
 
 def accept_manifest(folder: StoreFolder, path: Path) -> Manifest:
-    """Check signed terms and keep them; those before are kept beside them.
+    """Check a signed manifest and install it; an earlier one is renamed after its digest.
 
     Raises:
-        BadManifest: They are not signed by the pinned authority.
-        PolicyViolation: They go beyond the policy, or leave this store out; names every field.
+        BadManifest: It is not signed by the pinned authority.
+        PolicyViolation: It exceeds the policy, or does not list this store; names every field.
         ConfigError: No authority is pinned yet.
     """
     signed, policy, name = SignedManifest.load(path), pinned_policy(folder), folder.node().name
     manifest = signed.check(bytes.fromhex(policy.authority))
-    found = violations(manifest, policy, name)
-    if found:
-        raise PolicyViolation("; ".join(found), hint="ask the federation, or change the policy")
+    faults = violations(manifest, policy, name)
+    if faults:
+        raise PolicyViolation("; ".join(faults), hint="ask the federation, or change the policy")
     if folder.manifest.exists():
         before = SignedManifest.load(folder.manifest)
         if before.unchecked != manifest:
@@ -161,47 +170,47 @@ def accept_manifest(folder: StoreFolder, path: Path) -> Manifest:
 
 
 def violations(manifest: Manifest, policy: StorePolicy, name: str) -> list[str]:
-    """Every reason for which a store cannot take part under these terms."""
-    found = [violation.message for violation in policy.violations(manifest)]
+    """All reasons why a store cannot take part under a manifest; empty if it can."""
+    faults = [violation.message for violation in policy.violations(manifest)]
     if name not in manifest.stores:
-        found.append(f"manifest of {manifest.federation!r} does not list {name!r}")
+        faults.append(f"manifest of {manifest.federation!r} does not list {name!r}")
     if manifest.fab_digest is None:
-        found.append("manifest does not name the app bundle (fab_digest)")
+        faults.append("manifest does not name the app bundle (fab_digest)")
     try:
         check_noise(manifest)
     except PolicyViolation as error:
-        found.append(error.message)
-    return found
+        faults.append(error.message)
+    return faults
 
 
 def check_membership(folder: StoreFolder, *, now: int | None = None) -> Enrolment:
-    """Check that certificate, keys, manifest and policy hold and go together.
+    """Check that certificate, keys, manifest and policy are valid and fit together.
 
     Raises:
-        StoreNotReady: Something has not come back yet.
+        StoreNotReady: Certificate or manifest are missing.
         KeyFileError: A key is missing, or readable by others.
-        ProtocolError [bad-certificate], ExpiredCertificate: The certificate does not hold, or is
-            another's.
-        BadManifest: The manifest is not the pinned authority's.
-        PolicyViolation: The terms go beyond the policy; names every field.
+        ProtocolError [bad-certificate], ExpiredCertificate: The certificate is not valid, or not
+            of this store's name and keys.
+        BadManifest: The manifest is not signed by the pinned authority.
+        PolicyViolation: The terms exceed the policy; names every field.
     """
     policy, name, enrolment = pinned_policy(folder), folder.node().name, folder.membership()
     authority = bytes.fromhex(policy.authority)
     enrolment.certificate.check(authority, now=int(time.time()) if now is None else now)
     _check_ours(folder, enrolment.certificate, in_use=True)
     signed = SignedManifest.load(folder.manifest)
-    found = violations(signed.check(authority), policy, name)
-    if found:
-        raise PolicyViolation("; ".join(found), hint="ask the federation, or change the policy")
+    faults = violations(signed.check(authority), policy, name)
+    if faults:
+        raise PolicyViolation("; ".join(faults), hint="ask the federation, or change the policy")
     return enrolment
 
 
 def accept_settings(folder: StoreFolder, path: Path) -> RunSettings:
-    """Keep the run's settings, if they are those that the manifest names.
+    """Store the run's settings if their digest is the manifest's.
 
     Raises:
         PolicyViolation: The manifest names other settings.
-        ConfigError: They are malformed.
+        ConfigError: The settings are malformed.
     """
     table = read_json(path)
     settings = RunSettings.parse(table)
@@ -212,49 +221,58 @@ def accept_settings(folder: StoreFolder, path: Path) -> RunSettings:
 
 
 def check_settings(folder: StoreFolder, settings: RunSettings) -> None:
-    """Compare settings with the manifest.
+    """Compare the settings' digest with the manifest's.
 
     Raises:
         PolicyViolation: The manifest names other settings.
     """
     named = folder.membership().manifest.settings_digest
-    found = settings_digest(settings).hex()
-    if found != named:
+    actual = settings_digest(settings).hex()
+    if actual != named:
         raise PolicyViolation(
-            f"the settings' digest is {found}, the manifest names {named}",
+            f"the settings' digest is {actual}, the manifest names {named}",
             hint="ask the coordinator for the settings.json that the manifest was signed for",
         )
 
 
 def accept_model(folder: StoreFolder, source: Path) -> None:
-    """Keep the start of the model, if its trained parameters are those that the manifest names.
+    """Store the initial model if trained parameters and frozen rest are those of the manifest.
 
-    So must be the frozen rest: vocabulary, text vectors, the transformer where it is not
+    The frozen rest is the vocabulary, the text vectors, and the transformer where it is not
     trained. Clipping and noise do not depend on it.
 
     Raises:
-        ConfigError: The folder holds no model.
+        ConfigError: The folder contains no model.
         StoreNotReady: Manifest or settings are missing.
         PolicyViolation: The manifest names another model.
     """
     for name in BASE_MODEL_FILES:
         if not (source / name).is_file():
-            raise ConfigError(f"{source} holds no {name}", hint="it is a folder of both")
+            raise ConfigError(
+                f"{source} holds no {name}",
+                hint=f"a model's folder holds {' and '.join(BASE_MODEL_FILES)}",
+            )
     settings, manifest = folder.settings(), folder.membership().manifest
     with replacing_folder(folder.model, replace=True) as aside:
+        # These files alone are copied: no format that could hold code.
         for name in BASE_MODEL_FILES:
             shutil.copyfile(source / name, aside / name)
-        found = model_digest(start_of(aside, settings)).hex()
-        if found != manifest.model_digest:
+        # Checked on the copy, as the source could change after a check.
+        actual = model_digest(start_of(aside, settings)).hex()
+        if actual != manifest.model_digest:
             raise PolicyViolation(
-                f"the model's digest is {found}, the manifest names {manifest.model_digest}",
+                f"the model's digest is {actual}, the manifest names {manifest.model_digest}",
                 hint="ask the coordinator for the model that the manifest was signed for",
             )
         check_base_model(aside, manifest)
 
 
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
-    """The trained parameters that a run begins with, by name."""
+    """The trained parameters of an initial model, by name.
+
+    Raises:
+        ConfigError: The folder contains no model of the settings' task.
+    """
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.model.pretrained import MODEL_ERRORS
@@ -270,7 +288,7 @@ def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
 
 
 def pinned_policy(folder: StoreFolder) -> StorePolicy:
-    """The store's policy, with an authority in it.
+    """The store's policy, which must pin an authority.
 
     Raises:
         StoreNotReady: There is no store, or no authority is pinned.
@@ -290,10 +308,14 @@ def pinned_policy(folder: StoreFolder) -> StorePolicy:
 
 
 def _check_ours(folder: StoreFolder, certificate: Certificate, *, in_use: bool = False) -> None:
-    """Compare a certificate with the keys in use, or with those that wait for one."""
+    """Compare a certificate with the store's name and its newest keys, or those in use.
+
+    Raises:
+        ProtocolError [bad-certificate]: They differ; says in what.
+    """
     name, place = folder.node().name, (lambda path: path) if in_use else newest
     key = StoreKey.load(place(folder.store_key))
-    node = node_key_digest(node_public_pem(place(folder.node_key)))
+    node = node_key_digest(_node_public_pem(place(folder.node_key)))
     for holds, what in (
         (certificate.store_id == name, f"of store {certificate.store_id!r}, this is {name!r}"),
         (certificate.public_key == key.public, "of another store key"),
@@ -303,11 +325,12 @@ def _check_ours(folder: StoreFolder, certificate: Certificate, *, in_use: bool =
             raise ProtocolError(
                 f"the certificate is {what}",
                 code="bad-certificate",
-                hint="send the request that `hanse store enrol` writes now, and import its answer",
+                hint="send the request that `hanse store enrol` writes now, and use its answer",
             )
 
 
 def _keep_aside(path: Path, content: bytes) -> None:
+    """Write content to `path`, or to `path-2` and so on where other content is there already."""
     number = 1
     place = path
     while place.exists() and place.read_bytes() != content:

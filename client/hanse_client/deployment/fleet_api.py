@@ -1,8 +1,8 @@
-"""A store's connection to the coordinator's SuperLink: Flower's Fleet API, with our errors.
+"""A store's connection to the coordinator's SuperLink: Flower's Fleet API, with Hanse's errors.
 
-TLS is checked against the invitation's root alone, and every request is signed with the
-node's key (Flower's SuperNode authentication). Whatever can pass is tried again, for as long
-as the operator allows; a wrong certificate or an unknown key is said at once.
+TLS is checked against the invitation's root alone, and every request is signed with the node's
+key (Flower's SuperNode authentication). Transient failures are retried for as long as the
+operator allows; a wrong certificate or an unknown key is an error at once.
 """
 
 from __future__ import annotations
@@ -54,24 +54,26 @@ from hanse_common.errors import FederationError, NotAdmitted, Unreachable, Untru
 
 T = TypeVar("T")
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _LONGEST_WAIT = 20
+"""Seconds between two attempts at most."""
 _ADMISSION_SECONDS = 75.0
-"""A node that was killed counts as connected for a while, and is not let in a second time."""
+"""Seconds for which activation is retried: the SuperLink takes a node that was killed for
+connected until its heartbeats are missing, and refuses the same key meanwhile."""
 _PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
-"""Refusals that may be over soon: a line that was too slow, too much at once."""
+"""HTTP statuses of refusals that may be over soon: the line was too slow, or calls too many."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where the SuperLink is, and how it and this node prove who they are.
+    """The SuperLink's address, and the keys for mutual authentication.
 
     Args:
         fleet: `host:port`.
-        root: PEM certificates that its TLS certificate is checked by.
-        key: The node's.
+        root: PEM root certificates that must have issued its TLS certificate.
+        key: The node's private key.
     """
 
     fleet: str
@@ -80,7 +82,7 @@ class Address:
 
 
 class Fleet:
-    """An activated node's calls; see `connected`."""
+    """The calls of an activated node; see `connected`."""
 
     def __init__(self, client: FleetHttpClient, retry: RetryInvoker, address: Address) -> None:
         self._client = client
@@ -88,15 +90,15 @@ class Fleet:
         self._address = address
         self._node = ProtoNode()
         self.lost = threading.Event()
-        """Set when the SuperLink no longer knows this node."""
+        """Set by a heartbeat that the SuperLink refused, since it no longer knows this node."""
 
     @property
     def node_id(self) -> int:
-        """What Flower calls the node."""
+        """The node's number at the SuperLink."""
         return int(self._node.node_id)
 
     def activate(self) -> None:
-        """Say that the node is here.
+        """Register the node at the SuperLink.
 
         Raises:
             NotAdmitted, UntrustedServer, Unreachable: See `connected`.
@@ -106,33 +108,33 @@ class Fleet:
             heartbeat_interval=INTERVAL,
         )
         try:
-            found = self._call(self._client.ActivateNode, request)
+            answer = self._call(self._client.ActivateNode, request)
         except FederationError as error:
             raise NotAdmitted(
                 f"{self._address.fleet} does not let this node in",
                 hint="is `hanse store join` running twice? has the coordinator admitted this "
                 "store's newest request, and not revoked it?",
             ) from error
-        self._node = ProtoNode(node_id=found.node_id)
+        self._node = ProtoNode(node_id=answer.node_id)
 
     def heartbeat(self) -> None:
-        """Say that the node is still here; a server that cannot hear it hears the next one."""
+        """Send one heartbeat, without retries: the next one follows soon."""
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=INTERVAL)
         try:
             _named(lambda: self._client.SendNodeHeartbeat(request), self._address)
         except (NotAdmitted, FederationError):
-            self.lost.set()  # the loop says why, and ends
+            self.lost.set()  # this is another thread; the loop sees it and raises the error
         except (Unreachable, UntrustedServer) as error:
-            log.debug("no heartbeat: %s", error)
+            _log.debug("no heartbeat: %s", error)
 
     def receive(self) -> tuple[Message, ObjectTree] | None:
-        """Take the next message, without its content; None if there is none.
+        """Fetch the next message without its content; None if there is none.
 
         Raises:
-            FederationError: What the server hands out is no message.
+            FederationError: The server's answer is not a message.
         """
-        found = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        return first_message(found)
+        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        return first_message(answer)
 
     def bundle(self, run_id: int) -> bytes:
         """The bytes of a run's app bundle.
@@ -149,34 +151,36 @@ class Fleet:
 
         Raises:
             FederationError [run-over]: The run has ended.
-            FederationError: The content is gone, or no message.
+            FederationError: The content is gone, or is not a message.
         """
         run_id = message.metadata.run_id
         confirm = self._calling(self._client.ConfirmMessageReceived)
-        whole = whole_message(
+        complete = whole_message(
             tree,
             make_pull_object_fn_protobuf(
                 self._calling(self._client.PullObject), self._node, run_id
             ),
             make_confirm_message_received_fn_protobuf(confirm, self._node, run_id),
         )
-        # A message does not carry its own id, which is the hash of its content.
-        whole.metadata.__dict__["_message_id"] = tree.object_id
-        return whole
+        # A message does not carry its own id, which is the hash of its content. A reply needs it,
+        # and Flower has no setter.
+        complete.metadata.__dict__["_message_id"] = tree.object_id
+        return complete
 
     def send(self, reply: Message, seconds: float) -> None:
         """Send a reply and its content.
 
         Args:
-            reply: To a message that was received.
-            seconds: What making it took.
+            reply: The reply to a received message.
+            seconds: The time to report for making it.
 
         Raises:
             FederationError [run-over]: The run has ended.
-            FederationError: The server did not take it.
+            FederationError: The server did not accept the reply.
         """
         reply.metadata.__dict__["_message_id"] = reply.object_id
         run_id = reply.metadata.run_id
+        # An object's id is a hash of all below it, computed at each access otherwise.
         with no_object_id_recompute():
             bare = remove_content_from_message(reply) if reply.has_content() else reply
             announced = self._call(
@@ -196,40 +200,39 @@ class Fleet:
                     object_ids_to_push=set(announced.objects_to_push),
                 )
             except ObjectPushError as error:
-                raise FederationError(f"the reply was not taken: {error}") from error
+                raise FederationError(f"the server did not accept the reply: {error}") from error
 
     def leave(self) -> None:
-        """Say that the node is gone; a server that cannot hear it finds out by itself."""
+        """Deactivate the node, without retries: the server notices missing heartbeats anyway."""
         try:
             request = DeactivateNodeRequest(node_id=self._node.node_id)
             _named(lambda: self._client.DeactivateNode(request), self._address)
         except (Unreachable, UntrustedServer, NotAdmitted, FederationError) as error:
-            log.debug("not deactivated: %s", error)
+            _log.debug("not deactivated: %s", error)
 
     def _calling(self, method: Callable[[Any], T]) -> Callable[[Any], T]:
         return lambda request: self._call(method, request)
 
     def _call(self, method: Callable[[Any], T], request: Any) -> T:
-        found: T = self._retry.invoke(lambda: _named(lambda: method(request), self._address))
-        return found
+        answer: T = self._retry.invoke(lambda: _named(lambda: method(request), self._address))
+        return answer
 
 
 @contextmanager
 def connected(
     address: Address, *, stop: threading.Event, patience: float | None = None
 ) -> Iterator[Fleet]:
-    """Connect, activate the node, and keep it alive until the block ends.
+    """Connect, activate the node, and send heartbeats until the block ends.
 
     Args:
-        address: Of the SuperLink.
-        stop: Ends every wait.
-        patience: Seconds for which a server that does not answer is tried; without an end
-            if None.
+        address: The SuperLink's address, with keys.
+        stop: Ends every wait when it is set.
+        patience: Seconds for which a server that does not answer is retried; for ever if None.
 
     Raises:
-        UntrustedServer: Its certificate is not vouched for by the root.
-        NotAdmitted: It does not know this node's key.
-        Unreachable: It did not answer for `patience` seconds.
+        UntrustedServer: The root did not issue the server's TLS certificate.
+        NotAdmitted: The server does not know this node's key.
+        Unreachable: The server did not answer for `patience` seconds.
     """
 
     def wait(seconds: float) -> None:
@@ -256,9 +259,10 @@ def connected(
             NodeAuthHttpInterceptor(address.key, address.key.public_key()),
         ],
     ) as client:
-        bound_answers(client)
+        bound_answers(client)  # before the first answer is read
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
+        # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
         trying(NotAdmitted, admission).invoke(fleet.activate)
         try:
             with beating(fleet.heartbeat):
@@ -268,15 +272,14 @@ def connected(
 
 
 def _named(call: Callable[[], T], address: Address) -> T:
-    """Make a call whose errors say what is wrong and what to do."""
+    """Make a call, and translate its errors to Hanse's."""
     try:
         return call()
     except httpx.TransportError as error:
         if _CERTIFICATE in str(error):
             raise UntrustedServer(
-                f"the TLS certificate of {address.fleet} is not to be trusted: "
-                f"{_reason(str(error))}",
-                hint="compare invitation.json with the coordinator's; somebody may be in between",
+                f"the TLS certificate of {address.fleet} cannot be trusted: {_reason(str(error))}",
+                hint="compare invitation.json with the coordinator's: is somebody in between?",
             ) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
@@ -284,6 +287,7 @@ def _named(call: Callable[[], T], address: Address) -> T:
         ) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
+        # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
         if status == httpx.codes.UNAUTHORIZED:
@@ -294,26 +298,27 @@ def _named(call: Callable[[], T], address: Address) -> T:
             ) from error
         if status == httpx.codes.FORBIDDEN:
             raise FederationError("the run has ended", code="run-over") from error
+        # The server's text in 200 characters of ASCII: it goes to logs and terminals.
         raise FederationError(
             f"{address.fleet} answers {status}: {error.response.text[:200]!a}"
         ) from error
     except ValueError as error:
         raise Unreachable(
-            f"{address.fleet} answers with something else than Flower's protocol",
+            f"{address.fleet} does not answer in Flower's protocol",
             hint="does another server answer at that address?",
         ) from error
 
 
 def _reason(text: str) -> str:
-    """OpenSSL's words without its source lines."""
+    """The reason in OpenSSL's message, without its source lines."""
     return text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
 
 
 def _say_waiting(state: RetryState) -> None:
     if state.tries == 1:
-        log.warning("%s; trying again", state.exception)
+        _log.warning("%s; trying again", state.exception)
 
 
 def _say_back(state: RetryState) -> None:
     if state.tries > 1:
-        log.warning("the server answers again after %.0f s", state.elapsed_time)
+        _log.warning("the server answers again after %.0f s", state.elapsed_time)

@@ -1,18 +1,18 @@
-"""A store's folder, and how it is first laid out.
+"""A store's folder: its files, and their creation by `hanse store init`.
 
-    <folder>/node.json          what the node is called and where its parts lie
+    <folder>/node.json          the node's name and the paths of its parts
     <folder>/store.toml         where the store's data are
     <folder>/customer.key       the pseudonym key (0600)
-    <folder>/node.key           EC key that Flower authenticates the node by (0600)
-    <folder>/node.pub           its public half
+    <folder>/node.key           EC key by which Flower authenticates the node (0600)
+    <folder>/node.pub           its public key
     <folder>/enrolment/         store.key (0600), policy.toml; later certificate, manifest.json
-    <folder>/invitation.json    where the federation is
+    <folder>/invitation.json    the federation's address and authority
     <folder>/settings.json      the run's settings, as the manifest names them
-    <folder>/model/             the frozen start of the model
+    <folder>/model/             the initial model
     <folder>/histories.npz      the store's prepared histories, with prepared.json
 
-Beside them lies what a node writes while it takes part; see `hanse_client.node`. Private keys
-are made here and never leave.
+The files that a node writes while it takes part are in `hanse_client.node`. Private keys are
+generated here and never leave the folder.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ from hanse_common.paths import (
 
 @dataclass(frozen=True, slots=True)
 class StoreFolder:
-    """Where everything of one store lies."""
+    """Paths of one store's files."""
 
     path: Path
 
     @property
     def store_toml(self) -> Path:
-        """Where the data are."""
+        """The description of the store's data."""
         return self.path / STORE_FILE
 
     @property
     def enrolment(self) -> Path:
-        """Key, certificate, policy, manifest."""
+        """The folder of key, certificate, policy and manifest."""
         return self.path / ENROLMENT_FOLDER
 
     @property
     def store_key(self) -> Path:
-        """The store's identity."""
+        """The store's signing key."""
         return self.enrolment / STORE_KEY_FILE
 
     @property
     def certificate(self) -> Path:
-        """The authority's word for it."""
+        """The authority's certificate of the store's key."""
         return self.enrolment / CERTIFICATE_FILE
 
     @property
@@ -94,17 +94,17 @@ class StoreFolder:
 
     @property
     def node_key(self) -> Path:
-        """What Flower authenticates the node by."""
+        """The key by which Flower authenticates the node."""
         return self.path / NODE_KEY_FILE
 
     @property
     def node_public(self) -> Path:
-        """Its public half."""
+        """The node key's public key."""
         return self.path / NODE_PUBLIC_FILE
 
     @property
     def model(self) -> Path:
-        """The frozen start of the model."""
+        """The folder of the initial model."""
         return self.path / MODEL_FOLDER
 
     @property
@@ -116,7 +116,7 @@ class StoreFolder:
         """Open the node.
 
         Raises:
-            StoreNotReady: There is none in this folder.
+            StoreNotReady: The folder contains no node.
         """
         if not (self.path / NODE_FILE).exists():
             raise StoreNotReady(
@@ -156,10 +156,10 @@ class StoreFolder:
         return RunSettings.parse(read_json(path))
 
     def membership(self) -> Enrolment:
-        """The store's membership, once certificate and manifest have come back.
+        """The store's membership in a federation.
 
         Raises:
-            StoreNotReady: Something is still missing; says what.
+            StoreNotReady: Certificate or manifest are missing; says which.
         """
         for path, name in ((self.certificate, "certificate"), (self.manifest, "manifest")):
             if not path.exists():
@@ -171,15 +171,15 @@ class StoreFolder:
 
 
 def create(folder: StoreFolder, name: str) -> None:
-    """Lay out a store's folder: keys, and templates to fill in.
+    """Create a store's folder: keys, and templates to fill in.
 
     Args:
-        folder: Where; made if it is not there.
+        folder: The folder, which is created if it does not exist.
         name: The store's id: 1 to 64 of `a-z 0-9 . _ -`.
 
     Raises:
-        MalformedMessage: The name is no id.
-        KeyFileError: One of the files is there already; nothing is overwritten.
+        MalformedMessage: The name is not an id.
+        KeyFileError: One of the files exists already; nothing is overwritten.
         DataError: The folder cannot be written.
     """
     from hanse_client.ingest.pseudonyms import load_or_make_key  # imported on use: polars
@@ -194,7 +194,7 @@ def create(folder: StoreFolder, name: str) -> None:
         if path.exists():
             raise KeyFileError(
                 f"{path} exists already",
-                hint="a store is laid out once; for new keys use `hanse store keys rotate`",
+                hint="a store is created once; for new keys use `hanse store keys rotate`",
             )
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -210,21 +210,22 @@ def create(folder: StoreFolder, name: str) -> None:
             base_model=Path(MODEL_FOLDER),
             enrolment=Path(ENROLMENT_FOLDER),
         )
-        # Last: a folder that has it is whole.
+        # Last, so that a folder with node.json is complete even after a crash.
         write_durably(folder.path / NODE_FILE, settings.model_dump_json(indent=2) + "\n")
     except OSError as error:
         raise DataError(
-            f"cannot lay out {folder.path}: {error.strerror}",
+            f"cannot create {folder.path}: {error.strerror}",
             hint="name a folder that this user can write",
         ) from error
 
 
 def make_node_key(private: Path, public: Path) -> None:
-    """Make the key pair that Flower authenticates a node by, as its own tools read it.
+    """Generate the key pair by which Flower authenticates a node, in its tools' formats.
 
     Raises:
         KeyFileError: The private key exists already, or cannot be written.
     """
+    # The curve and the OpenSSH format that Flower's SuperNode authentication uses.
     key = ec.generate_private_key(ec.SECP384R1())
     text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     save_private(private, text.decode("ascii"))
@@ -233,10 +234,10 @@ def make_node_key(private: Path, public: Path) -> None:
 
 
 def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read the key that Flower authenticates the node by.
+    """Read the key by which Flower authenticates the node.
 
     Raises:
-        KeyFileError: The file is missing, readable by others, or no such key.
+        KeyFileError: The file is missing, readable by others, or not such a key.
     """
     text = read_private(path)
     try:

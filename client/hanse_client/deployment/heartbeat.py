@@ -1,7 +1,7 @@
-"""A node says at short intervals that it is still there.
+"""Heartbeats of a node to the SuperLink.
 
-Flower's own sender tells a SuperLink to wait a minute before it gives a silent node up, and a
-node that was killed is not let in again before. Both are half of that here.
+With Flower's own interval a SuperLink waits a minute before it gives up a silent node, and
+refuses a node that was killed until then. Here it is half a minute.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERVAL = 15.0
-"""Seconds, as told to the SuperLink, which gives a node up after two of them without a beat."""
+"""Seconds announced to the SuperLink, which gives a node up after twice as long without a beat."""
 _PAUSE = 6.0
-"""Four beats in a row may be lost."""
+"""Seconds between two beats: four in a row may be lost within twice the interval."""
 
 
 @contextmanager
 def beating(beat: Callable[[], object], *, pause: float = _PAUSE) -> Iterator[None]:
-    """Call `beat` now and then, in a thread of its own, until the block ends.
+    """Call `beat` periodically in a thread until the block ends.
 
     Args:
-        beat: Says that the node is there; does not raise.
-        pause: Seconds between two of them.
+        beat: Sends one heartbeat; must not raise, as that would end the thread.
+        pause: Seconds between two beats.
 
     Example:
         >>> heard = threading.Event()
@@ -36,6 +36,7 @@ def beating(beat: Callable[[], object], *, pause: float = _PAUSE) -> Iterator[No
         while not stop.wait(pause):
             beat()
 
+    # A daemon, so that a call that hangs does not keep the process alive.
     thread = threading.Thread(target=run, name="heartbeat", daemon=True)
     thread.start()
     try:

@@ -1,7 +1,7 @@
-"""What a server hands a node: a message within bounds, or an error with a name.
+"""Bounded decoding of the messages that a server hands to a node.
 
-A store trusts its coordinator's server with nothing but its turn. Whatever it answers, the node
-neither ends in an error without a name, nor follows it elsewhere, nor fills its memory.
+A store does not trust its coordinator's server. Whatever the server answers, the node raises a
+named error or returns a message; it follows no redirect, and reads no more than a limit.
 """
 
 from __future__ import annotations
@@ -28,15 +28,17 @@ LARGEST_ANSWER = 16 * 2**20
 LARGEST_CONTENT = 2**30
 """Bytes of one message; a model of ten million trained parameters is 40 MB."""
 _MOST_OBJECTS = 20_000
+"""Objects of one message; each of them costs a request."""
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.05, 0.5, 20_000
-"""Seconds before an object that is still being uploaded is asked for again; how often."""
+"""Seconds before an object that is still being uploaded is requested again, first and at most;
+number of requests. Flower's first wait is a second (docs/lab-notes.md)."""
 
 
 def first_message(answer: PullMessagesResponse) -> tuple[Message, ObjectTree] | None:
-    """The message that a server hands out, without its content; None if there is none.
+    """The message in a server's answer, without its content; None if there is none.
 
     Raises:
-        FederationError: It is no message.
+        FederationError: The answer is not a message.
     """
     if not answer.messages_list:
         return None
@@ -53,12 +55,12 @@ def whole_message(
     """Fetch a message's content.
 
     Args:
-        tree: Of its objects.
-        pull: Fetches one.
-        confirm: Says that all are here.
+        tree: The tree of the message's objects.
+        pull: Fetches one object by its id.
+        confirm: Confirms to the server that all objects have arrived.
 
     Raises:
-        FederationError: It is gone, larger than any model, or no message.
+        FederationError: The content is gone, larger than `LARGEST_CONTENT`, or not a message.
     """
     left = LARGEST_CONTENT
 
@@ -76,7 +78,7 @@ def whole_message(
             counted,
             confirm,
             return_type=Message,
-            # The message is here before all of its content is; Flower would wait a second.
+            # A message is announced before its content is uploaded.
             initial_backoff=_FIRST_WAIT,
             backoff_cap=_LONGEST_WAIT,
             max_tries_per_object=_TRIES,
@@ -84,13 +86,15 @@ def whole_message(
 
 
 def bound_answers(client: FleetHttpClient) -> None:
-    """Let a client follow no redirect, and read no answer beyond `LARGEST_ANSWER`."""
+    """Make a client follow no redirect, and read no answer beyond `LARGEST_ANSWER`."""
     http = client._client  # Flower has no setting for either
+    # A redirect would take requests that are signed with the node's key to another host.
     http.follow_redirects = False
     http.event_hooks = {"response": [_bound]}
 
 
 def _objects(tree: ObjectTree) -> Iterator[ObjectTree]:
+    # Iterative: the server chooses the depth, and recursion would end in a `RecursionError`.
     waiting = [tree]
     while waiting:
         one = waiting.pop()
@@ -99,7 +103,8 @@ def _objects(tree: ObjectTree) -> Iterator[ObjectTree]:
 
 
 def _bound(response: httpx.Response) -> None:
-    """Called with the headers, before the body is read."""
+    """Replace the body by a bounded one; called with the headers, before the body is read."""
+    # A compressed body within the limit can unpack to any size.
     if response.headers.get("content-encoding", "identity") != "identity":
         raise httpx.RemoteProtocolError("the answer is compressed, which was not asked for")
     if isinstance(response.stream, httpx.SyncByteStream):

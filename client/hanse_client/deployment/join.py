@@ -1,4 +1,4 @@
-"""`hanse store join`: everything that must be in place, then the node's loop."""
+"""`hanse store join`: check that the store is ready, then run the node's loop."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE, TEXTS_FOLDER
 
 
 def join(
-    folder: StoreFolder, *, patience: float | None = None, told: Callable[[str], None]
+    folder: StoreFolder, *, patience: float | None = None, report: Callable[[str], None]
 ) -> None:
-    """Take part in the federation until somebody stops the process.
+    """Take part in the federation until the process is stopped.
 
     Args:
-        folder: The store's.
-        patience: Seconds to wait for a server that does not answer; without an end if None.
-        told: Hears what happens, in a line each.
+        folder: The store's folder.
+        patience: Seconds to wait for a server that does not answer; for ever if None.
+        report: Called with one line for each event.
 
     Raises:
-        StoreNotReady: Something is missing; says which command brings it.
-        HanseError: As `check_ready`, `connected` and `serve` do.
+        StoreNotReady: Something is missing; the hint names the command that provides it.
+        HanseError: See `check_ready`, `connected` and `serve`.
     """
-    os.environ.update(QUIET)  # before Flower is imported
+    os.environ.update(QUIET)  # before Flower is imported, which reads it then
     with _alone(folder), _stopped_by_signal() as stop:
         logs.set_up(store=folder.node().name)
-        check_ready(folder, told)
+        check_ready(folder, report)
         from hanse_client.deployment.fleet_api import Address, connected
         from hanse_client.deployment.node_loop import serve
         from hanse_client.deployment.worker import Answering
 
-        logs.set_up(store=folder.node().name)  # once more: Flower has set up its own by now
+        logs.set_up(store=folder.node().name)  # again: Flower's import has installed its handlers
         invitation = folder.invitation()
         address = Address(
             fleet=invitation.fleet,
@@ -50,27 +50,31 @@ def join(
             key=load_node_key(folder.node_key),
         )
         answering = Answering(folder.path)
+        # Before connecting: heavy imports take seconds, in which a message would wait.
         answering.warm()
         try:
             with connected(address, stop=stop, patience=patience) as fleet:
-                told(f"connected to {address.fleet} as {folder.node().name!r}")
-                serve(fleet, folder.node(), answering, stop=stop, told=told)
+                report(f"connected to {address.fleet} as {folder.node().name!r}")
+                serve(fleet, folder.node(), answering, stop=stop, report=report)
         except Unreachable:
+            # A stop ends the retries, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise
-        told("stopped")
+        report("stopped")
 
 
-def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
-    """Check what must be in place before a store is of use to its federation.
+def check_ready(folder: StoreFolder, report: Callable[[str], None]) -> None:
+    """Check that a store can take part, and prepare its histories where they are missing or stale.
 
-    Prepares the store's histories if they are not there, or are another model's.
+    Args:
+        folder: The store's folder.
+        report: Called with one line for each event.
 
     Raises:
         StoreNotReady: Something is missing.
         KeyFileError: A key is missing, or readable by others.
-        ProtocolError [bad-certificate], ExpiredCertificate: The certificate does not hold.
-        PolicyViolation: The terms go beyond the policy, or are not about this store.
+        ProtocolError [bad-certificate], ExpiredCertificate: The certificate is not valid.
+        PolicyViolation: The terms exceed the policy, or do not list this store.
         DataError: The data cannot be used.
     """
     from hanse_client.deployment.enrol import check_membership, check_settings
@@ -89,12 +93,12 @@ def check_ready(folder: StoreFolder, told: Callable[[str], None]) -> None:
     store = load_store(folder.store_toml)
     done = Preparation.load(folder.histories)
     if done is None or not done.fits(folder.model, store, settings):
-        told("preparing the store's histories")
+        report("preparing the store's histories")
         prepare(folder)
 
 
 def prepare(folder: StoreFolder) -> Preparation:
-    """Prepare the store's histories from its data, as they are now.
+    """Prepare the store's histories from its current data.
 
     Raises:
         StoreNotReady: Model or settings are missing.
@@ -111,7 +115,7 @@ def prepare(folder: StoreFolder) -> Preparation:
 
 @contextmanager
 def _alone(folder: StoreFolder) -> Iterator[None]:
-    """One process a store: two would refuse each other's attempts."""
+    """Lock the folder: of two processes, each would refuse the attempts that the other began."""
     folder.node()
     path: Path = folder.path / JOIN_LOCK_FILE
     with path.open("w", encoding="ascii") as file:
@@ -121,12 +125,13 @@ def _alone(folder: StoreFolder) -> Iterator[None]:
             raise StoreNotReady(
                 f"another process is joined with {folder.path}", hint="stop it first"
             ) from None
+        # The lock ends with the process, however that ends; the file may stay.
         yield
 
 
 @contextmanager
 def _stopped_by_signal() -> Iterator[threading.Event]:
-    """An event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts."""
+    """Yield an event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts."""
     stop = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

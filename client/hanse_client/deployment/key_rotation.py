@@ -1,4 +1,4 @@
-"""New keys beside those in use: they take over when their certificate is taken in."""
+"""Key rotation: new keys wait next to those in use, and replace them with their certificate."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from hanse_common.paths import NEXT_SUFFIX, NODE_PUBLIC_FILE
 
 
 def begin(folder: StoreFolder, *, node_key: bool) -> None:
-    """Make the keys that will replace those in use.
+    """Generate the keys that will replace those in use.
 
     Args:
-        folder: The store's.
-        node_key: The Flower node's too, not the store's own alone.
+        folder: The store's folder.
+        node_key: Whether to replace the Flower node's key as well.
 
     Raises:
-        StoreNotReady: There is no store in the folder.
+        StoreNotReady: The folder contains no store.
         KeyFileError: A new key waits for its certificate already.
     """
     folder.node()
     waiting = folder.store_key.with_name(folder.store_key.name + NEXT_SUFFIX)
     waiting_node = folder.node_key.with_name(folder.node_key.name + NEXT_SUFFIX)
+    # A second rotation would overwrite a key whose certificate may be on its way.
     for path in (waiting, waiting_node):
         if path.exists():
             raise KeyFileError(

@@ -1,4 +1,4 @@
-"""`hanse store keys`: new keys, without a day on which the store cannot take part."""
+"""`hanse store keys`: replace the store's keys without an interruption."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def rotate(
     ] = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make a new key and ask for its certificate; the old one serves until that is taken in.
+    """Generate a new key and write its request; the old key is used until the certificate comes.
 
-    The ledger goes on under the new key; the certificate of the old one is kept for auditors.
-    The pseudonym key stays: another would make every customer somebody else.
+    The ledger continues with the new key; the old key's certificate is kept for auditors. The
+    pseudonym key stays, as another one would give every customer another pseudonym.
     """
     from hanse_client.deployment import enrol
     from hanse_client.deployment.folder import StoreFolder

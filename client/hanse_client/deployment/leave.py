@@ -1,10 +1,9 @@
-"""A store's decision to leave: up to which round it takes part, durably.
+"""A store's decision to leave its federation after a round.
 
     <node>/leaving.json    {"after_round": 12, "left": false}
 
-Read before every exchange. Rounds count within a run, so the first order for a later round
-closes the door for good: in another run, which would count from 1 again, the store refuses
-too. Only the operator opens it again.
+The file is read before every exchange. The first order for a later round sets `left`, after which
+the store refuses every exchange until the operator takes the decision back.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from hanse_common.paths import LEAVING_FILE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leaving:
-    """What the operator decided.
+    """The operator's decision.
 
     Args:
         after_round: The last round that the store takes part in; 0 for none.
-        left: A later round has been asked for and refused.
+        left: Whether a later round was ordered and refused.
     """
 
     after_round: int
     left: bool = False
 
     def save(self, node: Path) -> None:
-        """Write the decision down."""
+        """Write the decision, durably."""
         write_durably(node / LEAVING_FILE, json.dumps(asdict(self)) + "\n")
 
 
@@ -40,29 +39,30 @@ def leaving(node: Path) -> Leaving | None:
     """Read a node's decision to leave, if there is one.
 
     Raises:
-        ConfigError: The file is damaged; a store that cannot tell must not go on.
+        ConfigError: The file is damaged; a store that may have left must not take part.
     """
     path = node / LEAVING_FILE
     if not path.exists():
         return None
     table = read_json(path)
-    found, left = table.get("after_round"), table.get("left")
-    if type(found) is not int or type(left) is not bool:
+    after_round, left = table.get("after_round"), table.get("left")
+    # `type` and not `isinstance`: True is an int.
+    if type(after_round) is not int or type(left) is not bool:
         raise ConfigError(
-            f"{path} is damaged", hint="`hanse store leave` writes it anew, --stay takes it back"
+            f"{path} is damaged", hint="`hanse store leave` writes it again, --stay removes it"
         )
-    return Leaving(after_round=found, left=left)
+    return Leaving(after_round=after_round, left=left)
 
 
 def check_staying(node: Path, number: int) -> None:
-    """Refuse what comes after the last round.
+    """Refuse rounds after the last one in which the store takes part.
 
     Args:
         node: The node's folder.
-        number: The round that is asked for; 0 before the first.
+        number: The round of the message; 0 before the first.
 
     Raises:
-        ProtocolError [store-left]: It is a later round, or a later one was refused before.
+        ProtocolError [store-left]: The round is a later one, or a later one was refused before.
     """
     decided = leaving(node)
     if decided is None:
@@ -70,6 +70,7 @@ def check_staying(node: Path, number: int) -> None:
     last = decided.after_round
     if not decided.left and last > 0 and number <= last:
         return
+    # Recorded, as rounds count within a run: another run would begin at 1 again.
     if not decided.left:
         Leaving(after_round=last, left=True).save(node)
     raise ProtocolError(
@@ -80,5 +81,5 @@ def check_staying(node: Path, number: int) -> None:
 
 
 def stay(node: Path) -> None:
-    """Take the decision back."""
+    """Take the decision to leave back."""
     (node / LEAVING_FILE).unlink(missing_ok=True)

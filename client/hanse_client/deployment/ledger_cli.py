@@ -1,4 +1,4 @@
-"""What a store's operator does with the store's ledger when something has been lost."""
+"""`hanse store ledger accept-head`: continue a ledger whose `ledger.head` is lost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def accept_head(
     yes: YesOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Take a ledger whose ledger.head is lost for good as it lies there, and write that down.
+    """Accept a ledger whose ledger.head is lost for good, and record that in the ledger.
 
-    Every entry is verified first. Bring the head back from a backup if there is any: whoever
-    accepts a ledger that lacks its last entries forgets what they cost, and every audit will
-    say that it was accepted.
+    Every entry is verified first. Restore the head from a backup if there is one: if the ledger
+    lacks its last entries, their cost is forgotten, and every audit will say that the ledger was
+    accepted.
     """
     from hanse_common.audit.evidence import find
     from hanse_common.identity import StoreKey
@@ -38,12 +38,14 @@ def accept_head(
     path = ledger / LEDGER_FILE if ledger.is_dir() else ledger
     evidence = find(path)[0] if path.exists() else None
     if key is None and evidence is not None and evidence.enrolment is not None:
-        beside = evidence.enrolment / STORE_KEY_FILE
-        key = beside if beside.exists() else None
+        own_key = evidence.enrolment / STORE_KEY_FILE
+        key = own_key if own_key.exists() else None
     store_key = None if key is None else StoreKey.load(key)
     certificates = evidence.certificates() if evidence else []
+    # Entries before a rotation are signed with an earlier key.
     earlier = {certificate.public_key for certificate in certificates}
     entries = check_headless(path, store_key, earlier_keys=earlier)
+    # Entries without a delta, such as a recovery, state no epsilon.
     spent = next((entry.epsilon_after for entry in reversed(entries) if entry.target_delta), None)
     if not yes:
         so_far = "" if spent is None else f", epsilon {spent:.4f} so far"
@@ -52,13 +54,13 @@ def accept_head(
         )
     entry = restore_head(path, store_key, earlier_keys=earlier)
     if output is Format.JSON:
-        found = {
+        result = {
             "ledger": str(path),
             "accepted": len(entries),
             "epsilon": spent,
             "entry": entry.sequence,
             "head": entry.hash.hex(),
         }
-        echo(json_text(found))
+        echo(json_text(result))
     else:
         echo(f"{path}: entry {entry.sequence} says that {len(entries)} entries were accepted")

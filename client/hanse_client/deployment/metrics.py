@@ -1,8 +1,7 @@
-"""A store's figures and health, read from its node's folder, for the store's own eyes.
+"""Prometheus metrics and health checks of a store, read from its node's folder.
 
-Of what derives from customers there is epsilon, which the ledger has charged, and nothing
-else: no loss, no count, no accuracy. Refusals are counted by code; what they say stays in
-`log.jsonl`.
+Nothing derives from customers but epsilon, which the ledger has charged: no loss, no count, no
+accuracy. Refusals are counted by code; their texts stay in `log.jsonl`.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from hanse_common.paths import JOIN_LOCK_FILE
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
-    """Read a node's folder.
+    """Yield the metrics of a node.
 
     Raises:
-        ConfigError: It is no node's.
+        ConfigError: The folder is not a node's.
         LedgerError: The ledger is damaged.
     """
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -81,7 +80,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
 
 
 def read_health(folder: Path) -> Health:
-    """Look whether the node runs, and whether a round would find it able to take part."""
+    """Check whether the node runs, and whether it could take part in a round."""
     checks = {
         "joined": "" if is_locked(folder / JOIN_LOCK_FILE) else "`hanse store join` does not run"
     }
@@ -109,6 +108,7 @@ def _evidence(node: Node) -> Evidence:
 
 
 def _certificate_fault(ends: list[int]) -> str:
+    """The fault of a certificate with these ends of validity; empty if there is none."""
     if not ends:
         return "the store is not admitted yet"
     if ends[0] < time.time():
@@ -117,13 +117,13 @@ def _certificate_fault(ends: list[int]) -> str:
 
 
 def _rounds(entries: list[Entry]) -> int:
-    """Rounds in which the store trained, however often they were charged."""
+    """Number of rounds in which the store trained; a round that was charged twice counts once."""
     trained = (e.release for e in entries if e.kind == "charge" and e.release.kind == "train")
     return len({(release.run, release.round) for release in trained})
 
 
 def _refusals(folder: Path) -> tuple[Counter[str], float]:
-    """Count errors in the store's log by code; also say when the last line was written."""
+    """Errors in the store's log, counted by code, and the time of the last line in Unix seconds."""
     codes: Counter[str] = Counter()
     last = 0.0
     path = folder / STORE_LOG_FILE
@@ -138,7 +138,8 @@ def _refusals(folder: Path) -> tuple[Counter[str], float]:
 
 
 def _budget(evidence: Evidence, entries: list[Entry]) -> BudgetRow | None:
-    """What is left; computed anew only when ledger or policy have changed."""
+    """The budget that is left."""
+    # Head and policy are the cache's key, so that a scrape composes epsilon only after a change.
     policy = evidence.policy()
     head = entries[-1].hash if entries else b""
     return _budget_at(evidence, head, "" if policy is None else policy.model_dump_json())

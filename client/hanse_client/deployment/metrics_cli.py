@@ -1,4 +1,4 @@
-"""`hanse store metrics`: the node's health and figures, for the store's own monitoring."""
+"""`hanse store metrics`: the node's metrics and health, for the store's own monitoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def metrics(
     check: CheckOption = False,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Answer /metrics (Prometheus), /healthz and /readyz from what the node writes down."""
+    """Answer /metrics (Prometheus), /healthz and /readyz from the files of the node's folder."""
     from hanse_client.deployment.metrics import read_health, read_metrics
 
     run(

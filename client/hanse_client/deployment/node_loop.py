@@ -1,8 +1,8 @@
-"""The loop of a store's node: take a message, have it answered, send.
+"""The loop of a store's node: fetch a message, answer it, send the reply.
 
-Flower's own SuperNode sleeps three seconds when there is nothing to do, installs whatever
-bundle it is handed and starts a Python from nothing for each message. This loop looks often
-while a round is on and seldom when there is none, and installs nothing.
+Flower's own SuperNode polls every three seconds, installs the bundle that it is handed, and starts
+a new Python process for each message. This loop polls often during a round and rarely otherwise,
+and installs nothing.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ from hanse_client.node import Node
 from hanse_common.errors import FederationError, HanseError, NotAdmitted
 from hanse_common.wording import printable
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
-SHORTEST, LONGEST = 0.1, 3.0
-"""Seconds between two looks for a message."""
+_SHORTEST, _LONGEST = 0.1, 3.0
+"""Seconds between two polls, at least and at most."""
 REPORTED_GRID = 10.0
-"""Seconds: a training step takes a few, so that most answers are reported alike."""
+"""Grid of reported times, in seconds: a training step takes a few, so that most answers are
+reported alike."""
 _PART_OF_THE_WAIT = 0.05
+"""Time to the next poll, as a part of the time since the last message."""
 _LONGEST_KIND = 80
-"""Characters of a message's type, which the coordinator writes, in a line of the log."""
+"""Characters of a message's type, which the coordinator writes, in a line of the _log."""
 _PER_STORE = 0.03
-"""A look costs a SuperLink 5 to 10 ms; all stores together take a third of a core at most."""
+"""Seconds between two polls for each store of the federation. A poll costs the SuperLink 5 to 12 ms
+(docs/lab-notes.md), so that all stores together take less than half a core."""
 
 
 class Pace:
-    """How long to sleep before the next look: a twentieth of the time since the last message.
+    """Time to sleep before the next poll: a twentieth of the time since the last message.
 
     >>> pace = Pace(stores=3, now=100.0)
     >>> pace.wait(now=100.1), pace.wait(now=110.0), pace.wait(now=900.0)
@@ -46,16 +49,16 @@ class Pace:
     """
 
     def __init__(self, *, stores: int, now: float) -> None:
-        self._shortest = min(LONGEST, max(SHORTEST, _PER_STORE * stores))
+        self._shortest = min(_LONGEST, max(_SHORTEST, _PER_STORE * stores))
         self._last = now
 
     def message(self, *, now: float) -> None:
-        """A message came."""
+        """Record that a message arrived."""
         self._last = now
 
     def wait(self, *, now: float) -> float:
         """Seconds to sleep."""
-        return min(LONGEST, max(self._shortest, _PART_OF_THE_WAIT * (now - self._last)))
+        return min(_LONGEST, max(self._shortest, _PART_OF_THE_WAIT * (now - self._last)))
 
 
 def serve(
@@ -64,20 +67,20 @@ def serve(
     answering: Answering,
     *,
     stop: Event,
-    told: Callable[[str], None] = lambda _: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Answer messages until `stop` is set.
 
     Args:
-        fleet: The connection.
-        node: The store; opened anew for every message.
-        answering: Answers a message.
-        stop: Ends the loop after the message at hand.
-        told: Hears what happens, in a line each.
+        fleet: The connection to the SuperLink.
+        node: The store's node.
+        answering: Answers a message in a process of its own.
+        stop: Ends the loop after the current message.
+        report: Called with one line for each event.
 
     Raises:
         NotAdmitted: The server no longer knows this node.
-        HanseError: As `Fleet` does.
+        HanseError: See `Fleet`.
     """
     stores = len(node.enrolment.manifest.stores) if node.enrolment else 1
     pace, bundles = Pace(stores=stores, now=time.monotonic()), _Bundles(fleet)
@@ -88,34 +91,35 @@ def serve(
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
         try:
-            found = fleet.receive()
+            received = fleet.receive()
         except FederationError as error:
-            told(f"{error} [{error.code}]")
-            found = None  # a server that hands out nonsense is asked again as one with nothing
-        if found is None:
+            report(f"{error} [{error.code}]")
+            received = None  # a malformed answer is treated like none: poll again later
+        if received is None:
             stop.wait(pace.wait(now=time.monotonic()))
             continue
         begun = time.monotonic()
-        message, tree = found
+        message, tree = received
+        # The coordinator writes the type: without control codes, and of bounded length.
         kind = printable(message.metadata.message_type)[:_LONGEST_KIND]
         try:
             bundle = bundles.of(message)
             reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
             if reply is None:
-                told(f"{kind}: expired before it was answered")
+                report(f"{kind}: expired before it was answered")
                 continue
             seconds = time.monotonic() - begun
             fleet.send(reply, reported_seconds(seconds))
-            told(f"{kind}: {_outcome(reply)} after {seconds:.1f} s")
+            report(f"{kind}: {_outcome(reply)} after {seconds:.1f} s")
         except FederationError as error:
-            # One message is lost; the next may do better.
-            told(f"{kind}: {error} [{error.code}]")
+            # One message is lost; the loop goes on.
+            report(f"{kind}: {error} [{error.code}]")
         except HanseError:
             raise
         except Exception as error:
-            # Whatever a message holds, it ends no node.
-            log.exception("a message could not be answered")
-            told(f"{kind}: lost, {type(error).__name__}")
+            # No content of a message may end the node.
+            _log.exception("a message could not be answered")
+            report(f"{kind}: lost, {type(error).__name__}")
         pace.message(now=time.monotonic())
 
 
@@ -134,9 +138,10 @@ class _Bundles:
 
 
 def reported_seconds(seconds: float) -> float:
-    """What the coordinator is told about how long an answer took: whole grid steps, rounded up.
+    """The duration to report to the coordinator: rounded up to a multiple of `REPORTED_GRID`.
 
-    Training takes longer with more customers or longer histories.
+    Training takes longer with more customers or longer histories, so that the exact time would
+    tell something about them.
 
     >>> reported_seconds(0.01), reported_seconds(12.3)
     (10.0, 20.0)

@@ -1,4 +1,4 @@
-"""How `hanse store` prints its results."""
+"""Printing of the results of `hanse store` as tables or JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def print_facts(facts: Mapping[str, Any], output: Format) -> None:
 
 
 def print_findings(findings: Sequence[Finding], output: Format) -> None:
-    """Print what `doctor` found: a line a check, and below a failure how to mend it."""
+    """Print the findings of `doctor`: a line for each check, and below it how to repair it."""
     if output is Format.JSON:
         echo(json_text([asdict(finding) for finding in findings]))
         return
@@ -37,23 +37,23 @@ def print_findings(findings: Sequence[Finding], output: Format) -> None:
     _print_rows(rows)
 
 
-def print_preview(found: Preview, output: Format) -> None:
-    """Print what a round would send and cost."""
+def print_preview(preview: Preview, output: Format) -> None:
+    """Print the messages, the masked vector's sections and the cost of a round."""
     if output is Format.JSON:
-        echo(json_text(asdict(found)))
+        echo(json_text(asdict(preview)))
         return
     _print_rows(
         [("stage", "bytes", "what leaves the store")],
-        *[(part.stage, f"{part.size:,}", part.content) for part in found.messages],
+        *[(part.stage, f"{part.size:,}", part.content) for part in preview.messages],
     )
     _print_rows(
         [("in the masked vector", "numbers", "largest norm", "own noise")],
         *[
             (part.name, f"{part.length:,}", f"{part.clip:g}", _plain(part.noise))
-            for part in found.sections
+            for part in preview.sections
         ],
     )
-    print_facts(found.cost, output)
+    print_facts(preview.cost, output)
 
 
 def _print_rows(first: Sequence[tuple[str, ...]], *more: tuple[str, ...]) -> None:

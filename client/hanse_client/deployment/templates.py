@@ -1,13 +1,13 @@
-"""The files that `hanse store init` leaves for a person to fill in."""
+"""Templates of `store.toml` and `policy.toml`, which `hanse store init` writes."""
 
 from __future__ import annotations
 
 AUTHORITY_LINE = 'authority = ""'
-"""Of a policy that no authority is pinned in yet."""
+"""The line of a policy that pins no authority yet; `hanse store enrol` replaces it."""
 
 
 def store_toml(name: str) -> str:
-    """A `store.toml` to fill in; docs/data.md says what every key means."""
+    """A `store.toml` to fill in; docs/data.md describes every key."""
     return f'''\
 # Where this store's data are. `hanse data check store.toml` reads them as training would.
 name = "{name}"
@@ -42,7 +42,7 @@ path = "catalogue.parquet"
 
 
 def policy_toml() -> str:
-    """A `policy.toml` with the defaults written out: this store's own limits."""
+    """A `policy.toml` with the default limits written out."""
     return f"""\
 # This store's own limits. No manifest and no server can move them.
 

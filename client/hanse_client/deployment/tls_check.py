@@ -1,4 +1,4 @@
-"""One TLS handshake with the coordinator's server, to say what is wrong before a round does."""
+"""A TLS handshake with the coordinator's server, for `hanse store doctor`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from email.utils import parsedate_to_datetime
 from hanse_common.errors import Unreachable, UntrustedServer
 
 _SECONDS = 10.0
+"""Timeout of the connection."""
 _LINES = 8192
+"""Bytes of an HTTP answer in which its `Date` is searched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handshake:
-    """What a server said.
+    """The result of a handshake.
 
     Args:
-        seconds: Until it had answered.
-        version: Of TLS.
-        expires: Unix seconds until which its certificate is valid.
-        clock: Seconds that this machine's clock is ahead of the server's; None if it did not
-            say its time.
+        seconds: Duration of the handshake.
+        version: The TLS version.
+        expires: Unix seconds until which the server's certificate is valid.
+        clock: Seconds by which this machine's clock is ahead of the server's; None if the server
+            did not send its time.
     """
 
     seconds: float
@@ -34,18 +36,19 @@ class Handshake:
 
 
 def handshake(fleet: str, ca: str) -> Handshake:
-    """Connect, check the certificate against the invitation's root alone, ask for the time.
+    """Connect, check the certificate against the invitation's root alone, and read the time.
 
     Args:
         fleet: `host:port`.
-        ca: PEM certificates of the roots.
+        ca: PEM root certificates.
 
     Raises:
-        UntrustedServer: The root does not vouch for the server, or it is out of date.
-        Unreachable: Nobody answers there.
+        UntrustedServer: The root did not issue the server's certificate, or it has expired.
+        Unreachable: The server does not answer.
     """
     host, _, port = fleet.rpartition(":")
     host = host.strip("[]")
+    # A bare context has no roots of the system: those of `ca` are the only ones.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca)
     begun = time.monotonic()
@@ -59,8 +62,8 @@ def handshake(fleet: str, ca: str) -> Handshake:
             clock = _clock(secure, host)
     except ssl.SSLCertVerificationError as error:
         raise UntrustedServer(
-            f"the TLS certificate of {fleet} is not to be trusted: {error.verify_message}",
-            hint="compare invitation.json with the coordinator's; somebody may be in between",
+            f"the TLS certificate of {fleet} cannot be trusted: {error.verify_message}",
+            hint="compare invitation.json with the coordinator's: is somebody in between?",
         ) from error
     except OSError as error:
         raise Unreachable(
@@ -76,7 +79,7 @@ def handshake(fleet: str, ca: str) -> Handshake:
 
 
 def _clock(secure: ssl.SSLSocket, host: str) -> float | None:
-    """How far ahead this clock is, by the `Date` of any HTTP answer."""
+    """Seconds by which this clock is ahead of the `Date` in the server's HTTP answer."""
     with contextlib.suppress(OSError, ValueError, UnicodeDecodeError):
         secure.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         for line in secure.recv(_LINES).decode("latin-1").split("\r\n"):

@@ -1,8 +1,9 @@
-"""A fresh process for every message, without the seconds that a fresh process costs.
+"""A process for every message, forked from one that has imported the heavy packages.
 
-A server process imports the heavy packages once and forks a child for each message
-(`multiprocessing`'s forkserver). A child reads node, policy and ledger from disk as they are
-then, and gives all memory back when it ends; if it dies, only that message is lost.
+The server process (`multiprocessing`'s forkserver) imports torch, transformers and Opacus once and
+forks a child for each message: a stage takes 0.1 to 0.3 s instead of some 5 CPU-seconds of imports
+(docs/lab-notes.md). A child reads node, policy and ledger from disk, and returns all memory when
+it ends; if it dies, only its message is lost.
 """
 
 from __future__ import annotations
@@ -26,43 +27,44 @@ from hanse_common.errors import DataError, HanseError, public_reason
 
 _log = logging.getLogger(__name__)
 
-HEAVY = (
+_PRELOADED = (
     "hanse_client.app",
     "hanse_client.rounds.local_update",
     "hanse_client.training.subnormals",
     "hanse_client.training.train",
     "hanse_client.tasks.interest.metrics",
 )
-"""Imported once, before the first message: torch, transformers and Opacus come with them."""
+"""Modules that the server process imports; torch, transformers and Opacus come with them."""
 _LONGEST_WAIT = 86400.0
+"""Seconds that an answer may take at most; the coordinator chooses when a message expires."""
 _SAFE_PATH = "PYTHONSAFEPATH"
 
 
 class Answering:
-    """Answers messages with the ClientApp that is installed here, in a process each."""
+    """Answers messages with the installed ClientApp, each in a process of its own."""
 
     def __init__(self, node: Path) -> None:
         self._node = node
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(list(HEAVY))
+        self._processes.set_forkserver_preload(list(_PRELOADED))
 
     def warm(self) -> None:
-        """Start the server process, so that the first message need not wait for it."""
+        """Start the server process, so that the first message does not wait for its imports."""
         child = self._processes.Process(target=_nothing)
         _start(child)
         child.join()
 
     def answer(self, message: Message, node_id: int, bundle: Bundle) -> Message | None:
-        """Have a message answered.
+        """Answer a message in a child process.
 
         Args:
-            message: From the coordinator.
+            message: The coordinator's message.
             node_id: The node's number at the SuperLink.
             bundle: The app bundle of the message's run.
 
         Returns:
-            The reply, which is a refusal where no process could be started or it died; None if
-            the message expired first.
+            The reply; an error reply if the process could not be started or died; None if the
+            message expired first.
         """
         ours, theirs = self._processes.Pipe(duplex=False)
         child = self._processes.Process(
@@ -73,10 +75,11 @@ class Answering:
         try:
             _start(child)
         except OSError as error:
-            # Perhaps stderr is a file on a full disk. The next message may do better.
+            # For example stderr is a file on a full disk. Only this message is lost.
             ours.close()
             return refused(message, public_reason(error))
         finally:
+            # The child has its own copy. While this one is open, `recv` would not notice its end.
             theirs.close()
         try:
             if not ours.poll(_time_left(message)):
@@ -85,7 +88,8 @@ class Answering:
             return reply
         except EOFError:
             child.join()
-            # It may have run out of memory on long histories: how it ended stays here.
+            # Its status stays in the store's own log: it may have run out of memory, which says
+            # that histories are long.
             died = DataError(f"the store's process ended with status {child.exitcode}")
             _log.error("%s", died)
             with suppress(OSError):
@@ -97,10 +101,9 @@ class Answering:
 
 
 def _start(child: multiprocessing.process.BaseProcess) -> None:
-    """Start a child, and the server process first if it is not there.
-
-    A file in the working folder must not pass there for an installed module.
-    """
+    """Start a child, and the server process first if it does not run."""
+    # Python would put the working folder first on the server process' import path, where a file
+    # could stand in for an installed module.
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -113,15 +116,15 @@ def _start(child: multiprocessing.process.BaseProcess) -> None:
 
 
 def _answer(conn: Connection, message: Message, node: str, node_id: int, bundle: Bundle) -> None:
-    """Runs in the child."""
+    """Answer a message; runs in the child process."""
     from hanse_client.app import app
     from hanse_client.training.subnormals import flush_subnormals
 
-    flush_subnormals()  # before torch starts a thread
+    flush_subnormals()  # before torch starts threads, which inherit the setting
 
-    # Packages add handlers of their own to the root, which would write every line again.
+    # Packages have added handlers to the root logger, which would write every line twice.
     logging.getLogger().handlers.clear()
-    with suppress(HanseError):  # a folder that cannot be read is the message's answer, below
+    with suppress(HanseError):  # a folder that cannot be read is reported in the reply, below
         logs.set_up(store=Node(Path(node)).name)
     context = Context(
         run_id=message.metadata.run_id,
@@ -132,23 +135,25 @@ def _answer(conn: Connection, message: Message, node: str, node_id: int, bundle:
     )
     try:
         reply = app(message, context)
-    except Exception as error:  # the folder holds no node any more
+    except Exception as error:  # for example the folder holds no node any more
         reply = refused(message, public_reason(error))
     conn.send(reply)
     conn.close()
 
 
 def _nothing() -> None:
-    """What a child does whose only purpose is that the server process is up."""
+    """Target of a child that is started only to start the server process."""
 
 
 def _time_left(message: Message) -> float:
-    """Seconds until a message expires, by what the coordinator wrote; a day at most."""
+    """Seconds until a message expires, between 0 and `_LONGEST_WAIT`."""
+    # Both numbers are the coordinator's, and may be infinite or NaN.
     left = message.metadata.created_at + message.metadata.ttl - time.time()
     return min(max(0.0, left), _LONGEST_WAIT) if math.isfinite(left) else 0.0
 
 
 def _end(child: multiprocessing.process.BaseProcess) -> None:
+    # A child that still works on an expired message is killed; its answer would be of no use.
     child.join(timeout=5)
     if child.is_alive():
         child.kill()
