@@ -59,7 +59,7 @@ class Enrolment:
         """The federation's terms, signed by the pinned authority and within the policy.
 
         Raises:
-            BadManifest: The file is missing, altered, or signed by somebody else.
+            BadManifest: The file is missing, altered, or not signed by the authority.
             PolicyViolation: The terms go beyond the store's own limits.
         """
         # The only way to the manifest: unsigned or too weak terms are never returned.

@@ -27,18 +27,18 @@ def init(
         typer.Argument(
             metavar="CATALOGUE",
             help="What the shops sell: a Parquet, CSV or TSV file with item_id, text and "
-            "category, or a .toml file whose catalogue section says where and under which names.",
+            "category, or a .toml file whose catalogue section names such a file and its columns.",
         ),
     ],
     settings: Annotated[Path, typer.Option(metavar="FILE", help="The run's settings.")] = Path(
         SETTINGS_TEMPLATE_FILE
     ),
     folder: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where to put the model.")
+        Path, typer.Option("--output", metavar="FOLDER", help="Where to write the model.")
     ] = Path("model"),
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make the initial model from a public catalogue alone; nobody's purchases are read.
+    """Make the initial model from a public catalogue; no purchases are read.
 
     The coordinator signs its digest, and every store gets the folder.
     """
@@ -85,11 +85,11 @@ def export(
         Path, typer.Option(metavar="MODEL", help="The model that the run began with.")
     ] = Path("model"),
     folder: Annotated[
-        Path, typer.Option("--output", metavar="FOLDER", help="Where to put the whole model.")
+        Path, typer.Option("--output", metavar="FOLDER", help="Where to write the complete model.")
     ] = Path("trained"),
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Put a deployed run's trained parameters and its base model together, to be used."""
+    """Combine a deployed run's trained parameters and its base model into a complete model."""
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.inference.export import export_model

@@ -225,8 +225,8 @@ class Node:
     @property
     def _waits_for_disk(self) -> bool:
         """Whether writes wait for the disk (fsync)."""
-        # A simulation does not wait: that would take longer than training, and it protects
-        # nobody's data. Its files still survive a killed process.
+        # A simulation does not wait: that would take longer than training, and it need not
+        # protect anybody's data. Its files still survive a killed process.
         return self.settings.seed is None
 
     def log(self, **line: Any) -> None:

@@ -52,7 +52,7 @@ def test_terms_that_name_no_bundle_answer_nobody():
 
 
 def test_an_engine_that_shows_no_bundle_is_refused_where_the_terms_name_one():
-    with raises("foreign-code", match="shows none"):
+    with raises("foreign-code", match="has none"):
         check_bundle(None, terms(DIGEST, None).manifest)
     check_bundle(None, terms(None, None).manifest)  # a simulation has none, and names none
 

@@ -227,7 +227,7 @@ def _compare(shown: str, heard: str | None, yes: bool) -> None:
         ProtocolError [bad-invitation]: It is not the given fingerprint.
         Interrupted: The person did not confirm it.
     """
-    # The invitation is not signed: whoever can replace the file can replace the authority in it.
+    # The invitation is not signed: one who can replace the file can replace the authority.
     if heard is not None:
         if "".join(heard.split()).replace(":", "").lower() != shown.replace(":", ""):
             raise ProtocolError(
@@ -238,7 +238,7 @@ def _compare(shown: str, heard: str | None, yes: bool) -> None:
         return
     say(f"The authority's fingerprint is\n  {shown}")
     if not yes and not typer.confirm(
-        "Is it the one that the authority told you by phone?", err=True
+        "Is it the one that the authority read to you by phone?", err=True
     ):
         raise Interrupted("not confirmed; nothing was changed")
 

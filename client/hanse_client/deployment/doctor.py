@@ -139,7 +139,7 @@ def _private(path: Path) -> Finding | None:
         return _fail(
             "key files",
             f"{path} is missing",
-            # Pseudonyms are computed with this key: with another one nobody is a known customer.
+            # Pseudonyms are computed with this key: with another one every customer looks new.
             "restore it from its backup" + ("; with a new one all customers are new" * made),
         )
     if mode & 0o077:

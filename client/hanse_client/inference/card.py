@@ -98,7 +98,7 @@ def gather(path: Path) -> Facts:
         path: A run's folder, or a model's. The run of a model is searched in the folder above.
 
     Raises:
-        RunDirectoryError [model-not-found]: There is no interest model there.
+        RunDirectoryError [model-not-found]: The folder contains no interest model.
         ConfigError: The run's files are damaged.
         LedgerError: A ledger of the run is damaged.
     """

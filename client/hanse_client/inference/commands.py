@@ -29,7 +29,7 @@ Output = Annotated[
 ]
 SettingsOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="The run's settings, if not beside the model."),
+    typer.Option(metavar="FILE", help="The run's settings, if not in the model's folder."),
 ]
 WhenOption = Annotated[
     When,
@@ -70,7 +70,7 @@ def predict(
     """
     # Imported on use: polars, torch, transformers.
     from hanse_client.analytics.demand import demand as demand_of
-    from hanse_client.inference.files import beside, check_output, write_table
+    from hanse_client.inference.files import check_output, companion_file, write_table
     from hanse_client.inference.predict import ask, known, moment_of
     from hanse_client.inference.provenance import (
         demand_protocol,
@@ -113,7 +113,7 @@ def predict(
         how = demand_protocol(trained, expected)
         more.append(("demand", demand_table(config, expected), how))
     for name, table, how in more:
-        path = beside(output, name)
+        path = companion_file(output, name)
         write_table(table, path, {**about, **how})
         files[name] = (path, table.height)
     say(

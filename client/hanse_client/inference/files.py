@@ -40,7 +40,7 @@ def check_output(path: Path) -> None:
         )
 
 
-def beside(path: Path, what: str) -> Path:
+def companion_file(path: Path, what: str) -> Path:
     """The file of a further table: `ranking.parquet` -> `ranking.outlook.parquet`."""
     return path.with_name(f"{path.stem}.{what}{path.suffix}")
 

@@ -155,7 +155,7 @@ def demand_table(config: InterestConfig, demand: Demand) -> pl.DataFrame:
 
 
 def shop_outlook(outlook: pl.DataFrame) -> pl.DataFrame:
-    """The outlook of a whole shop, class by class.
+    """The outlook of all customers of a shop together, by class.
 
     Returns:
         `item_id` (the class), `customers` with an interest, mean probabilities `fall`, `stay`,

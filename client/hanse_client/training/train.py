@@ -92,7 +92,8 @@ def train_round(
         private as it is.
 
     Raises:
-        PrivacyError: The plan cannot be kept, or clipping is not exact here.
+        PrivacyError: The settings promise more than their noise provides, or clipping is not
+            exact here.
         EmptyStore, DataError [too-few-customers]: Without privacy, see `check_size`.
 
     Edge cases:
@@ -382,8 +383,8 @@ def _samples(work: _Work, number: int) -> Iterator[Draw]:
         return
     customers = work.data.active()
     rng = work.generator(number, Randomness.EXAMPLES)
-    # A stream of its own, which stays secret: amplification by sampling assumes that nobody
-    # knows who was drawn.
+    # A stream of its own, which stays secret: amplification by sampling assumes that it is
+    # not known who was drawn.
     lot = work.generator(number, Randomness.SAMPLE)
     for _ in range(work.settings.training.local_steps):
         # Each customer independently, so that the sample's size is random: the accountant counts
