@@ -315,5 +315,5 @@ def test_key_that_others_may_read_or_of_wrong_length_is_refused(tmp_path: Path):
     path.write_bytes(b"short")
     with raises("config", match="5 bytes, not 32"):
         load_or_make_key(path)
-    with raises("config", match="cannot read or make"):
+    with raises("config", match="cannot read or create"):
         load_or_make_key(tmp_path / "no" / "folder" / "customer.key")

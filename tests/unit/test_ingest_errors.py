@@ -122,7 +122,7 @@ def test_empty_stores(tmp_path: Path):
 def test_empty_or_worthless_catalogue(tmp_path: Path):
     take_in(tmp_path, GOOD)
     (tmp_path / "items.csv").write_text("item_id,text,category\n")
-    with raises("data", match="holds no usable item"):
+    with raises("data", match="has no usable item"):
         ingest(load_store(tmp_path / "store.toml"))
 
 
@@ -182,4 +182,4 @@ def test_query_that_fails_or_returns_a_name_twice(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("SHOP_DB", "sqlite://")
     assert "the events query failed: no such table: sales" in refused("data", tmp_path, "", SQL)
     twice = 'sql = "SELECT 1 AS a, 2 AS a"\nurl_env = "SHOP_DB"'
-    assert "two columns of one name" in refused("data", tmp_path, "", twice)
+    assert "two columns of the same name" in refused("data", tmp_path, "", twice)

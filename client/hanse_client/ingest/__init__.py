@@ -1,1 +1,1 @@
-"""A store's door: raw rows of its own data in, canonical events under pseudonyms out."""
+"""Ingestion: reads a store's raw rows into canonical events whose customers are pseudonyms."""

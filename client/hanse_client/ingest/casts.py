@@ -1,7 +1,7 @@
-"""Reads whatever a source holds as ids, numbers or times; what cannot be read becomes null.
+"""Casts of raw columns to ids, numbers or timestamps; a cell that cannot be read becomes null.
 
-A column of which not one cell can be read is a mistake in the mapping, not in the rows:
-that is `WrongTypes`, with the shape of a cell (`99/99/9999`) in place of its value.
+If no cell of a column can be read, the mapping is wrong rather than the rows. That raises
+`WrongTypes`, which shows the shape of a cell (`99/99/9999`) instead of its value.
 
 >>> as_number(pl.Series(["1.5", "many", ""]), "column 'quantity' of sales.csv").to_list()
 [1.5, None, None]
@@ -23,11 +23,12 @@ _DATETIME = pl.Datetime("us")
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
 _ISO_WITH_OFFSET = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
 _EPOCHS = {"epoch": 1_000_000, "epoch_ms": 1_000}
+# Half of the int64 range, so that no rounded product overflows in the cast.
 _MAX_MICROSECONDS = 2**62
 
 
 def as_text(column: pl.Series) -> pl.Series:
-    """Strip text; blank text is missing.
+    """Strip text; blank text becomes null.
 
     Args:
         column: Any type; (n,).
@@ -41,11 +42,12 @@ def as_text(column: pl.Series) -> pl.Series:
         return pl.Series(column.name, [None] * len(column), dtype=pl.String)
     if dtype.is_float() or dtype.is_decimal():
         finite = column.set(~column.cast(pl.Float64).is_finite(), None)
-        whole = finite.cast(pl.Int64, strict=False)
-        if (whole.cast(pl.Float64) == finite.cast(pl.Float64)).all() and (
-            whole.null_count() == finite.null_count()
+        integers = finite.cast(pl.Int64, strict=False)
+        # Equal null counts rule out numbers beyond int64, which the lax cast made null.
+        if (integers.cast(pl.Float64) == finite.cast(pl.Float64)).all() and (
+            integers.null_count() == finite.null_count()
         ):
-            column = whole
+            column = integers
         else:
             column = finite
     stripped = column.cast(pl.String).str.strip_chars()
@@ -53,7 +55,7 @@ def as_text(column: pl.Series) -> pl.Series:
 
 
 def present(column: pl.Series) -> pl.Series:
-    """Return which cells hold anything at all; (n,) booleans."""
+    """Return which cells are neither null nor blank; (n,) booleans."""
     if column.dtype == pl.String:
         return (column.str.strip_chars() != "").fill_null(False)
     return column.is_not_null()
@@ -66,7 +68,7 @@ def as_id(column: pl.Series, where: str) -> pl.Series:
         WrongTypes: It holds lists, structures or bytes.
     """
     ids = as_text(column)
-    _some_readable(column, ids, where, "ids")
+    _check_any_readable(column, ids, where, "ids")
     return ids
 
 
@@ -74,7 +76,7 @@ def as_number(column: pl.Series, where: str) -> pl.Series:
     """Read a column as finite numbers; (n,) Float64.
 
     Raises:
-        WrongTypes: Cells are filled, yet none is a number.
+        WrongTypes: Cells are filled, but none is a number.
     """
     if column.dtype == pl.String:
         numbers = column.str.strip_chars().cast(pl.Float64, strict=False)
@@ -83,7 +85,7 @@ def as_number(column: pl.Series, where: str) -> pl.Series:
     else:
         numbers = pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
     numbers = numbers.set((~numbers.is_finite()).fill_null(False), None)
-    _some_readable(column, numbers, where, "numbers")
+    _check_any_readable(column, numbers, where, "numbers")
     return numbers
 
 
@@ -94,20 +96,20 @@ def as_timestamp(
     timestamp_format: str | None = None,
     time_zone: str | None = None,
 ) -> pl.Series:
-    """Read a column as times on the shop's own clock.
+    """Read a column as timestamps in the shop's local time.
 
     Args:
         column: Datetimes, dates, text, or numbers if the format is an epoch; (n,).
-        where: What an error calls the column.
+        where: The column's name in error messages.
         timestamp_format: A strftime format, `epoch` or `epoch_ms`; ISO 8601 if unset.
-        time_zone: The shop's own; times that carry an offset are converted to it.
+        time_zone: The shop's time zone; timestamps with an offset are converted to it.
 
     Returns:
         Naive datetimes in microseconds; (n,).
 
     Raises:
-        WrongTypes: Cells are filled, yet none is a time; or times carry an offset, and the
-            shop's time zone is not known.
+        WrongTypes: Cells are filled, but none is a timestamp; or timestamps carry an offset
+            and the shop's time zone is not configured.
     """
     dtype = column.dtype
     aware: pl.Series | None = None
@@ -121,6 +123,7 @@ def as_timestamp(
     elif dtype == pl.String:
         formats = [timestamp_format] if timestamp_format else [*_ISO, *_ISO_WITH_OFFSET]
         times, aware = _from_text(column, formats, where)
+    # The time zone is only required once a cell really carries an offset.
     if aware is not None and aware.is_not_null().any():
         times = times.zip_with(times.is_not_null(), _to_shop_clock(aware, time_zone, where))
     hint = ""
@@ -130,18 +133,19 @@ def as_timestamp(
         hint = 'seconds since 1970 are timestamp_format = "epoch", milliseconds "epoch_ms"'
     elif dtype == pl.String:
         hint = 'say how to read it, e.g. timestamp_format = "%d.%m.%Y %H:%M"'
-    _some_readable(column, times, where, "times", hint)
+    _check_any_readable(column, times, where, "times", hint)
     return times
 
 
 def _from_epoch(numbers: pl.Series, microseconds: int) -> pl.Series:
     scaled = numbers * microseconds
+    # Nulled before the cast, which would raise for the column because of one such cell.
     in_range = scaled.set((scaled.abs() > _MAX_MICROSECONDS).fill_null(False), None)
     return in_range.cast(pl.Int64).cast(_DATETIME).dt.replace_time_zone("UTC")
 
 
 def _from_text(column: pl.Series, formats: list[str], where: str) -> tuple[pl.Series, pl.Series]:
-    """Return times without and with an offset, each null where the other holds."""
+    """Return (naive, aware) times; a cell is filled in at most one of the two."""
     text = column.str.strip_chars()
     if formats[0] == _ISO[0]:
         text = text.str.replace("T", " ", literal=True)
@@ -156,6 +160,7 @@ def _from_text(column: pl.Series, formats: list[str], where: str) -> tuple[pl.Se
                 hint="timestamp_format takes strftime's letters, e.g. %Y-%m-%d %H:%M",
             ) from None
         if parsed.dtype == _DATETIME:
+            # The first format that reads a cell wins, so their order decides.
             naive = naive.zip_with(naive.is_not_null(), parsed)
         else:
             aware = aware.zip_with(aware.is_not_null(), parsed.dt.convert_time_zone("UTC"))
@@ -167,7 +172,7 @@ def _from_text(column: pl.Series, formats: list[str], where: str) -> tuple[pl.Se
 def _to_shop_clock(aware: pl.Series, time_zone: str | None, where: str) -> pl.Series:
     if time_zone is None:
         raise WrongTypes(
-            f"{where} holds times with an offset from UTC, and the shop's own zone is not known",
+            f"{where} holds times with a UTC offset, but the shop's time zone is not set",
             hint='write it under [events], e.g. time_zone = "Europe/Berlin"',
         )
     return (
@@ -177,9 +182,10 @@ def _to_shop_clock(aware: pl.Series, time_zone: str | None, where: str) -> pl.Se
     )
 
 
-def _some_readable(
+def _check_any_readable(
     column: pl.Series, read: pl.Series, where: str, wanted: str, hint: str = ""
 ) -> None:
+    """Raise `WrongTypes` if cells are filled and not one of them was read."""
     if read.is_not_null().any() or not present(column).any():
         return
     if column.dtype == pl.String:
@@ -191,7 +197,7 @@ def _some_readable(
 
 
 def _shape(value: str) -> str:
-    """Letters become a, digits 9: enough to see a format by, and no customer's data."""
+    """Replace letters by a and digits by 9: the format stays visible, the customer's data not."""
     shape = "".join(
         "9" if sign.isdigit() else "a" if sign.isalpha() else sign for sign in value.strip()
     )

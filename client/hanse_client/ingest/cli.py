@@ -1,4 +1,4 @@
-"""`hanse data`: what a store's operator asks of the store's own data."""
+"""`hanse data`: commands that check a store's own data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def check(
     store: Annotated[Path, typer.Argument(metavar="FILE", help="The store's store.toml.")],
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Read a store's data as training would, and count what is kept and what is rejected.
+    """Read a store's data as training would, and count accepted and rejected rows.
 
-    Prints counts only, never a row or an id. Makes the store's pseudonym key if there is none.
+    Prints counts only, never a row or an id. Creates the store's pseudonym key if it is missing.
     """
     from hanse_client.ingest.pipeline import ingest, summarise  # imported on use: polars
     from hanse_client.ingest.store_config import load_store

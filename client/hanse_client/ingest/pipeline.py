@@ -1,8 +1,8 @@
-r"""The door of a store: raw rows in, canonical events under pseudonyms out.
+r"""The ingestion pipeline: raw rows become canonical events under pseudonyms.
 
-Every row of the source is either kept or counted under the first reason that it was
-rejected for, so that `rows_read == events.height + sum(rejects.values())`. Customer and
-basket ids become pseudonyms (`hanse_client.ingest.pseudonyms`); nothing behind sees a raw one.
+Every row of the source is either accepted or counted under the first reason to reject it,
+so that `rows_read == events.height + sum(rejects.values())`. Customer and basket ids become
+pseudonyms (`hanse_client.ingest.pseudonyms`); no later code sees a raw id.
 
 >>> import tempfile
 >>> from pathlib import Path
@@ -49,49 +49,53 @@ if TYPE_CHECKING:
 
 _UNKNOWN_ITEM = "unknown item_id"
 _REPEATED_ITEM = "repeated item"
+# The largest UTC offset in use (Kiribati): where a store's zone is unknown, no event of the
+# present is taken for one of the future.
 _FURTHEST_AHEAD = timedelta(hours=14)
 
 __all__ = ["Ingested", "ingest", "pseudonymise", "summarise"]
 
-Reasons = list[tuple[str, pl.Series]]
+_Reasons = list[tuple[str, pl.Series]]
+"""Pairs of a reason and the rows, (n,) booleans, that it rejects; earlier ones count first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingested:
-    """A store's data behind the door."""
+    """A store's data after ingestion."""
 
     events: pl.DataFrame
-    """`EVENT_COLUMNS`, sorted by `user_id` and `timestamp`; ids of customers are pseudonyms."""
+    """`EVENT_COLUMNS`, sorted by `user_id` and `timestamp`; customer ids are pseudonyms."""
     catalogue: pl.DataFrame
     """`CATALOGUE_COLUMNS`, sorted by `item_id`, which is unique."""
     rejects: dict[str, int]
     """Rejected rows of events by reason, the most frequent first."""
     rows_read: int
     catalogue_rejects: dict[str, int]
-    """Rejected rows of the catalogue by reason; `repeated item` is no fault."""
+    """Rejected rows of the catalogue by reason; `repeated item` is not an error."""
     catalogue_rows_read: int
     homes: dict[str, int] = field(default_factory=dict)
-    """By pseudonym, the lot that decides at which store a person may be trained on; empty
-    where the store has no `home_key`."""
+    """Pseudonym -> keyed hash that decides which store may train on the person; empty if the
+    store has no `home_key`."""
 
 
 def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
     """Read, check and pseudonymise a store's events and catalogue.
 
     Args:
-        config: Where they are; makes `config.pseudonym_key` if it is not there.
-        now: Later events are rejected. On the shop's own clock if naive; by default the
-            present in the store's time zone, or where the day is furthest ahead (UTC+14).
+        config: The store's sources; `config.pseudonym_key` is created if it is missing.
+        now: Later events are rejected. In the shop's local time if naive; by default the
+            current time in the store's time zone, or in UTC+14 if that is unknown.
 
     Returns:
-        The rows that are sound, and how many were not.
+        The accepted rows, and the number of rejected ones by reason.
 
     Raises:
         MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`; also
-            when not one cell of a filled column can be read as its type.
-        EmptyStore: The source has no row, or none was kept.
-        UnknownIds: More events than `max_reject_share` name items not in the catalogue.
-        DataError: More rows than that are rejected altogether.
+            if no cell of a filled column can be read as its type.
+        EmptyStore: The source has no row, or all were rejected.
+        UnknownIds: A larger share of events than `max_reject_share` names items that are not in
+            the catalogue.
+        DataError: A larger share of rows than that is rejected altogether.
     """
     share = config.max_reject_share
     catalogue, catalogue_rejects, catalogue_rows = read_catalogue(config.catalogue, share)
@@ -100,22 +104,24 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         raise EmptyStore(f"{config.events.label} has no row", hint="a store needs events")
 
     columns, reasons = _read_events(raw, config.events, catalogue["item_id"], now)
-    kept, rejects = _reject(columns, reasons)
+    accepted, rejects = _reject(columns, reasons)
     if not config.events.keep_duplicates:
-        distinct = kept.unique(keep="first", maintain_order=True)
-        _count(rejects, "duplicate", kept.height - distinct.height)
-        kept = distinct
+        distinct = accepted.unique(keep="first", maintain_order=True)
+        _count(rejects, "duplicate", accepted.height - distinct.height)
+        accepted = distinct
     rejects = dict(sorted(rejects.items(), key=lambda item: -item[1]))
-    _refuse_bad_events(config, rejects, raw.height, kept.height)
+    # Checked before a key is created: a refused source leaves nothing behind.
+    _refuse_bad_events(config, rejects, raw.height, accepted.height)
 
     key = load_or_make_key(config.pseudonym_key)
-    pseudonymous = kept.with_columns(
-        pseudonymise(kept["user_id"], key),
-        pseudonymise(kept["basket_id"], key, domain="basket"),
+    pseudonymous = accepted.with_columns(
+        pseudonymise(accepted["user_id"], key),
+        pseudonymise(accepted["basket_id"], key, domain="basket"),
     )
     homes: dict[str, int] = {}
     if config.home_key is not None:
-        ids = kept["user_id"].unique()
+        # Hashed from the raw ids, which agree across stores; pseudonyms do not.
+        ids = accepted["user_id"].unique()
         lots = home_lots(ids, load_key(config.home_key))
         homes = dict(zip(pseudonymise(ids, key), lots, strict=True))
     return Ingested(
@@ -130,11 +136,11 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
 
 
 def summarise(store: Ingested) -> dict[str, Any]:
-    """Count what a store holds; no row, no id.
+    """Count a store's rows, customers, items and baskets, without any row or id.
 
     Returns:
-        Plain values, ready for JSON. Where the source has no `basket_id`, all that a
-        customer did on one day is one basket.
+        Values ready for JSON. If the source has no `basket_id`, all events of a customer on
+        one day are one basket.
     """
     events = store.events
     if events["basket_id"].is_null().all():
@@ -164,14 +170,14 @@ def summarise(store: Ingested) -> dict[str, Any]:
 def read_catalogue(
     source: CatalogueSource, max_reject_share: float
 ) -> tuple[pl.DataFrame, dict[str, int], int]:
-    """Read and check what a shop sells.
+    """Read and check a shop's catalogue.
 
     Args:
-        source: Where it is.
-        max_reject_share: It is refused when more of its rows than this are rejected.
+        source: The file or query.
+        max_reject_share: Reading fails if a larger share of the rows than this is rejected.
 
     Returns:
-        The canonical catalogue, how many rows were rejected by reason, and how many were read.
+        The canonical catalogue, the numbers of rejected rows by reason, and of rows read.
 
     Raises:
         MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`.
@@ -185,13 +191,14 @@ def read_catalogue(
     columns = pl.DataFrame(
         {
             "item_id": _id(raw, source, "item_id"),
+            # An item without a text is described by the last step of its category path.
             "text": text.zip_with(text.is_not_null(), path.str.split("/").list.last()),
             "category": path.fill_null(UNCATEGORISED),
             "brand": _text(raw, source, "brand"),
             "price": price,
         }
     )
-    kept, rejects = _reject(
+    accepted, rejects = _reject(
         columns,
         [
             ("missing item_id", columns["item_id"].is_null()),
@@ -199,23 +206,23 @@ def read_catalogue(
             *price_reasons,
         ],
     )
-    # A table that repeats an item (say, once per branch) is a fair source of it; one that
-    # contradicts itself is not.
-    distinct = kept.unique(maintain_order=True)
-    _count(rejects, _REPEATED_ITEM, kept.height - distinct.height)
+    # Equal rows of an item (say, one per branch) are no error; rows that contradict each
+    # other are.
+    distinct = accepted.unique(maintain_order=True)
+    _count(rejects, _REPEATED_ITEM, accepted.height - distinct.height)
     items = distinct.unique("item_id", keep="first", maintain_order=True)
     _count(rejects, "contradicting item_id", distinct.height - items.height)
     faults = {reason: count for reason, count in rejects.items() if reason != _REPEATED_ITEM}
     if items.is_empty():
-        raise DataError(f"{source.label} holds no usable item", hint=_listed(rejects))
+        raise DataError(f"{source.label} has no usable item", hint=_listed(rejects))
     _refuse_share(max_reject_share, source, faults, raw.height)
     return conform_catalogue(items.sort("item_id")), rejects, raw.height
 
 
 def _read_events(
     raw: pl.DataFrame, source: EventsSource, known_items: pl.Series, now: datetime | None
-) -> tuple[pl.DataFrame, Reasons]:
-    """Read every column; say which rows are at fault, the first reason that counts first."""
+) -> tuple[pl.DataFrame, _Reasons]:
+    """Read all columns; also return the reasons to reject rows, in order of precedence."""
     users, items = _id(raw, source, "user_id"), _id(raw, source, "item_id")
     times = as_timestamp(
         raw["timestamp"],
@@ -284,10 +291,11 @@ def _defaulted(values: pl.Series, source: Source, name: str) -> pl.Series:
     return values if default is None else values.fill_null(str(default))
 
 
-def _number(raw: pl.DataFrame, source: Source, name: str) -> tuple[pl.Series, Reasons]:
+def _number(raw: pl.DataFrame, source: Source, name: str) -> tuple[pl.Series, _Reasons]:
     column = _column(raw, name)
     filled, numbers = present(column), as_number(column, _where(source, name))
-    reasons: Reasons = [(f"unreadable {name}", filled & numbers.is_null())]
+    # Judged before defaults fill the gaps, so that an unreadable cell is no missing one.
+    reasons: _Reasons = [(f"unreadable {name}", filled & numbers.is_null())]
     if name == "quantity":
         reasons.append(("non-positive quantity", numbers <= 0))
     elif name == "price":
@@ -305,15 +313,15 @@ def _shop_time(now: datetime | None, time_zone: str | None) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) + _FURTHEST_AHEAD
 
 
-def _reject(columns: pl.DataFrame, reasons: Reasons) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Keep the rows without fault; count the others under their first reason."""
-    sound = pl.repeat(True, columns.height, eager=True)
+def _reject(columns: pl.DataFrame, reasons: _Reasons) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Return the rows without a fault; count the others under their first reason."""
+    accepted = pl.repeat(True, columns.height, eager=True)
     rejects: dict[str, int] = {}
     for reason, fault in reasons:
-        faulty = fault.fill_null(False)
-        _count(rejects, reason, int((sound & faulty).sum()))
-        sound = sound & ~faulty
-    return columns.filter(sound), rejects
+        faulty = fault.fill_null(False)  # a comparison with a missing value is null
+        _count(rejects, reason, int((accepted & faulty).sum()))
+        accepted = accepted & ~faulty
+    return columns.filter(accepted), rejects
 
 
 def _count(rejects: dict[str, int], reason: str, rows: int) -> None:
@@ -322,18 +330,19 @@ def _count(rejects: dict[str, int], reason: str, rows: int) -> None:
 
 
 def _refuse_bad_events(
-    config: StoreConfig, rejects: Mapping[str, int], rows: int, kept: int
+    config: StoreConfig, rejects: Mapping[str, int], rows: int, accepted: int
 ) -> None:
+    # Before the general check: it has a better hint for the most common mistake in a mapping.
     unknown = rejects.get(_UNKNOWN_ITEM, 0)
     if unknown > config.max_reject_share * rows:
         raise UnknownIds(
-            f"{unknown:,} of {rows:,} rows of {config.events.label} name items that the "
-            f"catalogue lacks ({unknown / rows:.1%}, at most {config.max_reject_share:.1%})",
+            f"{unknown:,} of {rows:,} rows of {config.events.label} name items that are not in "
+            f"the catalogue ({unknown / rows:.1%}, at most {config.max_reject_share:.1%})",
             hint="is item_id the same number in both, leading zeros included? "
             "or raise max_reject_share",
         )
     _refuse_share(config.max_reject_share, config.events, rejects, rows)
-    if not kept:
+    if not accepted:
         raise EmptyStore(
             f"no row of {config.events.label} is usable: {_listed(rejects)}",
             hint="a store needs events",
@@ -348,7 +357,7 @@ def _refuse_share(share: float, source: Source, rejects: Mapping[str, int], rows
             f"{rejected:,} of {rows:,} rows of {source.label} are rejected "
             f"({rejected / rows:.1%}, at most {share:.1%}), "
             f"most of them for {reason!r}: {count:,}",
-            hint="mend the source or its mapping, or raise max_reject_share",
+            hint="correct the source or its mapping, or raise max_reject_share",
         )
 
 

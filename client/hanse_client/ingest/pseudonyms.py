@@ -1,6 +1,6 @@
-"""Customer ids become pseudonyms under a key that never leaves the store.
+"""Pseudonyms of customer ids, under a key that never leaves the store.
 
-HMAC-SHA256 (RFC 2104), truncated to 128 bits.
+A pseudonym is an HMAC-SHA256 (RFC 2104) truncated to 128 bits.
 
 >>> ids = pl.Series(["ada", "bob", "ada", None])
 >>> first, second, third, missing = pseudonymise(ids, bytes(32))
@@ -21,7 +21,7 @@ import polars as pl
 from hanse_common.durable import write_new
 from hanse_common.errors import ConfigError
 
-KEY_BYTES = 32
+_KEY_BYTES = 32
 
 
 def pseudonymise(ids: pl.Series, key: bytes, *, domain: str = "customer") -> pl.Series:
@@ -33,19 +33,20 @@ def pseudonymise(ids: pl.Series, key: bytes, *, domain: str = "customer") -> pl.
         domain: Separates kinds of ids, so that equal ids of two kinds do not match.
 
     Guarantees:
-        Without the key a pseudonym says nothing about the id, and ids cannot be guessed by
-        trying them out. Collisions have a chance of n² / 2^129.
+        Without the key a pseudonym reveals nothing about the id, and ids cannot be found by
+        trying them out. The probability of a collision among n ids is n² / 2^129.
 
     Edge cases:
-        Who holds the key can re-identify everybody in the store's customer list: pseudonyms
-        are personal data.
+        With the key, every customer on the store's list can be re-identified: pseudonyms
+        remain personal data.
 
     Raises:
-        ConfigError: The key is not of 32 bytes.
+        ConfigError: The key does not have 32 bytes.
     """
-    if len(key) != KEY_BYTES:
-        raise ConfigError(f"the pseudonym key has {len(key)} bytes, not {KEY_BYTES}")
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(f"the pseudonym key has {len(key)} bytes, not {_KEY_BYTES}")
     unique = ids.drop_nulls().unique()
+    # The zero byte ends the domain, so that no domain and id run together into another pair.
     prefix = domain.encode() + b"\0"
     pseudonyms = [
         hmac.digest(key, prefix + value.encode(), "sha256")[:16].hex() for value in unique
@@ -56,33 +57,34 @@ def pseudonymise(ids: pl.Series, key: bytes, *, domain: str = "customer") -> pl.
 
 
 def home_lots(ids: pl.Series, key: bytes) -> pl.Series:
-    """Draw the lot that decides at which store a person may be trained on.
+    """Keyed hashes that decide which one store may train on a person.
 
     Args:
-        ids: Loyalty ids as all stores know them; (n,), none null.
+        ids: Loyalty ids that all stores have in common; (n,), none null.
         key: 32 bytes that the stores share.
 
     Returns:
-        Numbers below 2^63, (n,): the same for the same id at every store that has the key.
+        Integers in [0, 2^63), (n,): the same for the same id at every store that has the key.
 
     Guarantees:
         Case, spaces, punctuation, width and leading zeros of an id do not matter: a person
-        whose id one store writes `0012-AB` and another `12ab` has one home. Two people who
-        share a lot for that reason have the same home, which costs nobody anything.
+        whose id is `0012-AB` at one store and `12ab` at another has one home. Two people
+        whose ids differ only in this way share a home, which does no harm.
 
     Edge cases:
-        Stores that number the same person differently give them several homes.
+        A person who has different loyalty ids at two stores has several homes.
 
     Raises:
-        ConfigError: The key is not of 32 bytes.
+        ConfigError: The key does not have 32 bytes.
     """
     spelt = ids.map_elements(_spelling, return_dtype=pl.String)
     names = pseudonymise(spelt, key, domain="home")
+    # 63 bits: polars and numpy hold the number in a signed 64-bit integer.
     return names.map_elements(lambda name: int(name[:16], 16) >> 1, return_dtype=pl.Int64)
 
 
 def _spelling(value: str) -> str:
-    """An id as every store would write it.
+    """The normal form of an id, in which the spellings of all stores agree.
 
     >>> _spelling("0012-AB"), _spelling(" １２ab ")
     ('12ab', '12ab')
@@ -92,41 +94,43 @@ def _spelling(value: str) -> str:
 
 
 def load_key(path: Path) -> bytes:
-    """Read a key that somebody gave the store.
+    """Read a key that the store was given and must not create itself.
 
     Raises:
-        ConfigError: It is missing, others may read it, or it is not of 32 bytes.
+        ConfigError: It is missing, other users can read it, or it does not have 32 bytes.
     """
     if not path.exists():
         raise ConfigError(
-            f"there is no key {path}", hint="ask the federation for it; it is not made here"
+            f"there is no key {path}", hint="ask the federation for it; stores do not create it"
         )
     return load_or_make_key(path)
 
 
 def load_or_make_key(path: Path) -> bytes:
-    """Read a store's pseudonym key, or make one that only its owner can read.
+    """Read a store's pseudonym key, or create one that only its owner can read.
 
     Raises:
-        ConfigError: The key cannot be read or written, others may read it, or it is not of
-            32 bytes.
+        ConfigError: The key cannot be read or written, other users can read it, or it does not
+            have 32 bytes.
     """
     try:
         if not path.exists():
-            with suppress(FileExistsError):  # another process was first, and its key counts
-                write_new(path, os.urandom(KEY_BYTES))
+            with suppress(FileExistsError):  # another process was first; its key is read below
+                write_new(path, os.urandom(_KEY_BYTES))
         mode = path.stat().st_mode
         key = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"cannot read or make the pseudonym key {path}: {error.strerror}",
+            f"cannot read or create the pseudonym key {path}: {error.strerror}",
             hint="set pseudonym_key to a file that this user can write",
         ) from error
     if os.name == "posix" and mode & 0o077:
-        raise ConfigError(f"the pseudonym key {path} is open to others", hint=f"chmod 600 {path}")
-    if len(key) != KEY_BYTES:
         raise ConfigError(
-            f"the pseudonym key {path} has {len(key)} bytes, not {KEY_BYTES}",
+            f"other users can read the pseudonym key {path}", hint=f"chmod 600 {path}"
+        )
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(
+            f"the pseudonym key {path} has {len(key)} bytes, not {_KEY_BYTES}",
             hint="restore it from its backup; a new key gives every customer a new pseudonym",
         )
     return key

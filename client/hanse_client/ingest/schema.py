@@ -1,9 +1,9 @@
-"""The canonical schema: what a customer did (events) and what a shop sells (catalogue).
+"""The canonical schema of events (what customers did) and of the catalogue (what a shop sells).
 
-Whatever a shop's own tables look like, everything behind the door sees these columns.
-An event is one row of a history: a customer, an item, a time, and what happened. The
+All code after ingestion sees these columns, whatever the shop's own tables look like. An
+event is one row of a history: a customer, an item, a time and the kind of event. The
 catalogue is public: item texts and a category path such as `GROCERY/DAIRY/MILK`.
-Timestamps are the shop's own clock, without a time zone.
+Timestamps are naive, in the shop's local time.
 
 >>> import datetime
 >>> rows = {"user_id": ["ada"], "item_id": ["1"], "timestamp": [datetime.datetime(2017, 1, 2)]}
@@ -41,7 +41,7 @@ EVENT_COLUMNS: Final[Mapping[str, DataTypeClass | DataType]] = {
     "rating": pl.Float64,
     "text": pl.String,
 }
-"""`price` is what one unit cost, in the shop's currency; `text` is free text, e.g. a search."""
+"""`price` is the price of one unit in the shop's currency; `text` is free text, e.g. a search."""
 
 CATALOGUE_COLUMNS: Final[Mapping[str, DataTypeClass | DataType]] = {
     "item_id": pl.String,
@@ -55,14 +55,14 @@ REQUIRED_EVENT_COLUMNS: Final = ("user_id", "item_id", "timestamp")
 REQUIRED_CATALOGUE_COLUMNS: Final = ("item_id", "text", "category")
 
 EVENT_DEFAULTS: Final[Mapping[str, str | float]] = {"event_type": "purchase", "quantity": 1.0}
-"""What an absent column or an empty cell means; the other optional columns stay null."""
+"""The values of absent columns and empty cells; the other optional columns stay null."""
 
 UNCATEGORISED: Final = "UNCATEGORISED"
-"""The category path of an item whose source names none."""
+"""The category path of an item that has none in its source."""
 
 
 @cache
-def events_schema() -> Any:
+def _events_schema() -> Any:
     """Return the `pandera.polars.DataFrameSchema` of events."""
     import pandera.polars as pa  # imported on use: it costs half a second
 
@@ -75,6 +75,7 @@ def events_schema() -> Any:
             "event_type": column(pl.String, check.isin(EVENT_TYPES)),
             "basket_id": column(pl.String, nullable=True),
             "shop_id": column(pl.String, nullable=True),
+            # Bounded by the largest float, which excludes infinity as well as zero.
             "quantity": column(
                 pl.Float64, check.in_range(0, sys.float_info.max, include_min=False)
             ),
@@ -92,7 +93,7 @@ def events_schema() -> Any:
 
 
 @cache
-def catalogue_schema() -> Any:
+def _catalogue_schema() -> Any:
     """Return the `pandera.polars.DataFrameSchema` of a catalogue."""
     import pandera.polars as pa
 
@@ -111,9 +112,9 @@ def catalogue_schema() -> Any:
 
 
 def conform_events(frame: pl.DataFrame) -> pl.DataFrame:
-    """Bring a frame with canonical column names to the schema of events, and validate it.
+    """Convert a frame with canonical column names to the events schema, and validate it.
 
-    Optional columns that it lacks are added, other columns are dropped, types are cast.
+    Missing optional columns are added, unknown columns are dropped, and types are cast.
 
     Args:
         frame: One row per event.
@@ -130,11 +131,11 @@ def conform_events(frame: pl.DataFrame) -> pl.DataFrame:
     filled = columns.with_columns(
         pl.col(name).fill_null(value) for name, value in EVENT_DEFAULTS.items()
     )
-    return _validated(filled, events_schema(), "events")
+    return _validated(filled, _events_schema(), "events")
 
 
 def conform_catalogue(frame: pl.DataFrame) -> pl.DataFrame:
-    """Bring a frame with canonical column names to the schema of a catalogue; see above.
+    """Convert a frame with canonical column names to the catalogue schema; see `conform_events`.
 
     Raises:
         MissingColumns: A required column is absent.
@@ -142,7 +143,7 @@ def conform_catalogue(frame: pl.DataFrame) -> pl.DataFrame:
         DataError: A value is missing or out of range, or an `item_id` occurs twice.
     """
     columns = _cast(frame, CATALOGUE_COLUMNS, REQUIRED_CATALOGUE_COLUMNS, "catalogue")
-    return _validated(columns, catalogue_schema(), "catalogue")
+    return _validated(columns, _catalogue_schema(), "catalogue")
 
 
 def _cast(
@@ -163,6 +164,7 @@ def _cast(
             cast.append(pl.lit(None, dtype=dtype).alias(name))
             continue
         held = frame.schema[name]
+        # Refused, as a cast to naive datetimes would silently take UTC for the shop's local time.
         if isinstance(held, pl.Datetime) and held.time_zone is not None:
             raise WrongTypes(
                 f"{table}: column {name!r} carries the time zone {held.time_zone!r}",
@@ -172,7 +174,7 @@ def _cast(
     try:
         return frame.select(cast)
     except pl.exceptions.PolarsError:
-        # Without polars' own text, which quotes values.
+        # The text of the polars error is left out because it quotes values.
         held_types = ", ".join(f"{name}: {frame.schema[name]}" for name in frame.columns)
         raise WrongTypes(
             f"{table}: a column is of the wrong type: {held_types}",
@@ -186,7 +188,7 @@ def _validated(frame: pl.DataFrame, schema: Any, table: str) -> pl.DataFrame:
     try:
         schema.validate(frame, lazy=True)
     except SchemaErrors as errors:
-        # The names of the columns and checks only: pandera's own text quotes values.
+        # Only names of columns and checks: the text of the pandera error quotes values.
         faults = dict.fromkeys(
             f"{fault.schema.name}: {fault.check}" for fault in errors.schema_errors
         )

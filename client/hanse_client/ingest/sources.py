@@ -1,10 +1,10 @@
 """Reads one source of a store: Parquet, CSV, or a query on any SQL database.
 
-Only the columns that the mapping names are read; a name or an address that stands beside
-them in a file never enters this process, and what else a query returns is dropped as it
-arrives. Queries are read in chunks, through a cursor of the database where it has one.
-Types stay as the source has them (CSV: text); making sense of them is the work of
-`hanse_client.ingest.pipeline`. No error quotes a row or a password.
+Only the columns that the mapping names are read. Names and addresses in other columns of a
+file never enter this process, and other columns of a query are dropped as they arrive.
+Queries are read in chunks, through a server-side cursor where the database has one. Types
+stay as the source has them (CSV: text); `hanse_client.ingest.pipeline` casts them. No error
+message quotes a row or a password.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def read_source(source: Source) -> pl.DataFrame:
     """Read a source under canonical column names.
 
     Args:
-        source: Where it is, and what its columns are called.
+        source: The location, and the names of its columns.
 
     Returns:
-        One column for each canonical column that the source has, of the types that the
-        source has. Optional columns may be absent.
+        One column for each canonical column that the source has, with the source's type.
+        Optional columns may be absent.
 
     Raises:
-        MissingColumns: A required column, or one that the mapping names, is not there.
+        MissingColumns: A required column, or one that the mapping names, is missing.
         DataError: The files cannot be read, no file matches, or the query fails.
-        WrongTypes: Files of one source hold a column as types that do not go together.
+        WrongTypes: Files of one source store a column with incompatible types.
         ConfigError: The environment variable of the URL is not set.
         MissingDependency: The database's driver is not installed.
     """
@@ -62,17 +62,18 @@ def read_source(source: Source) -> pl.DataFrame:
         return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError:
         raise WrongTypes(
-            f"the files of {source.label} hold a column as types that do not go together",
+            f"the files of {source.label} store a column with incompatible types",
             hint="write them with one schema",
         ) from None
 
 
 def _files(source: Source) -> list[Path]:
     path = Path(source.path or "").absolute()
+    # Sorted: a glob has no order of its own, and the order of rows decides between duplicates.
     files = sorted(
-        found
-        for found in Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        if found.is_file()
+        match
+        for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        if match.is_file()
     )
     if not files:
         raise DataError(
@@ -89,7 +90,7 @@ def _read_file(source: Source, path: Path) -> pl.DataFrame:
             lazy = pl.scan_parquet(path, glob=False)
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else source.separator
-            # As text: polars would guess 00123 to be a number, and an id would lose its zeros.
+            # As text: polars would infer that 00123 is a number, and the id would lose its zeros.
             lazy = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
         columns = lazy.collect_schema().names()
         return lazy.select(_canonical(source, columns, path.name)).collect()
@@ -98,7 +99,7 @@ def _read_file(source: Source, path: Path) -> pl.DataFrame:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or 'no such file'}") from None
     except pl.exceptions.PolarsError:
-        # Without polars' own text, which quotes the line at fault.
+        # The text of the polars error is left out because it quotes the faulty line.
         raise DataError(
             f"{path.name} cannot be read as {'Parquet' if parquet else 'CSV'}",
             hint="is it complete?" if parquet else "check separator, quotes and UTF-8 encoding",
@@ -134,7 +135,7 @@ def _joined(name: str, columns: Sequence[str]) -> pl.Expr:
         return pl.col(columns[0])
     parts = [pl.col(column).cast(pl.String).str.strip_chars() for column in columns]
     if name == "category":
-        # A slash inside a part ("MEAT/FISH") is no step of the path.
+        # A slash inside a part ("MEAT/FISH") must not become a step of the path.
         parts = [part.str.replace_all(r"\s*/\s*", "-") for part in parts]
         return pl.concat_str(parts, separator="/", ignore_nulls=True)
     if name in ("text", "brand"):
@@ -157,10 +158,10 @@ def _read_sql(source: Source) -> pl.DataFrame:
         ) from None
     except (ArgumentError, SQLAlchemyError):
         raise DataError(
-            f"SQLAlchemy does not know the database {url.drivername!r} that {source.url_env} names"
+            f"SQLAlchemy has no driver {url.drivername!r}, which the URL in {source.url_env} names"
         ) from None
     try:
-        # As the driver takes it: neither ':name' nor '%' in the query is a parameter.
+        # Passed to the driver unchanged, so that ':name' and '%' in the query are no parameters.
         with engine.connect().execution_options(
             stream_results=True, no_parameters=True
         ) as connection:
@@ -168,10 +169,10 @@ def _read_sql(source: Source) -> pl.DataFrame:
             names = list(result.keys())
             if len(set(names)) < len(names):
                 raise DataError(
-                    f"{source.label} returns two columns of one name",
+                    f"{source.label} returns two columns of the same name",
                     hint="name each with AS",
                 )
-            # First, so that a missing column is told before all rows are fetched.
+            # Checked before fetching, so that a missing column is reported at once.
             chosen = _canonical(source, names, source.label)
             wanted = {column for name in source.CANONICAL for column in source.source_of(name)}
             chunks = [_frame(names, rows, wanted) for rows in result.partitions(_ROWS_AT_ONCE)]
@@ -183,12 +184,13 @@ def _read_sql(source: Source) -> pl.DataFrame:
         ) from None
     finally:
         engine.dispose()
+    # A frame without rows fixes the columns when the query returns no chunk.
     empty = pl.DataFrame({name: pl.Series(dtype=pl.Null) for name in names if name in wanted})
     try:
         return pl.concat([empty, *chunks], how="vertical_relaxed").select(chosen)
     except pl.exceptions.PolarsError:
         raise WrongTypes(
-            f"{source.label} returns a column as types that do not go together",
+            f"{source.label} returns a column with incompatible types",
             hint="CAST it in the query",
         ) from None
 
@@ -206,6 +208,7 @@ def _url(source: Source) -> URL:
     try:
         return make_url(text)
     except (SQLAlchemyError, ValueError):
+        # Without the value: it may hold a password.
         raise ConfigError(
             f"the environment variable {source.url_env} holds no SQLAlchemy URL",
             hint="it looks like postgresql://user:password@host/database",
@@ -220,26 +223,28 @@ def _frame(
 
 
 def _series(name: str, values: Sequence[Any]) -> pl.Series:
-    """Build a column from one chunk; a database such as SQLite may mix types in it."""
+    """Build a column from one chunk; SQLite, for one, may mix types within a column."""
     try:
         series = pl.Series(name, values)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
         series = pl.Series(name, [], dtype=pl.Object)
     if series.dtype != pl.Object:
         return series
+    # Mixed numbers become floats; anything else becomes text, which the casts then judge.
     if all(value is None or isinstance(value, int | float | Decimal) for value in values):
         return pl.Series(name, [None if value is None else float(value) for value in values])
     return pl.Series(name, [None if value is None else str(value) for value in values], pl.String)
 
 
 def _without_secrets(text: str, url: URL, query: str) -> str:
-    """First line of a driver's message without password, URL, or a value that is not ours."""
+    """The first line of a driver's message, without passwords, URLs or values of the data."""
     line = text.strip().splitlines()[0] if text.strip() else "no reason given"
     line = re.sub(r"[\w+.-]+://\S+", "<url>", line)
     in_query = (value for name, value in url.query.items() if name.lower() in _SECRET_OPTIONS)
     for secret in (url.password, *in_query):
         if secret and isinstance(secret, str):
+            # Drivers echo the secret raw or as it was escaped in the URL.
             for written in (secret, quote(secret, safe=""), quote_plus(secret)):
                 line = line.replace(written, "***")
     # Drivers quote the cell that they could not read; only words of the query itself may stay.
-    return re.sub(r"(['\"])(.*?)\1", lambda found: found[0] if found[2] in query else "'...'", line)
+    return re.sub(r"(['\"])(.*?)\1", lambda match: match[0] if match[2] in query else "'...'", line)

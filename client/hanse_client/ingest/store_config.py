@@ -1,8 +1,8 @@
-"""`store.toml`: where a store's events and catalogue are, and what their columns are called.
+"""The settings of `store.toml`: where events and catalogue are, and how their columns are named.
 
 Each of `[events]` and `[catalogue]` names one source: `path` (Parquet, CSV or TSV by
 suffix, globs allowed) or `sql`, a query on the database whose URL is in the environment
-variable `url_env`. There is no key for a URL, so that no password can stand in the file.
+variable `url_env`. No setting takes a URL, so that the file never contains a password.
 
 >>> config = parse_settings(StoreConfig, {
 ...     "name": "corner-shop",
@@ -39,17 +39,17 @@ from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.paths import CUSTOMER_KEY_FILE
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
-NUMBERS = ("quantity", "price", "rating")
+_NUMBERS = ("quantity", "price", "rating")
 _JOINABLE = ("user_id", "item_id", "basket_id", "shop_id", "text", "category", "brand")
 _URL = re.compile(r"[\w+.-]+://\S+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-Columns = tuple[Annotated[str, Field(min_length=1)], ...]
-SourceT = TypeVar("SourceT", bound="Source")
+_Columns = tuple[Annotated[str, Field(min_length=1)], ...]
+_SourceT = TypeVar("_SourceT", bound="Source")
 
 
 class Source(Settings):
-    """One table: a file or a query, and what its columns are called."""
+    """One table: a file or a query, and the names of its columns."""
 
     TABLE: ClassVar[str]
     CANONICAL: ClassVar[tuple[str, ...]]
@@ -58,22 +58,23 @@ class Source(Settings):
     path: str | None = None
     """Parquet, CSV or TSV by suffix; `*`, `?` and `**` match several files."""
     separator: str = Field(default=",", min_length=1, max_length=1)
-    """Between the columns of a CSV file; a TSV file has tabs."""
+    """The separator between columns of a CSV file; a TSV file has tabs."""
     sql: str | None = None
     url_env: str | None = None
     """Name of the environment variable that holds the SQLAlchemy URL."""
-    columns: dict[str, str | Columns] = Field(default_factory=dict)
+    columns: dict[str, str | _Columns] = Field(default_factory=dict)
     """Canonical name -> name in the source, several names to be joined, or "" for none.
 
-    A column that is not mapped is looked for under its canonical name.
+    A column that is not mapped is looked up under its canonical name.
     """
     defaults: dict[str, str | float] = Field(default_factory=dict)
-    """What an absent column or an empty cell of an optional column means."""
+    """The values of optional columns that are absent, and of their empty cells."""
 
     @model_validator(mode="before")
     @classmethod
     def _no_credentials(cls, table: Any) -> Any:
-        # Raised as ConfigError, which pydantic lets through: its own error would quote the value.
+        # A ConfigError passes through pydantic; pydantic's own error would quote the value, which
+        # may hold a password.
         if not isinstance(table, Mapping):
             raise ConfigError(
                 f"{cls.TABLE} is not a table", hint=f"write [{cls.TABLE}] and keys below it"
@@ -105,12 +106,12 @@ class Source(Settings):
             )
         if (self.sql is None) != (self.url_env is None):
             raise ConfigError(
-                f"[{self.TABLE}] has {'url_env' if self.sql is None else 'sql'} alone",
+                f"[{self.TABLE}] has only {'url_env' if self.sql is None else 'sql'}",
                 hint="sql and url_env go together",
             )
         if self.path is not None and not self.path.lower().endswith(SUFFIXES):
             raise ConfigError(
-                f"{self.TABLE}.path={self.path!r} is of no known kind",
+                f"{self.TABLE}.path={self.path!r} is of an unknown file type",
                 hint=f"known suffixes: {', '.join(SUFFIXES)}",
             )
         return self
@@ -121,14 +122,14 @@ class Source(Settings):
             for name in names:
                 if name not in self.CANONICAL:
                     raise ConfigError(
-                        f"{self.TABLE}.{key} names {name!r}, which is no canonical column",
+                        f"{self.TABLE}.{key} names {name!r}, which is not a canonical column",
                         hint=f"known: {', '.join(self.CANONICAL)}",
                     )
         for name, source in self.columns.items():
             if not isinstance(source, str) and name not in _JOINABLE:
                 raise ConfigError(f"{self.TABLE}.columns.{name} cannot be joined from several")
             if not source and name in self.REQUIRED:
-                raise ConfigError(f"{self.TABLE}.columns.{name} is empty, and is required")
+                raise ConfigError(f"{self.TABLE}.columns.{name} is required and cannot be empty")
         return self
 
     @model_validator(mode="after")
@@ -137,7 +138,7 @@ class Source(Settings):
             label = f"{self.TABLE}.defaults.{name}={value!r}"
             if name in self.REQUIRED or name == "timestamp":
                 raise ConfigError(f"{label}: a required column has no default")
-            if name in NUMBERS and not (isinstance(value, float) and isfinite(value)):
+            if name in _NUMBERS and not (isinstance(value, float) and isfinite(value)):
                 raise ConfigError(f"{label} is not a number")
             if name == "event_type" and value not in EVENT_TYPES:
                 raise ConfigError(f"{label} is unknown", hint=f"known: {', '.join(EVENT_TYPES)}")
@@ -154,12 +155,12 @@ class Source(Settings):
 
     @property
     def label(self) -> str:
-        """What an error calls this source; never a URL."""
+        """The name of this source in error messages; never a URL."""
         return Path(self.path).name if self.path is not None else f"the {self.TABLE} query"
 
 
 class EventsSource(Source):
-    """What customers did."""
+    """The source of customer events."""
 
     TABLE = "events"
     CANONICAL = tuple(EVENT_COLUMNS)
@@ -168,11 +169,11 @@ class EventsSource(Source):
     timestamp_format: str | None = None
     """A strftime format, `epoch` (seconds) or `epoch_ms`; ISO 8601 if unset."""
     time_zone: str | None = None
-    """The shop's own, e.g. `Europe/Berlin`; needed when timestamps carry an offset."""
+    """The shop's time zone, e.g. `Europe/Berlin`; needed when timestamps carry an offset."""
     event_types: dict[str, EventType] = Field(default_factory=dict)
-    """The source's own word for an event -> Hanse's, e.g. `{transaction = "purchase"}`."""
+    """The source's name of an event type -> the canonical one: `{transaction = "purchase"}`."""
     keep_duplicates: bool = False
-    """True where the till writes one row per unit, so that identical rows are no fault."""
+    """True if the till writes one row per unit, so that identical rows are no duplicates."""
 
     @field_validator("time_zone")
     @classmethod
@@ -186,7 +187,7 @@ class EventsSource(Source):
 
 
 class CatalogueSource(Source):
-    """What the shop sells; public."""
+    """The source of the catalogue, which is public."""
 
     TABLE = "catalogue"
     CANONICAL = tuple(CATALOGUE_COLUMNS)
@@ -194,21 +195,21 @@ class CatalogueSource(Source):
 
 
 class StoreConfig(Settings):
-    """Everything in a `store.toml`."""
+    """All settings of a `store.toml`."""
 
     name: str = Field(min_length=1, max_length=64)
     events: EventsSource
     catalogue: CatalogueSource
     max_reject_share: float = Field(default=0.05, ge=0, le=1)
-    """The store is refused when more of its rows than this are rejected."""
+    """Ingestion fails if a larger share of the rows than this is rejected."""
     pseudonym_key: Path = Path(CUSTOMER_KEY_FILE)
-    """32 secret bytes, made on first use; whoever has them can undo the pseudonyms."""
+    """32 secret bytes, created on first use; with them the pseudonyms can be undone."""
     observed_from: date | None = None
     """First day of the store's records, a public fact; if unset, a year before training
-    ends. The day of the first event would be somebody's own, and move what is known of all."""
+    ends. The day of the first event depends on one customer, who would move everybody's rates."""
     home_key: Path | None = None
-    """32 bytes that the stores of a federation share, and its coordinator does not have:
-    they decide, the same way everywhere, which store may train on a person."""
+    """32 bytes that the stores of a federation share and its coordinator does not have. They
+    decide, the same way at every store, which one may train on a person."""
 
 
 def load_store(path: Path) -> StoreConfig:
@@ -228,7 +229,7 @@ def load_store(path: Path) -> StoreConfig:
     try:
         config = parse_settings(StoreConfig, table)
     except ConfigError as error:
-        # A URL in the wrong place may hold a password.
+        # Errors quote the value, and a URL in the wrong place may hold a password.
         raise type(error)(
             f"{path.name}: {_URL.sub('<url>', error.message)}",
             hint=_URL.sub("<url>", error.hint),
@@ -236,8 +237,8 @@ def load_store(path: Path) -> StoreConfig:
     folder = path.absolute().parent
     return config.model_copy(
         update={
-            "events": _beside(config.events, folder),
-            "catalogue": _beside(config.catalogue, folder),
+            "events": _resolved(config.events, folder),
+            "catalogue": _resolved(config.catalogue, folder),
             "pseudonym_key": folder / config.pseudonym_key,
             "home_key": None if config.home_key is None else folder / config.home_key,
         }
@@ -248,7 +249,7 @@ def load_catalogue(path: Path) -> CatalogueSource:
     """Read the `[catalogue]` of a `store.toml`, or of a file that holds nothing else.
 
     Raises:
-        ConfigError: The file cannot be read, or holds no or a malformed catalogue.
+        ConfigError: The file cannot be read, or its catalogue is missing or malformed.
     """
     table = read_toml(path).get("catalogue")
     if not isinstance(table, dict):
@@ -256,15 +257,17 @@ def load_catalogue(path: Path) -> CatalogueSource:
     try:
         source = parse_settings(CatalogueSource, table)
     except ConfigError as error:
-        # A URL in the wrong place may hold a password.
+        # Errors quote the value, and a URL in the wrong place may hold a password.
         raise type(error)(
             f"{path.name}: catalogue: {_URL.sub('<url>', error.message)}",
             hint=_URL.sub("<url>", error.hint),
         ) from None
-    return _beside(source, path.absolute().parent)
+    return _resolved(source, path.absolute().parent)
 
 
-def _beside(source: SourceT, folder: Path) -> SourceT:
+def _resolved(source: _SourceT, folder: Path) -> _SourceT:
+    """The same source with its path relative to `folder` made absolute."""
     if source.path is None or Path(source.path).is_absolute():
         return source
+    # Only the setting may hold a pattern: brackets in the folder's own name are literal.
     return source.model_copy(update={"path": str(Path(glob.escape(str(folder))) / source.path)})
