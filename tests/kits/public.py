@@ -86,7 +86,7 @@ def by_customer(store: str, data: Any) -> dict[tuple[str, str], str]:
                 *(int(data.homes[index]), data.observed_from),
             ]
         else:
-            one = data.some(np.array([index]))
+            one = data.select(np.array([index]))
             parts = [getattr(one, field) for field in (*one.BY_CUSTOMER, *one.BY_ENTRY)]
         found[store, name] = digest(*parts)
     return found

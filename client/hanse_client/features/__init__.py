@@ -1,1 +1,1 @@
-"""What models read: a store's events prepared as histories, sequences, reviews and offers."""
+"""Features: arrays by customer that are prepared from a store's events and read by all tasks."""

@@ -1,4 +1,4 @@
-"""Dataclasses of arrays on disk, one `.npz` file each, written atomically and never pickled."""
+"""Dataclasses of arrays on disk: one `.npz` file each, written atomically, without pickles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     RecordT = TypeVar("RecordT", bound=DataclassInstance)
 
+# The largest dataclass has a dozen fields; a file that lists thousands is not one of ours.
 _MOST_MEMBERS = 64
 
 
 def save_npz(record: DataclassInstance, path: Path) -> None:
-    """Write every field of a dataclass; a reader finds the old file or the new one."""
+    """Write all fields of a dataclass atomically: readers see the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {field.name: getattr(record, field.name) for field in fields(record)}
     with replacing(path) as file:
@@ -38,16 +39,17 @@ def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
     """
     with decoding(path, DataError, hint=hint), path.open("rb") as file:
         with zipfile.ZipFile(file) as archive:
+            # Before numpy reads it, which would inflate a compressed member of any size.
             check_stored(archive, path.stat().st_size, most=_MOST_MEMBERS)
-        with np.load(file, allow_pickle=False) as arrays:
-            found = {field.name: arrays[field.name] for field in fields(kind)}
-    # A field that is one number comes back as the number that it was.
-    values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in found.items()}
+        with np.load(file, allow_pickle=False) as arrays:  # a pickle would run foreign code
+            loaded = {field.name: arrays[field.name] for field in fields(kind)}
+    # numpy stores a scalar field as an array of no dimensions; turn it back into a number.
+    values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in loaded.items()}
     return kind(**values)
 
 
 def concatenated(kind: type[RecordT], parts: Sequence[RecordT]) -> RecordT:
-    """Join the arrays of at least one record, field by field, end to end."""
+    """Concatenate the arrays of one or more records, field by field, along the first axis."""
     return kind(
         **{
             field.name: np.concatenate([getattr(part, field.name) for part in parts])

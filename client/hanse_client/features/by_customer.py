@@ -1,6 +1,7 @@
-"""Arrays by customer: lots, who is at home at a store, and what each adds to a sum.
+"""Per-customer hashing, home stores, and sums in which each customer's part is bounded.
 
-What one customer can add to a sum that leaves a store is decided here, for every task.
+The bound on what one customer adds to an evaluation sum is enforced here for all tasks
+(docs/privacy.md, *Counts, losses, evaluations*).
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from hanse_common.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
 _LOT_BITS = 53
-"""A float64 holds so many bits exactly."""
+"""The precision of a float64: integers below 2^53 are exact."""
 
 
 def lots(customers: Iterable[str], *, key: str) -> npt.NDArray[np.float64]:
-    """Draw a number for each customer, by HMAC-SHA256 of their id.
+    """Pseudo-random numbers of customers, by HMAC-SHA256 of their ids.
 
-    Whoever samples customers, deals them out to stores or holds some of them out takes lots, and
-    never the place in a list or a shuffle of it: there, one customer fewer moves all others.
+    Use them to sample customers, to assign them to stores or to hold them out. Places in a
+    list or a shuffle would not do: removing one customer would move all others.
 
     Args:
         customers: N ids.
-        key: What the lots are for, and the seed; another key draws other numbers. Public.
+        key: The purpose and the seed; each key gives independent numbers. Public.
 
     Returns:
-        [N] in [0, 1), as if drawn evenly.
+        [N] uniform in [0, 1).
 
     Guarantees:
-        A customer's number depends on their own id and the key alone.
+        A customer's number depends only on their own id and the key.
 
     Example:
         >>> both = lots(["ann", "bob"], key="sample/7")
@@ -49,32 +50,34 @@ def lots(customers: Iterable[str], *, key: str) -> npt.NDArray[np.float64]:
 
 
 def at_home(homes: Ints, index: int, stores: int, *, hint: str) -> npt.NDArray[np.bool_]:
-    """Whose home is the store with this index among `stores`.
+    """Whether the store with this index is each customer's home.
 
     Args:
         homes: [N] keyed hashes of the customers; -1 if unknown.
-        index: Of the store.
-        stores: How many there are.
-        hint: What to do where homes are not known.
+        index: Of the store, in [0, stores).
+        stores: Number of stores.
+        hint: The error's hint if a home is unknown.
 
     Returns:
-        [N].
+        [N] booleans.
 
     Raises:
-        ConfigError: A customer's home is not known.
+        ConfigError: A customer's home is unknown.
 
     Example:
         >>> at_home(np.array([4, 5, 7]), 1, 3, hint="").tolist()
         [True, False, True]
     """
+    # One unknown home is refused: training on that person anyway would break the manifest's
+    # promise that each person is trained on at one store.
     if (homes < 0).any():
         raise ConfigError(
             "the federation trains on each person at one store only, and this store does "
             "not know which",
             hint=hint,
         )
-    found: npt.NDArray[np.bool_] = homes % stores == index
-    return found
+    home: npt.NDArray[np.bool_] = homes % stores == index
+    return home
 
 
 def customers_and_means(
@@ -83,19 +86,19 @@ def customers_and_means(
     *,
     allowed: Ints | None = None,
 ) -> dict[str, float]:
-    """Add up over customers: 1, and the mean of each customer's own values.
+    """Sums over customers of 1 and of the mean of each customer's own values.
 
     Args:
-        customers: [E] whose entry it is.
-        values: [E] by name.
+        customers: [E] index of each entry's customer.
+        values: Name -> [E].
         allowed: The customers to count; all if left out.
 
     Returns:
-        `customers`, and a sum by each name.
+        The number of customers as `customers`, and a sum by each name.
 
     Guarantees:
-        A customer adds a number in [0, 1] to each, whatever the values are and however many
-        entries they have: what is no number counts as 0, what is outside is moved to the edge.
+        A customer adds a number in [0, 1] to each sum, whatever the values are and however many
+        entries they have: NaN counts as 0, and other values are clipped to [0, 1].
 
     Example:
         >>> right = np.array([1.0, 0.0, 1.0])
@@ -104,9 +107,10 @@ def customers_and_means(
     """
     counted = np.isin(customers, customers if allowed is None else allowed)
     _, owner, entries = np.unique(customers[counted], return_inverse=True, return_counts=True)
+    # Clipped before the mean: the sensitivity of 1 must hold for every entry, not on average.
     sums = {
-        name: np.bincount(owner, _within_one(some[counted]), minlength=len(entries))
-        for name, some in values.items()
+        name: np.bincount(owner, _within_one(entry_values[counted]), minlength=len(entries))
+        for name, entry_values in values.items()
     }
     return {
         "customers": float(len(entries)),
@@ -115,7 +119,9 @@ def customers_and_means(
 
 
 def _within_one(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A model can be crafted so that one customer's score overflows, and would move a whole sum.
+    """Values clipped to [0, 1], NaN to 0.
+
+    A model can be crafted so that one customer's score overflows and dominates the sum.
 
     >>> _within_one(np.array([np.nan, np.inf, -np.inf, 0.5, 7.0])).tolist()
     [0.0, 1.0, 0.0, 0.5, 1.0]

@@ -1,8 +1,8 @@
-"""Histories: a store's events in the form that the model reads, prepared once.
+"""Histories: the visits of a store's customers as arrays, prepared once from its events.
 
-Events of one basket are one *visit*; without basket ids, what a customer did on one day is.
-A history is a customer's visits in order. Preparation needs polars and the text encoder;
-reading a prepared file needs numpy alone, so that a round starts training at once.
+The events of one basket are one *visit*; without basket ids, all events of a customer on one
+day are. A history is a customer's visits in order of time. Preparation needs polars and the
+text encoder; reading a prepared file needs only numpy, so that a round starts at once.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ _CATEGORY_DEPTH = 2
 
 
 def days(moment: datetime) -> float:
-    """Days since 1970 on the shop's own clock."""
+    """Days since 1970 in the shop's local time."""
     return (moment - EPOCH).total_seconds() / 86_400
 
 
 def run_split(settings: RunSettings) -> Split:
-    """The split in time that the run fixed.
+    """The run's split in time.
 
     Raises:
-        EmptyStore: It fixed none.
+        EmptyStore: The settings have none.
     """
     if settings.data.split is None:
-        raise EmptyStore("the run's settings fix no split", hint="set data.split")
+        raise EmptyStore("the run's settings have no split in time", hint="set data.split")
     return settings.data.split
 
 
 def item_class(category: str, item_id: str, level: str) -> str:
-    """The class that an item counts for when the heads rank at this level.
+    """The class of an item at a level of the vocabulary.
 
     Args:
         category: The item's path, e.g. `GROCERY/DAIRY/MILK`.
-        item_id: The item.
+        item_id: The item's id.
         level: `category` (the path's first two steps), `type` (the whole path), `product`.
     """
     if level == "product":
@@ -72,16 +72,16 @@ def item_class(category: str, item_id: str, level: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Histories:
-    """All histories of a store: N customers, V visits, L (visit, class) pairs."""
+    """All histories of a store: N customers, V visits, L (visit, class) pairs, CSR offsets."""
 
     customers: npt.NDArray[np.str_]
     """[N] pseudonyms, sorted."""
     homes: npt.NDArray[np.int64]
-    """[N] the lot that decides at which store a person may be trained on; -1 if unknown."""
+    """[N] keyed hash that decides which store may train on the person; -1 if unknown."""
     visit_offsets: npt.NDArray[np.int64]
     """[N + 1]: the visits of customer i are `visit_offsets[i]:visit_offsets[i + 1]`."""
     visit_days: npt.NDArray[np.float64]
-    """[V] when the visit began, in days since 1970; rising within a customer."""
+    """[V] beginning of the visit, in days since 1970; ascending within a customer."""
     visit_vectors: npt.NDArray[np.float16]
     """[V, vector_size] mean text vector of the visit's items."""
     visit_facts: npt.NDArray[np.float32]
@@ -91,31 +91,36 @@ class Histories:
     pair_classes: npt.NDArray[np.int32]
     """[L] distinct classes bought at a visit, as indices into the vocabulary."""
     observed_from: float
-    """First day of the store's records: earlier absence means nothing. No customer's own."""
+    """First day of the store's records, in days since 1970; it depends on no customer.
+
+    Days without a visit before it say nothing about a customer's rate.
+    """
 
     def __len__(self) -> int:
         return len(self.customers)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
-        """[N] how many visits each customer made."""
+        """[N] number of visits of each customer."""
         return np.diff(self.visit_offsets)
 
     def until(self, day: float) -> Histories:
-        """What was known at the beginning of `day`: later visits are cut off.
+        """Only the visits that began before `day`.
 
-        Customers without any visit left stay, with an empty history.
+        Customers without such a visit stay, with an empty history.
         """
-        return self._keep(self.visit_days < day)
+        return self._where(self.visit_days < day)
 
     def only(self, customers: npt.NDArray[np.int64]) -> Histories:
-        """Only the histories of some customers; the others stay, with an empty one."""
+        """Only the histories of these customers; the others stay, with an empty one."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.visit_offsets))
-        return self._keep(np.isin(owners, customers))
+        return self._where(np.isin(owners, customers))
 
-    def _keep(self, keep: npt.NDArray[np.bool_]) -> Histories:
-        """Only the visits marked [V]; every customer stays."""
+    def _where(self, keep: npt.NDArray[np.bool_]) -> Histories:
+        """Only the visits marked in the mask [V]; all customers stay."""
+        # The appended False lets an offset equal V: reduceat refuses indices past the end.
         counts = np.add.reduceat(np.append(keep, False), self.visit_offsets[:-1])
+        # Of an empty slice reduceat returns the next element instead of 0.
         counts = np.where(np.diff(self.visit_offsets) > 0, counts, 0)
         sizes = np.diff(self.pair_offsets)
         return Histories(
@@ -127,16 +132,18 @@ class Histories:
             visit_facts=self.visit_facts[keep],
             pair_offsets=offsets_of(sizes[keep]),
             pair_classes=self.pair_classes[np.repeat(keep, sizes)],
+            # Unchanged: taken from the visits that are left, it would depend on customers.
             observed_from=self.observed_from,
         )
 
     @classmethod
     def pooled(cls, parts: Sequence[Histories]) -> Histories:
-        """The histories of several stores as if they were one; customers stay apart.
+        """The histories of several stores in one place, whose customers are different people.
 
         Args:
-            parts: Of stores with one vocabulary, at least one.
+            parts: Histories of one or more stores with the same vocabulary.
         """
+        # Prefixed by store: stores may use the same pseudonym for different people.
         names = [f"{i}/{name}" for i, part in enumerate(parts) for name in part.customers]
         return cls(
             customers=np.array(names),
@@ -151,16 +158,16 @@ class Histories:
         )
 
     def active(self) -> npt.NDArray[np.int64]:
-        """Indices of the customers who have at least one visit."""
+        """Indices of the customers with at least one visit."""
         return np.flatnonzero(self.sizes)
 
     def at_home(self, index: int, stores: int) -> Histories:
-        """Only the customers whose home is the store with this index among `stores`.
+        """Remove the visits of customers whose home is not the store with this index.
 
-        The others stay, with an empty history: nothing is drawn of them.
+        Customers stay with an empty history, and training never draws them.
 
         Raises:
-            ConfigError: A customer's home is not known.
+            ConfigError: A customer's home is unknown.
         """
         here = at_home(
             self.homes,
@@ -168,7 +175,7 @@ class Histories:
             stores,
             hint="set home_key in store.toml to the stores' common key, and prepare again",
         )
-        return self._keep(np.repeat(here, self.sizes))
+        return self._where(np.repeat(here, self.sizes))
 
     def save(self, path: Path) -> None:
         """Write all arrays to one file."""
@@ -179,7 +186,7 @@ class Histories:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or not a histories file.
+            DataError: The file is missing, damaged, or not a histories file.
         """
         return load_npz(cls, path, hint="prepare the store again")
 
@@ -192,17 +199,16 @@ def prepare(
     text_vectors: dict[str, npt.NDArray[np.float32]],
     observed_from: datetime | None = None,
 ) -> Histories:
-    """Turn a store's checked events into histories.
+    """Build histories from a store's ingested events.
 
     Args:
-        data: What `ingest` let in.
+        data: The result of `ingest`.
         classes: The federation's public vocabulary, in the model's order.
-        level: What a class is: category, type or product.
-        text_vectors: Item text -> vector, for every text of the store's catalogue that an
-            event refers to.
+        level: The kind of the classes: category, type or product.
+        text_vectors: Item text -> vector [vector_size], for every text of the catalogue.
         observed_from: First day of the store's records, a public fact. If left out, the day
-            of the first event: then one customer can change what is known of all others,
-            and no promise of privacy covers it.
+            of the first event: then one customer can change the rates of all others, and no
+            promise of privacy covers it.
 
     Raises:
         EmptyStore: There is no event.
@@ -224,6 +230,7 @@ def prepare(
     visit = events["visit"].to_numpy()
     sums = np.zeros((visits.height, vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, visit, vectors[events["text_index"].to_numpy()])
+    # Only purchases make a (visit, class) pair: views and carts describe the visit alone.
     pairs = (
         events.filter(pl.col("class_index").is_not_null() & (pl.col("event_type") == "purchase"))
         .select("visit", "class_index")
@@ -248,7 +255,7 @@ def prepare(
 
 
 def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
-    """How many events are with items of classes outside the vocabulary."""
+    """Number of events with items whose class is outside the vocabulary."""
     import polars as pl
 
     foreign = data.catalogue.filter(_class_index(data.catalogue, classes, level).is_null())
@@ -256,7 +263,7 @@ def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
 
 
 def _class_index(catalogue: pl.DataFrame, classes: Sequence[str], level: str) -> pl.Series:
-    """[items] index of each item's class, null for items outside the vocabulary."""
+    """[items] index of each item's class; null for items outside the vocabulary."""
     import polars as pl
 
     known = {name: index for index, name in enumerate(classes)}
@@ -267,12 +274,14 @@ def _class_index(catalogue: pl.DataFrame, classes: Sequence[str], level: str) ->
 
 
 def _with_visits(events: pl.DataFrame) -> pl.DataFrame:
-    """Add `visit` [0, V), numbered by customer and time of its first event."""
+    """Add the column `visit` in [0, V), ascending by customer and time of the first event."""
     import polars as pl
 
     key = pl.coalesce("basket_id", pl.col("timestamp").dt.date().cast(pl.String))
     begun = pl.col("timestamp").min().over("user_id", "visit_key").alias("begun")
     events = events.with_columns(visit_key=key).with_columns(begun)
+    # Sorted down to the item, so that sums of floats over a visit do not depend on the order of
+    # the source's rows.
     events = events.sort("user_id", "begun", "visit_key", "timestamp", "item_id")
     return events.with_columns(
         visit=pl.struct("user_id", "visit_key").rle_id().cast(pl.Int64),
@@ -280,6 +289,7 @@ def _with_visits(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _visits(events: pl.DataFrame) -> pl.DataFrame:
+    """One row a visit: customer, day, items, spend, days since the last visit, event shares."""
     import polars as pl
 
     shares = [(pl.col("event_type") == kind).mean().alias(f"share_{kind}") for kind in EVENT_KINDS]
@@ -299,7 +309,10 @@ def _visits(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _facts(visits: pl.DataFrame) -> npt.NDArray[np.float32]:
-    """[V, len(FACTS)]; each row looks only at its own visit and the one before it."""
+    """[V, len(FACTS)] facts; each row depends only on its own visit and the one before it.
+
+    Scaling is by constants: means or spreads of the data would depend on other customers.
+    """
     angle = 2 * np.pi * visits["day"].to_numpy() / 7
     columns = [
         np.log1p(visits["items"].to_numpy()),

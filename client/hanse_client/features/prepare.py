@@ -1,7 +1,7 @@
-"""A store prepares its own histories: from `store.toml`, a model's vocabulary and settings.
+"""Preparation of a store's histories from `store.toml`, the model's vocabulary and run settings.
 
-What is public comes from the federation: the classes that the model ranks, the text encoder,
-since when records count. Everything else comes from the store's own data, and stays.
+The public inputs come from the federation: the classes that the model ranks, the text encoder,
+and the first day of the records. All other inputs are the store's own data and stay there.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from hanse_common.paths import CONFIG_FILE, PREPARED_FILE
 if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig
 
-_RECORDS = timedelta(days=365)
+_RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """What prepared histories depend on beside the data, and what the door counted.
+    """The inputs of a prepared histories file other than the data, and the counts of ingestion.
 
     Args:
-        vocabulary: Digest of the model's `config.json`.
+        vocabulary: Digest of the vocabulary in the model's `config.json`.
         encoder: The text encoder.
-        observed_from: First day that absence means something of, ISO 8601.
-        customers: With any visit.
-        rows: Read from the source.
-        rejected: Of them.
-        unranked: Events with items of classes that the model does not rank: their visits count,
-            their classes do not.
+        observed_from: First day of the store's records, ISO 8601.
+        customers: Number of customers with a visit.
+        rows: Number of rows read from the source.
+        rejected: Number of rows rejected.
+        unranked: Number of events with items of classes that the model does not rank; their
+            visits count, their classes do not.
     """
 
     vocabulary: str
@@ -50,7 +50,7 @@ class Preparation:
     unranked: int
 
     def fits(self, model: Path, store: StoreConfig, settings: RunSettings) -> bool:
-        """Whether histories prepared so are those that this model and these settings need."""
+        """Whether the prepared histories can be used with this model and these settings."""
         return (self.vocabulary, self.encoder, self.observed_from) == (
             _vocabulary(model),
             settings.model.encoder,
@@ -59,31 +59,31 @@ class Preparation:
 
     @classmethod
     def load(cls, histories: Path) -> Preparation | None:
-        """Read what was noted when a histories file was prepared; None if it was not here."""
+        """Read the record of a histories file; None if either of the two files is missing."""
         path = _note(histories)
         if not (path.exists() and histories.exists()):
             return None
         try:
             return cls(**read_json(path))
-        except TypeError:
+        except TypeError:  # fields of another version: the store prepares again
             return None
 
 
 def prepare_store(
     store: StoreConfig, settings: RunSettings, *, model: Path, target: Path, cache: Path
 ) -> Preparation:
-    """Read a store's data through its door and prepare its histories.
+    """Ingest a store's data and write its histories.
 
     Args:
-        store: Where the data are.
+        store: The store's sources.
         settings: The run's, for the text encoder and the split in time.
-        model: Folder of the frozen start, for the vocabulary.
-        target: The file to write; what was there is replaced as a whole.
-        cache: Folder for text vectors, kept for the next time.
+        model: Folder of the initial model, for the vocabulary.
+        target: The file to write; an old one is replaced atomically.
+        cache: Folder in which text vectors are cached.
 
     Raises:
-        ConfigError: The model and the encoder do not fit, or the store does not say since
-            when it has records.
+        ConfigError: The model and the encoder do not match, or the first day of the records
+            is unknown.
         DataError: The data cannot be used; see `ingest`.
     """
     import numpy as np
@@ -100,7 +100,7 @@ def prepare_store(
         raise ConfigError(
             f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
             f"reads {vocabulary.get('vector_size')}",
-            hint="model and settings are not of one run; ask the coordinator for both",
+            hint="model and settings belong to different runs; ask the coordinator for both",
         )
     histories = prepare(
         data,
@@ -119,31 +119,36 @@ def prepare_store(
         rejected=sum(data.rejects.values()),
         unranked=unranked(data, vocabulary["classes"], vocabulary["level"]),
     )
+    # Written after the histories: a record that exists always describes a complete file.
     write_durably(_note(target), json.dumps(asdict(done), indent=2) + "\n", mode=0o600)
     return done
 
 
 def observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
-    """First day of a store's records, as it says, or by a rule that looks at no customer.
+    """First day of a store's records: its own setting, or a year before training ends.
+
+    Guarantees:
+        The day depends on no customer.
 
     Raises:
-        ConfigError: Neither the store nor the settings' split in time says.
+        ConfigError: Neither the store's `observed_from` nor the run's split is set.
     """
     if store.observed_from is not None:
         return datetime.combine(store.observed_from, time.min)
     split = settings.data.split
     if split is None:
         raise ConfigError(
-            f"store {store.name!r} does not say since when it has records",
+            f"the first day of the records of store {store.name!r} is unknown",
             hint="set observed_from in its store.toml",
         )
     return split.train_until - _RECORDS
 
 
 def _save(histories: Histories, target: Path) -> None:
-    """Replace the file as a whole, for its owner's eyes only."""
-    _note(target).unlink(missing_ok=True)  # it speaks of what is about to go
-    before = os.umask(0o077)
+    """Replace the file atomically; only its owner can read it."""
+    # First, so that a crash in between leaves no record that describes other histories.
+    _note(target).unlink(missing_ok=True)
+    before = os.umask(0o077)  # histories are personal data
     try:
         histories.save(target)
     finally:

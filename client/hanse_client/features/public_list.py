@@ -1,8 +1,7 @@
-"""A public list that lies beside a file of data: `Beauty.items` beside `Beauty.txt`.
+"""The public list of items or labels that belongs to a data file: `Beauty.items`, `Beauty.txt`.
 
-What a model ranks, or tells apart, has to be known without looking at a customer: a list that is
-read off the data says of an item that one customer alone took it, or of a label that one customer
-alone gave it, that this customer is there.
+The classes of a model must be known without looking at a customer. A list taken from the data
+would reveal the presence of the one customer who bought an item or gave a label.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from hanse_common.errors import DataError
 
 
 def read_public_list(data: Path, suffix: str) -> list[str] | None:
-    r"""Read the list beside a file of data: one name a line, in order, empty lines left out.
+    r"""Read the list that belongs to a data file: one name a line, in order, without empty lines.
 
     Args:
-        data: The file of data.
-        suffix: Of the list, which has the same name else: `.items`.
+        data: The data file.
+        suffix: The suffix of the list, whose name is otherwise the same: `.items`.
 
     Returns:
-        None if there is no such file.
+        The names, or None if there is no such file.
 
     Raises:
-        DataError: It cannot be read, or names something twice.
+        DataError: The list cannot be read, or names something twice.
 
     Example:
         >>> import tempfile

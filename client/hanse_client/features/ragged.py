@@ -1,7 +1,4 @@
-"""Entries of a store's customers, any number each: reviews, offers, items taken.
-
-One array by customer and one by entry for each fact; `offsets` says whose entry is whose.
-"""
+"""Ragged per-customer arrays (CSR offsets): reviews, offers or items, any number a customer."""
 
 from __future__ import annotations
 
@@ -21,48 +18,49 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entries:
-    """N customers of a store, and E entries of theirs; a kind of entry adds its own arrays."""
+    """The E entries of a store's N customers; subclasses add arrays with one row an entry."""
 
     BY_CUSTOMER: ClassVar[tuple[str, ...]] = ("customers", "homes")
-    """Fields with a row a customer."""
+    """Names of the fields with one row a customer."""
     BY_ENTRY: ClassVar[tuple[str, ...]] = ()
-    """Fields with a row an entry."""
+    """Names of the fields with one row an entry."""
     HOMELESS: ClassVar[str] = "leave privacy.one_home off"
-    """What to do where homes are asked for and not known."""
+    """The hint of the error that is raised if homes are needed and unknown."""
 
     customers: npt.NDArray[np.str_]
     """[N] pseudonyms."""
     homes: Ints
-    """[N] as in `Histories`; -1 if unknown."""
+    """[N] keyed hashes, as in `Histories`; -1 if unknown."""
     offsets: Ints
-    """[N + 1]: entries `offsets[i]:offsets[i + 1]` are customer i's."""
+    """[N + 1]: customer i has the entries `offsets[i]:offsets[i + 1]`."""
 
     def __len__(self) -> int:
         return len(self.customers)
 
     @property
     def sizes(self) -> Ints:
-        """[N] how many entries each customer has."""
+        """[N] number of entries of each customer."""
         return np.diff(self.offsets)
 
     @property
     def owners(self) -> Ints:
-        """[E] whose entry it is."""
+        """[E] index of each entry's customer."""
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def active(self) -> Ints:
-        """Indices of the customers with an entry."""
+        """Indices of the customers with at least one entry."""
         return np.flatnonzero(self.sizes > 0)
 
     def only(self, rows: Mask) -> Self:
-        """These entries [E] alone; all customers stay."""
+        """Only the entries marked in the mask [E]; all customers stay, possibly with none."""
         sizes = np.bincount(self.owners[rows], minlength=len(self))
         entries = {name: getattr(self, name)[rows] for name in self.BY_ENTRY}
         return replace(self, offsets=offsets_of(sizes), **entries)
 
-    def some(self, customers: Ints) -> Self:
-        """A store of these customers alone, in this order."""
+    def select(self, customers: Ints) -> Self:
+        """A store with only these customers, by their indices, in this order."""
         offsets = offsets_of(self.sizes[customers])
+        # Row r of the result is row r + (its customer's old begin - new begin) of the source.
         begins = np.repeat(self.offsets[customers] - offsets[:-1], np.diff(offsets))
         rows = begins + np.arange(len(begins))
         return replace(
@@ -73,15 +71,17 @@ class Entries:
         )
 
     def at_home(self, index: int, stores: int) -> Self:
-        """Only the customers whose home is the store with this index; the others stay, empty.
+        """Remove the entries of customers whose home is not the store with this index.
+
+        Customers stay without entries, so that indices and pseudonyms keep their order.
 
         Raises:
-            ConfigError: A customer's home is not known.
+            ConfigError: A customer's home is unknown.
         """
         return self.only(at_home(self.homes, index, stores, hint=self.HOMELESS)[self.owners])
 
     def save(self, path: Path) -> None:
-        """Write to one file."""
+        """Write all arrays to one file."""
         save_npz(self, path)
 
     @classmethod
@@ -89,13 +89,13 @@ class Entries:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing, or holds something else.
+            DataError: The file is missing, damaged, or of another kind.
         """
         return load_npz(cls, path, hint="prepare the store again")
 
 
 def offsets_of(sizes: Ints) -> Ints:
-    """Where each customer's entries begin, and where the last one's end.
+    """CSR offsets [N + 1] of sizes [N]: the begin of each customer's entries, and the total.
 
     >>> offsets_of(np.array([2, 0, 1])).tolist()
     [0, 2, 2, 3]

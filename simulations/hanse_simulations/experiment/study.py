@@ -60,7 +60,7 @@ class Divisible(StoreData, Protocol):
         """How many customers."""
         ...
 
-    def some(self, customers: Ints) -> Divisible:
+    def select(self, customers: Ints) -> Divisible:
         """A store of these customers alone."""
         ...
 
@@ -212,7 +212,7 @@ def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
         other customer moves them, as in shares of exactly the same size they would.
     """
     home = (lots(data.customers.tolist(), key=f"stores/{seed}") * stores).astype(np.int64)
-    return [data.some(np.flatnonzero(home == store)) for store in range(stores)]
+    return [data.select(np.flatnonzero(home == store)) for store in range(stores)]
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

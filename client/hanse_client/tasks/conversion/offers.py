@@ -69,4 +69,4 @@ class Offers(Entries):
                 for name in (*cls.BY_CUSTOMER, *cls.BY_ENTRY)
             },
         )
-        return together.some(np.argsort(together.customers, kind="stable"))
+        return together.select(np.argsort(together.customers, kind="stable"))
