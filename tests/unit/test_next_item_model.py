@@ -195,7 +195,7 @@ def test_stores_too_small_and_data_of_another_task_are_refused(node, settings):
     np.savez(node.folder / "h.npz", visit_days=np.zeros(1))
     with raises("data", match="cannot be read"):
         TASK.load_data(node)
-    with raises("config", match="research data sets know no home"):
+    with raises("config", match="research data sets have no homes"):
         Sequences.of([[1, 2, 3]], items=4).at_home(0, 2)
 
 

@@ -1,9 +1,9 @@
-"""Tasks: what a store can train, each by the same rounds, clipping, noise, ledger and masks.
+"""Tasks that a store can train, all with the same rounds, clipping, noise, ledger and masks.
 
-A task is one folder with its features, model, loss and metrics. It is found by the name that
-settings have for it (`task`), through the entry points of the group `hanse.tasks`, so that
-another package may bring one. A task holds no privacy code: it says what a customer's loss is,
-and the round (`hanse_client.training.train`) clips, sums and adds noise.
+A task is one folder with its features, model, loss and metrics. It is found by its name (the
+setting `task`) among the entry points of the group `hanse.tasks`, so that other packages can
+add tasks. A task contains no privacy code: it defines a customer's loss, and the round
+(`hanse_client.training.train`) clips, sums and adds noise.
 
 >>> task_of("interest").name
 'interest'
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @cache
 def task_of(name: str) -> Task:
-    """Find a task by the name that settings have for it; its packages are imported here.
+    """Find a task by its name and import its packages.
 
     Raises:
         ConfigError: No installed package has a task of that name.
@@ -31,7 +31,7 @@ def task_of(name: str) -> Task:
     installed = _installed()
     if name not in installed:
         raise ConfigError(
-            f"this store knows no task {name!r}", hint=f"it knows {', '.join(sorted(installed))}"
+            f"this store has no task {name!r}", hint=f"it has {', '.join(sorted(installed))}"
         )
     return cast("Task", installed[name].load()())
 

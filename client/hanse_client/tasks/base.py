@@ -1,14 +1,15 @@
-"""What a round of training asks of a task: the seam between learning and privacy.
+"""The interface between a task and a round of training, and so between learning and privacy.
 
-The privacy unit is the customer, whatever is learnt. A task answers for three things, and
-clipping and noise are worth nothing without them:
+The privacy unit is the customer in every task. A task guarantees three properties, without
+which clipping and noise protect nobody:
 
-- a store's data has one entry per customer, and `active` tells who may be drawn;
+- a store's data has one entry per customer, and `active` names those who may be drawn;
 - a row of a batch is one customer, and nothing in it depends on another customer;
-- a loss is one number per row, a function of that row alone. The check before a store's
-  first private step compares gradients one customer at a time and refuses what is not so.
+- a loss is one number per row, a function of that row only. The check before a store's
+  first private step compares it with gradients of one customer at a time, and refuses a
+  model for which they differ.
 
-Models, draws and batches are each task's own; here they are only passed on.
+Models, draws and batches belong to the task; a round only passes them on.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ class StoreData(Protocol):
 
     @property
     def sizes(self) -> Ints:
-        """[N] length of each customer's history, in the task's own entries."""
+        """[N] number of each customer's entries: visits, items, reviews or offers."""
         ...
 
     def active(self) -> Ints:
-        """Indices of the customers who have something to learn from."""
+        """Indices of the customers who have training examples."""
         ...
 
     def at_home(self, index: int, stores: int) -> Self:
-        """Only the customers whose home is the store with this index; the others stay, empty.
+        """Remove the entries of customers whose home is not the store with this index.
 
         Raises:
-            ConfigError: A customer's home is not known.
+            ConfigError: A customer's home is unknown.
         """
         ...
 
@@ -72,10 +73,10 @@ class Draw(Protocol):
 
 
 class Batch(Protocol):
-    """A model's input and targets for some rows of a draw."""
+    """A model's input and targets for rows of a draw."""
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         ...
 
     def rows(self, start: int, stop: int) -> Self:
@@ -84,21 +85,23 @@ class Batch(Protocol):
 
 
 class Figures(Protocol):
-    """What an evaluation found at a store; they stay there."""
+    """The results of an evaluation at a store, case by case; they stay there."""
 
     def metrics(self) -> dict[str, float]:
-        """Figures for a table; NaN where there is nothing to judge."""
+        """Metrics for a table; NaN without any case."""
         ...
 
     def sums(self, allowed: Ints | None = None) -> dict[str, float]:
-        """What may leave the store under masks and noise: sums over customers.
+        """Sums over customers, which may leave the store under masks and noise.
 
         Args:
             allowed: Indices of the customers to count; all if left out.
 
         Returns:
-            Each of `hanse_common.vector.evaluation_names(task)`; every customer adds a
-            number in [0, 1] to each.
+            Each of `hanse_common.vector.evaluation_names(task)`.
+
+        Guarantees:
+            A customer adds a number in [0, 1] to each sum.
         """
         ...
 
@@ -111,33 +114,33 @@ class Figures(Protocol):
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or holds no such figures.
+            DataError: The file is missing, damaged, or of another task.
         """
         ...
 
     @classmethod
     def pooled(cls, parts: list[Self]) -> Self:
-        """The figures of several stores as if they were one."""
+        """The figures of several stores, concatenated."""
         ...
 
 
 class Task(Protocol):
-    """One thing to learn from a store's customers."""
+    """A prediction task on a store's customers."""
 
     name: str
-    """As `RunSettings.task` has it."""
+    """The value of `RunSettings.task`."""
     figures: type[Figures]
 
     def load_model(self, folder: Path) -> nn.Module:
-        """Read the frozen start of the model, as `save_pretrained` wrote it."""
+        """Read the initial model that `save_pretrained` wrote."""
         ...
 
     def freeze(self, model: Any, settings: RunSettings) -> None:
-        """Leave trainable what the settings train, and freeze the rest."""
+        """Make the parameters trainable that the settings name, and freeze the others."""
         ...
 
     def load_data(self, node: Node) -> StoreData:
-        """The store's prepared data, all of it.
+        """Read all of the store's prepared data.
 
         Raises:
             DataError: It is missing, or of another task.
@@ -145,11 +148,11 @@ class Task(Protocol):
         ...
 
     def training_data(self, data: Any, settings: RunSettings) -> StoreData:
-        """What of it training may look at: nothing that validation or test ask for."""
+        """The part of the data that training may use: no targets of validation or test."""
         ...
 
     def training_ends(self, settings: RunSettings) -> str:
-        """What a store without anything to train on lacks, after `store 'x' has no`."""
+        """What a store without training data lacks; completes `store 'x' has no`."""
         ...
 
     def draw(
@@ -160,32 +163,32 @@ class Task(Protocol):
         settings: RunSettings,
         rng: np.random.Generator,
     ) -> Draw:
-        """Make a step's examples of the customers who are in it.
+        """Draw a step's examples, one row for each customer in it.
 
         Args:
             data: From `training_data`.
-            customers: [R] who was drawn.
-            model: Gives sizes; nothing is asked of it.
+            customers: [R] indices of the customers drawn.
+            model: Used for its sizes only.
             settings: The run's.
-            rng: For all that is random about the examples.
+            rng: The source of all randomness of the examples.
 
         Guarantees:
-            A customer's row depends on `rng` and on that customer's data, on nobody else's.
+            A customer's row depends on `rng` and that customer's data, on no other customer's.
         """
         ...
 
     def rows_at_once(self, model: Any) -> int:
-        """How many rows fit in memory together; changes no result."""
+        """Number of rows that fit in memory together; it affects speed only."""
         ...
 
     def collate(self, data: Any, draw: Any, model: Any) -> Batch:
-        """Build the model's input and targets for some rows of a draw."""
+        """Build the model's input and targets for rows of a draw."""
         ...
 
     def losses(self, model: Any, batch: Any, settings: RunSettings) -> Tensor:
-        """Each row's own loss [B], a function of nobody else's data."""
+        """Each row's loss [B], a function of that row only."""
         ...
 
     def evaluate(self, data: Any, model: Any, settings: RunSettings, split: str) -> Figures:
-        """Judge the model on a split of a store's customers: `validate` or `test`."""
+        """Evaluate the model on a split of a store's customers: `validate` or `test`."""
         ...

@@ -1,6 +1,7 @@
-"""How good a ranking or a forecast is: HR@k, recall@k, NDCG@k over all classes; AUC; calibration.
+"""Metrics of rankings (HR@k, recall@k, NDCG@k) and of predicted probabilities (AUC, AP, ECE).
 
-Full ranking, no sampled candidates (Krichene and Rendle 2020 show what samples distort).
+All classes are ranked, without sampled candidates, which distort the metrics (Krichene and
+Rendle 2020).
 """
 
 from __future__ import annotations
@@ -17,34 +18,36 @@ TOP = 10
 def ranking_metrics(
     scores: Scores, targets: Mask, *, allowed: Mask | None = None, k: int = TOP
 ) -> dict[str, Floats]:
-    """Judge rankings, one a row, against what was really bought.
+    """Metrics of rankings, one a row, against the classes that were bought.
 
     Args:
         scores: [R, C], higher is better; ties go to the lower class index.
         targets: [R, C] the classes bought.
-        allowed: [R, C] classes that may be ranked; the others neither rank nor count.
+        allowed: [R, C] classes that are ranked and counted as targets; all if left out.
         k: Length of the list.
 
     Returns:
-        `hr@k`, `recall@k` and `ndcg@k`, [R'] each, over the rows with a target left; NDCG's
-        ideal list holds min(k, targets) hits.
+        `hr@k`, `recall@k` and `ndcg@k`, [R'] each, over the rows with an allowed target; the
+        ideal list of NDCG has min(k, targets) hits.
 
     Example:
         >>> bought = np.array([[False, True, True]])
-        >>> found = ranking_metrics(np.array([[3.0, 2.0, 1.0]]), bought, k=2)
-        >>> {name: round(float(value[0]), 3) for name, value in found.items()}
+        >>> metrics = ranking_metrics(np.array([[3.0, 2.0, 1.0]]), bought, k=2)
+        >>> {name: round(float(value[0]), 3) for name, value in metrics.items()}
         {'hr@2': 1.0, 'recall@2': 0.5, 'ndcg@2': 0.387}
     """
     if allowed is not None:
         targets = targets & allowed
         scores = np.where(allowed, scores, -np.inf)
-    wanted = targets.any(axis=1)
-    scores, targets = scores[wanted], targets[wanted]
+    judged = targets.any(axis=1)
+    scores, targets = scores[judged], targets[judged]
     size = min(k, scores.shape[1])
+    # Stable, so that ties go to the lower index on every platform.
     top = np.argsort(-scores, axis=1, kind="stable")[:, :size]
     hits = np.take_along_axis(targets, top, axis=1).astype(np.float64)
     if allowed is not None:
-        hits *= np.take_along_axis(allowed[wanted], top, axis=1)
+        # With fewer than k allowed classes the list ends in others, which are no hits.
+        hits *= np.take_along_axis(allowed[judged], top, axis=1)
     discounts = 1.0 / np.log2(np.arange(2, size + 2))
     sizes = targets.sum(axis=1)
     ideal = np.cumsum(discounts)[np.minimum(sizes, size) - 1]
@@ -56,14 +59,14 @@ def ranking_metrics(
 
 
 def auc(scores: Scores, positive: Mask) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties half.
+    """Area under the ROC curve, from the rank sum (Mann and Whitney 1947); ties count half.
 
     Args:
         scores: [N].
         positive: [N].
 
     Returns:
-        In [0, 1]; NaN if one of the two sides is empty (Mann and Whitney 1947).
+        In [0, 1]; NaN without a positive or without a negative.
     """
     positives = int(positive.sum())
     negatives = len(positive) - positives
@@ -76,7 +79,7 @@ def auc(scores: Scores, positive: Mask) -> float:
 
 
 def average_precision(scores: Scores, positive: Mask) -> float:
-    """Mean precision at each positive, the best score first; ties count as one step.
+    """Mean of the precision at each positive, by descending score; ties count as one step.
 
     Args:
         scores: [N].
@@ -89,29 +92,30 @@ def average_precision(scores: Scores, positive: Mask) -> float:
         >>> round(average_precision(np.array([0.9, 0.8, 0.1]), np.array([True, False, True])), 3)
         0.833
     """
-    found = int(positive.sum())
-    if not found:
+    positives = int(positive.sum())
+    if not positives:
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positive[order])
+    # The last place of each group of equal scores, so that their order does not matter.
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     gained = np.diff(hits[last], prepend=0)
-    return float((gained * hits[last] / (last + 1)).sum() / found)
+    return float((gained * hits[last] / (last + 1)).sum() / positives)
 
 
 def reliability(chances: Scores, positive: Mask, *, bins: int = 10) -> list[dict[str, float]]:
-    """Predicted and observed rates, by how likely it was said to be.
+    """Predicted and observed rates, by bins of the predicted probability.
 
     Args:
-        chances: [N] in [0, 1].
+        chances: [N] probabilities in [0, 1].
         positive: [N].
-        bins: Of equal width.
+        bins: Number of bins of equal width.
 
     Returns:
-        Of each bin that holds any: how many `cases`, the mean chance `mean_predicted`, and the
-        share that was positive, `observed`.
+        For each bin that is not empty: the number of `cases`, the mean probability
+        `mean_predicted`, and the share of positives `observed`.
     """
-    place = np.minimum((chances * bins).astype(np.int64), bins - 1)
+    place = np.minimum((chances * bins).astype(np.int64), bins - 1)  # 1.0 is in the last bin
     cases = np.bincount(place, minlength=bins)
     predicted = np.bincount(place, chances, minlength=bins)
     observed = np.bincount(place, positive, minlength=bins)
@@ -126,10 +130,11 @@ def reliability(chances: Scores, positive: Mask, *, bins: int = 10) -> list[dict
 
 
 def calibration_error(chances: Scores, positive: Mask, *, bins: int = 10) -> float:
-    """How far predicted rates are from observed ones, a mean over cases (Naeini et al. 2015).
+    """Expected calibration error over bins of equal width (Naeini et al. 2015).
 
     Returns:
-        Expected calibration error over bins of equal width; NaN without a case.
+        The mean over cases of the distance between predicted and observed rate, in [0, 1]; NaN
+        without a case.
     """
     if not len(chances):
         return float("nan")

@@ -1,1 +1,1 @@
-"""Task `conversion`: will this customer redeem a coupon of this campaign?"""
+"""Task `conversion`: predicts whether a customer redeems a coupon of a campaign."""

@@ -1,7 +1,7 @@
-"""What a store knew of a customer on the day before a campaign began, as numbers.
+"""Features of offers: what the store knew about a customer when a campaign began.
 
-Everything is counted from the store's own tills and mailings, and scaled by constants that are
-the same everywhere: a mean or a spread of the customers at hand would tell of them.
+They are counted from the store's own sales and mailings, and scaled by constants that all
+stores share: means or spreads of a store's data would depend on its other customers.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import polars as pl
 from hanse_client.features.ragged import offsets_of
 from hanse_client.tasks.conversion.offers import Offers
 
-KINDS: Final = ("A", "B", "C")
-WINDOWS: Final = (28, 84)
+_KINDS: Final = ("A", "B", "C")
+_WINDOWS: Final = (28, 84)
 USUAL_RATE, _WEIGHT = 0.05, 4.0
-"""What a customer with no campaign behind them is taken to redeem, and how many campaigns that
-counts for: round figures, read off nobody's data."""
-USUAL_LOGIT: Final = math.log(USUAL_RATE / (1 - USUAL_RATE))
+"""The prior redemption rate, and the number of campaigns that it counts for: round figures that
+are taken from no data."""
+_USUAL_LOGIT: Final = math.log(USUAL_RATE / (1 - USUAL_RATE))
 _LATELY = 84.0
+"""Days in which the feature `redeemed_lately` decays by a factor e."""
 _LONG = 365.0
-"""Days since the last visit of somebody who has none."""
+"""Days since the last visit of a customer without any."""
 NAMES: Final = (
     "prior",
     *("recency", "visits_28", "visits_84", "spend_28", "spend_84", "spend_a_visit"),
@@ -37,30 +38,30 @@ NAMES: Final = (
     *("kind_A", "kind_B", "length", "coupons"),
     *("A_and_visits", "A_and_coupon_visits", "A_and_prior", "A_and_redeemed_lately"),
 )
-"""In the order of `Offers.features`. The first is how far the logit of the customer's prior rate
-is from that of the usual one."""
+"""In the order of `Offers.features`. The first is the logit of the customer's prior rate less
+the logit of `USUAL_RATE`."""
 
 _CENTRED: Final = frozenset({*NAMES[1:15], "kind_A", "kind_B", "length", "coupons"})
 _MIDDLE = 0.5
-"""Taken off what has no zero to speak of: steps are the surer, and gradients the shorter."""
+"""Subtracted from features that are rarely near 0: gradients are shorter, so clipping cuts less."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mailings:
-    """Campaigns as a shop's marketing keeps them."""
+    """The tables of a shop's marketing campaigns."""
 
     campaigns: pl.DataFrame
     """`campaign_id, kind, start, end`: an integer, A, B or C, and two dates, both included."""
     coupons: pl.DataFrame
-    """`campaign_id, coupon_id, item_id, category`: what each coupon is for. The category is the
-    public catalogue's: read off the customers' purchases, it would tell one of another's."""
+    """`campaign_id, coupon_id, item_id, category`: the items that each coupon is for. The
+    category is the public catalogue's; taken from purchases, it would depend on customers."""
     sent: pl.DataFrame
     """`campaign_id, user_id`."""
     redemptions: pl.DataFrame
     """`campaign_id, user_id, coupon_id, day`."""
 
     def of(self, customers: pl.Series) -> Mailings:
-        """The mailings and redemptions of some customers; all campaigns stay."""
+        """Only the mailings and redemptions of these customers; all campaigns stay."""
         known = pl.col("user_id").is_in(customers.to_list())
         return Mailings(
             campaigns=self.campaigns,
@@ -71,25 +72,25 @@ class Mailings:
 
 
 def check_mailings(mailings: Mailings, *, observed_from: date) -> tuple[Mailings, dict[str, int]]:
-    """Leave out what cannot be used, and count it.
+    """Reject and count the rows that cannot be used.
 
     Args:
-        mailings: As they came.
+        mailings: The tables of the shop's marketing.
         observed_from: First day of the store's records of purchases.
 
     Returns:
-        What is left, and how many rows were left out, by reason.
+        The valid rows, and the number of rejected rows by reason.
 
     Edge cases:
-        A redemption outside its campaign's days, or by somebody whom it was not sent to, is
-        left out: it is no outcome of an offer.
+        A redemption outside its campaign's days, or by a customer to whom the campaign was not
+        sent, is rejected: it is not the outcome of an offer.
     """
     rejected: Counter[str] = Counter()
 
     def keep(table: pl.DataFrame, reason: str, right: pl.Expr) -> pl.DataFrame:
-        kept = table.filter(right.fill_null(value=False))
-        rejected[reason] += table.height - kept.height
-        return kept
+        accepted = table.filter(right.fill_null(value=False))
+        rejected[reason] += table.height - accepted.height
+        return accepted
 
     campaigns = mailings.campaigns.unique("campaign_id", keep="first", maintain_order=True)
     rejected["campaigns listed twice"] = mailings.campaigns.height - campaigns.height
@@ -97,7 +98,7 @@ def check_mailings(mailings: Mailings, *, observed_from: date) -> tuple[Mailings
         campaigns, "campaigns that end before they start", pl.col("start") <= pl.col("end")
     )
     campaigns = keep(
-        campaigns, f"campaigns of no kind of {', '.join(KINDS)}", pl.col("kind").is_in(KINDS)
+        campaigns, f"campaigns of no kind of {', '.join(_KINDS)}", pl.col("kind").is_in(_KINDS)
     )
     every = campaigns
     campaigns = keep(
@@ -106,7 +107,7 @@ def check_mailings(mailings: Mailings, *, observed_from: date) -> tuple[Mailings
     early = every.join(campaigns, on="campaign_id", how="anti")["campaign_id"].to_list()
 
     def of_known(table: pl.DataFrame, what: str) -> pl.DataFrame:
-        # Those of campaigns too early go with their campaign, which has been counted.
+        # Rows of campaigns that are too early were counted with their campaign.
         rest = table.filter(~pl.col("campaign_id").is_in(early))
         known = pl.col("campaign_id").is_in(campaigns["campaign_id"].to_list())
         return keep(rest, f"{what} of unknown campaigns", known)
@@ -131,15 +132,15 @@ def check_mailings(mailings: Mailings, *, observed_from: date) -> tuple[Mailings
 
 
 def prepare_offers(events: pl.DataFrame, mailings: Mailings) -> Offers:
-    """Put numbers to every offer of a store.
+    """Compute the features of every offer of a store.
 
     Args:
         events: `user_id, item_id, category, timestamp, basket_id, spent` of its customers.
         mailings: From `check_mailings`, of its customers.
 
     Guarantees:
-        An offer's features depend on that customer's events and redemptions before the
-        campaign's first day, on the campaigns that they were sent before it, and on it itself.
+        An offer's features depend only on that customer's events and redemptions before the
+        campaign's first day, the campaigns that they were sent before, and the campaign itself.
     """
     users = sorted(mailings.sent["user_id"].unique().to_list())
     rows = [
@@ -179,7 +180,7 @@ def _offers(users: list[str], table: pl.DataFrame) -> Offers:
 def _one_campaign(
     events: pl.DataFrame, mailings: Mailings, campaign: Mapping[str, Any]
 ) -> pl.DataFrame:
-    """Everybody whom a campaign was sent to, in the columns `_COLUMNS`."""
+    """The offers of one campaign, one row a customer, in the columns `_COLUMNS`."""
     number, start = campaign["campaign_id"], campaign["start"]
     sent = mailings.sent.filter(pl.col("campaign_id") == number).select("user_id")
     own = mailings.redemptions.filter(pl.col("campaign_id") == number)
@@ -197,11 +198,13 @@ def _one_campaign(
         .fill_null(0)
     )
     coupons = mailings.coupons.filter(pl.col("campaign_id") == number)["coupon_id"].n_unique()
+    # A pseudo-count of `_WEIGHT` campaigns, so that rates stay off 0 and 1 and logits finite.
     rate = (pl.col("answered") + _WEIGHT * USUAL_RATE) / (pl.col("sent") + _WEIGHT)
     kind_a = float(campaign["kind"] == "A")
     visits, matching = _log("visits_84") / 4, _log("matching_84") / 3
     lately = (-pl.col("since_redeemed") / _LATELY).exp()
-    prior = (rate / (1 - rate)).log() - USUAL_LOGIT
+    prior = (rate / (1 - rate)).log() - _USUAL_LOGIT
+    # The divisors bring each feature to about unit size; round constants, taken from no data.
     features = {
         "prior": prior,
         "recency": _log("quiet") / 4,
@@ -242,7 +245,7 @@ def _one_campaign(
 def _shopping(
     events: pl.DataFrame, mailings: Mailings, campaign: Mapping[str, Any]
 ) -> pl.DataFrame:
-    """What customers bought before a campaign: all of it, its goods, and goods like them."""
+    """Purchases before a campaign: all, of its coupons' items, and of the same categories."""
     start = datetime.combine(campaign["start"], time.min)
     goods = mailings.coupons.filter(pl.col("campaign_id") == campaign["campaign_id"])
     sent = mailings.sent.filter(pl.col("campaign_id") == campaign["campaign_id"])
@@ -255,7 +258,7 @@ def _shopping(
             near=pl.col("category").is_in(goods["category"].drop_nulls().unique().to_list()),
         )
     )
-    short, long = (pl.col("ago") <= days for days in WINDOWS)
+    short, long = (pl.col("ago") <= days for days in _WINDOWS)
 
     def visits(which: pl.Expr) -> pl.Expr:
         return pl.col("basket_id").filter(which).n_unique()
@@ -277,7 +280,8 @@ def _shopping(
 
 
 def _answers(mailings: Mailings, start: date) -> pl.DataFrame:
-    """What customers were sent before a campaign, and what they had redeemed by then."""
+    """Campaigns that customers were sent before this one, and their redemptions before it."""
+    # Only what lies before `start`: a later redemption would leak the label into a feature.
     begun = mailings.campaigns.filter(pl.col("start") < start).select("campaign_id")
     sent = mailings.sent.join(begun, on="campaign_id", how="semi")
     redeemed = mailings.redemptions.filter(pl.col("day") < start)

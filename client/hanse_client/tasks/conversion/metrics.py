@@ -1,4 +1,4 @@
-"""How well conversions were predicted: area under the curve, precision, calibration."""
+"""Metrics of predicted conversions: area under the ROC curve, precision and calibration."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ NAMES = ("auc", "auc_within", "ap", "ece", "mean_predicted", "observed")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversions:
-    """What an evaluation found, one entry per judged offer.
+    """Predicted probabilities and outcomes of E offers.
 
     Example:
-        >>> found = Conversions(
+        >>> conversions = Conversions(
         ...     chances=np.array([0.2, 0.9, 0.1], np.float32),
         ...     redeemed=np.array([False, True, False]),
         ...     campaigns=np.array([1, 1, 2]),
         ...     customers=np.array([0, 1, 1]),
         ... )
-        >>> found.metrics()["auc"], {name: round(x, 3) for name, x in found.sums().items()}
+        >>> sums = conversions.sums()
+        >>> conversions.metrics()["auc"], {name: round(x, 3) for name, x in sums.items()}
         (1.0, {'customers': 2.0, 'brier': 0.05})
     """
 
     chances: npt.NDArray[np.float32]
-    """[E]."""
+    """[E] predicted probability of a redemption."""
     redeemed: npt.NDArray[np.bool_]
-    """[E]."""
+    """[E] whether a coupon was redeemed."""
     campaigns: npt.NDArray[np.int64]
-    """[E]."""
+    """[E] number of the campaign."""
     customers: npt.NDArray[np.int64]
-    """[E] whose offer it is, as an index into the store's offers."""
+    """[E] index of each offer's customer in the store's offers."""
 
     def metrics(self) -> dict[str, float]:
-        """Figures over all offers; NaN where there is nothing to judge.
+        """Metrics over all offers; NaN without any.
 
         Returns:
-            `auc`; `auc_within`, which compares customers of one campaign alone, a mean over
-            campaigns by their redemptions: who, of those whom it was sent to? (`auc` also
-            judges which campaign); average precision `ap`; calibration error `ece`; the mean
-            chance `mean_predicted`, and the share that redeemed, `observed`.
+            `auc`; `auc_within`, the mean of each campaign's own AUC weighted by redemptions
+            (`auc` also compares offers of different campaigns); average precision `ap`;
+            calibration error `ece`; the mean probability `mean_predicted`, and the share that
+            redeemed, `observed`.
         """
         if not len(self.redeemed):
             return dict.fromkeys(NAMES, float("nan"))
@@ -61,7 +62,7 @@ class Conversions:
         }
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
-        """Sums over customers: 1, and the mean squared error of a customer's chances."""
+        """Sums over customers of 1 and of a customer's Brier score; see `Figures.sums`."""
         errors = np.square(self.chances.astype(np.float64) - self.redeemed)
         return customers_and_means(self.customers, {"brier": errors}, allowed=allowed)
 
@@ -74,16 +75,17 @@ class Conversions:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or holds no such figures.
+            DataError: The file is missing, damaged, or of another kind.
         """
         return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Conversions]) -> Conversions:
-        """The figures of several stores as if they were one."""
+        """The results of several stores, concatenated."""
         return concatenated(cls, parts)
 
     def _within(self) -> float:
+        """The mean of each campaign's AUC, weighted by its redemptions."""
         values, weights = [], []
         for campaign in np.unique(self.campaigns):
             of = self.campaigns == campaign

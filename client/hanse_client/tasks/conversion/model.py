@@ -1,7 +1,7 @@
-"""The conversion model: will this customer redeem a coupon of this campaign?
+"""The conversion model: a logistic regression on an offer's features.
 
-- one linear head over what was known before the campaign, a weight a fact and one more
-- added to the customer's own prior rate, so that a model that learnt nothing says that rate
+- one linear layer with a bias over the features of `features.NAMES`
+- added to the logit of the customer's prior rate, which an untrained model therefore predicts
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hanse_client.model.config import ConversionConfig
 
 
 class ConversionModel(PreTrainedModel):
-    """Foretells conversions.
+    """Predicts conversions.
 
     Example:
         >>> from torch import sigmoid, tensor
@@ -35,15 +35,15 @@ class ConversionModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: `fresh` does, and what is read from a file stays as it is."""
+        """Do nothing: `fresh` sets new weights, and weights of a file stay as they are."""
 
     @classmethod
     def fresh(cls, features: Sequence[str], *, usual_rate: float) -> ConversionModel:
-        """A model that says every customer's prior rate.
+        """A model that predicts every customer's prior rate.
 
         Args:
-            features: Names of what is known, the prior first.
-            usual_rate: In (0, 1).
+            features: Names of the features, the prior first.
+            usual_rate: The prior rate of a customer without campaigns, in (0, 1).
         """
         model = cls(ConversionConfig(features=features, usual_rate=usual_rate))
         nn.init.zeros_(model.head.weight)
@@ -51,7 +51,7 @@ class ConversionModel(PreTrainedModel):
         return model
 
     def forward(self, features: Tensor) -> Tensor:
-        """Judge offers.
+        """Predict conversions.
 
         Args:
             features: [..., F].
@@ -60,14 +60,15 @@ class ConversionModel(PreTrainedModel):
             [...] logits of a conversion.
         """
         usual = math.log(self.config.usual_rate / (1 - self.config.usual_rate))
-        learnt: Tensor = self.head(features).squeeze(-1)
-        return usual + features[..., 0] + learnt
+        correction: Tensor = self.head(features).squeeze(-1)
+        # Feature 0 is the prior's logit less the usual one, so the sum starts at the prior.
+        return usual + features[..., 0] + correction
 
     def train_only(self, part: str) -> Sequence[str]:
-        """Train the head, which is all there is; returns its parameters' names, sorted.
+        """Make the head trainable; returns the sorted names of its parameters.
 
         Args:
-            part: Whatever `model.trainable` says.
+            part: The value of `model.trainable`, which makes no difference here.
         """
         self.requires_grad_(True)
         return sorted(name for name, _ in self.named_parameters())

@@ -1,7 +1,7 @@
-"""Offers: each campaign that a customer was sent, what was known then, and whether it sold.
+"""Offers: the campaigns that customers were sent, with features and outcomes.
 
-A campaign's outcome is known when it is over. Training on a day therefore looks at campaigns
-that had ended by then, and a forecast is judged on campaigns that begin later.
+The outcome of a campaign is known when it is over. Training up to a day therefore uses
+campaigns that had ended by then, and evaluation uses campaigns that begin later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Offers(Entries):
-    """Offers of a store: N customers in order of name, E campaigns sent to one, F facts of each.
+    """A store's E offers, one campaign sent to one of N customers (by pseudonym), F features each.
 
     Example:
         >>> store = Offers(
@@ -38,25 +38,25 @@ class Offers(Entries):
     """
 
     BY_ENTRY: ClassVar = ("campaigns", "features", "starts", "ends", "redeemed")
-    HOMELESS: ClassVar = "leave privacy.one_home off: prepared offers know no home"
+    HOMELESS: ClassVar = "leave privacy.one_home off: prepared offers have no homes"
 
     campaigns: Ints
-    """[E]."""
+    """[E] number of the campaign."""
     features: Floats
-    """[E, F] what was known before the start, in the order of `features.NAMES`."""
+    """[E, F] known before the campaign began, in the order of `features.NAMES`."""
     starts: Ints
     """[E] first day of the campaign, in days since 1970."""
     ends: Ints
-    """[E] its last day."""
+    """[E] last day of the campaign, in days since 1970."""
     redeemed: Mask
-    """[E] whether the customer redeemed a coupon of it, on one of its days."""
+    """[E] whether the customer redeemed one of its coupons during the campaign."""
 
     def over_by(self, day: float) -> Offers:
-        """Campaigns whose last day was over then; all customers stay."""
-        return self.only(self.ends + 1 <= day)
+        """Only the offers of campaigns that ended before `day`; all customers stay."""
+        return self.only(self.ends + 1 <= day)  # the last day itself is part of the campaign
 
     def starting(self, since: float, until: float) -> Offers:
-        """Campaigns that began in `[since, until)`; all customers stay."""
+        """Only the offers of campaigns that began in `[since, until)`; all customers stay."""
         return self.only((self.starts >= since) & (self.starts < until))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Task `conversion`: will this customer redeem a coupon of this campaign? Split in time."""
+"""The adapter of the task `conversion`; data are split in time."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OfferDraw:
-    """The customers of a step, with all that they were sent."""
+class _OfferDraw:
+    """The customers of a step; each has all of their offers."""
 
     customers: Ints
 
     def __len__(self) -> int:
         return len(self.customers)
 
-    def rows(self, start: int, stop: int) -> OfferDraw:
+    def rows(self, start: int, stop: int) -> _OfferDraw:
         """The rows of a slice."""
-        return OfferDraw(customers=self.customers[start:stop])
+        return _OfferDraw(customers=self.customers[start:stop])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OfferBatch:
-    """Offers of B customers, K at most, padded on the right."""
+class _OfferBatch:
+    """Offers of B customers, at most K each, padded on the right."""
 
     features: Tensor
     """[B, K, F]."""
     redeemed: Tensor
     """[B, K] 0 or 1."""
     mask: Tensor
-    """[B, K] 1 where there is an offer."""
+    """[B, K] 1 for an offer, 0 for padding."""
 
     def __len__(self) -> int:
         return len(self.features)
 
-    def rows(self, start: int, stop: int) -> OfferBatch:
+    def rows(self, start: int, stop: int) -> _OfferBatch:
         """The customers of a slice."""
         part = slice(start, stop)
         return replace(
@@ -76,15 +76,15 @@ class ConversionTask:
         model.train_only(settings.model.trainable)
 
     def load_data(self, node: Node) -> Offers:
-        """Offers."""
+        """The store's prepared offers."""
         return node.prepared(Offers)
 
     def training_data(self, data: Offers, settings: RunSettings) -> Offers:
-        """Campaigns that were over by `train_until`: of the others, what came is not known."""
+        """Offers of campaigns that ended before `train_until`; others have no outcome yet."""
         return data.over_by(days(run_split(settings).train_until))
 
     def training_ends(self, settings: RunSettings) -> str:
-        """Somebody with such a campaign."""
+        """See `Task.training_ends`."""
         return f"customer with a campaign that was over by {run_split(settings).train_until}"
 
     def draw(
@@ -94,67 +94,68 @@ class ConversionTask:
         model: ConversionModel,
         settings: RunSettings,
         rng: np.random.Generator,
-    ) -> OfferDraw:
-        """All that they were sent; nothing is by chance."""
-        return OfferDraw(customers=customers)
+    ) -> _OfferDraw:
+        """All offers of each customer; nothing is random."""
+        return _OfferDraw(customers=customers)
 
     def rows_at_once(self, model: ConversionModel) -> int:
-        """A few dozen numbers an offer."""
+        """A constant, as an offer has a few dozen numbers."""
         return _ROWS
 
-    def collate(self, data: Offers, draw: OfferDraw, model: ConversionModel) -> OfferBatch:
-        """Everybody's offers.
+    def collate(self, data: Offers, draw: _OfferDraw, model: ConversionModel) -> _OfferBatch:
+        """Pad each customer's offers to the longest list of the draw.
 
         Guarantees:
-            A row depends on that customer's offers alone, but for how far it is padded.
+            A row depends only on that customer's offers, except for the amount of padding.
         """
         first, sizes = data.offsets[draw.customers], data.sizes[draw.customers]
         width = int(sizes.max(initial=1))
         there = np.arange(width) < sizes[:, None]
         place = np.where(there, first[:, None] + np.arange(width), 0)
         features = np.where(there[..., None], data.features[place], np.float32(0))
-        return OfferBatch(
+        return _OfferBatch(
             features=torch.from_numpy(features),
             redeemed=torch.from_numpy((data.redeemed[place] & there).astype(np.float32)),
             mask=torch.from_numpy(there.astype(np.float32)),
         )
 
-    def losses(self, model: ConversionModel, batch: OfferBatch, settings: RunSettings) -> Tensor:
-        """Mean of a customer's binary cross-entropies, [B]: many offers count for no more."""
+    def losses(self, model: ConversionModel, batch: _OfferBatch, settings: RunSettings) -> Tensor:
+        """Each customer's mean binary cross-entropy [B], however many offers they have."""
         each = torch.nn.functional.binary_cross_entropy_with_logits(
             model(batch.features), batch.redeemed.to(batch.features.dtype), reduction="none"
         )
+        # Padding has weight 0; a mean over K instead would depend on the longest other row.
         mean: Tensor = (each * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
         return mean
 
     def evaluate(
         self, data: Offers, model: ConversionModel, settings: RunSettings, split: str
     ) -> Conversions:
-        """Judge every offer of the campaigns that start in the split's days."""
-        held = held_out(data, settings, split)
+        """Predict every offer of the campaigns that begin during the split."""
+        offers = held_out(data, settings, split)
         with torch.inference_mode():
-            chances = torch.sigmoid(model(torch.from_numpy(held.features))).numpy()
-        return judged(held, chances)
+            chances = torch.sigmoid(model(torch.from_numpy(offers.features))).numpy()
+        return judged(offers, chances)
 
 
 def held_out(data: Offers, settings: RunSettings, split: str) -> Offers:
-    """The offers that `validate` or `test` asks for."""
+    """The offers of the campaigns that begin during `validate` or `test`."""
     times = run_split(settings)
     if split == "validate":
         return data.starting(days(times.train_until), days(times.validate_until))
     return data.starting(days(times.validate_until), days(times.test_until))
 
 
-def judged(held: Offers, chances: npt.NDArray[np.float32]) -> Conversions:
-    """Chances beside what came.
+def judged(offers: Offers, chances: npt.NDArray[np.float32]) -> Conversions:
+    """Predicted probabilities with the outcomes of the offers.
 
     Args:
-        held: E offers.
-        chances: [E].
+        offers: E offers.
+        chances: [E] predicted probabilities.
     """
     return Conversions(
         chances=chances,
-        redeemed=held.redeemed,
-        campaigns=held.campaigns,
-        customers=held.owners,
+        redeemed=offers.redeemed,
+        campaigns=offers.campaigns,
+        customers=offers.owners,
     )

@@ -1,4 +1,4 @@
-"""The interest model: item texts, shopping histories, one transformer, two heads."""
+"""Task `interest`: predicts the next basket, the outlook and the visits of a shop's customers."""
 
 from hanse_client.model.config import InterestConfig
 from hanse_client.tasks.interest.heads import Interests

@@ -1,14 +1,14 @@
-"""What is predicted from a customer's state, each head starting from a strong simple rule.
+"""The heads for next basket and outlook, each initialised to a strong simple forecast.
 
 - `BasketHead` ranks classes for the next visit. It starts as the customer's own purchase
-  frequency, decayed over half a year, which is very hard to beat on groceries, and learns
-  what to add: other decays, popularity, what the transformer has seen.
-- `OutlookHead` says whether an interest will fall, stay or rise over the next weeks. It
+  frequency, decayed with a half-life of 180 days, which is hard to beat on groceries, and
+  learns corrections from other decays, popularity and the transformer's state.
+- `OutlookHead` predicts whether an interest falls, stays or rises over the next weeks. It
   starts from a Poisson forecast at the customer's own decayed rate.
 
-An untrained model is therefore already a sensible one, and training can only be asked to
-improve on it. All weights sit in modules whose inputs lead with the customer's dimension,
-which is what per-customer clipping needs.
+An untrained model is therefore a usable baseline that training improves on (docs/lab-notes.md
+has the alternatives). All weights are in modules whose inputs have the customer as the first
+dimension, as per-customer clipping needs.
 """
 
 from __future__ import annotations
@@ -23,23 +23,24 @@ from torch import Tensor, nn
 from hanse_client.model.config import InterestConfig
 
 FLOOR = 0.05
-"""Visits with a class that a customer is credited with at the start, on average."""
+"""Pseudo-count of visits with a class of average popularity."""
 
-POPULARITY_SCALE = 8.0
-"""How far a step on a class's popularity moves it, beside other parameters."""
+_POPULARITY_SCALE = 8.0
+"""Factor on the popularity parameter, which a step so moves further; chosen in docs/lab-notes.md
+under one learning rate for all parameters (20 and 30 were worse or diverged)."""
 
 FREQUENCY_HALF_LIFE = 180.0
-FORECAST_HALF_LIFE = 60.0
+_FORECAST_HALF_LIFE = 60.0  # the best of the rates tried for the outlook (docs/lab-notes.md)
 VISIT_WINDOWS = (7.0, 28.0, 84.0, 3650.0)
 _REFERENCE_VISITS = 2
 
 INTERESTS = 8.0
-"""About how many interests a customer has at a time: a public constant."""
+"""Typical number of interests of a customer; a public constant, independent of the data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interests:
-    """A customer's own past with every class, seen from each anchor (a point in time).
+    """Customers' own past with every class at each anchor (a moment in time).
 
     B customers, P anchors, C classes, W windows, H half-lives.
     """
@@ -47,7 +48,7 @@ class Interests:
     counts: Tensor
     """[B, P, C, W] visits with the class in the last `windows` days."""
     decayed: Tensor
-    """[B, P, C, H] visits with the class, each halved per half-life of age."""
+    """[B, P, C, H] visits with the class, each with weight 2^(-age / half-life)."""
     days_since: Tensor
     """[B, P, C] days since the last visit with the class; 3650 if there was none."""
     visits: Tensor
@@ -55,10 +56,10 @@ class Interests:
     gap: Tensor
     """[B, P] days since the last visit."""
     observed: Tensor
-    """[B, P] days for which the customer has been observed, at least 1."""
+    """[B, P] days since the store's records began, at least 1."""
 
     def pick(self, index: Tensor) -> Interests:
-        """The same past with K of the classes only, by their indices [B, P, K]."""
+        """The same past of only K classes, by their indices [B, P, K]."""
         wide = index.unsqueeze(-1)
         return replace(
             self,
@@ -69,11 +70,12 @@ class Interests:
 
 
 def interest_features(past: Interests, config: InterestConfig) -> Tensor:
-    """Describe a customer's past with every class by centred logarithms of about unit spread.
+    """Features of a customer's past with every class: centred logarithms of about unit spread.
 
-    One level, then contrasts: each rate against that of the reference days. Counts of
-    nested windows rise and fall together, and features that do would slow training and
-    waste what per-customer clipping leaves of a gradient.
+    They are one level, and contrasts of each rate with that of the reference days. Raw counts
+    of nested windows are highly correlated, which slows training and spends the norm that
+    clipping leaves of a gradient on one direction (docs/lab-notes.md: rise AUC .713 against
+    .707).
 
     Returns:
         [B, P, C, `feature_count`].
@@ -82,20 +84,22 @@ def interest_features(past: Interests, config: InterestConfig) -> Tensor:
     observed = past.observed.unsqueeze(-1)  # [B, P, 1]
     rates = _log_rates(past.counts, config.windows, observed.unsqueeze(-1))  # [B, P, C, W]
     visits = _log_rates(past.visits, VISIT_WINDOWS, observed)  # [B, P, V]
-    usual, usually = rates[..., reference], visits[..., _REFERENCE_VISITS]
+    class_rate, visit_rate = rates[..., reference], visits[..., _REFERENCE_VISITS]
     since = torch.minimum(past.days_since, observed)
+    # The constants that centre features are part of the code: means of the data would not be
+    # public.
     of_class = [
         torch.log1p(past.counts[..., reference]) - 2.0,
-        usual - usually.unsqueeze(-1) + 1.0,
+        class_rate - visit_rate.unsqueeze(-1) + 1.0,
         torch.log1p(since) - 2.5,
-        *(rates[..., w] - usual for w in range(len(config.windows)) if w != reference),
+        *(rates[..., w] - class_rate for w in range(len(config.windows)) if w != reference),
     ]
     of_customer = torch.stack(
         [
-            usually + 1.5,
+            visit_rate + 1.5,
             torch.log1p(past.gap) - 1.0,
             *(
-                visits[..., v] - usually
+                visits[..., v] - visit_rate
                 for v in range(len(VISIT_WINDOWS))
                 if v != _REFERENCE_VISITS
             ),
@@ -107,43 +111,43 @@ def interest_features(past: Interests, config: InterestConfig) -> Tensor:
 
 
 def feature_count(config: InterestConfig) -> int:
-    """Width of `interest_features`."""
+    """Number of features F of `interest_features`."""
     return len(config.windows) + 2 + len(VISIT_WINDOWS) + 1
 
 
 def _log_rates(counts: Tensor, windows: Sequence[float], observed: Tensor) -> Tensor:
-    """Logarithms of visits a day in each window, or in the days observed if these are fewer."""
+    """Logarithms of visits a day in each window, or in the days observed if they are fewer."""
     days = torch.minimum(torch.tensor(list(windows)), observed)
     return torch.log((counts + 0.3) / days)
 
 
 class Popularity(nn.Module):
-    """What is learned of each class's popularity, added to what is public about it."""
+    """The popularity of classes: a trained shift of its public logarithm."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(classes))
 
     def forward(self, public: Tensor) -> Tensor:
-        """Shift public logarithms of popularity, [B, C]."""
-        return public + POPULARITY_SCALE * self.shift
+        """Logarithms of popularity [B, C] from the public ones [B, C]."""
+        return public + _POPULARITY_SCALE * self.shift
 
     def settled(self, public: Tensor) -> Tensor:
-        """The same for a head that uses popularity and does not train it."""
-        return public + POPULARITY_SCALE * self.shift.detach()
+        """The same without a gradient, for a head that uses popularity and does not train it."""
+        return public + _POPULARITY_SCALE * self.shift.detach()
 
 
 def is_silent(layer: nn.Linear) -> bool:
-    """Whether a layer's answer is exactly zero and nobody asks for its gradient."""
+    """Whether a layer's output is exactly zero and no gradient of it is needed."""
     parameters = list(layer.parameters())
-    if not parameters:  # packed by quantisation: it has a say, and shows no weights
+    if not parameters:  # quantised layers pack their weights, which are therefore not parameters
         return False
     trained = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
     return not trained and not any(bool(p.any()) for p in parameters)
 
 
 class _Mixer(nn.Module):
-    """One hidden layer over own past, customer state and class, added up class by class."""
+    """An MLP with one hidden layer over features, transformer state and class vector."""
 
     def __init__(self, config: InterestConfig, features: int, outputs: int) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class _Mixer(nn.Module):
         self.out = nn.Linear(hidden, outputs)
 
     def start_from_nothing(self) -> None:
-        """Answer zero until trained; the transformer is heard last."""
+        """Set the output to zero. The state's layer is zero too, so it is learned last."""
         for layer in (self.out, self.state):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.out.bias)
@@ -168,6 +172,7 @@ class _Mixer(nn.Module):
         hidden = self.past(features)
         if state is not None and not is_silent(self.state):
             hidden = hidden + self.state(state).unsqueeze(2)
+        # Sums of three layers: a concatenation would copy the state for each of C classes.
         hidden = hidden + self.item(classes)
         mixed: Tensor = self.out(nn.functional.gelu(hidden))
         return mixed
@@ -188,21 +193,21 @@ class BasketHead(nn.Module):
         self._start = config.half_lives.index(FREQUENCY_HALF_LIFE)
 
     def start_from_own_frequency(self) -> None:
-        """Set the weights so that the head ranks by the customer's decayed frequency."""
+        """Set the weights so that the head ranks by the customer's own decayed frequency."""
         for layer in (self.repeat, self.habit, self.taste, self.match):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.match.bias)
         self.mixer.start_from_nothing()
         nn.init.zeros_(self.popularity.shift)
         with torch.no_grad():
-            self.repeat.weight[0, 0] = 1.0
+            self.repeat.weight[0, 0] = 1.0  # of the frequency; the others are contrasts with it
 
     def uses_state(self) -> bool:
         """Whether the transformer's state matters."""
         return self.mixer.uses_state() or not is_silent(self.match)
 
     def needs_features(self) -> bool:
-        """Whether `interest_features` matter."""
+        """Whether the output or a gradient depends on `interest_features`."""
         return not (is_silent(self.habit) and is_silent(self.mixer.out))
 
     def forward(
@@ -215,25 +220,25 @@ class BasketHead(nn.Module):
     ) -> Tensor:
         """Score classes.
 
-        Popularity enters as visits that every customer is credited with (the pseudo-counts
-        of a Dirichlet prior): it decides among classes that a customer never bought and
-        hardly touches those that they often do.
+        Popularity enters as pseudo-counts of a Dirichlet prior: it ranks classes that a customer
+        never bought, and hardly changes the scores of those that they buy often.
 
         Args:
-            past: Counts.
-            state: [B, P, D] of the transformer.
+            past: The customers' counts.
+            state: [B, P, D] of the transformer; None if `uses_state` is false.
             classes: [B, C, K] class vectors.
-            public: [B, C] logarithm of each class's public popularity, around 0.
-            features: [B, P, C, F] of `interest_features`; None if they do not matter.
+            public: [B, C] centred logarithm of each class's public popularity.
+            features: [B, P, C, F] of `interest_features`; None if `needs_features` is false.
 
         Returns:
-            [B, P, C], unnormalised logarithms of probability.
+            [B, P, C] unnormalised log-probabilities.
         """
         credit = FLOOR * torch.exp(self.popularity(public))[:, None, :, None]
         logs = torch.log(past.decayed + credit)  # [B, P, C, H]
-        usual = logs[..., self._start].unsqueeze(-1)
+        frequency = logs[..., self._start].unsqueeze(-1)
         others = [h for h in range(logs.shape[-1]) if h != self._start]
-        own: Tensor = self.repeat(torch.cat([usual, logs[..., others] - usual], dim=-1)).squeeze(-1)
+        contrasts = logs[..., others] - frequency
+        own: Tensor = self.repeat(torch.cat([frequency, contrasts], dim=-1)).squeeze(-1)
         scores = own
         if features is not None:
             scores = scores + self.habit(features).squeeze(-1)
@@ -246,18 +251,18 @@ class BasketHead(nn.Module):
             profile = torch.einsum("bpc,bck->bpk", share, classes)
             scores = scores + torch.einsum("bpk,bck->bpc", self.taste(profile), classes)
         if state is not None and not is_silent(self.match):
-            seen = torch.einsum("bpk,bck->bpc", self.match(state), classes)
-            scores = scores + seen / math.sqrt(classes.shape[-1])
+            match = torch.einsum("bpk,bck->bpc", self.match(state), classes)
+            scores = scores + match / math.sqrt(classes.shape[-1])
         return scores
 
 
 class OutlookHead(nn.Module):
     """Logits of fall, stay and rise for every class in which a customer has an interest.
 
-    A customer's own rate over the reference days expects mu visits with the class during the
-    horizon; an interest rises if the count exceeds mu + sqrt(mu + 1), falls if it stays
-    below mu - sqrt(mu + 1). Whether that is likely depends above all on mu, and a Poisson
-    forecast at the customer's own decayed rate says how: the head starts there.
+    Let mu be the visits with the class that the customer's rate over the reference days gives
+    for the horizon. An interest rises if the count exceeds mu + sqrt(mu + 1), and falls if it
+    is below mu - sqrt(mu + 1). The probabilities depend mostly on mu, as a Poisson forecast
+    at the customer's own decayed rate does, from which the head starts.
     """
 
     def __init__(self, config: InterestConfig) -> None:
@@ -266,14 +271,14 @@ class OutlookHead(nn.Module):
         self._reference = config.reference_window
         self._min_visits = config.min_visits
         self._half_lives = tuple(config.half_lives)
-        self._forecast = config.half_lives.index(FORECAST_HALF_LIFE)
+        self._forecast = config.half_lives.index(_FORECAST_HALF_LIFE)
         self._config = config
         inputs = feature_count(config) + 2 * len(config.half_lives)
         self.rule = nn.Linear(inputs + config.class_vector_size, 3)
         self.mixer = _Mixer(config, inputs, outputs=3)
 
     def start_from_own_rate(self) -> None:
-        """Set the weights so that the head is the Poisson forecast at the own rate."""
+        """Set the weights so that the head forecasts by the customer's own decayed rate."""
         nn.init.zeros_(self.rule.weight)
         nn.init.zeros_(self.rule.bias)
         self.mixer.start_from_nothing()
@@ -286,18 +291,20 @@ class OutlookHead(nn.Module):
         """Score the three outcomes.
 
         Returns:
-            [B, P, C, 3] unnormalised logarithms; without meaning where the customer has no
-            interest in the class (`has_interest`).
+            [B, P, C, 3] unnormalised log-probabilities of fall, stay and rise; 0 or arbitrary
+            where the customer has no interest in the class (`has_interest`).
         """
         counts = past.counts[..., self._reference]
         active = has_interest(counts, self._min_visits)  # [B, P, C]
-        # Few of the classes: the K most that any customer here has an interest in.
+        # Computed for K classes only, the most in which any row of the batch has an interest;
+        # the logits of an interest do not depend on K.
         most = max(int(active.sum(-1).max()), 1) if active.numel() else 1
         index = torch.argsort(active.to(torch.int8), dim=-1, descending=True, stable=True)
         index = index[..., :most]  # [B, P, K]
         chosen = past.pick(index)
         tails = self._log_tails(chosen)
         fall, rise = (tails[..., 2 * self._forecast + side] for side in (0, 1))
+        # The tails have 1e-3 added, so that their sum can exceed 1 by a little.
         stay = torch.log((1 - fall.exp() - rise.exp()).clamp(min=1e-3))
         kinds = classes.unsqueeze(1).expand(-1, index.shape[1], -1, -1)
         kinds = kinds.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, kinds.shape[-1]))
@@ -316,7 +323,7 @@ class OutlookHead(nn.Module):
         return logits
 
     def _log_tails(self, past: Interests) -> Tensor:
-        """Log-probability of a fall and of a rise under Poisson, at each decayed rate.
+        """Log-probabilities of a fall and of a rise for a Poisson at each decayed rate.
 
         P(N <= k; m) is the regularised upper incomplete gamma function Q(k + 1, m)
         (Abramowitz and Stegun 26.4.21).
@@ -333,17 +340,17 @@ class OutlookHead(nn.Module):
             rate = past.decayed[..., index] / seen_days.unsqueeze(-1) * horizon + 0.03
             rise = torch.special.gammainc(torch.floor(most) + 1, rate)
             fall = torch.special.gammaincc((below + 1).clamp(min=1), rate)
-            fall = torch.where(below >= 0, fall, torch.zeros_like(fall))
+            fall = torch.where(below >= 0, fall, torch.zeros_like(fall))  # no count is below 0
             columns += [torch.log(fall + 1e-3), torch.log(rise + 1e-3)]
         return torch.stack(columns, dim=-1)
 
 
 def has_interest(reference_count: Tensor, min_visits: int) -> Tensor:
-    """Whether a customer has an interest in a class, from visits in the reference days."""
+    """Whether a customer has an interest in a class, by its visits in the reference days."""
     return reference_count >= min_visits
 
 
 def outlook_bounds(expected: Tensor) -> tuple[Tensor, Tensor]:
-    """(most, least) visits that still count as staying, one standard score either side."""
+    """(most, least) visits that still count as staying: one standard deviation either side."""
     spread = torch.sqrt(expected + 1)
     return expected + spread, expected - spread

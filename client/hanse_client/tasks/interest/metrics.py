@@ -1,4 +1,4 @@
-"""A store measures the global model on its own customers; the figures stay at the store."""
+"""Metrics of the interest model on a store's own customers; the figures stay at the store."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from hanse_common.config import RunSettings
 
 FALL, STAY, RISE = 0, 1, 2
 _BASKET = ("hr", "recall", "ndcg")
+# Their rows belong to `interest_customers`; those of all other fields to baskets.
 _OF_INTERESTS = ("rise_scores", "fall_scores", "outcomes", "interest_customers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """What an evaluation found, one entry per judged basket or interest."""
+    """Metrics of each basket, and scores and outcome of each interest, of an evaluation."""
 
     hr: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
     ndcg: npt.NDArray[np.float64]
     explore_hr: npt.NDArray[np.float64]
-    """`explore_…`: only what is new to the customer ranks and counts."""
+    """`explore_…`: only classes that are new to the customer are ranked and are targets."""
     explore_recall: npt.NDArray[np.float64]
     explore_ndcg: npt.NDArray[np.float64]
     rise_scores: npt.NDArray[np.float32]
@@ -47,30 +48,30 @@ class Figures:
     outcomes: npt.NDArray[np.int8]
     """[interests] FALL, STAY or RISE."""
     customers: npt.NDArray[np.int64]
-    """[baskets] whose basket it is, as an index into the store's histories."""
+    """[baskets] index of each basket's customer in the store's histories."""
     explore_customers: npt.NDArray[np.int64]
     interest_customers: npt.NDArray[np.int64]
-    """[interests] whose interest it is."""
+    """[interests] index of each interest's customer."""
 
     def of(self, customers: npt.NDArray[np.int64]) -> Figures:
-        """Only what was judged of some customers, by their indices."""
-        kept = {}
+        """Only the figures of these customers, by their indices."""
+        selected = {}
         for field in fields(self):
             owners = self.customers
             if field.name in _OF_INTERESTS:
                 owners = self.interest_customers
             elif field.name.startswith("explore_"):
                 owners = self.explore_customers
-            kept[field.name] = getattr(self, field.name)[np.isin(owners, customers)]
-        return Figures(**kept)
+            selected[field.name] = getattr(self, field.name)[np.isin(owners, customers)]
+        return Figures(**selected)
 
     def shifted(self, by: int) -> Figures:
-        """The same of customers whose indices are larger by so many."""
+        """The same figures with `by` added to all indices of customers."""
         owners = ("customers", "explore_customers", "interest_customers")
         return replace(self, **{name: getattr(self, name) + by for name in owners})
 
     def metrics(self) -> dict[str, float]:
-        """Means and areas under curves; NaN where there is nothing to judge."""
+        """Means of basket metrics, and AUC of outlooks; NaN without any case."""
         means = {
             f"{name}@{TOP}": float(values.mean()) if len(values) else float("nan")
             for name in ("hr", "recall", "ndcg", "explore_hr", "explore_recall", "explore_ndcg")
@@ -81,21 +82,24 @@ class Figures:
         return {**means, "rise_auc": rise, "fall_auc": fall, "outlook_auc": (rise + fall) / 2}
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
-        """What may leave the store under masks and noise: sums over customers.
+        """Sums over customers, which may leave the store under masks and noise.
 
         Args:
             allowed: Indices of the customers to count; all if left out.
 
         Returns:
-            Each of `EVALUATION_NAMES`. Every customer adds 1 to the number of customers
-            judged, and to each basket metric the mean over their own baskets, in [0, 1].
+            Each of `hanse_common.vector.evaluation_names(task)`.
+
+        Guarantees:
+            A customer adds 1 to the number of customers, and to each basket metric the mean
+            over their own baskets, in [0, 1].
         """
-        found: dict[str, float] = {}
+        all_sums: dict[str, float] = {}
         for kind in ("", "explore_"):
             values = {f"{name}@{TOP}": getattr(self, kind + name) for name in _BASKET}
             sums = customers_and_means(getattr(self, f"{kind}customers"), values, allowed=allowed)
-            found |= {kind + name: value for name, value in sums.items()}
-        return found
+            all_sums |= {kind + name: value for name, value in sums.items()}
+        return all_sums
 
     def save(self, path: Path) -> None:
         """Write to one file."""
@@ -106,13 +110,13 @@ class Figures:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or holds no figures.
+            DataError: The file is missing, damaged, or of another kind.
         """
         return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Figures]) -> Figures:
-        """The figures of several stores as if they were one."""
+        """The figures of several stores, concatenated."""
         return concatenated(cls, parts)
 
 
@@ -124,26 +128,27 @@ def judge(
     *,
     customers: npt.NDArray[np.int64],
 ) -> Figures:
-    """Judge any forecaster's scores, the model's or a baseline's, on the same targets.
+    """Figures of scores on a batch's targets; the scores are the model's or a baseline's.
 
     Args:
         batch: With targets, from `evaluation_anchors`.
         basket_scores: [R, P, C], higher is likelier in the next basket.
         rise: [R, P, C], higher is likelier to rise.
         fall: [R, P, C], higher is likelier to fall.
-        customers: [R] whose rows they are.
+        customers: [R] index of each row's customer.
 
     Raises:
-        ValueError: The batch carries no targets.
+        ValueError: The batch has no targets.
     """
     if batch.next_basket is None or batch.outlook is None:
-        raise ValueError("judging needs a batch with targets")
+        raise ValueError("an evaluation needs a batch with targets")
     targets = batch.next_basket.numpy() > 0
-    asked = targets.any(axis=-1)
-    seen = batch.past.counts.numpy().max(axis=-1) > 0
-    overall = ranking_metrics(basket_scores[asked], targets[asked])
-    explore = ranking_metrics(basket_scores[asked], targets[asked], allowed=~seen[asked])
-    owners = customers[np.nonzero(asked)[0]]
+    has_target = targets.any(axis=-1)
+    bought = batch.past.counts.numpy().max(axis=-1) > 0
+    scores, wanted, new = basket_scores[has_target], targets[has_target], ~bought[has_target]
+    overall = ranking_metrics(scores, wanted)
+    explore = ranking_metrics(scores, wanted, allowed=new)
+    owners = customers[np.nonzero(has_target)[0]]
     outcomes = batch.outlook.numpy()
     judged = outcomes >= 0
     return Figures(
@@ -157,13 +162,14 @@ def judge(
         fall_scores=fall[judged].astype(np.float32),
         outcomes=outcomes[judged].astype(np.int8),
         customers=owners,
-        explore_customers=owners[(targets[asked] & ~seen[asked]).any(axis=-1)],
+        # The rows that `ranking_metrics` judged: those with a target that is new.
+        explore_customers=owners[(wanted & new).any(axis=-1)],
         interest_customers=customers[np.nonzero(judged)[0]],
     )
 
 
 def split_anchors(histories: Histories, settings: RunSettings, split: str) -> Anchors:
-    """What a split asks for: every visit in it, and each customer's outlook at its start."""
+    """The anchors of a split: at every visit in it, and at its start for the outlook."""
     ends = run_split(settings)
     start, stop = (
         (ends.train_until, ends.validate_until)
@@ -176,19 +182,19 @@ def split_anchors(histories: Histories, settings: RunSettings, split: str) -> An
 def evaluate_histories(
     histories: Histories, model: InterestModel, settings: RunSettings, split: str
 ) -> Figures:
-    """Judge the model on a split of a store's customers."""
+    """Evaluate the model on a split of a store's customers."""
     anchors = split_anchors(histories, settings, split)
     parts = []
     with torch.inference_mode():
         rows = rows_at_once(model.config)
         for start in range(0, max(len(anchors), 1), rows):
-            some = anchors.rows(start, start + rows)
-            batch = collate(histories, some, model.config)
+            part = anchors.rows(start, start + rows)
+            batch = collate(histories, part, model.config)
             output = model(batch)
             outlook = torch.log_softmax(output.outlook_logits, dim=-1).numpy()
             scores = output.basket_scores.numpy()
             rise, fall = outlook[..., RISE], outlook[..., FALL]
-            parts.append(judge(batch, scores, rise, fall, customers=some.customers))
+            parts.append(judge(batch, scores, rise, fall, customers=part.customers))
     return Figures.pooled(parts)
 
 
@@ -202,7 +208,7 @@ def evaluate_round(
     split: str,
     number: int,
 ) -> tasks.Figures:
-    """Judge the global model of a round, of any task, and keep the figures at the store."""
+    """Evaluate the global model of a round, of any task, and write the figures at the store."""
     load_arrays(model, arrays)
     task = task_of(settings.task)
     figures = task.evaluate(task.load_data(node), model, settings, split)

@@ -1,9 +1,9 @@
-"""How often a customer will buy of each class in the days ahead, and whether at all.
+"""Expected visits with each class within each horizon, from a Poisson rate per customer.
 
-One expected rate per customer and class, from their own decayed visits with it; over a
-horizon it adds up to the visits to expect, and the chance to buy at all is that of a Poisson
-not to be zero. What is learned is few numbers: what recency, other decays and the customer's
-pace do to the rate, and how long a rate holds. They start at no change.
+The rate of a customer and class starts at their own decayed visits with it. Summed over a
+horizon it gives the expected visits; the probability of at least one is that of a Poisson
+variable above 0. Few parameters are learned: how recency, other decays and the customer's
+activity change the rate, and how it changes over the horizons. They start at no change.
 
 >>> import torch
 >>> expected = torch.tensor([0.25, 0.5, 1.0])  # visits in the next 7, 14 and 28 days
@@ -29,16 +29,16 @@ from hanse_client.tasks.interest.heads import (
     is_silent,
 )
 
-_LEAST = 1e-6
+_LEAST = 1e-6  # keeps the logarithm of a probability finite
 _LOG_MOST = 7.0
-"""Nobody visits a shop a thousand times a day, whatever the weights say."""
+"""Bounds the rate at e^7 = 1,097 visits a day, so that no weights make a loss overflow."""
 
 
 class RateHead(nn.Module):
-    """Visits to expect with every class within each horizon.
+    """Expected visits with every class within each horizon.
 
-    The horizons cut the days ahead into stretches, 0-7, 7-14 and 14-28. Each has its own rate,
-    positive, so that a longer horizon never expects less.
+    The horizons divide the future into stretches: 0-7, 7-14 and 14-28 days. Each has its own
+    positive rate, so that expected visits never decrease with the horizon.
     """
 
     def __init__(self, config: InterestConfig) -> None:
@@ -51,22 +51,22 @@ class RateHead(nn.Module):
         self.hold = nn.Linear(1, len(config.horizons))
 
     def start_from_own_rate(self) -> None:
-        """Set the weights so that the head is the Poisson forecast at the own rate."""
+        """Set the weights so that the head forecasts by the customer's own decayed rate."""
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     def needs_features(self) -> bool:
-        """Whether `interest_features` matter."""
+        """Whether the output or a gradient depends on `interest_features`."""
         return not is_silent(self.rate)
 
     def forward(self, past: Interests, popularity: Tensor, features: Tensor | None) -> Tensor:
-        """Expect visits.
+        """Predict expected visits.
 
         Args:
-            past: Counts.
-            popularity: [B, C] logarithm of each class's popularity: every customer is credited
-                with a little of every class, as `BasketHead` does.
-            features: [B, P, C, F] of `interest_features`; None if they do not matter.
+            past: The customers' counts.
+            popularity: [B, C] logarithm of each class's popularity, for the pseudo-counts of
+                `BasketHead`.
+            features: [B, P, C, F] of `interest_features`; None if `needs_features` is false.
 
         Returns:
             [B, P, C, horizons] expected visits from the anchor to the end of each horizon.
@@ -74,6 +74,7 @@ class RateHead(nn.Module):
         credit = FLOOR * torch.exp(popularity)[:, None, :, None]
         half_lives = torch.tensor(self._half_lives)
         observed = past.observed.unsqueeze(-1)
+        # The integral of the decay over the days observed: visits over it are an unbiased rate.
         seen_days = half_lives / math.log(2) * (1 - torch.exp2(-observed / half_lives))  # [B, P, H]
         logs = torch.log((past.decayed + credit) / seen_days.unsqueeze(2))  # [B, P, C, H]
         log_rate = logs[..., self._start : self._start + 1]
@@ -81,27 +82,27 @@ class RateHead(nn.Module):
             others = [h for h in range(len(self._half_lives)) if h != self._start]
             contrasts = logs[..., others] - log_rate
             log_rate = log_rate + self.rate(torch.cat([contrasts, features], dim=-1))
+        # Centres the logarithm near 0 and halves its spread, for gradients of the others' size.
         log_rates = log_rate + self.hold(log_rate / 2 + 2)
         per_day = torch.exp(log_rates.clamp(max=_LOG_MOST))
         return torch.cumsum(per_day * torch.tensor(self._stretches), dim=-1)
 
 
 def chances(expected: Tensor) -> Tensor:
-    """Chance of at least one visit where some are expected, if they come as a Poisson."""
+    """Probability of at least one visit of a Poisson with these expected visits; same shape."""
     return -torch.expm1(-expected)
 
 
 def rate_losses(expected: Tensor, first: Tensor) -> Tensor:
-    """Each customer's multi-label loss: was each class bought, stretch after stretch?
+    """Each customer's negative log-likelihood of the stretch with the first visit, by class.
 
-    In every stretch up to the first visit with a class, a yes or no is foretold with the
-    chance that the stretch's rate gives it: the log-likelihood of when the first visit comes,
-    of which the chance of each horizon follows.
+    This is discrete-time survival analysis: the stretches before the first visit have none,
+    with probability exp(-rate), and its own stretch has at least one.
 
     Args:
         expected: [B, P, C, H] of `RateHead`.
-        first: [B, P, C] index of the first horizon that holds a visit with the class, H if
-            none does, -1 where nothing is asked.
+        first: [B, P, C] index of the first horizon that contains a visit with the class, H if
+            none does, -1 without a target.
 
     Returns:
         [B], a sum over classes in units of `INTERESTS`, a mean over anchors.
@@ -109,9 +110,10 @@ def rate_losses(expected: Tensor, first: Tensor) -> Tensor:
     horizons = expected.shape[-1]
     stretches = torch.diff(expected, dim=-1, prepend=torch.zeros_like(expected[..., :1]))
     quiet = torch.arange(horizons) < first.unsqueeze(-1)
-    waited = (stretches * quiet).sum(-1)
-    came = (first >= 0) & (first < horizons)
-    held = stretches.gather(-1, first.clamp(0, horizons - 1).unsqueeze(-1)).squeeze(-1)
-    hit = -torch.log(chances(held.clamp(min=_LEAST)))
-    losses = torch.where(came, hit, torch.zeros_like(hit)) + waited
+    no_visit = (stretches * quiet).sum(-1)  # 0 without a target, as no index is below -1
+    visited = (first >= 0) & (first < horizons)
+    rate = stretches.gather(-1, first.clamp(0, horizons - 1).unsqueeze(-1)).squeeze(-1)
+    # Clamped inside `where`: an infinite loss of the other branch would make its gradient NaN.
+    visit = -torch.log(chances(rate.clamp(min=_LEAST)))
+    losses = torch.where(visited, visit, torch.zeros_like(visit)) + no_visit
     return losses.sum((1, 2)) / (INTERESTS * first.shape[1])

@@ -1,4 +1,4 @@
-"""Task `interest`: the next basket and the outlook of a shop's customers, split in time."""
+"""The adapter of the task `interest`; data are split in time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class InterestTask:
         model.train_only(settings.model.trainable)
 
     def load_data(self, node: Node) -> Histories:
-        """Histories."""
+        """The store's prepared histories."""
         return node.histories
 
     def training_data(self, data: Histories, settings: RunSettings) -> Histories:
@@ -41,7 +41,7 @@ class InterestTask:
         return data.until(days(run_split(settings).train_until))
 
     def training_ends(self, settings: RunSettings) -> str:
-        """When the last visit that counts could have been."""
+        """See `Task.training_ends`."""
         return f"visit before {run_split(settings).train_until}"
 
     def draw(
@@ -52,7 +52,7 @@ class InterestTask:
         settings: RunSettings,
         rng: np.random.Generator,
     ) -> Anchors:
-        """Moments to predict from, the same number for everybody."""
+        """Draw each customer's anchors, the same number for all."""
         return training_anchors(
             data,
             customers,
@@ -63,7 +63,7 @@ class InterestTask:
         )
 
     def rows_at_once(self, model: InterestModel) -> int:
-        """By the number of classes."""
+        """See `hanse_client.tasks.interest.features.rows_at_once`."""
         return rows_at_once(model.config)
 
     def collate(self, data: Histories, draw: Anchors, model: InterestModel) -> Batch:
@@ -71,11 +71,12 @@ class InterestTask:
         return collate(data, draw, model.config)
 
     def losses(self, model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
-        """Of the basket, of the outlook and of visits to expect by their weights; [B]."""
+        """Weighted sum of the losses of basket, outlook and expected visits [B]."""
         training = settings.training
         low = training.precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
             output = model(batch)
+        # Losses in float32: sums over hundreds of classes would lose digits in bfloat16.
         output.basket_scores = output.basket_scores.float()
         output.outlook_logits = output.outlook_logits.float()
         output.expected_visits = output.expected_visits.float()

@@ -1,1 +1,1 @@
-"""Task `next-item`: which item a customer takes next, from item ids alone."""
+"""Task `next-item`: predicts the next item of a customer's sequence from item ids alone."""

@@ -1,7 +1,7 @@
-"""Sequences: what each customer took, in order, as item ids; and their last ones held out.
+"""Sequences: each customer's items in order, as ids, with the last ones held out.
 
-Leave-one-out is the protocol of the papers on sequential recommendation: a customer's last
-item is the test, the one before it the validation, and training sees what came earlier.
+The split is leave-one-out, as in the papers on sequential recommendation: a customer's last
+item is the test target, the one before it the validation target, and training uses the rest.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from hanse_client.features.ragged import Entries, Ints, offsets_of
 
 HELD_OUT = {"validate": 2, "test": 1}
-"""How many of the last items an evaluation may not look at; its target is the first of them."""
+"""Number of last items that are hidden from an evaluation; its target is the first of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sequences(Entries):
-    """Sequences of a store: N customers, E items taken.
+    """Sequences of a store: N customers, E items.
 
     Example:
         >>> store = Sequences.of([[4, 2, 0, 1], [3, 0, 2]], items=5)
@@ -31,22 +31,22 @@ class Sequences(Entries):
     """
 
     BY_ENTRY: ClassVar = ("taken",)
-    HOMELESS: ClassVar = "leave privacy.one_home off: research data sets know no home"
+    HOMELESS: ClassVar = "leave privacy.one_home off: research data sets have no homes"
 
     taken: npt.NDArray[np.int32]
     """[E] item ids from 0, in order within a customer."""
     items: int
-    """How many items there are, in all stores."""
+    """Number of items of the public list, the same at all stores."""
 
     @classmethod
     def of(
         cls, sequences: list[list[int]], *, items: int, customers: list[str] | None = None
     ) -> Sequences:
-        """Put lists into arrays.
+        """Convert lists to arrays.
 
         Args:
             sequences: N lists of item ids.
-            items: How many items there are.
+            items: Number of items of the public list.
             customers: N names, in the same order; numbers if left out.
         """
         sizes = [len(one) for one in sequences]
@@ -60,14 +60,14 @@ class Sequences(Entries):
         )
 
     def of_customer(self, customer: int) -> npt.NDArray[np.int32]:
-        """What a customer took."""
+        """The item ids of one customer, in order."""
         return self.taken[self.offsets[customer] : self.offsets[customer + 1]]
 
     def active(self) -> Ints:
-        """Indices of the customers with an item and a next one."""
+        """Indices of the customers with at least two items: one to read, one to predict."""
         return np.flatnonzero(self.sizes >= 2)
 
     def without_last(self, count: int) -> Sequences:
-        """Everybody's sequence without its last items; all customers stay."""
+        """Remove the last `count` items of every sequence; all customers stay."""
         place = np.arange(len(self.taken)) - self.offsets[self.owners]
         return self.only(place < (self.sizes - count)[self.owners])

@@ -1,7 +1,7 @@
-"""Where the one right item stands among all items: HR, NDCG and MRR of leave-one-out.
+"""Metrics of leave-one-out: HR, NDCG and MRR from the rank of the target among all items.
 
-Two rankings are kept. Papers on sequential recommendation (S3-Rec and what followed it) leave
-out what the customer took before; in the other one everything ranks.
+There are two rankings. Papers on sequential recommendation (S3-Rec and its successors) exclude
+the items of the customer's history; the other ranking has all items.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from hanse_client.tasks.scoring import TOP
 Ints = npt.NDArray[np.int64]
 Past: TypeAlias = Sequence[npt.NDArray[np.int32]]
 _CUTS = (5, TOP)
-_ROWS = 256
+_ROWS = 256  # of a dense [rows, items] table of scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """One rank per customer judged, from 1.
+    """The ranks of n customers' targets, counted from 1.
 
     Example:
-        >>> found = Ranks(new=np.array([1, 3]), every=np.array([1, 12]), customers=np.arange(2))
-        >>> {name: round(value, 3) for name, value in found.metrics().items() if "10" in name}
+        >>> ranks = Ranks(new=np.array([1, 3]), every=np.array([1, 12]), customers=np.arange(2))
+        >>> {name: round(value, 3) for name, value in ranks.metrics().items() if "10" in name}
         {'hr@10': 1.0, 'ndcg@10': 0.75, 'all_hr@10': 0.5, 'all_ndcg@10': 0.5}
     """
 
     new: Ints
-    """[n] among the items that the customer had not taken before, and the right one."""
+    """[n] among the target and the items that are not in the customer's history."""
     every: Ints
     """[n] among all items."""
     customers: Ints
-    """[n] whose, as indices into the store's sequences."""
+    """[n] indices into the store's sequences."""
 
     def metrics(self) -> dict[str, float]:
-        """Means over customers; `all_…`: where everything ranks. NaN without any customer."""
+        """Means over customers, `all_…` from the ranks among all items; NaN without customers."""
         if not len(self.customers):
             names = [name for kind in ("", "all_") for name in _judged(self.new, kind)]
             return dict.fromkeys(names, float("nan"))
@@ -50,18 +50,22 @@ class Ranks:
         return {name: float(values.mean()) for name, values in parts.items()}
 
     def sums(self, allowed: Ints | None = None) -> dict[str, float]:
-        """What may leave the store under masks and noise: sums over customers.
+        """Sums over customers, which may leave the store under masks and noise.
 
         Args:
             allowed: Indices of the customers to count; all if left out.
 
         Returns:
-            `customers`, and HR@10, NDCG@10 and MRR; each customer adds a number in [0, 1].
+            `customers`, and HR@10, NDCG@10 and MRR.
+
+        Guarantees:
+            A customer has one rank, and adds a number in [0, 1] to each sum.
         """
         counted = np.isin(self.customers, self.customers if allowed is None else allowed)
-        found = _judged(self.new[counted], "")
-        found = {name: np.nan_to_num(values).clip(0.0, 1.0) for name, values in found.items()}
-        sums = {name: float(found[name].sum()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
+        judged = _judged(self.new[counted], "")
+        # Clipped although ranks start at 1: the sensitivity rests on it, whatever is in the file.
+        judged = {name: np.nan_to_num(values).clip(0.0, 1.0) for name, values in judged.items()}
+        sums = {name: float(judged[name].sum()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
         return {"customers": float(counted.sum()), **sums}
 
     def save(self, path: Path) -> None:
@@ -73,24 +77,24 @@ class Ranks:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or holds no ranks.
+            DataError: The file is missing, damaged, or of another kind.
         """
         return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Ranks]) -> Ranks:
-        """The ranks of several stores as if they were one."""
+        """The ranks of several stores, concatenated."""
         none = np.zeros(0, np.int64)
         return concatenated(cls, [cls(new=none, every=none, customers=none), *parts])
 
 
 def judge(data: Sequences, split: str, scores: Callable[[Past], npt.NDArray[Any]]) -> Ranks:
-    """Ask for everybody's held out item, and rank all items for it.
+    """Rank all items for every customer's held-out target.
 
     Args:
-        data: Whole sequences.
-        split: validate or test.
-        scores: Of all items [n, items] for n customers, from what each took before.
+        data: Complete sequences.
+        split: `validate` or `test`.
+        scores: From the histories of n customers to scores of all items, [n, items].
     """
     history = data.without_last(HELD_OUT[split])
     customers = np.flatnonzero(history.sizes)
@@ -110,27 +114,29 @@ def rank_of(
     *,
     customers: Ints,
 ) -> Ranks:
-    """Find each target's place in a full ranking; ties go to the lower item.
+    """Each target's rank among all items; ties go to the lower item id.
 
     Args:
         scores: [n, items], higher is likelier next.
-        targets: [n] the right items.
-        past: Of each customer, what they took before.
-        customers: [n] whose rows they are.
+        targets: [n] item ids.
+        past: Each customer's history of item ids.
+        customers: [n] index of each row's customer.
     """
     rows = np.arange(len(targets))
     own = scores[rows, targets][:, None]
     ahead = scores > own
     ahead |= (scores == own) & (np.arange(scores.shape[1]) < np.asarray(targets)[:, None])
     every = 1 + ahead.sum(axis=1)
+    # The target is never ahead of itself, so a repeated purchase still has a rank.
     for row, taken in enumerate(past):
         ahead[row, taken] = False
     return Ranks(new=1 + ahead.sum(axis=1), every=every, customers=customers)
 
 
 def _judged(ranks: Ints, kind: str) -> dict[str, npt.NDArray[np.float64]]:
-    found: dict[str, npt.NDArray[np.float64]] = {}
+    judged: dict[str, npt.NDArray[np.float64]] = {}
     for cut in _CUTS:
-        found[f"{kind}hr@{cut}"] = (ranks <= cut).astype(np.float64)
-        found[f"{kind}ndcg@{cut}"] = np.where(ranks <= cut, 1 / np.log2(ranks + 1), 0.0)
-    return {**found, f"{kind}mrr": 1 / ranks}
+        judged[f"{kind}hr@{cut}"] = (ranks <= cut).astype(np.float64)
+        # With one target the ideal DCG is 1.
+        judged[f"{kind}ndcg@{cut}"] = np.where(ranks <= cut, 1 / np.log2(ranks + 1), 0.0)
+    return {**judged, f"{kind}mrr": 1 / ranks}

@@ -1,8 +1,8 @@
-"""The sequence model: next item from item ids, for data sets that papers publish figures on.
+"""The sequence model: predicts the next item from ids, for the data sets of papers.
 
-- one item table, read at the input and at the output
-- a popularity term per item, so that a model that learnt nothing else ranks by popularity
-- the transformer of the interest model (`backbone.py`)
+- one table of item vectors, tied between input and output
+- a popularity bias per item, so that a model with little training ranks by popularity
+- the causal transformer of the interest model (`backbone.py`)
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hanse_client.model.backbone import gpt2_blocks, read_causal
 from hanse_client.model.config import SequenceConfig
 
 NOTHING = -1
-"""A target that is not asked for."""
-_SPREAD = 0.02
+"""The target of a position without a loss."""
+_SPREAD = 0.02  # the standard deviation of new weights in GPT-2
 
 
 class SequenceModel(PreTrainedModel):
-    """Scores every item as the next one after each item of a history.
+    """Scores all items as the next one after each item of a history.
 
     Example:
         >>> model = SequenceModel.fresh(SequenceConfig(items=9, n_embd=4, max_steps=5), seed=1)
@@ -42,16 +42,17 @@ class SequenceModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: `fresh` does, and what is read from a file stays as it is."""
+        """Do nothing: `fresh` sets new weights, and weights of a file stay as they are."""
 
     @classmethod
     def fresh(cls, config: SequenceConfig, *, seed: int) -> SequenceModel:
-        """An untrained model; nothing of it depends on any data.
+        """An untrained model, which depends on no data.
 
         Args:
-            config: Its shape.
-            seed: Of its random weights.
+            config: The model's shape.
+            seed: Of the random weights.
         """
+        # Restored below: making a model must not move the generator of the caller.
         state = torch.get_rng_state()
         torch.manual_seed(seed)
         model = cls(config)
@@ -62,24 +63,24 @@ class SequenceModel(PreTrainedModel):
         return model
 
     def states(self, inputs: Tensor, *, noise: torch.Generator | None = None) -> Tensor:
-        """Read histories.
+        """The transformer's states after each item.
 
         Args:
             inputs: [B, T] item ids in order, padded on the right with any id.
-            noise: Of dropout; none if left out.
+            noise: Generator of dropout; no dropout if left out.
 
         Returns:
-            [B, T, n_embd], each having seen its own item and those before it.
+            [B, T, n_embd]; each state depends on its own item and those before it.
         """
         tokens = self._dropped(self.items(inputs), noise)
         return self._dropped(read_causal(self.blocks, tokens), noise)
 
     def scores(self, states: Tensor) -> Tensor:
-        """Score all items, [..., items], from states [..., n_embd]."""
+        """Scores of all items [..., items] from states [..., n_embd]."""
         return states @ self.items.weight.T + self.popularity.weight.squeeze(-1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Score all items after each item of some histories: [B, T, items] from [B, T]."""
+        """Scores of all items [B, T, items] after each item of histories [B, T]."""
         return self.scores(self.states(inputs))
 
     def sampled_losses(
@@ -91,44 +92,49 @@ class SequenceModel(PreTrainedModel):
         noise: torch.Generator | None = None,
         apart: bool = False,
     ) -> Tensor:
-        """Each customer's own loss: cross-entropy of next items among shared candidates.
+        """Each customer's sampled-softmax loss, with negatives that all customers share.
 
         Args:
             inputs: [B, T] item ids.
             targets: [B, T] the next item of each, or `NOTHING`.
-            candidates: [B, K] rising item ids that the target is told from, each row the same,
-                K at least 2. They are drawn from the public list of items, by chance that no
-                customer's data enters. A candidate that is the target does not count against it.
-            noise: Of dropout.
-            apart: Look candidates up for each customer by itself in tables that are trained,
-                as clipping needs; else once for all, from the first row.
+            candidates: [B, K] ascending item ids, each row the same, K at least 2. They are
+                drawn from the public list of items, independently of any customer's data. A
+                candidate that is the target does not count as a negative.
+            noise: Generator of dropout; no dropout if left out.
+            apart: Look up the candidates separately for each customer in tables that are
+                trained, as per-customer clipping needs; otherwise once, from the first row.
 
         Returns:
-            [B] mean over the customer's targets; 0 without any.
+            [B] mean cross-entropy over the customer's targets; 0 without any.
         """
-        asked = targets != NOTHING
-        wanted = targets.clamp(min=0)
+        has_target = targets != NOTHING
+        next_items = targets.clamp(min=0)
         states = self.states(inputs, noise=noise)  # [B, T, D]
-        right = (states * self.items(wanted)).sum(-1) + self.popularity(wanted).squeeze(-1)
+        positive = (states * self.items(next_items)).sum(-1)
+        positive = positive + self.popularity(next_items).squeeze(-1)
         once = candidates[:1]
+        # A look-up that the batch shared would give one gradient for all customers together.
         vectors = self.items(candidates if apart and self.items.weight.requires_grad else once)
-        liked = self.popularity(candidates if apart else once)
-        wrong = states @ vectors.transpose(1, 2) + liked.transpose(1, 2)  # [B, T, K]
-        # Candidates rise, so that a target is found without comparing all pairs.
-        place = torch.searchsorted(candidates[0], wanted).clamp(max=candidates.shape[1] - 1)
-        met = (candidates[0][place] == wanted).unsqueeze(-1)
+        biases = self.popularity(candidates if apart else once)
+        negative = states @ vectors.transpose(1, 2) + biases.transpose(1, 2)  # [B, T, K]
+        # Candidates ascend, so that targets are located by bisection, not in all K.
+        place = torch.searchsorted(candidates[0], next_items).clamp(max=candidates.shape[1] - 1)
+        is_target = (candidates[0][place] == next_items).unsqueeze(-1)
         place = place.unsqueeze(-1)
-        wrong = wrong.scatter(-1, place, wrong.gather(-1, place).masked_fill(met, -torch.inf))
-        losses = torch.logaddexp(torch.logsumexp(wrong, -1), right) - right
-        mean: Tensor = (losses * asked).sum(1) / asked.sum(1).clamp(min=1)
+        # -inf takes the target out of the negatives, where it would be counted twice.
+        negative = negative.scatter(
+            -1, place, negative.gather(-1, place).masked_fill(is_target, -torch.inf)
+        )
+        losses = torch.logaddexp(torch.logsumexp(negative, -1), positive) - positive
+        mean: Tensor = (losses * has_target).sum(1) / has_target.sum(1).clamp(min=1)
         return mean
 
     def train_only(self, part: str) -> Sequence[str]:
-        """Freeze the rest; returns the names of the trained parameters, sorted.
+        """Make a part trainable and freeze the rest; returns the sorted names of the part.
 
         Args:
-            part: `all`; `heads`, the tables of items, without the transformer; or `rules`,
-                the popularity of items alone.
+            part: `all`; `heads`, which are the tables of items without the transformer; or
+                `rules`, which are the popularity biases only.
         """
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(
@@ -142,5 +148,6 @@ class SequenceModel(PreTrainedModel):
         rate = self.config.dropout
         if noise is None or not rate:
             return values
-        kept = torch.rand(values.shape, generator=noise) >= rate
-        return values * kept / (1 - rate)
+        # With a generator of its own: nn.Dropout draws from torch's global one.
+        mask = torch.rand(values.shape, generator=noise) >= rate
+        return values * mask / (1 - rate)

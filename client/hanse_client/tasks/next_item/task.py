@@ -1,7 +1,7 @@
-"""Task `next-item`: which item a customer takes next, from item ids alone, leave-one-out.
+"""The adapter of the task `next-item`, for the data sets of published papers; leave-one-out.
 
-For data sets that papers publish figures on. The item table is as large as the list of items,
-and so is the noise on it where training is private: `docs/published.md` has what that costs.
+The item table grows with the list of items, and so does the noise on it in private training;
+`docs/published.md` has the cost.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ _ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceDraw:
-    """The customers of a step, and chance that all of them share."""
+class _SequenceDraw:
+    """The customers of a step, and the randomness that they share."""
 
     customers: Ints
     candidates: Ints
-    """[K] items to tell the next ones from, rising."""
+    """[K] item ids of the sampled softmax, ascending."""
     seed: int
     """Of dropout."""
 
     def __len__(self) -> int:
         return len(self.customers)
 
-    def rows(self, start: int, stop: int) -> SequenceDraw:
+    def rows(self, start: int, stop: int) -> _SequenceDraw:
         """The rows of a slice."""
+        # Another seed for each slice, or all slices of a step would have the same dropout.
         return replace(self, customers=self.customers[start:stop], seed=self.seed + start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceBatch:
+class _SequenceBatch:
     """Histories of B customers, padded on the right."""
 
     inputs: Tensor
     """[B, T] item ids."""
     targets: Tensor
-    """[B, T] the next of each, or `NOTHING`."""
+    """[B, T] the next item of each, or `NOTHING`."""
     candidates: Tensor
     """[B, K] the same in every row."""
     seed: int
@@ -57,7 +58,7 @@ class SequenceBatch:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def rows(self, start: int, stop: int) -> SequenceBatch:
+    def rows(self, start: int, stop: int) -> _SequenceBatch:
         """The customers of a slice."""
         part = slice(start, stop)
         return replace(
@@ -84,16 +85,16 @@ class NextItemTask:
         model.train_only(settings.model.trainable)
 
     def load_data(self, node: Node) -> Sequences:
-        """Sequences."""
+        """The store's prepared sequences."""
         return node.prepared(Sequences)
 
     def training_data(self, data: Sequences, settings: RunSettings) -> Sequences:
-        """Everything before the validation item; through it, if the settings say so."""
+        """Items before the validation target, or with it under `train_through_validation`."""
         through = next_item(settings).train_through_validation
         return data.without_last(HELD_OUT["test" if through else "validate"])
 
     def training_ends(self, settings: RunSettings) -> str:
-        """Somebody with an item and a next one."""
+        """See `Task.training_ends`."""
         return "customer with two items before those held out"
 
     def draw(
@@ -103,18 +104,18 @@ class NextItemTask:
         model: SequenceModel,
         settings: RunSettings,
         rng: np.random.Generator,
-    ) -> SequenceDraw:
-        """Draw the step's candidates; nothing about a customer is by chance.
+    ) -> _SequenceDraw:
+        """Draw the candidates that all customers of the step share.
 
-        Customers come in the order of how much they took, so that little is padded.
+        Customers are ordered by the length of their sequences, which reduces padding.
 
         Guarantees:
-            What `rng` draws depends on the number of items alone.
+            What `rng` draws depends only on the number of items.
         """
         count, items = next_item(settings).negatives, model.config.items
         every = count >= items
         sizes = data.sizes[customers]
-        return SequenceDraw(
+        return _SequenceDraw(
             customers=customers[np.argsort(sizes, kind="stable")],
             candidates=np.arange(items)
             if every
@@ -123,25 +124,27 @@ class NextItemTask:
         )
 
     def rows_at_once(self, model: SequenceModel) -> int:
-        """Scores of [T, K] a customer."""
+        """A constant: the scores are [T, K] a customer."""
         return _ROWS
 
-    def collate(self, data: Sequences, draw: SequenceDraw, model: SequenceModel) -> SequenceBatch:
-        """Each item of a history, and the one after it.
+    def collate(self, data: Sequences, draw: _SequenceDraw, model: SequenceModel) -> _SequenceBatch:
+        """Pair each of a customer's latest items with the next one.
 
         Guarantees:
-            A row depends on that customer's sequence alone.
+            A row depends only on that customer's sequence.
         """
-        kept = model.config.max_steps + 1
-        recent = [data.of_customer(int(customer))[-kept:] for customer in draw.customers]
+        length = model.config.max_steps + 1  # one more than is read: the last target
+        recent = [data.of_customer(int(customer))[-length:] for customer in draw.customers]
         inputs = _padded([one[:-1] for one in recent], 0)
         targets = _padded([one[1:] for one in recent], NOTHING)
         candidates = torch.from_numpy(draw.candidates).expand(len(draw), -1)
-        return SequenceBatch(inputs=inputs, targets=targets, candidates=candidates, seed=draw.seed)
+        return _SequenceBatch(inputs=inputs, targets=targets, candidates=candidates, seed=draw.seed)
 
-    def losses(self, model: SequenceModel, batch: SequenceBatch, settings: RunSettings) -> Tensor:
-        """Mean over a customer's items of the cross-entropy of the next one, [B]."""
+    def losses(self, model: SequenceModel, batch: _SequenceBatch, settings: RunSettings) -> Tensor:
+        """Each customer's mean cross-entropy of the next item [B]."""
         private = settings.privacy.mode != "none"
+        # No dropout under privacy: its masks depend on a customer's place in the batch, and a
+        # loss must be a function of the customer's row only.
         noise = None if private else torch.Generator().manual_seed(batch.seed)
         return model.sampled_losses(
             batch.inputs, batch.targets, batch.candidates, noise=noise, apart=private
@@ -150,21 +153,21 @@ class NextItemTask:
     def evaluate(
         self, data: Sequences, model: SequenceModel, settings: RunSettings, split: str
     ) -> Ranks:
-        """Rank all items for every customer, and find the one held out."""
+        """Rank all items for every customer's held-out target."""
 
         def scores(past: Past) -> npt.NDArray[np.float32]:
             recent = [one[-model.config.max_steps :] for one in past]
             last = torch.tensor([len(one) - 1 for one in recent])
             states = model.states(_padded(recent, 0))[torch.arange(len(past)), last]
-            found: npt.NDArray[np.float32] = model.scores(states).numpy()
-            return found
+            item_scores: npt.NDArray[np.float32] = model.scores(states).numpy()
+            return item_scores
 
         with torch.inference_mode():
             return judge(data, split, scores)
 
 
 def next_item(settings: RunSettings) -> NextItemSettings:
-    """The task's own settings."""
+    """The settings of this task, or their defaults."""
     return settings.next_item or NextItemSettings()
 
 

@@ -1,11 +1,11 @@
-"""Reviews of a store's customers: texts as token ids, each with its stars or its verdict.
+"""Reviews of a store's customers: texts as token ids, with labels such as stars.
 
     <file>.txt     a review a line: the text, a tab, the label (as UCI's labelled sentences)
-    <file>.csv, .tsv, .parquet    columns `text` and `rating`, and `user_id` where one is known
+    <file>.csv, .tsv, .parquet    columns `text` and `rating`, and optionally `user_id`
 
-Without `user_id`, every review counts as a customer of its own. A `<file>.labels` beside it is
-the public list of what a review can be, one label a line, in order; without it the labels are
-those that the customers gave, which no epsilon covers.
+Without `user_id`, every review counts as a customer of its own. `<file>.labels` is the public
+list of labels, one a line, in order; without it the labels are collected from the reviews,
+which no epsilon covers.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from hanse_common.errors import DataError, MissingColumns, WrongTypes
 TRAIN, VALIDATE, TEST = 0, 1, 2
 PARTS = {"validate": VALIDATE, "test": TEST}
 _LARGEST = 16
-"""Labels; more are ids or free text, and no judgement."""
+"""Largest number of labels; a column with more holds ids or free text."""
 _HEADINGS = frozenset({"label", "rating", "sentiment", "stars", "score", "class"})
-"""Labels of a first line that name the column. Whether other lines have the label is no way to
-tell: a review would come and go with another customer's."""
+"""Labels of a first line that is a heading. A rule that looked at the other lines would let one
+customer's review decide whether another's is read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Texts:
-    """Reviews as they were read."""
+    """Reviews as read from a file."""
 
     users: list[str]
     texts: list[str]
     labels: list[int]
     """Indices into `names`."""
     names: list[str]
-    """What a review can be, in order."""
+    """The names of the labels, in order."""
     rejected: dict[str, int]
-    """Rows left out, by reason."""
+    """Number of rejected rows by reason."""
     listed: bool = False
-    """Whether `names` are those of a public list, and not of the customers."""
+    """Whether `names` come from a public list; otherwise they come from the reviews."""
 
-    def some(self, rows: Ints) -> Texts:
-        """These rows alone."""
+    def select(self, rows: Ints) -> Texts:
+        """Only these rows."""
         return replace(
             self,
             users=[self.users[i] for i in rows],
@@ -64,36 +64,36 @@ def read_reviews(path: Path) -> Texts:
     """Read a file of reviews.
 
     Raises:
-        DataError: It cannot be read, or holds no two labels.
+        DataError: It cannot be read, or has fewer than two labels.
         MissingColumns: It has no `text` or no `rating`.
-        WrongTypes: A line has no label, or there are too many labels to be judgements.
+        WrongTypes: A line has no label, or there are more than 16 labels.
     """
     table = _lines(path) if path.suffix == ".txt" else _columns(path)
     filled = table.filter(
         pl.col("text").str.strip_chars().str.len_chars().gt(0) & pl.col("rating").is_not_null()
     )
     listed = read_public_list(path, ".labels")
-    kept = filled if listed is None else filled.filter(pl.col("rating").is_in(listed))
-    names = sorted(kept["rating"].unique().to_list(), key=_order) if listed is None else listed
+    rows = filled if listed is None else filled.filter(pl.col("rating").is_in(listed))
+    names = sorted(rows["rating"].unique().to_list(), key=_order) if listed is None else listed
     rejected = {
         "no text or no rating": table.height - filled.height,
-        "a label that the list has not": filled.height - kept.height,
+        "a label that the list has not": filled.height - rows.height,
     }
     if len(names) < 2:
         raise DataError(
-            f"{path} holds {len(names)} label{'' if len(names) == 1 else 's'}",
-            hint="there is nothing to tell apart with fewer than two",
+            f"{path} has {len(names)} label{'' if len(names) == 1 else 's'}",
+            hint="a classifier needs at least two",
         )
     if len(names) > _LARGEST:
         raise WrongTypes(
-            f"{path}: column 'rating' holds {len(names)} different values",
+            f"{path}: column 'rating' has {len(names)} different values",
             hint=f"stars or verdicts, at most {_LARGEST} of them",
         )
     place = {name: number for number, name in enumerate(names)}
     return Texts(
-        users=kept["user_id"].to_list(),
-        texts=kept["text"].to_list(),
-        labels=[place[name] for name in kept["rating"]],
+        users=rows["user_id"].to_list(),
+        texts=rows["text"].to_list(),
+        labels=[place[name] for name in rows["rating"]],
         names=names,
         rejected={reason: count for reason, count in rejected.items() if count},
         listed=listed is not None,
@@ -106,37 +106,37 @@ class Reviews(Entries):
 
     BY_CUSTOMER: ClassVar = (*Entries.BY_CUSTOMER, "part")
     BY_ENTRY: ClassVar = ("tokens", "lengths", "labels")
-    HOMELESS: ClassVar = "leave privacy.one_home off: a file of reviews knows no home"
+    HOMELESS: ClassVar = "leave privacy.one_home off: files of reviews have no homes"
 
     part: npt.NDArray[np.int8]
-    """[N] TRAIN, VALIDATE or TEST: a customer is in one of them."""
+    """[N] TRAIN, VALIDATE or TEST; all reviews of a customer are in one part."""
     tokens: npt.NDArray[np.int32]
-    """[E, T] padded on the right to the longest that may be, which is a setting."""
+    """[E, T] token ids, padded on the right to the public maximum length T, which is a setting."""
     lengths: Ints
-    """[E]."""
+    """[E] number of tokens."""
     labels: Ints
-    """[E]."""
+    """[E] index of the label."""
 
     def of(self, part: int) -> Reviews:
-        """The reviews of one part's customers; the others stay, empty."""
+        """Only the reviews of one part's customers; the others stay, without reviews."""
         return self.only((self.part == part)[self.owners])
 
 
 def prepare_reviews(
     texts: Texts, *, encoder: str, tokens: int, seed: int, shares: tuple[float, float] = (0.1, 0.25)
 ) -> Reviews:
-    """Turn texts into token ids, and say whose are held out.
+    """Tokenize reviews, and assign customers to training, validation and test.
 
     Args:
-        texts: Of one store.
-        encoder: Whose tokenizer reads them.
-        tokens: Longest text; the rest of a longer one is not read.
-        seed: Of who is held out.
-        shares: Of the customers, for validation and for test.
+        texts: The reviews of one store.
+        encoder: The text encoder whose tokenizer is used.
+        tokens: Maximum length T; longer texts are cut off.
+        seed: Of the assignment.
+        shares: Expected shares of customers in validation and in test.
 
     Guarantees:
-        A customer's part depends on their own id and the seed. Nothing of a customer depends on
-        another one, so that the parts have about the shares that are asked for.
+        A customer's part depends only on their own id and the seed, so that the shares hold in
+        expectation only. No array of a customer depends on another customer.
 
     Raises:
         ConfigError: There is no such encoder.
@@ -149,10 +149,11 @@ def prepare_reviews(
     order = np.argsort(owner, kind="stable")
     read = tokenizer([texts.texts[i] for i in order], truncation=True, max_length=tokens)
     ids: Sequence[Sequence[int]] = read["input_ids"]
-    lengths = np.array([len(one) for one in ids], dtype=np.int64)
+    lengths = np.array([len(text) for text in ids], dtype=np.int64)
+    # As wide as the setting, not as the longest review, which is one customer's.
     table = np.zeros((len(ids), tokens), dtype=np.int32)
-    for row, one in enumerate(ids):
-        table[row, : len(one)] = one
+    for row, text in enumerate(ids):
+        table[row, : len(text)] = text
     chance = lots(users.tolist(), key=f"part/{seed}")
     part = np.where(chance < shares[1], TEST, np.where(chance < sum(shares), VALIDATE, TRAIN))
     return Reviews(
@@ -171,7 +172,7 @@ def _lines(path: Path) -> pl.DataFrame:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        text, tab, label = line.rpartition("\t")
+        text, tab, label = line.rpartition("\t")  # a text may contain tabs, a label does not
         if not tab:
             raise WrongTypes(f"{path}, line {number}: no tab before a label", hint="TEXT<tab>LABEL")
         rows.append((text, label.strip()))
@@ -181,9 +182,9 @@ def _lines(path: Path) -> pl.DataFrame:
 
 
 def _nameless(table: pl.DataFrame) -> pl.DataFrame:
-    """Name each review's customer by what it says, and equal ones by how many came before.
+    """Add a `user_id` that is a hash of the review and its number among equal reviews.
 
-    A number of the line would name everybody behind a review otherwise when it is not there.
+    Line numbers would not do: removing one review would rename the customers of all later ones.
     """
     again = table.select(pl.int_range(pl.len()).over("text", "rating")).to_series()
     names = [
@@ -221,7 +222,7 @@ def _columns(path: Path) -> pl.DataFrame:
 
 
 def _order(label: str) -> tuple[bool, float, str]:
-    """Numbers by value, before words by letter."""
+    """Sort key of a label: numbers by value, then words by letter."""
     try:
         return False, float(label), label
     except ValueError:

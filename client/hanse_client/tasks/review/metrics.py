@@ -1,4 +1,4 @@
-"""How well reviews were judged: accuracy, F1, area under the curve, and distance in stars."""
+"""Metrics of predicted review labels: accuracy, F1, area under the ROC curve, absolute error."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from hanse_client.tasks.scoring import auc
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdicts:
-    """What an evaluation found, one entry per judged review of L labels."""
+    """Predicted probabilities of L labels and the true label of E reviews."""
 
     chances: npt.NDArray[np.float32]
-    """[E, L]."""
+    """[E, L] predicted probabilities."""
     labels: npt.NDArray[np.int64]
-    """[E]."""
+    """[E] index of the true label."""
     customers: npt.NDArray[np.int64]
-    """[E] whose review it is, as an index into the store's reviews."""
+    """[E] index of each review's customer in the store's reviews."""
 
     def metrics(self) -> dict[str, float]:
-        """Figures over all reviews; NaN where there is none.
+        """Metrics over all reviews; NaN without any.
 
         Returns:
-            `accuracy`; `f1`, a mean over labels; `auc` of the second label where there are
-            two; `mae` in labels between the expected label and the true one.
+            `accuracy`; the macro `f1`; the `auc` of the second label if there are two; `mae`,
+            the mean absolute error of the expected label, in labels.
         """
         if not len(self.labels):
             return dict.fromkeys(("accuracy", "f1", "auc", "mae"), float("nan"))
-        said = self.chances.argmax(1)
+        predicted = self.chances.argmax(1)
         places = np.arange(self.chances.shape[1])
         expected = self.chances.astype(np.float64) @ places
         two = self.chances.shape[1] == 2
         return {
-            "accuracy": float((said == self.labels).mean()),
-            "f1": float(np.mean([_f1(said == label, self.labels == label) for label in places])),
+            "accuracy": float((predicted == self.labels).mean()),
+            "f1": float(np.mean([_f1(predicted == x, self.labels == x) for x in places])),
             "auc": auc(self.chances[:, 1], self.labels == 1) if two else float("nan"),
             "mae": float(np.abs(expected - self.labels).mean()),
         }
 
     def sums(self, allowed: npt.NDArray[np.int64] | None = None) -> dict[str, float]:
-        """Sums over customers: 1, and the share of their reviews that were judged right."""
+        """Sums over customers of 1 and of a customer's accuracy; see `Figures.sums`."""
         right = (self.chances.argmax(1) == self.labels).astype(np.float64)
         return customers_and_means(self.customers, {"accuracy": right}, allowed=allowed)
 
@@ -58,16 +58,17 @@ class Verdicts:
         """Read what `save` wrote.
 
         Raises:
-            DataError: The file is missing or holds no verdicts.
+            DataError: The file is missing, damaged, or of another kind.
         """
         return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Verdicts]) -> Verdicts:
-        """The verdicts of several stores as if they were one."""
+        """The results of several stores, concatenated."""
         return concatenated(cls, parts)
 
 
-def _f1(said: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:
-    both = int((said & true).sum())
-    return 2 * both / max(int(said.sum()) + int(true.sum()), 1)
+def _f1(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:
+    both = int((predicted & true).sum())
+    # 0 for a label that is neither predicted nor present, as scikit-learn has it.
+    return 2 * both / max(int(predicted.sum()) + int(true.sum()), 1)

@@ -1,8 +1,8 @@
-"""The review model: what a text says of a purchase, as stars or as praise and complaint.
+"""The review model: a text classifier for stars or sentiment.
 
-- a public text encoder (MiniLM, or any BERT-family checkpoint), mean over its tokens
-- one linear head over the labels, which starts at zero: every label equally likely
-- what is trained: the head, the last layers, LoRA factors or adapters beside them, or all
+- a public text encoder (MiniLM, or any BERT-family checkpoint) with mean pooling
+- a linear head over the labels that starts at zero, so that all labels are equally likely
+- trainable: the head, and optionally the last layers, LoRA factors, adapters, or all
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _FAMILY = "bert"
 
 
 class ReviewConfig(PretrainedConfig):
-    """Shape of a `ReviewModel`, saved beside its weights.
+    """The shape of a `ReviewModel`, saved with its weights.
 
     Args:
-        labels: What a review can be, in order; numbers where they are stars.
+        labels: The names of the labels, in order; numbers for stars.
         encoder: Configuration of the text encoder.
-        adaptation: Parameters beside its own that it is made with: `lora:R` or `adapters:R`.
+        adaptation: Adapters that the model has: `lora:R` or `adapters:R`; None for none.
     """
 
     model_type = "hanse-review"
@@ -49,7 +49,7 @@ class ReviewConfig(PretrainedConfig):
 
 
 class ReviewModel(PreTrainedModel):
-    """Says of a text which label it has."""
+    """Classifies texts by label."""
 
     config: ReviewConfig
     config_class = ReviewConfig
@@ -66,23 +66,23 @@ class ReviewModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: `fresh` does, and what is read from a file stays as it is."""
+        """Do nothing: `fresh` sets new weights, and weights of a file stay as they are."""
 
     @classmethod
     def fresh(
         cls, labels: Sequence[str], *, encoder: str, trainable: str, seed: int
     ) -> ReviewModel:
-        """A model that has read what its encoder has, and no review yet.
+        """A model with a pre-trained encoder and an untrained head.
 
         Args:
-            labels: What a review can be.
-            encoder: As `hanse_client.model.item_texts` finds it.
-            trainable: What will be trained, as `hanse_common.trainable` reads it.
+            labels: The names of the labels.
+            encoder: A text encoder, as in `hanse_client.model.item_texts`.
+            trainable: The part that will be trained, as in `hanse_common.trainable`.
             seed: Of the random half of LoRA factors or adapters.
 
         Raises:
-            ConfigError: There is no such encoder, it is of another family than BERT's, or it
-                has not what is to be trained.
+            ConfigError: There is no such encoder, it is not of the BERT family, or it lacks
+                the layers to be trained.
         """
         chosen = Trainable.parse(trainable)
         with reading_encoder(encoder) as source:
@@ -90,8 +90,9 @@ class ReviewModel(PreTrainedModel):
         if public.config.model_type != _FAMILY:
             raise ConfigError(
                 f"the encoder {encoder!r} is of family {public.config.model_type!r}",
-                hint="reviews are read by BERT-family checkpoints, as MiniLM is",
+                hint="reviews need a BERT-family checkpoint, such as MiniLM",
             )
+        # No dropout: its masks would make a loss depend on the row's place in the batch.
         shape = public.config.to_dict() | {
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
@@ -110,7 +111,7 @@ class ReviewModel(PreTrainedModel):
         return plain
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Judge texts.
+        """Classify texts.
 
         Args:
             tokens: [B, T] token ids, padded on the right.
@@ -119,7 +120,8 @@ class ReviewModel(PreTrainedModel):
         Returns:
             [B, labels] unnormalised log-probabilities.
         """
-        # A row each: what a batch shared would have no gradient per customer.
+        # One row of positions a customer: a [1, T] that the batch shares would give the position
+        # table one gradient for all customers.
         positions = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
         states = self.encoder(
             input_ids=tokens,
@@ -129,24 +131,25 @@ class ReviewModel(PreTrainedModel):
         ).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
         mean = (states * weights).sum(1) / weights.sum(1)
+        # Unit vectors times the root of the width: coordinates of about unit size for the head.
         scores: Tensor = self.head(nn.functional.normalize(mean, dim=-1) * self.width**0.5)
         return scores
 
     def train_only(self, part: str) -> Sequence[str]:
-        """Freeze the rest; returns the names of the trained parameters, sorted.
+        """Make a part trainable and freeze the rest; returns the sorted names of the part.
 
         Args:
-            part: As `hanse_common.trainable` reads it; `rules` are the interest model's.
+            part: As in `hanse_common.trainable`; `rules` exist in the interest model only.
 
         Raises:
-            ConfigError: It is no such word, or the model was not made for it.
+            ConfigError: The part is unknown, or the model was made without it.
         """
         chosen = Trainable.parse(part)
         if chosen.kind == "rules" or chosen.adaptation not in (None, self.config.adaptation):
             raise ConfigError(
-                f"model.trainable={part!r}, and this review model was made with "
+                f"model.trainable={part!r}, but this review model was made with "
                 f"{self.config.adaptation or 'no adaptation'}",
-                hint=f"of {OFFERED}, take what it was made for",
+                hint=f"use the one of {OFFERED} that it was made for",
             )
         last = layers_of(self.encoder, _FAMILY)[-chosen.size :] if chosen.kind == "top" else []
         top = {id(p) for layer in last for p in layer.parameters()}
@@ -161,6 +164,6 @@ class ReviewModel(PreTrainedModel):
 
 
 def load_review_model(folder: Path) -> ReviewModel:
-    """Read a review model, as `save_pretrained` wrote it."""
+    """Read a review model that `save_pretrained` wrote."""
     model: ReviewModel = ReviewModel.from_pretrained(folder)
     return model

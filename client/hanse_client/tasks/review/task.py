@@ -1,4 +1,4 @@
-"""Task `review`: stars or sentiment from what customers write, some customers held out."""
+"""The adapter of the task `review`; validation and test hold out customers."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ _ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReviewDraw:
+class _ReviewDraw:
     """One review of each customer in a step."""
 
     customers: Ints
     reviews: Ints
-    """[R] rows of the store's reviews."""
+    """[R] indices into the store's reviews."""
 
     def __len__(self) -> int:
         return len(self.customers)
 
-    def rows(self, start: int, stop: int) -> ReviewDraw:
+    def rows(self, start: int, stop: int) -> _ReviewDraw:
         """The rows of a slice."""
-        return ReviewDraw(customers=self.customers[start:stop], reviews=self.reviews[start:stop])
+        return _ReviewDraw(customers=self.customers[start:stop], reviews=self.reviews[start:stop])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReviewBatch:
-    """Reviews of B customers."""
+class _ReviewBatch:
+    """One review of each of B customers."""
 
     tokens: Tensor
-    """[B, T]."""
+    """[B, T] token ids, padded on the right."""
     mask: Tensor
-    """[B, T]."""
+    """[B, T] 1 for a token, 0 for padding."""
     labels: Tensor
-    """[B]."""
+    """[B] index of the label."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def rows(self, start: int, stop: int) -> ReviewBatch:
+    def rows(self, start: int, stop: int) -> _ReviewBatch:
         """The customers of a slice."""
         part = slice(start, stop)
         return replace(
@@ -72,15 +72,15 @@ class ReviewTask:
         model.train_only(settings.model.trainable)
 
     def load_data(self, node: Node) -> Reviews:
-        """Reviews."""
+        """The store's prepared reviews."""
         return node.prepared(Reviews)
 
     def training_data(self, data: Reviews, settings: RunSettings) -> Reviews:
-        """Those of the customers who are not held out."""
+        """The reviews of customers who are not held out."""
         return data.of(TRAIN)
 
     def training_ends(self, settings: RunSettings) -> str:
-        """Somebody's review."""
+        """See `Task.training_ends`."""
         return "review of a customer who is not held out"
 
     def draw(
@@ -90,27 +90,27 @@ class ReviewTask:
         model: ReviewModel,
         settings: RunSettings,
         rng: np.random.Generator,
-    ) -> ReviewDraw:
-        """One review of each, by chance: who writes much does not count for more.
+    ) -> _ReviewDraw:
+        """Draw one review of each customer, so that writing much gives no more weight.
 
         Guarantees:
-            Chance is drawn for all customers of the store, in their order, so that nobody's
-            draw depends on who else is in the step.
+            Random numbers are drawn for all customers of the store, in their order, so that no
+            customer's draw depends on who else is in the step.
         """
         chance = rng.random(len(data))[customers]
         first, count = data.offsets[customers], data.sizes[customers]
-        return ReviewDraw(customers=customers, reviews=first + (chance * count).astype(np.int64))
+        return _ReviewDraw(customers=customers, reviews=first + (chance * count).astype(np.int64))
 
     def rows_at_once(self, model: ReviewModel) -> int:
-        """Texts of up to a few hundred tokens."""
+        """A constant, for texts of up to a few hundred tokens."""
         return _ROWS
 
-    def collate(self, data: Reviews, draw: ReviewDraw, model: ReviewModel) -> ReviewBatch:
-        """Tokens, cut to the longest text of the batch."""
+    def collate(self, data: Reviews, draw: _ReviewDraw, model: ReviewModel) -> _ReviewBatch:
+        """Token ids, cut to the longest text of the batch."""
         return _batch(data, draw.reviews)
 
-    def losses(self, model: ReviewModel, batch: ReviewBatch, settings: RunSettings) -> Tensor:
-        """Cross-entropy of the label, [B]."""
+    def losses(self, model: ReviewModel, batch: _ReviewBatch, settings: RunSettings) -> Tensor:
+        """Cross-entropy of each customer's label [B]."""
         return torch.nn.functional.cross_entropy(
             model(batch.tokens, batch.mask), batch.labels, reduction="none"
         )
@@ -118,22 +118,22 @@ class ReviewTask:
     def evaluate(
         self, data: Reviews, model: ReviewModel, settings: RunSettings, split: str
     ) -> Verdicts:
-        """Judge every review of the customers held out."""
-        held = data.of(PARTS[split])
-        owner = held.owners
-        order = np.argsort(held.lengths, kind="stable")  # texts of like length: little padding
+        """Classify every review of the held-out customers."""
+        held_out = data.of(PARTS[split])
+        # Batches of texts of similar length have little padding.
+        order = np.argsort(held_out.lengths, kind="stable")
         chances = np.zeros((len(order), len(model.config.labels)), dtype=np.float32)
         with torch.inference_mode():
             for start in range(0, len(order), _ROWS):
-                some = order[start : start + _ROWS]
-                batch = _batch(held, some)
-                chances[some] = torch.softmax(model(batch.tokens, batch.mask), -1).numpy()
-        return Verdicts(chances=chances, labels=held.labels, customers=owner)
+                rows = order[start : start + _ROWS]
+                batch = _batch(held_out, rows)
+                chances[rows] = torch.softmax(model(batch.tokens, batch.mask), -1).numpy()
+        return Verdicts(chances=chances, labels=held_out.labels, customers=held_out.owners)
 
 
-def _batch(data: Reviews, rows: Ints) -> ReviewBatch:
+def _batch(data: Reviews, rows: Ints) -> _ReviewBatch:
     lengths = torch.from_numpy(data.lengths[rows])
     width = int(lengths.max()) if len(rows) else 1
     tokens = torch.from_numpy(data.tokens[rows, :width].astype(np.int64))
     mask = (torch.arange(width) < lengths.unsqueeze(1)).long()
-    return ReviewBatch(tokens=tokens, mask=mask, labels=torch.from_numpy(data.labels[rows]))
+    return _ReviewBatch(tokens=tokens, mask=mask, labels=torch.from_numpy(data.labels[rows]))
