@@ -1,10 +1,10 @@
-"""Attention that looks both ways and yet never past the moment of prediction.
+"""Bidirectional attention that never reaches past the moment of prediction.
 
-A bidirectional encoder that read a whole history would hand later visits to earlier anchors.
-So the history is read once for each anchor, and each reading sees the visits before its
-anchor only. The readings of one customer lie one after another in one row: layers see
-[B, P * T, D] with the customers in front, as per-customer clipping needs, and only attention,
-which has no parameters, takes them apart.
+A bidirectional encoder that read a complete history once would leak later visits to earlier
+anchors. The history is therefore read once for each anchor, with the visits after it masked.
+The passes of one customer are concatenated in one row: layers see [B, P * T, D] with the
+customer as the first dimension, as per-customer clipping needs, and only attention, which has
+no parameters, separates them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 ANCHORED = "hanse_anchored"
-"""Its name among the attention functions of `transformers`."""
+"""The name under which `transformers` finds this attention function."""
 
 
 def anchored_attention(
@@ -28,18 +28,18 @@ def anchored_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each reading.
+    """Attend within each of the P passes.
 
     Args:
         module: The layer; not used.
         query: [B, heads, P * T, d].
-        key: The same.
-        value: The same.
-        attention_mask: [B, P, 1, T] which visits each reading may see, at least one.
-        scaling: Of the scores; one over the root of d if None.
+        key: [B, heads, P * T, d].
+        value: [B, heads, P * T, d].
+        attention_mask: [B, P, 1, T] visits that each pass attends to, at least one.
+        scaling: Of the scores; 1 / sqrt(d) if None.
 
     Returns:
-        ([B, P * T, heads, d], no weights).
+        ([B, P * T, heads, d], None for the attention weights).
     """
     rows, readings, _one, steps = attention_mask.shape
     heads, size = query.shape[1], query.shape[3]
@@ -48,14 +48,15 @@ def anchored_attention(
         split = joined.reshape(rows, heads, readings, steps, size).transpose(1, 2)
         return split.reshape(rows * readings, heads, steps, size)
 
-    found = scaled_dot_product_attention(
+    # A pass without any visible visit would make softmax NaN; callers clamp to the first visit.
+    attended = scaled_dot_product_attention(
         apart(query),
         apart(key),
         apart(value),
         attn_mask=attention_mask.reshape(rows * readings, 1, 1, steps),
         scale=scaling,
     )
-    together = found.reshape(rows, readings, heads, steps, size).permute(0, 1, 3, 2, 4)
+    together = attended.reshape(rows, readings, heads, steps, size).permute(0, 1, 3, 2, 4)
     return together.reshape(rows, readings * steps, heads, size), None
 
 

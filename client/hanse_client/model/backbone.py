@@ -1,11 +1,11 @@
-"""The transformer over a customer's visits, fed through `inputs_embeds`: GPT-2 or BERT.
+"""The transformer over a customer's visits, GPT-2 or BERT, which reads `inputs_embeds`.
 
 One token is one visit: the mean of its items' text vectors plus a few facts about the visit
-(how much, what it cost, how long since the last one, when in the week, what kind of events).
+(number of items, spend, days since the last visit, weekday, kinds of events).
 
-- `gpt2` is causal: one pass serves all anchors, for a state never sees to its right.
-- `bert` looks both ways, so it reads the history once for each anchor, up to that anchor
-  and no further (`anchored.py`); P anchors cost about P passes.
+- `gpt2` is causal, so one pass serves all anchors.
+- `bert` is bidirectional, so it reads the history once for each anchor, with later visits
+  masked (`anchored_attention.py`); P anchors cost about P passes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from hanse_client.model.config import InterestConfig, SequenceConfig
 from hanse_common.errors import ConfigError
 
 UNSEEN = -1
-"""The last visit before an anchor that has none."""
+"""The index of the last visit before an anchor without any earlier visit."""
 
 
 class VisitEncoder(nn.Module):
-    """Visits in order to one state per anchor, which has seen only what came before it.
+    """Encodes histories as one state per anchor, which depends only on visits before it.
 
-    Histories are padded on the right. A causal state never sees to its right, so padding
-    needs no mask and takes no part in any prediction; on the left it would shift positions
+    Histories are padded on the right. A causal state depends on nothing to its right, so
+    padding needs no mask and affects no prediction; on the left it would shift positions
     and corrupt per-customer gradients of the position table.
     """
 
@@ -44,25 +44,26 @@ class VisitEncoder(nn.Module):
 
     @property
     def both_ways(self) -> bool:
-        """Whether a state sees visits after its own, as far as it is let."""
+        """Whether the transformer is bidirectional: a state also attends to later visits."""
         return self._family == "bert"
 
     def adapt(self, adaptation: str, *, seed: int) -> None:
-        """Add LoRA factors or adapters that change nothing until they are trained."""
-        with torch.random.fork_rng():  # what peft draws is drawn again, from the seed
+        """Add LoRA factors or adapters, which have no effect until they are trained."""
+        # peft draws initial weights from the global generator; they are replaced below.
+        with torch.random.fork_rng():
             adapt(self.blocks, self._family, width=self._width, adaptation=adaptation)
         start_adaptation(self.blocks, seed=seed)
 
     def forward(self, visit_vectors: Tensor, visit_facts: Tensor, anchor_visit: Tensor) -> Tensor:
-        """Encode histories as they are seen from some anchors.
+        """Encode histories up to each anchor.
 
         Args:
             visit_vectors: [B, T, vector_size] mean text vector of each visit's items.
             visit_facts: [B, T, facts].
-            anchor_visit: [B, P] the last visit before each anchor, or `UNSEEN`.
+            anchor_visit: [B, P] index of the last visit before each anchor, or `UNSEEN`.
 
         Returns:
-            [B, P, n_embd]; zero where there is no visit before the anchor.
+            [B, P, n_embd]; zero for an anchor without an earlier visit.
         """
         tokens = self.tokens(visit_vectors, visit_facts)
         last = anchor_visit.clamp(min=0)
@@ -75,10 +76,11 @@ class VisitEncoder(nn.Module):
             states = self.read(tokens, last).unflatten(1, (points, -1))  # [B, P, T, D]
             index = last[:, :, None, None].expand(customers, points, 1, width)
             states = states.gather(2, index).squeeze(2)
+        # The clamp above gave such anchors the first visit, which they must not see.
         return states.masked_fill((anchor_visit == UNSEEN).unsqueeze(-1), 0.0)
 
     def tokens(self, visit_vectors: Tensor, visit_facts: Tensor) -> Tensor:
-        """Each visit as the transformer reads it, [B, T, D]."""
+        """Input embeddings of the visits [B, T, D]."""
         tokens: Tensor = self.text(visit_vectors) + self.facts(visit_facts)
         return tokens
 
@@ -87,31 +89,36 @@ class VisitEncoder(nn.Module):
 
         Args:
             tokens: [B, T, D].
-            last: `bert` only: [B, P] the last visit that each reading may see.
+            last: `bert` only: [B, P] index of the last visit that each pass attends to.
 
         Returns:
-            [B, T, D]; of `bert` all readings one after another, [B, P * T, D].
+            [B, T, D]; for `bert` the P passes one after another, [B, P * T, D].
+
+        Raises:
+            ValueError: `last` is missing for `bert`.
         """
         if self._family == "gpt2":
             return read_causal(self.blocks, tokens)
         if last is None:
-            raise ValueError("a transformer that looks both ways must be told how far")
+            raise ValueError("a bidirectional transformer needs the last visit of each pass")
         batch, steps, _ = tokens.shape
         positions = torch.arange(steps, device=tokens.device)
         readings = last.shape[1]
+        # Contiguous per customer, as in `read_causal`.
         where = positions.repeat(readings).expand(batch, -1).contiguous()  # [B, P * T]
-        found = self.blocks(
+        output = self.blocks(
             inputs_embeds=tokens.repeat(1, readings, 1),
             position_ids=where,
             token_type_ids=torch.zeros_like(where),
             attention_mask=(positions <= last.unsqueeze(-1)).unsqueeze(2),  # [B, P, 1, T]
         )
-        states: Tensor = found.last_hidden_state
+        states: Tensor = output.last_hidden_state
         return states
 
 
 def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
-    """GPT-2 without dropout or a token table, for vectors as long as `config.n_embd`."""
+    """GPT-2 without dropout and token table, for input vectors of size `config.n_embd`."""
+    # No dropout: its masks would make a loss depend on the row's place in the batch.
     blocks = GPT2Model(
         GPT2Config(
             vocab_size=1,
@@ -127,16 +134,16 @@ def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
             **getattr(config, "backbone_options", {}),
         )
     )
-    # Visits come in as vectors; an unused token table would have no gradient to clip.
+    # The input is vectors; an unused token table would be noised and sent without any gradient.
     blocks.wte = nn.Identity()  # type: ignore[assignment]
     return blocks
 
 
 def read_causal(blocks: nn.Module, tokens: Tensor) -> Tensor:
-    """States [B, T, D] of tokens [B, T, D], each seeing only what came before it."""
+    """States [B, T, D] of tokens [B, T, D]; each depends on its own token and earlier ones."""
     batch, steps, _ = tokens.shape
-    # Contiguous per-customer positions: the default [1, T] would be shared by the batch
-    # and per-customer gradients of the position table would be wrong.
+    # Positions per customer: the batch would share the default [1, T], and per-customer
+    # gradients of the position table would be wrong.
     positions = torch.arange(steps, device=tokens.device).expand(batch, steps).contiguous()
     states: Tensor = blocks(
         inputs_embeds=tokens, position_ids=positions, use_cache=False

