@@ -1,1 +1,1 @@
-"""What follows from the model's answers at the store: demand, migration, surprise."""
+"""Analytics at the store, derived from the shared model: demand, interest migration, anomalies."""

@@ -1,19 +1,19 @@
-"""What a shop will sell: visits with each category in the next 7, 14 and 28 days.
+"""Demand forecasts of a shop: visits with each category in the next 7, 14 and 28 days.
 
-The customers' expected visits add up. The store's own past corrects the sum: the same forecast
-from moments that lie behind, with what was observed. Each class is brought to its level of the last
-eight weeks, and how far such sums were off since says how wide an interval is. With mu expected
+A forecast is the sum of the customers' expected visits, corrected by forecasts from earlier
+moments whose outcome is known: each class is scaled to its level of the last eight weeks, and
+the errors of such forecasts give the width of the interval. With mu expected visits
 
     variance = mu + (error * mu) ** 2
 
-the first term for visits that come as they like (Poisson), the second for what moves all
-customers together, such as a holiday; an interval is mu ± 1.645 standard deviations, normal.
+where the first term is that of independent visits (Poisson), and the second that of events
+which affect all customers, such as a holiday. An interval is mu ± 1.645 standard deviations.
 
     found = demand(histories, model, moment)
     found.expected       # [C, H]
     found.low, found.high
 
-Only customers with a visit before the moment are in it: who comes for the first time is not.
+Only customers with a visit before the moment are counted, so first visits are not forecast.
 Nothing is trained, and nothing leaves the store.
 """
 
@@ -34,88 +34,90 @@ from hanse_client.tasks.interest.heads import outlook_bounds
 from hanse_client.tasks.interest.rates import chances
 
 COVERAGE = 0.9
-_SPREAD = 1.6449
+_SPREAD = 1.6449  # standard deviations on either side of the mean that hold `COVERAGE`
 _PAST_MOMENTS = 5
 _LEVELLED = 2
-"""Past moments that a class's level is read off: one and two worked best in the validation
-weeks of the grocery regions, four worse than none."""
+"""Past moments that give a class's level: mean absolute error in 28 days of the validation weeks
+of the grocery regions 4.28 with two, 4.33 with one, 4.54 with four (docs/lab-notes.md)."""
 _CREDIT = 20.0
-"""Visits that a class is credited with on both sides, so that a rare one keeps its level."""
+"""Visits added to both sides of a class's level, so that a rare class keeps about 1. With 100
+visits the error was 4.35 (docs/lab-notes.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """A store's, by class and horizon: each [C, H] but `horizons` and `error`."""
+    """A store's demand by class and horizon: [C, H] except for `horizons` and `error`."""
 
     horizons: tuple[float, ...]
+    """[H] ends of the horizons, in days."""
     expected: Floats
-    """Visits with the class."""
+    """Expected visits with the class."""
     buyers: Floats
-    """Customers expected to buy of it at all: the mean of a Poisson-binomial."""
+    """Expected number of customers with such a visit: the mean of a Poisson-binomial."""
     buyers_spread: Floats
-    """Its standard deviation."""
+    """Standard deviation of the number of buyers."""
     before: Floats
-    """Visits in as many days before the moment."""
+    """Visits in the same number of days before the moment."""
     usual: Floats
-    """Visits that as many days had on average, over the reference days."""
+    """Mean visits in the same number of days, over the reference days."""
     error: Floats
-    """[H] by how much of themselves such sums were off in the past, beyond chance."""
+    """[H] relative standard error of past forecasts beyond that of a Poisson."""
 
     @property
     def spread(self) -> Floats:
-        """Standard deviation of the visits."""
+        """Standard deviation of the number of visits."""
         return np.sqrt(self.expected + (self.error * self.expected) ** 2)
 
     @property
     def low(self) -> Floats:
-        """Lower end of an interval that should hold nine in ten."""
+        """Lower end of an interval with a nominal coverage of 90 %."""
         return np.maximum(self.expected - _SPREAD * self.spread, 0.0)
 
     @property
     def high(self) -> Floats:
-        """Its upper end."""
+        """Upper end of that interval."""
         return self.expected + _SPREAD * self.spread
 
     @property
     def fall(self) -> Floats:
-        """Chance of fewer visits than usual, by more than a standard score."""
+        """Probability of fewer visits than usual, by more than one standard deviation."""
         _, least = outlook_bounds(torch.from_numpy(self.usual))
         return np.where(least > 0, self._below(np.ceil(least.numpy())), 0.0)
 
     @property
     def rise(self) -> Floats:
-        """Chance of more visits than usual, by more than a standard score."""
+        """Probability of more visits than usual, by more than one standard deviation."""
         most, _ = outlook_bounds(torch.from_numpy(self.usual))
         return 1.0 - self._below(np.floor(most.numpy()) + 1)
 
     def of(self, index: int) -> Demand:
-        """One of the horizons only, [C, 1] each."""
-        some = slice(index, index + 1)
-        parts = ("expected", "buyers", "buyers_spread", "before", "usual")
+        """The demand within one horizon only, [C, 1] each."""
+        part = slice(index, index + 1)
+        names = ("expected", "buyers", "buyers_spread", "before", "usual")
         return Demand(
-            horizons=self.horizons[some],
-            error=self.error[some],
-            **{name: getattr(self, name)[:, some] for name in parts},
+            horizons=self.horizons[part],
+            error=self.error[part],
+            **{name: getattr(self, name)[:, part] for name in names},
         )
 
     def _below(self, count: Floats) -> Floats:
-        """Chance of fewer visits than `count`, normal, corrected for whole numbers."""
+        """Normal approximation of P(visits < count), with a continuity correction."""
         score = (count - 0.5 - self.expected) / np.maximum(self.spread, 1e-9)
         below: Floats = torch.special.ndtr(torch.from_numpy(score)).numpy()
         return below
 
 
 def demand(histories: Histories, model: InterestModel, moment: float) -> Demand:
-    """Add up what a store's customers will buy.
+    """Forecast the demand of a store's customers.
 
     Args:
-        histories: Uncut: a moment itself hides what comes at it and after it.
+        histories: Complete histories; what follows the moment is hidden.
         model: The shared model.
-        moment: Days.
+        moment: In days since 1970.
 
     Edge cases:
-        Records too short to look back leave the sums as they are and `error` at 0: then
-        intervals are too narrow.
+        With records too short for past forecasts the sums are not corrected and `error` is 0,
+        so that intervals are too narrow.
     """
     config = model.config
     horizons = tuple(config.horizons)
@@ -133,39 +135,41 @@ def demand(histories: Histories, model: InterestModel, moment: float) -> Demand:
 
 
 def _sums(histories: Histories, model: InterestModel, moment: float) -> npt.NDArray[np.float64]:
-    """[3, C, H] expected visits, expected buyers, the variance of these."""
+    """[3, C, H] expected visits, expected buyers, and the variance of the number of buyers."""
     config = model.config
-    found = np.zeros((3, len(config.classes), len(config.horizons)))
+    sums = np.zeros((3, len(config.classes), len(config.horizons)))
     customers = histories.until(moment).active()
     with torch.inference_mode():
         for view in views(histories, customers, np.full(len(customers), moment), config):
             expected = view.of(model(view.batch).expected_visits).double()
             chance = chances(expected)
-            found += torch.stack(
+            sums += torch.stack(
                 [part.sum(0) for part in (expected, chance, chance * (1 - chance))]
             ).numpy()
-    return found
+    return sums
 
 
 def observed_visits(histories: Histories, moment: float, horizon: float, classes: int) -> Floats:
-    """[C] visits in the days after a moment, of customers who had come before it."""
+    """[C] visits within `horizon` days after a moment, of customers with a visit before it."""
     customers = histories.until(moment).active()
-    found: Floats = visits_ahead(
+    visits: Floats = visits_ahead(
         histories, customers, moment, horizon=horizon, classes=classes
     ).sum(axis=0)
-    return found
+    return visits
 
 
 def _bought(histories: Histories, start: float, length: float, model: InterestModel) -> Floats:
-    """[C] all visits in `[start, start + length)`."""
-    found: Floats = visits_ahead(
+    """[C] visits of all customers in `[start, start + length)`."""
+    visits: Floats = visits_ahead(
         histories, histories.active(), start, horizon=length, classes=len(model.config.classes)
     ).sum(axis=0)
-    return found
+    return visits
 
 
 def _usual(histories: Histories, moment: float, model: InterestModel) -> Floats:
+    """[C, H] mean visits in as many days as each horizon has, over the reference days."""
     config = model.config
+    # No longer than the records, whose earlier days would count as days without visits.
     length = max(min(config.reference_days, moment - histories.observed_from), 1.0)
     per_day = _bought(histories, moment - length, length, model) / length
     usual: Floats = per_day[:, None] * np.array(config.horizons)
@@ -174,26 +178,31 @@ def _usual(histories: Histories, moment: float, model: InterestModel) -> Floats:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Past:
-    """Forecasts from moments that lie behind, the last first: K of them, [K, C, H] each."""
+    """Forecasts from K past moments, the latest first, and their outcomes: [K, C, H] each."""
 
     expected: Floats
     observed: Floats
 
     def level(self, first: int) -> Floats:
-        """[C, 1] observed visits for each expected one, of the moments just before one of them."""
-        some = slice(first, first + _LEVELLED)
-        said, did = (part[some, :, -1].sum(axis=0) for part in (self.expected, self.observed))
-        level: Floats = (did + _CREDIT) / (said + _CREDIT)
+        """[C, 1] ratio of observed to expected visits at the `_LEVELLED` moments from `first` on.
+
+        Over the longest horizon, whose sums are the largest.
+        """
+        part = slice(first, first + _LEVELLED)
+        expected, observed = (x[part, :, -1].sum(axis=0) for x in (self.expected, self.observed))
+        level: Floats = (observed + _CREDIT) / (expected + _CREDIT)
         return level[:, None]
 
     def error(self) -> Floats:
-        """[H] by the method of moments over classes and moments, visits to weigh.
+        """[H] estimate by the method of moments over classes and moments, weighted by visits.
 
-        Each moment's forecast is levelled by what lay behind it then.
+        Each forecast is scaled by the level of the moments before it, as it would have been
+        at the time.
         """
         excess, squares = (np.zeros(self.expected.shape[-1]) for _ in range(2))
         for index in range(len(self.expected) - _LEVELLED):
             expected = self.expected[index] * self.level(index + 1)
+            # Squared errors less the variance of a Poisson, which is its mean.
             excess += ((self.observed[index] - expected) ** 2 - expected).sum(axis=0)
             squares += (expected**2).sum(axis=0)
         error: Floats = np.sqrt(np.maximum(excess, 0.0) / np.maximum(squares, 1e-9))
@@ -205,6 +214,7 @@ def _past(histories: Histories, model: InterestModel, moment: float) -> _Past:
     classes, horizons = len(config.classes), config.horizons
     expected, actual = [], []
     for back in range(1, _PAST_MOMENTS + 1):
+        # A full horizon apart: every outcome is known at `moment`, and none is counted twice.
         past = moment - back * horizons[-1]
         if past < histories.observed_from + config.reference_days:
             break

@@ -1,17 +1,17 @@
-"""Interest migration: which class will lead a customer's purchases next, at the store.
+"""Interest migration: which class will lead a customer's purchases in the next weeks.
 
-A customer's *leading* class is the one at the most visits of a window. From the model's two
-heads follows how likely each class is to lead the next weeks, without anything trained for it:
+A customer's *leading* class is the one with the most visits in a window. The probability that
+a class leads follows from two heads of the model, without further training:
 
-1. The next-basket head's share of a class, times what the customer buys in such a time, is
-   how many visits with it to expect; their number is taken to be Poisson.
-2. Where the customer has an interest, the outlook head says how likely that number falls,
-   stays or rises: the Poisson is reweighted to agree with it.
-3. Class c leads if it is bought and no other class has more visits. Classes are taken to be
-   independent: P(c leads) = sum over k > 0 of P(N_c = k) * prod over others of P(N <= k).
+1. The next-basket head's share of a class, times the customer's usual number of (visit,
+   class) pairs in such a time, is the expected number of visits, taken to be Poisson.
+2. Where the customer has an interest, the outlook head gives the probabilities that the
+   number falls, stays or rises; the Poisson is reweighted to agree with them.
+3. Class c leads if it is bought and no other class has more visits. With independent classes
+   P(c leads) = sum over k > 0 of P(N_c = k) * prod over others of P(N <= k).
 
-Classes are not independent, for a customer who comes less often buys less of each: the order
-of these scores is what counts, and the chance of a change is put too high.
+Classes are not independent, as a customer who comes less often buys less of each. The order
+of the scores is therefore reliable, and the probability of a change is too high.
 
     found = migrations(histories, customers, moments, model)
     found.change          # [n] how likely it is that today's leading class will not lead
@@ -32,23 +32,23 @@ from hanse_client.tasks.interest import InterestModel, Interests
 from hanse_client.tasks.interest.features import Floats, Ints
 from hanse_client.tasks.interest.heads import has_interest, outlook_bounds
 
-MOST_VISITS = 40
-"""In a horizon, with one class; more are counted as these."""
+_MOST_VISITS = 40
+"""Largest number of visits with a class in a horizon; it has the tail's probability."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Migrations:
-    """Of n customers at their moments."""
+    """Forecasts for n customers at their moments."""
 
     leading: Ints
-    """[n] today's leading class, over the reference days; -1 without any purchase in them."""
+    """[n] leading class of the reference days; -1 without a purchase in them."""
     leads: Floats
-    """[n, C] probability that no class has more visits in the next horizon days; several may
-    lead together."""
+    """[n, C] probability that no class has more visits in the next horizon days; rows need not
+    sum to 1, as classes can tie."""
 
     @property
     def change(self) -> Floats:
-        """[n] probability that today's leading class will not lead; 1 if there is none."""
+        """[n] probability that the leading class will not lead next; 1 if there is none."""
         stays = np.take_along_axis(self.leads, np.maximum(self.leading, 0)[:, None], axis=1)
         change: Floats = np.where(self.leading >= 0, 1.0 - stays[:, 0], 1.0)
         return change
@@ -62,14 +62,14 @@ def migrations(
     *,
     use_outlook: bool = True,
 ) -> Migrations:
-    """Ask the model who will lead.
+    """Forecast the leading classes of customers.
 
     Args:
-        histories: Uncut: a moment itself hides what comes at it and after it.
+        histories: Complete histories; what follows a moment is hidden.
         customers: [n] indices into the histories.
-        moments: [n] days.
+        moments: [n] in days since 1970.
         model: The shared model.
-        use_outlook: Whether the outlook head is heard beside the next-basket head.
+        use_outlook: Whether to use the outlook head in addition to the next-basket head.
     """
     config = model.config
     leading = np.full(len(customers), -1)
@@ -86,32 +86,38 @@ def migrations(
             if use_outlook:
                 logits = view.of(output.outlook_logits)
                 reweighted = _reweighted(numbers, logits, reference * scale)
-                heard = has_interest(reference, config.min_visits).unsqueeze(-1)
-                numbers = torch.where(heard, reweighted, numbers)
+                # Logits of other classes have no meaning; see `OutlookHead.forward`.
+                interest = has_interest(reference, config.min_visits).unsqueeze(-1)
+                numbers = torch.where(interest, reweighted, numbers)
             shares[view.questions] = leads(numbers).numpy()
             leading[view.questions] = leaders(past, config.reference_window)
     return Migrations(leading=leading, leads=shares)
 
 
 def leaders(past: Interests, window: int) -> Ints:
-    """The class at the most visits of a window, of customers seen from their first anchor.
+    """The class with the most visits in a window before each customer's first anchor.
 
-    Among equals, the one bought more often ever, then the first of the vocabulary.
+    Ties go to the class with more visits ever, then to the first of the vocabulary.
+
+    Args:
+        past: Of B customers.
+        window: Index into `InterestConfig.windows`.
 
     Returns:
-        [B]; -1 for a customer without a purchase in the window.
+        [B] indices of classes; -1 for a customer without a purchase in the window.
     """
     counts = past.counts[:, 0].numpy().astype(np.float64)  # [B, C, W]
     inside, ever = counts[..., window], counts[..., -1]
+    # The second term is below 1, so that it decides between equal counts only.
     best = np.argmax(inside + ever / (ever.max(axis=1, keepdims=True) + 1), axis=1)
     return np.where(inside.max(axis=1) > 0, best, -1)
 
 
 def leads(numbers: Tensor) -> Tensor:
-    """Probability that a class is bought and no other has more visits.
+    """Probability that a class is bought and no other class has more visits.
 
     Args:
-        numbers: [n, C, K] probability of k visits with the class, k < K.
+        numbers: [n, C, K] probability of k visits with the class, k in [0, K).
 
     Returns:
         [n, C].
@@ -123,33 +129,39 @@ def leads(numbers: Tensor) -> Tensor:
     """
     numbers = numbers.double()
     logs = torch.log(numbers.cumsum(-1).clamp(1e-300, 1.0))
+    # The product over the other classes: all logarithms less the class's own, one pass for all C.
     others = torch.exp(logs.sum(1, keepdim=True) - logs)
     return (numbers * others)[..., 1:].sum(-1)
 
 
 def _poisson(rates: Tensor) -> Tensor:
-    """[..., MOST_VISITS + 1] probabilities of a Poisson at each rate; the last has the tail."""
+    """[..., _MOST_VISITS + 1] probabilities of a Poisson at each rate, the tail in the last."""
     rates = rates.double().unsqueeze(-1).clamp(min=1e-9)
-    k = torch.arange(MOST_VISITS + 1, dtype=torch.float64)
+    k = torch.arange(_MOST_VISITS + 1, dtype=torch.float64)
     numbers = torch.exp(k * torch.log(rates) - rates - torch.lgamma(k + 1))
     numbers[..., -1] += (1 - numbers.sum(-1)).clamp(min=0)
     return numbers
 
 
 def _reweighted(numbers: Tensor, logits: Tensor, expected: Tensor) -> Tensor:
-    """Let each outcome, fall, stay and rise, weigh what the outlook head gives it.
+    """Scale a distribution so that fall, stay and rise have the outlook head's probabilities.
 
     Args:
-        numbers: [n, C, K].
-        logits: [n, C, 3].
-        expected: [n, C] visits that the reference days expect.
+        numbers: [n, C, K] probability of k visits.
+        logits: [n, C, 3] of fall, stay and rise.
+        expected: [n, C] visits in the horizon at the rate of the reference days.
+
+    Returns:
+        [n, C, K].
     """
     most, least = (bound.unsqueeze(-1) for bound in outlook_bounds(expected))
     k = torch.arange(numbers.shape[-1])
     outcome = 1 + (k > most).long() - (k < least).long()  # [n, C, K]
-    told = torch.softmax(logits.double(), dim=-1)
+    outlook = torch.softmax(logits.double(), dim=-1)
     masses = torch.stack([(numbers * (outcome == side)).sum(-1) for side in range(3)], dim=-1)
-    # An outcome that no number stands for, such as a fall below 0, has nothing to weigh.
-    weights = torch.where(masses > 1e-12, told / masses.clamp(min=1e-12), torch.zeros_like(told))
-    found = numbers * weights.gather(-1, outcome)
-    return found / found.sum(-1, keepdim=True).clamp(min=1e-300)
+    # An outcome without any possible number, such as a fall below 0, gets no weight.
+    weights = torch.where(
+        masses > 1e-12, outlook / masses.clamp(min=1e-12), torch.zeros_like(outlook)
+    )
+    scaled = numbers * weights.gather(-1, outcome)
+    return scaled / scaled.sum(-1, keepdim=True).clamp(min=1e-300)

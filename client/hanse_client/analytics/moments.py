@@ -1,6 +1,6 @@
-"""Asking about chosen moments: batches of few customers, each seen from several moments.
+"""Batches for predictions at chosen (customer, moment) pairs, called questions here.
 
-What is asked may come in any order; every answer says which question it belongs to.
+Questions may come in any order; each batch names those that it answers.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import Batch, InterestConfig, Interests
 from hanse_client.tasks.interest.features import Anchors, Floats, Ints, collate, rows_at_once
 
-_PER_ROW = 16
+_PER_ROW = 16  # anchors of a row; a causal pass over a history serves all of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """A batch, and where in it the answers to some of the questions lie."""
+    """A batch, and the positions of k questions in it."""
 
     batch: Batch
     questions: Ints
-    """[k] indices into what was asked."""
+    """[k] indices of the questions."""
     rows: Ints
-    """[k]."""
+    """[k] row of each question in the batch."""
     points: Ints
-    """[k]."""
+    """[k] anchor of each question in its row."""
 
     def of(self, answers: Tensor) -> Tensor:
-        """Answers [R, P, ...] of the batch as answers [k, ...] to the questions."""
+        """The rows [k, ...] of the questions from the batch's output [R, P, ...]."""
         return answers[torch.from_numpy(self.rows), torch.from_numpy(self.points)]
 
     @property
     def past(self) -> Interests:
-        """What was known at each question, [k, 1, ...]: the questions as customers."""
+        """The past at each question, [k, 1, ...]: one customer with one anchor each."""
         past = self.batch.past
         return Interests(
             **{
@@ -50,17 +50,18 @@ class View:
 def views(
     histories: Histories, customers: Ints, moments: Floats, config: InterestConfig
 ) -> Iterator[View]:
-    """See customers from moments, a batch at a time.
+    """Batches of customers at moments.
 
     Args:
-        histories: Uncut: a moment itself hides what comes at it and after it.
+        histories: Complete histories; what follows a moment is hidden.
         customers: [n] indices into the histories.
-        moments: [n] days.
+        moments: [n] in days since 1970.
         config: The model's.
 
     Returns:
-        Views that answer every question once.
+        Views in which every question is once.
     """
+    # By customer, then moment: questions of one customer share a row and so a transformer pass.
     order = np.lexsort((moments, customers))
     owners = customers[order]
     place = np.arange(len(order)) - np.searchsorted(owners, owners)
@@ -68,6 +69,7 @@ def views(
     rows = np.cumsum(points == 0) - 1
     count = int(rows.max(initial=-1)) + 1
     firsts = np.flatnonzero(points == 0)
+    # Unused anchors of a row repeat its first moment; no question reads them.
     grid = np.repeat(moments[order][firsts][:, None], _PER_ROW, axis=1)
     grid[rows, points] = moments[order]
     nothing = np.zeros(grid.shape, dtype=bool)

@@ -1,4 +1,4 @@
-"""Occasions: what a customer bought at one visit, or on one day, and the moment before it."""
+"""Occasions: single visits of customers, or days with all visits, and their contents."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _CART, _PURCHASE = (FACTS.index(f"share_{kind}") for kind in ("cart", "purchase"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occasions:
-    """n occasions; each is one or more visits that follow each other."""
+    """n occasions, each of one or more consecutive visits of a customer."""
 
     customers: Ints
     """[n] indices into the histories."""
     moments: Floats
-    """[n] when the first visit began: what came before it is known."""
+    """[n] beginning of the first visit, in days since 1970; only the past before it is known."""
     first: Ints
     """[n] index of the first visit."""
     stop: Ints
@@ -32,7 +32,7 @@ class Occasions:
         return len(self.customers)
 
     def keep(self, chosen: npt.NDArray[Any]) -> Occasions:
-        """Some of them, by a mask or by indices."""
+        """Only the occasions chosen by a mask or by indices."""
         return Occasions(
             customers=self.customers[chosen],
             moments=self.moments[chosen],
@@ -42,12 +42,12 @@ class Occasions:
 
 
 def each_visit(histories: Histories, *, start: float, stop: float) -> Occasions:
-    """Every visit that began in `[start, stop)` by itself."""
+    """Every visit that began in `[start, stop)` as an occasion of its own."""
     return _grouped(histories, start, stop, whole_days=False)
 
 
 def each_day(histories: Histories, *, start: float, stop: float) -> Occasions:
-    """Every day in `[start, stop)` on which a customer came, with all its visits."""
+    """Every day in `[start, stop)` on which a customer made visits, as one occasion."""
     return _grouped(histories, start, stop, whole_days=True)
 
 
@@ -55,6 +55,7 @@ def _grouped(histories: Histories, start: float, stop: float, *, whole_days: boo
     owners = visit_owners(histories)
     visits = np.flatnonzero((histories.visit_days >= start) & (histories.visit_days < stop))
     owner, day = owners[visits], np.floor(histories.visit_days[visits])
+    # Visits are sorted by customer and time, so that those of one day are consecutive.
     same = (owner[1:] == owner[:-1]) & (day[1:] == day[:-1]) & whole_days
     begins = np.flatnonzero(np.append(True, ~same)[: len(visits)])
     ends = np.append(begins[1:], len(visits))[: len(begins)]
@@ -72,7 +73,7 @@ def visit_owners(histories: Histories) -> Ints:
 
 
 def basket_counts(histories: Histories, occasions: Occasions, classes: int) -> Floats:
-    """[n, C] visits of each occasion with each class; nothing for what no class covers."""
+    """[n, C] visits of each occasion with each class of the vocabulary."""
     counts = np.zeros((len(occasions), classes))
     first, stop = histories.pair_offsets[occasions.first], histories.pair_offsets[occasions.stop]
     sizes = stop - first
@@ -105,5 +106,6 @@ def visits_ahead(
 def left_in_cart(histories: Histories) -> Floats:
     """[V] items put into the cart beyond those bought at the same visit."""
     facts = histories.visit_facts.astype(np.float64)
+    # Facts are logarithms and shares in float32; counts are recovered from them by rounding.
     surplus = np.expm1(facts[:, _ITEMS]) * (facts[:, _CART] - facts[:, _PURCHASE])
     return np.maximum(np.rint(surplus), 0.0)

@@ -1,4 +1,4 @@
-"""Will the customer buy the category within 7, 14, 28 days: predicted and observed.
+"""Purchases of each category within 7, 14 and 28 days: predicted and observed.
 
 found = foresee(histories, model, moment)
 found.judged()[0]    # {"horizon_days": 7.0, "classes": "bought before", "auc": …}
@@ -28,36 +28,37 @@ BOUGHT_BEFORE, ALL_CLASSES = "bought before", "all"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Foresight:
-    """Of n customers at one moment."""
+    """Predicted and observed visits of n customers after one moment."""
 
     horizons: tuple[float, ...]
     customers: Ints
     """[n] indices into the histories."""
     known: npt.NDArray[np.bool_]
-    """[n, C] whether the customer bought of the class before."""
+    """[n, C] whether the customer bought the class before."""
     expected: npt.NDArray[np.float32]
-    """[n, C, H] visits to expect."""
+    """[n, C, H] expected visits."""
     observed: npt.NDArray[np.float32]
-    """[n, C, H] visits that were observed."""
+    """[n, C, H] observed visits."""
 
     @property
     def chances(self) -> npt.NDArray[np.float32]:
-        """[n, C, H] of at least one visit."""
+        """[n, C, H] predicted probability of at least one visit."""
         return chances(torch.from_numpy(self.expected)).numpy()
 
     def judged(self) -> list[dict[str, Any]]:
-        """AUC, average precision, calibration error and reliability, horizon by horizon.
+        """AUC, average precision, calibration error and reliability of each horizon.
 
         Returns:
-            Two rows a horizon, over all customers' classes that they bought before and over all
-            classes: `horizon_days`, `classes`, `cases`, `judged`, `auc`, `average_precision`,
-            `calibration_error`, and `reliability`, a list.
+            Two rows a horizon, one over the classes that each customer bought before, one over
+            all classes: `horizon_days`, `classes`, `cases` (purchases), `judged` (all pairs of
+            customer and class), `auc`, `average_precision`, `calibration_error`, and the list
+            `reliability`.
         """
         return judged(self.chances, self.observed > 0, self.known, self.horizons)
 
     @classmethod
     def pooled(cls, parts: Sequence[Foresight]) -> Foresight:
-        """Several stores' as if they were one."""
+        """The forecasts of several stores, concatenated."""
         return cls(
             horizons=parts[0].horizons,
             **{
@@ -73,39 +74,47 @@ def judged(
     known: npt.NDArray[np.bool_],
     horizons: Sequence[float],
 ) -> list[dict[str, Any]]:
-    """Judge any forecaster's chances, the model's or a baseline's; see `Foresight.judged`."""
+    """Metrics of probabilities, the model's or a baseline's; see `Foresight.judged`.
+
+    Args:
+        chance: [n, C, H] predicted probabilities.
+        bought: [n, C, H] whether the class was bought.
+        known: [n, C] whether it was bought before.
+        horizons: H ends, in days.
+    """
     rows = []
     for index, horizon in enumerate(horizons):
         for name, chosen in ((BOUGHT_BEFORE, known), (ALL_CLASSES, np.ones_like(known))):
-            said, did = chance[..., index][chosen].astype(np.float64), bought[..., index][chosen]
+            predicted = chance[..., index][chosen].astype(np.float64)
+            observed = bought[..., index][chosen]
             rows.append(
                 {
                     "horizon_days": horizon,
                     "classes": name,
-                    "cases": int(did.sum()),
-                    "judged": len(did),
-                    "auc": auc(said, did),
-                    "average_precision": average_precision(said, did),
-                    "calibration_error": calibration_error(said, did),
-                    "reliability": reliability(said, did),
+                    "cases": int(observed.sum()),
+                    "judged": len(observed),
+                    "auc": auc(predicted, observed),
+                    "average_precision": average_precision(predicted, observed),
+                    "calibration_error": calibration_error(predicted, observed),
+                    "reliability": reliability(predicted, observed),
                 }
             )
     return rows
 
 
 def first_day(settings: RunSettings, split: str) -> float:
-    """The first day of a split."""
+    """The first day of a split, in days since 1970."""
     ends = run_split(settings)
     return days(ends.train_until if split == "validate" else ends.validate_until)
 
 
 def foresee(histories: Histories, model: InterestModel, moment: float) -> Foresight:
-    """Ask the model about every customer with a visit before a moment, and look what it bought.
+    """Predict the purchases of all customers with a visit before a moment, and observe them.
 
     Args:
-        histories: Uncut: a moment itself hides what comes at it and after it.
+        histories: Complete histories; what follows the moment is hidden from the model.
         model: The shared model.
-        moment: Days.
+        moment: In days since 1970.
     """
     config = model.config
     customers = histories.until(moment).active()
