@@ -127,7 +127,7 @@ def contents(backbone: str) -> Contents:
     shape = {"classes": ["x", "y"], "vector_size": 8, "n_embd": 8, "n_head": 2, "max_steps": 6}
     visits = VisitEncoder(InterestConfig(backbone=backbone, **shape))
     made = Contents(visits, torch.randn(5, 8), torch.zeros(5))
-    torch.nn.init.normal_(made.say.weight)
+    torch.nn.init.normal_(made.project.weight)
     return made.eval()
 
 

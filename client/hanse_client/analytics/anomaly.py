@@ -12,8 +12,8 @@ counts of the store.
 
     shop = Shop.of(histories.until(start), classes=len(model.config.classes))
     days = each_day(histories, start=start, stop=stop)
-    found = surprises(histories, days, forecast_by(model, shop), shop, model.config)
-    alarms = days.keep(found.total > threshold)
+    scores = surprises(histories, days, forecast_by(model, shop), shop, model.config)
+    alarms = days.keep(scores.total > threshold)
 
 A score says that a day is unlike the customer, not why: a birthday scores as high as a stolen
 card. A store chooses its threshold on its own past days.

@@ -9,9 +9,9 @@ the errors of such forecasts give the width of the interval. With mu expected vi
 where the first term is that of independent visits (Poisson), and the second that of events
 which affect all customers, such as a holiday. An interval is mu ± 1.645 standard deviations.
 
-    found = demand(histories, model, moment)
-    found.expected       # [C, H]
-    found.low, found.high
+    forecast = demand(histories, model, moment)
+    forecast.expected    # [C, H]
+    forecast.low, forecast.high
 
 Only customers with a visit before the moment are counted, so first visits are not forecast.
 Nothing is trained, and nothing leaves the store.

@@ -13,9 +13,9 @@ a class leads follows from two heads of the model, without further training:
 Classes are not independent, as a customer who comes less often buys less of each. The order
 of the scores is therefore reliable, and the probability of a change is too high.
 
-    found = migrations(histories, customers, moments, model)
-    found.change          # [n] how likely it is that today's leading class will not lead
-    found.leads           # [n, C] how likely each class is to lead
+    forecast = migrations(histories, customers, moments, model)
+    forecast.change       # [n] how likely it is that today's leading class will not lead
+    forecast.leads        # [n, C] how likely each class is to lead
 """
 
 from __future__ import annotations

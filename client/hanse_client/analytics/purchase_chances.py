@@ -1,7 +1,7 @@
 """Purchases of each category within 7, 14 and 28 days: predicted and observed.
 
-found = foresee(histories, model, moment)
-found.judged()[0]    # {"horizon_days": 7.0, "classes": "bought before", "auc": …}
+forecast = foresee(histories, model, moment)
+forecast.judged()[0]  # {"horizon_days": 7.0, "classes": "bought before", "auc": …}
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def make_base_model(
     if folder.exists() and any(folder.iterdir()):
         raise AlreadyThere(
             f"{folder} is not empty",
-            hint="stores may already have that model; choose another --folder",
+            hint="stores may already have that model; choose another --output",
         )
     model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)
     try:

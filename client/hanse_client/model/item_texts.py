@@ -35,7 +35,7 @@ def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) 
 
     Raises:
         ConfigError: There is no such checkpoint here.
-        MissingDependency: The packaged encoder is asked for and not installed.
+        MissingDependency: The packaged encoder is not installed.
     """
     # The zero byte keeps apart lists of texts that would join to the same string.
     key = hashlib.sha256("\x00".join([encoder, *texts]).encode()).hexdigest()[:32]
@@ -83,7 +83,7 @@ def reading_encoder(encoder: str) -> Iterator[str]:
 
     Raises:
         ConfigError: There is no such checkpoint here.
-        MissingDependency: The packaged encoder is asked for and not installed.
+        MissingDependency: The packaged encoder is not installed.
     """
     source = checkpoint_folder(encoder)
     try:
@@ -99,7 +99,7 @@ def checkpoint_folder(encoder: str) -> str:
     """The folder of the packaged text encoder; any other folder or hub id unchanged.
 
     Raises:
-        MissingDependency: The packaged encoder is asked for and not installed.
+        MissingDependency: The packaged encoder is not installed.
     """
     if encoder != PACKAGED:
         return encoder

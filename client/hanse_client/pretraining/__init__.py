@@ -1,7 +1,6 @@
-"""Pre-training: a transformer that has read other people's histories before a federation begins.
+"""Pre-training of the transformer on public histories, before a federation begins.
 
-Only public data belong here, for nothing is clipped or noised: whoever has the checkpoint can
-learn from it about the people whose histories it has read, and the epsilon of no federation
-covers them. Items are their texts, as the frozen encoder embeds them, so that what is learnt
-in one catalogue can be used in another.
+Only public data may be used, as nothing is clipped or noised: a checkpoint can reveal its
+training data, and no federation's epsilon covers them. Items are represented by the text
+vectors of the frozen encoder, so that a checkpoint can be used with another catalogue.
 """

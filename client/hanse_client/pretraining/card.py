@@ -1,4 +1,4 @@
-"""The card of a pre-trained transformer: what it has read, on which terms, and what it is not."""
+"""The model card of a pre-trained transformer: its data, their licence, privacy and metrics."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from hanse_common.wording import counted
 if TYPE_CHECKING:
     from hanse_client.pretraining.run import Pretrained
 
-_ASKED = {
+_OBJECTIVES = {
     "causal": "what the next visit holds, from the visits before it",
     "masked": "what hidden visits held, from the others",
 }
 
 
 def write_card(path: Path, done: Pretrained) -> None:
-    """Write the card as Hugging Face reads it; a reader finds the old one or the new one."""
+    """Write a Hugging Face model card atomically."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
+        # The terms are free text of the data's owner; only "other" allows a name of one's own.
         license="other",
         license_name="terms-of-the-training-data",
         library_name="transformers",
@@ -37,7 +38,7 @@ def _text(done: Pretrained) -> str:
     return f"""# A transformer over shopping histories, pre-trained
 
 {done.backbone} of {done.parameters:,} parameters, which reads visits as text vectors of \
-`{done.encoder}`. It learnt {_ASKED[done.objective]}. Made with Hanse.
+`{done.encoder}`. It learnt to predict {_OBJECTIVES[done.objective]}. Made with Hanse.
 
 ## Use
 
@@ -56,8 +57,8 @@ trainable = "heads"  # or top:1, lora:4, adapters:8, all
 ## Privacy
 
 **None.** It was trained on public data without clipping and without noise. The ε of a \
-federation that starts from it covers the federation's customers, and nobody whose history \
-is in these data.
+federation that starts from it covers the federation's customers, but not the people whose \
+histories are in these data.
 
 ## Terms
 
@@ -67,6 +68,6 @@ is in these data.
 
 Cross-entropy of contents on held-out customers: {done.loss:.3f} nats after {done.epochs} \
 epochs, {done.popularity_loss:.3f} by popularity alone. \
-{"It has learnt something." if learnt > 0.01 else "It has learnt next to nothing."} What it \
-is worth in another shop, only that shop's figures tell.
+{"It has learnt something." if learnt > 0.01 else "It has learnt next to nothing."} Only \
+another shop's own metrics tell what it is worth there.
 """

@@ -1,4 +1,4 @@
-"""`hanse model pretrain`: a transformer that has read public histories."""
+"""The command `hanse model pretrain`, which trains a transformer on public histories."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from hanse_common.wording import json_text
 
 
 class Objective(StrEnum):
-    """What is learnt."""
+    """The training objective."""
 
     CAUSAL = "causal"
     MASKED = "masked"
 
 
 class Backbone(StrEnum):
-    """Family of the transformer."""
+    """The family of the transformer."""
 
     GPT2 = "gpt2"
     BERT = "bert"
 
 
 class Level(StrEnum):
-    """What of an item is predicted."""
+    """The kind of class that is predicted."""
 
     CATEGORY = "category"
     TYPE = "type"
@@ -53,7 +53,7 @@ def pretrain(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Item texts of a file of events; for instacart, its products.csv.",
+            help="Item texts for a file of events; for instacart, its products.csv.",
         ),
     ] = None,
     licence: Annotated[
@@ -62,27 +62,27 @@ def pretrain(
     ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A run's settings, for their model section and seed."),
+        typer.Option(metavar="FILE", help="A run's settings; the model section and seed are used."),
     ] = None,
     backbone: Annotated[
-        Backbone | None, typer.Option(help="Instead of the settings' family; gpt2 by default.")
+        Backbone | None, typer.Option(help="Family of the transformer; by default the settings'.")
     ] = None,
     objective: Annotated[
         Objective | None,
-        typer.Option(help="causal for gpt2, masked for bert by default."),
+        typer.Option(help="Training objective; by default causal for gpt2, masked for bert."),
     ] = None,
     level: Annotated[
-        Level | None, typer.Option(help="What is predicted of an item; by default, the data's.")
+        Level | None, typer.Option(help="Kind of class to predict; by default the data's.")
     ] = None,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Epochs at most; it stops when it overfits.")
+        int, typer.Option(min=1, help="Maximum number of epochs; training stops on overfitting.")
     ] = 40,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pre-train the transformer on public data, without privacy, for model.checkpoint.
 
-    Never on a store's own customers: nothing is clipped or noised here, and no epsilon covers
-    what the checkpoint was trained on.
+    Never use a store's own customers: nothing is clipped or noised, and no epsilon covers the
+    training data of the checkpoint.
     """
     # Imported on use: polars, torch, transformers.
     import os
@@ -95,6 +95,7 @@ def pretrain(
     from hanse_common.config import DataSettings, RunSettings
 
     disable_progress_bar()
+    # Only the model section and the seed are used; the data come from the argument.
     run = RunSettings(recipe="pretraining", data=DataSettings(source="synthetic"))
     if settings is not None:
         given = RunSettings.from_toml(settings)
@@ -110,19 +111,19 @@ def pretrain(
     usual = Objective.MASKED if run.model.backbone == "bert" else Objective.CAUSAL
     wanted = objective or usual
 
-    def told(epoch: int, loss: float) -> None:
+    def report(epoch: int, loss: float) -> None:
         echo(f"epoch {epoch}: {loss:.4f} nats on held-out customers", err=True)
 
     with TemporaryDirectory(prefix="hanse-") as temporary:
-        kept = os.environ.get("HANSE_CACHE")
+        cache = os.environ.get("HANSE_CACHE")
         done = run_pretraining(
             public,
             run,
             folder=folder,
-            cache=Path(kept) / TEXTS_FOLDER if kept else Path(temporary),
+            cache=Path(cache) / TEXTS_FOLDER if cache else Path(temporary),
             objective=wanted.value,
             epochs=epochs,
-            told=told,
+            on_epoch=report,
         )
     if output is Format.JSON:
         echo(json_text(asdict(done)))

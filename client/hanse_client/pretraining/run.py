@@ -1,9 +1,9 @@
-"""Pre-train a transformer on public histories, and write it where a federation can start from it.
+"""Pre-training on public histories, which writes a checkpoint for `model.checkpoint`.
 
 <folder>/config.json, model.safetensors   the transformer, as `AutoModel` reads it
-<folder>/projections.safetensors          how it reads text vectors and facts of visits
-<folder>/pretraining.json                 what it was trained on, and how well it learnt
-<folder>/README.md                        the same for people, with the data's licence
+<folder>/projections.safetensors          the projections of text vectors and facts
+<folder>/pretraining.json                 the training data and the losses
+<folder>/README.md                        the model card, with the data's licence
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DataError
 from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 
-MOST_CLASSES = 4096
-FEWEST_CUSTOMERS = 20
+_MOST_CLASSES = 4096  # contents are dense [B, T, C] tables
+_FEWEST_CUSTOMERS = 20  # of fewer, a tenth would be one held-out customer
 
 _HELD_OUT = 0.1
 _BATCH = 32
 _PATIENCE = 8
-"""Epochs without a better loss on held-out customers after which training ends."""
+"""Training ends after this many epochs without a better loss on held-out customers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretrained:
-    """What was done, and what came of it."""
+    """The data, settings and losses of a pre-training, as in `pretraining.json`."""
 
     folder: str
     data: str
@@ -57,11 +57,11 @@ class Pretrained:
     left_out: int
     parameters: int
     epochs: int
-    """Until the best loss."""
+    """Number of epochs until the best loss."""
     popularity_loss: float
-    """Cross-entropy on held-out customers of each class's share alone, in nats."""
+    """Cross-entropy of each class's share on held-out customers, in nats."""
     loss: float
-    """The same of what was trained."""
+    """Cross-entropy of the trained model on held-out customers, in nats."""
 
 
 def pretrain(
@@ -73,39 +73,39 @@ def pretrain(
     objective: Objective,
     epochs: int,
     learning_rate: float = 1e-3,
-    told: Callable[[int, float], None] = lambda epoch, loss: None,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> Pretrained:
-    """Train on all that is there but a tenth of the customers, who say when it is enough.
+    """Train on nine tenths of the customers, with early stopping on the others.
 
     Args:
-        public: What to learn from; nothing protects it.
-        settings: Encoder, shape and start of the transformer, level of contents, seed.
-        folder: Where to; it must not exist or be empty.
-        cache: Folder for text vectors.
-        objective: What is learnt.
-        epochs: At most so many.
+        public: The training data, which get no privacy protection.
+        settings: Encoder, shape and initial weights of the transformer, level of classes, seed.
+        folder: The folder to write, which must be empty or not exist.
+        cache: Folder in which text vectors are cached.
+        objective: causal or masked.
+        epochs: Maximum number of epochs.
         learning_rate: Of AdamW.
-        told: Hears the held-out loss of every epoch.
+        on_epoch: Called with the number and held-out loss of every epoch.
 
     Raises:
-        AlreadyThere: The folder holds something.
+        AlreadyThere: The folder is not empty.
         DataError [too-few-customers]: Fewer than 20 have two visits.
         ConfigError: Encoder, checkpoint or folder cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AlreadyThere(f"{folder} holds something already", hint="name another --folder")
+        raise AlreadyThere(f"{folder} is not empty", hint="choose another --output")
     histories, model, classes = _prepared(public, settings, cache)
     rng = np.random.default_rng(settings.seed)
     able = np.flatnonzero(np.diff(histories.visit_offsets) > 1)
-    if len(able) < FEWEST_CUSTOMERS:
+    if len(able) < _FEWEST_CUSTOMERS:
         raise DataError(
-            f"{public.name} has {len(able)} customers of two visits or more, and "
-            f"{FEWEST_CUSTOMERS} are needed",
+            f"{public.name} has {len(able)} customers with two visits or more, but "
+            f"{_FEWEST_CUSTOMERS} are needed",
             code="too-few-customers",
             hint="pre-train on more data",
         )
     able = rng.permutation(able)
-    held, learnt = np.split(able, [max(1, int(len(able) * _HELD_OUT))])
+    held_out, training = np.split(able, [max(1, int(len(able) * _HELD_OUT))])
     steps = settings.model.max_steps
 
     def batches(customers: npt.NDArray[np.int64], draw: np.random.Generator) -> Iterator[Rows]:
@@ -113,32 +113,33 @@ def pretrain(
             part = customers[first : first + _BATCH]
             yield rows_of(histories, part, len(model.popularity), steps, draw)
 
-    def judged() -> float:
-        # The same windows and the same hidden visits every time.
+    def held_out_loss() -> float:
+        # The same windows and hidden visits in every epoch, so that losses are comparable.
         draw, hide = np.random.default_rng(1), torch.Generator().manual_seed(1)
         model.eval()
         with torch.inference_mode():
-            losses = [float(model(rows, objective, hide)) for rows in batches(held, draw)]
+            losses = [float(model(rows, objective, hide)) for rows in batches(held_out, draw)]
         return float(np.mean(losses))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     hide = torch.Generator().manual_seed(settings.seed)
-    start = judged()
-    best, kept, best_epoch = start, copy.deepcopy(model.state_dict()), 0
+    # Measured before training, when the model predicts by popularity.
+    start = held_out_loss()
+    best, best_weights, best_epoch = start, copy.deepcopy(model.state_dict()), 0
     for epoch in range(1, epochs + 1):
         model.train()
-        for rows in batches(rng.permutation(learnt), rng):
+        for rows in batches(rng.permutation(training), rng):
             optimizer.zero_grad()
             model(rows, objective, hide).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        loss = judged()
-        told(epoch, loss)
+        loss = held_out_loss()
+        on_epoch(epoch, loss)
         if loss < best:
-            best, kept, best_epoch = loss, copy.deepcopy(model.state_dict()), epoch
+            best, best_weights, best_epoch = loss, copy.deepcopy(model.state_dict()), epoch
         elif epoch - best_epoch >= _PATIENCE:
             break
-    model.load_state_dict(kept)
+    model.load_state_dict(best_weights)
     done = Pretrained(
         folder=str(folder),
         data=public.name,
@@ -163,16 +164,17 @@ def pretrain(
 def _prepared(
     public: PublicData, settings: RunSettings, cache: Path
 ) -> tuple[Histories, Contents, int]:
-    """Histories, and what is trained on them."""
+    """Histories, the model to train on them, and its number of classes."""
     data, level = public.ingested, settings.data.level
     category = dict(data.catalogue.select("item_id", "category").iter_rows())
-    known = data.events["item_id"].value_counts().sort(["count", "item_id"], descending=True)
+    sold = data.events["item_id"].value_counts().sort(["count", "item_id"], descending=True)
     bought: dict[str, int] = {}
-    for item, count in known.iter_rows():
+    for item, count in sold.iter_rows():
         name = item_class(category[item], item, level)
         bought[name] = bought.get(name, 0) + count
-    classes = sorted(sorted(bought, key=lambda name: (-bought[name], name))[:MOST_CLASSES])
-    catalogue = data.catalogue.filter(pl.col("item_id").is_in(known["item_id"].implode()))
+    # By purchases, which a federation must not do: these data are public.
+    classes = sorted(sorted(bought, key=lambda name: (-bought[name], name))[:_MOST_CLASSES])
+    catalogue = data.catalogue.filter(pl.col("item_id").is_in(sold["item_id"].implode()))
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
     by_text = dict(zip(texts, vectors, strict=True))
@@ -180,19 +182,23 @@ def _prepared(
         replace(data, catalogue=catalogue), classes=classes, level=level, text_vectors=by_text
     )
     listed = dict.fromkeys(classes, 1)
-    whole = fresh_model(catalogue, listed, settings, cache=cache)
+    model = fresh_model(catalogue, listed, settings, cache=cache)
     sums = dict.fromkeys(classes, np.zeros(vectors.shape[1], np.float32))
     for item, text in catalogue.select("item_id", "text").iter_rows():
         name = item_class(category[item], item, level)
         if name in sums:
             sums[name] = sums[name] + by_text[text]
-    places = torch.nn.functional.normalize(
+    # The direction of a class is the sum of its items' unit vectors.
+    vectors_of_classes = torch.nn.functional.normalize(
         torch.from_numpy(np.stack([sums[name] for name in classes])), dim=-1
     )
+    # One pseudo-count, so that the logarithm is finite.
     shares = np.bincount(histories.pair_classes, minlength=len(classes)) + 1.0
     popularity = torch.from_numpy(np.log(shares / shares.sum()).astype(np.float32))
     torch.manual_seed(settings.seed)
-    return histories, Contents(whole.visits, places - places.mean(0), popularity), len(classes)
+    # Centred: what all class vectors have in common would shift every score alike.
+    centred = vectors_of_classes - vectors_of_classes.mean(0)
+    return histories, Contents(model.visits, centred, popularity), len(classes)
 
 
 def _write(model: Contents, done: Pretrained, folder: Path) -> None:
