@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIGNAL_TO_NOISE = 3.0
-"""Of a round, from which on joining was measured to be worth it (docs/privacy.md, Planning).
+"""The signal-to-noise of a round from which on joining was measured to pay off.
 
-Twelve regions of Complete Journey foresee rises with a federation no worse than each region
-alone without privacy at 3.5 and above, and worse at 2.6 and below. A rule of thumb from one
-data set and one kind of model, not a theorem."""
+On the twelve regions of Complete Journey, a federation predicts rises at least as well as each
+region alone without privacy at 3.5 and above, and worse at 2.6 and below (docs/privacy.md,
+Planning). It is a rule of thumb from one data set and one kind of model, not a theorem."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class Recommendation:
 
     Args:
         variant: The largest variant above the threshold; None if none is.
-        reason: In a sentence.
+        reason: Why, in one sentence.
         parameters: The most parameters for which signal-to-noise stays above the threshold.
     """
 
@@ -40,11 +40,12 @@ def advise(
     Args:
         candidates: Name, parameters and signal-to-noise of each.
         threshold: Least signal-to-noise of a round.
-        parameters: The most for which it stays above that.
+        parameters: The most parameters for which it stays above the threshold.
     """
     room = f"there is room for {parameters:,} parameters"
     good = [each for each in candidates if each[2] >= threshold]
     if not good:
+        # The best of them shows how far off the threshold is.
         name, count, ratio = max(candidates, key=lambda each: each[2])
         return Recommendation(
             variant=None,

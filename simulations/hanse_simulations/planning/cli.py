@@ -36,7 +36,9 @@ def plan(
     ] = None,
     customers: Annotated[
         list[str] | None,
-        typer.Option(metavar="N[,N...]", help="Customers a store: one number, or one a store."),
+        typer.Option(
+            metavar="N[,N...]", help="Customers per store: one number for all, or one for each."
+        ),
     ] = None,
     stores: Annotated[int | None, typer.Option(min=1, help="How many stores.")] = None,
     variant: Annotated[
@@ -51,11 +53,12 @@ def plan(
         Path | None, typer.Option(metavar="MODEL", help="Count parameters on this model.")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=1, help="Count parameters on a model of so many classes.")
+        int | None, typer.Option(min=1, help="Count parameters on a model with this many classes.")
     ] = None,
     rounds: RoundsOption = None,
     sample_rate: Annotated[
-        float | None, typer.Option("--sample-rate", "-q", help="Chance of a customer in a step.")
+        float | None,
+        typer.Option("--sample-rate", "-q", help="Chance of a customer to be in a step."),
     ] = None,
     local_steps: Annotated[int | None, typer.Option(help="Steps a round, in mode local.")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Target epsilon of all rounds.")] = None,
@@ -78,11 +81,15 @@ def plan(
     ] = None,
     at_stores: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Epsilon of a person at so many stores; 1 and 2 if unset."),
+        typer.Option(
+            min=1, help="Epsilon of a person who shops at this many stores; 1 and 2 if unset."
+        ),
     ] = None,
     ledger: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Rounds left under this ledger, or those in a folder."),
+        typer.Option(
+            metavar="PATH", help="Rounds left under this ledger, or under those in a folder."
+        ),
     ] = None,
     signal_to_noise: Annotated[
         float,
@@ -112,7 +119,7 @@ def plan(
     from hanse_simulations.planning.solve import solve as find_unknown
     from hanse_simulations.planning.sources import Sources
 
-    told: dict[str, object] = {
+    given: dict[str, object] = {
         "federation.rounds": rounds,
         "training.sample_rate": sample_rate,
         "training.local_steps": local_steps,
@@ -125,12 +132,13 @@ def plan(
         "privacy.max_stores_per_customer": max_stores_per_customer,
         "privacy.noise_multiplier": noise_multiplier,
     }
-    _check_left_out(solve, told, customers)
+    _check_left_out(solve, given, customers)
     if model is not None and classes is not None:
         raise ContradictingOptions("--model contradicts --classes", hint="leave one of them out")
     sources = Sources.read(
-        settings, {key: value for key, value in told.items() if value is not None}
+        settings, {key: value for key, value in given.items() if value is not None}
     )
+    # The number of stores counts even where customers are solved for; their number does not.
     if solve is Unknown.CUSTOMERS:
         people = Population((1,) * (stores or len(sources.population().customers)))
     elif customers is not None or stores is not None:
@@ -140,6 +148,7 @@ def plan(
     own_delta = settings is None and delta is None
     terms = sources.settings
     if own_delta:
+        # Delta must stay below 1/N (docs/privacy.md), and N is known only here.
         terms = terms.with_changes({"privacy.target_delta": people.delta})
     variants = sources.variants(variant, model=model, classes=classes, only_one=solve is not None)
     solved = None
@@ -168,22 +177,22 @@ def plan(
 
 
 def _check_left_out(
-    solve: Unknown | None, told: dict[str, object], customers: list[str] | None
+    solve: Unknown | None, given: dict[str, object], customers: list[str] | None
 ) -> None:
-    """Check that what is to be found is not given.
+    """Check that the term to solve for is not given as well.
 
     Raises:
-        ContradictingOptions: It is.
+        ContradictingOptions: Both are given.
     """
     if solve is None:
         return
-    given = {
-        Unknown.ROUNDS: ("--rounds", told["federation.rounds"]),
-        Unknown.EPSILON: ("--epsilon", told["privacy.target_epsilon"]),
-        Unknown.Q: ("--sample-rate", told["training.sample_rate"]),
+    options = {
+        Unknown.ROUNDS: ("--rounds", given["federation.rounds"]),
+        Unknown.EPSILON: ("--epsilon", given["privacy.target_epsilon"]),
+        Unknown.Q: ("--sample-rate", given["training.sample_rate"]),
         Unknown.CUSTOMERS: ("--customers", customers),
     }
-    option, value = given[solve]
+    option, value = options[solve]
     if value is not None:
         raise ContradictingOptions(
             f"--solve {solve.value} contradicts {option}", hint="leave one of the two out"
@@ -191,16 +200,17 @@ def _check_left_out(
 
 
 def _population(customers: list[str] | None, stores: int | None) -> Population:
-    """The stores that the options name.
+    """Stores and customers as the options give them.
 
     Raises:
-        ConfigError: They name none, or another number of them than --stores.
+        ConfigError: There is no number of customers, or it is not a whole number.
+        ContradictingOptions: --stores and --customers give different numbers of stores.
     """
     from hanse_simulations.planning.forecast import Population
 
     if customers is None:
         raise ConfigError(
-            "--stores without --customers says nothing of the signal",
+            "--stores is given without --customers, and the signal depends on both",
             hint="give --customers N, or one number a store: --customers 300,250,40",
         )
     words = [word.strip() for each in customers for word in each.split(",")]
@@ -228,5 +238,5 @@ def _print_json(planned: Forecast, ledgers: list[LedgerRow], solved: Solved | No
     table["solved"] = (
         None if solved is None else {"unknown": solved.unknown.value, "value": solved.value}
     )
-    # Every figure of a forecast is for programs too; an epsilon without bound is null there.
+    # JSON has no infinity: an epsilon without bound is null there.
     echo(json_text(table))

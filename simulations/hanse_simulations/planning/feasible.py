@@ -1,4 +1,4 @@
-"""Settings' plan, or what would be possible where there is none.
+"""Solve for the privacy plan of settings, or say which settings would have one.
 
 >>> from hanse_common.config import DataSettings, FederationSettings, PrivacySettings
 >>> settings = RunSettings(
@@ -23,15 +23,18 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.wording import counted, epsilon
 
 _MOST_NOISE = 100.0
-"""What is called possible needs no more noise; beside it, that on statistics is all that is
-left, with a margin for what a solved plan has too much (0.2 %)."""
+"""The largest noise multiplier that a hint counts on.
+
+At this much noise on the update, epsilon is nearly that of the statistics alone
+(`statistics_noise_multiplier` is 10), so that more would gain next to nothing; a solved plan,
+which may have 0.2 % too much noise, still fits."""
 
 
 def solved_plan(settings: RunSettings) -> PrivacyPlan:
-    """The plan of a run's settings.
+    """Solve for the privacy plan of a run's settings.
 
     Raises:
-        ConfigError: They ask for no privacy.
+        ConfigError: The settings ask for no privacy.
         PrivacyError: No noise keeps the promise; the hint says what is possible.
     """
     _check_private(settings)
@@ -45,15 +48,19 @@ def solved_plan(settings: RunSettings) -> PrivacyPlan:
 
 
 def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None = None) -> float:
-    """Epsilon of a run at that noise, whatever its target; infinite at next to no noise.
+    """Epsilon of a run at a given noise, whatever its target; infinite at next to no noise.
 
     Args:
-        settings: Of the run.
-        noise_multiplier: On the sum of gradients.
-        rounds: How many; the settings' own if unset.
+        settings: The run's settings.
+        noise_multiplier: Noise on the sum of gradients, in clips.
+        rounds: Number of rounds; that of the settings if unset.
+
+    Raises:
+        ConfigError: The settings ask for no privacy.
     """
     _check_private(settings)
     changes: dict[str, object] = {
+        # A plan above its target does not exist; without a target it says what the noise costs.
         "privacy.target_epsilon": math.inf,
         "privacy.noise_multiplier": noise_multiplier,
     }
@@ -66,7 +73,7 @@ def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None 
 
 
 def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:
-    """How many rounds stay within the target at that noise; 0 if not even one does.
+    """Number of rounds that stay within the target at a given noise; 0 if not even one does.
 
     At most `accounting.MOST_ROUNDS`.
     """
@@ -81,12 +88,13 @@ def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:
 def _possible(settings: RunSettings) -> str:
     """What the most noise allows: how small an epsilon, or how many rounds."""
     noise = settings.privacy.noise_multiplier or _MOST_NOISE
-    asked, target = settings.federation.rounds, settings.privacy.target_epsilon
+    wanted, target = settings.federation.rounds, settings.privacy.target_epsilon
     least = price(settings, noise)
     ways = []
     if math.isfinite(least):
-        ways.append(f"epsilon >= {epsilon(least)} for {counted(asked, 'round')}")
+        ways.append(f"epsilon >= {epsilon(least)} for {counted(wanted, 'round')}")
     rounds = most_rounds(settings, noise)
+    # A plan solves for its own noise, up to 0.2 % too high: try it before promising it.
     if rounds and _holds(settings.with_changes({"federation.rounds": rounds})):
         ways.append(f"{counted(rounds, 'round')} at epsilon = {target:g}")
     return f"possible: {', or '.join(ways)}" if ways else "raise privacy.noise_multiplier"

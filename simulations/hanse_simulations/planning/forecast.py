@@ -1,4 +1,4 @@
-"""What a federation's settings come to: noise, signal-to-noise, epsilon, bytes.
+"""Forecast noise, signal-to-noise, epsilon and bytes from a federation's settings.
 
 A round's sum of n stores is at most q·N·C long on average: N customers, each drawn with
 chance q and clipped at C (C/m where a person may shop at m stores of one sum). That is an
@@ -33,7 +33,7 @@ from hanse_simulations.planning.feasible import solved_plan
 from hanse_simulations.planning.variants import Variant
 
 _WORD = 4
-"""Bytes of a masked coordinate."""
+"""Bytes of a masked coordinate: masks and sums are unsigned 32-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +60,23 @@ class Population:
         """
         most = self.total**-1.1
         digit = 10.0 ** math.floor(math.log10(most))
-        # Through text, so that it is the number that it is printed as.
+        # Through text, so that the value is exactly the number that is printed.
         return min(float(f"{math.floor(most / digit) * digit:.0e}"), 0.1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForecastRow:
-    """What training one variant comes to, in a round in which every store arrives.
+    """The forecast for one variant, in a round in which every store takes part.
 
     Args:
-        variant: Its name.
-        parameters: How many are trained.
+        variant: The variant's name.
+        parameters: Number of trained parameters.
         signal: Largest expected length of the mean update, in units of gradient.
         noise: Standard deviation of each coordinate of the mean update.
-        noise_norm: Length of the noise in it.
-        signal_to_noise: Their ratio.
-        upload_bytes: The masked vector of one store and round; keys, shares and signatures
-            come on top.
+        noise_norm: L2 norm of the noise in the mean update.
+        signal_to_noise: `signal / noise_norm`.
+        upload_bytes: Bytes of one store's masked vector in a round; keys, shares and
+            signatures come on top.
     """
 
     variant: str
@@ -90,32 +90,32 @@ class ForecastRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What was asked, what it comes to, and what to do.
+    """Terms of a federation, what they cost and allow, and a recommendation.
 
     Args:
         mode: Who adds the noise.
-        stores: How many there are.
-        customers: Of all stores.
+        stores: Number of stores.
+        customers: Customers of all stores together.
         sample_rate: Chance of a customer to be in a step.
-        rounds: Of the run.
-        target_epsilon: Of all of them.
-        target_delta: At which epsilon is read.
+        rounds: Rounds of the run.
+        target_epsilon: Budget for all rounds.
+        target_delta: Delta at which epsilon is read.
         max_grad_norm: Clip of one person's gradient.
-        max_stores_per_customer: Up to how many stores epsilon holds for.
+        max_stores_per_customer: Number of stores of one person that epsilon covers.
         colluders: Stores whose noise does not count.
         honest_survivors: Stores whose noise the smallest admissible sum is sure to have;
             None in mode local, where every store adds all of it.
-        noise_multiplier: Of the plan, sigma.
+        noise_multiplier: The plan's sigma.
         epsilon: What the rounds cost at that noise.
         spare: Exchanges that may be repeated or lost, of each kind.
-        granted_epsilon: The same with every spare exchange used.
-        at_stores: Epsilon of a person at so many stores; an upper bound.
-        rows: One per variant.
+        granted_epsilon: Epsilon with every spare exchange used.
+        at_stores: Upper bound of a person's epsilon by the number of their stores.
+        rows: One row per variant.
         threshold: Signal-to-noise below which a variant is not recommended.
-        recommendation: Which to train, and why.
-        warnings: What a person should look at.
-        accountant: What computed epsilon.
-        neighbours: Of which data sets.
+        recommendation: Which variant to train, and why.
+        warnings: Terms that an operator should look at again.
+        accountant: The accountant that computed epsilon.
+        neighbours: The neighbouring relation that epsilon holds for.
     """
 
     mode: str
@@ -153,11 +153,11 @@ def forecast(
     """Work out what a federation can afford.
 
     Args:
-        settings: Of the run.
-        population: Its stores.
-        variants: What may be trained, at least one.
+        settings: The run's settings.
+        population: Customers of its stores.
+        variants: What may be trained; at least one.
         threshold: Least signal-to-noise of a variant that is recommended.
-        stores: At how many stores a person may shop.
+        stores: Numbers of stores for which a person's epsilon is reported.
 
     Raises:
         ConfigError: There is no privacy to plan, or too few stores to hide one among them.
@@ -170,11 +170,12 @@ def forecast(
         `PrivacyPlan.from_settings`.
     """
     if not variants:
-        raise ConfigError("nothing is said of what is trained", hint="give at least one variant")
+        raise ConfigError("there is no variant to forecast", hint="give at least one variant")
     plan = solved_plan(settings)
-    # Solved once: every variant's manifest would solve for it again.
+    # Sigma is fixed here, or the manifest of every variant would solve for it again.
     solved = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
     rows = tuple(_row(solved, plan, population, variant) for variant in variants)
+    # Noise is sigma * C * sqrt(d): inverted for the d at which the ratio meets the threshold.
     least = min(rows, key=lambda row: row.parameters)
     room = math.floor((least.signal / (threshold * least.noise)) ** 2)
     spent = plan.spent_after(plan.rounds)
@@ -214,9 +215,14 @@ def forecast(
 
 
 def signal_bound(settings: RunSettings, plan: PrivacyPlan, population: Population) -> float:
-    """Largest expected length of the sum of all stores' clipped gradients in a round.
+    """Largest expected L2 norm of the sum of all stores' clipped gradients in a round.
 
     In mode distributed a store's own sum is cut to `federation.max_drawn` clips.
+
+    Args:
+        settings: The run's settings.
+        plan: Their privacy plan.
+        population: Customers of each store.
     """
     most = settings.max_drawn if plan.mode == "distributed" else math.inf
     drawn = sum(min(plan.sample_rate * count, most) for count in population.customers)
@@ -229,14 +235,16 @@ def noise_deviation(
     """Standard deviation of the noise on a coordinate of the sum of all stores.
 
     Args:
-        settings: With the noise multiplier set.
-        plan: Of these settings.
-        parameters: How many are trained.
-        stores: How many there are, all of which arrive.
+        settings: The run's settings, with the noise multiplier set.
+        plan: Their privacy plan.
+        parameters: Number of trained parameters.
+        stores: Number of stores, all of which take part.
     """
     if plan.mode == "local":
+        # Every store adds all of the noise in every local step; variances add up.
         steps = plan.steps_per_round * stores
         return plan.noise_multiplier * plan.max_grad_norm * math.sqrt(steps)
+    # Read off the manifest, whose variance is that of integers on its grid, a little above sigma.
     manifest = planned_manifest(settings, parameters, stores)
     update = next(section for section in manifest.sections if section.name == UPDATE)
     return math.sqrt(stores * update.noise_variance) / update.scale
@@ -268,17 +276,17 @@ def _honest(settings: RunSettings, plan: PrivacyPlan, people: Population) -> int
 
 
 def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> list[str]:
-    found = []
+    warnings = []
     if plan.target_delta > people.total**-1.1:
-        found.append(
+        warnings.append(
             f"delta={plan.target_delta:g} is larger than 1/N^1.1 for {people.total:,} customers; "
             f"take {people.delta:g} or less"
         )
     most = settings.max_drawn
     largest = plan.sample_rate * max(people.customers)
     if plan.mode == "distributed" and largest > most:
-        found.append(
+        warnings.append(
             f"the largest store draws {largest:.0f} customers on average and its sum is cut to "
             f"{most} clips; raise federation.max_drawn"
         )
-    return found
+    return warnings

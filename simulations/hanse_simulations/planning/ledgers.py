@@ -1,4 +1,4 @@
-"""What existing ledgers leave for a plan: a budget that was partly spent buys fewer rounds."""
+"""How many rounds of a plan the existing ledgers can still pay for."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class LedgerRow:
     """One store's ledger, compared with a plan.
 
     Args:
-        store: Whose.
+        store: The store's name.
         spent: Epsilon since the last renewal, at the plan's delta.
-        limit: That of the store's policy; that of its last charge if no policy lies there;
-            the plan's own target if neither says any.
-        rounds_left: How many rounds of the plan stay within the limit, without evaluations;
-            at most `accounting.MOST_ROUNDS`.
-        enough: Whether those are all of the plan's rounds.
+        limit: Epsilon limit of the store's policy; that of its last charge if the folder has no
+            policy; the plan's target if neither names one.
+        rounds_left: Rounds of the plan that stay within the limit, without evaluations; at
+            most `accounting.MOST_ROUNDS`.
+        enough: Whether the plan's rounds are all among them.
     """
 
     store: str
@@ -39,20 +39,21 @@ def ledger_rows(path: Path, plan: PrivacyPlan) -> list[LedgerRow]:
 
     Args:
         path: A `ledger.sqlite`, a store's folder, or a run's folder.
-        plan: Whose rounds are to be paid.
+        plan: The plan whose rounds are to be paid.
 
     Raises:
         LedgerError: There is no ledger, or it is damaged.
         ConfigError: A store's policy cannot be read.
     """
-    found = find(path)
-    if not found:
+    evidences = find(path)
+    if not evidences:
         raise LedgerError(f"{path} holds no ledger", hint="give a ledger.sqlite or its folder")
-    return [_row(evidence, plan) for evidence in found]
+    return [_row(evidence, plan) for evidence in evidences]
 
 
 def _row(evidence: Evidence, plan: PrivacyPlan) -> LedgerRow:
     entries = evidence.entries()
+    # A renewal starts a new budget: charges before it no longer count against the limit.
     spent = paid(entries, since=last_renewal(entries))
     policy = evidence.policy()
     claims = [entry.max_epsilon for entry in entries if entry.kind == "charge"]

@@ -1,16 +1,16 @@
-"""Given all terms of a federation but one, find that one.
+"""Solve for one term of a federation from all others.
 
-The terms hang together by the noise. Signal-to-noise at a threshold says how much noise a
-variant bears; the accountant says what that noise costs. So there is a largest number of
-rounds, a least epsilon, a least sample rate and a least number of customers a store. Where
+Noise links the terms. The threshold of signal-to-noise bounds the noise that a variant
+tolerates; the accountant computes what that noise costs. So there is a largest number of
+rounds, a least epsilon, a least sample rate and a least number of customers per store. Where
 `privacy.noise_multiplier` is given, the accountant alone decides on rounds, epsilon and the
 largest sample rate.
 
 >>> from hanse_common.config import DataSettings, FederationSettings
 >>> settings = RunSettings(recipe="planned", data=DataSettings(source="synthetic"),
 ...                        federation=FederationSettings(rounds=20))
->>> found = solve(Unknown.EPSILON, settings, Population((300,) * 8), Variant("400", 400))
->>> found.settings.privacy.target_epsilon
+>>> solved = solve(Unknown.EPSILON, settings, Population((300,) * 8), Variant("400", 400))
+>>> solved.settings.privacy.target_epsilon
 0.67
 """
 
@@ -32,14 +32,14 @@ from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant
 
 _MARGIN = 1.004
-"""What is found has a little less noise than the threshold allows, so that a plan whose noise
-is solved again (to 0.2 %) and drawn on a grid (0.1 %) is still above it."""
+"""Noise is taken this factor below what the threshold allows, so that a plan whose noise is
+solved again (to 0.2 %) and drawn on a grid (0.1 %) is still above the threshold."""
 _TRIAL_NOISE = 1.0
 _ANY_EPSILON = 1e9
 _FINEST = 12
 """Sample rates are searched from 2^-12 on."""
 _DIGITS = 100
-"""An epsilon that is found is rounded up to two decimals."""
+"""A solved epsilon is rounded up to two decimals."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,10 +47,10 @@ class Solved:
     """The terms with the unknown one filled in.
 
     Args:
-        unknown: Which it was.
-        value: What was found; customers are those of each store.
-        settings: All terms; noise is left to be solved for, unless it was given.
-        population: All stores.
+        unknown: The term that was solved for.
+        value: Its value; customers are counted per store.
+        settings: All terms; the noise is still to be solved for, unless it was given.
+        population: Customers of all stores.
     """
 
     unknown: Unknown
@@ -68,10 +68,10 @@ def solve(
     threshold: float = SIGNAL_TO_NOISE,
     own_delta: bool = False,
 ) -> Solved:
-    """Find the one term that is left.
+    """Solve for the one term that is not given.
 
     Args:
-        unknown: Which; its value in `settings` or `population` is not looked at.
+        unknown: The term; its value in `settings` or `population` is ignored.
         settings: All other terms.
         population: Its number of stores always counts.
         variant: What is trained.
@@ -79,11 +79,11 @@ def solve(
         own_delta: Delta follows the number of customers (`Population.delta`).
 
     Raises:
-        PrivacyError: No value will do; the hint says what is possible.
+        PrivacyError: No value fits; the hint says what is possible.
 
     Guarantees:
-        `forecast` of what is found is at or above the threshold and within the target, and
-        what is found is within 1 % of the best such value, or the next whole number.
+        `forecast` of the result is at or above the threshold and within the target, and the
+        result is within 1 % of the best such value, or the next whole number.
     """
     task = _Task(settings, population, variant, threshold)
     if unknown is Unknown.ROUNDS:
@@ -104,28 +104,29 @@ class _Task:
 
     def rounds(self) -> Solved:
         noise = self.bearable(self.given)
-        found = most_rounds(self.given, noise)
-        if not found:
+        rounds = most_rounds(self.given, noise)
+        if not rounds:
             raise self.impossible(
                 "not even one round", self.given.with_changes({"federation.rounds": 1})
             )
-        return self.solved(Unknown.ROUNDS, found, "federation.rounds", found)
+        return self.solved(Unknown.ROUNDS, rounds, "federation.rounds", rounds)
 
     def epsilon(self) -> Solved:
         exact = price(self.given, self.bearable(self.given))
         if not math.isfinite(exact):
             raise self.impossible("no epsilon", None)
-        found = math.ceil(exact * _DIGITS) / _DIGITS
-        return self.solved(Unknown.EPSILON, found, "privacy.target_epsilon", found)
+        # Rounded up: a target below the exact epsilon would have no plan.
+        target = math.ceil(exact * _DIGITS) / _DIGITS
+        return self.solved(Unknown.EPSILON, target, "privacy.target_epsilon", target)
 
     def sample_rate(self) -> Solved:
         if self.given.privacy.noise_multiplier is not None:
-            found = _largest_rate(self.affordable)
+            rate = _largest_rate(self.affordable)
         else:
-            found = _least_rate(self.affordable)
-        if found is None:
+            rate = _least_rate(self.affordable)
+        if rate is None:
             raise self.impossible("no sample rate", None)
-        return self.solved(Unknown.Q, found, "training.sample_rate", found)
+        return self.solved(Unknown.Q, rate, "training.sample_rate", rate)
 
     def customers(self, *, own_delta: bool) -> Solved:
         stores = len(self.population.customers)
@@ -142,11 +143,11 @@ class _Task:
             )
 
         most = self.given.federation.max_customers
-        found = largest(too_few, most=most) + 1
-        if found > most:
+        least = largest(too_few, most=most) + 1
+        if least > most:
             raise self.impossible(f"not even {counted(most, 'customer')} a store", self.given)
-        settings, people = terms(found)
-        return Solved(unknown=Unknown.CUSTOMERS, value=found, settings=settings, population=people)
+        settings, people = terms(least)
+        return Solved(unknown=Unknown.CUSTOMERS, value=least, settings=settings, population=people)
 
     def affordable(self, rate: float) -> bool:
         """Whether a sample rate keeps the target with as much noise as its signal bears."""
@@ -158,6 +159,8 @@ class _Task:
         if settings.privacy.noise_multiplier is not None:
             return settings.privacy.noise_multiplier
         people = people or self.population
+        # Noise is proportional to sigma, so one plan at sigma = 1 gives the ratio for all. With
+        # one round and no real target, such a plan always exists.
         trial = settings.with_changes(
             {
                 "privacy.noise_multiplier": _TRIAL_NOISE,
@@ -167,7 +170,7 @@ class _Task:
         )
         plan = PrivacyPlan.from_settings(trial)
         if plan is None:
-            return solved_plan(settings).noise_multiplier  # says that there is nothing to plan
+            return solved_plan(settings).noise_multiplier  # raises: there is nothing to plan
         noise = noise_deviation(trial, plan, self.variant.parameters, len(people.customers))
         signal = signal_bound(trial, plan, people)
         bearable = signal / (self.threshold * noise * math.sqrt(self.variant.parameters))
@@ -192,6 +195,7 @@ class _Task:
         hint = "take fewer parameters, more customers or a larger epsilon"
         if possible is not None and noise is None:
             plan = solved_plan(possible)
+            # The noise norm grows with the square root of the parameters.
             at_most = (
                 self.variant.parameters * (self.bearable(possible) / plan.noise_multiplier) ** 2
             )
@@ -205,7 +209,7 @@ class _Task:
 
 
 def _least_rate(fits: Callable[[float], bool]) -> float | None:
-    """The least rate that fits: signal grows with it faster than the noise it needs."""
+    """The least rate that fits: signal grows faster with the rate than the noise it needs."""
     rates = [2.0**-power for power in range(_FINEST, -1, -1)]
     high = next((rate for rate in rates if fits(rate)), None)
     if high is None or high == rates[0]:
@@ -223,6 +227,7 @@ def _largest_rate(fits: Callable[[float], bool]) -> float | None:
 
 def _narrowed(low: float, high: float, below: Callable[[float], bool]) -> tuple[float, float]:
     """Two rates 0.1 % apart on either side of where `below` ends."""
+    # Geometric bisection: rates span 2^-12 to 1, and the guarantee is relative (1 %).
     while high / low > 1.001:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if below(middle) else (low, middle)

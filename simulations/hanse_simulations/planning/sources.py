@@ -1,4 +1,4 @@
-"""Where a plan's terms, stores and model come from: options, a recipe, a file, or a run."""
+"""Read a plan's terms, stores and model from options, a recipe, a file or a run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sources:
-    """What a plan is made from.
+    """The inputs of a plan.
 
     Args:
         settings: All terms.
-        named: Whether a recipe, a file or a run was named, whose stores can be looked up.
+        named: Whether a recipe, a file or a run was named whose stores can be looked up.
     """
 
     settings: RunSettings
@@ -37,8 +37,8 @@ class Sources:
         """Read the settings that were named, and apply the changes.
 
         Args:
-            name: Of a recipe or a run, or a .toml file; the defaults of all terms if None.
-            changes: By dotted keys.
+            name: A recipe, a run or a .toml file; all terms have their defaults if None.
+            changes: New values by dotted keys.
 
         Raises:
             ConfigError: There is nothing of that name, or a term is out of range.
@@ -55,16 +55,16 @@ class Sources:
                 f"there is no recipe and no run {name!r}",
                 hint=f"one of {', '.join(RECIPES)}, a .toml file, or one of `hanse runs list`",
             ) from error
-        # A run's settings hold the noise that was solved for them; other terms need another.
+        # A run's settings hold the noise that was solved for its own terms, not for the changes.
         solved = {"privacy.noise_multiplier": None}
         return cls(settings=settings.with_changes(solved | dict(changes)), named=True)
 
     def population(self) -> Population:
-        """Customers of the stores that were named, counted by the production ingestion.
+        """Customers of the named stores, counted by the production ingestion.
 
         Raises:
-            ConfigError: None were named.
-            MissingDependency: What reads them is not installed.
+            ConfigError: No stores were named.
+            MissingDependency: A package that reads them is not installed.
         """
         if not self.named:
             raise ConfigError(
@@ -84,11 +84,12 @@ class Sources:
         """Count what may be trained.
 
         Args:
-            names: Of the variants; if None `rules`, `heads`, `all` and what the settings train,
-                or the last of these alone if only one is wanted.
-            model: A folder to count them on.
-            classes: Else a model of that many classes; else that of the stores named.
-            only_one: Exactly one is wanted.
+            names: Names of the variants; if None, `rules`, `heads`, `all` and what the settings
+                train, or the last of these alone if only one is wanted.
+            model: Folder of the model to count on.
+            classes: Without a folder, count on a model with this many classes; without
+                either, on the model of the named stores.
+            only_one: Whether exactly one variant is wanted.
 
         Raises:
             ConfigError: There is no such variant, or no model to count it on.
@@ -130,8 +131,9 @@ class _LookedUp:
 
 @cache
 def _look_up(settings_json: str) -> _LookedUp:
-    """What a run of these settings would start with; as text, for settings have no hash."""
+    """Population and first model of a run; settings come as text, since they have no hash."""
     settings = RunSettings.model_validate_json(settings_json)
+    # Imported here: `hanse plan` with plain numbers must start without torch or transformers.
     try:
         from transformers.utils.logging import disable_progress_bar
 
@@ -147,7 +149,7 @@ def _look_up(settings_json: str) -> _LookedUp:
     disable_progress_bar()
     split = {"data.split": stores.split.model_dump()}
     with TemporaryDirectory() as folder:
-        # Somebody's own data leave nothing behind; public ones are prepared once for all.
+        # A shop's own data must leave no copy in the cache; public data sets are prepared once.
         own = settings.data.source == "stores"
         prepared = prepare_stores(
             stores.folders, settings.with_changes(split), Path(folder) if own else cache_folder()

@@ -1,4 +1,4 @@
-"""A forecast as people read it: the terms, a line per variant, and what to do."""
+"""Print a forecast: its terms, a row per variant, ledgers, and the recommendation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ _FOUND = {
 def print_forecast(
     planned: Forecast, ledgers: Sequence[LedgerRow] = (), solved: Solved | None = None
 ) -> None:
-    """Print all of it to stdout."""
+    """Print a forecast, its ledgers and the solved term to stdout."""
+    # A pipe has no width, and rich would take 80 columns, too few for the table of variants.
     screen = console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
     def say(line: str) -> None:
@@ -53,6 +54,7 @@ def print_forecast(
 def _found(solved: Solved) -> str:
     phrase = _FOUND[solved.unknown]
     if solved.unknown is Unknown.Q and solved.settings.privacy.noise_multiplier is not None:
+        # With the noise given, a larger rate costs more epsilon: what is solved is a maximum.
         phrase = phrase.replace("at least", "at most")
     more = "+" if solved.unknown is Unknown.ROUNDS and solved.value >= MOST_ROUNDS else ""
     return phrase.format(solved.value) + more
@@ -104,7 +106,7 @@ def _ledgers(rows: Sequence[LedgerRow], rounds: int) -> Table:
     table = _table("store", "spent", "limit", "rounds left", f"enough for {rounds}?")
     for row in rows:
         table.add_row(
-            # Its control characters shall not reach the terminal.
+            # The name comes from a file: its control characters must not reach the terminal.
             "".join(c if c.isprintable() else repr(c)[1:-1] for c in row.store),
             epsilon(row.spent),
             f"{row.limit:g}",

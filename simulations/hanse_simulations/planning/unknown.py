@@ -1,4 +1,4 @@
-"""The terms that can be found from the others.
+"""The terms of a plan that `hanse plan --solve` can compute from the others.
 
 >>> Unknown("q").name
 'Q'
@@ -10,11 +10,11 @@ from enum import StrEnum
 
 
 class Unknown(StrEnum):
-    """What to find."""
+    """The term to solve for."""
 
     ROUNDS = "rounds"
     EPSILON = "epsilon"
     CUSTOMERS = "customers"
-    """Of each store."""
+    """Customers of each store."""
     Q = "q"
     """The sample rate."""

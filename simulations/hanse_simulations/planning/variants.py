@@ -1,4 +1,4 @@
-"""What may be trained, and how many parameters that is, counted on the real model.
+"""Count the trained parameters of a variant on the real model.
 
 | variant | what is trained |
 |---|---|
@@ -27,11 +27,11 @@ _KNOWN = f"a number of parameters, full, {OFFERED}"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Something that may be trained.
+    """A choice of trained parameters.
 
     Args:
-        name: What it is called.
-        parameters: How many it trains.
+        name: Its name on the command line.
+        parameters: Number of parameters that it trains.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Variant:
 
 
 def count_variant(text: str, model: InterestModel | None = None) -> Variant:
-    """Read a variant, and count what it trains.
+    """Parse a variant and count the parameters that it trains.
 
     Args:
-        text: As in the table above.
-        model: Where it is counted; a plain number needs none.
+        text: The variant, as in the table above.
+        model: The model to count on; a plain number needs none.
 
     Raises:
         ConfigError: There is no such variant, or no model to count it on.
@@ -75,11 +75,11 @@ def count_variant(text: str, model: InterestModel | None = None) -> Variant:
 
 
 def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
-    """A model of that shape without weights: enough to be counted.
+    """Make a model of a given shape without weights, enough to count its parameters.
 
     Args:
-        settings: Its shape; texts are taken to be embedded as by the default encoder.
-        classes: How many the heads predict.
+        settings: The shape; texts are assumed to be embedded by the default encoder.
+        classes: Number of classes that the heads predict.
 
     Raises:
         MissingDependency: torch or transformers are not installed.
@@ -101,7 +101,7 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
         from hanse_client.model.pretrained import read_checkpoint
 
         read_checkpoint(settings.checkpoint).shape(config)
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes only: no memory is taken and nothing is initialised
         return InterestModel(config)
 
 
@@ -135,11 +135,12 @@ def _need_torch() -> None:
 
 
 def _count(chosen: Trainable, model: InterestModel) -> int:
-    """Ask a model that is made for that choice, whatever the one at hand was made for."""
+    """Trained parameters of a model made for that choice, whatever `model` was made for."""
     import torch
 
     from hanse_client.tasks.interest import InterestModel
 
+    # Adapters are created by the constructor, so a copy of the config is changed, not the model.
     config = copy.deepcopy(model.config)
     config.adaptation = chosen.adaptation
     chosen.check(layers=config.n_layer, width=config.n_embd)
