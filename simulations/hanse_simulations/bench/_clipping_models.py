@@ -1,4 +1,4 @@
-"""The models whose private steps are timed, each with its batch and one loss per customer."""
+"""Models whose private training steps are timed, each with a batch and per-customer losses."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _VOCABULARY = 30_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """A model and the data of B customers."""
+    """A model and a batch of B customers."""
 
     model: nn.Module
-    """Maps `inputs` to losses, [B]."""
+    """Maps `inputs` to per-customer losses [B]."""
     inputs: tuple[Tensor, ...]
-    """Each with the customers first."""
+    """Tensors whose first dimension is the customers."""
 
     def first(self, customers: slice) -> tuple[Tensor, ...]:
-        """Some of the customers."""
+        """Inputs of a slice of the customers."""
         return tuple(part[customers] for part in self.inputs)
 
 
@@ -46,6 +46,7 @@ class NextItem(nn.Module):
                 n_embd=WIDTH,
                 n_layer=2,
                 n_head=2,
+                # Without dropout, so that the clipped sum can be checked against single passes.
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
@@ -63,7 +64,7 @@ class NextItem(nn.Module):
         self.chunked = chunked
 
     def forward(self, items: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy over a customer's positions, [B], from [B, T] three times."""
+        """Mean cross-entropy over each customer's positions [B]; all arguments are [B, T]."""
         states = self.body(
             input_ids=items, position_ids=positions, use_cache=False
         ).last_hidden_state
@@ -96,7 +97,7 @@ class Sentiment(nn.Module):
         self.classes = nn.Linear(self.body.config.hidden_size, 2)
 
     def forward(self, tokens: Tensor, positions: Tensor, types: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy, [B], from [B, T] three times and [B]."""
+        """Cross-entropy [B]; `label` is [B], the other arguments are [B, T]."""
         states = self.body(
             input_ids=tokens, position_ids=positions, token_type_ids=types
         ).last_hidden_state
@@ -111,12 +112,12 @@ class LowRank(nn.Module):
         self.frozen = frozen
         self.lora_A = nn.Linear(frozen.in_features, RANK, bias=False)
         self.lora_B = nn.Linear(RANK, frozen.out_features, bias=False)
-        nn.init.normal_(self.lora_B.weight, std=0.02)  # From zero, half of it has no gradient.
+        nn.init.normal_(self.lora_B.weight, std=0.02)  # at zero, lora_A has no gradient
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the factors' product."""
-        whole: Tensor = self.frozen(x) + 2.0 * self.lora_B(self.lora_A(x))
-        return whole
+        """Add the product of the factors to the frozen layer's output."""
+        adapted: Tensor = self.frozen(x) + 2.0 * self.lora_B(self.lora_A(x))
+        return adapted
 
 
 def _checkpoint() -> str:
@@ -134,14 +135,14 @@ def _positions(customers: int, steps: int) -> Tensor:
 
 
 def next_item(customers: int, *, tied: bool, chunked: bool) -> Task:
-    """Random histories; the cost does not depend on what was bought."""
+    """A batch of random histories; the cost does not depend on what was bought."""
     items = torch.randint(1, ITEMS, (customers, VISITS + 1))
     inputs = (items[:, :-1].contiguous(), _positions(customers, VISITS), items[:, 1:].contiguous())
     return Task(model=NextItem(tied=tied, chunked=chunked), inputs=inputs)
 
 
 def sentiment(customers: int, *, low_rank: bool) -> Task:
-    """Random texts."""
+    """A batch of random token sequences."""
     tokens = torch.randint(1000, _VOCABULARY, (customers, TOKENS))
     positions = _positions(customers, TOKENS)
     inputs = (tokens, positions, torch.zeros_like(tokens), torch.randint(0, 2, (customers,)))
@@ -149,7 +150,7 @@ def sentiment(customers: int, *, low_rank: bool) -> Task:
 
 
 def task(model: str, customers: int, *, chunked: bool) -> Task:
-    """The task of that name, the same every time."""
+    """Make the model and batch of a name, the same ones every time."""
     torch.manual_seed(0)
     makers: dict[str, Callable[[], Any]] = {
         "tied": lambda: next_item(customers, tied=True, chunked=chunked),
@@ -158,5 +159,5 @@ def task(model: str, customers: int, *, chunked: bool) -> Task:
         "minilm-lora": lambda: sentiment(customers, low_rank=True),
     }
     made: Task = makers[model]()
-    made.model.train()  # Opacus records nothing in evaluation mode; there is no dropout.
+    made.model.train()  # Opacus records nothing in evaluation mode
     return made

@@ -1,9 +1,9 @@
-"""One way to clip, in a process of its own: MODEL METHOD BATCH STEPS SECONDS.
+"""Measure one clipping method in a process of its own: MODEL METHOD BATCH STEPS SECONDS.
 
-Prints one JSON object: CPU-seconds of each step, the most memory held beyond what was held
-before the first, and how far the clipped sum is from one-by-one backward passes. A step is
-forward, backward and the clipped sum; noise and the optimizer's step cost the same whatever
-clips, and are left out.
+Prints one JSON object: CPU-seconds of each step, the peak of memory above the level before the
+first step, and how far the clipped sum is from one-by-one backward passes. A step is forward,
+backward and the clipped sum; noise and the optimizer's step cost the same with every method,
+and are left out.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from hanse_client.clipping import BookKeeping
 from hanse_simulations.bench._clipping_models import Task, task
 
 CHECKED = 4
-"""Customers on whom the clipped sum is compared with one-by-one passes."""
+"""Number of customers on whom the clipped sum is compared with one-by-one passes."""
 
 _NEXT_TO_NOTHING = 1e-3
-"""Of the model's largest gradient: a layer with less has rounding errors only (a key's bias)."""
+"""Fraction of the model's largest gradient below which a layer holds only rounding errors, as
+an attention key's bias does."""
 
 Step = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
-"""From a batch to the sums of (clipped) gradients by name."""
+"""Maps a batch to the sums of (clipped) gradients by parameter name."""
 
 
 def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -119,32 +120,36 @@ METHODS: dict[str, Callable[[nn.Module, float], Step]] = {
 
 
 def measure(model: str, method: str, batch: int, *, steps: int, seconds: float) -> dict[str, Any]:
-    """Time a method on a model, then check it.
+    """Time a method on a model, then check its sums.
 
     Args:
         model: See `_clipping_models.task`.
         method: One of `METHODS`; with `-chunked`, the catalogue's softmax in chunks.
-        batch: Customers.
-        steps: Steps to time at most, after one that warms up.
-        seconds: Time no further step after so many; at least one is.
+        batch: Customers in a step.
+        steps: Largest number of timed steps, after one to warm up.
+        seconds: CPU-seconds after which no further step is timed; at least one step is.
     """
     name, chunked = method.removesuffix("-chunked"), method.endswith("-chunked")
     work = task(model, batch, chunked=chunked)
     step = METHODS[name](work.model, 1.0)
-    held = _forget_peak()
-    step(work.inputs)
+    baseline = _forget_peak()
+    step(work.inputs)  # warms up caches; its memory counts, its time does not
     taken: list[float] = []
     while len(taken) < steps and (not taken or sum(taken) < seconds):
         start = time.process_time()
         step(work.inputs)
         taken.append(time.process_time() - start)
-    peak = _peak() - held
+    peak = _peak() - baseline
+    # A second copy of the model: the first one's hooks and gradients would disturb the check.
     error = None if name == "plain" else _error(METHODS[name], task(model, batch, chunked=chunked))
     return {"seconds": taken, "peak_mb": peak / 2**20, "max_relative_error": error}
 
 
 def one_by_one(work: Task) -> tuple[float, dict[str, Tensor]]:
-    """(a clip that some exceed, the clipped sums of the first customers), one at a time."""
+    """(clip, clipped sums by name) of the first customers, from one backward pass each.
+
+    The clip is the median of their gradient norms, so that about half of them are clipped.
+    """
     trained = _trained(work.model)
     gradients: list[dict[str, Tensor]] = []
     for customer in range(min(CHECKED, len(work.inputs[0]))):
@@ -152,13 +157,14 @@ def one_by_one(work: Task) -> tuple[float, dict[str, Tensor]]:
         work.model(*work.first(slice(customer, customer + 1))).sum().backward()
         gradients.append({n: p.grad.clone() for n, p in trained.items() if p.grad is not None})
     norms = [
-        sum(float(gradient.double().square().sum()) for gradient in found.values()) ** 0.5
-        for found in gradients
+        sum(float(gradient.double().square().sum()) for gradient in by_name.values()) ** 0.5
+        for by_name in gradients
     ]
     clip = sorted(norms)[len(norms) // 2]
+    # 1e-6 as in Opacus, with which the sums are compared.
     weights = [min(1.0, clip / (norm + 1e-6)) for norm in norms]
     sums = {
-        name: torch.stack([w * found[name] for w, found in zip(weights, gradients, strict=True)])
+        name: torch.stack([w * each[name] for w, each in zip(weights, gradients, strict=True)])
         for name in gradients[0]
     }
     return clip, {name: stacked.sum(0) for name, stacked in sums.items()}
@@ -168,18 +174,19 @@ def _error(method: Callable[[nn.Module, float], Step], work: Task) -> float:
     """Largest difference in any layer, relative to that layer's largest gradient."""
     clip, expected = one_by_one(work)
     work.model.zero_grad(set_to_none=True)
-    found = method(work.model, clip)(work.first(slice(0, CHECKED)))
+    sums = method(work.model, clip)(work.first(slice(0, CHECKED)))
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     return max(
-        float((found[name] - gradient).abs().max())
+        float((sums[name] - gradient).abs().max())
         / max(float(gradient.abs().max()), _NEXT_TO_NOTHING * largest)
         for name, gradient in expected.items()
     )
 
 
 def _forget_peak() -> int:
-    """Bytes held now; the peak is counted from here where Linux allows it."""
+    """Reset the peak of resident memory where Linux allows it; return the bytes held now."""
     with suppress(OSError):
+        # 5 resets VmHWM (proc(5)); elsewhere the peak is that of the whole process.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return int(psutil.Process().memory_info().rss)
 
@@ -187,15 +194,16 @@ def _forget_peak() -> int:
 def _peak() -> int:
     status = Path("/proc/self/status")
     if status.exists():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        if found:
-            return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+        if match:
+            return int(match[1]) * 1024
+    # getrusage counts bytes on macOS and kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(model: str, method: str, batch: int, steps: int, seconds: float) -> None:
-    """Measure and print; what a method cannot do is a note, not a failure."""
+    """Measure and print; a model that a method does not support gives a note, not a failure."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     warnings.filterwarnings("ignore")
     try:

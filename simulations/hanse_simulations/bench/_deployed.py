@@ -1,7 +1,7 @@
-"""A coordinator's folder and its stores', ready to be started, for measurements on loopback.
+"""Set up a coordinator and its stores on loopback, ready to be started and measured.
 
-All of it is made by what the commands of operators call; only what people would carry from
-one machine to another stays on this one.
+Every file is made by the functions behind the operators' commands; only the files that people
+would carry from one machine to another stay on this one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CUSTOMERS = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deployed:
-    """A federation whose stores are admitted, and have everything that a round needs."""
+    """A federation whose stores are admitted and have everything that a round needs."""
 
     federation: FederationFolder
     settings: RunSettings
@@ -43,15 +43,15 @@ class Deployed:
 
 
 def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
-    """Found a federation of small synthetic stores.
+    """Set up a federation of small synthetic stores.
 
     Args:
         folder: An empty folder.
-        stores: How many.
-        rounds: Of the runs that are to come.
+        stores: Number of stores.
+        rounds: Rounds of each run that will follow.
 
     Raises:
-        HanseError: As the steps do.
+        HanseError: One of the operators' steps failed.
     """
     disable_progress_bar()
     settings = _settings(stores, rounds)
@@ -87,6 +87,7 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
         admit(federation, request, authority)
         enrol.accept_certificate(store, federation.certificate(request.store_id))
         homes.append(store)
+    # Signed after all are admitted: the manifest names the roster that every store then accepts.
     sign_manifest(federation, authority)
     for store in homes:
         _allow(store, stores)
@@ -117,7 +118,7 @@ def _settings(stores: int, rounds: int) -> RunSettings:
 
 
 def _allow(store: StoreFolder, stores: int) -> None:
-    """Let a policy go along with fewer stores than a policy should."""
+    """Lower a store policy's minimum cohort to the few stores that are measured."""
     text = store.policy.read_text(encoding="utf-8")
     text = text.replace("minimum_cohort = 5", f"minimum_cohort = {min(stores, 5)}")
     text = text.replace("max_epsilon = 8.0", "max_epsilon = 100.0")  # both runs charge the ledger
@@ -125,10 +126,11 @@ def _allow(store: StoreFolder, stores: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that no process listens on now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports of the loopback address on which no process listens now."""
+    # All are held at once, or the system could hand out the same port twice.
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
-        return [int(one.getsockname()[1]) for one in held]
+        return [int(one.getsockname()[1]) for one in servers]
     finally:
-        for one in held:
+        for one in servers:
             one.close()

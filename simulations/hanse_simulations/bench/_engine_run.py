@@ -33,7 +33,7 @@ PARAMETERS = (256, 256)
 
 
 def main(engine: str, stores: int, rounds: int, folder: Path, started: float) -> None:
-    """Run a federation of idle stores and write down what it took."""
+    """Run a federation of idle stores and write its times to `result.json`."""
     federation_dir, run_dir = folder / "federation", folder / "run"
     for number in range(stores):
         (federation_dir / f"store-{number:04d}").mkdir(parents=True)
@@ -42,13 +42,13 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
     settings = RunSettings(
         recipe="bench-engines",
         data=DataSettings(source="synthetic", stores=stores),
-        # Idle stores are members of nothing: no masks, and no authority to ask for.
+        # Idle stores are not enrolled: they have no keys to mask with.
         privacy=PrivacySettings(mode="none"),
         federation=FederationSettings(rounds=rounds, evaluate_every=rounds),
         compute=ComputeSettings.model_validate({"engine": engine}),
     )
     if engine == "ray":
-        # Without the process that `run_federation` puts around it: it is not Flower's cost.
+        # `run_federation` would start Ray in a further process, which is not Flower's cost.
         (run_dir / SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
         environment = run_environment(run_dir, federation_dir, stores)
         os.environ.update(environment)
@@ -58,6 +58,7 @@ def main(engine: str, stores: int, rounds: int, folder: Path, started: float) ->
     trained = [stage for stage in read_stages(run_dir) if stage["stage"] == "train"]
     figures = {
         "first_round_seconds": trained[0]["time"] - started,
+        # The first round pays for starting workers and imports, which its own figure shows.
         "round_seconds": statistics.median(stage["seconds"] for stage in trained[1:]),
         "model": hashlib.sha256((run_dir / GLOBAL_FILE).read_bytes()).hexdigest(),
     }

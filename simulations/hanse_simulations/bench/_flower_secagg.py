@@ -1,4 +1,4 @@
-"""Flower's SecAgg+ through its own functions, timed as its client mod and workflow use them."""
+"""Time a round of Flower's SecAgg+, calling the functions that its mod and workflow call."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def flower_seconds(
     """CPU-seconds of one client and of the server in a round of Flower's SecAgg+.
 
     Args:
-        stores: Cohort; the graph is complete, as ours is.
-        length: Parameters.
-        dropped: Stores that fall silent after sharing.
-        threshold: Shares that determine a secret.
+        stores: Cohort size; the graph is complete, as ours is.
+        length: Number of parameters.
+        dropped: Number of stores that drop out after sharing.
+        threshold: Number of shares that determine a secret.
         update: One store's update, shape `(length,)`.
     """
     config = ConfigRecord(
@@ -61,6 +61,7 @@ def flower_seconds(
         }
     )
     peers = [SecAggPlusState(nid=nid) for nid in range(stores)]
+    # Only the first client is timed: what a client does depends on how many peers it has.
     for peer in peers[1:]:
         _setup(peer, config)
     client, spent = peers[0], 0.0
@@ -74,6 +75,7 @@ def flower_seconds(
     _share_keys(client, keys)
     spent += time.process_time() - start
 
+    # The others' messages are made from the client's own shares: decrypting costs the same.
     seed_share, key_share = client.rd_seed_share_dict[0], client.sk1_share_dict[0]
     ciphertexts = []
     for peer in peers[1:]:
@@ -114,7 +116,7 @@ def _server_seconds(
 ) -> float:
     """`collect_masked_vectors_stage` and `unmask_stage` of Flower's workflow, line by line."""
     stores, client = len(peers), peers[0]
-    # One store's real shares, all of them, stand for every other store's.
+    # All shares of one store stand for those of every other: the cost ignores their values.
     seed_shares, key_shares = _all_shares(client, stores, threshold)
     start = time.process_time()
     vector = None

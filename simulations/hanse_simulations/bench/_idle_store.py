@@ -1,4 +1,4 @@
-"""A store that does next to nothing, so that only the engine's own cost is measured."""
+"""A store that does almost no work, so that a run measures the engine's own cost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ app = ClientApp()
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """Say the store's name."""
+    """Reply with the store's name."""
     name = f"store-{int(context.node_config['partition-id']):04d}"
     return Message(RecordDict({"config": ConfigRecord({"store": name})}), reply_to=message)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Move the model by a step that depends on the store."""
+    """Add a constant that depends on the store, so that equal models prove equal aggregation."""
     step = np.float32(1 + int(context.node_config["partition-id"]))
     arrays = cast(ArrayRecord, message.content["arrays"])
     moved = ArrayRecord({name: Array(array.numpy() + step) for name, array in arrays.items()})
@@ -30,5 +30,5 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Do nothing."""
+    """Reply without an evaluation."""
     return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1})}), reply_to=message)

@@ -1,4 +1,4 @@
-"""`hanse bench`: figures, each beside its reference."""
+"""`hanse bench`: measurements, each compared with a reference."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from hanse_simulations.options import RecipeArgument, SetOption, changed_by
 if TYPE_CHECKING:
     from hanse_common.config import RunSettings
 
-app = command_group("Figures, each beside a reference measured in the same run.")
+app = command_group("Benchmarks, each with a reference measured in the same run.")
 
 
 @app.command("engines")
 def bench_engines(
-    stores: Annotated[list[int] | None, typer.Option(help="Numbers of shops.")] = None,
+    stores: Annotated[list[int] | None, typer.Option(help="Numbers of stores.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 5,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Seconds to the first round and a round's overhead: in-process beside Flower on Ray."""
+    """Seconds to the first round and overhead per round: in-process and Flower on Ray."""
     from hanse_simulations.bench.engines import engines, render
 
     _print_rows(engines(stores or [10, 100], rounds), render, format_)
@@ -38,10 +38,12 @@ def bench_engines(
 def bench_secagg(
     stores: Annotated[list[int] | None, typer.Option(help="Numbers of stores.")] = None,
     parameters: Annotated[list[int] | None, typer.Option(help="Lengths of the vector.")] = None,
-    dropouts: Annotated[list[float] | None, typer.Option(help="Shares that drop out.")] = None,
+    dropouts: Annotated[
+        list[float] | None, typer.Option(help="Fractions of the stores that drop out.")
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Secure aggregation's protocol core beside Flower's SecAgg+: CPU-seconds and bytes."""
+    """CPU-seconds and bytes of secure aggregation, compared with Flower's SecAgg+."""
     from hanse_simulations.bench.secagg import render, run
 
     rows = run(
@@ -68,7 +70,7 @@ def bench_clipping(
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Per-customer clipping: book-keeping beside a plain step and Opacus' own ways."""
+    """Cost of per-customer clipping: book-keeping, a plain step, and Opacus' methods."""
     from hanse_simulations.bench.clipping import clipping, render
 
     rows = clipping(
@@ -88,10 +90,12 @@ def bench_serve(
     ],
     store: ServingStoreOption,
     requests: Annotated[int, typer.Option(min=1, help="Requests, each for one customer.")] = 1_000,
-    clients: Annotated[int, typer.Option(min=1, help="Clients that ask at the same time.")] = 8,
+    clients: Annotated[
+        int, typer.Option(min=1, help="Clients that send requests at the same time.")
+    ] = 8,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """A store's service: latency and throughput in float beside eight bits, and agreement."""
+    """Latency and throughput of a store's service in float and in int8, and their agreement."""
     from hanse_simulations.bench.serve import render, serve
 
     _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
@@ -102,7 +106,7 @@ def bench_tasks(
     run: RunArgument,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """What follows from a run's model without training, beside baselines, in the test weeks."""
+    """Downstream tasks solved with a run's model without training, compared with baselines."""
     from hanse_simulations.downstream.run import measure
     from hanse_simulations.downstream.table import render
     from hanse_simulations.runs.folder import RunFolder
@@ -115,19 +119,21 @@ def bench_forgery(
     run: RunArgument,
     norm: Annotated[
         float | None,
-        typer.Option(help="Norm of the vector that is not cut; all stores' together if unset."),
+        typer.Option(
+            help="Norm of the forged vector that is not clipped; by default the sum of all clips."
+        ),
     ] = None,
     category: Annotated[
         str | None,
         typer.Option(
             "--class",
             metavar="CLASS",
-            help="The class to raise; the most frequent second one if unset.",
+            help="The class to raise; by default the one most often on rank 2.",
         ),
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """What one forged vector in the last round does: cut, not cut, beside an honest store."""
+    """Effect of one forged vector in the last round, clipped and not, and of an honest one."""
     from hanse_simulations.bench.forgery import forgery, render
     from hanse_simulations.runs.folder import RunFolder
 
@@ -137,18 +143,18 @@ def bench_forgery(
 @app.command("rolling")
 def bench_rolling(
     recipe: RecipeArgument = "grocery",
-    windows: Annotated[int, typer.Option(min=2, help="Windows of four weeks.")] = 5,
+    windows: Annotated[int, typer.Option(min=2, help="Number of four-week windows.")] = 5,
     new_rounds: Annotated[
-        int, typer.Option(min=1, help="New rounds from one window to the next.")
+        int, typer.Option(min=1, help="Rounds added from one window to the next.")
     ] = 20,
     anew: Annotated[
-        bool, typer.Option("--anew", help="Also train from the start for every window.")
+        bool, typer.Option("--anew", help="Also train from scratch for every window.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions, each with other noise.")] = 1,
     set_: SetOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Train until a week, look at the next four, go on with new rounds: does it keep paying?"""
+    """Train until a week, evaluate on the next four, continue with new rounds, and repeat."""
     from hanse_simulations.bench.rolling import render, rolling
 
     rows = rolling(
@@ -169,7 +175,7 @@ def bench_folds(
     set_: SetOption = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """K-fold cross-validation by customer: those left out of training beside the others."""
+    """K-fold cross-validation by customer: held-out customers compared with the others."""
     from hanse_simulations.bench import folds as cross_validation
 
     rows = cross_validation.folds(_changed(recipe, set_), count=folds, progress=say)
@@ -182,7 +188,7 @@ def bench_deployment(
     rounds: Annotated[int, typer.Option(help="Rounds of each run.")] = 3,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """A private round of a deployment on loopback beside a plain round of Flower; minutes."""
+    """Time a deployment's private round and a plain Flower round on loopback; takes minutes."""
     from hanse_simulations.bench.deployment import deployment, render
 
     rows = deployment(stores, rounds, progress=say)
@@ -190,12 +196,13 @@ def bench_deployment(
 
 
 def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) -> None:
-    """Print a benchmark's rows, dataclasses, for people or for programs."""
+    """Print a benchmark's rows (dataclasses) as a table or as JSON."""
     from dataclasses import asdict
 
     if format_ is Format.JSON:
         echo(json_text({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
+        # A pipe has no width: rich would take 80 columns and fold the tables.
         wide = None if sys.stdout.isatty() else 140
         console(width=wide).print(render(rows))
 

@@ -1,11 +1,11 @@
-"""What clipping per customer costs: book-keeping, a plain step and Opacus' three ways.
+"""Cost of per-customer clipping: book-keeping, a plain step and Opacus' three methods.
 
-A step is forward, backward and the clipped sum. Each way runs in fresh processes of its own,
-one at a time and taking turns, on one thread, with the same allocator settings for all:
-freed memory is kept but for the largest pieces, or figures would depend on when the allocator
-last gave some back. Times are CPU-seconds, medians over all steps; memory is what the process
-held at most beyond what it held before its first step. Where the output is a softmax over a
-catalogue, book-keeping and the plain step are also run with that softmax in chunks.
+A step is forward, backward and the clipped sum. Each method runs in fresh processes of its own,
+one at a time and in turns, on one thread, with the same allocator settings: freed memory is
+kept except for the largest pieces, since figures would otherwise depend on when the allocator
+last returned some. Times are CPU-seconds, medians over all steps; memory is the process' peak
+above its level before the first step. Where the output is a softmax over a catalogue,
+book-keeping and the plain step are also run with that softmax in chunks.
 
     rows = clipping("tied", batch=64)
     rich.print(render(rows))
@@ -39,9 +39,11 @@ METHODS = (
     "opacus-ghost",
 )
 EXACT = 1e-3
-"""Opacus' ways count as working up to this relative error."""
+"""Largest relative error at which a method of Opacus counts as working."""
 
 _STEPS, _SECONDS = 4, 6.0
+# glibc keeps freed blocks below 32 MB. If it kept all sizes, the peak would move by 128 MB from
+# process to process; with its defaults, times depend on what it returned (docs/lab-notes.md).
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -53,7 +55,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClippingRow:
-    """One way to clip one model; all None but the note where it cannot."""
+    """One method on one model; only the note is set where it does not support the model."""
 
     model: str
     batch: int
@@ -61,13 +63,13 @@ class ClippingRow:
     seconds: float | None = None
     """CPU-seconds of a step."""
     peak_mb: float | None = None
-    """Memory held at most, beyond what was held before the first step."""
+    """Peak memory above the level before the first step, in MiB."""
     time_over_plain: float | None = None
     memory_over_plain: float | None = None
     speedup_over_opacus: float | None = None
-    """How many times faster than the fastest of Opacus' ways that works on this model."""
+    """Speed relative to the fastest method of Opacus that works on this model."""
     max_relative_error: float | None = None
-    """Of the clipped sum against one-by-one passes, relative to a layer's largest gradient."""
+    """Largest error of the clipped sum, relative to the largest gradient of the same layer."""
     note: str | None = None
 
 
@@ -79,21 +81,21 @@ def clipping(
     methods: Sequence[str] | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[ClippingRow]:
-    """Measure every way to clip a model.
+    """Measure every clipping method on a model.
 
     Args:
         model: One of `MODELS`.
         batch: Customers in a step.
-        repeats: Processes per method.
-        methods: Only these; `plain` always runs.
-        progress: Called with what is being measured.
+        repeats: Number of processes per method.
+        methods: Methods to measure, all if None; `plain` always runs.
+        progress: Called with a line before each measurement.
 
     Returns:
         A row per method, our own first.
 
     Raises:
-        ConfigError: No such model or method, or too few customers or repeats.
-        PrivacyError: A process died.
+        ConfigError: There is no such model or method, or too few customers or repeats.
+        PrivacyError: A measuring process failed.
     """
     if model not in MODELS:
         raise ConfigError(f"model={model!r}: choose from {', '.join(MODELS)}")
@@ -109,6 +111,7 @@ def clipping(
         and (methods is None or method in methods or method == "plain")
     ]
     measured: dict[str, list[dict[str, Any]]] = {method: [] for method in chosen}
+    # In turns, so that a machine that slows down does so for all methods.
     for repeat in range(repeats):
         for method in chosen:
             if any("note" in figures for figures in measured[method]):

@@ -1,14 +1,15 @@
-"""The cost of a private round of a deployment, and of a plain round of Flower on this machine.
+"""Compare a deployment's private round with a plain round of Flower on this machine.
 
-Both are whole deployments on loopback with TLS and node authentication, with the same stores,
-the same model and the same training:
+Both are complete deployments on loopback with TLS and node authentication, with the same
+stores, the same model and the same training:
 
-- private: `hanse server up`, a `hanse store join` a store, five stages a round, round log on;
-- plain: the same SuperLink, Flower's own SuperNode a store as it is shipped, one train message
-  a round, updates open.
+- private: `hanse server up`, one `hanse store join` per store, five stages per round, with the
+  round log;
+- plain: the same SuperLink, Flower's own SuperNode per store, one train message per round,
+  updates in the clear.
 
-Both have the same coordinator, so that what is compared is how the stores are reached and
-what secrecy adds. Seconds are of the wall clock: compare them only with each other.
+Both have the same coordinator, so that the difference is how stores are reached and what
+secrecy adds. Seconds are wall-clock time: compare them only with each other.
 
     rows = deployment(stores=3, rounds=3)
     rich.print(render(rows))
@@ -43,14 +44,14 @@ from hanse_simulations.bench._deployed import Deployed, free_ports, make_deploym
 STAGES = ("train", "train.share", "train.mask", "query.confirm", "query.unmask")
 _HANSE = "from hanse_common.cli import main; main()"
 OPEN_STORE = "hanse_simulations.engines.store_app:app"
-"""Answers in the clear, with the same training: a real store's app refuses open messages."""
+"""Trains the same and replies in the clear, which a deployed store's app refuses to do."""
 _CONNECT_SECONDS = 240.0
 _LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeploymentRow:
-    """What one stage, or a round as a whole, took."""
+    """Duration of one stage or of a complete round."""
 
     deployment: str
     """`private` or `plain`."""
@@ -59,7 +60,7 @@ class DeploymentRow:
     seconds: float
     """Median over the rounds after the first."""
     of_plain_round: float
-    """In plain rounds of Flower."""
+    """Duration as a multiple of a plain round of Flower."""
 
 
 def deployment(
@@ -68,23 +69,23 @@ def deployment(
     """Measure both deployments, one after the other.
 
     Args:
-        stores: How many take part.
-        rounds: Of each run; the first is measured apart.
-        progress: Called with what is measured next.
+        stores: Number of stores.
+        rounds: Rounds of each run; the first is left out of the medians.
+        progress: Called with a line before each measurement.
 
     Returns:
-        A row a stage of the private round, then one for each deployment's round.
+        A row per stage of the private round, then one for each deployment's round.
 
     Raises:
-        ConfigError: Too few stores or rounds.
-        FederationError: A run failed; holds its words.
+        ConfigError: There are too few stores or rounds.
+        FederationError: A run failed; the error quotes its message.
     """
     if rounds < 2:
         raise ConfigError(f"rounds={rounds}: the first is measured apart, so take at least 2")
     if stores < 3:
         raise ConfigError(f"stores={stores}: an update hides among at least 3")
     with tempfile.TemporaryDirectory(prefix="hanse-bench-") as folder, ExitStack() as ending:
-        progress(f"{stores} stores come into a federation")
+        progress(f"admitting {stores} stores to a federation")
         made = make_deployment(Path(folder), stores=stores, rounds=rounds)
         up.detach(made.federation)
         ending.callback(up.take_down, made.federation)
@@ -98,7 +99,7 @@ def deployment(
 def rows_of(
     stages: Mapping[str, Sequence[float]], *, private: Sequence[float], plain: Sequence[float]
 ) -> list[DeploymentRow]:
-    """Make rows of seconds: of each private stage by round, and of each round as a whole."""
+    """Make rows of the seconds of each private stage by round, and of complete rounds."""
     reference = statistics.median(plain[1:])
     parts = [("private", name, statistics.median(stages[name][1:])) for name in STAGES]
     parts += [("private", "round", statistics.median(private[1:])), ("plain", "round", reference)]
@@ -123,18 +124,19 @@ def _private(made: Deployed) -> tuple[dict[str, list[float]], list[float]]:
 
 
 def _stage_seconds(federation: FederationFolder, run_dir: Path) -> dict[str, list[float]]:
-    """Watch a run to its end, and note when each training stage begins."""
+    """Seconds of each training stage by round, timed by watching the run's progress file."""
     begun: dict[tuple[int, str], float] = {}
-    looked = 0.0
+    last_check = 0.0
     while True:
-        found = read_progress(run_dir)
-        if found.get("kind") == "train":
-            begun.setdefault((found["round"], found["stage"]), time.time())
-        if time.monotonic() - looked > 1.0:
+        progress = read_progress(run_dir)
+        if progress.get("kind") == "train":
+            begun.setdefault((progress["round"], progress["stage"]), time.time())
+        # The state costs a call to the SuperLink, which would slow down what is measured.
+        if time.monotonic() - last_check > 1.0:
             state = run.state_of(federation, run_dir)
             if state.state != "underway":
                 break
-            looked = time.monotonic()
+            last_check = time.monotonic()
         time.sleep(_LOOK_SECONDS)
     if state.state != "finished":
         raise FederationError(f"the private run {state.state}: {state.failure}")
@@ -148,13 +150,14 @@ def _stage_seconds(federation: FederationFolder, run_dir: Path) -> dict[str, lis
 
 
 def _plain(made: Deployed) -> list[float]:
-    """Seconds of each round, with open updates and Flower's own SuperNodes."""
+    """Seconds of each round, with updates in the clear and Flower's own SuperNodes."""
     federation = made.federation
     run_dir = federation.run("plain")
     run_dir.mkdir()
     shutil.copyfile(federation.run("private") / INITIAL_FILE, run_dir / INITIAL_FILE)
     open_ = made.settings.with_changes({"federation.secure_aggregation": False})
     (run_dir / SETTINGS_FILE).write_text(open_.model_dump_json(), encoding="utf-8")
+    # Without enrolment a node takes part in the clear; the guard would refuse the messages.
     for store in made.stores:
         node = json.loads((store / NODE_FILE).read_text(encoding="utf-8"))
         (store / NODE_FILE).write_text(json.dumps(node | {"enrolment": None}), encoding="utf-8")
@@ -177,7 +180,7 @@ def _plain(made: Deployed) -> list[float]:
         }
         run_id = control.start(config, client=OPEN_STORE)
         while True:
-            run = next(found for found in control.runs() if found.run_id == run_id)
+            run = next(each for each in control.runs() if each.run_id == run_id)
             if run.status == "finished":
                 break
             time.sleep(1.0)
@@ -196,7 +199,7 @@ def _trained(run_dir: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _nodes(made: Deployed, command: Callable[[Path], list[str]]) -> Iterator[None]:
-    """A node for each store, connected; ended, with all it started, after the block."""
+    """Start a node for each store, wait until all are connected, and end them after the block."""
     processes = []
     try:
         for store in made.stores:
@@ -229,7 +232,7 @@ def _wait_until_online(made: Deployed) -> None:
     with Control(made.federation) as control:
         while [node.status for node in control.nodes()] != ["online"] * len(made.stores):
             if time.monotonic() > deadline:
-                raise FederationError(f"no stores connected within {_CONNECT_SECONDS:g} s")
+                raise FederationError(f"not all stores connected within {_CONNECT_SECONDS:g} s")
             time.sleep(0.2)
 
 

@@ -1,9 +1,8 @@
-"""What an engine costs before and between the stores' own work, in-process and on Ray.
+"""Compare the engines' own cost: time to the first round and overhead per round.
 
-Each measurement is a fresh process that runs a whole federation through the real round loop
-(naming the stores, sampling, aggregation, checkpoints) with a store that does next to nothing,
-so that what is left is the engine. Both engines run the same apps and end with the same model,
-which is checked.
+Each measurement is a fresh process that runs a federation through the real round loop (naming
+the stores, sampling, aggregation, checkpoints) with stores that do almost no work, so that the
+engine's cost remains. Both engines run the same apps and must end with the same model.
 
     rows = engines(stores=[10, 100], rounds=10)
     rich.print(render(rows))
@@ -32,7 +31,7 @@ REFERENCE = "ray"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineRow:
-    """One engine with one number of stores."""
+    """Times of one engine with one number of stores."""
 
     engine: str
     stores: int
@@ -41,7 +40,7 @@ class EngineRow:
     round_seconds: float
     """Median of the later rounds' training stages."""
     first_round_speedup: float
-    """How many times sooner than the reference."""
+    """The reference's time divided by this engine's."""
     round_speedup: float
 
 
@@ -56,7 +55,7 @@ def engines(stores: Sequence[int] = (10, 100), rounds: int = 10) -> list[EngineR
         A row per number of stores and engine, in-process first.
 
     Raises:
-        ConfigError: Too few rounds or stores.
+        ConfigError: There are too few rounds or stores.
         FederationError: A run failed, or the engines' models differ.
     """
     if rounds < 2:

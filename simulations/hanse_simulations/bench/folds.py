@@ -1,9 +1,9 @@
-"""K-fold cross-validation by customer: how well does a federation serve those it never saw?
+"""K-fold cross-validation by customer: how well does a model serve customers it never saw?
 
-Each fold's customers are taken out of their stores before training and judged afterwards in
-the test weeks, with their own past as input. They are compared with the customers who were
-trained on. A person who is a customer of several stores is in one fold everywhere, by the keyed lot
-that also decides on homes.
+Each fold's customers are removed from their stores before training and evaluated in the test
+weeks, with their own past as input. They are compared with the customers trained on. A person
+who shops at several stores is in the same fold everywhere, by the keyed lot that also assigns
+homes.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoldRow:
-    """Figures of one fold's customers, or of the others."""
+    """Metrics of one fold's customers, or of the others."""
 
     fold: int
     who: str
     customers: int
-    """With a visit in the test weeks."""
+    """Customers with a visit in the test weeks."""
     figures: dict[str, float]
 
 
 def folds(
     settings: RunSettings, *, count: int = 5, progress: Callable[[str], None] = lambda _: None
 ) -> list[FoldRow]:
-    """Train `count` federations, each without a share of the customers, and judge those.
+    """Train `count` federations, each without one fold of the customers, and evaluate it.
 
     Args:
-        settings: A recipe.
-        count: How many folds.
-        progress: Called with what is being trained.
+        settings: A recipe's settings.
+        count: Number of folds.
+        progress: Called with a line before each training.
 
     Raises:
         HanseError: Data, privacy or a federation failed.
@@ -76,38 +76,39 @@ def folds(
             progress(f"fold {fold + 1} of {count}")
             home = Path(scratch) / f"fold-{fold}"
             left = [np.flatnonzero(lot == fold) for lot in lots]
-            kept = [np.flatnonzero(lot != fold) for lot in lots]
-            rest = _without(prepared, histories, kept, home)
+            training = [np.flatnonzero(lot != fold) for lot in lots]
+            rest = _without(prepared, histories, training, home)
             run = work.train(arm, ArmFolder(home), settings, rest)
             before = InterestModel.from_pretrained(prepared.base_model)
             model = run.model()
             for who, judged, customers in (
                 ("held out", model, left),
-                ("trained on", model, kept),
+                ("trained on", model, training),
                 ("untrained", before, left),
             ):
-                found = _judged(judged, histories, customers, run.settings)
-                rows.append(_row(fold, who, found))
+                figures = _judged(judged, histories, customers, run.settings)
+                rows.append(_row(fold, who, figures))
     return rows
 
 
 def fold_of(store: Histories, count: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return the fold of each of a store's customers, [N] in [0, count), by their own id."""
+    """Fold of each of a store's customers [N], in [0, count), from nothing but their own id."""
     drawn = (lots(store.customers.tolist(), key=f"fold/{seed}") * count).astype(np.int64)
-    found: npt.NDArray[np.int64] = np.where(store.homes >= 0, store.homes % count, drawn)
-    return found
+    # A person's home is the same at every store; without homes, only the id is left to go by.
+    fold: npt.NDArray[np.int64] = np.where(store.homes >= 0, store.homes % count, drawn)
+    return fold
 
 
 def _without(
     prepared: Prepared,
     histories: Sequence[Histories],
-    kept: Sequence[npt.NDArray[np.int64]],
+    training: Sequence[npt.NDArray[np.int64]],
     home: Path,
 ) -> Prepared:
-    """The stores with only some customers' histories, in files of their own."""
+    """The prepared stores with the training customers alone, in histories files in `home`."""
     home.mkdir(parents=True)
     paths = []
-    for number, (store, customers) in enumerate(zip(histories, kept, strict=True)):
+    for number, (store, customers) in enumerate(zip(histories, training, strict=True)):
         paths.append(home / f"{number:04d}.npz")
         store.only(customers).save(paths[-1])
     return replace(prepared, histories=tuple(paths))
@@ -121,18 +122,18 @@ def _judged(
 ) -> list[Figures]:
     model.train(False)
     return [
-        evaluate_histories(store.only(some), model, settings, "test")
-        for store, some in zip(histories, customers, strict=True)
+        evaluate_histories(store.only(chosen), model, settings, "test")
+        for store, chosen in zip(histories, customers, strict=True)
     ]
 
 
 def _row(fold: int, who: str, parts: list[Figures]) -> FoldRow:
-    found = Figures.pooled(parts).metrics()
+    metrics = Figures.pooled(parts).metrics()
     return FoldRow(
         fold=fold,
         who=who,
         customers=sum(len(np.unique(part.customers)) for part in parts),
-        figures={name: found[name] for name in METRICS},
+        figures={name: metrics[name] for name in METRICS},
     )
 
 

@@ -1,9 +1,9 @@
-"""What one store can do to a finished run's model by forging its vector in the last round.
+"""Measure what one store can do to a finished model by forging its vector in the last round.
 
-The forged vector points where it raises one class's basket score for every customer. Beside the
-model as it is stand three more, each with one such vector in its last round: as long as a sum
-of honest stores could be, cut to the public norm as the coordinator does, and that of an honest
-store with the largest clip.
+The forged vector points where it raises one class's basket score for every customer. The model
+as it is is compared with three others, each with one such vector added in the last round: as
+long as a sum of honest stores could be, clipped to the public norm as the coordinator does, and
+as long as an honest store's with the largest clip.
 
     rows = forgery(RunFolder.open("grocery"))
     rich.print(render(rows))
@@ -37,19 +37,19 @@ from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.runs.folder import RunFolder
 
 SHIFT = "basket.popularity.shift"
-"""The trained array with one number a class, which raises its score for everybody."""
+"""The trained array with one number per class, added to its score for every customer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ForgeryRow:
-    """The model after one vector in the last round."""
+    """The model's scores with one vector added in the last round."""
 
     vector: str
     norm: float
-    """L2 norm of what the vector adds to the sum, in units of the update."""
+    """L2 norm of what the vector adds to the sum, in the update's units."""
     category: str
     first: float
-    """Share of the test weeks' baskets for which the class is on rank 1."""
+    """Fraction of the test weeks' baskets for which the class is on rank 1."""
     baskets: int
     ndcg: float
 
@@ -60,12 +60,13 @@ def forgery(
     """Measure the effect of one forged vector on a finished run's model.
 
     Args:
-        folder: The run's; nothing is written.
-        norm: Of a forged vector that is not cut; all stores at their largest clip if unset.
-        category: The class to raise; the one that is most often on rank 2 if unset.
+        folder: The run's folder; nothing is written to it.
+        norm: L2 norm of the forged vector that is not clipped; by default the sum of all
+            stores' clips.
+        category: The class to raise; by default the one that is most often on rank 2.
 
     Raises:
-        ConfigError: The run trains no popularity of classes, or had no secure aggregation.
+        ConfigError: The run does not train the popularity of classes under secure aggregation.
         DataError [unknown-category]: The model ranks no such class.
     """
     disable_progress_bar()
@@ -81,7 +82,9 @@ def forgery(
     names = list(model.config.classes)
     raised = _raised(model, stores, settings, names, category)
     clip = next(part.clip for part in manifest.sections if part.name == UPDATE)
+    # No sum of honest stores is longer, as each adds at most its clip.
     forged = len(manifest.stores) * clip if norm is None else norm
+    # A vector moves the model by its part of the mean, scaled as the last round's update was.
     step = abs(settings.update_factor(settings.federation.rounds)) / len(manifest.stores)
     rows = []
     for vector, length in (
@@ -132,7 +135,7 @@ def _judged(
     arrays: Mapping[str, Any],
     raised: int,
 ) -> tuple[npt.NDArray[np.bool_], Figures]:
-    """For each basket whether the class is on rank 1; and the figures of the model."""
+    """Whether the class is on rank 1 for each basket, and the model's metrics."""
     load_arrays(model, arrays)
     first = np.concatenate([s.argmax(axis=1) == raised for s in _scores(model, stores, settings)])
     figures = [evaluate_histories(store, model, settings, "test") for store in stores]
@@ -142,7 +145,7 @@ def _judged(
 def _scores(
     model: InterestModel, stores: Sequence[Histories], settings: RunSettings
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Scores of the classes for every basket of the test weeks, [baskets, classes] at a time."""
+    """Class scores for the baskets of the test weeks, in batches [baskets, classes]."""
     rows = rows_at_once(model.config)
     for histories in stores:
         anchors = split_anchors(histories, settings, "test")
@@ -152,8 +155,8 @@ def _scores(
                 continue
             with torch.inference_mode():
                 scores = model(batch).basket_scores.numpy()
-            asked = (batch.next_basket.numpy() > 0).any(axis=-1)
-            yield scores[asked]
+            has_basket = (batch.next_basket.numpy() > 0).any(axis=-1)
+            yield scores[has_basket]
 
 
 def render(rows: Sequence[ForgeryRow]) -> Table:

@@ -1,10 +1,10 @@
-"""Does it keep paying? Train until a week, look at the next four, move on, and again.
+"""Rolling evaluation: train until a week, evaluate on the next four, move on, repeat.
 
     rows = rolling(load_recipe("grocery"), windows=5, new_rounds=20, seeds=1)
 
 Four models are compared in every window: *before training*; *trained once*, until
-the first window, and never again; *goes on*, with some rounds more on the data until each
-window; and, if wanted, *trained again* from the start on all data until each window. What goes on
+the first window and no further; *goes on*, with more rounds on the data until each window; and,
+optionally, *trained again* from scratch on all data until each window. The model that goes on
 pays for its rounds: the ledgers compose, and each window has its epsilon.
 """
 
@@ -45,15 +45,15 @@ _ARM = Arm(name="rolling", label="Trained until a week", trainer="federated")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RollingRow:
-    """One model in one window, over all stores' customers; means over seeds."""
+    """Metrics of one model in one window over all stores' customers; means over seeds."""
 
     window: str
-    """First day of the four weeks that are looked at."""
+    """First day of the four weeks of evaluation."""
     model: str
     rounds: int
-    """Of training behind the model."""
+    """Number of rounds that the model was trained for."""
     epsilon: float | None
-    """Spent on it; None without privacy, and before training."""
+    """Epsilon spent on it; None without privacy, and before training."""
     figures: dict[str, float]
     spread: dict[str, float]
     """Standard deviation over seeds."""
@@ -76,20 +76,20 @@ def rolling(
     seeds: int = 1,
     progress: Progress = lambda _: None,
 ) -> list[RollingRow]:
-    """Train, look at the next four weeks, move on.
+    """Train, evaluate on the next four weeks, and move on to the next window.
 
     Args:
-        settings: A recipe; the last window ends with the data's own split.
-        windows: How many windows of four weeks.
+        settings: A recipe's settings; the last window ends with the data's own split.
+        windows: Number of windows of four weeks.
         new_rounds: Rounds between one window and the next.
-        anew: Also train from the start for every window.
-        seeds: How often everything is done, with other samples and other noise.
-        progress: Called with what is being trained.
+        anew: Whether to train from scratch for every window as well.
+        seeds: Number of repetitions, each with other samples and other noise.
+        progress: Called with a line before each training.
 
     Raises:
         HanseError: Data, privacy or a federation failed.
     """
-    found: dict[datetime, list[_Judged]] = {}
+    by_start: dict[datetime, list[_Judged]] = {}
     with tempfile.TemporaryDirectory() as scratch, runner(settings) as work:
         stores, settings, prepared = prepare_run(Path(scratch), settings)
         last = stores.split.test_until - timedelta(weeks=WEEKS)
@@ -99,8 +99,8 @@ def rolling(
             seeded = settings.with_changes({"seed": seed, "compare": False, "sweep": None})
             run = _Rolling(prepared, prepared.load(), work, home, progress)
             for start, judged in run.windows(seeded, starts, new_rounds, anew):
-                found.setdefault(start, []).append(judged)
-    return [row for start, judged in found.items() for row in _rows(start, judged)]
+                by_start.setdefault(start, []).append(judged)
+    return [row for start, judged in by_start.items() for row in _rows(start, judged)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +128,14 @@ class _Rolling:
                         "federation.evaluate_every": new_rounds,
                     }
                 )
+                # Ledgers compose: the target becomes the epsilon of all rounds so far.
                 terms = with_budget(terms, spent_before(latest.folder), None)
                 latest, behind = self._train(f"goes-on-{number}", terms), behind + new_rounds
             yield start, self._before(at)
             yield start, self._once(first, at)
             yield start, self._own("continued", latest, behind)
             if anew:
+                # In the first window training from scratch is the first model.
                 again = self._train(f"anew-{number}", at) if number else first
                 yield start, self._own("anew", again, at.federation.rounds)
 
@@ -152,7 +154,7 @@ class _Rolling:
         return _Judged(model="once", rounds=run.rounds, epsilon=_spent(run), figures=figures)
 
     def _own(self, model: str, run: ArmRun, rounds: int) -> _Judged:
-        """What an arm's stores found themselves, in the window that follows its training."""
+        """Metrics that an arm's stores logged for the window that follows its training."""
         figures = _chosen(Figures.pooled(list(run.figures("validate").values())))
         return _Judged(model=model, rounds=rounds, epsilon=_spent(run), figures=figures)
 
@@ -163,12 +165,12 @@ class _Rolling:
 
 
 def _until(settings: RunSettings, start: datetime) -> RunSettings:
-    """Train until a moment; the window is what follows, and stands where validation does."""
+    """Settings that train until a moment, with the window after it as the validation weeks."""
     stop = start + timedelta(weeks=WEEKS)
     split = {
         "train_until": start,
         "validate_until": stop,
-        "test_until": stop + timedelta(days=1),  # not looked at
+        "test_until": stop + timedelta(days=1),  # required to be later, but not evaluated
     }
     every = settings.federation.rounds
     return settings.with_changes({"data.split": split, "federation.evaluate_every": every})
@@ -194,8 +196,8 @@ def _rows(start: datetime, judged: Sequence[_Judged]) -> list[RollingRow]:
                 model=model,
                 rounds=own[0].rounds,
                 epsilon=own[0].epsilon,
-                figures={name: fmean(found) for name, found in values.items()},
-                spread={name: pstdev(found) for name, found in values.items()},
+                figures={name: fmean(each) for name, each in values.items()},
+                spread={name: pstdev(each) for name, each in values.items()},
             )
         )
     return rows

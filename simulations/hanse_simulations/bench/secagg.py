@@ -1,9 +1,9 @@
-"""Secure aggregation compared with Flower's SecAgg+: seconds of a store and of the coordinator.
+"""Compare secure aggregation with Flower's SecAgg+: CPU-seconds of a store and the coordinator.
 
-Both run in this process on the same vectors. Ours is whole rounds: every store, every byte
-encoded and decoded, state put away and resumed between stages, drop-outs after shares were
-dealt. Flower's is its own primitives, called as its client mod and its workflow call them;
-one store's shares stand for everybody's, since the cost does not depend on their values.
+Both run in this process on the same vectors. Ours runs complete rounds: every store, every byte
+encoded and decoded, state saved and resumed between stages, drop-outs after shares were dealt.
+Flower's runs its own primitives, called as its client mod and its workflow call them; one
+store's shares stand for those of all, since the cost does not depend on their values.
 Times are CPU-seconds, so that a busy machine changes them little.
 
 >>> row = run(stores=[5], parameters=[1000], reference=False)[0]
@@ -52,24 +52,24 @@ from hanse_common.secagg.messages import (
 from hanse_simulations.bench._flower_secagg import flower_seconds
 
 LARGEST_REFERENCE = 150
-"""Above this many stores Flower's server takes tens of minutes; it is left out."""
+"""Largest cohort with a reference: above it, Flower's server takes tens of minutes."""
 
 _NOW = 1_750_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SecaggRow:
-    """One round; seconds are CPU-seconds.
+    """Cost of one round; seconds are CPU-seconds.
 
     Args:
-        client_seconds: Of the median surviving store, over all stages.
-        server_seconds: Of the coordinator, over all stages.
-        client_speedup: Flower's client over ours; unset if Flower was left out.
-        server_speedup: Flower's server over ours; unset if Flower was left out.
-        bytes_per_parameter: Of the masked vector's message.
-        share_bytes: What a store sends besides its masked vector.
-        masking_over_limit: Time of a mask over that of one AES-256-CTR keystream and one
-            32-bit addition, measured in the same run.
+        client_seconds: Median over surviving stores, all stages together.
+        server_seconds: The coordinator's, all stages together.
+        client_speedup: Flower's client time divided by ours; None if Flower was left out.
+        server_speedup: Flower's server time divided by ours; None if Flower was left out.
+        bytes_per_parameter: Size of the masked vector's message per parameter.
+        share_bytes: Bytes that a store sends in all other messages.
+        masking_over_limit: Time of a mask divided by that of one AES-256-CTR keystream and
+            one 32-bit addition, measured in the same run.
         exact: Whether the sum equals the plain integer sum.
     """
 
@@ -110,7 +110,7 @@ class _Clock:
 
 
 class _Member:
-    """A store that keeps nothing but bytes between two stages, as a Flower client does."""
+    """A store that keeps only bytes between two stages, as a Flower client does."""
 
     def __init__(self, name: str, authority: AuthorityKey, attempt: Attempt) -> None:
         self.key = StoreKey.generate()
@@ -131,14 +131,14 @@ class _Member:
             store = Store.start(
                 self.attempt, key=self.key, certificate=self.certificate, journal=self.journal
             )
-            return self._put_away(store, store.hello)
+            return self._save(store, store.hello)
 
     def answer(self, data: bytes) -> bytes:
         kind = type(decode(data))
         stage = {Roster: "share", Delivery: "mask", Survivors: "confirm"}.get(kind, "unmask")
         with self.clock.stage(stage):
             store = Store.resume(self.attempt, self.state, key=self.key, journal=self.journal)
-            return self._put_away(store, self._reply(store, decode(data)))
+            return self._save(store, self._reply(store, decode(data)))
 
     def _reply(self, store: Store, message: Message) -> Message:
         match message:
@@ -154,7 +154,7 @@ class _Member:
                 return store.unmask(message)
         raise TypeError(type(message).__name__)
 
-    def _put_away(self, store: Store, message: Message) -> bytes:
+    def _save(self, store: Store, message: Message) -> bytes:
         self.state, self.journal = store.encode(), store.journal
         data = message.encode()
         if not isinstance(message, MaskedVector):
@@ -175,8 +175,8 @@ def run(
     Args:
         stores: Cohort sizes.
         parameters: Lengths of the vector.
-        dropouts: Fractions of the stores that fall silent after dealing shares.
-        reference: Whether to run Flower's primitives too (up to 150 stores).
+        dropouts: Fractions of the stores that drop out after dealing shares.
+        reference: Whether to run Flower's primitives too (up to `LARGEST_REFERENCE` stores).
         progress: Called with a line before each combination.
     """
     rows = []
@@ -260,7 +260,7 @@ def _row(count: int, length: int, fraction: float, *, reference: bool) -> Secagg
 
 
 def _round(count: int, length: int, fraction: float) -> tuple[list[_Member], _Clock, int, bool]:
-    """One whole round; returns survivors, the coordinator's clock, upload size, exactness."""
+    """Run one round: (survivors, coordinator's clock, bytes of an upload, whether exact)."""
     authority = AuthorityKey.generate()
     attempt = Attempt(
         header=Header(run=1, round=1, attempt=1, manifest_digest=bytes(32), model_digest=bytes(32)),
@@ -278,6 +278,7 @@ def _round(count: int, length: int, fraction: float) -> tuple[list[_Member], _Cl
     }
     names = list(members)
     lost = int(count * fraction)
+    # Drop-outs are spread evenly over the roster.
     silent = set(names[:: count // lost][:lost]) if lost else set()
     clock, coordinator, size = _Clock(), Coordinator(attempt), 0
     outgoing: dict[str, bytes] = {}
@@ -299,22 +300,24 @@ def _round(count: int, length: int, fraction: float) -> tuple[list[_Member], _Cl
     with clock.stage("unmask"):
         aggregate = coordinator.finish()
     survivors = [members[name] for name in aggregate.survivors]
+    # Compared with the sum in the clear of the very integers that the survivors masked.
     plain = np.sum([member.vector for member in survivors], axis=0)
     return survivors, clock, size, bool(np.array_equal(aggregate.total, plain))
 
 
 def _encode(messages: dict[str, Message]) -> dict[str, bytes]:
-    """Encode what goes to each store; what goes to all of them, once."""
+    """Encode each store's message; a message that goes to all of them is encoded once."""
     encoded = {id(message): message for message in messages.values()}
     data = {key: message.encode() for key, message in encoded.items()}
     return {name: data[id(message)] for name, message in messages.items()}
 
 
 def masking_over_limit(length: int, *, streams: int, repeats: int = 7) -> float:
-    """Time of `add_masks` a stream over that of a bare keystream and addition.
+    """Time of `add_masks` per stream, divided by that of a bare keystream and addition.
 
-    The limit is one AES-256-CTR stream written over one buffer in the core's cache, and
-    one addition of that buffer: no keys to set up, no vector to walk. Best of `repeats`.
+    The limit is one AES-256-CTR stream written over one buffer in the core's cache, and one
+    addition of that buffer: it sets up no keys and walks no vector. Both are the best of
+    `repeats`, since whatever else runs on the machine only adds time.
     """
     words = min(length, CHUNK_BYTES // 4)
     zeros = bytes(4 * words)

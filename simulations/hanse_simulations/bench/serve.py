@@ -1,7 +1,7 @@
-"""What a store's service gives: latency and throughput in float and in eight bits, side by side.
+"""Measure latency and throughput of a store's service, in float and in int8.
 
-Each side is `hanse model serve` in a process of its own, asked for one customer at a time by
-several clients at once, over HTTP as a shop's own programs would.
+Each is `hanse model serve` in a process of its own. Several clients at once send requests for
+one customer each over HTTP, as a shop's own programs would.
 
     rows = serve(Path("runs/one"), Path("runs/one/stores/region-01"))
     rich.print(render(rows))
@@ -38,24 +38,24 @@ _WARM_UP = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServeRow:
-    """One way to multiply."""
+    """Figures of the service with one kind of arithmetic."""
 
     arithmetic: str
     p50_ms: float
     p99_ms: float
     requests_per_second: float
     agreement: float
-    """Share of the float model's best ten that are among this one's, mean over customers."""
+    """Fraction of the float model's best ten that this one ranks too, mean over customers."""
 
 
 def serve(model: Path, store: Path, *, requests: int = 1_000, clients: int = 8) -> list[ServeRow]:
-    """Measure a model's service in float, then in eight bits.
+    """Measure a model's service in float, then in int8.
 
     Args:
         model: The model's folder, or its run's.
         store: A node's folder or a `store.toml`.
-        requests: How many, of one customer each.
-        clients: How many ask at once, each waiting for its answer.
+        requests: Number of requests, each for one customer.
+        clients: Number of concurrent clients, each waiting for its reply.
 
     Raises:
         FederationError: The service did not start, or refused a request.
@@ -73,14 +73,14 @@ def serve(model: Path, store: Path, *, requests: int = 1_000, clients: int = 8) 
     ]
     overlaps = [len(set(a.tolist()) & set(b.tolist())) / len(a) for a, b in zip(*best, strict=True)]
     names = [str(opened.histories.customers[index]) for index in customers]
-    asked = [names[number % len(names)] for number in range(requests)]
+    users = [names[number % len(names)] for number in range(requests)]
     rows = []
     for arithmetic, agreement in (("float", 1.0), ("int8", float(np.mean(overlaps)))):
         with _service(model, store, *(["--int8"] if arithmetic == "int8" else [])) as address:
-            _ask(address, asked[:_WARM_UP])
+            _ask(address, users[:_WARM_UP])
             started = time.perf_counter()
             with ThreadPoolExecutor(clients) as pool:
-                shares = [asked[client::clients] for client in range(clients)]
+                shares = [users[client::clients] for client in range(clients)]
                 times = [t for part in pool.map(lambda s: _ask(address, s), shares) for t in part]
             took = time.perf_counter() - started
         p50, p99 = np.percentile(times, [50, 99]) * 1_000
@@ -102,14 +102,16 @@ def _service(model: Path, store: Path, *more: str) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", _START, *arguments],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,  # a pipe that is not read would fill up and block
         text=True,
     )
     try:
+        # Port 0 lets the system choose; the service prints its address once it listens.
         address = process.stdout.readline().strip() if process.stdout else ""
         if not address:
             raise FederationError(
-                "the service did not start", hint="`hanse model serve` with the same words says why"
+                "the service did not start",
+                hint="run `hanse model serve` with the same arguments to see why",
             )
         yield address
     finally:
