@@ -1,1 +1,1 @@
-"""Downstream tasks that the shared model's heads solve without training, and baselines of each."""
+"""Downstream tasks solved with the shared model's heads without training, and their baselines."""

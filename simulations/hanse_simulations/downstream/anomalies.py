@@ -1,11 +1,12 @@
-"""Do surprise scores find what is not the customer's own? Areas under curves, four ways.
+"""AUC of surprise scores at detecting behaviour that is not the customer's own, on four tasks.
 
 - swapped baskets: a basket of another customer of the same store, at the same moment, against
   the customer's own; one of each for every visit of the test weeks
-- bursts, hijacked accounts, cart bursts: see `inject.py`; every customer-day of the test weeks
+- bursts, hijacked accounts, cart bursts: see `injected_anomalies.py`; every customer-day of the
+  test weeks
 
-Baselines: the same scores from the customer's own frequencies, smoothed by the store's, in the
-model's place; and where a plain count would do, that count.
+Baselines: the same scores from the customer's own frequencies, smoothed by the store's, instead
+of the model's; and a plain count where one is enough.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from hanse_simulations.downstream.injected_anomalies import (
 from hanse_simulations.downstream.table import DownstreamRow
 
 PRIOR_PURCHASES = 200.0
-"""Of the store's distribution, in the personal baseline: the best of 0, 10, 30, 60, 100,
-200, 400 and 1000 at telling swapped baskets, by the same search as the model's own."""
+"""Weight of the store's distribution in the personal baseline, in purchases: the best of 0, 10,
+30, 60, 100, 200, 400 and 1000 on swapped baskets, by the same search as for the model."""
 
 Judged = dict[tuple[str, str, str], list[tuple[Floats, Mask]]]
-"""(task, method, score) -> each store's scores, and which were looked for."""
+"""(task, method, score) -> each store's scores, and which cases are positive."""
 Pattern = Callable[..., Injected]
 PATTERNS: Mapping[str, Pattern] = {
     "bursts": bursts,
@@ -50,7 +51,7 @@ PATTERNS: Mapping[str, Pattern] = {
 
 
 def personal_frequency(shop: Shop) -> Forecast:
-    """The customer's own frequencies so far, smoothed by the store's distribution."""
+    """Log-frequencies of the customer's purchases so far, smoothed by the store's distribution."""
     prior = torch.from_numpy(PRIOR_PURCHASES * np.exp(shop.log_share))
 
     def forecast(batch: Batch) -> Tensor:
@@ -75,7 +76,7 @@ def anomaly_rows(
         models: The models to compare by method; the run's own is `model`.
         start: First day of the test.
         stop: First day after it.
-        seed: Of swaps and patterns; each store and pattern draws by itself.
+        seed: Seed of swaps and patterns; each store and pattern has a generator of its own.
     """
     judged: Judged = {}
     for number, store in enumerate(stores):
@@ -83,6 +84,7 @@ def anomaly_rows(
         shop = Shop.of(store.until(start), classes=len(config.classes))
         forecasts = {name: forecast_by(model, shop) for name, model in models.items()}
         forecasts["personal"] = personal_frequency(shop)
+        # One generator per store and pattern: adding a pattern leaves the other draws as they were.
         rng = np.random.default_rng([seed, number, 0])
         _swaps(judged, store, shop, forecasts, config, start, stop, rng)
         for place, (task, pattern) in enumerate(PATTERNS.items(), start=1):
@@ -98,7 +100,7 @@ def anomaly_rows(
 
 
 def _place(entry: tuple[tuple[str, str, str], object]) -> int:
-    """Tasks in the order of the documentation, methods as they were judged."""
+    """Sort key: tasks in the order of the documentation; methods keep their order."""
     return ["swapped baskets", "bursts", "hijacked days", "hijacked accounts", "cart bursts"].index(
         entry[0][0]
     )
@@ -115,8 +117,10 @@ def _swaps(
     rng: np.random.Generator,
 ) -> None:
     visits = each_visit(store, start=start, stop=stop)
+    # Visits without a ranked class have no taste to score.
     visits = visits.keep(np.diff(store.pair_offsets)[visits.first] > 0)
     swapped = rng.permutation(len(visits))
+    # A customer's own basket from another day is no anomaly and is left out.
     foreign = visits.customers[swapped] != visits.customers
     looked_for = np.repeat([False, True], [len(visits), int(foreign.sum())])
     for method, forecast in forecasts.items():
@@ -135,13 +139,13 @@ def _days(
     config: InterestConfig,
 ) -> None:
     changed, days, touched = injected.histories, injected.days, injected.touched
-    # Carts are told apart by counts alone, for which all forecasters have the same answer.
-    asked: Iterable[str] = ("model",) if task == "cart bursts" else forecasts
-    for method in asked:
-        found = surprises(changed, days, forecasts[method], shop, config)
+    # Carts are scored by counts alone, which are the same whatever the forecaster.
+    methods: Iterable[str] = ("model",) if task == "cart bursts" else forecasts
+    for method in methods:
+        surprise = surprises(changed, days, forecasts[method], shop, config)
         named = {"bursts": "repeats", "cart bursts": "carts"}.get(task, "taste")
         for part in (named, "total"):
-            scores = getattr(found, part)
+            scores = getattr(surprise, part)
             _note(judged, task, method, part, scores, touched)
             if task == "hijacked days" and part == named:
                 _accounts(judged, method, changed, days, scores, touched)
@@ -161,12 +165,12 @@ def _accounts(
     scores: Floats,
     touched: Mask,
 ) -> None:
-    """Each customer's mean over the test weeks, whenever the account was taken."""
+    """Score each account by the mean of its days in the test weeks, whenever it was hijacked."""
     count = len(store)
     visits = np.bincount(days.customers, minlength=count)
-    some = visits > 0
-    means = np.bincount(days.customers, scores, minlength=count)[some] / visits[some]
-    taken = np.bincount(days.customers, touched, minlength=count)[some] > 0
+    active = visits > 0
+    means = np.bincount(days.customers, scores, minlength=count)[active] / visits[active]
+    taken = np.bincount(days.customers, touched, minlength=count)[active] > 0
     _note(judged, "hijacked accounts", method, "taste, mean", means, taken)
 
 

@@ -1,12 +1,12 @@
-"""What will a shop sell of a category, and is that more or less than usual?
+"""Forecasts of a shop's demand for a category, and of its rise or fall.
 
-Asked of each store and class at several moments of the test weeks, two weeks apart: visits in the
-next 7, 14 and 28 days, as far as the test weeks reach. A class *rises* if its visits exceed
-mu + sqrt(mu + 1), with mu what as many days usually had over 12 weeks, and *falls* below
+The forecast is of visits in the next 7, 14 and 28 days, for each store and class, at moments of
+the test weeks two weeks apart, as far as the test weeks reach. A class *rises* if its visits
+exceed mu + sqrt(mu + 1), with mu the mean of as many days over 12 weeks, and *falls* below
 mu - sqrt(mu + 1), as an interest of a customer does.
 
-Baselines: as many as in the 4 weeks before (*last 4 weeks*), as in the 12 weeks before (*usual*);
-of rise and fall: that a shop returns from the last days to what is usual.
+Baselines: the rate of the 4 weeks before (*last 4 weeks*) and of the 12 weeks before (*usual*);
+for rise and fall, the return of a shop from its last days to its mean.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hanse_simulations.downstream.table import DownstreamRow
 
 _RECENT = 28.0
 _ENOUGH = 5.0
-"""Visits usual in the time from which on an error in per cent means something."""
+"""Smallest usual number of visits at which an error in per cent is meaningful."""
 
 
 def shop_rows(
@@ -45,8 +45,9 @@ def shop_rows(
         stop: First day after it.
     """
     config = next(iter(models.values())).config
+    # Every moment leaves room for the shortest horizon before the test weeks end.
     moments = np.arange(start, stop - config.horizons[0] + 0.5, 14.0)
-    asked = {
+    forecasts = {
         (number, moment, name): demand(store, model, moment)
         for number, store in enumerate(stores)
         for moment in moments
@@ -59,21 +60,21 @@ def shop_rows(
         for number, store in enumerate(stores):
             for moment in moments[moments + horizon <= stop]:
                 for name in models:
-                    parts[name].append(asked[number, moment, name].of(index))
+                    parts[name].append(forecasts[number, moment, name].of(index))
                 actual.append(observed_visits(store, moment, horizon, len(config.classes)))
                 recent.append(_recent(store, moment, len(config.classes)) * horizon / _RECENT)
         if not actual:
             continue
         now, last = np.concatenate(actual), np.concatenate(recent)
-        any_ = parts[next(iter(models))]
+        any_ = parts[next(iter(models))]  # usual and before are counts, the same for all models
         usual = np.concatenate([one.usual[:, 0] for one in any_])
         before = np.concatenate([one.before[:, 0] for one in any_])
         task = f"shop and class, {horizon:02.0f} days"
         most, least = (bound.numpy() for bound in outlook_bounds(torch.from_numpy(usual)))
         risen, fallen = now > most, now < least
-        for name, found in parts.items():
+        for name, demands in parts.items():
             expected, low, high, rise, fall = (
-                np.concatenate([getattr(one, part)[:, 0] for one in found])
+                np.concatenate([getattr(one, part)[:, 0] for one in demands])
                 for part in ("expected", "low", "high", "rise", "fall")
             )
             rows += _errors(task, name, expected, now, usual)
@@ -91,10 +92,10 @@ def shop_rows(
 
 
 def _recent(histories: Histories, moment: float, classes: int) -> Floats:
-    """[C] visits in the last 4 weeks."""
-    everybody = histories.active()
+    """Visits with each class in the last 4 weeks [C]."""
+    customers = histories.active()
     counts: Floats = visits_ahead(
-        histories, everybody, moment - _RECENT, horizon=_RECENT, classes=classes
+        histories, customers, moment - _RECENT, horizon=_RECENT, classes=classes
     ).sum(axis=0)
     return counts
 
@@ -102,7 +103,7 @@ def _recent(histories: Histories, moment: float, classes: int) -> Floats:
 def _errors(
     task: str, method: str, expected: Floats, now: Floats, usual: Floats
 ) -> list[DownstreamRow]:
-    """Mean absolute error, and in per cent where enough is usual."""
+    """Mean absolute error, and its percentage where at least `_ENOUGH` visits are usual."""
     off = np.abs(expected - now)
     large = (usual >= _ENOUGH) & (now > 0)
     figures = {

@@ -1,7 +1,7 @@
-"""Patterns put into real histories, so that it is known which days are not the customer's own.
+"""Inject anomalies into real histories, so that the anomalous days are known.
 
-Each pattern draws with the generator that it is given, touches visits in `[start, stop)`
-only, and says which customers' days it touched. Everything else stays what really happened.
+Each pattern draws from the given generator, changes only visits in `[start, stop)`, and returns
+which customers' days it touched. All other visits stay as they were.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ CART_SHARE, CART_ITEMS, CART_SHAPE, CART_MEAN = 0.1, 4.0, 0.5, 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Injected:
-    """Histories with a pattern, and the days on which to look for it."""
+    """Histories with an injected pattern, and the days on which to detect it."""
 
     histories: Histories
     days: Occasions
     """Every customer's days of the window, touched or not."""
     touched: Mask
-    """[n] which of them the pattern touched."""
+    """Which of the days the pattern touched [n]."""
 
 
 def bursts(
     histories: Histories, *, start: float, stop: float, rng: np.random.Generator
 ) -> Injected:
-    """On a tenth of the customers' days, one class is bought at three more visits.
+    """Add three more visits with one class on a tenth of the customers' days.
 
     The class is drawn by what the store sold before the window, so that most bursts are of
     something ordinary; the visits spread evenly over what is left of the day.
@@ -59,18 +59,18 @@ def bursts(
     )
     after = each_day(changed, start=start, stop=stop)
     touched = np.zeros(len(after), dtype=bool)
-    touched[chosen] = True  # A burst adds no day, and days keep their order.
+    touched[chosen] = True  # a burst adds no day, and days keep their order
     return Injected(histories=changed, days=after, touched=touched)
 
 
 def hijacked(
     histories: Histories, *, start: float, stop: float, rng: np.random.Generator
 ) -> Injected:
-    """From a random moment of the window's first half on, somebody else uses the account.
+    """Hand accounts to another customer from a random moment of the window's first half on.
 
     Of three customers in ten, all visits from that moment on are replaced by those of another
     customer of the same store, drawn among those who came in the second half. The thief's
-    baskets become part of the account's history, as they would.
+    baskets become part of the account's history, as they would in reality.
     """
     owners = visit_owners(histories)
     inside = (histories.visit_days >= start) & (histories.visit_days < stop)
@@ -78,6 +78,7 @@ def hijacked(
     victims = late[rng.random(len(late)) < HIJACKED_SHARE] if len(late) > 1 else late[:0]
     moments = start + rng.random(len(victims)) * (stop - start) / 2
     places = np.searchsorted(late, victims)
+    # An offset of 1 to len - 1 never lands on the victim.
     thieves = late[(places + rng.integers(1, max(len(late), 2), len(victims))) % max(len(late), 1)]
     since = np.full(len(histories), np.inf)
     since[victims] = moments
@@ -104,12 +105,12 @@ def hijacked(
 def cart_bursts(
     histories: Histories, *, start: float, stop: float, rng: np.random.Generator
 ) -> Injected:
-    """On a tenth of the customers' days, four items more are left in the cart.
+    """Leave four more items in the cart on a tenth of the customers' days.
 
-    The shops here record purchases only, so that any cart would stand out. Each customer is
-    therefore first given a habit of their own: a Poisson number of items left at every visit,
-    at a rate drawn from a gamma distribution of mean 1 and shape 1/2 (most leave next to
-    nothing, a few leave much).
+    The shops here record purchases only, so that any cart would stand out. Each customer
+    therefore first gets a habit: a Poisson number of items left at every visit, at a rate
+    drawn from a gamma distribution of mean 1 and shape 1/2 (most leave few or none, a few
+    leave many).
     """
     owners = visit_owners(histories)
     rates = rng.gamma(CART_SHAPE, CART_MEAN / CART_SHAPE, size=len(histories))
@@ -121,13 +122,13 @@ def cart_bursts(
 
 
 def _with_carts(histories: Histories, left: Floats) -> Histories:
-    """Add so many cart events to every visit beyond its own events."""
+    """Add `left` cart events [v] to each visit."""
     facts = histories.visit_facts.astype(np.float64)
     items = FACTS.index("log_items")
     shares = [FACTS.index(f"share_{kind}") for kind in EVENT_KINDS]
     before = np.expm1(facts[:, items])
     events = facts[:, shares] * before[:, None]
-    # Whoever buys puts into the cart first: what is left there is what was not bought.
+    # A purchase goes through the cart, so the items left there come on top of those bought.
     events[:, EVENT_KINDS.index("cart")] = events[:, EVENT_KINDS.index("purchase")] + left
     total = np.maximum(events.sum(axis=1), 1.0)
     facts[:, items] = np.log1p(total)
@@ -138,15 +139,16 @@ def _with_carts(histories: Histories, left: Floats) -> Histories:
 def _rearranged(
     histories: Histories, *, owners: Ints, moments: Floats, sources: Ints, only: Ints
 ) -> Histories:
-    """Histories of copied visits.
+    """Build histories from copied visits.
 
     Args:
-        histories: Where visits are copied from.
-        owners: [v] whose each is to be.
-        moments: [v] when.
-        sources: [v] which visit is copied.
-        only: [v] the one class that is bought, or -1 for those of the copied visit.
+        histories: The histories that visits are copied from.
+        owners: Index of the customer who gets each visit [v].
+        moments: Time of each visit in days [v].
+        sources: Index of the visit that is copied [v].
+        only: The one class that is bought, or -1 for the classes of the copied visit [v].
     """
+    # Histories are sorted by customer, then by time; everything that follows relies on it.
     order = np.lexsort((moments, owners))
     sources, only = sources[order], only[order]
     sizes = np.where(only < 0, np.diff(histories.pair_offsets)[sources], 1)

@@ -1,16 +1,16 @@
-"""Will a customer's leading class change, and to which one? The model and baselines.
+"""Predict whether a customer's leading class changes, and to which one.
 
-Asked once of each customer, at the first moment of the test weeks, of those who bought in the
-12 weeks before and in the 4 weeks after. The leading class of 12 weeks is the one at the most
-visits (`leaders`); it *changes* if it is not at the most visits of the next 4 weeks. There
-several classes often lead together: naming one of them is right. Figures: AUC of the
-change; top-1 and HR@5 of the next leading class, over all classes.
+There is one prediction for each customer who bought in the 12 weeks before the test weeks and in
+the 4 weeks after their first moment. The leading class of 12 weeks is the one with the most
+visits (`leaders`); it *changes* if it has not the most visits of the next 4 weeks. In these,
+several classes are often tied: naming one of them counts as right. Metrics: AUC of the change;
+top-1 and HR@5 of the next leading class, over all classes.
 
 Baselines, fitted centralized on the training weeks of all stores, as no federation could:
 
 - stay: the counts of the 12 weeks as they are; change by how narrowly the leader leads
-- Markov: from leading class to leading class, over windows
-- logistic regression on history and recent counts: one of the change, one of each class that
+- Markov: transitions from leading class to leading class, over windows
+- logistic regression on history and recent counts: one for the change, one for each class that
   the customer bought in the 12 weeks
 """
 
@@ -38,26 +38,32 @@ _TOP = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Questions:
-    """n customers of one store at one moment, and what came of them."""
+    """n customers of one store at one moment, and their outcomes."""
 
     customers: Ints
     leading: Ints
-    """[n]."""
+    """Leading class of the 12 weeks before [n]."""
     counts: Floats
-    """[n, C, W] visits with each class in the model's windows."""
+    """Visits with each class in the model's windows [n, C, W]."""
     visits: Floats
-    """[n, 4] visits in `VISIT_WINDOWS`."""
+    """Visits in `VISIT_WINDOWS` [n, 4]."""
     next_leaders: Mask
-    """[n, C] the classes at the most visits of the horizon."""
+    """Whether a class has the most visits of the horizon [n, C]; several may be tied."""
 
     @property
     def changed(self) -> Mask:
-        """[n]."""
+        """Whether the leading class leads no longer [n]."""
         return ~self.next_leaders[np.arange(len(self.leading)), self.leading]
 
 
 def questions(histories: Histories, moment: float, config: InterestConfig) -> Questions:
-    """Who is asked at a moment, and the answers."""
+    """Cases of one store at one moment.
+
+    Args:
+        histories: The store's histories.
+        moment: Days since 1970.
+        config: Names the classes and windows.
+    """
     customers = histories.active()
     moments = np.full(len(customers), moment)
     ahead = visits_ahead(
@@ -72,31 +78,31 @@ def questions(histories: Histories, moment: float, config: InterestConfig) -> Qu
         visits[view.questions] = past.visits[:, 0].numpy()
         leading[view.questions] = leaders(past, config.reference_window)
     most = ahead.max(axis=1, keepdims=True)
-    asked = (leading >= 0) & (most[:, 0] > 0)
+    cases = (leading >= 0) & (most[:, 0] > 0)
     return Questions(
-        customers=customers[asked],
-        leading=leading[asked],
-        counts=counts[asked],
-        visits=visits[asked],
-        next_leaders=(ahead == most)[asked],
+        customers=customers[cases],
+        leading=leading[cases],
+        counts=counts[cases],
+        visits=visits[cases],
+        next_leaders=(ahead == most)[cases],
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baselines:
-    """Fitted once to the training weeks of all stores."""
+    """Baselines fitted once to the training weeks of all stores."""
 
     transitions: Floats
-    """[C, C] probability of the next leading class, by the last one."""
+    """Probability of the next leading class (column), by the last one (row) [C, C]."""
     change: Any
     """A fitted scikit-learn pipeline, or None if nothing or everything changed."""
     candidate: Any
-    """The same for a class of the last 12 weeks."""
+    """A pipeline for a class of the last 12 weeks to lead next, or None as for `change`."""
     config: InterestConfig
 
     @classmethod
     def fit(cls, stores: Sequence[Histories], until: float, config: InterestConfig) -> Baselines:
-        """Ask about windows that end before `until`, with 12 weeks observed before them."""
+        """Fit to windows that end before `until`, with 12 weeks observed before each."""
         past = []
         for store in stores:
             known = store.until(until)
@@ -105,20 +111,21 @@ class Baselines:
                 if moment >= store.observed_from + config.reference_days:
                     past.append(questions(known, moment, config))
         classes = len(config.classes)
+        # Ten pseudo-counts of the overall shares, of which no class has zero.
         led = np.full(classes, 0.01)
         follows = np.zeros((classes, classes))
-        for asked in past:
-            share = asked.next_leaders / asked.next_leaders.sum(axis=1, keepdims=True)
+        for cases in past:
+            share = cases.next_leaders / cases.next_leaders.sum(axis=1, keepdims=True)
             led += share.sum(axis=0)
-            np.add.at(follows, asked.leading, share)
+            np.add.at(follows, cases.leading, share)
         smoothed = follows + 10 * led / led.sum()
         window = config.reference_window
-        bought = [asked.counts[..., window] > 0 for asked in past]
+        bought = [cases.counts[..., window] > 0 for cases in past]
         return cls(
             transitions=smoothed / smoothed.sum(axis=1, keepdims=True),
             change=_logistic(
-                [_change_features(asked, config) for asked in past],
-                [asked.changed for asked in past],
+                [_change_features(cases, config) for cases in past],
+                [cases.changed for cases in past],
             ),
             candidate=_logistic(
                 [_class_features(a, config)[b] for a, b in zip(past, bought, strict=True)],
@@ -127,25 +134,26 @@ class Baselines:
             config=config,
         )
 
-    def answers(self, asked: Questions) -> Mapping[str, tuple[Floats, Floats]]:
-        """(change [n], next leader [n, C]) by method, higher is likelier."""
-        recent = asked.counts[..., self.config.reference_window]
-        ever = asked.counts[..., -1]
+    def answers(self, cases: Questions) -> Mapping[str, tuple[Floats, Floats]]:
+        """Scores (change [n], next leader [n, C]) by method; higher is likelier."""
+        recent = cases.counts[..., self.config.reference_window]
+        ever = cases.counts[..., -1]
         usual = recent + ever / (ever.max(axis=1, keepdims=True, initial=0.0) + 1)
         two = -np.partition(-usual, 1, axis=1)[:, :2] if usual.shape[1] > 1 else usual
-        chances = self.transitions[asked.leading]
-        found = {
+        chances = self.transitions[cases.leading]
+        by_method = {
             "stay": (-(two[:, 0] - two[:, -1]) / np.sqrt(two[:, 0] + 1), usual),
-            "markov": (1 - chances[np.arange(len(chances)), asked.leading], chances),
+            "markov": (1 - chances[np.arange(len(chances)), cases.leading], chances),
         }
         if self.change is not None and self.candidate is not None and len(recent):
+            # Classes not bought in the 12 weeks rank behind all that were, by the Markov chain.
             scores = np.where(recent > 0, 0.0, chances - 1e3)
             bought = recent > 0
-            features = _class_features(asked, self.config)[bought]
+            features = _class_features(cases, self.config)[bought]
             scores[bought] = self.candidate.decision_function(features)
-            change = self.change.decision_function(_change_features(asked, self.config))
-            found["logistic_regression"] = (change, scores)
-        return found
+            change = self.change.decision_function(_change_features(cases, self.config))
+            by_method["logistic_regression"] = (change, scores)
+        return by_method
 
 
 def migration_rows(
@@ -160,23 +168,25 @@ def migration_rows(
     Args:
         stores: Uncut histories.
         models: The models to compare by method; the run's own is `model`.
-        train_until: What the baselines are fitted to ends here.
+        train_until: First day after the data that the baselines are fitted to.
         start: First day of the test.
     """
     config = next(iter(models.values())).config
     baselines = Baselines.fit(stores, train_until, config)
     answers: dict[tuple[str, str], list[tuple[Floats, Floats]]] = {}
-    asked = [questions(store, start, config) for store in stores]
-    for store, some in zip(stores, asked, strict=True):
-        moments = np.full(len(some.customers), start)
+    cases = [questions(store, start, config) for store in stores]
+    for store, own in zip(stores, cases, strict=True):
+        moments = np.full(len(own.customers), start)
         for name, model in models.items():
-            for part, heard in (("both heads", True), ("next basket", False)):
-                predicted = migrations(store, some.customers, moments, model, use_outlook=heard)
+            for part, use_outlook in (("both heads", True), ("next basket", False)):
+                predicted = migrations(
+                    store, own.customers, moments, model, use_outlook=use_outlook
+                )
                 answers.setdefault((name, part), []).append((predicted.change, predicted.leads))
-        for name, found in baselines.answers(some).items():
-            answers.setdefault((name, ""), []).append(found)
-    changed = np.concatenate([some.changed for some in asked])
-    right = np.concatenate([some.next_leaders for some in asked])
+        for name, answer in baselines.answers(own).items():
+            answers.setdefault((name, ""), []).append(answer)
+    changed = np.concatenate([own.changed for own in cases])
+    right = np.concatenate([own.next_leaders for own in cases])
     rows = [
         DownstreamRow.auc(CHANGE, *key, np.concatenate([part[0] for part in parts]), changed)
         for key, parts in answers.items()
@@ -189,26 +199,26 @@ def migration_rows(
     return rows
 
 
-def _change_features(asked: Questions, config: InterestConfig) -> Floats:
-    """[n, F] of the leading class and its closest rivals: counts in windows, shares, visits."""
-    order = np.argsort(-asked.counts[..., config.reference_window], axis=1, kind="stable")[:, :4]
-    rivals = np.take_along_axis(asked.counts, order[..., None], axis=1)  # [n, 4, W]
-    leader = asked.counts[np.arange(len(order)), asked.leading]  # [n, W]
-    per_visit = leader / (asked.counts.sum(axis=1) + 1)
+def _change_features(cases: Questions, config: InterestConfig) -> Floats:
+    """Features of the leading class and its three rivals [n, F]: counts, shares, gaps, visits."""
+    order = np.argsort(-cases.counts[..., config.reference_window], axis=1, kind="stable")[:, :4]
+    rivals = np.take_along_axis(cases.counts, order[..., None], axis=1)  # [n, 4, W]
+    leader = cases.counts[np.arange(len(order)), cases.leading]  # [n, W]
+    per_visit = leader / (cases.counts.sum(axis=1) + 1)
     raw = np.concatenate(
-        [leader, rivals.reshape(len(order), -1), asked.counts.sum(axis=1), asked.visits], axis=1
+        [leader, rivals.reshape(len(order), -1), cases.counts.sum(axis=1), cases.visits], axis=1
     )
     gaps = leader[:, None] - rivals
     return np.concatenate([np.log1p(raw), per_visit, gaps.reshape(len(order), -1)], axis=1)
 
 
-def _class_features(asked: Questions, config: InterestConfig) -> Floats:
-    """[n, C, F] of each class: counts in windows, against the leader's, shares, how it stands."""
-    counts = asked.counts
-    leader = counts[np.arange(len(counts)), asked.leading][:, None]
+def _class_features(cases: Questions, config: InterestConfig) -> Floats:
+    """Features of each class [n, C, F]: counts, relative to the leader's, shares, gaps, rank 1."""
+    counts = cases.counts
+    leader = counts[np.arange(len(counts)), cases.leading][:, None]
     share = counts / (counts.sum(axis=1, keepdims=True) + 1)
     is_leader = np.zeros((*counts.shape[:2], 1))
-    is_leader[np.arange(len(counts)), asked.leading] = 1.0
+    is_leader[np.arange(len(counts)), cases.leading] = 1.0
     return np.concatenate(
         [np.log1p(counts), counts / (leader + 1), share, counts - leader, is_leader], axis=-1
     )

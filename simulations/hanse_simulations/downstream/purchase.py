@@ -1,14 +1,14 @@
-"""Will a customer buy a category within 7, 14 and 28 days? The model and baselines.
+"""Predict whether a customer buys a category within 7, 14 and 28 days.
 
-Asked once of each customer who has come before, at the first moment of the test weeks: of all
-classes that the customer bought before, and of all classes. Figures: AUC, average precision,
-expected calibration error.
+There is one prediction at the first moment of the test weeks for each earlier customer and class:
+for the classes that the customer bought before, and for all classes. Metrics: AUC, average
+precision, expected calibration error.
 
 Baselines, fitted centralized on the training weeks of all stores, as no federation could:
 
-- long-run rate: visits with the class a day so far, as a Poisson
+- long-run rate: a Poisson process at the daily rate of visits with the class so far
 - logistic regression and boosted trees on counts and their logarithms, one for each horizon,
-  of classes bought before
+  for classes bought before
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def within_rows(
     Args:
         stores: Uncut histories.
         models: The models to compare by method; the run's own is `model`.
-        train_until: What the baselines are fitted to ends here.
+        train_until: First day after the data that the baselines are fitted to.
         start: First day of the test.
     """
     config = next(iter(models.values())).config
@@ -54,21 +54,21 @@ def within_rows(
         rows += _rows(name, seen.judged())
     known = seen.known
     bought = seen.observed > 0
-    methods = fitted(stores, train_until, config)
+    methods = _fitted(stores, train_until, config)
     features, rates = zip(*(_described(store, start, config) for store in stores), strict=True)
     long_run = -np.expm1(-np.concatenate(rates)[..., None] * np.array(config.horizons))
     rows += _rows("long_run_rate", judged(long_run, bought, known, config.horizons))
-    asked = np.concatenate(features)[known]
+    inputs = np.concatenate(features)[known]
     for name, fits in methods.items():
         chances = np.zeros(bought.shape)
         for index, fit in enumerate(fits):
-            chances[known, index] = fit.predict_proba(asked)[:, 1]
-        some = judged(chances, bought, known, config.horizons)
-        rows += _rows(name, [row for row in some if row["classes"] == BOUGHT_BEFORE])
+            chances[known, index] = fit.predict_proba(inputs)[:, 1]
+        figures = judged(chances, bought, known, config.horizons)
+        rows += _rows(name, [row for row in figures if row["classes"] == BOUGHT_BEFORE])
     return sorted(rows, key=lambda row: (row.task, ["auc", "ap", "ece"].index(row.metric)))
 
 
-def _rows(method: str, found: Sequence[Mapping[str, Any]]) -> list[DownstreamRow]:
+def _rows(method: str, figures: Sequence[Mapping[str, Any]]) -> list[DownstreamRow]:
     return [
         DownstreamRow(
             task=f"buys within {row['horizon_days']:02.0f} days, classes: {row['classes']}",
@@ -79,15 +79,15 @@ def _rows(method: str, found: Sequence[Mapping[str, Any]]) -> list[DownstreamRow
             cases=row["cases"],
             judged=row["judged"],
         )
-        for row in found
+        for row in figures
         for figure, short in _METRICS.items()
     ]
 
 
-def fitted(
+def _fitted(
     stores: Sequence[Histories], until: float, config: InterestConfig
 ) -> Mapping[str, list[Any]]:
-    """Classifiers by method, one a horizon; none where nothing or everything was bought."""
+    """Classifiers by method, one per horizon; none where nothing or everything was bought."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -99,6 +99,7 @@ def fitted(
         past = store.until(until)
         for back in range(1, _TRAINING_MOMENTS + 1):
             moment = until - back * config.horizons[-1]
+            # The outcome must be known and the 12 weeks before the moment observed.
             if moment < store.observed_from + config.reference_days:
                 continue
             customers = past.until(moment).active()
@@ -131,16 +132,16 @@ def fitted(
 def _described(
     histories: Histories, moment: float, config: InterestConfig
 ) -> tuple[npt.NDArray[np.float32], Floats]:
-    """([n, C, F] `simple_features`, [n, C] visits a day so far) of who came before a moment."""
+    """(`simple_features` [n, C, F], daily visits so far [n, C]) of customers before a moment."""
     customers = histories.until(moment).active()
     count, classes = len(customers), len(config.classes)
     features: npt.NDArray[np.float32] | None = None
     rates = np.zeros((count, classes))
     for view in views(histories, customers, np.full(count, moment), config):
-        found = simple_features(view.past)[:, 0]
+        part = simple_features(view.past)[:, 0]
         if features is None:
-            features = np.zeros((count, classes, found.shape[-1]), dtype=np.float32)
-        features[view.questions] = found
+            features = np.zeros((count, classes, part.shape[-1]), dtype=np.float32)
+        features[view.questions] = part
         past = view.past
         rates[view.questions] = (past.counts[:, 0, :, -1] / past.observed).numpy()
     return (np.zeros((0, classes, 1), np.float32) if features is None else features), rates

@@ -1,4 +1,4 @@
-"""Measure a finished run's model on the tasks, on the stores that the run left.
+"""Measure a finished run's model on all downstream tasks, with the stores of the run.
 
 rows = measure(RunFolder.open("grocery"))
 rich.print(render(rows))
@@ -23,13 +23,13 @@ from hanse_simulations.runs.folder import RunFolder
 
 
 def measure(folder: RunFolder) -> list[DownstreamRow]:
-    """Judge the run's model, and the same model before training, in the test weeks.
+    """Evaluate the run's model, and the model before training, in the test weeks.
 
-    Nothing is written: the run stays as it is.
+    Nothing is written to the run's folder.
 
     Raises:
         RunNotFound: The run has not finished.
-        DataError: The run's prepared histories are gone.
+        DataError: The run's prepared histories were deleted.
     """
     disable_progress_bar()
     folder.read_result()

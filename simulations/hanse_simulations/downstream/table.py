@@ -1,4 +1,4 @@
-"""One figure of one method on one task, and the table of them."""
+"""Rows of the downstream tasks' metrics, and their table."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ LESS_IS_BETTER = ("ece", "mae", "mape")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DownstreamRow:
-    """One method's figure on one task."""
+    """One metric of one method on one task."""
 
     task: str
     method: str
     part: str
-    """Which score of the method was judged."""
+    """Which score of the method was evaluated."""
     metric: str
     value: float | None
-    """None where there was nothing to judge."""
+    """None where there were no cases to evaluate."""
     cases: int
-    """How many of those judged are what was looked for."""
+    """Number of positive cases."""
     judged: int
+    """Number of all cases."""
 
     @classmethod
     def auc(
@@ -54,14 +55,14 @@ class DownstreamRow:
         scores: npt.NDArray[np.float64],
         positive: npt.NDArray[np.bool_],
     ) -> DownstreamRow:
-        """How well scores tell the positive from the others."""
+        """AUC of scores [n] against positive cases [n]."""
         return cls._of(task, method, part, "auc", auc(scores, positive), positive)
 
     @classmethod
     def share(
         cls, task: str, method: str, part: str, metric: str, hits: npt.NDArray[np.bool_]
     ) -> DownstreamRow:
-        """How often it was right."""
+        """Fraction of hits [n]."""
         return cls._of(task, method, part, metric, hits.mean() if len(hits) else np.nan, hits)
 
     @classmethod
@@ -86,15 +87,15 @@ class DownstreamRow:
 
 
 def best(rows: Sequence[DownstreamRow]) -> Mapping[tuple[str, str], float]:
-    """The best figure of each task and metric."""
-    found: dict[tuple[str, str], float] = {}
+    """The best value of each task and metric; coverage has no best."""
+    leading: dict[tuple[str, str], float] = {}
     for row in rows:
         if row.value is None or row.metric == "coverage":
             continue
         key = (row.task, row.metric)
         better = min if row.metric in LESS_IS_BETTER else max
-        found[key] = better(found.get(key, row.value), row.value)
-    return found
+        leading[key] = better(leading.get(key, row.value), row.value)
+    return leading
 
 
 def render(rows: Sequence[DownstreamRow]) -> Table:
