@@ -1,4 +1,4 @@
-"""From right guesses about canaries to a lower bound on epsilon.
+"""Lower bound on epsilon from correct guesses about canaries.
 
 Steinke, Nasr and Jagielski 2023, "Privacy Auditing with One (1) Training Run"
 (arXiv:2305.08846). Each of m canaries was in the data or not by a fair coin of its own; an
@@ -29,22 +29,22 @@ _PRECISION = 1e-4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guesses:
-    """How an attacker's guesses about some canaries came out."""
+    """Number of an attacker's guesses about canaries, and how many were right."""
 
     count: int
-    """Guesses made, r; about the other canaries the attacker says nothing."""
+    """Guesses made, r; the attacker abstains on the other canaries."""
     right: int
     """Guesses that were right, v."""
 
 
 def p_value(*, canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """The most likely so many right guesses can be under (epsilon, delta)-DP.
+    """Upper bound on the probability of so many right guesses under (epsilon, delta)-DP.
 
     Args:
         canaries: m, each in the data by a fair coin.
         guesses: r, at most m.
         right: v, at most r.
-        epsilon: The hypothesis, at least 0.
+        epsilon: The epsilon to test, at least 0.
         delta: In [0, 1].
 
     Returns:
@@ -53,7 +53,7 @@ def p_value(*, canaries: int, guesses: int, right: int, epsilon: float, delta: f
     Raises:
         ValueError: A number is out of range.
     """
-    from scipy.stats import binom
+    from scipy.stats import binom  # slow to import; the commands that need no bound start fast
 
     if not 0 <= right <= guesses <= canaries:
         raise ValueError(f"{right=} <= {guesses=} <= {canaries=} does not hold")
@@ -70,14 +70,14 @@ def p_value(*, canaries: int, guesses: int, right: int, epsilon: float, delta: f
 def epsilon_lower_bound(
     *, canaries: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE
 ) -> float:
-    """The largest epsilon that so many right guesses refute.
+    """The largest epsilon that the right guesses refute.
 
     Args:
         canaries: m, each in the data by a fair coin.
         guesses: r, at most m.
         right: v, at most r.
-        delta: At which epsilon is bounded.
-        confidence: That the mechanism's epsilon at `delta` is no smaller.
+        delta: Delta at which epsilon is bounded.
+        confidence: Probability that the mechanism's epsilon at `delta` is no smaller.
 
     Returns:
         The bound, rounded down; 0 if not even epsilon = 0 is refuted.
@@ -101,12 +101,13 @@ def epsilon_lower_bound(
     if not refuted(0.0):
         return 0.0
     low, high = 0.0, 1.0
+    # The p-value grows with epsilon, so doubling and then bisecting finds where it reaches 5 %.
     while refuted(high):
         low, high = high, 2 * high
     while high - low > _PRECISION:
         middle = (low + high) / 2
         low, high = (middle, high) if refuted(middle) else (low, middle)
-    return low
+    return low  # the refuted end: rounded down, so that the bound stays valid
 
 
 def best_lower_bound(
@@ -119,8 +120,8 @@ def best_lower_bound(
     Args:
         tries: Guesses of different numbers, about the same canaries.
         canaries: m.
-        delta: At which epsilon is bounded.
-        confidence: Of the result.
+        delta: Delta at which epsilon is bounded.
+        confidence: Confidence of the result.
     """
     each = 1 - (1 - confidence) / max(len(tries), 1)
     return max(

@@ -1,9 +1,9 @@
-"""Canary customers: who they are, and how they get into stores' prepared histories.
+"""Draw canary customers and add them to stores' prepared histories.
 
-A canary is a customer whom the attacker made up and looks for. Each is in its store's data
-or not by a coin of its own; what is not in the data, training never sees. The production
-code draws canaries by the same lots as everybody, and clips, adds up and noises what comes
-of them in the same sums.
+A canary is a customer whom the attacker made up and tries to detect. Each is in its store's
+data or not by a coin of its own; training never sees one that is not. The production code
+samples canaries by the same lots as all customers, and clips, sums and noises their gradients
+in the same sums.
 
 >>> canaries = draw_canaries(["a", "b"], count=4, parameters=10, seed=1)
 >>> canaries.stores, len(set(canaries.coordinates))
@@ -23,28 +23,29 @@ from hanse_common.errors import ConfigError
 from hanse_common.privacy.randomness import keystream, repeatable_key
 
 PREFIX = "~canary-"
-"""Sorts behind every pseudonym, and is none."""
+"""Prefix of canaries' names: no pseudonym begins with it, and all sort before it."""
 
+# Domain of the coins' key: other keys from the same seed (lots, noise) are independent of it.
 _COINS = 0xCA
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canaries:
-    """m canaries."""
+    """Stores, coins and directions of m canaries."""
 
     stores: tuple[str, ...]
-    """[m] where each would be a customer."""
+    """Store at which each would be a customer [m]."""
     included: npt.NDArray[np.bool_]
-    """[m] whether it is. The attacker does not look at this before all guesses are made."""
+    """Whether it is one [m]. The attack reads this only after all guesses are made."""
     coordinates: tuple[int, ...]
-    """[m] the parameter, in the order of `flatten`, along which its gradient points."""
+    """The parameter, in the order of `flatten`, along which its gradient points [m]."""
 
     def __len__(self) -> int:
         return len(self.stores)
 
     @property
     def names(self) -> list[str]:
-        """[m] pseudonyms."""
+        """Pseudonyms [m]."""
         return [f"{PREFIX}{number:06d}" for number in range(len(self))]
 
     def of_store(self, store: str) -> dict[str, int]:
@@ -62,11 +63,11 @@ def draw_canaries(stores: Sequence[str], *, count: int, parameters: int, seed: i
     """Spread canaries over stores and toss their coins.
 
     Args:
-        stores: Names, each gets as many canaries as the others, in or out.
-        count: m.
-        parameters: How many the model trains; each canary has one for itself.
-        seed: Makes the coins repeatable. They have a key of their own: nodes' lots and
-            noise say nothing about them.
+        stores: Names of the stores, over which canaries, in or out, are spread evenly.
+        count: Number of canaries, m.
+        parameters: Number of trained parameters; each canary has one for itself.
+        seed: Makes the coins repeatable. They have a key of their own, so that the nodes'
+            lots and noise say nothing about them.
 
     Raises:
         ConfigError: There are more canaries than parameters.
@@ -85,15 +86,15 @@ def draw_canaries(stores: Sequence[str], *, count: int, parameters: int, seed: i
 
 
 def with_canaries(histories: Histories, names: Sequence[str], *, until: float) -> Histories:
-    """Add customers who behave like the least active customer there is.
+    """Add customers with the history of the store's least active customer.
 
-    What they did matters little where the gradient is made up; that they did something
-    before training ends does, or they would never be drawn.
+    Their history matters little, since their gradient is made up; but without a visit before
+    training ends they would never be drawn.
 
     Args:
-        histories: The store's own.
-        names: Pseudonyms of those to add.
-        until: The day on which training ends, in days since 1970.
+        histories: The store's histories.
+        names: Pseudonyms of the customers to add.
+        until: First day after training, in days since 1970.
     """
     visits = np.diff(histories.until(until).visit_offsets)
     donor = int(np.where(visits > 0, visits, np.iinfo(np.int64).max).argmin())

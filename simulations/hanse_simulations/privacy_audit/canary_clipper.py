@@ -1,9 +1,8 @@
-"""The production clipper over canaries' made-up gradients.
+"""Run the production clipper on canaries' made-up gradients.
 
-A gradient canary's gradient is long and points along one parameter. It takes the place of
-what the canary's history would yield, before norms are computed: from there on, clipping and
-adding up are the production code's, and a clip that does not hold is as visible as noise
-that is missing.
+A canary's gradient is long and points along one parameter. It replaces the gradient of the
+canary's history before norms are computed: from there on the production code clips and sums,
+so that the attack detects a clip that does not hold as well as missing noise.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ from hanse_client.clipping.uses import Materialized, Use
 from hanse_common.vector import flatten
 
 TIMES_THE_CLIP = 10.0
-"""How long a canary's gradient is before it is clipped."""
+"""Norm of a canary's gradient before clipping, in clips."""
 
 
 class CanaryClipper(BookKeeping):
-    """Clips as `BookKeeping` does, and keeps apart what all but the canaries added.
+    """Clips as `BookKeeping` does, and records the sum of all but the canaries.
 
     Args:
         model: As `BookKeeping` takes it.
         max_grad_norm: The clip.
         replay: As `BookKeeping` takes it.
-        coordinates: Of the store's canaries, by pseudonym.
+        coordinates: Parameter index of each of the store's canaries, by pseudonym.
     """
 
     def __init__(
@@ -46,23 +45,24 @@ class CanaryClipper(BookKeeping):
         self._rows: list[int] = []
         self._places: dict[nn.Parameter, slice] = {}
         start = 0
+        # In the order of `flatten`, by name, in which `coordinates` count.
         for parameter, _ in sorted(self._names.items(), key=lambda item: item[1]):
             self._places[parameter] = slice(start, start + parameter.numel())
             start += parameter.numel()
         self.others: npt.NDArray[np.float64] = np.zeros(start)
-        """[parameters] sum over all steps of what customers who are no canaries added.
+        """Sum of the clipped gradients of all other customers over all steps [parameters].
 
-        Whoever knows everybody but one customer knows this. It is computed as if the
+        An attacker who knows all customers but one knows this. It is computed as if the
         canaries were not there, so that it holds nothing about them."""
 
     def expect(self, customers: Sequence[str]) -> None:
-        """Say who is in the next pass: pseudonyms in the order of the rows."""
+        """Set who is in the next pass: pseudonyms in the order of the rows."""
         self._rows = [self._coordinates.get(name, -1) for name in customers]
 
     def _add_clipped(self, uses: dict[nn.Parameter, Use]) -> None:
         rows = torch.tensor(self._rows)
         real = {parameter: use.without(rows >= 0) for parameter, use in uses.items()}
-        # 1. What would be added if the canaries were not there; it is looked at and undone.
+        # 1. Sum without the canaries; it is recorded, and the gradients so far are restored.
         sums = {parameter: parameter.grad for parameter in self._names}
         for parameter in self._names:
             parameter.grad = torch.zeros_like(parameter)
@@ -70,7 +70,7 @@ class CanaryClipper(BookKeeping):
         self.others += flatten({name: _gradient(p) for p, name in self._names.items()})
         for parameter, value in sums.items():
             parameter.grad = value
-        # 2. The same with the canaries.
+        # 2. Sum with the canaries, as the store would send it.
         for parameter, place in self._places.items():
             crafted = self._crafted(parameter, place, rows)
             if crafted is not None:
@@ -79,7 +79,7 @@ class CanaryClipper(BookKeeping):
         super()._add_clipped(real)
 
     def _crafted(self, parameter: nn.Parameter, place: slice, rows: Tensor) -> Materialized | None:
-        """Gradients [B, *shape] of the canaries that point along one of these parameters."""
+        """Canaries' gradients [B, *shape] for one parameter tensor; None if none point into it."""
         here = (rows >= place.start) & (rows < place.stop)
         if not bool(here.any()):
             return None
@@ -89,5 +89,5 @@ class CanaryClipper(BookKeeping):
 
 
 def _gradient(parameter: nn.Parameter) -> npt.NDArray[np.float32]:
-    found = parameter.grad
-    return np.zeros(parameter.shape, np.float32) if found is None else found.numpy()
+    gradient = parameter.grad
+    return np.zeros(parameter.shape, np.float32) if gradient is None else gradient.numpy()

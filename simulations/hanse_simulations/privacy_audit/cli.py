@@ -1,4 +1,4 @@
-"""`hanse audit attack`: an empirical check of the claimed epsilon, that can fail."""
+"""`hanse audit attack`: an empirical test that can refute the claimed epsilon."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def attack(
         typer.Option(metavar="RECIPE", help="A recipe (`hanse recipes list`), or a .toml file."),
     ] = "attack",
     number: Annotated[
-        int, typer.Option(min=8, help="Canaries; each is a customer by a fair coin.")
+        int, typer.Option(min=8, help="Number of canaries; each is a customer by a fair coin.")
     ] = 1000,
     fault: Annotated[
         Fault, typer.Option(help="Break the stores' noise first: the attack must find it.")
@@ -44,7 +44,7 @@ def attack(
     rounds: RoundsOption = None,
     stores: StoresOption = None,
     customers: Annotated[
-        int | None, typer.Option(help="Keep N customers a store, beside the canaries.")
+        int | None, typer.Option(help="Keep N customers per store, not counting canaries.")
     ] = None,
     workers: WorkersOption = None,
     seed: SeedOption = None,
@@ -55,7 +55,7 @@ def attack(
     format_: FormatOption = Format.TABLE,
     quiet: QuietOption = False,
 ) -> None:
-    """Train with canary customers, guess who was in, and bound epsilon from below.
+    """Train with canary customers, guess who was in the data, and bound epsilon from below.
 
     Ends with an error if the bound exceeds the claim of the stores' ledgers. A bound below
     it proves nothing.

@@ -1,8 +1,8 @@
-"""Faults of noise that an audit must find, put into stores by the attack alone.
+"""Faults in the stores' noise that an audit must detect; only the attack can cause them.
 
-A store cannot be told any of this: no message, manifest, policy or setting has a word for
-it. The faults leave the noise-only coordinates alone, as a store would that cheats the
-coordinator's own measure of the noise; without that, the coordinator stops the run.
+No message, manifest, policy or setting can ask a store for one. The faults spare the noise-only
+coordinates, as a store would that cheats the coordinator's own measure of the noise; otherwise
+the coordinator would stop the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hanse_common.vector import STATISTICS, UPDATE
 
 
 class Fault(StrEnum):
-    """What is wrong with the stores' noise, while the claim stands."""
+    """The fault in the stores' noise, while their claim stays the same."""
 
     NONE = "none"
     NO_NOISE = "no-noise"
@@ -23,7 +23,7 @@ class Fault(StrEnum):
 
 
 def faulty_manifest(manifest: Manifest, fault: Fault) -> Manifest:
-    """What stores of mode `distributed` take for their share of the noise.
+    """The manifest with the noise that faulty stores of mode `distributed` add.
 
     Where n honest stores share the noise sigma, each must add sigma/sqrt(n); a store that
     adds sigma/n has divided the deviation where the variance was meant.
@@ -35,6 +35,7 @@ def faulty_manifest(manifest: Manifest, fault: Fault) -> Manifest:
         update={
             "sections": tuple(
                 section.model_copy(update={"noise_variance": section.noise_variance * part})
+                # The noise-only section keeps its noise: with less, the coordinator stops the run.
                 if section.name in (UPDATE, STATISTICS)
                 else section
                 for section in manifest.sections
@@ -44,5 +45,5 @@ def faulty_manifest(manifest: Manifest, fault: Fault) -> Manifest:
 
 
 def noise_factor(fault: Fault, stores: int) -> float:
-    """What stores of mode `local` multiply their noise by; there each must add all of it."""
+    """Factor on the noise of stores of mode `local`, where each must add all of it."""
     return {Fault.NONE: 1.0, Fault.NO_NOISE: 0.0, Fault.NOISE_OVER_N: 1 / stores}[fault]

@@ -1,8 +1,8 @@
-"""What an attacker saw of every canary in every round, from the folders of a run.
+"""An attacker's observations of every canary in every round, read from a run's folders.
 
-In mode `distributed` that is the global model before and after each round, and so the sum
-of all stores; a single store's masked update says nothing. In mode `local` the promise holds
-though all other stores and the coordinator work together, and they know each store's update.
+In mode `distributed` they are the global model before and after each round, and so the sum of
+all stores; a single store's masked update says nothing. In mode `local` the promise holds even
+if all other stores and the coordinator collude, who know each store's update.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ Floats = npt.NDArray[np.float64]
 def seen_of_canaries(
     arm: ArmFolder, canaries: Canaries, settings: RunSettings, plan: PrivacyPlan
 ) -> Floats:
-    """Released sums along each canary's direction, less what everybody else added.
+    """Released sums along each canary's direction, minus what all other customers added.
 
     Returns:
-        In units of the clip, [rounds, canaries]: noise, and 1 where a canary was drawn.
+        [rounds, canaries], in clips: noise, plus 1 where a canary was drawn.
     """
     nodes = [Node(folder) for folder in list_nodes(arm.stores_dir)]
     if plan.mode == "local":
@@ -45,19 +45,20 @@ def seen_of_canaries(
 
 
 def _sums_of_stores(nodes: Sequence[Node], settings: RunSettings) -> dict[str, Floats]:
-    """Each store's noisy sums less what others added, [rounds, parameters] by its name."""
-    found = {}
+    """Each store's noisy sums minus the other customers' [rounds, parameters], by store."""
+    sums = {}
     for node in nodes:
         rounds = []
         for number in range(1, settings.federation.rounds + 1):
             known = Known.load(node.folder, number)
+            # The update is the noisy sum times a step factor, which is public.
             rounds.append(known.update / settings.step_factor(number) - known.others)
-        found[node.name] = np.stack(rounds)
-    return found
+        sums[node.name] = np.stack(rounds)
+    return sums
 
 
 def _sum_of_all(arm: ArmFolder, nodes: Sequence[Node], settings: RunSettings) -> Floats:
-    """The noisy sums of all stores less what others added, [rounds, parameters]."""
+    """The noisy sums of all stores minus the other customers' [rounds, parameters]."""
     counts = {
         stage["round"]: stage["replies"]
         for stage in read_stages(arm.path)
@@ -68,6 +69,7 @@ def _sum_of_all(arm: ArmFolder, nodes: Sequence[Node], settings: RunSettings) ->
         known = [Known.load(node.folder, number) for node in nodes]
         models.append(known[0].model)
         others.append(np.sum([store.others for store in known], axis=0))
+    # Each round's model is the next round's start; the last one is only in the result.
     models.append(flatten(read_arrays(arm.path / GLOBAL_FILE)))
     rounds = [
         (models[number] - models[number - 1]) * counts[number] / settings.step_factor(number)

@@ -1,11 +1,11 @@
-"""Attack a federation: canaries in, the real machinery run, their coins guessed, a bound out.
+"""Attack a federation: add canaries, run the production code, guess the coins, bound epsilon.
 
     result = attack(load_recipe("attack"), canaries=1000)
     result.lower_bound, result.claimed         # the first should not exceed the second
 
 The claim is the ledgers': epsilon of adding or removing one customer, at the plan's delta,
-over the whole run, for Poisson sampling. The bound is no proof of it. It says that this
-attack found no more; another might. Where it exceeds the claim, the claim is false.
+over all rounds, for Poisson sampling. A bound below the claim is no proof of it: another
+attack may find more. A bound above the claim refutes it.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttackResult:
-    """What an attack found, and what was claimed."""
+    """Lower bound of an attack, and the claim that it tests."""
 
     recipe: str
     mode: str
     fault: str
     stores: int
     customers: int
-    """Real ones, without the canaries."""
+    """Number of real customers, without the canaries."""
     rounds: int
     parameters: int
-    """Trained ones."""
+    """Number of trained parameters."""
     sample_rate: float
     noise_multiplier: float
-    """Of the plan, in units of what one customer can add to a sum."""
+    """The plan's, in units of the most that one customer can add to a sum."""
     measured_noise: float
-    """Found by the attacker on what was released, in the same units; where stores share the
-    noise, a sum of more stores than are counted on has more."""
+    """Measured by the attacker on the released sums, in the same units; where stores share the
+    noise, a sum of more stores than the smallest admissible one has more."""
     canaries: int
     included: int
     tries: tuple[Guesses, ...]
     """The numbers of guesses that were tried; the bound pays for all of them."""
     lower_bound: float
-    """On epsilon, at `delta`, with `confidence`."""
+    """Lower bound on epsilon at `delta`, with `confidence`."""
     claimed: float
     """Epsilon by the stores' ledgers, at `delta`."""
     most_provable: float
@@ -71,7 +71,7 @@ class AttackResult:
 
     @property
     def refuted(self) -> bool:
-        """Whether the claim is false, but for a chance of 1 - `confidence`."""
+        """Whether the bound exceeds the claim; wrong with a chance of at most 1 - `confidence`."""
         return self.lower_bound > self.claimed
 
 
@@ -86,16 +86,16 @@ def attack(
     """Run a federation with canaries in it, and attack it.
 
     Args:
-        settings: What to run; comparisons and evaluations are left out.
-        canaries: How many; each is in a store's data by a fair coin.
-        fault: What to break in the stores' noise first, to see that the attack finds it.
-        folder: Where the run's files go; nowhere if unset.
+        settings: The run's settings; comparisons and evaluations are left out.
+        canaries: Number of canaries; each is in a store's data by a fair coin.
+        fault: Fault in the stores' noise, to see that the attack detects it.
+        folder: Folder for the run's files, which must be empty; a temporary one if unset.
         quiet: Show no progress.
 
     Raises:
-        ConfigError: The settings promise nothing, use what the attack cannot read, or claim
-            an epsilon that so many canaries could not refute.
-        HanseError: As a run does.
+        ConfigError: The settings promise no privacy, use a feature that the attack cannot read,
+            or claim an epsilon that this number of canaries could not refute.
+        HanseError: The run failed.
     """
     settings = _checked(settings)
     with ExitStack() as stack:
@@ -110,7 +110,7 @@ def attack(
         if plan is None:
             raise ConfigError("privacy.mode='none' claims nothing", hint="take another mode")
         most = _most_provable(canaries, plan)
-        # 2. Canaries are customers from here on, those whose coin says so.
+        # 2. Canaries whose coin says so become customers.
         parameters = _parameters(prepared, settings)
         drawn = draw_canaries(
             prepared.names, count=canaries, parameters=parameters, seed=settings.seed
@@ -118,15 +118,16 @@ def attack(
         customers = customers_of(prepared.load())
         home = ArmFolder(folder)
         prepared = _joined(prepared, drawn, home, settings, fault)
-        # 3. The production code runs; the attacker looks at what it released.
+        # 3. The production code runs; the attacker sees what it released.
         try:
             run = work.train(ARMS["federated_private"], home, settings, prepared)
         except Interrupted:
             raise Interrupted("stopped", hint="an attack starts again from the beginning") from None
         work.progress.note("guessing the canaries' coins")
         seen = seen_of_canaries(home, drawn, settings, plan)
-        found = scores(seen, sample_rate=plan.sample_rate)
-        tries = [guess(found, drawn.included, count) for count in guess_counts(canaries)]
+        # Numbers of guesses are fixed beforehand, or the bound would not hold.
+        canary_scores = scores(seen, sample_rate=plan.sample_rate)
+        tries = [guess(canary_scores, drawn.included, count) for count in guess_counts(canaries)]
         claimed = run.epsilon()
         seconds = work.seconds
     return AttackResult(
@@ -166,10 +167,10 @@ def _make_empty(folder: Path) -> None:
 
 
 def _checked(settings: RunSettings) -> RunSettings:
-    """The settings without what an attack does not need, if it can read such a run.
+    """Settings without comparisons, which an attack does not need.
 
     Raises:
-        ConfigError: It cannot.
+        ConfigError: The attack cannot read a run of these settings.
     """
     if settings.privacy.mode == "none":
         raise ConfigError("privacy.mode='none' claims nothing that an attack could refute")
@@ -200,7 +201,7 @@ def _most_provable(canaries: int, plan: PrivacyPlan) -> float:
     """The bound if every guess is right.
 
     Raises:
-        ConfigError: Not even that would refute the claim, so that the attack could not fail.
+        ConfigError: Not even that would refute the claim, so that the test could not fail.
     """
     claim = plan.epsilon_after(rounds=plan.rounds)
     tries = [Guesses(count=count, right=count) for count in guess_counts(canaries)]
@@ -223,7 +224,7 @@ def _parameters(prepared: Prepared, settings: RunSettings) -> int:
 def _joined(
     prepared: Prepared, canaries: Canaries, arm: ArmFolder, settings: RunSettings, fault: Fault
 ) -> Prepared:
-    """The stores with their canaries among their customers, and orders for the attack."""
+    """The prepared stores with their canaries added, and `attack.json` in each node's folder."""
     split = settings.data.split
     if split is None:
         raise ConfigError("the run's settings fix no split", hint="set data.split")

@@ -1,15 +1,15 @@
-"""How likely each canary was in the data, from what was released, and which coins to guess.
+"""Score how likely each canary was in the data, and choose which coins to guess.
 
 A canary that is in and drawn adds the clip C along its own direction to a round's sum, on
-which there is Gaussian noise of deviation s. In units of C, x being the released sum along
-that direction less what everybody else added, a round is evidence of
+which there is Gaussian noise of deviation s. In units of C, with x the released sum along that
+direction minus what all others added, a round's log-likelihood ratio is
 
     log((1 - q) + q exp((x - 1/2) / s²)),
 
-q being the sampling rate: the likelihood ratio, whose sum over the rounds is the best score
-there is (Neyman and Pearson) where a round is one step. It grows with x, the inner product
-of sum and direction; the noise s is measured on the released sums, as an attacker would.
-Where a round has several steps, the same score is a weaker one, and the bound as valid.
+with q the sampling rate. Its sum over the rounds is the most powerful score (Neyman and
+Pearson) where a round is one step. It grows with x, the inner product of sum and direction; the
+noise s is measured on the released sums, as an attacker would. Where a round has several steps,
+the score is weaker, but the bound is equally valid.
 
 >>> seen = np.array([[1.1, 0.1, -0.1], [0.9, 0.0, 0.1]])  # two rounds, three canaries
 >>> (scores(seen, sample_rate=0.5) > 0).tolist()
@@ -26,25 +26,27 @@ from hanse_simulations.privacy_audit.bound import Guesses
 Floats = npt.NDArray[np.float64]
 
 SHARES = (1 / 8, 1 / 4, 1 / 2)
-"""Of the canaries, about so many a guess is made; fixed before anything is looked at. The
-bound pays for trying all of them."""
+"""Fractions of the canaries to guess about, fixed before any score is seen. The bound pays for
+trying all of them."""
 
 _LEAST_NOISE = 0.05
-"""In clips. Below it every drawn canary stands out, and likelihoods would only overflow."""
+"""Smallest noise assumed, in clips. Below it every drawn canary stands out, and likelihoods
+would only overflow."""
 
 
 def measured_noise(seen: Floats) -> float:
-    """Deviation of the noise, in clips, by the median of absolute values.
+    """Standard deviation of the noise in clips, by the median absolute deviation.
 
     Args:
-        seen: Released sums along canaries' directions less what others added,
-            [rounds, canaries]; canaries that were drawn are few enough not to matter much.
+        seen: Released sums along canaries' directions minus what others added, in clips
+            [rounds, canaries]; too few canaries are drawn to move the median much.
     """
+    # 1.4826 = 1 / Phi^-1(3/4): makes the median absolute deviation that of a Gaussian.
     return float(1.4826 * np.median(np.abs(seen - np.median(seen))))
 
 
 def scores(seen: Floats, *, sample_rate: float) -> Floats:
-    """Logarithms of likelihood ratios: that a canary was in, over that it was not.
+    """Log-likelihood ratios of each canary being in the data.
 
     Args:
         seen: As in `measured_noise`.
@@ -61,7 +63,7 @@ def scores(seen: Floats, *, sample_rate: float) -> Floats:
 
 
 def guess_counts(canaries: int) -> list[int]:
-    """How many guesses are made of so many canaries: an even number for each of `SHARES`.
+    """Numbers of guesses about `canaries` canaries: an even number for each of `SHARES`.
 
     >>> guess_counts(1000)
     [124, 250, 500]
@@ -69,15 +71,15 @@ def guess_counts(canaries: int) -> list[int]:
     return [2 * round(share * canaries / 2) for share in SHARES]
 
 
-def guess(found: Floats, included: npt.NDArray[np.bool_], count: int) -> Guesses:
-    """Guess the highest scores in and the lowest out, as many of each; count what is right.
+def guess(canary_scores: Floats, included: npt.NDArray[np.bool_], count: int) -> Guesses:
+    """Guess the highest scores in and the lowest out, as many of each; count the right ones.
 
     Args:
-        found: Scores, [canaries].
-        included: The coins, [canaries].
-        count: How many guesses to make, an even number.
+        canary_scores: Scores [canaries].
+        included: The coins [canaries].
+        count: Number of guesses, an even number.
     """
     each = count // 2
-    order = np.argsort(-found, kind="stable")
+    order = np.argsort(-canary_scores, kind="stable")
     right = included[order[:each]].sum() + (~included[order[len(order) - each :]]).sum()
     return Guesses(count=2 * each, right=int(right))

@@ -1,16 +1,16 @@
 """The ClientApp of a store under attack: the production app, with canaries in its clipper.
 
-What runs is `hanse_client.app`, as in every simulation. While it answers, a few names in its
-modules stand for the attack's: the clipper (canaries' gradients), the task's making of a batch
-(who is in it), a round of training (to write down what an attacker knows) and, where a fault is
-asked for, noise. Nothing of this is in the production code, and no message can ask for it: it
-takes this module as the ClientApp, and `attack.json` in the node's folder.
+`hanse_client.app` runs as in every simulation. While it answers, a few names in its modules are
+replaced by the attack's: the clipper (for canaries' gradients), the task's `collate` (for who is
+in a batch), a round of training (to record what an attacker knows) and, with a fault, the
+noise. None of this is in the production code, and no message can cause it: it takes this module
+as the ClientApp, and `attack.json` in the node's folder.
 
-What an attacker of the threat model would know lies in `attack/` in that folder afterwards,
-one file a round: the global model that came in; what customers who are no canaries added to
-the sum; and, in mode `local`, where no other party is trusted, the store's own noised update.
-The promise holds against somebody who knows everybody else's data and lots: lots are drawn
-for each customer by itself, so that those of others say nothing about a canary.
+The knowledge of an attacker of the threat model is in `attack/` in that folder afterwards, one
+file per round: the global model that arrived; what customers who are no canaries added to the
+sum; and, in mode `local`, where no other party is trusted, the store's own noised update. The
+promise holds against an attacker who knows all other customers' data and lots: each customer
+has a lot of their own, so that the others' say nothing about a canary.
 """
 
 from __future__ import annotations
@@ -53,41 +53,41 @@ _ORDERS = "attack.json"
 
 
 class Orders(Settings):
-    """`attack.json`: what the attack does at one store."""
+    """`attack.json`: the canaries and the fault at one store."""
 
     fault: Fault = Fault.NONE
     coordinates: dict[str, int] = Field(default_factory=dict)
     """Along which parameter each canary's gradient points, by pseudonym."""
 
     def save(self, folder: Path) -> None:
-        """Write it into a node's folder."""
+        """Write `attack.json` into a node's folder."""
         write_durably(folder / _ORDERS, self.model_dump_json())
 
     @classmethod
     def of(cls, node: Node) -> Orders:
-        """Read a node's."""
+        """Read the orders in a node's folder."""
         return parse_settings(cls, json.loads((node.folder / _ORDERS).read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """What an attacker knows of one store's part in one round; each [parameters]."""
+    """An attacker's knowledge of one store in one round; each array is [parameters]."""
 
     model: npt.NDArray[np.float64]
     """The global model before the round."""
     others: npt.NDArray[np.float64]
-    """Sum of the clipped gradients of all who are no canaries."""
+    """Sum of the clipped gradients of all customers but canaries."""
     update: npt.NDArray[np.float64]
     """The store's own noised change of the model in mode `local`; elsewhere empty, as it is
     hidden in a sum."""
 
     @classmethod
     def load(cls, folder: Path, number: int) -> Known:
-        """Read what a node's folder holds of a round."""
+        """Read a round's knowledge from a node's folder."""
         return load_npz(cls, _place(folder, number), hint="attack a run that has all rounds")
 
     def save(self, folder: Path, number: int) -> None:
-        """Write it into a node's folder."""
+        """Write it to `attack/` in a node's folder."""
         save_npz(self, _place(folder, number))
 
 
@@ -101,7 +101,7 @@ class AttackedApp(ClientApp):
 
 
 class _Attack:
-    """Stand-ins for names of the production code, at one store."""
+    """Replacements for names of the production code, at one store."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -120,6 +120,7 @@ class _Attack:
                 (train, "KeystreamOptimizer", self.optimizer),
                 (local_update, "training_vector", self.training_vector),
             ):
+                # Restored even if the store fails: the worker serves other stores next.
                 stack.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, stand_in)
             yield
@@ -133,7 +134,7 @@ class _Attack:
         number: int,
         **more: Any,
     ) -> Trained:
-        """Train as the production code does; write down what an attacker knows of it."""
+        """Train as the production code does; record what an attacker knows of it."""
         trained = self._train_round(node, model, settings, arrays, number, **more)
         if self._clipper is not None:
             seen = settings.privacy.mode == "local"
@@ -157,7 +158,7 @@ class _Attack:
         return self._clipper
 
     def task_of(self, name: str) -> Task:
-        """The task makes the same batches, and tells the clipper who is in them."""
+        """The same task, which passes the customers of each batch to the clipper."""
         return cast(Task, _Watched(task_of(name), self._expect))
 
     def _expect(self, customers: list[str]) -> None:
@@ -180,16 +181,16 @@ class _Attack:
 
 
 class _Watched:
-    """A task that says who is in each batch before it makes one."""
+    """A task that reports the customers of each batch before it is made."""
 
-    def __init__(self, task: Task, tell: Callable[[list[str]], None]) -> None:
-        self._task, self._tell = task, tell
+    def __init__(self, task: Task, report: Callable[[list[str]], None]) -> None:
+        self._task, self._report = task, report
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
     def collate(self, data: Any, draw: Any, model: Any) -> Batch:
-        self._tell([str(name) for name in data.customers[draw.customers]])
+        self._report([str(name) for name in data.customers[draw.customers]])
         return self._task.collate(data, draw, model)
 
 

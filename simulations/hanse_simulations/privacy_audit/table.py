@@ -1,4 +1,4 @@
-"""How the outcome of an attack is shown."""
+"""An attack's result as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hanse_simulations.report.wording import epsilon as rounded_up
 
 
 def as_row(result: AttackResult) -> dict[str, Any]:
-    """The result as plain JSON."""
+    """The result as a plain JSON object."""
     return {"ok": not result.refuted, **asdict(result)}
 
 
 def render(result: AttackResult) -> RenderableType:
-    """The result for people: bound and claim, and how to read them."""
+    """Lay out bound and claim as a table, with lines on how to read them."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
