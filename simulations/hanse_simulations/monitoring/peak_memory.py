@@ -1,4 +1,4 @@
-"""How much memory a run and its workers held at most."""
+"""Peak memory of a run and its worker processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PeakMemory:
         return self
 
     def start(self) -> None:
-        """Begin to sample; after workers are forked, since this is a thread."""
+        """Begin to sample, in a thread; call it after workers are forked."""
         self._thread.start()
 
     def __exit__(
@@ -40,13 +40,16 @@ class PeakMemory:
 
 
 def _held_mb() -> float:
-    """Pages shared with forked workers count once, by each process's share of them."""
+    """Proportional memory of this process and its children, in MiB.
+
+    Pages shared with forked workers count once, by each process's share of them (PSS).
+    """
     total = 0
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
         try:
             full = process.memory_full_info()
             total += getattr(full, "pss", full.rss)
-        except psutil.Error:
+        except psutil.Error:  # the process has ended since it was listed
             continue
     return total / 2**20

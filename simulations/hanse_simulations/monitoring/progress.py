@@ -1,13 +1,13 @@
-"""Watching a run: which arm, which round, every store's step, loss and ε, and the time left.
+"""Show a run's progress: arm, round, every store's step, loss and ε, and the time left.
 
     with Progress(quiet=False) as progress:
         progress.note("reading 12 shops")
         progress.arm("federated_private", folder, rounds=10)
         ...                                       # train; the logs in `folder` are followed
 
-On a terminal this is a live table; without one, plain lines: for the first round, for every
-tenth one and after a long silence, and one when an arm is finished. Of an arm with few rounds,
-every round has its line. Everything goes to stderr: stdout is for data.
+On a terminal this is a live table; elsewhere plain lines: for the first round, for every tenth
+one, after a long silence, and when an arm is finished. An arm with few rounds has a line for
+each. All of it goes to stderr: stdout is for data.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ ALL_SHOWN = 20
 """With more stores than this, only the busiest are shown one by one."""
 BUSIEST = 8
 EVERY = 10
-"""Without a terminal, an arm with more rounds than this has a line for each so many."""
+"""Without a terminal, an arm with more rounds than this has a line for every tenth only."""
 SILENCE = 60.0
 """Seconds without a line after which the next round has one, whatever its number."""
 
 
 class _Display(Protocol):
-    """One way to show a run; called from one thread at a time."""
+    """A way to show a run; `Progress` calls it from one thread at a time, under its lock."""
 
     def note(self, text: str) -> None: ...
     def rounds(self, watch: ArmWatch, ended: list[RoundEnd]) -> None: ...
@@ -49,7 +49,7 @@ class _Display(Protocol):
 
 
 class Progress:
-    """Follows the arms of a run and shows how far they are.
+    """Follows the arms of a run and shows their progress.
 
     Args:
         quiet: Show nothing and start no thread.
@@ -84,6 +84,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # The thread is joined before the last look: it must not draw after the display closed.
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -94,17 +95,17 @@ class Progress:
             self._display = _Nothing()
 
     def note(self, text: str) -> None:
-        """Say in one line what is being done outside of the rounds."""
+        """Show in one line what is being done outside of the rounds."""
         with self._lock:
             self._display.note(text)
 
     def arm(self, arm: str, folder: str | os.PathLike[str], rounds: int) -> None:
-        """Follow the next arm; whatever was followed before is finished.
+        """Follow the next arm; the one before is finished.
 
         Args:
             arm: The arm's name.
             folder: Where it writes `rounds.jsonl` and `stores/<store>/log.jsonl`.
-            rounds: How many rounds it has.
+            rounds: Number of its rounds.
         """
         with self._lock:
             self._end_arm()
@@ -129,7 +130,7 @@ class Progress:
 
 
 class _Nothing:
-    """`--quiet`."""
+    """Shows nothing, for `--quiet`."""
 
     def note(self, text: str) -> None: ...
     def rounds(self, watch: ArmWatch, ended: list[RoundEnd]) -> None: ...
@@ -138,23 +139,23 @@ class _Nothing:
 
 
 class _Refusals:
-    """Says once why a store takes no part, not in every round."""
+    """Reports once why a store takes no part, not in every round."""
 
     def __init__(self) -> None:
-        self._said: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str]] = set()
 
     def new(self, end: RoundEnd) -> list[str]:
-        fresh = [item for item in end.refusals.items() if item not in self._said]
-        self._said.update(fresh)
+        fresh = [item for item in end.refusals.items() if item not in self._reported]
+        self._reported.update(fresh)
         return [f"{store} took no part in round {end.round}: {why}" for store, why in fresh]
 
 
 class _Lines:
-    """A log file or a pipe: plain lines, so few that whoever reads it later finds the rest.
+    """Shows plain lines in a log file or a pipe, few enough to be read later.
 
     Args:
-        console: Where to.
-        clock: Seconds that only go forward.
+        console: Where to print.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
@@ -179,7 +180,7 @@ class _Lines:
     def close(self) -> None: ...
 
     def _due(self, end: RoundEnd, rounds: int) -> bool:
-        """Whether a round has a line; the last round of many has the summary of its arm."""
+        """Whether a round has a line; the last of many has its arm's summary instead."""
         if rounds <= EVERY or end.round == 1:
             return True
         listed = end.round % EVERY == 0 and end.round < rounds
@@ -191,10 +192,11 @@ class _Lines:
 
 
 class _LiveTable:
-    """A terminal: one table that is drawn again and again, and a line for what is finished."""
+    """Redraws one table on a terminal, and prints a line for each finished arm."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        # Rich's own refreshing would add a thread, and redirecting stdout would mix in data.
         self._live = Live(
             console=console, auto_refresh=False, transient=True, redirect_stdout=False
         )
@@ -223,7 +225,7 @@ def live_table(watch: ArmWatch, *, height: int = 40) -> RenderableType:
 
     Args:
         watch: The arm.
-        height: Lines that the terminal has.
+        height: Height of the terminal in lines.
     """
     time_left = watch.left
     if watch.rounds_done >= watch.rounds:
@@ -259,7 +261,7 @@ def live_table(watch: ArmWatch, *, height: int = 40) -> RenderableType:
 
 
 def _shown(stores: dict[str, StoreState], lines: int) -> list[str]:
-    """All stores in order of name; of too many, those at work now, the latest to speak first."""
+    """Names of all stores in order; of too many, the busy ones with the latest log lines."""
     if len(stores) <= min(ALL_SHOWN, max(lines, 1)):
         return sorted(stores, key=natural)
     order = sorted(stores, key=lambda name: (not stores[name].busy, -stores[name].time, name))
@@ -278,7 +280,7 @@ def _rest(stores: list[StoreState]) -> str:
 
 
 def _fraction(watch: ArmWatch) -> float:
-    """Rounds done, and of the one under way the share of its training steps."""
+    """Rounds done, plus the fraction of the current round's training steps."""
     stores = [store for store in watch.stores.values() if store.steps]
     if watch.rounds_done >= watch.rounds or not stores:
         return watch.rounds_done

@@ -1,7 +1,7 @@
-r"""Following a run from its logs while they grow.
+r"""Follow a run by reading its logs while they grow.
 
-The training processes only append lines of JSON; a watcher reads what is
-new since the last look. Nothing here can slow a store down or change what it computes.
+The training processes only append lines of JSON; a watcher reads the lines since its last look.
+Nothing here can slow a store down or change what it computes.
 
 >>> import tempfile
 >>> log = Path(tempfile.mkdtemp()) / "rounds.jsonl"
@@ -29,11 +29,11 @@ from hanse_simulations.runs.arm_folder import ArmFolder
 
 
 class JsonLines:
-    """What was appended to a file of JSON lines since the last look.
+    """Reads the lines appended to a file of JSON lines since the last look.
 
     **Edge cases**: a half-written last line waits for its end; a line that is not an
     object is skipped; a file that was replaced, or became shorter, is read again from its
-    beginning (a resumed run drops what it will do again); a missing file is empty.
+    beginning (a resumed run drops the rounds that it will repeat); a missing file is empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,26 +42,28 @@ class JsonLines:
         self._file_id = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Return the objects on the complete lines that came since the last call."""
+        """Return the objects on the complete lines appended since the last call."""
         try:
-            found = self.path.stat()
-            if found.st_ino != self._file_id or found.st_size < self._offset:
-                self._file_id, self._offset = found.st_ino, 0
-            if found.st_size == self._offset:
+            status = self.path.stat()
+            # Another inode, or fewer bytes: the file was replaced or cut, so it is read again.
+            if status.st_ino != self._file_id or status.st_size < self._offset:
+                self._file_id, self._offset = status.st_ino, 0
+            if status.st_size == self._offset:
                 return []
             with self.path.open("rb") as file:
                 file.seek(self._offset)
                 block = file.read()
         except OSError:
             return []
-        whole, newline, _ = block.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        return [entry for line in whole.splitlines() if (entry := _parse(line)) is not None]
+        # The writer may be in the middle of the last line: it is left for the next look.
+        complete, newline, _ = block.rpartition(b"\n")
+        self._offset += len(complete) + len(newline)
+        return [entry for line in complete.splitlines() if (entry := _parse(line)) is not None]
 
 
 @dataclass(slots=True)
 class StoreState:
-    """The last that one store's own log says."""
+    """The latest state in one store's own log."""
 
     round: int = 0
     step: int = 0
@@ -72,7 +74,7 @@ class StoreState:
 
     @property
     def rounds_done(self) -> int:
-        """How many rounds' steps it has behind it."""
+        """Number of rounds whose steps are all done."""
         return self.round - 1 if self.busy else self.round
 
     @property
@@ -89,17 +91,17 @@ class RoundEnd:
     seconds: float
     replies: int
     refusals: dict[str, str]
-    """Why stores took no part, by store."""
+    """Reasons of the stores that took no part, by store."""
 
 
 class ArmWatch:
-    """The state of one arm, as its logs tell it.
+    """The state of one arm, according to its logs.
 
     Args:
         arm: The arm's name.
-        folder: Where the arm writes.
-        rounds: How many rounds there will be.
-        clock: Seconds that only go forward.
+        folder: The folder that the arm writes to.
+        rounds: Number of rounds of the arm.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -118,13 +120,13 @@ class ArmWatch:
         self._clock = clock
         self._rounds_log = JsonLines(self.folder.rounds_file)
         self._store_logs: dict[str, JsonLines] = {}
-        # A resumed arm has rounds behind it: they say nothing about today's pace.
+        # Rounds from before a resume say nothing about the pace now.
         self.look()
         self._done_before = self._done
         self._started = self._last_end = clock()
 
     def look(self) -> list[RoundEnd]:
-        """Read what is new; return the rounds that were trained since the last look."""
+        """Read the new lines; return the rounds whose training ended since the last look."""
         for store, path in self.folder.store_logs().items():
             log = self._store_logs.setdefault(store, JsonLines(path))
             for entry in log.new():
@@ -140,7 +142,7 @@ class ArmWatch:
 
     @property
     def rounds_done(self) -> int:
-        """Rounds that the server has ended; of stores that train by themselves, their mean."""
+        """Rounds that the server has ended; for stores that train alone, the mean of theirs."""
         return int(self._done)
 
     @property
@@ -152,7 +154,7 @@ class ArmWatch:
 
     @property
     def round(self) -> int:
-        """The round under way, or the last one."""
+        """The current round, or the last one."""
         seen = max((store.round for store in self.stores.values()), default=0)
         return min(max(seen, self.rounds_done + 1), self.rounds)
 
@@ -163,13 +165,13 @@ class ArmWatch:
 
     @property
     def left(self) -> float | None:
-        """Seconds until the last round's end, from the mean round so far; None before the first."""
+        """Estimated seconds left, from the mean round so far; None before the first has ended."""
         done = self._done - self._done_before
         if self._done >= self.rounds:
             return 0.0
         if done < 1:
             return None
-        # Nobody ends the rounds of stores that train by themselves: they are done as they go.
+        # No server ends the rounds of stores that train alone: their rounds count as they go.
         last_end = self._last_end if self._ended else self._clock()
         mean = (last_end - self._started) / done
         since = self._clock() - last_end
@@ -188,7 +190,7 @@ class ArmWatch:
         return max(spent, default=None)
 
     def _advance(self, entry: dict[str, Any]) -> RoundEnd | None:
-        """Take in one line of the server; return the round that it ends, if it ends one."""
+        """Apply one line of the server's log; return the round that it ends, if any."""
         number, stage = _integer(entry.get("round")), entry.get("stage")
         if stage == "done":
             self.finished = True

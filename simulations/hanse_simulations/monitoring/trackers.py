@@ -1,6 +1,6 @@
-"""Sending a run's figures to TensorBoard or MLflow, for those who already use one.
+"""Send a run's metrics to TensorBoard or MLflow.
 
-Both are optional, imported only when asked for; without names there is nothing to do:
+Both are optional and imported only if named; without names a tracker does nothing:
 
 >>> from pathlib import Path
 >>> tracker = make_trackers([], Path("runs/example"))
@@ -21,17 +21,17 @@ from hanse_simulations.runs.results import MetricRow
 
 
 class Tracker(Protocol):
-    """Something that wants to know every figure as it comes."""
+    """Receives every metric as it is measured."""
 
     def log(self, rows: Iterable[MetricRow], step: int) -> None:
-        """Take in figures of one round; undefined ones are left out."""
+        """Record the metrics of one round; undefined ones are left out."""
 
     def close(self) -> None:
         """Write what is buffered."""
 
 
 class Trackers:
-    """Several trackers as one; with none of them, the null tracker."""
+    """Several trackers as one; without any it does nothing."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
@@ -53,10 +53,10 @@ def make_trackers(
     run_folder: str | os.PathLike[str],
     settings: Mapping[str, Any] | None = None,
 ) -> Trackers:
-    """Return the trackers of these names.
+    """Make the trackers of these names.
 
     Args:
-        names: Of `KNOWN`; none gives a tracker that does nothing.
+        names: Keys of `KNOWN`; without any, the tracker does nothing.
         run_folder: The run's folder; TensorBoard writes to `tensorboard/` in it, MLflow to
             the server that `MLFLOW_TRACKING_URI` names, or else to `mlflow.db` above it.
         settings: The run's settings, for trackers that show them.
@@ -87,7 +87,7 @@ class TensorBoardTracker:
         self._writers: dict[str, Any] = {}
 
     def log(self, rows: Iterable[MetricRow], step: int) -> None:
-        """Write each figure under `<split>/<metric>`, those of one store under its name."""
+        """Write each metric under `<split>/<metric>`, a single store's under its name."""
         for row in rows:
             value = row["value"]
             if value is None:
@@ -107,6 +107,7 @@ class MlflowTracker:
     """One MLflow run in the experiment `hanse`, with the settings as its parameters."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        # MLflow reads this when it is imported, and would otherwise report usage.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
             from mlflow import MlflowClient
@@ -126,12 +127,13 @@ class MlflowTracker:
         )
         run = self._client.create_run(number, run_name=folder.resolve().name)
         self._run: str = run.info.run_id
+        # MLflow refuses longer values, and batches of more than 100 params or 1000 metrics.
         params = [Param(key, str(value)[:500]) for key, value in flatten(settings)]
         if params:
             self._client.log_batch(self._run, params=params[:100])
 
     def log(self, rows: Iterable[MetricRow], step: int) -> None:
-        """Write each figure under `<arm>/<split>/<metric>`, those of one store under its name."""
+        """Write each metric under `<arm>/<split>/<metric>`, a single store's under its name."""
         import time
 
         now = int(time.time() * 1000)
@@ -160,7 +162,7 @@ def _tag(row: MetricRow) -> str:
 
 
 def _mlflow_key(row: MetricRow) -> str:
-    """MLflow allows letters, digits and `_-./ ` in a key, and 250 of them."""
+    """A key as MLflow allows it: letters, digits and `_-./ `, at most 250 characters."""
     text = f"{row['arm']}/{_tag(row)}".replace("@", "_at_")
     return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in text)[:250]
 
