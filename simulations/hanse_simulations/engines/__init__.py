@@ -1,4 +1,4 @@
-"""Engines: ways to run the same ServerApp and ClientApp on machines at hand.
+"""Engines that run the same ServerApp and ClientApp on one machine or a Ray cluster.
 
 `in-process` (the default) starts at once and uses all cores of this machine; `ray` is Flower's
 own simulation, which spreads over a cluster. Both run the coordinator's and the store's

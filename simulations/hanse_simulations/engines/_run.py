@@ -1,4 +1,4 @@
-"""Start a run on the engine that its settings name."""
+"""Run a federation on the engine that its settings name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hanse_common.flower import QUIET
 
-# Read by Flower and Ray when they are imported; what the user has set stays.
+# Flower and Ray read these when they are imported, so they are set before the imports below.
+# Variables that the user has set keep their values.
 os.environ.update(
     {
         **QUIET,
@@ -49,19 +50,20 @@ def run_federation(
     Args:
         run_dir: The run's folder.
         federation_dir: A folder whose sub-folders, sorted by name, are the stores.
-        settings: What to run, and on which engine.
-        resume: Go on from the last checkpoint.
+        settings: The run's settings; they name the engine.
+        resume: Continue from the last checkpoint.
         client_app: The ClientApp, as `module:attribute`.
         pool: Workers started earlier, for the in-process engine; they stay open. If unset,
-            workers are started for this run alone.
+            workers are started for this run only.
 
     Raises:
         Interrupted: Ctrl-C; the run can be resumed.
-        HanseError: As `hanse_server.rounds.run_rounds` does.
+        HanseError: `hanse_server.rounds.run_rounds` failed.
     """
     stores = store_names(federation_dir)
     if resume:
         check_resumable(latest_checkpoint(run_dir), settings)
+    # The server app reads the settings from the run's folder, so they are written first.
     _write_settings(run_dir, settings)
     variables = run_environment(run_dir, federation_dir, len(stores), resume=resume)
     try:
@@ -81,7 +83,7 @@ def run_federation(
                     run_in_process(own, run_dir, stores, resume=resume, environment=variables)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped; {run_dir} holds the run as of its last whole round",
+            f"stopped; {run_dir} holds the run as of its last complete round",
             hint="go on with --resume",
         ) from None
 
@@ -134,7 +136,7 @@ def run_environment(
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's own log lines out of the way of ours; errors still show."""
+    """Silence Flower's own log lines up to warnings, which would disturb the display."""
     logger = logging.getLogger("flwr")
     before = logger.level
     logger.setLevel(logging.ERROR)

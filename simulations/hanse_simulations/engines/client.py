@@ -1,4 +1,4 @@
-"""How an engine calls a ClientApp: loaded by reference, and answering whatever happens."""
+"""Call a ClientApp for an engine: load it by reference, and turn failures into error replies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_client_app(reference: str) -> ClientApp:
 
 
 class AnsweringClientApp:
-    """Calls a ClientApp and answers for it when it fails, in one form on every engine.
+    """Calls a ClientApp and replies for it when it fails, in the same form on every engine.
 
     Flower's engines wrap an exception in class names and tracebacks, each in its own way.
     Here the reply's reason is `[code] message (hint)` for a `HanseError`. A call that fails
@@ -51,6 +51,7 @@ class AnsweringClientApp:
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the app's reply, or an error reply."""
+        # A copy: the app may have changed the state before it failed.
         state = copy.deepcopy(context.state)
         try:
             reply = load_client_app(self.reference)(message, context)
@@ -60,7 +61,7 @@ class AnsweringClientApp:
         except HanseError as error:
             reason = f"[{error.code}] {error}"
         except Exception as error:
-            # A store's fault must not stop the others, whatever it is.
+            # A fault at one store must not stop the others, whatever it is.
             _log.debug("ClientApp failed", exc_info=True)
             reason = f"{type(error).__name__}: {error}"
         context.state = state

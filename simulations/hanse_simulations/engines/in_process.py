@@ -1,14 +1,14 @@
 """The in-process engine: a Flower Grid over worker processes on this machine.
 
-No server, no ports, no polling: a message goes down a pipe and its reply comes back, so that
-a round costs little more than what the stores compute.
+There is no server, no port and no polling: a message and its reply go through a pipe, so that a
+round costs little more than the stores' own work.
 
-**Who serves whom.** A store is served by the worker that served it last, which may have its
-data in memory. A worker takes, of the messages for its own stores and for those that nobody
-has served yet, the one expected to take longest (judged by the last time); only when none is
-left does it take over another worker's store, for good. The longest jobs thus start first and
-the short ones fill the gaps, and in a few rounds each worker keeps a fair share of the stores.
-Which worker serves a store does not change results: its state travels with the message.
+**Scheduling.** A store is served by the worker that served it last, which may have its data in
+memory. Among the messages for its own stores and for stores not served yet, a worker takes the
+one expected to take longest (as long as the last time); only when none is left does it take over
+another worker's store, for good. The longest jobs thus start first and the short ones fill the
+gaps, and after a few rounds each worker has a fair part of the stores. The assignment does not
+change results: a store's state travels with the message.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class InProcessGrid(Grid):
 
     Args:
         pool: The workers.
-        stores: The stores' names; the position is the node's `partition-id`.
+        stores: The stores' names; a name's position is the node's `partition-id`.
         environment: Environment variables for the ClientApps.
     """
 
@@ -128,7 +128,7 @@ class InProcessGrid(Grid):
         for message in messages:
             if message.metadata.dst_node_id not in self._stores:
                 raise ValueError(f"there is no node {message.metadata.dst_node_id}")
-            # Strategies send one RecordDict to all nodes.
+            # Strategies send one RecordDict, which holds the model, to all nodes: pickle it once.
             content = message.content
             if id(content) not in pickled:
                 pickled[id(content)] = content, pickle.dumps(content)
@@ -140,7 +140,7 @@ class InProcessGrid(Grid):
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come to these messages, without waiting; see `Grid`.
+        """Return the replies to these messages that have arrived, without waiting; see `Grid`.
 
         Raises:
             FederationError: A worker is gone.
@@ -153,9 +153,9 @@ class InProcessGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages and wait for all replies, or until the time is over; see `Grid`.
+        """Send messages and wait for all replies, or until the timeout; see `Grid`.
 
-        Messages not yet begun by then are withdrawn; late replies to the others are dropped.
+        Messages not yet started by then are withdrawn; late replies to the others are dropped.
 
         Raises:
             FederationError: A worker is gone.
@@ -173,25 +173,27 @@ class InProcessGrid(Grid):
         return [self._replies.pop(i) for i in identifiers if i not in missing]
 
     def _pump(self, timeout: float | None) -> bool:
-        """Take in what workers have done, give them more; tell whether anything was done."""
+        """Collect finished jobs and start queued ones; return whether any was finished."""
         try:
             outcomes = self._pool.wait(timeout)
         except WorkerDied as death:
             raise self._lost(death) from None
         for outcome in outcomes:
-            self._take_in(outcome)
+            self._collect(outcome)
         self._dispatch()
         return bool(outcomes)
 
-    def _take_in(self, outcome: Outcome) -> None:
+    def _collect(self, outcome: Outcome) -> None:
         job = self._running.pop(outcome.worker)
         self._contexts[job.node].state = outcome.state
         self._last_seconds[job.kind] = outcome.seconds
         identifier = job.metadata.message_id
+        # The state is kept even so: the store has done the work, and may have charged its ledger.
         if identifier in self._abandoned:
             self._abandoned.discard(identifier)
             return
         reply = outcome.reply
+        # Flower leaves the id of a reply to the SuperLink, and its Metadata has no setter.
         reply.metadata.__dict__["_message_id"] = f"{identifier}-reply"
         self._replies[identifier] = reply
 
@@ -215,7 +217,7 @@ class InProcessGrid(Grid):
                 raise self._lost(death) from None
 
     def _next_job(self, worker: int) -> _Job | None:
-        """Choose what a worker should do next; see the module's docstring."""
+        """Choose a worker's next job; see the module's docstring."""
         # A node handles one message at a time, or its state would fork.
         occupied = {job.node for job in self._running.values()}
         ready = [job for job in self._queue if job.node not in occupied]
@@ -257,15 +259,15 @@ def run_in_process(
     """Run the coordinator's ServerApp in this process over an `InProcessGrid`.
 
     Args:
-        pool: The workers. They are closed if the run is interrupted: what they are at
-            then belongs to no worker.
+        pool: The workers. They are closed if the run is interrupted while they are busy,
+            since their replies would be taken for those of the next run.
         run_dir: The run's folder.
         stores: The stores' names.
-        resume: Go on from the last checkpoint.
+        resume: Continue from the last checkpoint.
         environment: Environment variables for the ClientApps.
 
     Raises:
-        HanseError: As `hanse_server.rounds.run_rounds` does.
+        HanseError: `hanse_server.rounds.run_rounds` failed.
     """
     grid = InProcessGrid(pool, stores, environment=environment)
     context = Context(

@@ -1,10 +1,10 @@
 """The ray engine: Flower's own simulation, on this machine or on a cluster.
 
-The apps are those of every other engine. With `RAY_ADDRESS` set the stores are served by that
+The apps are the same as on every engine. With `RAY_ADDRESS` set the stores are served by that
 cluster, whose machines need Hanse installed and the run's folders at the same paths.
 
-Flower runs the ServerApp and Ray's calls in threads that a Ctrl-C does not reach and that now
-and then keep an interrupted process alive for ever. `run_on_ray` therefore runs `simulate` in a
+Flower runs the ServerApp and Ray's calls in threads that a Ctrl-C does not reach and that
+sometimes keep an interrupted process alive forever. `run_on_ray` therefore runs `simulate` in a
 process of its own, which it can end.
 """
 
@@ -39,17 +39,17 @@ def run_on_ray(
     """Run the federation that the environment describes as a Flower simulation.
 
     Args:
-        stores: How many there are.
+        stores: Number of stores.
         client_app: The ClientApp, as `module:attribute`.
         workers: Stores served at a time on this machine; one per core if unset. A cluster
             serves as many as it has cores.
-        environment: `HANSE_RUN` and the like, for both apps.
+        environment: Environment variables for both apps, such as `HANSE_RUN`.
 
     Raises:
-        HanseError: As `hanse_server.rounds.run_rounds` does.
-        FederationError: Ray could not start, or broke down.
+        HanseError: `hanse_server.rounds.run_rounds` failed.
+        FederationError: Ray could not start, or failed.
     """
-    load_client_app(client_app)
+    load_client_app(client_app)  # a bad reference fails here, not in Ray's workers
     with tempfile.TemporaryDirectory(prefix="hanse-ray-") as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
@@ -96,10 +96,10 @@ def simulate(
     workers: int | None,
     environment: Mapping[str, str],
 ) -> None:
-    """Do what `run_on_ray` does, in this process; its environment must hold the variables.
+    """Run the simulation in this process, whose environment must hold the variables.
 
     Raises:
-        HanseError: As `run_on_ray` does.
+        HanseError: `hanse_server.rounds.run_rounds` failed, or Ray did.
     """
     import ray
     from flwr.simulation import run_simulation
@@ -107,7 +107,7 @@ def simulate(
 
     from hanse_server.app import app as server_app
 
-    # Imported long ago, perhaps, by something that did not set the variable.
+    # Flower may have been imported, and may have read the variable, before it was set.
     telemetry.FLWR_TELEMETRY_ENABLED = QUIET["FLWR_TELEMETRY_ENABLED"]
     logging.getLogger("flwr").setLevel(logging.ERROR)
     variables = {
@@ -125,7 +125,7 @@ def simulate(
             logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
         )
-        _end_at_once_when_told()  # Ray has set a handler of its own
+        _exit_on_sigterm()  # Ray has set a handler of its own
         run_simulation(
             server_app=server_app,
             client_app=AnsweringClientApp(client_app),  # type: ignore[arg-type]  # only called
@@ -140,8 +140,8 @@ def simulate(
         ray.shutdown()
 
 
-def _end_at_once_when_told() -> None:
-    """Die of SIGTERM without a shutdown, in which a round would go on with the stores left."""
+def _exit_on_sigterm() -> None:
+    """Exit on SIGTERM without a shutdown, in which a round would go on with the stores left."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
 
 
@@ -150,7 +150,7 @@ def _import_path() -> str:
 
 
 def _main(folder: str, parent: str, client_app: str, stores: str, workers: str) -> None:
-    _end_at_once_when_told()
+    _exit_on_sigterm()
     die_with(int(parent))
     environment = {name: value for name, value in os.environ.items() if name.startswith("HANSE_")}
     try:
@@ -163,7 +163,7 @@ def _main(folder: str, parent: str, client_app: str, stores: str, workers: str) 
     except HanseError as error:
         (Path(folder) / _ERROR).write_bytes(pickle.dumps(error))
     sys.stderr.flush()
-    # Threads of Flower and Ray may be left over; nothing waits for them.
+    # Threads of Flower and Ray may be left, for which a normal exit would wait.
     os._exit(0)
 
 

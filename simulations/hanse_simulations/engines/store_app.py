@@ -1,9 +1,9 @@
-"""What a simulated store answers: as a real one, and what only who holds the data may ask.
+"""The ClientApp of a simulated store: the production app, and actions for the analyst only.
 
-A member of a federation is the production app, behind its guard. Beside it, a simulation's
-stores measure a model on their own customers when asked to, train alone, and, where masks are
-turned off to compare, send unmasked updates. None of this is an action of an enrolled store: a real
-one runs `hanse_client.app`, which has no such message types.
+An enrolled store answers with the production app, behind its guard. In addition, a simulation's
+stores evaluate a model on their own customers, train alone, and, where masks are off for a
+comparison, send unmasked updates. A deployed store does none of these: it runs
+`hanse_client.app`, which has no such message types.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ ALONE = "train.alone"
 
 
 class SimulatedStoreApp(ClientApp):
-    """The production ClientApp, and what a simulation asks of its stores besides."""
+    """The production ClientApp with the actions of a simulated store."""
 
     def __call__(self, message: Message, context: Context) -> Message:
-        """Answer a message; errors are the engine's to report."""
+        """Answer a message; the engine reports errors."""
         node, kind = open_node(context), message.metadata.message_type
         member = node.enrolment
         if kind == ALONE:
             return _train_alone(message, node)
+        # Without noised evaluation sums the manifest grants none; an analyst may measure at home.
         if kind == "evaluate" and (member is None or not member.manifest.evaluation):
             return _measure(message, node)
         if member is not None:
@@ -50,7 +51,7 @@ app = SimulatedStoreApp()
 
 
 def _unmasked_update(message: Message, node: Node) -> Message:
-    """Train one round and return the update as it is."""
+    """Train one round and return the update without a mask."""
     from hanse_client.rounds.local_update import base_model
     from hanse_client.training.train import train_round
     from hanse_common.privacy.plan import PrivacyPlan
@@ -59,7 +60,7 @@ def _unmasked_update(message: Message, node: Node) -> Message:
     plan, number, before = PrivacyPlan.from_settings(settings), _number(message), _arrays(message)
     if settings.privacy.mode == "distributed":
         raise PrivacyError(
-            f"{node.name!r} has no masks to hide a sum with too little noise behind",
+            f"{node.name!r} has no masks, and its share of the noise alone is too little",
             hint="enrol the store, or train in mode 'local'",
         )
     pull = float(cast(float, config.get(PROXIMAL_MU, 0.0)))
@@ -67,7 +68,7 @@ def _unmasked_update(message: Message, node: Node) -> Message:
         node, base_model(node, settings), settings, before, number, proximal_mu=pull
     )
     if plan is not None:
-        # Charged before it leaves; what fails before this has shown nothing to anybody.
+        # Charged before the update leaves; a failure before this has released nothing.
         node.charge(plan.round_charge().of(round=number))
     moved = {name: before[name] + change for name, change in trained.update.items()}
     record = ArrayRecord({name: Array(array) for name, array in moved.items()})
@@ -75,7 +76,7 @@ def _unmasked_update(message: Message, node: Node) -> Message:
 
 
 def _measure(message: Message, node: Node) -> Message:
-    """Measure the global model; the figures stay in the store's folder."""
+    """Evaluate the global model; the metrics stay in the store's folder."""
     from hanse_client.rounds.local_update import base_model
     from hanse_client.tasks.interest.metrics import evaluate_round
 
@@ -87,7 +88,7 @@ def _measure(message: Message, node: Node) -> Message:
 
 
 def _train_alone(message: Message, node: Node) -> Message:
-    """Train and measure a model of this store's own."""
+    """Train and evaluate a model of this store's own."""
     from hanse_client.rounds.local_update import base_model
     from hanse_client.tasks.interest.metrics import evaluate_round
     from hanse_client.training.train import load_arrays, train_alone, trained_arrays
@@ -97,9 +98,8 @@ def _train_alone(message: Message, node: Node) -> Message:
     load_arrays(model, _arrays(message))
     train_alone(node, model, settings)
     rounds, own = settings.federation.rounds, trained_arrays(model)
-    write_arrays(
-        node.folder / OWN_MODEL_FILE, own
-    )  # before the figures, which say that all is done
+    # The model before the test metrics: a store that has these is not trained again.
+    write_arrays(node.folder / OWN_MODEL_FILE, own)
     for split in ("validate", "test"):
         evaluate_round(node, model, settings, own, split=split, number=rounds)
     return _reply(message, {"metrics": _public_weight()})
@@ -128,7 +128,7 @@ def _arrays(message: Message) -> dict[str, Any]:
 
 
 def _public_weight() -> MetricRecord:
-    """What Flower weighs a reply by: the same for every store, so that no size leaves it."""
+    """The weight that Flower expects in a reply; equal for all stores, so no size leaves one."""
     return MetricRecord({"num-examples": 1})
 
 

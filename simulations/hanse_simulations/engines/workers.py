@@ -1,4 +1,4 @@
-"""Persistent worker processes that call a ClientApp, one message at a time each.
+"""Persistent worker processes, each of which calls a ClientApp for one message at a time.
 
 Where it is safe the workers are forked: they start in milliseconds and share what the parent
 has imported. It is not safe once a thread pool runs in the parent (a forked child inherits
@@ -52,7 +52,7 @@ _parent_ends: set[Connection] = set()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What came of a message."""
+    """The reply to a message, and the node's state after it."""
 
     worker: int
     reply: Message
@@ -62,7 +62,7 @@ class Outcome:
 
 
 class WorkerDied(Exception):
-    """A worker process ended while it was needed."""
+    """A worker process ended while it was in use."""
 
     def __init__(self, worker: int, exit_code: int | None) -> None:
         super().__init__(worker, exit_code)
@@ -82,8 +82,8 @@ class WorkerPool:
     packages on its own.
 
     Args:
-        workers: How many; one per core that this process may use, if unset.
-        client_app: The ClientApp they call, as `module:attribute`.
+        workers: Number of workers; one per core that this process may use, if unset.
+        client_app: The ClientApp that they call, as `module:attribute`.
 
     Raises:
         ConfigError: The ClientApp cannot be loaded.
@@ -106,6 +106,7 @@ class WorkerPool:
         ours, theirs = context.Pipe()
         _parent_ends.add(ours)
         inherited = tuple(_parent_ends) if self.start_method == "fork" else ()
+        # Linux sends the death signal when the *thread* that forked ends: only the main one counts.
         main_thread = threading.current_thread() is threading.main_thread()
         process = context.Process(
             target=_serve,
@@ -113,8 +114,10 @@ class WorkerPool:
             name=f"hanse-worker-{len(self._processes)}",
             daemon=True,
         )
+        # Spawned workers import numpy afresh, which reads these variables once.
         with environment(dict.fromkeys(THREAD_VARIABLES, "1")):
             process.start()
+        # Only the worker may hold its end, or its death would not close the pipe.
         theirs.close()
         self._processes.append(process)
         self._connections.append(ours)
@@ -140,14 +143,14 @@ class WorkerPool:
         """Give an idle worker a message to handle.
 
         Args:
-            worker: Which one.
-            metadata: The message's.
+            worker: Index of the worker.
+            metadata: The message's metadata.
             content: The message's pickled RecordDict; pickled once for all its receivers.
-            context: The receiving node's.
-            environment: Environment variables that the ClientApp should see.
+            context: The receiving node's context.
+            environment: Environment variables for the ClientApp.
 
         Raises:
-            WorkerDied: It is gone.
+            WorkerDied: The worker has ended.
         """
         if self._closed:
             raise RuntimeError("the worker pool is closed")
@@ -163,13 +166,13 @@ class WorkerPool:
         """Wait until at least one busy worker is done.
 
         Args:
-            timeout: Seconds; 0 to look only, without limit if unset.
+            timeout: Seconds to wait; 0 does not wait, None waits without limit.
 
         Returns:
-            What is done; empty if the time ran out or all workers are idle.
+            The finished jobs; none after a timeout, or if all workers are idle.
 
         Raises:
-            WorkerDied: A busy worker is gone.
+            WorkerDied: A busy worker has ended.
         """
         pipes = {self._connections[worker]: worker for worker in sorted(self._busy)}
         if not pipes:
@@ -220,7 +223,7 @@ class WorkerPool:
 
 
 def fork_is_safe() -> bool:
-    """Tell whether this process can be forked: Linux, and no thread pool is running."""
+    """Whether this process can be forked: it runs on Linux and has no thread pool."""
     if not sys.platform.startswith("linux") or threading.active_count() > 1:
         return False
     names = (_thread_name(task) for task in Path("/proc/self/task").iterdir())
@@ -243,13 +246,14 @@ def _serve(
     """Run a worker: handle messages until the pipe closes."""
     for end in inherited:
         end.close()
+    # Ctrl-C reaches all processes of a terminal; the parent alone ends a run.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if parent is not None:
         die_with(parent)
     pin_threads()
-    with suppress(ConfigError):  # each message's reply will say it
+    with suppress(ConfigError):  # each message gets this error as its reply
         load_client_app(client_app)
-    pin_threads()
+    pin_threads()  # again, for libraries that the app has imported
     app = AnsweringClientApp(client_app)
     while True:
         try:
@@ -287,13 +291,14 @@ def die_with(parent: int) -> None:
     """Let Linux kill this process with its parent, so that no orphan writes on."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # The parent may have died before the call, and would then never send the signal.
         if os.getppid() != parent:
             os._exit(1)
 
 
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Keep a Ctrl-C from reaching a worker before it has learnt to ignore it."""
+    """Hold back a Ctrl-C until a new worker ignores it."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -306,7 +311,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while; processes started meanwhile inherit them."""
+    """Set environment variables within the block; processes started there inherit them."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
