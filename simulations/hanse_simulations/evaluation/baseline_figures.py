@@ -1,4 +1,4 @@
-"""The figures of a run's baselines, judged once for the rows, the tables and the gaps."""
+"""Metrics of a run's baselines, computed once for the rows, the tables and the gaps."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ByStore = dict[str, Figures]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaselineFigures:
-    """What simple rules, boosted trees and the model before training reach."""
+    """Metrics of simple rules, boosted trees and the model before training."""
 
     validate: dict[str, ByStore]
-    """By rule and store; without the trees, which cost most."""
+    """By rule and store; without the trees, which take longest."""
     test: dict[str, ByStore]
     tree_seeds: list[ByStore]
     """Test figures of the trees, fitted again with each seed of the sweep."""
@@ -39,7 +39,7 @@ class BaselineFigures:
     def judge(
         cls, prepared: Prepared, histories: Sequence[Histories], settings: RunSettings
     ) -> BaselineFigures:
-        """Fit and judge every baseline on every store's customers."""
+        """Fit every baseline and evaluate it on every store's customers."""
         model = InterestModel.from_pretrained(prepared.base_model)
         rules = Rules.fit(histories, settings, model.config)
         splits: dict[str, dict[str, ByStore]] = {"validate": {}, "test": {}}
@@ -49,45 +49,45 @@ class BaselineFigures:
             load_arrays(before, read_arrays(settings.continues / GLOBAL_FILE))
         for split, by_rule in splits.items():
             for name, store in zip(prepared.names, histories, strict=True):
-                found = judge_rules(rules, store, settings, model.config, split)
-                found[UNTRAINED] = evaluate_histories(store, model, settings, split)
+                judged = judge_rules(rules, store, settings, model.config, split)
+                judged[UNTRAINED] = evaluate_histories(store, model, settings, split)
                 if before is not None:
-                    found[BEFORE] = evaluate_histories(store, before, settings, split)
-                for rule, figures in found.items():
+                    judged[BEFORE] = evaluate_histories(store, before, settings, split)
+                for rule, figures in judged.items():
                     by_rule.setdefault(rule, {})[name] = figures
         seeds = settings.sweep.seeds if settings.sweep else 1
         trees = []
         for seed in range(settings.seed, settings.seed + seeds):
             fitted = Trees.fit(histories, settings, model.config, seed=seed)
-            judged = (judge_trees(fitted, h, settings, model.config, "test") for h in histories)
-            trees.append(dict(zip(prepared.names, judged, strict=True)))
+            per_store = (judge_trees(fitted, h, settings, model.config, "test") for h in histories)
+            trees.append(dict(zip(prepared.names, per_store, strict=True)))
         test = {**splits["test"], TREES: trees[0]}
         return cls(validate=splits["validate"], test=test, tree_seeds=trees)
 
     def metric_rows(self, customers: Mapping[str, int]) -> list[MetricRow]:
-        """One row per rule, split, store and metric that the rule has anything to say about."""
+        """One row per rule, split, store and metric that applies to the rule."""
         return [
             row
             for split, by_rule in (("validate", self.validate), ("test", self.test))
             for rule, by_store in by_rule.items()
             for row in metric_rows(
-                rule, by_store, customers, split=split, number=None, wanted=wanted_of(rule)
+                rule, by_store, customers, split=split, number=None, wanted=_wanted_of(rule)
             )
         ]
 
     def comparison(self) -> list[SweepRow]:
-        """The baselines' rows of the one table: rules have no seeds, the trees have several."""
+        """The baselines' rows of the comparison table: rules have no seeds, the trees several."""
         rows = []
         for rule, by_store in self.test.items():
             seeds = self.tree_seeds if rule == TREES else [by_store]
-            found = [SweepFigures.of(part) for part in seeds]
-            rows.append(joined(ARMS[rule], found, wanted=wanted_of(rule)))
+            figures = [SweepFigures.of(part) for part in seeds]
+            rows.append(joined(ARMS[rule], figures, wanted=_wanted_of(rule)))
         order = list(ARMS)
         return sorted(rows, key=lambda row: order.index(row.arm))
 
 
-def wanted_of(rule: str) -> tuple[str, ...]:
-    """The metrics that a baseline has anything to say about."""
+def _wanted_of(rule: str) -> tuple[str, ...]:
+    """The metrics that apply to a baseline."""
     basket = tuple(metric.name for metric in metrics_of("basket"))
     outlook = tuple(metric.name for metric in metrics_of("outlook"))
     if rule in BASKET_RULES:

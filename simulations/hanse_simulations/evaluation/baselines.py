@@ -1,9 +1,9 @@
-"""Simple rules that a model has to beat, judged on the same customers, visits and interests.
+"""Simple rules that a model has to beat, evaluated on the same customers, visits and interests.
 
-Basket: what sells most, what this customer bought (decayed over 180 days), what tends to
-follow the last basket. Outlook: return to the mean, the long-run rate, and a logistic
-regression on simple features. Centralized, as no federation could be: they see more
-than any store does, and their figures are not private.
+Basket: global popularity, the customer's own purchases (decayed over 180 days), a Markov chain
+from the last basket. Outlook: return to the mean, the long-run rate, and a logistic regression
+on simple features. All are centralized, as no federation could be: they see more than any
+store does, and their metrics are not private.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hanse_common.config import RunSettings
 
 Floats = npt.NDArray[np.float32]
 Forecast = tuple[Floats, Floats, Floats]
-"""(basket scores, rise scores, fall scores), [R, P, C] each."""
+"""(basket scores, rise scores, fall scores), each [R, P, C]."""
 _TRAINING_OUTLOOKS = 4
 
 
@@ -32,9 +32,9 @@ class Rules:
     """The rules, fitted once to the training weeks of all stores."""
 
     popularity: Floats
-    """[C] share of visits with the class."""
+    """Share of purchases in the class [C]."""
     transitions: Floats
-    """[C, C] log-probability of a class in the visit after one with the row's class."""
+    """Log-probability of a class in the visit after one with the row's class [C, C]."""
     outlook_models: dict[int, Any]
     """FALL and RISE -> a fitted scikit-learn pipeline."""
 
@@ -47,7 +47,7 @@ class Rules:
         training = [store.until(until) for store in stores]
         count = len(config.classes)
         bought = np.zeros(count)
-        follows = np.full((count, count), 0.1)
+        follows = np.full((count, count), 0.1)  # no transition has probability zero
         for store in training:
             bought += np.bincount(store.pair_classes, minlength=count)
             _count_transitions(store, follows)
@@ -63,8 +63,8 @@ class Rules:
         """Score a batch by every rule, under the names of the arms.
 
         Args:
-            batch: With the customers' pasts.
-            last_classes: [R, P, C] 1 for each class of the visit before the anchor.
+            batch: A batch with the customers' pasts.
+            last_classes: 1 for each class of the visit before the anchor [R, P, C].
         """
         past = batch.past
         counts, decayed = past.counts.numpy(), past.decayed.numpy()
@@ -73,7 +73,7 @@ class Rules:
 
         popular = np.broadcast_to(self.popularity, shape)
         yield "global_popularity", (popular, nothing, nothing)
-        frequency = decayed[..., -1] + 1e-4 * popular
+        frequency = decayed[..., -1] + 1e-4 * popular  # popularity only breaks ties
         yield "personal_frequency", (frequency, nothing, nothing)
         visits = np.maximum(last_classes.sum(axis=-1, keepdims=True), 1)
         markov = np.where(
@@ -83,7 +83,7 @@ class Rules:
         )
         yield "markov", (markov.astype(np.float32), nothing, nothing)
 
-        expected = counts[..., 4] / 3
+        expected = counts[..., 4] / 3  # 12 weeks, brought to the 4 of the outlook
         back = expected - counts[..., 2]
         yield "mean_reversion", (nothing, back, -back)
         rate = counts[..., 5] / past.observed.numpy()[..., None] * 28
@@ -102,7 +102,7 @@ OUTLOOK_RULES = ("mean_reversion", "long_run_rate", "logistic_regression")
 
 
 def simple_features(past: Interests) -> Floats:
-    """What an analyst would try first: counts, logarithms of counts, time since, visits.
+    """The features to try first: counts, their logarithms, time since, visits.
 
     Returns:
         [R, P, C, F].
@@ -117,20 +117,20 @@ def simple_features(past: Interests) -> Floats:
 def judge_rules(
     rules: Rules, histories: Histories, settings: RunSettings, config: InterestConfig, split: str
 ) -> dict[str, Figures]:
-    """Judge every rule on one store's customers."""
+    """Evaluate every rule on one store's customers."""
     anchors = split_anchors(histories, settings, split)
-    found: dict[str, list[Figures]] = {}
+    figures: dict[str, list[Figures]] = {}
     rows = rows_at_once(config)
     for start in range(0, max(len(anchors), 1), rows):
         part = anchors.rows(start, start + rows)
         batch = collate(histories, part, config)
         for name, scores in rules.forecasts(batch, _last_classes(histories, part, config)):
-            found.setdefault(name, []).append(judge(batch, *scores, customers=part.customers))
-    return {name: Figures.pooled(parts) for name, parts in found.items()}
+            figures.setdefault(name, []).append(judge(batch, *scores, customers=part.customers))
+    return {name: Figures.pooled(parts) for name, parts in figures.items()}
 
 
 def _last_classes(histories: Histories, anchors: Anchors, config: InterestConfig) -> Floats:
-    """[R, P, C] 1 for each class of the last visit before the anchor."""
+    """1 for each class of the last visit before the anchor [R, P, C]."""
     result = np.zeros((*anchors.moments.shape, len(config.classes)), dtype=np.float32)
     for row, (customer, moments) in enumerate(zip(anchors.customers, anchors.moments, strict=True)):
         first, stop = histories.visit_offsets[customer : customer + 2]
@@ -179,9 +179,10 @@ def _fit_outlook(
 def outlook_batches(
     training: Sequence[Histories], until: float, config: InterestConfig
 ) -> Iterator[Batch]:
-    """What outlooks of every customer there are before training ends, four weeks apart."""
+    """Outlooks of every customer before training ends, four weeks apart, in batches."""
     for store in training:
         moments = until - config.horizon_days * np.arange(1, _TRAINING_OUTLOOKS + 1)
+        # As for the model: an outlook needs the reference weeks before it in the records.
         moments = moments[moments >= store.observed_from + config.reference_days]
         customers = store.active()
         for start in range(0, len(customers), rows_at_once(config)):

@@ -1,10 +1,10 @@
-"""Boosted trees on engineered features: what an analyst would build on centralized data.
+"""Boosted trees on engineered features: a strong baseline on centralized data.
 
 About twenty features of a customer's past with a class (counts by window, decayed counts, days
 since, shares, popularity, how often the class rises or falls) go into scikit-learn's histogram
 gradient boosting: once as a ranker for the next basket (is this class in it?), and once each
-for rise and fall. It sees the customers of all stores in one place and adds no noise: no
-federation could train it as it stands, which is what makes it a bar to measure against.
+for rise and fall. It sees the customers of all stores in one place and adds no noise, which no
+federation could: it is an upper reference.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from hanse_simulations.evaluation.baselines import outlook_batches
 NAME = "boosted_trees"
 _VISITS_EACH = 3
 _NEGATIVES = 40
-"""Classes not bought that a training visit is contrasted with, on average."""
+"""Mean number of classes not bought that a training visit is contrasted with."""
 _CANDIDATES = 200
-"""The most popular classes, which are ranked together with those that a customer bought before."""
+"""Number of most popular classes that are ranked along with those the customer bought before."""
 _SMOOTHING = 20.0
 _NOT_RANKED = -1e6
 _MONTH, _REFERENCE, _EVER = 2, 4, 5
@@ -38,12 +38,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trees:
-    """Fitted to the training weeks of all stores."""
+    """Trees fitted to the training weeks of all stores."""
 
     priors: Floats
-    """[C, 3] share of purchases, and how often an interest in the class falls and rises."""
+    """Share of purchases, and rates at which an interest in the class falls and rises [C, 3]."""
     basket: Any
-    """Tells the classes of the next basket; None where there was nothing to fit."""
+    """Ranks the classes of the next basket; None where there were too few examples."""
     outlook: dict[int, Any]
     """FALL and RISE -> a fitted classifier."""
 
@@ -60,9 +60,9 @@ class Trees:
 
         Args:
             stores: All stores' histories.
-            settings: Give the split.
-            config: Of the model; gives the classes.
-            seed: Of the sampled visits and negatives, and of early stopping's split.
+            settings: The run's settings, with the split.
+            config: The model's config, with the classes.
+            seed: Seed of the sampled visits and negatives, and of early stopping's split.
         """
         until = days(run_split(settings).train_until)
         training = [store.until(until) for store in stores]
@@ -85,9 +85,10 @@ class Trees:
         )
 
     def scores(self, batch: Batch) -> tuple[Floats, Floats, Floats]:
-        """Score a batch for the next basket, a rise and a fall: [R, P, C] each."""
-        past = tree_features(batch, self.priors)
+        """Scores of the next basket, a rise and a fall, each [R, P, C]."""
+        past = _tree_features(batch, self.priors)
         nothing = np.zeros(past.shape[:3], dtype=np.float32)
+        # Classes that the trees do not rank come last.
         basket = np.broadcast_to(_NOT_RANKED + self.priors[:, 0], nothing.shape).copy()
         if self.basket is not None and batch.next_basket is not None:
             popular = np.argsort(-self.priors[:, 0], kind="stable")[:_CANDIDATES]
@@ -97,19 +98,19 @@ class Trees:
             if ranked.any():
                 basket[ranked] = self.basket.decision_function(past[ranked])
         sides = {side: nothing.copy() for side in (FALL, RISE)}
-        asked = batch.outlook.numpy() >= 0 if batch.outlook is not None else nothing > 0
+        active = batch.outlook.numpy() >= 0 if batch.outlook is not None else nothing > 0
         for side, model in self.outlook.items():
-            if asked.any():
-                sides[side][asked] = model.decision_function(past[asked])
+            if active.any():
+                sides[side][active] = model.decision_function(past[active])
         return basket, sides[RISE], sides[FALL]
 
 
-def tree_features(batch: Batch, priors: Floats) -> Floats:
-    """Describe every customer's past with every class.
+def _tree_features(batch: Batch, priors: Floats) -> Floats:
+    """Features of every customer's past with every class.
 
     Args:
-        batch: With the customers' pasts.
-        priors: [C, 3].
+        batch: A batch with the customers' pasts.
+        priors: `Trees.priors` [C, 3].
 
     Returns:
         [R, P, C, F].
@@ -138,14 +139,14 @@ def tree_features(batch: Batch, priors: Floats) -> Floats:
 def judge_trees(
     trees: Trees, histories: Histories, settings: RunSettings, config: InterestConfig, split: str
 ) -> Figures:
-    """Judge the trees on one store's customers, as every other arm is judged."""
+    """Evaluate the trees on one store's customers, as all other arms are."""
     anchors = split_anchors(histories, settings, split)
     parts = []
     rows = rows_at_once(config)
     for start in range(0, max(len(anchors), 1), rows):
-        some = anchors.rows(start, start + rows)
-        batch = collate(histories, some, config)
-        parts.append(judge(batch, *trees.scores(batch), customers=some.customers))
+        part = anchors.rows(start, start + rows)
+        batch = collate(histories, part, config)
+        parts.append(judge(batch, *trees.scores(batch), customers=part.customers))
     return Figures.pooled(parts)
 
 
@@ -194,25 +195,25 @@ def _visit_examples(
         raise ValueError("examples need a batch with targets")
     bought = batch.next_basket.numpy() > 0
     contrast = rng.random(bought.shape) < _NEGATIVES / bought.shape[-1]
-    kept = bought.any(axis=-1, keepdims=True) & (bought | contrast)
-    return tree_features(batch, priors)[kept], bought[kept]
+    chosen = bought.any(axis=-1, keepdims=True) & (bought | contrast)
+    return _tree_features(batch, priors)[chosen], bought[chosen]
 
 
 def _outlook_examples(
     outlooks: Iterable[Batch], priors: Floats
 ) -> list[tuple[Floats, npt.NDArray[np.int64]]]:
     """Features and outcomes of every known outlook, batch by batch."""
-    found = []
+    examples = []
     for batch in outlooks:
         if batch.outlook is not None:
             outcomes = batch.outlook.numpy()
             known = outcomes >= 0
-            found.append((tree_features(batch, priors)[known], outcomes[known]))
-    return found
+            examples.append((_tree_features(batch, priors)[known], outcomes[known]))
+    return examples
 
 
 def _classifier(examples: Sequence[tuple[Floats, npt.NDArray[np.bool_]]], seed: int) -> Any:
-    """Fit to examples; None where there are not a few of both kinds."""
+    """Fit a classifier; None where there are fewer than ten examples of either kind."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     if not examples:

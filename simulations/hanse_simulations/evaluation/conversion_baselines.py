@@ -1,4 +1,4 @@
-"""What the shared head has to be better than: the prior rate, and models of centralized data."""
+"""Baselines of the conversion task: the prior rate, and models on centralized data."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _FOLDS = 5
 _TASK = ConversionTask()
 Floats = npt.NDArray[np.float32]
 Chances = Callable[[Floats], Floats]
-"""Of offers, [E, F] -> [E]."""
+"""Maps features of offers [E, F] to chances of redemption [E]."""
 
 
 def judge_baselines(
     stores: Sequence[Offers], settings: RunSettings, split: str = "test"
 ) -> dict[str, dict[str, float]]:
-    """Fit to all stores' training offers in one place, and judge.
+    """Fit to all stores' training offers in one place, and evaluate.
 
     Args:
         stores: All stores' offers.
-        settings: Give the split in time, and the seed.
+        settings: The run's settings, with the split in time and the seed.
         split: validate or test.
 
     Returns:
-        By name: `prior_rate`, the customer's own, which nothing is fitted to; and, without
+        Metrics by name: `prior_rate`, the customer's own, which is not fitted; and, without
         any privacy, `logistic_regression`, `boosted_trees` and `stores_alone`, a logistic
-        regression in each store by itself.
+        regression per store.
     """
     known = [_TASK.training_data(store, settings) for store in stores]
     untrained = ConversionModel.fresh(NAMES, usual_rate=USUAL_RATE)
@@ -43,22 +43,22 @@ def judge_baselines(
     held = [held_out(store, settings, split) for store in stores]
 
     def everywhere(chances: Chances) -> Conversions:
-        return Conversions.pooled([judged(some, chances(some.features)) for some in held])
+        return Conversions.pooled([judged(offers, chances(offers.features)) for offers in held])
 
-    everybody = Offers.pooled(known)
+    pooled = Offers.pooled(known)
     alone = [_logistic(own, settings.seed) for own in known]
-    found: Mapping[str, Conversions] = {
+    figures: Mapping[str, Conversions] = {
         "prior_rate": Conversions.pooled(prior),
         "stores_alone": Conversions.pooled(
             [
-                judged(some, chances(some.features))
-                for some, chances in zip(held, alone, strict=True)
+                judged(offers, chances(offers.features))
+                for offers, chances in zip(held, alone, strict=True)
             ]
         ),
-        "logistic_regression": everywhere(_logistic(everybody, settings.seed)),
-        "boosted_trees": everywhere(_boosted(everybody, settings.seed)),
+        "logistic_regression": everywhere(_logistic(pooled, settings.seed)),
+        "boosted_trees": everywhere(_boosted(pooled, settings.seed)),
     }
-    return {name: one.metrics() for name, one in found.items()}
+    return {name: one.metrics() for name, one in figures.items()}
 
 
 def _logistic(offers: Offers, seed: int) -> Chances:
@@ -69,8 +69,9 @@ def _logistic(offers: Offers, seed: int) -> Chances:
     features, redeemed, owners = offers.features, offers.redeemed, offers.owners
     if len(np.unique(redeemed)) < 2:
         rate = float(redeemed.mean()) if len(redeemed) else USUAL_RATE
-        return lambda asked: np.full(len(asked), rate, np.float32)
+        return lambda inputs: np.full(len(inputs), rate, np.float32)
     plain = LogisticRegression(max_iter=3000)
+    # By customer, so that the penalty is not chosen on offers to people in the training folds.
     folds = min(_FOLDS, len(np.unique(owners[redeemed])))
     if folds < 2:
         return _chances(plain.fit(features, redeemed))
@@ -84,7 +85,7 @@ def _logistic(offers: Offers, seed: int) -> Chances:
 
 
 def _boosted(offers: Offers, seed: int) -> Chances:
-    """Small trees, slowly: a few thousand rows bear no more."""
+    """Small trees at a low learning rate: a few thousand rows support no more."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     trees = HistGradientBoostingClassifier(
@@ -94,8 +95,8 @@ def _boosted(offers: Offers, seed: int) -> Chances:
 
 
 def _chances(fitted: Any) -> Chances:
-    return lambda asked: (
-        fitted.predict_proba(asked)[:, 1].astype(np.float32)
-        if len(asked)
+    return lambda inputs: (
+        fitted.predict_proba(inputs)[:, 1].astype(np.float32)
+        if len(inputs)  # scikit-learn refuses an empty table
         else np.zeros(0, np.float32)
     )

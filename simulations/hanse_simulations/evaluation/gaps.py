@@ -1,4 +1,4 @@
-"""Whom a model serves worse: figures by group, the gap of each arm, and what moves it.
+"""Metrics by group of customers, the gap between groups under each arm, and what changes it.
 
 Intervals are percentiles of a bootstrap over customers (Efron and Tibshirani 1993): customers
 are drawn with replacement inside each group, the same draw for every arm, so that differences
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sampled:
-    """A figure and its bootstrap."""
+    """A metric and its bootstrap draws."""
 
     value: float
     draws: Floats
@@ -37,19 +37,20 @@ class _Sampled:
 
 
 def group_figures(
-    arms: Mapping[str, Mapping[str, Figures]], found: Sequence[Grouping], *, seed: int
+    arms: Mapping[str, Mapping[str, Figures]], groupings: Sequence[Grouping], *, seed: int
 ) -> list[GroupFigure]:
-    """Work out every figure of every group, the gaps, and what joining and privacy change.
+    """Compute the metrics of every group, the gaps, and what joining and privacy change.
 
     Args:
         arms: Test figures by arm and store.
-        found: Who is in which group.
-        seed: Of the bootstrap.
+        groupings: The groupings, with the members of each group.
+        seed: Seed of the bootstrap.
     """
     rows: list[GroupFigure] = []
-    for number, grouping in enumerate(found):
+    for number, grouping in enumerate(groupings):
         by_group: dict[str, dict[tuple[str, str], _Sampled]] = {}
         for place, (name, members) in enumerate(grouping.groups.items()):
+            # One generator per group, the same for all arms: differences of arms are paired.
             rng = np.random.default_rng([seed, number, place])
             weights = rng.multinomial(
                 count(members), np.full(count(members), 1 / count(members)), size=_DRAWS
@@ -74,14 +75,14 @@ def group_figures(
     return rows
 
 
-def _with_effects(found: dict[tuple[str, str], _Sampled]) -> dict[tuple[str, str], _Sampled]:
+def _with_effects(sampled: dict[tuple[str, str], _Sampled]) -> dict[tuple[str, str], _Sampled]:
     effects = {
-        (name, metric): found[more, metric].minus(found[less, metric])
+        (name, metric): sampled[more, metric].minus(sampled[less, metric])
         for name, (more, less) in EFFECTS.items()
         for metric in METRICS
-        if (more, metric) in found and (less, metric) in found
+        if (more, metric) in sampled and (less, metric) in sampled
     }
-    return {**found, **effects}
+    return {**sampled, **effects}
 
 
 def _row(
@@ -104,7 +105,7 @@ def _row(
 def _sampled(
     stores: Mapping[str, Figures], members: Members, weights: Floats
 ) -> dict[str, _Sampled]:
-    """Figures of one group under one arm; a metric that the arm cannot tell is left out."""
+    """Metrics of one group under one arm; undefined ones are left out."""
     ranks, place = {}, 0
     for store, own in members.items():
         ranks[store] = np.full(int(own.max(initial=0)) + 1, -1)
@@ -116,22 +117,23 @@ def _sampled(
     owners = np.concatenate(
         [ranks[store][part.interest_customers] for store, part in parts.items()]
     )
+    # The first row, all ones, is the metric itself; the others are the bootstrap.
     weighed = np.concatenate([np.ones((1, place)), weights])
-    found = {"ndcg@10": _weighted_mean(together.ndcg, baskets, weighed)}
+    metrics = {"ndcg@10": _weighted_mean(together.ndcg, baskets, weighed)}
     for side, metric, scores in (
         (RISE, "rise_auc", together.rise_scores),
         (FALL, "fall_auc", together.fall_scores),
     ):
-        found[metric] = weighted_auc(scores, together.outcomes == side, weighed[:, owners])
+        metrics[metric] = weighted_auc(scores, together.outcomes == side, weighed[:, owners])
     return {
         metric: _Sampled(value=float(values[0]), draws=values[1:])
-        for metric, values in found.items()
+        for metric, values in metrics.items()
         if np.isfinite(values[0])
     }
 
 
 def _weighted_mean(values: Floats, owners: npt.NDArray[np.int64], weights: Floats) -> Floats:
-    """Mean over baskets, [1 + draws], with each customer's baskets weighed together."""
+    """Mean over baskets [1 + draws]; a draw weighs all baskets of a customer alike."""
     sums = np.bincount(owners, values, minlength=weights.shape[1])
     counts = np.bincount(owners, minlength=weights.shape[1])
     with np.errstate(invalid="ignore"):
@@ -145,12 +147,12 @@ def weighted_auc(
     """Area under the ROC curve where each case counts with a weight.
 
     Args:
-        scores: [n].
-        positive: [n].
-        weights: [k, n], k weightings at once.
+        scores: Scores of the cases [n].
+        positive: Whether a case is positive [n].
+        weights: k weightings of the cases [k, n].
 
     Returns:
-        [k]; NaN where one side has no weight.
+        One AUC per weighting [k]; NaN where all positives or all negatives weigh zero.
 
     >>> scores, positive = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
     >>> weighted_auc(scores, positive, np.ones((1, 4))).tolist()
@@ -163,7 +165,7 @@ def weighted_auc(
     starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
     positives = np.add.reduceat(weights * positive[order], starts, axis=1)
     negatives = np.add.reduceat(weights * ~positive[order], starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
+    below = np.cumsum(negatives, axis=1) - negatives / 2  # ties count one half
     total = positives.sum(axis=1) * negatives.sum(axis=1)
     with np.errstate(invalid="ignore"):
         result: Floats = (positives * below).sum(axis=1) / total

@@ -1,6 +1,7 @@
-"""A run's figures by group of customers, from the stores' own folders.
+"""A run's metrics by group of customers, from the stores' own folders.
 
-Bands of customers never leave a store. Who simulates holds the folders, and reads them here.
+Customers' bands never leave a store. An analyst who simulates has the folders, which are read
+here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.runs.results import GroupFigure
 
 GROUPED = ("boosted_trees", "alone", "federated", "centralized", "federated_private")
-"""Arms whose figures are shown by group."""
+"""Arms whose metrics are shown by group."""
 
 
 def judge_groups(
@@ -32,17 +33,17 @@ def judge_groups(
     stores: Stores,
     settings: RunSettings,
 ) -> tuple[list[GroupFigure], list[str]]:
-    """Work out figures by group of customers, and the gaps between groups.
+    """Compute metrics by group of customers, and the gaps between groups.
 
     Args:
         judged: Test figures by arm and store.
-        prepared: Names of the stores.
-        histories: Theirs.
-        stores: Their folders.
-        settings: For the seed and the split.
+        prepared: The prepared stores, for their names.
+        histories: Their histories.
+        stores: Their folders, with the bands.
+        settings: The run's settings, for the seed and the split.
 
     Returns:
-        The figures, and notes on what was left out.
+        The metrics, and notes on what was left out.
     """
     chosen = {arm: judged[arm] for arm in GROUPED if arm in judged}
     own = next(iter(chosen.values()))
@@ -52,10 +53,10 @@ def judge_groups(
     bands = {
         load_store(folder / STORE_FILE).name: read_attributes(folder) for folder in stores.folders
     }
-    found, notes = groupings(
+    grouped, notes = groupings(
         dict(zip(prepared.names, histories, strict=True)),
         members,
         bands,
         until=days(run_split(settings).train_until),
     )
-    return group_figures(chosen, found, seed=settings.seed), notes
+    return group_figures(chosen, grouped, seed=settings.seed), notes

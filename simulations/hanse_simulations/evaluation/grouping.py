@@ -1,7 +1,7 @@
-"""Into which groups customers are put, to see whom a model serves worse.
+"""Group customers, to compare how well a model serves each group.
 
-By the size of their store, by how often they shop, and by the coarse bands that a store holds.
-A group below `FEWEST` judged customers is not shown, and the result says so.
+Customers are grouped by the size of their store, by how often they shop, and by the coarse bands
+that a store holds. A group of fewer than `FEWEST` evaluated customers is left out, with a note.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Members = dict[str, npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grouping:
-    """Groups of one kind; the first and the last are the ends that a gap lies between."""
+    """Groups of one kind; the gap is between the first and the last."""
 
     name: str
     groups: dict[str, Members]
@@ -44,7 +44,7 @@ def groupings(
     *,
     until: float,
 ) -> tuple[list[Grouping], list[str]]:
-    """Put the judged customers into groups.
+    """Group the evaluated customers.
 
     Args:
         stores: Histories by store.
@@ -55,11 +55,11 @@ def groupings(
     Returns:
         The groupings with at least two groups, and notes on what was left out.
     """
-    found = [_by_size(judged), _by_activity(stores, judged, until)]
+    candidates = [_by_size(judged), _by_activity(stores, judged, until)]
     columns = dict.fromkeys(column for own in bands.values() for column in own)
-    found += [_by_band(column, stores, judged, bands) for column in columns]
-    notes, kept = [], []
-    for grouping in found:
+    candidates += [_by_band(column, stores, judged, bands) for column in columns]
+    notes, shown = [], []
+    for grouping in candidates:
         small = [name for name, members in grouping.groups.items() if count(members) < FEWEST]
         if small:
             notes.append(
@@ -72,12 +72,12 @@ def groupings(
                 f"{grouping.name} is left out: {len(grouping.groups)} values are no coarse bands."
             )
         elif len(groups) > 1:
-            kept.append(Grouping(name=grouping.name, groups=groups))
-    return kept, notes
+            shown.append(Grouping(name=grouping.name, groups=groups))
+    return shown, notes
 
 
 def count(members: Members) -> int:
-    """How many customers there are in all stores."""
+    """Number of customers in all stores."""
     return sum(len(part) for part in members.values())
 
 
@@ -129,7 +129,7 @@ def _by_band(
 
 
 def _labels(labels: Mapping[int, tuple[str, ...]], most: int) -> tuple[str, ...]:
-    """Thirds where there is enough for three, else halves, else nothing."""
+    """Labels of thirds where there is enough for three groups, else of halves, else none."""
     return labels[3] if most >= 3 else labels[2] if most == 2 else ()
 
 
@@ -137,4 +137,4 @@ def _collected(owners: Sequence[tuple[str, int]]) -> Members:
     members: dict[str, list[int]] = {}
     for store, index in owners:
         members.setdefault(store, []).append(index)
-    return {store: np.array(found, dtype=np.int64) for store, found in members.items()}
+    return {store: np.array(own, dtype=np.int64) for store, own in members.items()}

@@ -1,11 +1,11 @@
-"""Customers on a plane by what they will buy next: PCA and t-SNE of the model's probabilities.
+"""Map customers to a plane by what they will buy next: PCA and t-SNE of class probabilities.
 
 A customer's vector is the square root of the class probabilities of their next basket, so that
-distances are Hellinger's. t-SNE (van der Maaten and Hinton 2008) keeps neighbours together and
-nothing else: distances between clumps, their sizes and their number mean little.
+distances are Hellinger distances. t-SNE (van der Maaten and Hinton 2008) preserves neighbours
+only: distances between clusters, their sizes and their number mean little.
 
-Points bear no name and no store. They are still one a customer: a page with the map is for
-those who may see all of the data.
+Points have neither names nor stores, but each is one customer: a page with the map is for those
+who may see all of the data.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ Floats = npt.NDArray[np.float64]
 def interest_map(
     stores: Sequence[Histories], model: InterestModel, *, moment: float, seed: int
 ) -> InterestMap | None:
-    """Place a sample of customers on a plane, twice.
+    """Map a sample of customers to a plane, by PCA and by t-SNE.
 
     Args:
         stores: All stores' histories.
-        model: What predicts.
-        moment: Day of the prediction; nothing later is looked at.
-        seed: Of the sample, and of t-SNE.
+        model: The model that predicts.
+        moment: Day of the prediction; later events are not used.
+        seed: Seed of the sample and of t-SNE.
 
     Returns:
-        None where there are fewer than twenty customers.
+        None where there are fewer than twenty customers or three classes.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     rng = np.random.default_rng(seed)
-    everybody = [
+    candidates = [
         (number, customer)
         for number, store in enumerate(stores)
         for customer in store.until(moment).active()
     ]
-    if len(everybody) < _FEWEST or len(model.config.classes) < 3:
+    if len(candidates) < _FEWEST or len(model.config.classes) < 3:
         return None
-    chosen = rng.choice(len(everybody), min(len(everybody), MOST_CUSTOMERS), replace=False)
+    chosen = rng.choice(len(candidates), min(len(candidates), MOST_CUSTOMERS), replace=False)
     own: dict[int, list[int]] = {}
     for index in sorted(chosen):
-        number, customer = everybody[index]
+        number, customer = candidates[index]
         own.setdefault(number, []).append(int(customer))
     chances = np.concatenate(
         [_chances(stores[number], model, customers, moment) for number, customers in own.items()]
@@ -69,22 +69,23 @@ def interest_map(
     components = min(_COMPONENTS, len(roots) - 1, roots.shape[1])
     pca = PCA(n_components=components, random_state=seed).fit(roots)
     reduced = pca.transform(roots)
+    # scikit-learn's default of 30, which must stay below the number of points.
     perplexity = min(30.0, (len(roots) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
-    order = rng.permutation(len(roots))  # so that the order tells no store
+    order = rng.permutation(len(roots))  # so that the order does not reveal stores
     return InterestMap(
         pca=np.round(reduced[order, :2], 3).tolist(),
         tsne=np.round(tsne[order], 2).tolist(),
         explained=float(pca.explained_variance_ratio_[:2].sum()),
         departments=[named[departments[index]] for index in order],
-        customers=len(everybody),
+        customers=len(candidates),
     )
 
 
 def _chances(
     store: Histories, model: InterestModel, customers: Sequence[int], moment: float
 ) -> Floats:
-    """[N, C] chances of each class in each customer's next basket."""
+    """Probability of each class in each customer's next basket [N, C]."""
     parts = []
     size = rows_at_once(model.config)
     with torch.inference_mode():
@@ -98,14 +99,14 @@ def _chances(
             )
             scores = model(collate(store, anchors, model.config)).basket_scores[:, 0]
             parts.append(torch.softmax(scores.double(), dim=-1).numpy())
-    found: Floats = np.concatenate(parts)
-    return found
+    chances: Floats = np.concatenate(parts)
+    return chances
 
 
 def _departments(
     chances: Floats, classes: Sequence[str]
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """For each customer the department whose share most exceeds its share of everybody's."""
+    """For each customer [N], the department whose share most exceeds its mean share."""
     names = sorted({path.partition("/")[0] for path in classes})
     members = np.array([names.index(path.partition("/")[0]) for path in classes])
     shares = np.stack([chances[:, members == i].sum(axis=1) for i in range(len(names))], axis=1)

@@ -1,4 +1,4 @@
-"""What a sequence model has to be better than: popularity, and what follows the last item."""
+"""Baselines of the next-item task: popularity, and a Markov chain from the last item."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hanse_client.tasks.next_item.metrics import Past, Ranks, judge
 
 
 def popularity(known: Sequences, data: Sequences, split: str) -> Ranks:
-    """The same ranking for everybody: by how often an item was taken.
+    """Rank items by how often they were taken, the same for all customers.
 
     Args:
-        known: What training may look at.
-        data: All of it.
+        known: The training part of the sequences.
+        data: The complete sequences.
         split: validate or test.
     """
     counts = np.bincount(known.taken, minlength=known.items).astype(np.float64)
@@ -22,11 +22,11 @@ def popularity(known: Sequences, data: Sequences, split: str) -> Ranks:
 
 
 def markov(known: Sequences, data: Sequences, split: str) -> Ranks:
-    """By how often an item came right after the customer's last one; then by popularity.
+    """Rank items by how often they followed the customer's last one, then by popularity.
 
     Args:
-        known: What training may look at.
-        data: All of it.
+        known: The training part of the sequences.
+        data: The complete sequences.
         split: validate or test.
     """
     counts = np.bincount(known.taken, minlength=known.items).astype(np.float64)

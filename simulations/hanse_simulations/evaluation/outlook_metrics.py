@@ -1,10 +1,9 @@
 """Metrics of the outlook: precision and recall, ROC and PR curves, calibration.
 
 The threshold of each side is the one with the best F1 in the validation weeks; precision,
-recall and F1 are then read in the test weeks, where nothing is chosen any more. Calibration
-compares the chances that the model states with how often it happens, in ten bins of equally
-many cases; their mean gap, weighted by cases, is the expected calibration error (Naeini et
-al. 2015). scikit-learn computes what it can.
+recall and F1 are then computed in the test weeks with that threshold. Calibration compares the
+predicted chances with the observed frequencies, in ten bins of equally many cases; their mean
+gap, weighted by cases, is the expected calibration error (Naeini et al. 2015).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from hanse_simulations.runs.results import Curve, OutlookCurves, OutlookMetrics
 
 SIDES: Final = {"rise": RISE, "fall": FALL}
 _POINTS: Final = 80
-"""Most points of a curve that are kept."""
+"""Largest number of points of a stored curve."""
 _BINS: Final = 10
 _FEWEST: Final = 10
 
@@ -31,14 +30,14 @@ Mask = npt.NDArray[np.bool_]
 def outlook_metrics(
     validate: Figures, test: Figures
 ) -> tuple[list[OutlookMetrics], list[OutlookCurves]]:
-    """Judge the stated chances of rise and fall.
+    """Evaluate the predicted chances of rise and fall.
 
     Args:
-        validate: Where thresholds are chosen; all customers together.
-        test: Where they are judged.
+        validate: Figures of all customers in the validation weeks, for the thresholds.
+        test: Figures of all customers in the test weeks, for the metrics.
 
     Returns:
-        Figures and curves, one for each side with at least ten cases of both kinds in both
+        Metrics and curves, one for each side with at least ten cases of both kinds in both
         splits.
     """
     figures, curves = [], []
@@ -70,7 +69,8 @@ def calibration(chances: Floats, happened: Mask) -> tuple[Curve, float]:
 
     share, stated = calibration_curve(happened, chances, n_bins=_BINS, strategy="quantile")
     edges = np.unique(np.percentile(chances, np.linspace(0, 100, _BINS + 1)))
-    # As scikit-learn bins: a chance on an edge counts below it.
+    # As scikit-learn bins: a chance on an edge belongs to the bin below. Its function returns no
+    # counts, and drops empty bins.
     bins = np.searchsorted(edges[1:-1], chances)
     counts = np.bincount(bins, minlength=len(edges) - 1)
     counts = counts[counts > 0]
@@ -86,16 +86,16 @@ def _figures(name: str, threshold: float, chances: Floats, happened: Mask) -> Ou
         roc_auc_score,
     )
 
-    said = chances >= threshold
+    predicted = chances >= threshold
     precision, recall, f1, _ = precision_recall_fscore_support(
-        happened, said, average="binary", zero_division=0.0
+        happened, predicted, average="binary", zero_division=0.0
     )
     return OutlookMetrics(
         side=name,
         cases=len(happened),
         share=float(happened.mean()),
         threshold=threshold,
-        accuracy=float(accuracy_score(happened, said)),
+        accuracy=float(accuracy_score(happened, predicted)),
         precision=float(precision),
         recall=float(recall),
         f1=float(f1),
@@ -128,10 +128,10 @@ def _fewer(happened: Mask) -> int:
 
 
 def _thinned(x: Floats, y: Floats) -> Curve:
-    """A curve by at most `_POINTS` of its points, evenly along x."""
+    """At most `_POINTS` points of a curve, evenly spaced along x."""
     places = np.searchsorted(x, np.linspace(x[0], x[-1], _POINTS)).clip(0, len(x) - 1)
-    kept = np.unique(np.concatenate([[0], places, [len(x) - 1]]))
-    return Curve(x=_rounded(x[kept]), y=_rounded(y[kept]))
+    chosen = np.unique(np.concatenate([[0], places, [len(x) - 1]]))
+    return Curve(x=_rounded(x[chosen]), y=_rounded(y[chosen]))
 
 
 def _rounded(values: Sequence[float] | Floats) -> list[float]:

@@ -1,6 +1,6 @@
-"""Figures that papers report, by data set, under leave-one-out and full ranking.
+"""Metrics that papers report, by data set, under leave-one-out and full ranking.
 
-A data set is known by its size: customers, items, interactions.
+A data set is identified by its size: customers, items, interactions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PUBLISHED: Final[dict[tuple[int, int, int], dict[str, Paper]]] = {
 
 
 def published(customers: int, items: int, interactions: int) -> dict[str, Paper]:
-    """What papers report on the data set of this size; empty if it is none known here.
+    """Published metrics on the data set of this size, by method; empty for an unknown one.
 
     >>> published(*BEAUTY)["SASRec, as published"]
     {'hr@10': 0.0605, 'ndcg@10': 0.0318}
