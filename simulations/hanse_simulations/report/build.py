@@ -1,9 +1,9 @@
-"""Writing `report.html`: one page that says what a run found, promises and leaves open.
+"""Write `report.html`, one page with a run's metrics, privacy and reservations.
 
     write_report(RunFolder.open("grocery-2026-03-01-1405"))
 
-**Guarantees**: the page refers to nothing outside of itself, runs no script, and shows
-every name that came from a store as text, whatever it contains.
+**Guarantees**: the page refers to no other file or address, runs no script, and shows every name
+that comes from a store as text, whatever it contains.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _MODES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One figure of the comparison."""
+    """One metric of the comparison."""
 
     text: str
     spread: str = ""
@@ -81,7 +81,7 @@ class ComparisonTable:
 
     @property
     def explores(self) -> bool:
-        """Whether some columns count only what is new to the customer."""
+        """Whether any column counts only what is new to the customer."""
         return any("explore" in metric.name for metric in self.metrics)
 
 
@@ -96,20 +96,20 @@ class Fact:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreTable:
-    """Every store's own figures; the columns are grouped by metric."""
+    """Every store's own metrics; the columns are grouped by metric."""
 
     groups: tuple[tuple[str, tuple[str, ...]], ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write a run's report, in place of an older one.
+    """Write a run's report, replacing an older one.
 
     Args:
-        folder: A finished run.
+        folder: The folder of a finished run.
 
     Returns:
-        Where the report is.
+        The path of the report.
 
     Raises:
         RunNotFound: The run has not finished.
@@ -144,16 +144,16 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def headline(result: RunResult) -> str:
-    """Say in one sentence what came out, measured against the strongest baselines."""
+    """Summarise a run in one sentence, compared with the strongest baselines."""
     who = f"{counted(result.stores, 'store')} with {counted(result.customers, 'customer')}"
     parts = [f"{who} trained one model in {counted(result.rounds, 'round')}"]
-    found = [
+    reached = [
         f"{METRICS[metric].label} {figure(value)}{_against(result, metric, value)}"
         for metric in _LEADING
         if (value := result.metrics.get(metric)) is not None
     ]
-    if found:
-        parts.append("on the test weeks it reaches " + _enumerate(found))
+    if reached:
+        parts.append("on the test weeks it reaches " + _enumerate(reached))
     if result.epsilon is None:
         end = ", without differential privacy."
     else:
@@ -162,7 +162,7 @@ def headline(result: RunResult) -> str:
 
 
 def spent_by_round(folder: ArmFolder, figures: pl.DataFrame) -> dict[str, list[tuple[int, float]]]:
-    """Return what each store has spent after each round: from the figures, else from its log."""
+    """Epsilon of each store after each round, from the metrics or else from its log."""
     rows = figures.filter(
         (pl.col("metric") == "epsilon")
         & (pl.col("arm") == "federated_private")
@@ -296,7 +296,7 @@ def _protection(result: RunResult, target: float | None) -> list[Fact]:
 
 
 def _store_table(figures: pl.DataFrame, result: RunResult) -> StoreTable | None:
-    """One row a store, the largest first: the main arm, the store alone and the best rule."""
+    """One row per store, the largest first: the main arm, the store alone and the best rule."""
     groups: list[tuple[str, tuple[str, ...]]] = []
     columns: list[dict[str, str]] = []
     sizes: dict[str, float] = {}
@@ -331,6 +331,7 @@ def _against(result: RunResult, metric: str, value: float) -> str:
     best = result.best_baseline(metric)
     if best is None:
         return ""
+    # Rounded first, so that the difference is that of the figures as printed.
     rule, gap = arm(best[0]).label.lower(), round(value, 3) - round(best[1], 3)
     if abs(gap) < 0.0005:
         return f" (level with {rule})"

@@ -1,4 +1,4 @@
-"""The report's tables of figures by group of customers, and what moves the gaps."""
+"""The report's tables of metrics by group of customers, and of what changes the gaps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class GroupLine:
     label: str
     customers: str
     cells: tuple[tuple[str, str], ...]
-    """Figure and interval."""
+    """Each cell is a metric and its interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupTable:
-    """All groups under some arms, or the differences between arms, for one metric."""
+    """One metric of all groups, under several arms or as differences between arms."""
 
     title: str
     columns: tuple[str, ...]
@@ -33,7 +33,7 @@ class GroupTable:
 
 
 def group_tables(result: RunResult) -> list[GroupTable]:
-    """Lay out the figures by group: for each metric the arms, then what joining and privacy change.
+    """Lay out each metric by group: the arms, then what joining and privacy change.
 
     Returns:
         One table of arms and one of differences for each metric, without those that are empty.
@@ -60,13 +60,13 @@ def group_tables(result: RunResult) -> list[GroupTable]:
 
 
 def _line(
-    grouping: str, group: str, customers: int, found: Sequence[GroupFigure | None]
+    grouping: str, group: str, customers: int, figures: Sequence[GroupFigure | None]
 ) -> GroupLine:
     return GroupLine(
         label=f"{grouping}: {group}",
         customers=ABSENT if group == GAP else f"{customers:,}",
         cells=tuple(
             (figure(entry.value), interval(entry).partition(" ")[2]) if entry else (ABSENT, "")
-            for entry in found
+            for entry in figures
         ),
     )

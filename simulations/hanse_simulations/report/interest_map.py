@@ -1,4 +1,4 @@
-"""The drawing of customers on a plane."""
+"""The report's drawing of the interest map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_s
 from hanse_simulations.report.wording import counted
 from hanse_simulations.runs.results import InterestMap
 
-# Six colours of the page that are easy to tell apart; further departments share the last.
+# Six colours of the page that are easy to distinguish; further departments share one more.
 _COLOURS: Final = (
     "federated_private",
     "federated",
@@ -24,24 +24,24 @@ _COLOURS: Final = (
 _OTHER: Final = "other"
 
 
-def interest_plane(found: InterestMap | None) -> Plot | None:
+def interest_plane(drawn: InterestMap | None) -> Plot | None:
     """Draw a run's map by PCA and by t-SNE."""
-    if found is None:
+    if drawn is None:
         return None
-    ranked = [name for name, _ in Counter(found.departments).most_common()]
+    ranked = [name for name, _ in Counter(drawn.departments).most_common()]
     colours = dict(zip(ranked, _COLOURS, strict=False))
-    chosen = np.array([colours.get(name, _OTHER) for name in found.departments])
+    chosen = np.array([colours.get(name, _OTHER) for name in drawn.departments])
     with drawing(2.6) as sheet:
         panels = sheet.subplots(1, 2)
         for axes, points, title in zip(
-            panels, (found.pca, found.tsne), ("PCA", "t-SNE"), strict=True
+            panels, (drawn.pca, drawn.tsne), ("PCA", "t-SNE"), strict=True
         ):
             plane = np.array(points)
             for colour in (*_COLOURS, _OTHER):
-                some = plane[chosen == colour]
+                points_of_colour = plane[chosen == colour]
                 axes.plot(
-                    some[:, 0],
-                    some[:, 1],
+                    points_of_colour[:, 0],
+                    points_of_colour[:, 1],
                     linestyle="none",
                     marker="o",
                     markersize=1.8,
@@ -52,14 +52,14 @@ def interest_plane(found: InterestMap | None) -> Plot | None:
             axes.set_title(title)
             axes.set_xticks([])
             axes.set_yticks([])
-        text = f"{counted(len(found.departments), 'customer')} on a plane, twice."
+        text = f"{counted(len(drawn.departments), 'customer')} on a plane, twice."
         svg = to_svg(sheet, "interest-map", "Customers by their interests", text)
-    shown = counted(len(found.departments), "customer")
+    shown = counted(len(drawn.departments), "customer")
     caption = (
-        f"{shown} of {found.customers:,} by the chances of each class in their next basket, seen"
+        f"{shown} of {drawn.customers:,} by the chances of each class in their next basket, seen"
         " from the first test day; neither names nor stores are on it. Colour: the department"
         " whose share most exceeds everybody's. The first two principal components hold"
-        f" {found.explained:.0%} of the variance. It can show whether interests form groups or a"
+        f" {drawn.explained:.0%} of the variance. It can show whether interests form groups or a"
         " continuum, and who is far from all others. It cannot show how well anything is"
         " predicted; in t-SNE, distances between clumps and their sizes mean little."
     )

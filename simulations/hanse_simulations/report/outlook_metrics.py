@@ -1,4 +1,4 @@
-"""The report's drawing of ROC and PR curves and of calibration, and its table."""
+"""The report's ROC, precision-recall and calibration curves, and their table."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ COLUMNS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstrumentLine:
-    """The figures of one side."""
+    """The metrics of one side, rise or fall."""
 
     side: str
     cells: tuple[str, ...]
 
 
 def outlook_lines(result: RunResult) -> list[InstrumentLine]:
-    """Lay out precision, recall and the others; nothing where there were too few cases."""
+    """Lay out precision, recall and the other metrics; empty where there were too few cases."""
     return [
         InstrumentLine(
             side=f"{one.side.capitalize()} ({one.cases:,} interests)",
@@ -50,14 +50,14 @@ def outlook_lines(result: RunResult) -> list[InstrumentLine]:
     ]
 
 
-def outlook_curves(found: Sequence[OutlookCurves], result: RunResult) -> Plot | None:
+def outlook_curves(curves: Sequence[OutlookCurves], result: RunResult) -> Plot | None:
     """Draw the three curves of both sides."""
-    if not found:
+    if not curves:
         return None
     with drawing(2.2) as sheet:
         panels = sheet.subplots(1, 3)
         for axes, (name, title, x, y) in zip(panels, _PANELS, strict=True):
-            for one in found:
+            for one in curves:
                 _draw(axes, getattr(one, name), one.side, dotted=name == "reliability")
             if name != "precision_recall":
                 axes.plot([0, 1], [0, 1], color=muted(), linewidth=1.0, linestyle=(0, (2, 2)))
@@ -79,7 +79,7 @@ def outlook_curves(found: Sequence[OutlookCurves], result: RunResult) -> Plot | 
         " calibration. Calibration: ten bins of equally many interests."
     )
     keys = tuple(
-        Key(label=one.side.capitalize(), colour=arm_variable(_COLOURS[one.side])) for one in found
+        Key(label=one.side.capitalize(), colour=arm_variable(_COLOURS[one.side])) for one in curves
     )
     return Plot(title="How good the stated chances are", caption=caption, svg=svg, legend=keys)
 

@@ -1,7 +1,7 @@
 """The drawings of a report: accuracy by round and by store, ε by round, rise and fall.
 
-Each function takes the figures of a run (the table of `RunFolder.read_metrics`) and
-returns a `Plot`, or None where the run has nothing to draw.
+Each function takes a run's metrics (the table of `RunFolder.read_metrics`) and returns a `Plot`,
+or None where the run has nothing to draw.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hanse_simulations.report.wording import counted, epsilon, figure
 from hanse_simulations.runs.results import RunResult
 
 MOST_STORE_ROWS: Final = 30
-"""With more stores than this, a scatter over store size takes the place of one row a store."""
+"""With more stores than this, a scatter over store size replaces one row per store."""
 
 _DASHES: Final = {
     "global_popularity": (0, (1, 1.6)),
@@ -57,7 +57,7 @@ class Key:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """A drawing with everything that stands around it."""
+    """A drawing with its title, caption and legend."""
 
     title: str
     caption: str
@@ -142,7 +142,7 @@ def accuracy_by_store(figures: pl.DataFrame, result: RunResult, metric: str) -> 
 def epsilon_by_round(
     spent: dict[str, list[tuple[int, float]]], target: float | None
 ) -> Plot | None:
-    """Draw what each store has spent after each round, against the target.
+    """Draw each store's epsilon after each round, and the target.
 
     Args:
         spent: For each store, (round, ε) in order of rounds.
@@ -183,7 +183,7 @@ def epsilon_by_round(
 
 
 def rise_and_fall(result: RunResult) -> Plot | None:
-    """Draw the two outlook figures of every arm, with their spread over stores."""
+    """Draw rise and fall AUC of every arm, with their spread over stores."""
     metrics = ("rise_auc", "fall_auc")
     arms = {
         name: values
@@ -231,7 +231,7 @@ def rise_and_fall(result: RunResult) -> Plot | None:
 
 
 def last_by_store(figures: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Return each store's final test figure.
+    """Return each store's final test metric.
 
     Returns:
         One row per arm and store: arm, store, value, weight (customers).
@@ -243,6 +243,7 @@ def last_by_store(figures: pl.DataFrame, metric: str) -> pl.DataFrame:
             & (pl.col("store") != ALL_STORES)
             & pl.col("value").is_not_null()
         )
+        # Baselines have no round; of an arm with several, the last one counts.
         .sort("round", nulls_last=False, maintain_order=True)
         .group_by("arm", "store", maintain_order=True)
         .agg(pl.col("value", "weight").last())
@@ -290,7 +291,7 @@ def _scatter_stores(axes: Axes, stores: pl.DataFrame, names: Sequence[str], metr
 
 
 def _split_by_round(overall: pl.DataFrame, result: RunResult) -> str | None:
-    """The split with figures for most rounds; of equal ones that with baselines, then validate."""
+    """The split with metrics of most rounds; of equal ones that with baselines, then validate."""
     counts = overall.filter(pl.col("round").is_not_null() & (pl.col("split") != "train"))
     if counts.is_empty():
         return None

@@ -1,4 +1,4 @@
-"""The table of a study: papers, baselines and arms, one a row."""
+"""Print the table of a study: a row for each paper, baseline and arm."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _COLUMNS = {
 
 
 def print_study(result: StudyResult, task: str, *, file: IO[str] | None = None) -> None:
-    """Print papers, baselines and arms, and how to read them.
+    """Print papers, baselines and arms, and notes on how to read them.
 
     Args:
-        result: The run's outcome.
-        task: As `RunSettings.task` has it.
+        result: The study's result.
+        task: The setting `task`.
         file: Where to print; stdout by default.
     """
     file = file or sys.stdout

@@ -1,7 +1,7 @@
-"""Turning matplotlib figures into drawings that belong to the page they stand in.
+"""Convert matplotlib figures to inline SVG in the style of the page.
 
-Colours become the page's CSS variables, so that a drawing follows dark mode and print;
-text stays text, in the page's font; ids are made unique; nothing refers to the outside.
+Colours become the page's CSS variables, so that a drawing follows dark mode and print; text
+stays text, in the page's font; ids are made unique; nothing refers to other files.
 
 >>> ink()
 '#010101'
@@ -33,7 +33,8 @@ _ARM_VARIABLES: Final = (
     "federated_transformer",
     "federated_private",
 )
-# matplotlib needs colours, the page has variables: stand-ins that no drawing uses otherwise.
+# matplotlib needs colours, the page has variables: each is drawn in a colour that nothing else
+# uses, and replaced by its variable in the finished SVG.
 _STAND_INS: Final = {
     "--ink": "#010101",
     "--muted": "#020202",
@@ -98,7 +99,7 @@ def drawing(height: float) -> Iterator[Figure]:
         "lines.markersize": 4.5,
         "savefig.facecolor": "none",
         "text.color": ink(),
-        # A store's name may hold a dollar sign.
+        # A store's name may hold a dollar sign, which would start a formula.
         "text.parse_math": False,
         "xtick.color": muted(),
         "xtick.labelsize": 8.5,
@@ -116,12 +117,13 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     """Return a figure as an inline `<svg>` that screen readers can announce.
 
     Args:
-        figure: Drawn within `drawing`.
-        name: Unique on the page; letters and dashes.
-        title: What it is, in a few words.
-        description: What it shows, for those who cannot see it.
+        figure: A figure made within `drawing`.
+        name: A name unique on the page, of letters and dashes.
+        title: The title that a screen reader announces.
+        description: The content in words, for people who cannot see it.
     """
     page = io.StringIO()
+    # A salt and no date: the same run gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(
             page,
@@ -131,9 +133,10 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     text = page.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Its rules would apply to the whole page.
+    # An inline style element would apply to the entire page.
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    # Ids of all drawings share the page: each gets the drawing's name, and so do references to it.
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
@@ -151,6 +154,6 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
     return opening + text[text.index(">") + 1 :]
 
 
-def _page_font(found: re.Match[str]) -> str:
+def _page_font(match: re.Match[str]) -> str:
     style = {"bold ": "font-weight: bold; ", "italic ": "font-style: italic; "}
-    return f"{style.get(found.group(1) or '', '')}font-size: {found.group(2)}"
+    return f"{style.get(match.group(1) or '', '')}font-size: {match.group(2)}"

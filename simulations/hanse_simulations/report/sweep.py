@@ -1,4 +1,4 @@
-"""What a run that trained at several ε shows: the one table, and accuracy against ε."""
+"""The report of a sweep over ε: the comparison table, and accuracy against ε."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hanse_simulations.report.wording import ABSENT, counted, figure
 from hanse_simulations.runs.results import RunResult, SweepRow
 
 _PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
-# Colours and marks of the arms that these correspond to elsewhere on the page.
+# Colours of arms elsewhere on the page to which these correspond.
 _ARMS: Final = {
     "distributed": "federated_private",
     "local": "personal_frequency",
@@ -32,7 +32,7 @@ _SHAPES: Final = {"o": "circle", "s": "square", "D": "diamond"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One figure, and its spread."""
+    """A metric and its spread."""
 
     text: str
     spread: str
@@ -49,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComparisonTable:
-    """The one table's part for one task."""
+    """The comparison table of one task."""
 
     title: str
     columns: tuple[str, ...]
@@ -57,7 +57,7 @@ class ComparisonTable:
 
 
 def comparison_tables(result: RunResult) -> list[ComparisonTable]:
-    """Lay out the one table for the page; nothing where the run has no sweep."""
+    """Lay out the comparison tables for the page; empty where the run has no sweep."""
     if not result.sweep:
         return []
     tables = []
@@ -80,10 +80,10 @@ def comparison_tables(result: RunResult) -> list[ComparisonTable]:
 
 
 def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
-    """Draw accuracy against ε, one panel a figure; arms without privacy as dashed lines.
+    """Draw accuracy against ε, one panel per metric; arms without privacy as dashed lines.
 
     Args:
-        rows: A run's sweep.
+        rows: The rows of a run's sweep.
 
     Returns:
         None where the run has no sweep.
@@ -97,8 +97,8 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     with drawing(4.6) as sheet:
         panels = sheet.subplots(2, 2, sharex=True)
         for axes, metric in zip(panels.flat, _PANELS, strict=True):
-            for name, found in lines.items():
-                _line(axes, name, found, metric)
+            for name, points in lines.items():
+                _line(axes, name, points, metric)
             axes.set_title(METRICS[metric].label)
             axes.set_xscale("log")
             ticks = sorted({row.epsilon for row in rows if row.epsilon is not None})
@@ -120,12 +120,12 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     )
     legend = tuple(
         Key(
-            label=found[0].label,
+            label=points[0].label,
             colour=arm_variable(_ARMS[name]),
             dashes="" if name in _MARKERS else "5 2",
             marker=_SHAPES[_MARKERS[name]] if name in _MARKERS else "",
         )
-        for name, found in lines.items()
+        for name, points in lines.items()
     )
     return Plot(title="Accuracy by ε", caption=caption, svg=svg, legend=legend)
 

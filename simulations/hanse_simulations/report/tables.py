@@ -1,4 +1,4 @@
-"""The tables a person reads at the end of a run, and later with `hanse runs`.
+"""Tables printed at the end of a run, and later by `hanse runs`.
 
 On a terminal the best figure of a column is bold; elsewhere it carries a `*`, and the
 text is `PLAIN_WIDTH` characters wide, whatever it is piped into.
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 110
 """Width of a table that does not go to a terminal."""
 _ROOMY = 104
-"""From this width on, a figure and its spread fit on one line."""
+"""Least width at which a figure and its spread fit on one line."""
 
 
 def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
-    """Print the comparison of a run: arms by metrics, and how to read it.
+    """Print the comparison of a run, arms by metrics, and notes on how to read it.
 
     Args:
         result: The run's outcome.
@@ -121,14 +121,14 @@ def print_comparison(comparison: Comparison, *, file: IO[str] | None = None) -> 
 
 
 def comparison_of(rows: Sequence[SweepRow], task: Task) -> tuple[list[Metric], list[SweepRow]]:
-    """Return the columns and the rows of the one table that have anything to say of a task."""
+    """Return the comparison table's columns and rows that apply to a task."""
     known = {name for row in rows for name in row.figures}
     metrics = [metric for metric in metrics_of(task) if metric.name in known]
     return metrics, [row for row in rows if any(m.name in row.figures for m in metrics)]
 
 
 def mean_of(row: SweepRow, metric: str) -> float | None:
-    """Return a row's figure, if it has one."""
+    """Return a row's mean of a metric, if it has one."""
     return row.figures[metric].mean if metric in row.figures else None
 
 
@@ -163,7 +163,7 @@ _GAINS = (("joining", "ndcg@10"), ("joining", "rise_auc"), ("privacy", "rise_auc
 
 
 def _groups_table(result: RunResult) -> Table:
-    """What joining and privacy bring to each group; the report has every arm's figures."""
+    """Effects of joining and of privacy on each group; the report has every arm's metrics."""
     table = _table("Who gains: difference to the other arm, and its 95 % interval over customers")
     for heading in ("Group", "Customers"):
         table.add_column(heading, justify="right" if heading == "Customers" else "left")
@@ -177,17 +177,17 @@ def _groups_table(result: RunResult) -> Table:
         table.add_column(f"{label}\n{METRICS[metric].label}", justify="right", no_wrap=True)
     sizes = {(g.grouping, g.group): g.customers for g in result.groups}
     for (grouping, group), customers in sizes.items():
-        found = (cells.get((grouping, group, name, metric)) for name, metric in columns)
+        entries = (cells.get((grouping, group, name, metric)) for name, metric in columns)
         table.add_row(
             Text(f"{grouping}: {group}"),
             ABSENT if group == GAP else f"{customers:,}",
-            *(interval(entry) for entry in found),
+            *(interval(entry) for entry in entries),
         )
     return table
 
 
 def interval(entry: GroupFigure | None) -> str:
-    """Write a figure of a group with its interval."""
+    """Write a group's metric with its interval."""
     if entry is None or entry.value is None:
         return ABSENT
     return f"{figure(entry.value)} [{figure(entry.low)}, {figure(entry.high)}]"
@@ -227,7 +227,7 @@ def masking(result: RunResult) -> str:
 
 
 def promise(spent: EpsilonSpent | None) -> str:
-    """Return in one line what is promised to whom, and what is not."""
+    """Return in one line the privacy promise and its limits."""
     if spent is None:
         return "no arm of this run promises anything to its customers."
     return (
@@ -311,7 +311,9 @@ def _mark(text: Text, best: bool, console: Console) -> Text:
 
 
 def _best(column: Mapping[str, float | None]) -> set[str]:
+    # Compared as printed, with three digits: equal figures must not differ in their mark.
     printed = {name: round(value, 3) for name, value in column.items() if value is not None}
+    # The best of one is no distinction.
     if len(printed) < 2:
         return set()
     top = max(printed.values())
@@ -352,6 +354,7 @@ def _page(file: IO[str] | None) -> Iterator[Console]:
         return
     text = io.StringIO()
     yield printing.console(file=text, width=PLAIN_WIDTH, plain=True)
+    # Rich pads the cells of a table with blanks up to its width.
     for line in text.getvalue().splitlines():
         target.write(line.rstrip() + "\n")
 

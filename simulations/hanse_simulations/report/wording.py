@@ -1,4 +1,4 @@
-"""Figures the way a person reads them: shared by the table, the display and the report.
+"""Format figures for people; shared by tables, the display and the report.
 
 >>> figure(0.38012), figure(None), figure(-0.0281)
 ('.380', '–', '-.028')
@@ -40,12 +40,12 @@ def duration(seconds: float | None) -> str:
         return ABSENT
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
