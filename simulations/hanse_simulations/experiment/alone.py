@@ -1,4 +1,4 @@
-"""Each store trains a model of its own, which a federation has to improve upon."""
+"""Train each store's own model alone, the baseline that a federation has to beat."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hanse_simulations.runs.arm_folder import ArmFolder
 
 
 def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
-    """Let every store train and judge a model of its own; stores that are done are skipped.
+    """Let every store train and evaluate its own model; stores that are done are skipped.
 
-    Always on this machine's workers: nothing is aggregated, so no engine is involved.
+    Uses this machine's workers on any engine, since nothing is aggregated.
 
     Raises:
-        FederationError: A store failed; names it.
+        FederationError: A store failed; the error names it.
     """
     nodes = [Node(folder) for folder in list_nodes(arm.stores_dir)]
     rounds = settings.federation.rounds
@@ -38,6 +38,7 @@ def run_alone(arm: ArmFolder, settings: RunSettings, pool: WorkerPool) -> None:
     waiting = [
         grid.create_message(content, ALONE, node_id, group_id="alone")
         for node_id, node in ids.items()
+        # Written last by a store, so that it marks one that is done.
         if not node.evaluation("test", rounds).exists()
     ]
     for reply in grid.send_and_receive(waiting):

@@ -1,7 +1,7 @@
-"""An arm in its folder: what it was trained with, and what came out of it.
+"""An arm in its folder: its settings and stores, and the results of its training.
 
-Figures, epsilon and losses are read from the stores' own folders, which an analyst who
-simulates holds and a coordinator does not.
+Metrics, epsilon and losses are read from the stores' own folders, which an analyst who
+simulates has and a coordinator does not.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _EVALUATION = re.compile(r"(validate|test)-(\d+)\.npz")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmRun:
-    """One arm, laid out in a folder and perhaps trained."""
+    """One arm in a folder, which may have been trained."""
 
     arm: Arm
     folder: ArmFolder
     settings: RunSettings
-    """The arm's own, with the noise solved."""
+    """The arm's own settings, with the noise solved."""
     stores: Prepared
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Customers of each store, where this arm holds the customers of all stores in one node."""
 
     @classmethod
     def opened(cls, folder: RunFolder) -> ArmRun:
-        """The main arm of a run, with the stores that the run left.
+        """Open the main arm of a run, with the run's prepared stores.
 
         Raises:
             ConfigError: The run's settings cannot be read.
-            DataError: It has no stores.
+            DataError: The run has no stores.
         """
         settings = folder.read_settings()
         nodes = [Node(path) for path in list_nodes(folder.stores_dir)]
@@ -70,9 +70,9 @@ class ArmRun:
 
     @property
     def by_itself(self) -> bool:
-        """Whether each node trains a model of its own, without rounds or masks.
+        """Whether each node trains its own model, without rounds or masks.
 
-        One place with all customers does too, unless its steps are to be those of a private
+        So does the one node of a centralized arm, unless it takes the steps of a private
         federation.
         """
         non_private = self.settings.privacy.mode == "none"
@@ -84,10 +84,10 @@ class ArmRun:
         return [Node(path) for path in list_nodes(self.folder.stores_dir)]
 
     def model(self) -> Any:
-        """The trained model, ready to predict; not of several stores that each train their own.
+        """The trained model, in evaluation mode; undefined for several stores that train alone.
 
         Raises:
-            RunDirectoryError: The arm left no model.
+            RunDirectoryError: The arm's folder holds no model.
         """
         trained = self.folder.path / GLOBAL_FILE
         if self.by_itself and len(self.nodes) == 1:  # nothing was aggregated
@@ -100,15 +100,15 @@ class ArmRun:
     def figures(
         self, split: Literal["validate", "test"] = "test", number: int | None = None
     ) -> dict[str, Any]:
-        """What each store found in one evaluation; stores that did not evaluate are left out.
+        """Each store's figures of one evaluation; stores that did not evaluate are left out.
 
         Args:
-            split: Which weeks or customers.
-            number: After which round; the last by default.
+            split: The weeks or customers of the evaluation.
+            number: Round after which it took place; the last by default.
 
         Returns:
             Figures of the arm's task, by store. Those of one node that holds the customers of
-            all stores are cut into the stores'.
+            all stores are split into the stores'.
         """
         kind: Any = task_of(self.settings.task).figures
         number = self.rounds if number is None else number
@@ -117,6 +117,7 @@ class ArmRun:
         if not self.sizes or not figures:
             return figures
         (together,) = figures.values()
+        # Pooling kept the stores' order, so each store is one range of customer indices.
         bounds = np.concatenate([[0], np.cumsum(list(self.sizes.values()))])
         parts = zip(self.sizes, bounds[:-1], bounds[1:], strict=True)
         return {name: together.of(np.arange(a, b)).shifted(-int(a)) for name, a, b in parts}
@@ -128,7 +129,7 @@ class ArmRun:
         return metrics
 
     def epsilon(self) -> EpsilonSpent | None:
-        """What each store's own ledger says was spent, over all rounds and restarts.
+        """Epsilon spent according to each store's ledger, over all rounds and restarts.
 
         Returns:
             None where the arm is not private.
@@ -150,10 +151,10 @@ class ArmRun:
         )
 
     def metric_rows(self, customers: Mapping[str, int]) -> list[MetricRow]:
-        """Every figure of every evaluation, and each store's loss and epsilon by round.
+        """Rows of all evaluations, and of each store's loss and epsilon by round.
 
         Args:
-            customers: By store; the weights.
+            customers: Number of customers by store, the rows' weights.
         """
         folders = (node.folder / EVALUATIONS_FOLDER for node in self.nodes)
         names = {path.name for folder in folders for path in folder.glob("*.npz")}

@@ -1,7 +1,7 @@
-"""What is compared, and in which figures: one table of arms and one of metrics.
+"""The table of arms that are compared, and the table of metrics.
 
-An *arm* is one way to answer the same questions about the same customers: a baseline, each
-store by itself, all customers in one place, or a federation with or without privacy.
+An *arm* is one way to make the same predictions for the same customers: a baseline, each store
+alone, all customers in one place, or a federation with or without privacy.
 
 >>> ARMS["federated_private"].label
 'Federated, private'
@@ -34,13 +34,13 @@ class Arm:
     label: str
     about: str = ""
     trainer: Trainer = "baseline"
-    """What trains it: nothing, each store by itself, one place that holds the customers of
-    all stores, or a federation."""
+    """How it is trained: not at all, by each store alone, in one place that holds the customers
+    of all stores, or by a federation."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """What differs from the settings of the whole experiment, by dotted keys."""
+    """Settings that differ from those of the experiment, by dotted keys."""
     salt: str | None = None
-    """What its stores' seeds are derived from instead of its name. An arm that is renamed
-    keeps the draws behind the figures that were published of it."""
+    """Text from which its stores' seeds are derived instead of its name, so that a renamed arm
+    keeps the draws behind its published figures."""
 
     @property
     def kind(self) -> Literal["baseline", "model"]:
@@ -69,7 +69,7 @@ class Metric:
 _BASELINES: Final = {
     "global_popularity": (
         "Global popularity",
-        "the same ranking for everybody: what sells most",
+        "the same ranking for all customers: what sells most",
     ),
     "personal_frequency": (
         "Personal frequency",
@@ -82,7 +82,7 @@ _BASELINES: Final = {
     ),
     "long_run_rate": ("Long-run rate", "the customer's rate over the whole history"),
     "prior_rate": ("Customer's prior rate", "the rate that the customer's own past suggests"),
-    "most_frequent": ("Most frequent label", "the same answer for everybody"),
+    "most_frequent": ("Most frequent label", "the same answer for all customers"),
     "words": ("Logistic regression on words", "a linear model of the words of a review"),
     "stores_alone": (
         "Logistic regression, each store alone",
@@ -216,13 +216,13 @@ METRICS: Final = {
             name="rise_auc",
             label="Rise AUC",
             task="outlook",
-            about="telling the categories whose interest will rise from the others; .5 is chance",
+            about="separates the categories whose interest will rise from the others; .5 is chance",
         ),
         Metric(
             name="fall_auc",
             label="Fall AUC",
             task="outlook",
-            about="telling the categories whose interest will fall from the others; .5 is chance",
+            about="separates the categories whose interest will fall from the others; .5 is chance",
         ),
         Metric(
             name="outlook_auc",
@@ -238,16 +238,16 @@ EFFECTS: Final = {
     "privacy": ("federated_private", "federated"),
     "joining with privacy": ("federated_private", "alone"),
 }
-"""Name of a difference between two arms: the first less the second."""
+"""Name of a difference between two arms: the first minus the second."""
 
 GAP: Final = "gap"
-"""Name of the group whose figures are those of the first group less the last."""
+"""Name of the row with the difference between the first group and the last."""
 
 TASKS: Final[dict[Task, str]] = {"basket": "Next basket", "outlook": "Outlook, next four weeks"}
 
 
 def arm(name: str, trainer: Trainer = "federated") -> Arm:
-    """Return the arm of that name; one that this table does not know gets a plain label."""
+    """Return the arm of that name; a name that is not in the table gets a plain label."""
     known = ARMS.get(name)
     if known is not None:
         return known
@@ -255,7 +255,7 @@ def arm(name: str, trainer: Trainer = "federated") -> Arm:
 
 
 def main_arm(settings: RunSettings) -> Arm:
-    """The arm of a run whose model is kept; it has the settings of the run."""
+    """The arm of a run whose model is saved; it has the run's settings without overrides."""
     private = settings.privacy.mode != "none"
     return replace(ARMS["federated_private" if private else "federated"], overrides={})
 

@@ -1,8 +1,8 @@
-"""A run that goes on from an earlier one: the last global model, new weeks, the same ledgers.
+"""Continue an earlier run: from its last global model, with new weeks and the same ledgers.
 
-What is carried over is what a real store keeps: its identity and its ledger, so that epsilon
-composes over both runs. Terms, manifest and round log are new, as they would be when an
-enrolment authority signs for more rounds.
+A store keeps its identity and its ledger, as a real one would, so that epsilon composes over
+both runs. Terms, manifest and round log are new, as they would be when an enrolment authority
+signs for more rounds.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _FRACTION_OF_ROUNDS = 4
 def continued_settings(
     old: RunFolder, *, weeks: int, changes: Mapping[str, Any] | None = None
 ) -> RunSettings:
-    """Settings of a run that goes on from a finished one.
+    """Settings of a run that continues a finished one.
 
     Args:
         old: The finished run.
-        weeks: How many weeks of data are new: the split moves on by as many.
+        weeks: Number of new weeks of data, by which the split moves on.
         changes: Settings to replace. `federation.rounds` is a quarter of the old run's if left
-            out. `privacy.target_epsilon` is of both runs together, and the noise is solved from
-            it; left out, the noise stays what it was, and epsilon is what that comes to.
+            out. `privacy.target_epsilon` covers both runs together, and the noise is solved
+            from it; if left out, the noise stays as it was and determines epsilon.
 
     Raises:
         RunNotFound: The run has not finished.
         ConfigError: Its settings fix no split.
-        PrivacyError: More is spent already than both together may cost.
+        PrivacyError: The old run has already spent more than both together may cost.
     """
     old.read_result()
     settings = old.read_settings()
@@ -74,7 +74,12 @@ def continued_settings(
 def with_budget(
     settings: RunSettings, before: Sequence[SampledGaussianSteps], target_epsilon: float | None
 ) -> RunSettings:
-    """Fix noise and target of a run that goes on from what was spent before.
+    """Fix noise and target of a run, given what was spent before.
+
+    Args:
+        settings: The new run's settings.
+        before: Steps that the ledgers hold already.
+        target_epsilon: Target of both runs together; the noise decides if None.
 
     Raises:
         PrivacyError: More is spent already than both together may cost.
@@ -99,19 +104,20 @@ def with_budget(
         settings.with_changes({"privacy.target_epsilon": _UNLIMITED}), before=before
     )
     steps = [] if plan is None else plan.spent_after(settings.federation.rounds)
+    # Rounded up below: a target under the exact epsilon would have no plan.
     total = epsilon([*before, *steps], target_delta=delta)
     return settings.with_changes({"privacy.target_epsilon": math.ceil(total * 1000) / 1000})
 
 
 def spent_before(old: ArmFolder) -> list[SampledGaussianSteps]:
-    """What the store that spent most has spent; nothing where a run was not private."""
-    delta = 1e-6
+    """Steps in the ledger of the store that spent most; none where a run was not private."""
+    delta = 1e-6  # only ranks the stores; the plan's own delta decides what they cost
     spent = [Node(folder).spent() for folder in list_nodes(old.stores_dir)]
     return max(spent, key=lambda steps: epsilon(steps, target_delta=delta), default=[])
 
 
 def check_vocabulary(old: ArmFolder, base_model: Path) -> None:
-    """Refuse to go on with a model that ranks other classes.
+    """Check that an earlier model ranks the classes of the catalogue.
 
     Raises:
         DataError [other-catalogue]: The catalogue has changed since.
@@ -127,9 +133,9 @@ def check_vocabulary(old: ArmFolder, base_model: Path) -> None:
 
 
 def carry_over(old: ArmFolder, new: ArmFolder) -> None:
-    """Give an arm the earlier global model as its start, and its stores their ledgers.
+    """Copy the earlier global model into an arm as its start, and the ledgers to its stores.
 
-    A store that has its node already is left alone: its ledger has gone on since.
+    A store that has a node already is skipped: its ledger holds newer charges.
 
     Raises:
         ConfigError: The earlier run left no global model.
@@ -147,6 +153,7 @@ def carry_over(old: ArmFolder, new: ArmFolder) -> None:
             continue
         target.mkdir(parents=True, exist_ok=True)
         stem = Path(LEDGER_FILE).stem
+        # The database, its head and its salt share the stem.
         for path in folder.glob(f"{stem}.*"):
             shutil.copy2(path, target / path.name)
 

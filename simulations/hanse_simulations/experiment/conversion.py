@@ -1,11 +1,11 @@
-"""`hanse simulate conversion`: the customers who redeem a campaign's coupons.
+"""`hanse simulate conversion`: predict which customers redeem a campaign's coupons.
 
-The production ServerApp and ClientApp do the work, as in every simulation. Arms, besides the
-baselines (`hanse_simulations.evaluation.conversion_baselines`):
+The production ServerApp and ClientApp do the work, as in every simulation. Arms, in addition to
+the baselines (`hanse_simulations.evaluation.conversion_baselines`):
 
 - `centralized`: all offers in one place, the same head without privacy
 - `federated`: the stores without privacy
-- `federated_private`, `federated_private_half`: at the ε asked for and at half of it, masked
+- `federated_private`, `federated_private_half`: at the target ε and at half of it, masked
   sums with the noise shared among the stores
 """
 
@@ -32,11 +32,11 @@ _TASK = ConversionTask()
 
 
 def read_study(settings: RunSettings, progress: Progress) -> Study:
-    """Read campaigns, and what was bought before each.
+    """Read campaigns, and the purchases before each.
 
     Raises:
         ConfigError: The settings name other data than Complete Journey.
-        MissingDependency, DataError: It is not there, or cannot be read.
+        MissingDependency, DataError: It is not installed, or cannot be read.
     """
     if settings.data.source != "complete-journey":
         raise ConfigError(
@@ -56,14 +56,14 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
 
 
 def study_of(stores: Mapping[str, Offers]) -> Study:
-    """What is learnt from stores' offers; one store of all of them where an arm asks for one."""
-    everybody = Offers.pooled(list(stores.values()))
+    """The study of stores' offers; an arm with one store gets the offers of all in it."""
+    pooled = Offers.pooled(list(stores.values()))
 
     def laid_out(settings: RunSettings) -> Mapping[str, Offers]:
-        return {"all": everybody} if settings.data.stores == 1 else stores
+        return {"all": pooled} if settings.data.stores == 1 else stores
 
     return Study(
-        data=everybody,
+        data=pooled,
         base=lambda settings: ConversionModel.fresh(NAMES, usual_rate=USUAL_RATE),
         private=conversion,
         federated=conversion_federated,

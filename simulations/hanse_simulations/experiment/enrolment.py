@@ -1,7 +1,7 @@
-"""Make the simulated stores members of a federation, as an enrolment authority would.
+"""Enrol the simulated stores in a federation, as an enrolment authority would.
 
-Everything is what a deployment has: keys, certificates, a signed manifest, a policy. Only
-the authority is simulated: its key lives for as long as it takes to sign.
+Keys, certificates, signed manifest and policies are those of a deployment. Only the authority
+is simulated: its key exists only until everything is signed.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def enrol_stores(
     arrays: Mapping[str, npt.NDArray[Any]],
     keys: Mapping[str, StoreKey] | None = None,
 ) -> None:
-    """Give every node of an arm its membership, and the coordinator the manifest.
+    """Enrol every node of an arm, and give the coordinator the manifest.
 
     Does nothing if that was done before.
 
     Args:
-        arm: With its nodes laid out.
-        settings: With the noise solved for.
+        arm: The arm's folder, with its nodes.
+        settings: The arm's settings, with the noise solved.
         arrays: The trained parameters that the first round starts from.
-        keys: Keys that stores have from an earlier run, by their names; others get new ones.
+        keys: Keys of stores from an earlier run, by store; others get new ones.
 
     Raises:
         ConfigError: There are too few stores to hide one among them.
@@ -82,6 +82,7 @@ def enrol_stores(
         write_durably(folder / POLICY_FILE, _policy(authority.public, manifest))
         signed.save(folder / MANIFEST_FILE)
     write_durably(arm.path / AUTHORITY_FILE, authority.public.hex() + "\n")
+    # Written last: its presence says that the enrolment is complete.
     signed.save(arm.path / MANIFEST_FILE)
 
 
@@ -103,7 +104,7 @@ def store_ids(names: Sequence[str]) -> list[str]:
 
 
 def _policy(authority: bytes, manifest: Manifest) -> str:
-    """A store's limits that are as tight as this federation's terms let them be."""
+    """A store's policy, with limits as tight as this federation's terms allow."""
     privacy = manifest.privacy
     lines = [
         f'authority = "{authority.hex()}"',

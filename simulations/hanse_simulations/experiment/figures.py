@@ -1,4 +1,4 @@
-"""From the figures of an arm's stores to the rows of one table."""
+"""Turn the figures of an arm's stores into rows of the metrics table."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def metric_rows(
     """One row per store and metric, and one per metric for all customers together.
 
     Args:
-        arm: Whose figures they are.
-        figures: By store.
-        customers: By store; the weights.
+        arm: The arm's name.
+        figures: Figures by store.
+        customers: Number of customers by store, the rows' weights.
         split: validate or test.
         number: The round; None for a baseline.
-        wanted: Metrics that this arm has anything to say about; all if unset.
+        wanted: Metrics that apply to this arm; all if unset.
     """
     overall = {ALL_STORES: Figures.pooled(list(figures.values()))}
     weights = {**customers, ALL_STORES: sum(customers.values())}
@@ -58,7 +58,7 @@ def overall_figures(rows: Sequence[MetricRow], arm: str) -> dict[str, float | No
 
 
 def spreads(rows: Sequence[MetricRow], arm: str) -> dict[str, Spread]:
-    """How an arm's test figures differ from store to store; stores without one are left out."""
+    """Spread of an arm's test metrics over the stores; undefined values are left out."""
     by_metric: dict[str, list[float]] = {}
     for row in rows:
         value = row["value"]
@@ -70,7 +70,7 @@ def spreads(rows: Sequence[MetricRow], arm: str) -> dict[str, Spread]:
 
 
 def spread_of(values: Sequence[float]) -> Spread:
-    """Mean, standard deviation and extremes of at least one figure."""
+    """Mean, standard deviation and extremes of at least one value."""
     return Spread(
         mean=float(np.mean(values)),
         std=float(np.std(values)),

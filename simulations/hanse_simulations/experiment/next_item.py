@@ -1,4 +1,4 @@
-"""`hanse simulate sequences`: next items of a research data set, compared with papers' figures."""
+"""`hanse simulate sequences`: next-item prediction on a research data set, compared with papers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
     """Read the data set that the settings name.
 
     Raises:
-        ConfigError: None is named.
-        DataError: It cannot be read.
+        ConfigError: The settings name no data set.
+        DataError: The data set cannot be read.
     """
     path = data_file(settings, "Beauty.txt")
     progress.note(f"reading {path}")
@@ -47,7 +47,7 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
 
 
 def study_of(read: Read) -> Study:
-    """What is learnt from a data set."""
+    """The study of a data set of sequences."""
 
     def fresh(settings: RunSettings) -> SequenceModel:
         shape = SequenceConfig(

@@ -1,4 +1,4 @@
-"""Stores on disk are prepared for training: vocabulary, histories, base model, nodes."""
+"""Prepare stores on disk for training: vocabulary, histories, base model, nodes."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from hanse_simulations.experiment.continuing import check_vocabulary
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.runs.files import write_json
 
+# Raise it when the same stores and settings give other prepared files.
 _FORMAT = 7
 
 ONE_PLACE = "all"
@@ -40,7 +41,7 @@ ONE_PLACE = "all"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Stores ready to train."""
+    """Stores that are prepared for training."""
 
     names: tuple[str, ...]
     histories: tuple[Path, ...]
@@ -56,8 +57,8 @@ class Prepared:
         """Put the customers of all stores into one store.
 
         Args:
-            histories: Of all stores, in the order of `names`.
-            path: Where the joint histories are written, unless they are there already.
+            histories: Histories of all stores, in the order of `names`.
+            path: Where the pooled histories are written, unless they exist already.
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ class Prepared:
 
 
 def cache_folder() -> Path:
-    """Where prepared shops and text vectors are kept: `$HANSE_CACHE`, or the user's cache."""
+    """Folder of prepared stores and text vectors: `$HANSE_CACHE`, or the user's cache."""
     return Path(os.environ.get("HANSE_CACHE") or user_cache_path("hanse"))
 
 
@@ -74,13 +75,13 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
     """Make the stores, fix the split and the noise in the settings, prepare the histories.
 
     Args:
-        folder: The run's; a person's own shops are prepared there, others in the cache.
-        settings: What to run.
+        folder: The run's folder, where a shop's own data are prepared; others go to the cache.
+        settings: The run's settings.
 
     Raises:
         ConfigError: The settings' split ends after the data.
-        OtherCatalogue: An earlier run's model ranks other classes.
         DataError: A store's data cannot be used.
+        DataError [other-catalogue]: An earlier run's model ranks other classes.
         PrivacyError: No noise keeps the promise.
     """
     cache = cache_folder()
@@ -102,7 +103,7 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
 
 
 def with_solved_noise(settings: RunSettings) -> RunSettings:
-    """Fix the noise that keeps the settings' promise; settings without privacy stay as they are.
+    """Solve for the noise that keeps the settings' promise; without privacy nothing changes.
 
     Raises:
         PrivacyError: No noise keeps the promise.
@@ -114,7 +115,7 @@ def with_solved_noise(settings: RunSettings) -> RunSettings:
 
 
 def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:
-    """Ingest every store by the production code and prepare its histories.
+    """Ingest every store with the production code and prepare its histories.
 
     Guarantees:
         The base model depends on the stores' catalogues and the settings alone, and a
@@ -122,12 +123,12 @@ def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) 
         nor what is prepared of another.
 
     Args:
-        folders: One per store, each with a `store.toml`.
-        settings: Model shape, level and encoder.
-        cache: Where prepared histories and text vectors are kept for the next run.
+        folders: One folder per store, each with a `store.toml`.
+        settings: The run's settings, for model shape, level and encoder.
+        cache: Folder for prepared histories and text vectors, which later runs reuse.
 
     Raises:
-        DataError: A store's data cannot be used; names the store.
+        DataError: A store's data cannot be used; the error names the store.
     """
     marker = _digest(folders, settings)
     target = cache / "prepared" / marker
@@ -144,13 +145,13 @@ def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) 
 
 
 def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, salt: str) -> Path:
-    """Lay out one node a store in an arm's folder; nodes that exist keep what they have spent.
+    """Make one node per store in an arm's folder; existing nodes keep their ledgers.
 
     Args:
         prepared: The stores.
         arm: The arm's folder.
-        settings: For the seed.
-        salt: Tells the randomness of one arm from another's.
+        settings: The arm's settings, for the seed.
+        salt: Text that makes the randomness of this arm independent of other arms'.
 
     Returns:
         The federation's folder.
@@ -172,7 +173,7 @@ def make_nodes(prepared: Prepared, arm: ArmFolder, settings: RunSettings, *, sal
 
 
 def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
-    """What the prepared files depend on."""
+    """Digest of everything that the prepared files depend on."""
     data = settings.data
     facts: list[object] = [
         _FORMAT,
@@ -189,6 +190,7 @@ def _digest(folders: Sequence[Path], settings: RunSettings) -> str:
         stamps = sorted(
             (path.name, path.stat().st_mtime_ns, path.stat().st_size)
             for path in folder.iterdir()
+            # Customers' bands are read for the report only, never in preparation.
             if path.is_file() and path.name != ATTRIBUTES
         )
         facts += [str(folder.absolute()), stamps]
@@ -228,6 +230,7 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     model.save_pretrained(target / "base")
     names = [name for name, _ in stores]
     rejects = sum(sum(data.rejects.values()) for _, data in stores)
+    # Written last: its presence says that all other files are complete.
     write_json(target / "index.json", {"names": names, "rejects": rejects})
 
 

@@ -1,4 +1,4 @@
-"""`hanse simulate reviews`: the stars or the sentiment of reviews, learnt in every arm."""
+"""`hanse simulate reviews`: predict the stars or the sentiment of reviews."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
     """Read the file of reviews that the settings name.
 
     Raises:
-        ConfigError: None is named, or there is no such encoder.
+        ConfigError: The settings name no file, or there is no such encoder.
         DataError: The file cannot be used.
     """
     path = data_file(settings, "reviews.csv")
-    set_verbosity_error()  # an encoder without its pooling layer is what is wanted
+    set_verbosity_error()  # transformers warns that the pooling layer is missing, on purpose
     progress.note(f"reading {path}")
     texts = read_reviews(path)
     data = prepare_reviews(
@@ -51,7 +51,7 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
 
 
 def study_of(texts: Texts, data: Reviews) -> Study:
-    """What is learnt from a file of reviews."""
+    """The study of a file of reviews."""
 
     def fresh(settings: RunSettings) -> ReviewModel:
         model = settings.model
@@ -72,7 +72,7 @@ def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
     """The most frequent label, and logistic regression on words, both centralized.
 
     Returns:
-        Figures on the customers held out for the test, by rule.
+        Metrics on the customers held out for the test, by rule.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -1,10 +1,10 @@
-"""One way to lay out and to train an arm, for runs, sweeps, studies, benchmarks and audits.
+"""Lay out and train an arm, for runs, sweeps, studies, benchmarks and audits.
 
     with runner(settings) as work:
         trained = work.train(ARMS["federated"], ArmFolder(path), settings, prepared)
     trained.figures("test"), trained.model(), trained.epsilon()
 
-`ArmRun` reads what the arm has left.
+`ArmRun` reads the results.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hanse_simulations.runs.arm_folder import ArmFolder
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runner:
-    """Trains arms one after another on the same workers, and shows how far they are."""
+    """Trains arms one after another on the same workers, and shows their progress."""
 
     pool: WorkerPool
     progress: Progress
@@ -43,19 +43,19 @@ class Runner:
 
     @property
     def seconds(self) -> float:
-        """Since the workers were started."""
+        """Seconds since the workers were started."""
         return round(time.monotonic() - self.started, 1)
 
     def train(
         self, arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepared
     ) -> ArmRun:
-        """Lay out an arm and train it; what an earlier process has done of it is kept.
+        """Lay out an arm and train it, from where an earlier process stopped.
 
         Args:
-            arm: What to train.
-            folder: The arm's own.
+            arm: The arm to train.
+            folder: The arm's folder.
             experiment: The settings that the arm's overrides change.
-            stores: Ready to train.
+            stores: The prepared stores.
 
         Raises:
             HanseError: Privacy or the federation failed.
@@ -73,13 +73,13 @@ def runner(
     """Start the workers and the display, and end both with the block.
 
     Args:
-        settings: How many workers.
+        settings: The run's settings, for the number of workers.
         quiet: Show no progress.
-        client_app: What the stores run, as `module:attribute`.
+        client_app: The stores' ClientApp, as `module:attribute`.
     """
     disable_progress_bar()
     started = time.monotonic()
-    # Workers are forked before anything here starts a thread.
+    # Workers are forked first: a child of a process with threads inherits their locks.
     with (
         WorkerPool(settings.compute.workers, client_app=client_app) as pool,
         Progress(quiet=quiet) as progress,
@@ -88,26 +88,26 @@ def runner(
 
 
 def lay_out(arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepared) -> ArmRun:
-    """Write an arm's nodes, initial model and memberships, unless they are there already.
+    """Write an arm's nodes, initial model and enrolments, unless they exist already.
 
     Raises:
         ConfigError: The arm's settings contradict each other.
         PrivacyError: No noise keeps the promise.
-        UnsafeTerms: The settings' terms break one of the protocol's promises.
+        ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
     """
     settings = with_solved_noise(arm.settings(experiment))
     sizes: dict[str, int] = {}
     if arm.trainer == "centralized" and len(stores.names) > 1:
         histories = stores.load()
         sizes = dict(zip(stores.names, map(len, histories), strict=True))
-        # Beside the arm's folder, for all arms of a sweep to share.
+        # Next to the arm's folder, so that all arms of a sweep share it.
         stores = stores.centralized(histories, folder.path.parent / "centralized.npz")
     run = ArmRun(arm=arm, folder=folder, settings=settings, stores=stores, sizes=sizes)
     earlier, initial = settings.continues, folder.path / INITIAL_FILE
     salt = arm.salt or arm.name
     if earlier is not None:
         carry_over(ArmFolder(earlier), folder)
-        # Noise of an earlier run must not come again: it would cancel, or add up.
+        # Seeded noise of the earlier run must not repeat: a difference of updates would cancel it.
         salt += f" after {sha256(initial.read_bytes()).hexdigest()}"
     make_nodes(stores, folder, settings, salt=salt)
     if not initial.exists():
@@ -122,11 +122,11 @@ def lay_out(arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepar
 
 
 def train(run: ArmRun, pool: WorkerPool) -> None:
-    """Train an arm that is laid out; rounds or stores that are done are left alone.
+    """Train an arm that is laid out; rounds or stores that are done are skipped.
 
     Raises:
-        Interrupted: Ctrl-C; the arm can be trained on.
-        RunNotResumable: It has rounds behind it that were trained by other settings.
+        Interrupted: Ctrl-C; training can be resumed.
+        RunNotResumable: Earlier rounds were trained with other settings.
         HanseError: A store or the federation failed.
     """
     if run.by_itself:

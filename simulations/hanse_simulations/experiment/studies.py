@@ -1,4 +1,4 @@
-"""The studies: tasks that are evaluated on a data set of their own."""
+"""The studies, tasks that are evaluated on a data set of their own, by task."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A data set in one place, dealt out to stores, and dealt out under privacy.
+"""Run a study: one data set trained centralized, federated, and federated with privacy.
 
 The production ServerApp and ClientApp do the work, as in every simulation. Arms:
 
 - `centralized`: all customers in one place without privacy, the setting of papers
-- `federated`: customers dealt out to stores by lot; no privacy
-- `federated_private`, `federated_private_half`: the same stores at the ε asked for and at half
+- `federated`: customers assigned to stores by lot; no privacy
+- `federated_private`, `federated_private_half`: the same stores at the target ε and at half
   of it, masked sums with the noise shared among the stores
 """
 
@@ -43,7 +43,7 @@ class StudyResult(RunResult):
     arm_seconds: dict[str, float] = Field(default_factory=dict)
     arm_epsilon: dict[str, float] = Field(default_factory=dict)
     published: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """The papers' figures where the data set is one that they use."""
+    """Published metrics, where papers use the data set."""
     left_out: dict[str, int] = Field(default_factory=dict)
     """Rows of the data that could not be used, by reason."""
 
@@ -54,14 +54,14 @@ class StudyResult(RunResult):
 
 
 class Divisible(StoreData, Protocol):
-    """A data set that can be dealt out."""
+    """A data set that can be split into stores."""
 
     def __len__(self) -> int:
-        """How many customers."""
+        """Number of customers."""
         ...
 
     def select(self, customers: Ints) -> Divisible:
-        """A store of these customers alone."""
+        """The data of these customers alone."""
         ...
 
     def save(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class Divisible(StoreData, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
-    """What is learnt from which data, and how in each arm."""
+    """A study's data, model, and recipe for each arm."""
 
     data: Any
     """A `Divisible`."""
@@ -81,10 +81,10 @@ class Study:
     federated: Callable[[], RunSettings]
     centralized: Callable[[], RunSettings]
     stores: Callable[[RunSettings], Mapping[str, Any]] | None = None
-    """An arm's stores by name, where customers have a place; dealt out by lot if left out."""
+    """An arm's stores by name, where customers belong to stores; assigned by lot if None."""
     data_note: str = ""
     baselines: Callable[[], dict[str, dict[str, float]]] = dict
-    """Fits and judges the baselines: test figures by their names."""
+    """Fits and evaluates the baselines: test metrics by baseline."""
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -97,16 +97,16 @@ ReadStudy = Callable[[RunSettings, Progress], Study]
 def run_study(
     folder: RunFolder, settings: RunSettings, read: ReadStudy, *, quiet: bool = False
 ) -> StudyResult:
-    """Train and judge every arm; arms that are done are kept. Saves the first one's model.
+    """Train and evaluate every arm, skipping those that are done; save the main arm's model.
 
     Args:
-        folder: The run's.
-        settings: The main arm's.
+        folder: The run's folder.
+        settings: The main arm's settings.
         read: Reads the data.
         quiet: Show no progress.
 
     Raises:
-        ConfigError: No data are named, or there are too few customers for so many stores.
+        ConfigError: No data are named, or there are too few customers for the stores.
         DataError: The data cannot be used.
         HanseError: Privacy or the federation failed.
     """
@@ -118,6 +118,7 @@ def run_study(
             begun = time.monotonic()
             home = folder.arm(arm.name)
             stores = _prepare(home, arm.settings(settings), study)
+            # With one store there is nothing to average: it trains without rounds.
             if len(stores.names) == 1 and arm.trainer == "federated":
                 arm = replace(arm, trainer="alone")
             runs.append(work.train(arm, home, settings, stores))
@@ -153,10 +154,10 @@ def run_study(
 
 
 def data_file(settings: RunSettings, example: str) -> Path:
-    """The file that the analyst named.
+    """The data file that the settings name.
 
     Raises:
-        ConfigError: None is.
+        ConfigError: They name none.
     """
     if settings.data.path is None:
         raise ConfigError(
@@ -167,16 +168,16 @@ def data_file(settings: RunSettings, example: str) -> Path:
 
 
 def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
-    """List the arms of a study, the main one first; without `compare` that one alone.
+    """List the arms of a study, the main one first; without `compare` only that one.
 
-    The main one is the private one; without privacy the federation, or if it has one store
-    all customers in one place.
+    The main arm is the private one; without privacy it is the federation, or, with one store,
+    the centralized arm.
 
     Args:
-        settings: The run's, which the main arm has. Where they differ from the recipe the
-            others follow, but for the number of stores where all customers are in one place,
-            and for terms of privacy where there is none.
-        study: Has the recipe.
+        settings: The run's settings, which are the main arm's. The other arms get their
+            differences from the recipe, except the number of stores for the centralized arm
+            and terms of privacy for arms without it.
+        study: The study, with the recipes.
     """
     recipe = dict(_flat(study.private().model_dump()))
     changes = {
@@ -193,7 +194,7 @@ def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
     centralized = replace(
         ARMS["centralized"],
         overrides=study.centralized().with_changes(one).model_dump(),
-        salt="pooled",
+        salt="pooled",  # the arm's former name, which its published draws were derived from
     )
     if settings.privacy.mode != "none":
         stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
@@ -205,11 +206,11 @@ def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
-    """Deal customers out to stores of about the same size, by lot.
+    """Assign customers by lot to stores of about the same size.
 
     Guarantees:
-        A customer's store depends on their own id, on the number of stores and the seed: no
-        other customer moves them, as in shares of exactly the same size they would.
+        A customer's store depends on their own id, the number of stores and the seed. In
+        stores of exactly the same size, one customer less would move others.
     """
     home = (lots(data.customers.tolist(), key=f"stores/{seed}") * stores).astype(np.int64)
     return [data.select(np.flatnonzero(home == store)) for store in range(stores)]

@@ -1,10 +1,10 @@
-"""Accuracy by epsilon, for both modes and for what they are compared with.
+"""Accuracy by epsilon, for both modes and the arms that they are compared with.
 
-Every point is trained several times with other samples and other noise. Beside the two modes
-stand `centralized_private` (the same steps on all customers in one place, by one trusted
-party), `centralized` (all customers in one place without privacy: what a federation could
-reach), the federation without noise, and every store by itself. Simple rules and boosted trees
-on the same customers come first.
+Every point is trained several times, each with other samples and other noise. The two modes are
+compared with `centralized_private` (the same steps on all customers in one place, by one trusted
+party), `centralized` (all customers in one place without privacy, an upper reference), the
+federation without noise, and every store alone. Simple rules and boosted trees on the same
+customers come first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ METRICS: Final = (
 )
 
 
-# The arms' former names, which their draws are derived from.
+# The arms' former names, from which the draws behind published figures were derived.
 _SALTS: Final = {"centralized": "pooled", "centralized_private": "central"}
 
 
@@ -44,13 +44,13 @@ class Point:
     """One training of a sweep."""
 
     arm: Arm
-    """Of the table of arms, with the point's settings."""
+    """The arm of the table, with the point's settings as overrides."""
     epsilon: float | None
     seed: int
 
     @property
     def name(self) -> str:
-        """Of the point's folder."""
+        """Name of the point's folder."""
         return self.arm.name + self._suffix
 
     def named(self) -> Arm:
@@ -67,16 +67,16 @@ class Point:
 def run_sweep(
     home: Path, settings: RunSettings, prepared: Prepared, work: Runner
 ) -> list[SweepRow]:
-    """Train every point of the sweep that the settings ask for; finished ones are kept.
+    """Train every point of the settings' sweep; finished ones are skipped.
 
     Args:
-        home: Has a folder for each point.
-        settings: The run's.
-        prepared: Its stores.
-        work: Trains.
+        home: Folder with a sub-folder for each point.
+        settings: The run's settings.
+        prepared: The run's stores.
+        work: The runner that trains.
 
     Raises:
-        HanseError: As `Runner.train` does.
+        HanseError: `Runner.train` failed.
     """
     trained = []
     for point in points(settings, len(prepared.names)):
@@ -86,11 +86,11 @@ def run_sweep(
 
 
 def points(settings: RunSettings, stores: int) -> Iterator[Point]:
-    """List what a sweep trains.
+    """List the points of a sweep.
 
     Args:
-        settings: The run's, with `sweep` set.
-        stores: How many stores there are.
+        settings: The run's settings, with `sweep` set.
+        stores: Number of stores.
     """
     sweep = settings.sweep
     if sweep is None:
@@ -102,8 +102,8 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
         "privacy.noise_multiplier": None,
     }
     # In mode local a store adds all of the noise, which is the root of the number of stores
-    # times its share; its steps are smaller by the same factor, for the noise would drown
-    # steps of the others' size.
+    # times its share; its steps are smaller by the same factor, since with steps of the others'
+    # size it comes out far worse (docs/lab-notes.md).
     by_itself = {
         "privacy.mode": "local",
         "training.learning_rate": settings.training.learning_rate / stores**0.5,
@@ -139,13 +139,13 @@ class SweepFigures:
     """Test figures of one training, or of one rule."""
 
     overall: dict[str, float]
-    """By metric, all customers together."""
+    """All customers together, by metric."""
     over_stores: dict[str, Spread]
-    """By metric, how it differs from store to store."""
+    """Spread over the stores, by metric."""
 
     @classmethod
     def of(cls, by_store: Mapping[str, Figures]) -> SweepFigures:
-        """Sum up the stores' figures; a store where a figure is undefined does not count for it."""
+        """Summarise the stores' figures; stores where a metric is undefined are left out of it."""
         overall = Figures.pooled(list(by_store.values())).metrics()
         stores = [figures.metrics() for figures in by_store.values()]
         known = {m: [f[m] for f in stores if math.isfinite(f[m])] for m in METRICS}
@@ -175,10 +175,10 @@ def joined(
     """One row of the comparison, over several seeds.
 
     Args:
-        arm: What was trained.
+        arm: The arm that was trained.
         by_seed: Figures of each seed.
-        epsilon: What was promised, if anything.
-        wanted: Metrics that this row has anything to say about.
+        epsilon: Target epsilon, if it was private.
+        wanted: Metrics that apply to this row.
     """
     names = [name for name in METRICS if name in wanted]
     return SweepRow(
