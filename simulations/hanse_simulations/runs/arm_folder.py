@@ -1,4 +1,4 @@
-"""The folder of one arm of a run: what the server and the stores append to as they work."""
+"""The folder of one arm of a run, with the logs of the server and the stores."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from hanse_common.paths import ROUNDS_FILE, STORE_LOG_FILE, STORES_FOLDER
 
 
 def store_folder_name(store: str) -> str:
-    """Return a store's name as one safe component of a path; ordinary names stay as they are."""
+    """Encode a store's name as one safe component of a path; ordinary names do not change."""
     name = quote(store, safe=" ()+,&=@")
+    # A name of dots alone could mean this folder or the one above.
     return name.replace(".", "%2E") if not name.strip(".") else name
 
 
 class ArmFolder:
-    """What one arm writes while it runs: the server's rounds and each store's own log."""
+    """Paths of one arm's files: the server's log of rounds and each store's own log."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -42,7 +43,7 @@ class ArmFolder:
         return self.stores_dir / store_folder_name(store) / STORE_LOG_FILE
 
     def store_logs(self) -> dict[str, Path]:
-        """Return the logs that exist by now, by store."""
+        """Return the logs' paths by store, for the stores that have a folder by now."""
         try:
             folders = sorted(entry.name for entry in self.stores_dir.iterdir())
         except OSError:

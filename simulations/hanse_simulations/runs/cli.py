@@ -1,4 +1,4 @@
-"""`hanse runs`: what was run on this machine, what came out, and how runs differ.
+"""`hanse runs`: list, show and compare the runs on this machine.
 
 Nothing heavy is imported before a command needs it, so that `hanse runs --help` is instant.
 """
@@ -52,7 +52,7 @@ def list_command(output: FormatOption = Format.TABLE) -> None:
 
 @app.command("show")
 def show_command(run: RunArgument, output: FormatOption = Format.TABLE) -> None:
-    """Show what came out of a run, against everything it was compared with."""
+    """Show a run's results and those of everything it was compared with."""
     from hanse_simulations.runs.folder import RunFolder
 
     result = RunFolder.open(run).read_result()
@@ -103,5 +103,4 @@ def report_command(run: RunArgument, output: FormatOption = Format.TABLE) -> Non
 
 
 def _print_json(value: object) -> None:
-
     echo(json_text(value))

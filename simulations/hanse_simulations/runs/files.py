@@ -1,4 +1,4 @@
-"""Writing the files of a run so that a reader never meets half of one."""
+"""Write a run's files atomically: a reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hanse_common.wording import finite
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a half.
+    """Write JSON atomically.
 
     Undefined numbers become null: `NaN` is not JSON.
     """
@@ -24,7 +24,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text so that a reader sees the old file or the new one, never a half."""
+    """Write text atomically."""
     with replacing(path) as file:
         file.write(text.encode())
 
@@ -39,7 +39,7 @@ def unwritable(path: Path, reason: str) -> RunDirectoryError:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a neighbour of `path` for writing, which takes its place once it is complete.
+    """Open a temporary file next to `path` for writing, which replaces it once complete.
 
     Raises:
         RunDirectoryError: The folder cannot be written.

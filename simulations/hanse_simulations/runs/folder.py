@@ -1,4 +1,4 @@
-"""Where a run leaves what it made: one folder, with every path and every reader.
+"""The folder of a run: its paths, and how its files are written and read.
 
     runs/grocery-2026-03-01-1405/
         settings.json  result.json  metrics.csv  metrics.json  model/  report.html
@@ -79,13 +79,14 @@ class RunFolder(ArmFolder):
         """Make the folder for a new run.
 
         Args:
-            recipe: Gives a run without a name its own, e.g. `grocery-2026-03-01-1405`.
+            recipe: Recipe after which a run without a name is named, as in
+                `grocery-2026-03-01-1405`.
             name: The name to use instead.
             root: The folder of all runs; `runs_root()` by default.
             now: The time to name the run after; the current local time by default.
 
         Raises:
-            RunDirectoryError: The name is taken or malformed, or nothing can be written there.
+            RunDirectoryError: The name is taken or malformed, or the folder cannot be written.
         """
         root = root or runs_root()
         if name is not None and not _NAME.fullmatch(name):
@@ -98,6 +99,7 @@ class RunFolder(ArmFolder):
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
+                # A folder may exist and refuse files: found out now, not after hours of training.
                 tempfile.TemporaryFile(dir=path).close()
             except FileExistsError:
                 if root.is_dir():
@@ -149,17 +151,17 @@ class RunFolder(ArmFolder):
 
     @property
     def drawings_file(self) -> Path:
-        """What the report draws in addition to figures."""
+        """Points of the report's drawings."""
         return self.path / DRAWINGS_FILE
 
     @property
     def metrics_csv(self) -> Path:
-        """All figures as a long table."""
+        """All metrics as a long table."""
         return self.path / METRICS_CSV_FILE
 
     @property
     def metrics_json(self) -> Path:
-        """The same figures as a list of objects."""
+        """The same metrics as a list of objects."""
         return self.path / METRICS_JSON_FILE
 
     @property
@@ -226,11 +228,11 @@ class RunFolder(ArmFolder):
             ) from error
 
     def write_drawings(self, drawings: Drawings) -> None:
-        """Store what the report draws in addition to figures."""
+        """Write the points of the report's drawings."""
         write_json(self.drawings_file, drawings.model_dump(mode="json"))
 
     def read_drawings(self) -> Drawings:
-        """Read what the report draws; nothing of a run that has none.
+        """Read the points of the report's drawings; none of a run without them.
 
         Raises:
             RunDirectoryError: The file is damaged.
@@ -246,7 +248,7 @@ class RunFolder(ArmFolder):
             ) from error
 
     def write_metrics(self, rows: Iterable[MetricRow]) -> None:
-        """Store all figures, as CSV and as JSON; undefined ones stay empty."""
+        """Write all metrics as CSV and as JSON; undefined values stay empty."""
         import polars as pl
 
         table = [{**row, "value": finite(row["value"])} for row in rows]
@@ -256,10 +258,10 @@ class RunFolder(ArmFolder):
         write_json(self.metrics_json, frame.to_dicts())
 
     def read_metrics(self) -> pl.DataFrame:
-        """Read all figures; an empty table if there are none.
+        """Read all metrics; an empty table if there are none.
 
         Returns:
-            One row per figure: arm, round (null for baselines), split, store, metric,
+            One row per value: arm, round (null for baselines), split, store, metric,
             value (null where undefined), weight (customers).
 
         Raises:

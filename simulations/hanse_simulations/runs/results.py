@@ -1,4 +1,4 @@
-"""What came out of a run: the content of `result.json` and one row of `metrics.csv`.
+"""Results of a run: the content of `result.json` and one row of `metrics.csv`.
 
 >>> result = RunResult(recipe="smoke", run="smoke-1", metrics={"ndcg@10": 0.35})
 >>> result.main_arm, list(result.all_arms())
@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 
 class MetricRow(TypedDict):
-    """One figure of one arm; `metrics.csv` and `metrics.json` are lists of these."""
+    """One metric of one arm; `metrics.csv` and `metrics.json` are lists of these."""
 
     arm: str
     round: int | None
@@ -25,9 +25,9 @@ class MetricRow(TypedDict):
     """A store's name, or `arms.ALL_STORES`."""
     metric: str
     value: float | None
-    """None where the figure is undefined, such as an AUC over one class."""
+    """None where the metric is undefined, such as an AUC over one class."""
     weight: float
-    """Customers behind the figure."""
+    """Number of customers behind the value."""
 
 
 METRIC_COLUMNS = ("arm", "round", "split", "store", "metric", "value", "weight")
@@ -41,7 +41,7 @@ Figure = Annotated[float | None, BeforeValidator(_undefined_to_none)]
 
 
 class Record(BaseModel):
-    """Base of what is stored with a run.
+    """Base of the records stored with a run.
 
     Unknown keys are kept, unlike in settings: a run of a newer Hanse must stay readable.
     """
@@ -50,7 +50,7 @@ class Record(BaseModel):
 
 
 class Spread(Record):
-    """How a figure differs from store to store."""
+    """Spread of a metric over stores or seeds."""
 
     mean: Figure = None
     std: Figure = None
@@ -59,7 +59,7 @@ class Spread(Record):
 
 
 class EpsilonSpent(Record):
-    """What the private arm has cost, and everything needed to read that number."""
+    """Epsilon that the private arm has spent, with the terms needed to interpret it."""
 
     max: float
     """The largest ε of any store."""
@@ -91,7 +91,7 @@ class GroupFigure(Record):
 
     grouping: str
     group: str
-    """`gap` is the first group less the last."""
+    """`gap` is the first group minus the last."""
     customers: int
     arm: str
     """An arm, or the difference between two arms: a name of `arms.EFFECTS`."""
@@ -111,9 +111,9 @@ class InterestMap(Record):
     explained: float
     """Share of variance of the first two principal components."""
     departments: list[str]
-    """Of each point, the department that stands out."""
+    """The department that stands out, for each point."""
     customers: int
-    """Of whom the points are a sample."""
+    """Number of customers of whom the points are a sample."""
 
 
 class Curve(Record):
@@ -124,12 +124,12 @@ class Curve(Record):
 
 
 class OutlookMetrics(Record):
-    """How good the stated chances of a rise, or of a fall, are; see `outlook_metrics`."""
+    """Quality of the predicted chances of a rise or a fall; see `outlook_metrics`."""
 
     side: str
     cases: int
     share: float
-    """How often it happened."""
+    """Observed rate of the event."""
     threshold: float
     """Chosen in the validation weeks."""
     accuracy: float
@@ -142,7 +142,7 @@ class OutlookMetrics(Record):
 
 
 class OutlookCurves(Record):
-    """What `OutlookMetrics` sums up, to be drawn."""
+    """Curves behind `OutlookMetrics`, for the report's drawings."""
 
     side: str
     roc: Curve
@@ -151,7 +151,7 @@ class OutlookCurves(Record):
 
 
 class Drawings(Record):
-    """What a report draws in addition to the result's figures: `drawings.json`."""
+    """Points of a report's drawings, which the result does not hold: `drawings.json`."""
 
     interest_map: InterestMap | None = None
     curves: list[OutlookCurves] = Field(default_factory=list)
@@ -214,7 +214,7 @@ class RunResult(Record):
 
 
 def first_problem(error: Exception) -> str:
-    """Say in a few words what is wrong with a stored record."""
+    """Describe in a few words what is wrong with a stored record."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
