@@ -58,9 +58,9 @@ def test_items_of_a_list_beside_the_file_are_there_whether_taken_or_not(tmp_path
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.txt", "1 2 3\n2\n", "line 2: '2' and no item"),
-        ("a.txt", "1 2 3\n2 3 4\n1 5 6\n", "line 3: user '1' has had a line"),
-        ("a.txt", "", "no file with anything"),
+        ("a.txt", "1 2 3\n2\n", "line 2: no item after user '2'"),
+        ("a.txt", "1 2 3\n2 3 4\n1 5 6\n", "line 3: user '1' has a line already"),
+        ("a.txt", "", "empty or not a file"),
         ("a.txt", "1 2 3\n", "no customer with 3 items"),
         ("a.inter", "user_id:token\ttimestamp:float\n1\t2\n", "no column 'item_id:token'"),
         ("a.inter", "user_id,item_id,timestamp\n1,2,3\n", "no column 'user_id:token'"),
@@ -81,5 +81,5 @@ def test_no_such_file_and_no_text_are_refused(tmp_path):
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00 1\n")
     with raises("data", match="not text"):
         read_sequences(tmp_path / "b.txt")
-    with raises("data", match="no file"):
+    with raises("data", match="not a file"):
         read_sequences(tmp_path)

@@ -1,8 +1,8 @@
-"""Data sets become stores: folders that the production ingestion reads like any shop's own.
+"""Turn data sets into stores: folders that the production ingestion reads like a shop's own.
 
 `make_stores` cuts a data set into stores, writes each as a folder with a `store.toml`, and
-says where the split in time is. What a simulated store holds, and no more than that, is what
-a real one would bring.
+returns them with the split in time. A simulated store holds what a real one would bring, and
+nothing else.
 
 >>> import tempfile
 >>> from pathlib import Path

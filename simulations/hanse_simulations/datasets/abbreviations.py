@@ -1,4 +1,4 @@
-"""What the tills of Complete Journey shorten, in words that a text encoder knows."""
+"""Abbreviations of Complete Journey's tills, in words that a text encoder knows."""
 
 from typing import Final
 

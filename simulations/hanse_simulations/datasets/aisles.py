@@ -1,4 +1,4 @@
-"""What synthetic stores sell: departments, their categories, and three kinds of each."""
+"""The assortment of synthetic stores: departments, categories, and three kinds of each."""
 
 from typing import Final
 

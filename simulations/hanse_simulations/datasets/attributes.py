@@ -1,8 +1,8 @@
-"""What a store knows of its customers besides their purchases, in coarse bands.
+"""Attributes of a store's customers in coarse bands, such as age, in `customers.parquet`.
 
-`customers.parquet` next to a `store.toml`: `user_id` as in the events, and one column of text a
-band. No part of training reads it, and nothing of it leaves a store. An analyst who simulates
-holds the stores' folders anyway, and reads it to see whom a model serves worse.
+The file is next to a `store.toml`: `user_id` as in the events, and one column of text per
+attribute. Training never reads it, and nothing of it leaves a store. An analyst who simulates has
+the stores' folders, and reads it to compare how well a model serves each group.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FILE = "customers.parquet"
 
 
 def write_attributes(folders: Iterable[Path], attributes: pl.DataFrame) -> None:
-    """Give each store that has none yet the rows of its own customers.
+    """Write each store the rows of its own customers, unless it has the file already.
 
     Args:
-        folders: The stores', with `events.parquet`.
-        attributes: `user_id`, and bands.
+        folders: The stores' folders, with `events.parquet`.
+        attributes: `user_id`, and one column per attribute.
     """
     for folder in folders:
         path = folder / FILE
@@ -42,7 +42,7 @@ def write_attributes(folders: Iterable[Path], attributes: pl.DataFrame) -> None:
 
 
 def read_attributes(folder: Path) -> dict[str, dict[str, str]]:
-    """Read a store's bands: column -> pseudonym -> band; nothing where there is no file.
+    """Read a store's bands: column -> pseudonym -> band; empty where there is no file.
 
     Raises:
         DataError: The file cannot be read, or has no `user_id`.

@@ -23,7 +23,7 @@ class Mailed:
 
 
 def read_mailings() -> Mailings:
-    """Read the four tables as they are.
+    """Read the four tables of campaigns, coupons, households and redemptions.
 
     Raises:
         MissingDependency: The package is not installed.
@@ -58,11 +58,11 @@ def read_mailings() -> Mailings:
 
 
 def load(data: DataSettings, *, seed: int) -> Mailed:
-    """Cut campaigns and purchases into the stores that the settings ask for.
+    """Split campaigns and purchases into the stores of the settings.
 
     Args:
         data: Partition and limits.
-        seed: Of the sample of customers, if `data.customers` limits them.
+        seed: Seed of the sample of customers, if `data.customers` limits them.
 
     Raises:
         MissingDependency, DataError: See `read_mailings`.

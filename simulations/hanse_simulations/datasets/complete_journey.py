@@ -62,11 +62,11 @@ def version() -> str:
 
 
 def load(data: DataSettings, *, seed: int) -> Dataset:
-    """Cut Complete Journey into the stores that the settings ask for.
+    """Split Complete Journey into the stores of the settings.
 
     Args:
         data: Partition and limits.
-        seed: Of the sample of customers, if `data.customers` limits them.
+        seed: Seed of the sample of customers, if `data.customers` limits them.
 
     Raises:
         MissingDependency: The package is not installed.
@@ -82,7 +82,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
     kept_baskets = sum(events["basket_id"].n_unique() for _, events in stores)
     known = purchases["user_id"].n_unique()
     trained = purchases.filter(_in_training())["user_id"].n_unique()
-    kept = partition.customers["user_id"].n_unique()
+    with_store = partition.customers["user_id"].n_unique()
     return Dataset(
         stores=stores,
         catalogue=read_catalogue(),
@@ -92,9 +92,9 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
         facts={
             "households": known,
             "households_without_training_purchase": known - trained,
-            "households_kept": kept,
-            "households_left_out": known - kept,
-            "stores_per_household": partition.customers.height / kept,
+            "households_kept": with_store,
+            "households_left_out": known - with_store,
+            "stores_per_household": partition.customers.height / with_store,
             "purchases": purchases.height,
             "baskets": baskets,
             "baskets_kept": kept_baskets,
@@ -105,7 +105,7 @@ def load(data: DataSettings, *, seed: int) -> Dataset:
 
 
 def assign(purchases: pl.DataFrame, partition: PartitionName) -> partitions.Partition:
-    """Give every household its store, by the frozen table of stores and its training weeks.
+    """Assign each household its store, by the frozen table of stores and its training weeks.
 
     Args:
         purchases: As `read_purchases` returns them; what is later than training is ignored.
@@ -137,7 +137,7 @@ def training_visits(purchases: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_purchases() -> pl.DataFrame:
-    """Read what households bought, without fuel, coupons and what has no category.
+    """Read households' purchases, without fuel, coupons and products without a category.
 
     Returns:
         `user_id, item_id, timestamp, basket_id, shop_id, quantity, price` in the order of
@@ -151,6 +151,7 @@ def read_purchases() -> pl.DataFrame:
     units = pl.when(uncounted).then(1).otherwise("quantity")
     unpriced = uncounted & (pl.col("sales_value") == 0)
     price = pl.when(unpriced).then(None).otherwise(pl.col("sales_value") / units)
+    # The file is in UTC; on the shops' own clock its weeks turn over on Mondays at midnight.
     clock = pl.col("transaction_timestamp").dt.replace_time_zone("UTC")
     local = clock.dt.convert_time_zone("America/New_York").dt.replace_time_zone(None)
     return lines.select(
@@ -165,7 +166,7 @@ def read_purchases() -> pl.DataFrame:
 
 
 def read_attributes() -> pl.DataFrame:
-    """Read what is known of 801 households, in three coarse bands each.
+    """Read age, income and household size of 801 households, in three coarse bands each.
 
     Returns:
         `user_id, age, income, household_size`. Names of bands sort as the bands do; the data
@@ -191,11 +192,11 @@ def read_attributes() -> pl.DataFrame:
 
 
 def read_catalogue() -> pl.DataFrame:
-    """Read texts and categories of everything that the shops sell.
+    """Read texts and categories of all products that the shops list.
 
-    It is the assortment, the whole table of products: what could be bought, and not what was.
-    A catalogue of what was bought would say which products a single household bought, and the
-    vocabulary, the popularity of classes and the directions of text vectors would follow it,
+    This is the assortment, the complete table of products, and not only those that were bought.
+    A catalogue of bought products would reveal what a single household bought, and the
+    vocabulary, the popularity of classes and the directions of text vectors would depend on it,
     without noise.
 
     Returns:
@@ -223,7 +224,7 @@ def read_catalogue() -> pl.DataFrame:
 
 
 def readable(name: str) -> str:
-    """Write a till's name as words that a text encoder knows.
+    """Spell out a till's name in words that a text encoder knows.
 
     >>> readable("FRZN VEGETABLE/VEG DSH")
     'frozen vegetable vegetable dish'
@@ -243,7 +244,7 @@ def _goods() -> pl.DataFrame:
 
 
 def read_table(table: str) -> pl.DataFrame:
-    """Read a table of the package as it is.
+    """Read a table of the package.
 
     Raises:
         MissingDependency: The package is not installed.

@@ -1,4 +1,4 @@
-"""What every source of stores hands over, before it is written."""
+"""A data set split into stores, as every source returns it before it is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fact = int | float | str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """Stores in memory, or made one after the other as they are written."""
+    """Stores in memory, or generated one by one as they are written."""
 
     stores: Iterable[tuple[str, pl.DataFrame]]
     """Name and events of each; the columns are canonical ones (`hanse_client.ingest.schema`)."""

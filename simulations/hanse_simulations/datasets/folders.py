@@ -1,9 +1,9 @@
-"""Writes stores as folders, once: `<cache>/<data set>/<store>/{events.parquet, store.toml}`.
+"""Write stores as folders, once: `<cache>/<data set>/<store>/{events.parquet, store.toml}`.
 
-The folders of one data set share a `catalogue.parquet` next to them. They are built aside and
-renamed, so that a folder that is there is complete, and reused by every run that needs the same
-data. Store keys are derived from the data set, not random as a real store's: pseudonyms
-decide the order of customers, and a run must repeat bit for bit.
+The folders of one data set share a `catalogue.parquet` next to them. They are built in a
+temporary folder and renamed, so that an existing folder is complete, and reused by every run
+that needs the same data. Store keys are derived from the data set, not random as a real
+store's: pseudonyms decide the order of customers, and a run must repeat bit for bit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _KEY, _HOME_KEY = CUSTOMER_KEY_FILE, HOME_KEY_FILE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stores:
-    """Folders with a `store.toml` each, and what is known about all of them."""
+    """Folders of stores, each with a `store.toml`, and facts about the data set."""
 
     folders: tuple[Path, ...]
     """In the order of store names."""
@@ -55,12 +55,12 @@ class Stores:
 
 
 def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
-    """Make the stores that the settings ask for, or find them made.
+    """Make the stores of the settings, or find them in the cache.
 
     Args:
         data: Source, partition and limits.
-        seed: Of what is drawn: synthetic stores, and samples of customers.
-        cache: Folder that built data sets are kept in; made if it is not there.
+        seed: Seed of synthetic stores and of samples of customers.
+        cache: Folder for built data sets; created if it does not exist.
 
     Raises:
         ConfigError: The limits do not fit the source.
@@ -73,7 +73,7 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
         return _brought(data)
     if data.source == "sequences":
         raise ConfigError(
-            "data.source='sequences' is one file of item ids, and no folder of shops",
+            "data.source='sequences' is a file of item ids, not a folder of shops",
             hint="run it with `hanse simulate sequences --data FILE`",
         )
     if data.source == "own":
@@ -110,7 +110,7 @@ def _load(data: DataSettings, seed: int) -> Dataset:
 
 
 def _digest(data: DataSettings, seed: int) -> str:
-    """Name what the folders depend on, and nothing else: 64 hex digits."""
+    """Digest of the terms that the folders depend on, and of no others: 64 hex digits."""
     terms: dict[str, Any] = {
         "format": FORMAT,
         "source": data.source,
@@ -131,8 +131,8 @@ def _digest(data: DataSettings, seed: int) -> str:
 def _build(dataset: Dataset, folder: Path, digest: str) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(folder) as whole:
-            _write(dataset, whole, digest)
+        with replacing_folder(folder) as complete:
+            _write(dataset, complete, digest)
     except OSError as error:
         # Another process may have built the same meanwhile; its folder serves as well.
         if not folder.exists():
@@ -212,12 +212,12 @@ def _unwritable(folder: Path, error: OSError) -> DataError:
 
 
 def _brought(data: DataSettings) -> Stores:
-    """Find stores that somebody brought; nothing is copied."""
+    """Find the stores in `data.path`; nothing is copied."""
     if data.path is None or data.split is None:  # both required by DataSettings
         raise ConfigError("data.source='stores' needs data.path and data.split")
     if data.customers is not None:
         raise ConfigError(
-            f"data.customers={data.customers} cannot limit stores that you bring",
+            f"data.customers={data.customers} cannot limit your own stores",
             hint="leave it out, or limit each store's own table",
         )
     configs = {path.parent: load_store(path) for path in sorted(data.path.glob(f"*/{STORE_FILE}"))}

@@ -1,12 +1,11 @@
-"""Makes the frozen table of Complete Journey's stores from its households, once.
+"""Make the frozen table of Complete Journey's stores from its households, once.
 
     python -m hanse_simulations.datasets.freezing complete_journey_stores.csv
 
 The table is a public input of every run (`hanse_simulations.datasets.partitions`), and this is the
-record of how it came about; no run calls it. It looks at all households of a public research
-data set in the training weeks, without noise, and whatever it tells of them is outside of every
-epsilon. So the file in this folder is never made from fewer or other households: it
-would move others.
+record of how it was made; no run calls it. It uses all households of a public research data set
+in the training weeks, without noise, so that no epsilon covers what it reveals of them. The file
+in this folder is never made from fewer or other households, which would move others.
 
 A region is a cluster of shops that the same customers visit: spectral clustering (von Luxburg
 2007) of the cosine between shops' columns of log(1 + baskets), with the parameter-free,
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 REGIONS = 12
 LEAST = 10
-"""Households of a store in the table. Shops with fewer home customers join the region they share
-most customers with: alone they would be clusters of one household."""
+"""Least number of households of a store in the table. Shops with fewer home customers join the
+region that they share most customers with: alone they would be clusters of one household."""
 
 
 def freeze(visits: pl.DataFrame) -> pl.DataFrame:

@@ -1,6 +1,6 @@
-"""Which shop and which household belong to which store: regions, home shops, shop of purchase.
+"""Assign shops and households to stores: regions, home shops, shop of purchase.
 
-Two questions with two answers, so that no household has a say in where another one belongs:
+There are two steps, so that no household influences where another one belongs:
 
 - Which shops make up a store is a public input, a table that is frozen. It was made once, from
   all households of this public data set (`hanse_simulations.datasets.freezing`), and is never
@@ -38,20 +38,20 @@ FROZEN: Final = Path(__file__).with_name("complete_journey_stores.csv")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreTable:
-    """Which shops make up which stores: public, and independent of who shops there."""
+    """The shops of each store: public, and independent of who shops there."""
 
     shops: pl.DataFrame
     """`shop_id, store`; a shop is part of one store at most."""
     households: Mapping[str, int]
-    """How many households each store had when the table was made, the largest first. A public
-    constant: what is counted in the data today never takes its place."""
+    """Number of households of each store when the table was made, the largest first. A public
+    constant: a count of the present data never replaces it."""
 
     def limited(self, *, min_customers: int, stores: int | None) -> StoreTable:
         """Leave out small stores and keep the largest ones, by the table's own numbers.
 
         Args:
             min_customers: Stores that had fewer households are left out.
-            stores: How many of the others to keep.
+            stores: Number of the others to keep.
 
         Raises:
             DataError [too-few-customers]: No store had `min_customers`.
@@ -79,7 +79,7 @@ class StoreTable:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Partition:
-    """Stores hold what their customers bought at their shops, and nothing else."""
+    """Stores and their customers; a store holds their purchases at its own shops only."""
 
     customers: pl.DataFrame
     """`user_id, store`, sorted; a customer of several stores has several rows."""
@@ -112,9 +112,9 @@ class Partition:
 
         Args:
             min_customers: Stores that the table gives fewer households are left out.
-            stores: How many of the others to keep.
-            customers: About how many customers to keep of each store.
-            seed: Of the sample.
+            stores: Number of the others to keep.
+            customers: Approximate number of customers to keep of each store.
+            seed: Seed of the sample.
 
         Raises:
             DataError [too-few-customers], ConfigError: See `StoreTable.limited`.
@@ -126,16 +126,19 @@ class Partition:
             bring in another.
         """
         table = self.stores.limited(min_customers=min_customers, stores=stores)
-        kept = self.customers.filter(pl.col("store").is_in(list(table.households)))
+        chosen = self.customers.filter(pl.col("store").is_in(list(table.households)))
         if customers is not None:
+            # The count is the table's: with today's, one customer less would raise the rate of all.
             parts = [
                 _sample(
-                    kept.filter(pl.col("store") == name), customers / count, f"sample/{seed}/{name}"
+                    chosen.filter(pl.col("store") == name),
+                    customers / count,
+                    f"sample/{seed}/{name}",
                 )
                 for name, count in table.households.items()
             ]
-            kept = pl.concat(parts).sort("user_id", "store")
-        return Partition(customers=kept, stores=table)
+            chosen = pl.concat(parts).sort("user_id", "store")
+        return Partition(customers=chosen, stores=table)
 
 
 def frozen_stores(partition: PartitionName) -> StoreTable:
@@ -152,7 +155,7 @@ def frozen_stores(partition: PartitionName) -> StoreTable:
 
 
 def assigned(visits: pl.DataFrame, partition: PartitionName, table: StoreTable) -> Partition:
-    """Give every household its store, or its stores.
+    """Assign each household its store or stores.
 
     Args:
         visits: `user_id, shop_id, baskets`, a row per customer and shop.

@@ -1,4 +1,4 @@
-"""Reads research data sets of sequences, as the papers' own repositories have them.
+"""Read research data sets of sequences in the formats of the papers' repositories.
 
 - SASRec and S3-Rec: `user item item ...` a line in the order of time, or `user item` pairs
 - RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
@@ -29,13 +29,13 @@ Events = list[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Read:
-    """A data set, and what was noticed while reading it."""
+    """A data set, with counts of rows that were repeated, reordered or left out."""
 
     sequences: Sequences
     interactions: int
     duplicates: int
-    """Rows that say again what another one says; left out of atomic files, where the time tells
-    them from a second purchase, and kept in text files."""
+    """Rows that repeat another one. They are left out of atomic files, where the time
+    distinguishes them from a second purchase, and kept in text files."""
     out_of_order: int
     """Rows of atomic files earlier than the row before them of the same customer; sorted."""
     filtered: int
@@ -43,13 +43,13 @@ class Read:
     too_short: int
     """Customers with fewer than three items; left out."""
     unlisted: int
-    """Interactions with items that the public list has not; left out."""
+    """Interactions with items that are not on the public list; left out."""
     listed: bool
-    """Whether the items are those of a public list, and not of the customers."""
+    """Whether the items come from a public list, and not from the customers."""
 
     @property
     def note(self) -> str:
-        """The data set in a sentence."""
+        """One sentence on the data set."""
         counted = (
             (self.duplicates, "duplicates"),
             (self.out_of_order, "rows out of order"),
@@ -84,7 +84,7 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", hint="check --data") from error
     if not path.is_file() or not size:
-        raise DataError(f"{path} is no file with anything in it", hint="check --data")
+        raise DataError(f"{path} is empty or not a file", hint="check --data")
     if path.suffix == ".inter":
         events, duplicates, out_of_order = _read_atomic(path)
     else:
@@ -93,9 +93,9 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
     items = read_public_list(path, ".items")
     known = None if items is None else frozenset(items)
     listed = [(user, item) for user, item in events if known is None or item in known]
-    kept = _core(listed, min_count)
+    core = _core(listed, min_count)
     by_user: dict[str, list[str]] = {}
-    for user, item in kept:
+    for user, item in core:
         by_user.setdefault(user, []).append(item)
     long_enough = {user: taken for user, taken in by_user.items() if len(taken) >= _SHORTEST}
     if not long_enough:
@@ -116,7 +116,7 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
         interactions=sum(map(len, long_enough.values())),
         duplicates=duplicates,
         out_of_order=out_of_order,
-        filtered=len(listed) - len(kept),
+        filtered=len(listed) - len(core),
         too_short=len(by_user) - len(long_enough),
         unlisted=len(events) - len(listed),
         listed=items is not None,
@@ -132,7 +132,7 @@ def _read_text(path: Path) -> Events:
     for number, row in enumerate(rows, start=1):
         if len(row) == 1:
             raise DataError(
-                f"{path}, line {number}: {row[0]!r} and no item after it",
+                f"{path}, line {number}: no item after user {row[0]!r}",
                 hint="a line is `user item item ...`, or `user item`",
             )
     users = Counter(row[0] for row in rows if row)
@@ -141,7 +141,7 @@ def _read_text(path: Path) -> Events:
     if again is not None and not pairs:
         number = max(i for i, row in enumerate(rows, start=1) if row and row[0] == again)
         raise DataError(
-            f"{path}, line {number}: user {again!r} has had a line",
+            f"{path}, line {number}: user {again!r} has a line already",
             hint="write each user's items on one line, or one `user item` pair on each line",
         )
     return [(row[0], item) for row in rows for item in row[1:]]
@@ -150,6 +150,7 @@ def _read_text(path: Path) -> Events:
 def _read_atomic(path: Path) -> tuple[Events, int, int]:
     """Rows (user, item) in order of time; how many were duplicates, and out of order."""
     try:
+        # Ids stay text: inferred as numbers, 007 and 7 would be one user.
         table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
@@ -160,13 +161,13 @@ def _read_atomic(path: Path) -> tuple[Events, int, int]:
                 f"{path} has no column '{name}:{kind}', only {', '.join(table.columns)}",
                 hint="the first line names and types the columns, with tabs between them",
             )
-    found = table.select(
+    rows = table.select(
         pl.col("user_id:token").alias("user"),
         pl.col("item_id:token").alias("item"),
         pl.col("timestamp:float").cast(pl.Float64, strict=False).alias("time"),
     )
     finite = pl.col("time").is_finite().fill_null(value=False)
-    bad = found.with_row_index("line", offset=2).filter(
+    bad = rows.with_row_index("line", offset=2).filter(
         pl.col("user").is_null() | pl.col("item").is_null() | ~finite
     )
     if bad.height:
@@ -174,23 +175,24 @@ def _read_atomic(path: Path) -> tuple[Events, int, int]:
             f"{path}, line {bad['line'][0]}: no user, no item, or no time that is a number",
             hint="every row needs all three",
         )
-    late = found.select((pl.col("time") < pl.col("time").shift(1).over("user")).sum()).item()
-    unique = found.unique(maintain_order=True)
+    late = rows.select((pl.col("time") < pl.col("time").shift(1).over("user")).sum()).item()
+    unique = rows.unique(maintain_order=True)
     ordered = unique.sort("time", maintain_order=True)
     events = list(zip(ordered["user"].to_list(), ordered["item"].to_list(), strict=True))
-    return events, found.height - unique.height, int(late)
+    return events, rows.height - unique.height, int(late)
 
 
 def _core(events: Events, least: int) -> Events:
     """Drop rare customers and items until every one of both has `least` interactions."""
     while True:
         users, items = Counter(u for u, _ in events), Counter(i for _, i in events)
-        kept = [(u, i) for u, i in events if users[u] >= least and items[i] >= least]
-        if len(kept) == len(events):
-            return kept
-        events = kept
+        frequent = [(u, i) for u, i in events if users[u] >= least and items[i] >= least]
+        if len(frequent) == len(events):
+            return frequent
+        events = frequent
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Each once, numbers as numbers, so that ids do not depend on the order of rows."""
+    """Distinct names, numbers in numeric order, so that ids do not depend on the order of rows."""
+    # Digits sort by length, then as text, which is their numeric order; names come after them.
     return sorted(set(names), key=lambda name: (len(name), name) if name.isdigit() else (99, name))

@@ -55,7 +55,7 @@ _MIGRATING: Final = 0.5  # share of falling tastes that a neighbouring category 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Store:
-    """How a store differs from the others."""
+    """Parameters in which a store differs from the others."""
 
     name: str
     popularity: Floats  # (categories,), log
@@ -65,11 +65,11 @@ class _Store:
 
 
 def load(data: DataSettings, *, seed: int) -> Dataset:
-    """Generate stores; they are made one by one as they are read.
+    """Generate stores one by one as they are read.
 
     Args:
-        data: `stores` and `customers` say how many there are; customers are per store.
-        seed: The same seed gives the same stores; further stores do not change the first.
+        data: Settings, for the number of stores and of customers per store.
+        seed: The same seed gives the same stores; more stores do not change the first ones.
     """
     count = DEFAULT_STORES if data.stores is None else data.stores
     customers = DEFAULT_CUSTOMERS if data.customers is None else data.customers
@@ -185,7 +185,7 @@ def _line_rates(store: _Store, rng: np.random.Generator, customers: int) -> Floa
 
 
 def _neighbours() -> Integers:
-    """Return the next category of the same department, or after the last the first."""
+    """Return the next category of the same department, cyclically."""
     departments = [department for department, _, _ in SHELVES]
     following = [*departments[1:], ""]
     return np.array(
@@ -203,7 +203,7 @@ def _choose_items(
     category: Integers,
     customers: int,
 ) -> Integers:
-    """Choose what is bought of a category: mostly one of two favourites; (lines,)."""
+    """Choose the item bought in a category, mostly one of two favourites; (lines,)."""
     favourites = [
         _draw(store.item_cdf[None], rng.random((customers, _CATEGORIES))) for _ in range(2)
     ]
@@ -222,7 +222,7 @@ def _draw(cdf: Floats, uniform: Floats) -> Integers:
 def _trip_times(
     store: _Store, rng: np.random.Generator, customer: Integers, week: Integers
 ) -> NDArray[np.datetime64]:
-    """Draw when each trip is: personal days and hours on top of the store's; (trips,)."""
+    """Draw the time of each trip: personal days and hours on top of the store's; (trips,)."""
     customers = int(customer.max(initial=-1)) + 1
     day_taste = store.day + rng.normal(0, 1.0, (customers, 7))
     hour_taste = rng.uniform(9, 20, customers)
