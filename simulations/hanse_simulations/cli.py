@@ -1,4 +1,4 @@
-"""The analyst's commands; everything heavy is imported when a command runs."""
+"""`hanse simulate` and `hanse recipes`; heavy imports happen when a command runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Engine(StrEnum):
-    """What runs the stores."""
+    """The engine that runs the stores."""
 
     in_process = "in-process"
     ray = "ray"
@@ -66,7 +66,7 @@ def run(
     name: RunNameOption = None,
     rounds: RoundsOption = None,
     stores: StoresOption = None,
-    customers: Annotated[int | None, typer.Option(help="Keep about N customers a store.")] = None,
+    customers: Annotated[int | None, typer.Option(help="Keep about N customers per store.")] = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Recipes sequences and reviews: the file to learn from."),
@@ -138,7 +138,7 @@ def run(
         "privacy.mode": "none" if no_privacy else mode.value if mode else None,
         "federation.secure_aggregation": False if no_secure_aggregation else None,
         "compare": False if no_compare else None,
-        "sweep": {} if compare else None,
+        "sweep": {} if compare else None,  # an empty table is the default sweep
         "compute.engine": engine.value if engine else None,
         "compute.workers": workers,
         "seed": seed,
@@ -221,6 +221,7 @@ def _run(
     from hanse_simulations.run import simulate
 
     if settings.privacy.mode != "none" and not settings.secure:
+        # To stderr, as stdout holds the table or the JSON object alone.
         echo("secure aggregation is off: the coordinator sees each store's own update", err=True)
     result = simulate(
         folder,
@@ -261,7 +262,7 @@ def list_recipes() -> None:
 
 @recipes.command("show")
 def show_recipe(recipe: RecipeArgument) -> None:
-    """Print a recipe's whole configuration as JSON."""
+    """Print a recipe's complete configuration as JSON."""
     from hanse_simulations.recipes import load_recipe
 
     echo(load_recipe(recipe).model_dump_json(indent=1, exclude_none=True))

@@ -1,4 +1,4 @@
-"""Options that several of the analyst's commands have."""
+"""Options that several of the analyst's commands share."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SetOption = Annotated[
 
 
 def changed_by(options: list[str] | None) -> dict[str, object]:
-    """The settings that `--set` options name, and their values."""
-    return dict(map(parse_setting, options or []))
+    """New values by dotted keys, as the `--set` options give them."""
+    return dict(map(_parse_setting, options or []))
 
 
-def parse_setting(text: str) -> tuple[str, object]:
+def _parse_setting(text: str) -> tuple[str, object]:
     """Parse KEY=VALUE; the value is TOML where it can be, else text."""
     import tomllib
 

@@ -1,4 +1,4 @@
-"""Recipes: named functions, each returning the whole configuration of a run.
+"""Recipes: named functions, each of which returns the complete configuration of a run.
 
 >>> RECIPES["grocery"]().data.partition
 'regions'
@@ -73,7 +73,7 @@ def _single_shops(recipe: str, partition: Partition) -> RunSettings:
 
 
 def smoke() -> RunSettings:
-    """Four small real regions and a few rounds: the whole machinery in well under a minute."""
+    """Four small real regions and a few rounds: a complete run in well under a minute."""
     return grocery().with_changes(
         {
             "recipe": "smoke",
@@ -115,7 +115,7 @@ def sequences() -> RunSettings:
 
 
 def sequences_federated() -> RunSettings:
-    """The same stores without privacy, whole model: a gradient a round, Adam at the server.
+    """The same stores without privacy, all parameters: a gradient per round, Adam at the server.
 
     Averages of several local steps do not train an item table: most items are known to one
     store, and the average divides what it learnt by their number.
@@ -138,13 +138,13 @@ def sequences_federated() -> RunSettings:
 
 
 def sequences_centralized() -> RunSettings:
-    """All customers in one place, whole model, no privacy: the setting of the papers."""
+    """All customers in one place, all parameters, no privacy: the setting of the papers."""
     return sequences().with_changes(
         {
             "model.trainable": "all",
             "data.stores": 1,
             "privacy": {"mode": "none"},
-            # 87 steps of 256 customers in expectation are once through Amazon Beauty.
+            # 87 steps of 256 customers in expectation are one pass over Amazon Beauty.
             "training": TrainingSettings(
                 sample_rate=256 / 22_363,
                 local_steps=87,
@@ -159,7 +159,7 @@ def sequences_centralized() -> RunSettings:
 def reviews() -> RunSettings:
     """Stars or sentiment of reviews (`data.path`), private: ten stores, noise shared.
 
-    Of the public text encoder nothing is trained, only what reads its vectors.
+    The public text encoder is frozen; only the head that reads its vectors is trained.
     """
     return RunSettings(
         recipe="reviews",
@@ -210,9 +210,9 @@ def reviews_centralized() -> RunSettings:
 def conversion() -> RunSettings:
     """Who redeems a campaign's coupons, private: twelve regions of Complete Journey.
 
-    The days are the task's own: of the campaigns that begin in the other recipes' test weeks
-    three are left, and of those in training many were not over. Clip, rate and rounds were
-    chosen on the campaign of 8 August, trained on those over by then.
+    The split is the task's own: in the other recipes' test weeks only three campaigns would
+    begin, and many of those in training would not be over. Clip, rate and rounds were chosen on
+    the campaign of 8 August, with training on those over by then.
     """
     return RunSettings(
         recipe="conversion",
@@ -237,7 +237,7 @@ def conversion() -> RunSettings:
 
 
 def conversion_federated() -> RunSettings:
-    """The same stores without privacy: everybody in every round."""
+    """The same stores without privacy: all customers in every round."""
     return conversion().with_changes({"privacy": {"mode": "none"}, "training.sample_rate": 1.0})
 
 
@@ -247,7 +247,7 @@ def conversion_centralized() -> RunSettings:
 
 
 def attack() -> RunSettings:
-    """What `hanse audit attack` attacks if nothing else is named: many small synthetic stores.
+    """The default of `hanse audit attack`: many small synthetic stores.
 
     Thirty stores, so that sigma/n is well below sigma/sqrt(n); more trained parameters than
     the rules have, so that a thousand canaries can have one each.

@@ -1,8 +1,8 @@
 """Run a federation of shops on this machine and compare it with baselines and other arms.
 
 The production ServerApp and ClientApp do the work; only the network and the people are
-simulated. What is printed and stored here is read from the stores' own folders, which an
-analyst who simulates may do and a coordinator cannot.
+simulated. The results are read from the stores' own folders, which an analyst who simulates can
+do and a coordinator cannot.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def create_run(settings: RunSettings, *, name: str | None = None) -> RunFolder:
 
     Raises:
         ConfigError: The strategy or one of its parameters is unknown.
-        RunDirectoryError: It cannot be written, or the name is taken.
+        RunDirectoryError: The folder cannot be written, or the name is taken.
     """
-    make_strategy(settings)
+    make_strategy(settings)  # a bad strategy fails before a folder is made
     folder = RunFolder.create(settings.recipe, name=name)
     folder.write_settings(settings)
     return folder
@@ -60,13 +60,13 @@ def simulate(
     trackers: Sequence[str] = (),
     command: str | None = None,
 ) -> RunResult:
-    """Run a federation, its comparisons and its baselines; write everything down.
+    """Run a federation, its comparisons and its baselines, and write all results.
 
-    Goes on where an earlier process stopped: arms that finished are kept.
+    Continues where an earlier process stopped: finished arms are not trained again.
 
     Args:
-        folder: The run's.
-        settings: What to run.
+        folder: The run's folder.
+        settings: The run's settings.
         quiet: Show no progress.
         trackers: Names of `hanse_simulations.monitoring.trackers`.
         command: The command line, for the report.
@@ -79,7 +79,7 @@ def simulate(
         return _simulate(folder, settings, quiet, trackers, command)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped; {folder.path} holds the run as of its last whole round",
+            f"stopped; {folder.path} holds the run as of its last complete round",
             hint=f"go on with `hanse simulate --resume {folder.name}`",
         ) from None
 
@@ -98,7 +98,7 @@ def _simulate(
         memory.start()
         tracker = make_trackers(trackers, folder, settings.model_dump(mode="json"))
         stack.callback(tracker.close)
-        # 2. Shops become stores with prepared histories, by the ingestion of real data.
+        # 2. Shops become stores with prepared histories, through the production ingestion.
         work.progress.note("reading the shops")
         stores, settings, prepared = prepare_run(folder.path, settings)
         folder.write_settings(settings)
@@ -108,7 +108,7 @@ def _simulate(
         customers = {
             name: len(store.active()) for name, store in zip(prepared.names, histories, strict=True)
         }
-        # 3. The federation, then what it is compared with.
+        # 3. The federation, then the arms that it is compared with.
         rows: list[MetricRow] = []
         runs: list[ArmRun] = []
         for arm in arms_of(settings):
@@ -124,7 +124,7 @@ def _simulate(
         baselines = BaselineFigures.judge(prepared, histories, settings)
         rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
-        # 5. Figures by group of customers; the stores' own folders say who belongs to which.
+        # 5. Metrics by group of customers, whose bands are in the stores' own folders.
         main, figures = runs[0], {run.arm.name: run.figures() for run in runs}
         groups, group_notes = judge_groups(
             {**figures, **baselines.test}, prepared, histories, stores, settings
