@@ -98,7 +98,7 @@ def test_the_group_laws():
     ids=lambda data: f"{len(data)}:{data.hex()[:8]}",
 )
 def test_bytes_that_are_no_point(data):
-    with raises("malformed-message", match="is no point"):
+    with raises("malformed-message", match="is not a point"):
         edwards.decode(data)
 
 

@@ -1,7 +1,8 @@
 """Secure aggregation: the coordinator learns the sum of the stores' vectors and nothing else.
 
-Five stages between `Store` and `Coordinator`, two state machines without input or output;
-`docs/protocol.md` has the whole protocol. Needs numpy and cryptography, no Flower, no torch.
+`Store` and `Coordinator` are two state machines that exchange the messages of five stages and
+do no I/O. The protocol is that of Bonawitz et al. 2017, figure 4; `docs/protocol.md` describes
+it. This package needs numpy and cryptography, but neither Flower nor torch.
 
 >>> from hanse_common.identity import AuthorityKey, StoreKey
 >>> import numpy as np

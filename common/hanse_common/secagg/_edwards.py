@@ -1,7 +1,8 @@
-"""Points of edwards25519 (RFC 8032, section 5.1), for the proofs of `dispute.py`.
+"""Arithmetic on points of edwards25519 (RFC 8032, section 5.1), for the proofs of `dispute.py`.
 
-Python's integers are not constant-time. What is multiplied here is a key that was made for one
-attempt, by a store that has left this attempt and is about to wipe the key: see `dispute.py`.
+Python's integers are not constant-time. This is acceptable because the only secret scalar that
+is multiplied here is a key of one attempt, which its store has left and is about to wipe: see
+`dispute.py`.
 
 >>> encode(multiply(ORDER, BASE)) == encode(NEUTRAL)
 True
@@ -16,7 +17,7 @@ Point = tuple[int, int, int, int]
 
 FIELD = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
-"""Of the subgroup that `BASE` generates; the curve has eight times as many points."""
+"""Order of the subgroup that `BASE` generates; the curve has eight times as many points."""
 POINT_SIZE = 32
 
 _D = -121665 * pow(121666, -1, FIELD) % FIELD
@@ -44,8 +45,14 @@ def negate(point: Point) -> Point:
 
 
 def multiply(scalar: int, point: Point) -> Point:
-    """Return a multiple of a point; the scalar is not negative."""
+    """Return a multiple of a point by double-and-add.
+
+    Args:
+        scalar: Not negative; it need not be below `ORDER`.
+        point: Any point of the curve.
+    """
     result = NEUTRAL
+    # Doubling by `add` is safe: its formulas are complete and hold for equal points as well.
     while scalar:
         if scalar & 1:
             result = add(result, point)
@@ -63,45 +70,48 @@ def encode(point: Point) -> bytes:
 
 
 def decode(data: bytes) -> Point:
-    """Read a point in its one canonical encoding (RFC 8032, section 5.1.3).
+    """Read a point from its only canonical encoding (RFC 8032, section 5.1.3).
 
     Raises:
-        MalformedMessage: The bytes encode no point of the curve, or not canonically.
+        MalformedMessage: The bytes do not encode a point of the curve, or not canonically.
     """
     y, odd = coordinate(data), data[-1] >> 7
     top, bottom = (y * y - 1) % FIELD, (_D * y * y + 1) % FIELD
     # bottom is never zero: -1/d is not a square.
     square = top * pow(bottom, -1, FIELD) % FIELD
     x = pow(square, (FIELD + 3) // 8, FIELD)
+    # FIELD is 5 modulo 8: the power is a root of the square, or a root of minus the square.
     if x * x % FIELD != square:
         x = x * _ROOT_OF_MINUS_ONE % FIELD
+    # x = 0 has no odd twin, so the sign bit must be clear: one point has one encoding.
     if x * x % FIELD != square or (x == 0 and odd):
-        raise MalformedMessage(f"{data.hex()[:16]}… is no point of edwards25519")
+        raise MalformedMessage(f"{data.hex()[:16]}… is not a point of edwards25519")
     if x & 1 != odd:
         x = FIELD - x
     return x, y, 1, x * y % FIELD
 
 
 def coordinate(data: bytes) -> int:
-    """Return the y of an encoded point.
+    """Return the y coordinate of an encoded point, without checking that the point exists.
 
     Raises:
-        MalformedMessage: The bytes are not 32, or y is not reduced.
+        MalformedMessage: There are not 32 bytes, or y is not reduced modulo the field's prime.
     """
     y = int.from_bytes(data, "little") & (1 << 255) - 1
     if len(data) != POINT_SIZE or y >= FIELD:
-        raise MalformedMessage(f"{data.hex()[:16]}… is no point in canonical form")
+        raise MalformedMessage(f"{data.hex()[:16]}… is not a point in canonical form")
     return y
 
 
 def montgomery(data: bytes) -> bytes:
-    """Return the u of curve25519 that an encoded point stands for (RFC 7748, section 4.1).
+    """Convert an encoded point to the u coordinate of curve25519 (RFC 7748, section 4.1).
 
     Raises:
-        MalformedMessage: As for `coordinate`. Whether the point exists is not looked at.
+        MalformedMessage: As for `coordinate`. Whether the point exists is not checked.
     """
     y = coordinate(data)
-    # u = (1 + y) / (1 - y); the neutral element has no u, and zero is what X25519 makes of it.
+    # u = (1 + y) / (1 - y). The neutral element has no u; X25519 represents it by zero, which
+    # `ExchangeKey.agree` refuses as a key of small order.
     u = (1 + y) * pow(1 - y, -1, FIELD) % FIELD if y != 1 else 0
     return u.to_bytes(POINT_SIZE, "little")
 

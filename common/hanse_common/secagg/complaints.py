@@ -1,7 +1,8 @@
-"""What stores say of each other when they leave, and what of it is proven.
+"""Complaints that stores make when they leave an attempt, and the verdicts on them.
 
-A complaint with evidence needs no second one: either the accused dealer is guilty, or the
-accuser is. Complaints without it are counted: more than may collude make a suspect.
+One complaint with evidence is enough for a verdict: either the accused dealer is guilty, or
+the accuser is. Complaints without evidence are counted, and a store becomes a suspect when
+more stores complain about it than may collude.
 """
 
 from __future__ import annotations
@@ -14,42 +15,43 @@ from hanse_common.secagg.messages import Refusal, ShareBundle
 from hanse_common.secagg.roster import Cohort
 
 _NAMED = 3
-"""Accused stores that a reason names; there may be thousands."""
+"""Most accused stores that a reason names: a refusal may accuse thousands."""
 
 
 class Complaints:
-    """Reasons, complaints and verdicts of one attempt.
+    """The reasons, complaints and verdicts of one attempt.
 
     Args:
-        colluders: Stores that may lie together.
+        colluders: Number of stores that may lie together.
     """
 
     def __init__(self, colluders: int) -> None:
         self.reasons: dict[str, str] = {}
-        """Error codes that stores gave when they left, with the stores that they accuse."""
+        """By store that left: its error code, and whom it accuses, as text."""
         self.proven: dict[str, str] = {}
-        """Stores that are proven to have broken the protocol, by error code."""
+        """By store that is proven to have broken the protocol: the error code."""
         self._colluders = colluders
         self._by_accused: dict[str, set[str]] = {}
 
     @property
     def suspects(self) -> frozenset[str]:
-        """Stores that more others complained about than may collude."""
+        """Stores about which more stores complained than may collude."""
+        # Of colluders + 1 complaints at least one comes from an honest store.
         return frozenset(who for who, by in self._by_accused.items() if len(by) > self._colluders)
 
     def take(
         self, refusal: Refusal, cohort: Cohort | None, delivered: Mapping[int, ShareBundle]
     ) -> None:
-        """Note a refusal whose signature was checked, and judge what can be judged of it.
+        """Record a refusal whose signature was checked, and judge the evidence in it.
 
         Args:
-            refusal: Of a store that sent a Hello.
-            cohort: The roster, once it is closed.
-            delivered: What the sharers dealt, by roster index, while it is being opened.
+            refusal: The message of a store that sent a Hello.
+            cohort: The roster; None until it is closed.
+            delivered: By roster index, the bundles of the sharers; empty except in stage 2.
 
         Edge cases:
-            A store leaves once: what it says afterwards is not listened to. Evidence that
-            comes when nothing was delivered yet, or is kept no longer, is a complaint.
+            A store leaves once: its later refusals are ignored. Evidence that arrives before
+            the bundles are delivered, or after they are dropped, counts as a complaint.
         """
         name = refusal.store_id
         if name in self.reasons:
@@ -58,7 +60,7 @@ class Complaints:
         self.reasons[name] = _reason(refusal.code, accused)
         for culprit in accused:
             self._by_accused.setdefault(culprit, set()).add(name)
-        # Only those who were delivered something can have found it wrong.
+        # Only a store that received shares can have evidence about them.
         if cohort is not None and name in cohort.ids(sorted(delivered)):
             self._judge(refusal, accused, cohort, delivered)
 
@@ -74,6 +76,7 @@ class Complaints:
         for accusation in refusal.accusations:
             bundle = bundles.get(accusation.dealer)
             try:
+                # No share was relayed from such a dealer, so the evidence must be invented.
                 if bundle is None:
                     raise ProtocolError(
                         f"{accusation.dealer!r} dealt nothing to {name!r}", code="false-accusation"
@@ -82,7 +85,8 @@ class Complaints:
             except ProtocolError as error:
                 if error.code != "false-accusation":
                     raise
-                # The first lie is enough: each costs the coordinator milliseconds.
+                # One lie convicts. A refusal may hold thousands of accusations, and checking
+                # one takes 6 ms, so a liar's others are not checked.
                 self.proven[name] = error.code
                 return
             self.proven.setdefault(accusation.dealer, BadShares.code)
@@ -94,8 +98,9 @@ class Complaints:
             bundle = bundles.get(culprit)
             if bundle is None or culprit in shown:
                 continue
-            # A store shows nothing about a share that its dealer did not sign for it. That
-            # is the dealer's fault as well: it signed the bundle with the bad signature.
+            # A store gives no evidence about a share without its dealer's signature, since the
+            # coordinator may have altered it. This coordinator knows that it did not: the
+            # dealer signed the bundle that holds the bad signature, and is guilty.
             dealer = cohort.index(culprit)
             sealed, vouched, digests = bundle.part(dealer, holder)
             if not is_vouched(cohort, dealer, holder, sealed, vouched, digests):

@@ -1,11 +1,11 @@
-"""The coordinator's side of secure aggregation, as a state machine without input or output.
+"""The coordinator's side of secure aggregation: a state machine without I/O.
 
-`receive` takes a store's message of the current stage, `advance` closes the stage and says
-what to send to whom, `finish` gives the sum. A message that is refused changes nothing:
-its sender simply counts as missing.
+`receive` takes a store's message of the current stage, `advance` closes the stage and returns
+the messages of the next one, `finish` returns the sum. A message that is refused changes
+nothing: its sender counts as missing.
 
-The coordinator is trusted for nothing but its own interest in a correct sum; what keeps
-updates hidden is checked by the stores.
+The checks here serve the coordinator's own interest in a correct sum. Privacy does not depend
+on them: the stores check everything that keeps updates hidden.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from hanse_common.secagg.roster import Cohort, check_header, check_hello, check_
 from hanse_common.secagg.terms import Attempt
 
 _PROBE = ExchangeKey(bytes(KEY_SIZE))
-"""Its shared secret with a key of small order is zero, as is everybody's."""
+"""Every X25519 key detects a key of small order, because their shared secret is zero."""
 
 
 class Coordinator:
-    """One attempt, seen from the coordinator.
+    """The coordinator in one attempt.
 
     Args:
         attempt: Header, terms, authority and time.
-        excluded: Stores to go on without, such as those blamed in the attempt before.
+        excluded: Stores that may not take part, such as those blamed in the attempt before.
 
     Guarantees:
         - `finish` returns the exact sum of the vectors of `Aggregate.survivors`, or raises.
-        - No message of a store, however malformed, changes another store's standing.
+        - A malformed message of one store does not change how another store is treated.
     """
 
     def __init__(self, attempt: Attempt, *, excluded: frozenset[str] = frozenset()) -> None:
@@ -75,7 +75,7 @@ class Coordinator:
 
     @property
     def waiting_for(self) -> frozenset[str]:
-        """Stores whose message of this stage is still to come; unknown while in `HELLO`."""
+        """Stores whose message of this stage has not arrived; empty while in `HELLO`."""
         if self._cohort is None:
             return frozenset()
         left = self._awaited - self._arrived
@@ -83,35 +83,36 @@ class Coordinator:
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """Error codes that stores gave when they left, with the stores that they accuse."""
+        """By store that left: its error code, and whom it accuses, as text."""
         return self._complaints.reasons
 
     @property
     def proven(self) -> Mapping[str, str]:
-        """Stores that are proven to have broken the protocol, by error code.
+        """By store that is proven to have broken the protocol: the error code.
 
-        `bad-shares` and `bad-signature`: dealt a share that its holder could not use, with
-        or without vouching for it. `false-accusation`: said so of one that is as it should be.
+        `bad-shares` means that it dealt a share that its holder cannot use and signed it,
+        `bad-signature` that it dealt a share with an invalid signature, `false-accusation`
+        that it accused a dealer of a share that is correct.
         """
         return self._complaints.proven
 
     @property
     def suspects(self) -> frozenset[str]:
-        """Stores that more peers complained about than are assumed to collude."""
+        """Stores about which more stores complained than are assumed to collude."""
         return self._complaints.suspects
 
     def receive(self, message: StoreMessage) -> None:
-        """Take a store's message of the current stage.
+        """Check and record a store's message of the current stage.
 
         Raises:
             OutOfTurn: It belongs to another stage, or the store has sent one already.
             OutOfTurn [wrong-header]: It belongs to another attempt, manifest or model.
-            ProtocolError [bad-roster]: The store is not awaited, or answers another roster, or
-                shows a key that another store shows.
-            WeakKey: A Hello shows a key of small order, or one that it does not prove to hold.
-            ProtocolError [bad-vector]: A masked vector has another length.
-            MalformedMessage: A list has another length than the stage needs.
-            ProtocolError: A certificate or signature does not hold.
+            ProtocolError [bad-roster]: The store is not in the roster, answers another roster,
+                or shows a key that another store shows.
+            WeakKey: A Hello shows a key of small order, or lacks the proof of possession.
+            ProtocolError [bad-vector]: A masked vector has the wrong length.
+            MalformedMessage: A list does not have the length that the stage needs.
+            ProtocolError: A certificate or signature is invalid.
         """
         if isinstance(message, Hello):
             self._receive_hello(message)
@@ -135,10 +136,10 @@ class Coordinator:
         """Close the current stage.
 
         Returns:
-            The message of the next stage for every store that takes part in it.
+            By store id, the message of the next stage for every store that takes part in it.
 
         Raises:
-            RoundFailed: Too few stores are left; lists who was missing at which stage.
+            RoundFailed: Too few stores are left; the message lists who was missing when.
             OutOfTurn: The attempt is in its last stage: call `finish`.
         """
         step = {
@@ -160,7 +161,8 @@ class Coordinator:
             BadSum [wrong-share]: A secret does not match its commitment; names the culprit.
 
         Edge cases:
-            A sum that honest stores cannot have made is returned: see `Aggregate.excesses`.
+            A sum that honest stores cannot have made is still returned: see
+            `Aggregate.excesses`.
         """
         cohort = self._require_cohort()
         if self.phase is not Phase.UNMASK:
@@ -178,6 +180,7 @@ class Coordinator:
         )
         plus, minus = leftover_masks(cohort, self._sharers, self._survivors, recovered)
         add_masks(self._sum, plus=plus, minus=minus)
+        # Terms admit no cohort whose sum leaves 31 bits, so two's complement is the exact sum.
         total = self._sum.view(np.int32).astype(np.int64)
         return Aggregate(
             total=total,
@@ -201,7 +204,7 @@ class Coordinator:
             raise OutOfTurn(f"hello of {name!r} comes after the roster was closed")
         if name in self._excluded:
             raise ProtocolError(
-                f"this attempt goes on without {name!r}", code="store-excluded", culprits=(name,)
+                f"{name!r} is excluded from this attempt", code="store-excluded", culprits=(name,)
             )
         check_hello(hello, self.attempt)
         if name in self._hellos:
@@ -210,6 +213,8 @@ class Coordinator:
             raise ProtocolError(
                 f"the roster is full; {name!r} can join the next round", code="store-excluded"
             )
+        # Every store aborts on a roster with a weak or a repeated key: one Hello of that kind
+        # would end the attempt for all, so it is refused before the roster is formed.
         for key in (hello.mask_public, share_key_u(hello.share_public)):
             try:
                 _PROBE.agree(key)
@@ -232,11 +237,12 @@ class Coordinator:
                 f"refusal of {name!r}, which has sent no hello", code="bad-roster", culprits=(name,)
             )
         refusal.check_signature(hello.certificate.public_key)
+        # `_close_vectors` drops the bundles: from then on evidence cannot be judged here.
         delivered = {index: self._bundles[index] for index in self._sharers if self._bundles}
         self._complaints.take(refusal, self._cohort, delivered)
 
     def _take(
-        self, phase: Phase, index: int, message: StoreMessage, keep: Callable[[], None]
+        self, phase: Phase, index: int, message: StoreMessage, record: Callable[[], None]
     ) -> None:
         name = message.store_id
         if self.phase is not phase:
@@ -247,8 +253,10 @@ class Coordinator:
             raise OutOfTurn(f"{name!r} has sent its {type(message).__name__} already")
         if index not in self._awaited or name in self.reasons:
             raise OutOfTurn(f"{name!r} was lost at an earlier stage", culprits=(name,))
+        # Nothing is recorded before the signature is checked, and a store has arrived only
+        # after `record` accepted its message: a refused message can be sent once more.
         message.check_signature(self._require_cohort().peers[index].identity)
-        keep()
+        record()
         self._arrived.add(index)
 
     def _index_of(self, message: StoreMessage) -> int:
@@ -307,6 +315,7 @@ class Coordinator:
         self._reports[index] = report
 
     def _close_hellos(self) -> dict[str, Message]:
+        # A store that left after its Hello would only be a drop-out of the roster.
         for name in self.reasons:
             self._hellos.pop(name, None)
         hellos = tuple(hello for _, hello in sorted(self._hellos.items()))
@@ -336,13 +345,15 @@ class Coordinator:
                 vouched=tuple(vouched for _, vouched, _ in parts),
                 digests=tuple(digests for _, _, digests in parts),
             )
+        # `recover` needs the signed digests in stage 4, when the bundles are gone.
         self._share_digests = {i: b"".join(b.digests) for i, b in self._bundles.items()}
         return messages
 
     def _close_vectors(self) -> dict[str, Message]:
         cohort = self._require_cohort()
         self._survivors = self._close(self.attempt.terms.survivors(len(cohort)))
-        # Kept until now to judge complaints; they are what takes most memory.
+        # Bundles are held until now to judge complaints. There are n of them, each with n
+        # shares, which is most of what an attempt holds in memory.
         self._bundles.clear()
         self.phase = Phase.CONFIRM
         message = Survivors(
@@ -357,7 +368,7 @@ class Coordinator:
         threshold = self.attempt.terms.threshold(len(cohort))
         confirmed = self._close(threshold)
         self.phase = Phase.UNMASK
-        # The threshold is enough for every store, and each signature costs each of them.
+        # Stores require no more signatures than the threshold, and each has to check them all.
         signers = confirmed[:threshold]
         message = UnmaskRequest(
             header_digest=cohort.header_digest,
@@ -368,7 +379,7 @@ class Coordinator:
         return dict.fromkeys(cohort.ids(confirmed), message)
 
     def _close(self, needed: int) -> tuple[int, ...]:
-        """End a stage: note who is missing, and go on with those that answered."""
+        """Close a stage: record who is missing, and continue with those that answered."""
         cohort = self._require_cohort()
         arrived = tuple(sorted(self._arrived))
         lost = cohort.ids(sorted(self._awaited - self._arrived))
@@ -388,8 +399,8 @@ class Coordinator:
         )
         return RoundFailed(
             f"attempt {header.attempt} of round {header.round} has {count} stores at stage "
-            f"{stage!r}, needed are {needed}; missing: {lost or 'nobody that is known'}",
-            hint="the model is unchanged; check those stores, then go on",
+            f"{stage!r}, needed are {needed}; missing: {lost or 'none that is known'}",
+            hint="the model is unchanged; check those stores, then start the next round",
             culprits=tuple(sorted(self.suspects | self.proven.keys())),
         )
 

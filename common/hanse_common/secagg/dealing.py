@@ -1,6 +1,6 @@
-"""What a store computes for the others: shares dealt, opened and complained of, masks agreed.
+"""A store's computations with the other stores' keys: dealing and opening shares, mask keys.
 
-These functions change the store's state and nothing else; `store.py` decides when.
+These functions change the store's state and nothing else; `store.py` decides when to call them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hanse_common.secagg.state import StoreState
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dealt:
-    """What a store sends in stage 1, in roster order.
+    """The lists of a store's ShareBundle, each in roster order.
 
     Args:
-        sealed: Shares for every other store.
-        vouched: Signatures over them.
-        digests: Of all shares, with those that the store holds of its own secrets.
+        sealed: Encrypted shares for every other store.
+        vouched: The dealer's signature over each of them.
+        digests: Digests of all shares, including those that the store holds of its own secrets.
     """
 
     sealed: tuple[bytes, ...]
@@ -43,21 +43,22 @@ def deal(
     key: StoreKey,
     entropy: Callable[[int], bytes],
 ) -> Dealt:
-    """Agree with every other store, split mask key and seed, and seal a share of each.
+    """Agree on secrets with every other store, split mask key and seed, and seal the shares.
 
-    The mask key itself is wiped: what it agreed on is all that masking needs. The share key
-    is kept until shares are accepted, for evidence against a store that deals wrongly.
+    The mask key is wiped, since masking needs only the secrets that it agreed on. The share
+    key stays until shares are accepted, for evidence against a store that deals wrongly.
 
     Args:
-        state: Gets the store's own shares, and what it agreed on with every other.
+        state: Receives the store's own shares and the agreed secrets.
         cohort: The roster.
-        own: The store's index.
-        threshold: Shares that determine a secret.
-        key: The store's identity, which vouches for each sealed share.
+        own: The store's roster index.
+        threshold: Number of shares that determine a secret.
+        key: The store's identity, which signs each sealed share.
         entropy: Cryptographic source of random bytes.
 
     Raises:
         WeakKey: A peer's key has small order.
+        OutOfTurn: The keys of this attempt were wiped.
     """
     if state.mask_key is None or state.share_key is None or state.seed is None:
         raise OutOfTurn("the keys of this attempt were wiped")
@@ -73,6 +74,7 @@ def deal(
         digests = keys.share_digests(key_share, seed_share, header, *names)
         all_digests.append(digests)
         if index == own:
+            # A store is a holder of its own secrets too: its shares count for the threshold.
             state.mask_key_shares[own] = Secret(key_share)
             state.seed_shares[own] = Secret(seed_share)
             continue
@@ -84,26 +86,28 @@ def deal(
         nonce = nonces[keys.NONCE_SIZE * index :][: keys.NONCE_SIZE]
         context = keys.sealing_context(header, roster, digests, *names)
         sealed.append(keys.seal(sealing_key, nonce, key_share + seed_share, context))
+        # The signature covers the digests too: the holder can prove what it was dealt.
         vouched.append(vouch(key, context, sealed[-1]))
+    # From here on this store can be unmasked only by a threshold of share holders.
     state.mask_key.wipe()
     state.mask_key = None
     return Dealt(sealed=tuple(sealed), vouched=tuple(vouched), digests=tuple(all_digests))
 
 
 def open_all(state: StoreState, cohort: Cohort, own: int, delivery: Delivery) -> list[int]:
-    """Open what the others sealed for this store, and keep the shares.
+    """Open the shares that the other stores sealed for this one.
 
     Args:
-        state: Gets the shares.
+        state: Receives the shares.
         cohort: The roster.
-        own: The store's index, which is one of the delivery's sharers.
+        own: The store's roster index, which is one of the delivery's sharers.
         delivery: The message of stage 2.
 
     Returns:
-        Indices of the dealers whose shares do not open or do not match their digests.
+        Roster indices of the dealers whose shares do not open or do not match their digests.
 
     Raises:
-        MalformedMessage: There is not one of everything for each dealer.
+        MalformedMessage: The lists do not have one element for each dealer.
     """
     dealers = [index for index in delivery.sharers if index != own]
     lists = (delivery.sealed, delivery.vouched, delivery.digests)
@@ -118,6 +122,7 @@ def open_all(state: StoreState, cohort: Cohort, own: int, delivery: Delivery) ->
         try:
             key_share, seed_share = open_sealed(channel, cohort, dealer, own, sealed, digests)
         except BadShares:
+            # Go on: one refusal should name all dealers that cheated, not the first only.
             wrong.append(dealer)
         else:
             state.mask_key_shares[dealer] = Secret(key_share)
@@ -134,10 +139,11 @@ def evidence(
     *,
     entropy: Callable[[int], bytes],
 ) -> tuple[Accusation, ...]:
-    """Make the evidence against those dealers that signed the wrong share they dealt.
+    """Make accusations against the dealers that signed a wrong share.
 
-    A share without its dealer's signature may have been altered by the coordinator, which
-    would open the true one with the evidence: nothing is shown about such a dealer.
+    Guarantees:
+        There is no accusation about a share without its dealer's signature: the coordinator
+        may have altered that share, and would open the true one with the evidence.
     """
     if state.share_key is None:
         raise OutOfTurn("the keys of this attempt were wiped")
@@ -157,9 +163,14 @@ def mask_keys(state: StoreState, cohort: Cohort, own: int) -> tuple[list[bytes],
     Guarantees:
         Of each pair of sharers, the one that comes first in the roster adds the mask that
         the other subtracts; the self mask is added.
+
+    Raises:
+        OutOfTurn: The keys of this attempt were wiped.
     """
     if state.seed is None:
         raise OutOfTurn("the keys of this attempt were wiped")
+    # The context binds U2: stores that were shown different sharers derive unrelated masks,
+    # which do not cancel.
     context = cohort.sharers_digest(state.sharers)
     (name,) = cohort.ids((own,))
     plus = [keys.self_mask_key(state.seed.reveal(), cohort.header_digest, name)]

@@ -1,9 +1,9 @@
-"""A store's evidence that a share was dealt to it wrongly, which anybody can check.
+"""Publicly verifiable evidence that a dealer dealt a wrong share.
 
-Only two stores can open what one sealed for the other. A store that is dealt a share which
-does not open, or is not what its dealer signed for, shows the point that the two share keys
-agree on, and proves that it is the right one. With it everybody opens the sealed share that
-the dealer signed, and sees who is wrong (`check_accusation`).
+Only two stores can open what one sealed for the other. A store whose share does not open, or
+does not match the digests that its dealer signed, reveals the point that the two share keys
+agree on, and proves that it is the right one. With that point everybody can open the sealed
+share that the dealer signed, and see who is wrong (`check_accusation`).
 
 **The proof.** The accuser's share key is a scalar a = 8w with A = aB (Ed25519 clamps: 8 divides
 a), the dealer's public key is P. What they agree on is the u of S = aP. The accuser shows S, and
@@ -15,7 +15,7 @@ component in A or P is no way out: a dealer's X25519 multiplies by a multiple of
 comes to the same S.
 
 **What it reveals.** S opens the shares between these two stores, in this attempt, and nothing
-else. It harms only a dealer that cheats, for three reasons, and each of them is checked:
+else. It harms only a dealer that cheats, for three reasons, each of which is checked:
 
 1. *The dealer vouched for the wrong share.* It signed each share for its holder, with header
    and roster. Without its signature a store names the dealer and shows nothing: else a
@@ -62,7 +62,8 @@ def vouch(key: StoreKey, context: bytes, sealed: bytes) -> bytes:
 
     Args:
         key: The dealer's identity.
-        context: `keys.sealing_context`: attempt, roster, dealer, holder, digests.
+        context: The result of `keys.sealing_context` for attempt, roster, dealer, holder and
+            digests.
         sealed: The sealed share.
     """
     return key.sign(_VOUCH_LABEL, context + sealed)
@@ -90,24 +91,25 @@ def open_sealed(
         cohort: The roster.
         dealer: Roster index.
         holder: Roster index.
-        sealed: What the dealer sealed for the holder.
-        digests: What the dealer signed for.
+        sealed: Both shares, as the dealer sealed them for the holder.
+        digests: The digests of the two shares that the dealer signed.
 
     Returns:
-        A share of the dealer's mask key, and one of its seed.
+        A share of the dealer's mask key, and one of its seed, 33 bytes each.
 
     Raises:
-        BadShares: They do not open, are no field elements, or do not match the digests.
+        BadShares: They do not open, are not field elements, or do not match the digests.
     """
     names = cohort.ids((dealer, holder))
     key = keys.share_key(channel, cohort.header_digest, cohort.roster_digest, *names)
     plaintext = keys.unseal(key, sealed, _context(cohort, dealer, holder, digests))
     key_share, seed_share = plaintext[:SHARE_SIZE], plaintext[SHARE_SIZE:]
     try:
-        # Its holder's Unmasking would not be a message with such a share in it.
+        # Decoders refuse an Unmasking with such a share, so the holder would be missing in
+        # stage 4 by the dealer's fault.
         check_share(key_share), check_share(seed_share)
     except MalformedMessage as error:
-        raise BadShares(f"shares are no field elements: {error.message}") from None
+        raise BadShares(f"shares are not field elements: {error.message}") from None
     if keys.share_digests(key_share, seed_share, cohort.header_digest, *names) != digests:
         raise BadShares("shares do not match the digests that their dealer signed")
     return key_share, seed_share
@@ -131,14 +133,15 @@ def accuse(
         entropy: Cryptographic source of random bytes.
 
     Guarantees:
-        Nothing about the key is shown but what it agrees on with this dealer.
+        The accusation reveals about the key only the point that it agrees on with this dealer.
     """
+    # Exact: clamping (RFC 8032, section 5.1.5) clears the three lowest bits of the scalar.
     witness = key.scalar // _COFACTOR
     base = _cleared(cohort.peers[dealer].share_public)
     shared = _edwards.encode(multiply(witness, base))
     statement = _statement(cohort, accuser, dealer, shared)
-    # The nonce depends on key and statement as well: a source of randomness that repeats,
-    # as after a restored snapshot of a machine, must not show the key by two equal nonces.
+    # The nonce depends on key and statement as well: two proofs with one nonce reveal the key,
+    # and a source of randomness may repeat after a snapshot of a machine is restored.
     seed = hashlib.sha512(_NONCE_LABEL + key.secret.reveal() + entropy(32) + statement)
     nonce = int.from_bytes(seed.digest(), "little") % ORDER
     commitments = multiply(nonce, multiply(_COFACTOR, BASE)), multiply(nonce, base)
@@ -153,10 +156,10 @@ def accuse(
 
 
 def channel_of(cohort: Cohort, accuser: int, accusation: Accusation) -> bytes:
-    """Check the proof in an accusation, and return the X25519 secret that it shows.
+    """Check the proof in an accusation, and return the X25519 secret that it reveals.
 
     Raises:
-        ProtocolError [false-accusation]: The proof does not hold for these two stores in this
+        ProtocolError [false-accusation]: The proof is invalid for these two stores in this
             roster.
         ProtocolError [bad-roster]: The dealer is not in the roster.
     """
@@ -170,10 +173,12 @@ def channel_of(cohort: Cohort, accuser: int, accusation: Accusation) -> bytes:
         base = _cleared(cohort.peers[dealer].share_public)
     except MalformedMessage as error:
         raise _false(cohort, accuser, accusation, error.message) from None
+    # A proof has one encoding: adding the order to a number would make a second one.
     if challenge >= ORDER or response >= ORDER:
-        raise _false(cohort, accuser, accusation, "a number is not reduced")
+        raise _false(cohort, accuser, accusation, "a number in the proof is not reduced")
+    # The verification equations fix S only up to a component of small order: exclude it.
     if _is_neutral(shared) or not _is_neutral(multiply(ORDER, shared)):
-        raise _false(cohort, accuser, accusation, "the point shown is not of the group")
+        raise _false(cohort, accuser, accusation, "the point is not in the prime-order group")
     commitments = (
         _opened(response, multiply(_COFACTOR, BASE), challenge, public),
         _opened(response, base, challenge, shared),
@@ -187,29 +192,29 @@ def channel_of(cohort: Cohort, accuser: int, accusation: Accusation) -> bytes:
 def check_accusation(
     cohort: Cohort, accuser: str, accusation: Accusation, bundle: ShareBundle
 ) -> None:
-    """Check that a dealer dealt a wrong share, from signed messages and a proof alone.
+    """Check, from signed messages and a proof alone, that a dealer dealt a wrong share.
 
-    Returns only if the dealer is guilty.
+    This returns only if the dealer is guilty.
 
     Args:
         cohort: The roster, as `check_roster` or `form_cohort` makes it from the Hellos.
         accuser: Id of the store whose signed Refusal holds the accusation.
         accusation: The evidence.
-        bundle: What the accused dealer sent in stage 1.
+        bundle: The ShareBundle that the accused dealer sent in stage 1.
 
     Raises:
-        ProtocolError [false-accusation]: The proof does not hold, or the share is as it should be.
+        ProtocolError [false-accusation]: The proof is invalid, or the share is correct.
         BadSignature: The bundle is not the dealer's.
         OutOfTurn [wrong-header]: The bundle is of another attempt or roster, or of another shape.
         ProtocolError [bad-roster]: One of the two is not in the roster.
 
     Edge cases:
-        Whoever holds a Refusal cannot tell an accuser that lies from a coordinator that
-        delivered another share than this bundle has; the coordinator itself can.
+        A third party that holds a Refusal cannot distinguish an accuser that lies from a
+        coordinator that delivered another share than this bundle holds; the coordinator can.
     """
     holder, dealer = cohort.index(accuser), cohort.index(accusation.dealer)
     if holder == dealer:
-        raise _false(cohort, holder, accusation, "nothing is sealed for oneself")
+        raise _false(cohort, holder, accusation, "a store seals no share for itself")
     count = len(cohort)
     digests = (bundle.header_digest, bundle.roster_digest)
     if (
@@ -219,6 +224,7 @@ def check_accusation(
         raise OutOfTurn(
             f"shares are not those of {accusation.dealer!r} in this roster", code="wrong-header"
         )
+    # `ShareBundle.part` indexes these lists by roster position.
     if (len(bundle.sealed), len(bundle.vouched), len(bundle.digests)) != (
         count - 1,
         count - 1,
@@ -234,7 +240,7 @@ def check_accusation(
         open_sealed(channel, cohort, dealer, holder, sealed, digests_of)
     except BadShares:
         return
-    raise _false(cohort, holder, accusation, "the share opens, and is what its dealer signed for")
+    raise _false(cohort, holder, accusation, "the share opens, and matches what its dealer signed")
 
 
 def _context(cohort: Cohort, dealer: int, holder: int, digests: bytes) -> bytes:
@@ -243,7 +249,7 @@ def _context(cohort: Cohort, dealer: int, holder: int, digests: bytes) -> bytes:
 
 
 def _cleared(public: bytes) -> Point:
-    """A point times the cofactor: it has no component of small order."""
+    """Return a point times the cofactor, which has no component of small order."""
     return multiply(_COFACTOR, _edwards.decode(public))
 
 
@@ -273,6 +279,6 @@ def _false(cohort: Cohort, accuser: int, accusation: Accusation, reason: str) ->
     return ProtocolError(
         f"{name!r} accuses {accusation.dealer!r} of wrong shares: {reason}",
         code="false-accusation",
-        hint="the accused store dealt what it should; look at the accuser's machine",
+        hint="the accused store dealt a correct share; check the accuser's machine",
         culprits=(name,),
     )

@@ -1,9 +1,9 @@
-"""What a store remembers of the attempts it made, and of the stores that it met.
+"""A store's persistent record of its attempts, and of the other stores' certificates.
 
 The journal lets attempts only move forward, counts how often each exchange was begun, and
-knows how far the newest attempt came, so that a state from before is of no use. It holds no
-secret and belongs on disk; its `Mark` belongs in a second place, which a restored backup of
-the first does not bring back with it.
+records the stage of the newest attempt, so that an older state cannot be used again. It holds
+no secret and is stored on disk. Its `Mark` is stored in a second place, which restoring a
+backup of the first does not restore with it.
 
 >>> from dataclasses import replace
 >>> header = Header(run=1, round=3, attempt=1, manifest_digest=bytes(32), model_digest=bytes(32))
@@ -31,8 +31,8 @@ from hanse_common.identity import KEY_SIZE, Certificate, check_store_id
 from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import MAX_ATTEMPTS, MAX_OPENINGS, Header
 
-JOURNAL_VERSION = 2
-MARK_VERSION = 1
+_JOURNAL_VERSION = 2
+_MARK_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Entry:
     """The newest attempt of one run.
 
     Args:
-        number: Of the attempt among all that the store ever began, from 1.
+        number: Counts all attempts that the store ever began, from 1.
         round: Number of the exchange.
         attempt: 1 or 2.
-        stage: What the store has done last in it, a failure aside.
+        stage: The last step that the store completed; failures are not recorded.
     """
 
     number: int
@@ -53,7 +53,8 @@ class Entry:
 
     @property
     def masked(self) -> bool:
-        """Whether a masked vector was made, which may have left the store."""
+        """Whether a masked vector was made."""
+        # It counts as released: a crash right after it leaves open whether it was sent.
         return self.stage >= Stage.MASKED
 
     @property
@@ -76,10 +77,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a store came: its newest attempt, and the stage of it.
+    """The newest attempt of a store, with its stage.
 
-    Store its bytes apart from the journal, after it and before a reply leaves; let what is
-    read from there go through `Journal.caught_up`.
+    Store the encoded mark in another place than the journal, after the journal and before the
+    reply is sent. Pass the mark that is read from there to `Journal.caught_up`.
     """
 
     run: int
@@ -87,7 +88,7 @@ class Mark:
 
     def encode(self) -> bytes:
         """Return canonical bytes, to store."""
-        writer = Writer().u16(MARK_VERSION).u64(self.run)
+        writer = Writer().u16(_MARK_VERSION).u64(self.run)
         self.newest.write(writer)
         return writer.finish()
 
@@ -99,7 +100,7 @@ class Mark:
             MalformedMessage: It is not a mark.
         """
         reader = Reader(data, "mark")
-        reader.expect(MARK_VERSION)
+        reader.expect(_MARK_VERSION)
         mark = cls(reader.u64(), Entry.read(reader))
         reader.end()
         return mark
@@ -107,7 +108,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """The newest certificate that a store was seen with."""
+    """The newest certificate that was seen for a store."""
 
     valid_from: int
     public_key: bytes
@@ -115,11 +116,11 @@ class Met:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """What a store remembers of all attempts.
+    """The record of all attempts of a store; every change returns a new journal.
 
     Args:
-        begun: How many attempts the store ever began.
-        runs: The newest attempt of each run.
+        begun: Number of attempts that the store ever began.
+        runs: By run, its newest attempt.
         openings: How often each exchange was begun, by the manifest's digest and the
             exchange's number, over all runs and attempts.
         met: By store id, the newest certificate seen.
@@ -127,12 +128,12 @@ class Journal:
     Guarantees:
         - Within a run, attempts only move forward: (round, attempt) grows with each one, no
           round has more than two, and none follows the release of a round's shares.
-        - A store goes on with no attempt but its newest, and from no stage but the last.
-        - No exchange of a manifest is begun more often than the terms allow, whatever runs
-          and attempts it is shown under.
-        - No key that was seen to be replaced is taken for its store's again.
-        - Bounded: per manifest there are as many exchanges as its rounds have, and so at
-          most that times `max_openings` runs; a store is met once for each id.
+        - A store continues only its newest attempt, and only from the stage recorded here.
+        - No exchange of a manifest is begun more often than the terms allow, whatever run
+          and attempt numbers it is shown with.
+        - A key that was seen to be replaced is not accepted for its store again.
+        - The size is bounded: a manifest has a fixed number of exchanges, hence at most that
+          times `max_openings` runs, and there is one certificate for each store id.
     """
 
     begun: int = 0
@@ -142,19 +143,19 @@ class Journal:
 
     @property
     def mark(self) -> Mark | None:
-        """How far the store came; None before the first attempt."""
+        """The mark of the newest attempt; None before the first attempt."""
         for run, entry in self.runs.items():
             if entry.number == self.begun:
                 return Mark(run, entry)
         return None
 
     def caught_up(self, mark: Mark | None) -> Journal:
-        """Return the journal as far as a mark says that the store came.
+        """Return the journal, advanced to the attempt and stage of a mark.
 
         Edge cases:
-            A journal from a backup lacks what came after it. What the mark says is put
-            back: the newest attempt is over here, and earlier ones of its run are too. Lost
-            remain the counts since then, and the newest attempts of other runs.
+            A journal from a backup lacks the attempts after the backup. The mark restores the
+            newest one, which closes that attempt and the earlier ones of its run. The opening
+            counts since the backup, and the newest attempts of other runs, remain lost.
         """
         ours = self.mark
         if mark is None or (ours is not None and _order(mark) <= _order(ours)):
@@ -165,14 +166,16 @@ class Journal:
         """Return the journal after beginning an attempt.
 
         Args:
-            header: Of the attempt.
-            max_openings: Most times that one exchange is begun; see `Terms`.
+            header: The attempt's header.
+            max_openings: Most times that one exchange may be begun; see `Terms`.
 
         Raises:
             ProtocolError [attempt-refused]: The attempt, or a later one, was begun before, the
                 round is closed, or the exchange was begun too often.
         """
         entry = self.runs.get(header.run)
+        # A store that helped to unmask one sum of a round joins no second sum of it: otherwise
+        # the difference of the two sums could hold a single update.
         if entry and entry.closed and header.round == entry.round:
             raise ProtocolError(
                 f"round {header.round} of run {header.run} is closed here: its shares "
@@ -187,6 +190,7 @@ class Journal:
                 code="attempt-refused",
                 hint="rounds and attempts only move forward",
             )
+        # The coordinator chooses run numbers freely, so openings are counted across runs.
         counts = self.openings.get(header.manifest_digest, {})
         count = counts.get(header.round, 0)
         if count >= max_openings:
@@ -211,8 +215,8 @@ class Journal:
         """Return the journal after the newest attempt went on to a later stage.
 
         Raises:
-            ProtocolError [attempt-refused]: The attempt is not the newest one, or is at that stage
-                already.
+            ProtocolError [attempt-refused]: The attempt is not the newest one, or has reached
+                that stage already.
         """
         entry = self._current(header)
         if stage <= entry.stage:
@@ -225,11 +229,11 @@ class Journal:
         return replace(self, runs={**self.runs, header.run: replace(entry, stage=stage)})
 
     def check_current(self, header: Header, stage: Stage) -> None:
-        """Check that an attempt is the newest one, open, and at just this stage.
+        """Check that an attempt is the newest one, open, and at exactly this stage.
 
         Raises:
-            ProtocolError [attempt-refused]: It is not: the state that says so was restored, or is
-                left over.
+            ProtocolError [attempt-refused]: It is not: the state that claims so was restored
+                from a backup, or is left over.
         """
         entry = self._current(header)
         if entry.closed or entry.stage is not stage:
@@ -241,15 +245,15 @@ class Journal:
             )
 
     def was_masked(self, header: Header) -> bool:
-        """Whether this attempt, or one before it of the same round, masked a vector.
+        """Whether this attempt, or an earlier one of the same round, masked a vector.
 
-        A vector that was masked may be in a sum; the round's next attempt takes a new one.
+        A masked vector may be in a sum, so the round's next attempt must draw a new one.
         """
         entry = self.runs.get(header.run)
         return entry is not None and entry.round == header.round and entry.masked
 
     def meet(self, certificates: Iterable[Certificate]) -> Journal:
-        """Return the journal after seeing valid certificates of the roster's stores.
+        """Return the journal after seeing the roster's certificates, which were checked before.
 
         Raises:
             ProtocolError [bad-roster]: A store shows another key than in a certificate that was
@@ -265,7 +269,7 @@ class Journal:
                 raise ProtocolError(
                     f"{name!r} shows a replaced key: a later certificate has another one",
                     code="bad-roster",
-                    hint="its node must use the certificate that it was given last",
+                    hint="its node must use the newest certificate that it was given",
                     culprits=(name,),
                 )
         return replace(self, met=met)
@@ -284,7 +288,7 @@ class Journal:
 
     def encode(self) -> bytes:
         """Return canonical bytes, to store."""
-        writer = Writer().u16(JOURNAL_VERSION).u64(self.begun).u32(len(self.runs))
+        writer = Writer().u16(_JOURNAL_VERSION).u64(self.begun).u32(len(self.runs))
         for run, entry in sorted(self.runs.items()):
             entry.write(writer.u64(run))
         writer.u32(len(self.openings))
@@ -305,7 +309,7 @@ class Journal:
             MalformedMessage: It is not a journal.
         """
         reader = Reader(data, "journal")
-        reader.expect(JOURNAL_VERSION)
+        reader.expect(_JOURNAL_VERSION)
 
         def run() -> tuple[int, Entry]:
             return reader.u64(), Entry.read(reader)
@@ -320,6 +324,8 @@ class Journal:
         def met() -> tuple[str, Met]:
             return check_store_id(reader.text()), Met(reader.u64(), reader.raw(KEY_SIZE))
 
+        # Smallest encodings in bytes. A run: u64, and an entry of 14; a manifest: digest and
+        # count; a store: an id of one letter behind its length, u64 and key.
         journal = cls(
             begun=reader.u64(),
             runs=dict(reader.many(run, size=22, limit=2**32)),
@@ -330,6 +336,7 @@ class Journal:
         numbers = {entry.number for entry in journal.runs.values()}
         if len(numbers) != len(journal.runs) or max(numbers, default=0) != journal.begun:
             raise MalformedMessage("journal has attempts that were numbered twice, or none newest")
+        # Dictionaries swallow repeated keys and any order; encoding once more finds both.
         if journal.encode() != data:
             raise MalformedMessage("journal is not in canonical order")
         return journal

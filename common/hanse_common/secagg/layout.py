@@ -1,8 +1,8 @@
-"""What the coordinates of a masked vector mean: named sections with declared bounds.
+"""The layout of a masked vector: named sections of coordinates with declared bounds.
 
-The protocol sees one vector of integers modulo 2^32. A layout says which of them are the
-model update, which the example count, which the metrics, and how large one store can make
-each. From that it follows, before anything is masked, that no sum overflows.
+The protocol sums one vector of integers modulo 2^32. The layout says which coordinates are the
+model update, the example count and the metrics, and how large one store can make each. It
+follows, before anything is masked, that no sum overflows.
 
 >>> layout = Layout((Section("update", 1000, clip=1.0), Section("weight", 1, clip=500.0, scale=1)))
 >>> layout.length, layout.largest_cohort()
@@ -22,9 +22,9 @@ from hanse_common.codec import Writer
 from hanse_common.errors import ProtocolError
 
 MODULUS = 2**32
-LARGEST_SUM = 2**31 - 1
+LARGEST_SUM = 2**31 - 1  # sums are signed: half of the modulus for each sign
 DEFAULT_SCALE = 2**20
-MAX_LENGTH = 2**30
+MAX_LENGTH = 2**30  # words; a body of 4 GiB
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -32,17 +32,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A run of coordinates that is clipped and scaled as one.
+    """A contiguous range of coordinates that is clipped and scaled together.
 
     Args:
-        name: What the section holds.
+        name: An identifier, such as `update`.
         length: Number of coordinates.
         clip: Largest L2 norm of one store's values.
         scale: Integer steps per unit.
         headroom: Integer steps by which one store's coordinate may exceed its clipped
-            value: room for noise that the store adds after quantisation.
+            value: room for the noise that the store adds after quantisation.
         noise_variance: Variance of the Skellam noise that one store adds to each integer
-            coordinate; 0 where it adds none.
+            coordinate; 0 without noise.
+
+    Raises:
+        ProtocolError [unsafe-terms]: A value is out of range, or one store's bound does not
+            fit in 31 bits.
     """
 
     name: str
@@ -95,42 +99,52 @@ class Section:
     @property
     def l2_bound(self) -> float:
         """Largest L2 norm of one store's integers before any noise: the L2 sensitivity."""
+        # Rounding moves each coordinate by less than one step, hence a vector by < sqrt(length).
         return self.clip * self.scale + math.sqrt(self.length)
 
 
 def largest_scale(clip: float, stores: int) -> int:
-    """Return the finest power-of-two scale, up to the default, that no sum overflows.
+    """Return the finest power-of-two scale, up to the default, at which no sum overflows.
 
     Args:
-        clip: Of the section.
+        clip: The section's clip.
         stores: Most stores in a sum.
 
     Raises:
-        ProtocolError [unsafe-terms]: Not even whole steps fit.
+        ProtocolError [unsafe-terms]: Sums overflow even at a scale of 1.
 
     >>> largest_scale(16.0, 12) == DEFAULT_SCALE, largest_scale(1000.0, 100)
     (True, 16384)
     """
+    # One step less per store, because `Section.bound` rounds up. A power of two makes scaling
+    # and its inverse exact in floating point.
     room = (LARGEST_SUM // stores - 1) / clip
     if room < 1:
         raise ProtocolError(
             f"sums of {stores} stores with clip={clip} overflow at every scale",
             code="unsafe-terms",
-            hint="lower the clip, or take fewer stores into a round",
+            hint="lower the clip, or admit fewer stores to a round",
         )
     return int(min(DEFAULT_SCALE, 2 ** math.floor(math.log2(room))))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The sections of a vector, in order."""
+    """The sections of a vector, in order.
+
+    Raises:
+        ProtocolError [unsafe-terms]: There is no section, a name repeats, or the vector is
+            longer than `MAX_LENGTH`.
+    """
 
     sections: tuple[Section, ...]
 
     def __post_init__(self) -> None:
         names = [section.name for section in self.sections]
         if not names or len(set(names)) != len(names):
-            raise ProtocolError(f"section names {names} are empty or repeat", code="unsafe-terms")
+            raise ProtocolError(
+                f"section names {names} are empty or not unique", code="unsafe-terms"
+            )
         if self.length > MAX_LENGTH:
             raise ProtocolError(
                 f"layout has {self.length} coordinates, at most {MAX_LENGTH}", code="unsafe-terms"
@@ -138,7 +152,7 @@ class Layout:
 
     @property
     def length(self) -> int:
-        """Number of coordinates of the whole vector."""
+        """Number of coordinates of the vector."""
         return sum(section.length for section in self.sections)
 
     def largest_cohort(self) -> int:
@@ -146,7 +160,7 @@ class Layout:
         return LARGEST_SUM // max(section.bound for section in self.sections)
 
     def slices(self) -> dict[str, slice]:
-        """Return where each section lies."""
+        """Return each section's slice of the vector, by name."""
         places, start = {}, 0
         for section in self.sections:
             places[section.name] = slice(start, start + section.length)
@@ -154,7 +168,7 @@ class Layout:
         return places
 
     def join(self, parts: Mapping[str, Integers]) -> Integers:
-        """Put quantised sections into one vector.
+        """Concatenate quantised sections to one vector of shape `(length,)`.
 
         Raises:
             ProtocolError [bad-vector]: A section is missing, unknown, or of another length.
@@ -170,7 +184,7 @@ class Layout:
         return vector
 
     def split(self, vector: Integers) -> dict[str, Integers]:
-        """Take a vector, or a sum of vectors, apart into its sections."""
+        """Split a vector, or a sum of vectors, into views of its sections, by name."""
         return {name: vector[place] for name, place in self.slices().items()}
 
     def check(self, vector: Integers) -> None:
@@ -199,6 +213,7 @@ class Layout:
         """Return canonical bytes, for digests."""
         writer = Writer().u32(len(self.sections))
         for section in self.sections:
+            # Hexadecimal floats are exact: no two clips share a decimal rounding.
             writer.text(section.name).u32(section.length).text(float(section.clip).hex())
             writer.u32(section.scale).u32(section.headroom)
             writer.text(float(section.noise_variance).hex())

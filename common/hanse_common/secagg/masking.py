@@ -1,8 +1,8 @@
-"""Masks: AES-256-CTR keystreams read as 32-bit words and added modulo 2^32.
+"""Masks: AES-256-CTR keystreams, read as 32-bit words and added modulo 2^32.
 
 A key makes exactly one stream and masks exactly one vector, so the counter starts at zero.
 All masks of a vector are added chunk by chunk: the chunk stays in the core's cache while
-every stream passes over it.
+every stream is added to it.
 
 >>> import numpy as np
 >>> vector = np.array([1, 2, 3], np.uint32)
@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 KEY_SIZE = 32
-BLOCK_SIZE = 16
+_BLOCK_SIZE = 16
 CHUNK_BYTES = 2**18
 """0.83 ns a word on two cores of a Xeon; 64 KiB takes 0.86, 1 MiB 0.90, 2 MiB 1.04."""
-_STREAMS_AT_ONCE = 256
+_STREAMS_AT_ONCE = 256  # bounds the cipher contexts in memory; a cohort may have 10,000 stores
 
 Words = NDArray[np.uint32]
 
@@ -33,7 +33,7 @@ class Keystream:
     """The words of one AES-256-CTR keystream, in order.
 
     Args:
-        key: 32 bytes, used for this stream and nothing else.
+        key: 32 bytes, used for no other stream.
 
     Guarantees:
         Words are the little-endian reading of AES-256-CTR with a zero initial counter
@@ -41,7 +41,7 @@ class Keystream:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(BLOCK_SIZE))).encryptor()
+        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK_SIZE))).encryptor()
 
     def take(self, count: int) -> Words:
         """Return the next `count` words."""
@@ -49,7 +49,8 @@ class Keystream:
         return words
 
     def fill(self, zeros: memoryview, buffer: memoryview) -> None:
-        """Write the next `len(zeros)` bytes into `buffer`, which is a block larger."""
+        """Write the next `len(zeros)` bytes into `buffer`."""
+        # `update_into` requires a buffer that is a block larger than its input.
         self._encryptor.update_into(zeros, buffer)
 
     def __repr__(self) -> str:
@@ -60,19 +61,19 @@ def add_masks(vector: Words, *, plus: Sequence[bytes] = (), minus: Sequence[byte
     """Add the keystreams of `plus` to a vector in place and subtract those of `minus`.
 
     Args:
-        vector: Words, shape `(p,)`, contiguous; changed in place.
+        vector: Contiguous words of shape `(p,)`; changed in place.
         plus: 32-byte keys of streams to add.
         minus: 32-byte keys of streams to subtract.
 
     Guarantees:
-        Arithmetic is modulo 2^32 and exact. No key is kept.
+        Arithmetic is modulo 2^32 and exact. Neither keys nor keystream stay in memory.
 
     Edge cases:
-        No keys leave the vector unchanged; so does an empty vector.
+        Without keys the vector is unchanged. An empty vector is allowed.
     """
     signed = [(key, np.add) for key in plus] + [(key, np.subtract) for key in minus]
     per_chunk = CHUNK_BYTES // 4
-    buffer = np.empty(per_chunk + BLOCK_SIZE // 4, "<u4")
+    buffer = np.empty(per_chunk + _BLOCK_SIZE // 4, "<u4")
     zeros, out = memoryview(bytes(CHUNK_BYTES)), buffer.data.cast("B")
     for first in range(0, len(signed), _STREAMS_AT_ONCE):
         group = signed[first : first + _STREAMS_AT_ONCE]
@@ -83,4 +84,5 @@ def add_masks(vector: Words, *, plus: Sequence[bytes] = (), minus: Sequence[byte
             for stream, combine in streams:
                 stream.fill(source, out)
                 combine(chunk, words, out=chunk)
+    # The buffer still holds the last keystream, which would unmask a chunk.
     buffer[:] = 0

@@ -1,7 +1,7 @@
 """The messages of secure aggregation, each with one canonical encoding.
 
-Every message starts with `hnse`, a u16 version and a u8 kind; what a store says ends with
-its Ed25519 signature over everything before it. Decoders refuse all other bytes with a
+Every message starts with `hnse`, a u16 version and a u8 kind; a store's message ends with its
+Ed25519 signature over everything before it. Decoders refuse all other bytes with a
 `ProtocolError`. `docs/protocol.md` has the byte tables; `tests/vectors` the golden bytes.
 
 >>> message = Survivors(header_digest=bytes(32), roster_digest=bytes(32), survivors=(0, 2))
@@ -68,9 +68,9 @@ DIGESTS_SIZE = 2 * DIGEST_SIZE
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hello(StoreMessage):
-    """Stage 0: a store's fresh keys and the commitment to its seed b.
+    """Stage 0, from a store: its fresh keys and the commitment to its seed b.
 
-    `possession` shows that the store holds its share key; see `keys.ShareKey`.
+    `possession` proves that the store holds its share key; see `keys.ShareKey`.
     """
 
     kind: ClassVar[int] = 1
@@ -121,6 +121,7 @@ class Roster(Message):
     @classmethod
     def _read(cls, reader: Reader) -> Self:
         def hello() -> Hello:
+            # A Hello with the largest certificate (512 bytes) takes 826.
             return Hello.decode(reader.blob(2048))
 
         return cls(
@@ -131,12 +132,12 @@ class Roster(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShareBundle(StoreMessage):
-    """Stage 1: encrypted shares for every other store, and digests of all shares.
+    """Stage 1, from a store: encrypted shares for every other store, digests of all shares.
 
-    `sealed` skips the sender; `vouched` holds the sender's signature over each of them, which
-    goes to its holder with the share, so that a holder knows a share that was dealt wrongly
-    from one that was altered on the way. `digests` holds, in roster order and with the
-    sender, the digest of the mask-key share and that of the seed share.
+    `sealed` is in roster order without the sender. `vouched` has the sender's signature over
+    each sealed share; the holder receives both, and can distinguish a share that was dealt
+    wrongly from one that was altered on the way. `digests` is in roster order with the sender;
+    each element is the digest of the mask-key share, then that of the seed share.
     """
 
     kind: ClassVar[int] = 3
@@ -149,12 +150,17 @@ class ShareBundle(StoreMessage):
     signature: bytes = bytes(SIGNATURE_SIZE)
 
     def part(self, dealer: int, holder: int) -> tuple[bytes, bytes, bytes]:
-        """Return what the sender, at index `dealer`, has for another store of the roster.
+        """Return the part of the bundle that belongs to one holder.
+
+        Args:
+            dealer: Roster index of the sender.
+            holder: Roster index of another store.
 
         Returns:
             The sealed share, the sender's signature over it, and the digests.
         """
-        place = holder - (dealer < holder)  # the lists of sealed shares skip the sender
+        # The lists of sealed shares and signatures skip the sender; the digests do not.
+        place = holder - (dealer < holder)
         return self.sealed[place], self.vouched[place], self.digests[holder]
 
     def _write(self, writer: Writer) -> None:
@@ -179,7 +185,7 @@ class ShareBundle(StoreMessage):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery(Message):
-    """Stage 2, to one store: the sharers U2, and what the others sealed for it and vouch for."""
+    """Stage 2, to one store: the sharers U2, and the shares that the others sealed for it."""
 
     kind: ClassVar[int] = 4
     header_digest: bytes
@@ -210,7 +216,7 @@ class Delivery(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskedVector(StoreMessage):
-    """Stage 2: the quantised update plus masks; `body` is little-endian 32-bit words."""
+    """Stage 2, from a store: the masked vector; `body` is little-endian 32-bit words."""
 
     kind: ClassVar[int] = 5
     header_digest: bytes
@@ -236,7 +242,7 @@ class MaskedVector(StoreMessage):
         return words
 
     def _signed(self) -> bytes:
-        # Ed25519 reads what it signs twice; a digest keeps that to 32 bytes a vector.
+        # Ed25519 reads the message twice; signing the digest of a body of megabytes saves that.
         short = replace(self, body=hashlib.sha256(self.body).digest())
         return StoreMessage._signed(short)
 
@@ -250,6 +256,7 @@ class MaskedVector(StoreMessage):
             header_digest=reader.raw(DIGEST_SIZE),
             roster_digest=reader.raw(DIGEST_SIZE),
             store_id=check_store_id(reader.text()),
+            # Not copied: uploads of a whole cohort would take twice their size.
             body=reader.view(4 * MAX_LENGTH),
             signature=reader.raw(SIGNATURE_SIZE),
         )
@@ -279,7 +286,7 @@ class Survivors(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confirmation(StoreMessage):
-    """Stage 3: a store's one signature on roster, U2 and U3, as digests."""
+    """Stage 3, from a store: its only signature over roster, U2 and U3, as digests."""
 
     kind: ClassVar[int] = 7
     header_digest: bytes
@@ -308,7 +315,7 @@ class Confirmation(StoreMessage):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnmaskRequest(Message):
-    """Stage 4, to all survivors: signatures on U3 by the stores at `signers`."""
+    """Stage 4, to all survivors: signatures over U3 by the stores at indices `signers`."""
 
     kind: ClassVar[int] = 8
     header_digest: bytes
@@ -333,7 +340,10 @@ class UnmaskRequest(Message):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unmasking(StoreMessage):
-    """Stage 4: one share per peer: of its seed if it survived, else of its mask key."""
+    """Stage 4, from a store: per peer one share, of its seed if it survived, else of its mask key.
+
+    `seed_shares` follow the order of U3, `mask_key_shares` that of the sharers outside of U3.
+    """
 
     kind: ClassVar[int] = 9
     header_digest: bytes
@@ -359,6 +369,8 @@ class Unmasking(StoreMessage):
             mask_key_shares=read_many(reader, SHARE_SIZE),
             signature=reader.raw(SIGNATURE_SIZE),
         )
+        # Refused here, as malformed, a share cannot fail inside the reconstruction, where it
+        # would end the round for all.
         for share in (*message.seed_shares, *message.mask_key_shares):
             check_share(share)
         return message

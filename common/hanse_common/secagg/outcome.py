@@ -1,4 +1,4 @@
-"""The stages of an attempt as the coordinator sees them, and what comes out at the end."""
+"""The coordinator's phases of an attempt, and the result of one that succeeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hanse_common.secagg.reach import Excess
 
 
 class Phase(IntEnum):
-    """What the coordinator waits for."""
+    """The message that the coordinator waits for, in order; `DONE` waits for none."""
 
     HELLO = 0
     SHARE = 1
@@ -23,20 +23,19 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Aggregate:
-    """The outcome of an attempt.
+    """The result of an attempt.
 
     Args:
-        total: Signed sum of the survivors' vectors, shape `(length,)`.
-        survivors: Stores in the sum.
-        missing: Stores that were lost at each stage.
-        liars: Stores that reported wrong shares; the sum is right without them.
-        roster_digest: Of the roster, for the round log.
-        survivors_digest: Of roster, U2 and U3: what the stores signed.
-        confirmations: Signatures over it, by store id.
-        excesses: Sections whose sum honest stores cannot have made, with what was measured:
-            at least one vector was forged, and `total` is to be used for nothing but finding
-            out whose.
-        proven: Stores that are proven to have broken the protocol, by error code; see
+        total: Signed sum of the survivors' vectors, shape `(length,)`, in integer steps.
+        survivors: Ids of the stores in the sum.
+        missing: By stage, the stores that were lost at it.
+        liars: Stores that reported wrong shares; the sum is correct without them.
+        roster_digest: Digest of the roster, for the round log.
+        survivors_digest: Digest of roster, U2 and U3, which the stores signed.
+        confirmations: By store id, the signature over it.
+        excesses: Sections whose sum honest stores cannot have made, with the measurements. If
+            there is one, at least one vector was forged: use `total` only to search for it.
+        proven: By store that is proven to have broken the protocol, the error code; see
             `Coordinator.proven`.
     """
 

@@ -1,4 +1,4 @@
-"""Real values to integers and back: L2 clip, scale, unbiased rounding (Bonawitz et al. 2019).
+"""Quantisation of real vectors: L2 clip, scale, unbiased rounding (Bonawitz et al. 2019).
 
 >>> import numpy as np
 >>> section = Section("update", 3, clip=1.0, scale=2**20)
@@ -22,7 +22,7 @@ from hanse_common.secagg.layout import Floats, Integers, Section
 from hanse_common.secagg.masking import KEY_SIZE, Keystream
 
 _CHUNK = 2**13
-"""Values at a time: the buffers stay in the first-level cache."""
+"""Values that are processed at a time, so that the buffers stay in the first-level cache."""
 
 
 def quantize(
@@ -39,16 +39,16 @@ def quantize(
         Integers of shape `(section.length,)`.
 
     Raises:
-        ProtocolError [bad-vector]: Another length or type, or a value that is not finite.
+        ProtocolError [bad-vector]: Length or type is wrong, or a value is not finite.
 
     Guarantees:
-        - Every coordinate is within `section.bound` less its headroom, whatever comes in.
+        - Every coordinate is within `section.bound` less its headroom, for all inputs.
         - Rounding is unbiased to 2^-32 of a step, and driven by an AES-256-CTR keystream.
         - The L2 norm of the result is at most `section.l2_bound`.
 
     Edge cases:
-        Values whose norm exceeds the clip are scaled down as a whole, so an update times
-        1000 counts as much as any other. A norm that overflows float64 is handled.
+        Values whose norm exceeds the clip are scaled down together, so an update times 1000
+        counts as much as any other. A norm that overflows float64 is handled.
     """
     if values.shape != (section.length,) or values.dtype.kind not in "fiu":
         raise ProtocolError(
@@ -56,38 +56,42 @@ def quantize(
             f"expected ({section.length},) of real numbers",
             code="bad-vector",
         )
-    values, factor = _within_reach(values, section)
+    values, factor = _clip_factor(values, section)
     limit = section.bound - section.headroom
     result = np.empty(section.length, np.int64)
     scaled, floor, up = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK, bool)
+    # The key is fresh for each section: rounding must not be predictable from another vector.
     noise = Keystream(entropy(KEY_SIZE))
     for start in range(0, section.length, _CHUNK):
         chunk = values[start : start + _CHUNK]
         x, down, is_up = scaled[: chunk.size], floor[: chunk.size], up[: chunk.size]
         np.multiply(chunk, factor * section.scale, out=x, dtype=np.float64)
         np.floor(x, out=down)
-        # 2^32 (x - floor x) is exact: a word is below it with just that probability.
+        # 2^32 (x - floor x) is exact, and a uniform 32-bit word is below it with probability
+        # x - floor x, to within 2^-32.
         np.subtract(x, down, out=x)
         np.multiply(x, 2.0**32, out=x)
         np.less(noise.take(chunk.size), x, out=is_up)
         np.add(down, is_up, out=down)
+        # A coordinate at the clip may exceed the limit by an error of the norm's last bits.
         np.clip(down, -limit, limit, out=down)
         result[start : start + _CHUNK] = down
     return result
 
 
 def dequantize(integers: Integers, section: Section) -> Floats:
-    """Turn integers, or a sum of them, back into real numbers."""
+    """Convert integers, or a sum of them, to real numbers of the same shape."""
     return integers / np.float64(section.scale)
 
 
-def _within_reach(values: NDArray[Any], section: Section) -> tuple[NDArray[Any], float]:
-    """Values, and the factor that clips them.
+def _clip_factor(values: NDArray[Any], section: Section) -> tuple[NDArray[Any], float]:
+    """Return values and the factor that clips them to the section's norm.
 
-    Values whose squares overflow are divided by the largest first, and not only the factor: it
-    would be subnormal, which counts as zero where subnormal numbers are flushed.
+    Values whose squares overflow are themselves divided by the largest first. Putting that
+    into the factor would make it subnormal, and processors that flush such numbers read zero.
     """
     square = 0.0
+    # Overflow is expected here, and handled below.
     with np.errstate(over="ignore", invalid="ignore"):
         for start in range(0, values.size, _CHUNK):
             chunk = values[start : start + _CHUNK].astype(np.float64)
@@ -100,7 +104,7 @@ def _within_reach(values: NDArray[Any], section: Section) -> tuple[NDArray[Any],
         raise ProtocolError(
             f"section {section.name!r} holds NaN or infinity",
             code="bad-vector",
-            hint="training diverged: lower the learning rate; nothing was sent",
+            hint="training diverged: lower the learning rate (nothing was sent)",
         )
     real /= largest
     return real, section.clip / math.sqrt(float(np.einsum("i,i->", real, real)))

@@ -1,9 +1,9 @@
-"""How large a sum honest stores can make: what lies beyond it holds a forged vector.
+"""Bounds on the sum of honest stores' vectors: a sum beyond them contains a forged vector.
 
-Masks hide single vectors, so the sum is all that can be judged. An honest vector is q + z: a
+Masks hide single vectors, so only the sum can be checked. An honest vector is q + z: a
 clipped and rounded update q of norm at most `Section.l2_bound`, and Skellam noise z of variance
-`noise_variance` in each coordinate. `measure` compares a sum with what `stores` such vectors
-can reach.
+`noise_variance` in each coordinate. `measure` compares a sum with the bounds for `stores` such
+vectors.
 
 Derivation. Q is the sum of the q, Z that of the z, d the length, A = stores * l2_bound >= |Q|,
 V = stores * noise_variance. Every coordinate of Z is Skellam of variance V, independent of the
@@ -40,11 +40,11 @@ import numpy as np
 from hanse_common.secagg.layout import Integers, Layout, Section
 
 CHANCE = 1e-9
-"""Of taking one section of an honest sum for a forged one, at most."""
+"""Highest probability of taking one section of an honest sum for a forged one."""
 
 _EVENT = CHANCE / 3
 _ROUNDING = 1 + 1e-9
-"""Room for the error of a norm in double precision."""
+"""Margin for the error of a norm in double precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +54,9 @@ class Excess:
     Args:
         section: Its name.
         norm: L2 norm of the sum, in integer steps.
-        norm_bound: What honest stores reach at most.
-        largest: Largest absolute coordinate of the sum.
-        largest_bound: What honest stores reach at most.
+        norm_bound: Largest norm of a sum of honest vectors, in integer steps.
+        largest: Largest absolute coordinate of the sum, in integer steps.
+        largest_bound: Largest absolute coordinate of a sum of honest vectors.
     """
 
     section: str
@@ -67,10 +67,10 @@ class Excess:
 
 
 def measure(layout: Layout, total: Integers, stores: int) -> tuple[Excess, ...]:
-    """Return the sections of a sum that are beyond what honest stores can make.
+    """Return the sections of a sum that exceed the bounds of honest stores.
 
     Args:
-        layout: Of the vector.
+        layout: The vector's layout.
         total: Signed sum of `stores` vectors, shape `(layout.length,)`.
         stores: Number of vectors in the sum.
 
@@ -78,10 +78,9 @@ def measure(layout: Layout, total: Integers, stores: int) -> tuple[Excess, ...]:
         A section of a sum of honest vectors is returned with probability below `CHANCE`.
 
     Edge cases:
-        A forged vector that keeps the sum within honest reach goes unseen: that is what
-        masking means.
+        A forged vector that keeps the sum within the bounds is not detected: masking hides it.
     """
-    found = []
+    excesses = []
     for section, part in zip(layout.sections, layout.split(total).values(), strict=True):
         # Not np.linalg.norm: its BLAS would start threads for one pass over memory.
         excess = Excess(
@@ -92,12 +91,13 @@ def measure(layout: Layout, total: Integers, stores: int) -> tuple[Excess, ...]:
             largest_bound=largest_coordinate(section, stores),
         )
         if excess.norm > excess.norm_bound or excess.largest > excess.largest_bound:
-            found.append(excess)
-    return tuple(found)
+            excesses.append(excess)
+    return tuple(excesses)
 
 
 def largest_norm(section: Section, stores: int) -> float:
     """Return the L2 norm, in integer steps, that a sum of honest vectors does not exceed."""
+    # The names of the derivation above: signal A, along m, coordinate M, slack s.
     variance, length = stores * section.noise_variance, section.length
     signal = stores * section.l2_bound
     log_chance = -math.log(_EVENT)
@@ -121,18 +121,20 @@ def _coordinate_noise(section: Section, stores: int) -> float:
 
 
 def _tail(variance: float, exponent: float) -> float:
-    """Return the m with E(m) = `exponent`: Skellam noise exceeds it once in exp(exponent)."""
+    """Return the m with E(m) = `exponent`: P(noise > m) is at most exp(-exponent)."""
     if variance == 0:
         return 0.0
 
-    def reached(m: float) -> float:
-        # The second term in the form that does not cancel for large variances.
+    def chernoff_exponent(m: float) -> float:
+        # sqrt(m^2 + V^2) - V as a quotient: the difference cancels for large variances.
         return m * math.asinh(m / variance) - m * m / (math.hypot(m, variance) + variance)
 
+    # The Gaussian tail of the same variance: a start close to the solution, and not above it.
     low, high = 0.0, math.sqrt(2 * variance * exponent)
-    while reached(high) < exponent:
+    while chernoff_exponent(high) < exponent:
         high *= 2
+    # More halvings than a double has bits. The upper end is returned: the bound stays a bound.
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if reached(middle) < exponent else (low, middle)
+        low, high = (middle, high) if chernoff_exponent(middle) < exponent else (low, middle)
     return high

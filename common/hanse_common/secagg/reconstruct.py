@@ -1,8 +1,8 @@
-"""The coordinator's last step: secrets from shares, each checked against its commitment.
+"""Reconstruction of secrets from shares, each checked against its commitment (stage 4).
 
-A wrong secret is traced. Every dealer signed a digest of every share: whoever reported a
-share that does not match lied, and the others' shares are used; if all match, the dealer
-dealt shares of something else.
+A wrong secret is traced to its cause. Every dealer signed a digest of every share. A store
+that reports a share that does not match lied, and the other stores' shares are used instead;
+if all shares match, the dealer dealt shares of another secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hanse_common.secagg.shamir import Weights
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Seeds of survivors and mask keys of drop-outs, by roster index; and who lied."""
+    """Seeds of survivors and mask keys of drop-outs by roster index, and the ids of liars."""
 
     seeds: Mapping[int, bytes] = field(repr=False)
     mask_keys: Mapping[int, bytes] = field(repr=False)
@@ -29,7 +29,7 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One secret to recover: whose, of which kind, and where its shares lie in a report."""
+    """One secret to recover: its dealer, its kind, and the position of its shares in a report."""
 
     dealer: int
     is_seed: bool
@@ -54,9 +54,9 @@ def recover(
         cohort: The roster.
         sharers: U2.
         survivors: U3.
-        threshold: Shares that determine a secret.
-        reports: Signed unmaskings by roster index.
-        share_digests: By dealer's index: the digests that it signed, for all holders, joined.
+        threshold: Number of shares that determine a secret.
+        reports: By roster index, the signed Unmasking.
+        share_digests: By dealer's index, the digests that it signed for all holders, joined.
 
     Returns:
         Secrets that all match their commitments.
@@ -65,10 +65,12 @@ def recover(
         BadSum [wrong-share]: A dealer dealt wrong shares, or too few honest reports are left;
             `culprits` names the dealer or the liars.
     """
+    # The order of `Unmasking`: seeds of U3, then mask keys of the other sharers.
     dropped = [index for index in sharers if index not in set(survivors)]
     wanted = [_Wanted(dealer, True, place) for place, dealer in enumerate(survivors)]
     wanted += [_Wanted(dealer, False, place) for place, dealer in enumerate(dropped)]
     liars: set[int] = set()
+    # Every pass returns, raises or finds at least one more liar, so there are at most n passes.
     while True:
         holders = sorted(reports.keys() - liars)[:threshold]
         if len(holders) < threshold:
@@ -77,24 +79,25 @@ def recover(
                 f"shares of {', '.join(names)} are not those that were dealt to them, and "
                 f"{len(holders)} others are below the threshold of {threshold}",
                 code="wrong-share",
-                hint="the round is lost; go on with the next one without them",
+                hint="the round is lost; start the next one without them",
                 culprits=names,
             )
-        found, wrong = _try(cohort, wanted, holders, reports)
+        secrets, wrong = _try(cohort, wanted, holders, reports)
         if wrong is None:
             return Recovered(
-                seeds={want.dealer: found[want] for want in wanted if want.is_seed},
-                mask_keys={want.dealer: found[want] for want in wanted if not want.is_seed},
+                seeds={want.dealer: secrets[want] for want in wanted if want.is_seed},
+                mask_keys={want.dealer: secrets[want] for want in wanted if not want.is_seed},
                 liars=cohort.ids(sorted(liars)),
             )
         new = _find_liars(cohort, wrong, reports, share_digests[wrong.dealer])
+        # All shares used are those that the dealer signed: the fault is the dealer's.
         if not new - liars:
             names = cohort.ids((wrong.dealer,))
             raise BadSum(
                 f"{names[0]!r} dealt shares that do not give the "
                 f"{'seed' if wrong.is_seed else 'mask key'} it committed to",
                 code="wrong-share",
-                hint="the round is lost; go on with the next one without that store",
+                hint="the round is lost; start the next one without that store",
                 culprits=names,
             )
         liars |= new
@@ -103,9 +106,12 @@ def recover(
 def leftover_masks(
     cohort: Cohort, sharers: tuple[int, ...], survivors: tuple[int, ...], recovered: Recovered
 ) -> tuple[list[bytes], list[bytes]]:
-    """Derive what the plain sum still needs added, and what subtracted, as mask keys.
+    """Derive the keys of the masks that did not cancel in the sum.
 
-    That is every survivor's self mask, and every mask between a survivor and a drop-out.
+    These are every survivor's self mask, and every mask between a survivor and a drop-out.
+
+    Returns:
+        Keys of the masks to add to the sum, and keys of those to subtract.
     """
     plus: list[bytes] = []
     minus = [
@@ -126,23 +132,25 @@ def leftover_masks(
 def _try(
     cohort: Cohort, wanted: list[_Wanted], holders: list[int], reports: Mapping[int, Unmasking]
 ) -> tuple[dict[_Wanted, bytes], _Wanted | None]:
+    """Combine the holders' shares; stop at the first secret that misses its commitment."""
+    # The same holders for all secrets: the Lagrange weights are computed once.
     weights = Weights([holder + 1 for holder in holders])
-    found: dict[_Wanted, bytes] = {}
+    secrets: dict[_Wanted, bytes] = {}
     for want in wanted:
         peer = cohort.peers[want.dealer]
         try:
             secret = weights.combine([want.share(reports[holder]) for holder in holders])
         except BadSum:
-            return found, want
+            return secrets, want
         if want.is_seed:
             commitment = keys.seed_commitment(secret, cohort.header_digest, peer.store_id)
             matches = commitment == peer.commitment
         else:
             matches = keys.ExchangeKey(secret).public == peer.mask_public
         if not matches:
-            return found, want
-        found[want] = secret
-    return found, None
+            return secrets, want
+        secrets[want] = secret
+    return secrets, None
 
 
 def _find_liars(
@@ -153,6 +161,7 @@ def _find_liars(
     for holder, report in reports.items():
         names = cohort.ids((want.dealer, holder))
         got = keys.share_digest(label, want.share(report), cohort.header_digest, *names)
+        # Per holder two digests: that of the mask-key share, then that of the seed share.
         start = DIGEST_SIZE * (2 * holder + want.is_seed)
         if got != digests[start : start + DIGEST_SIZE]:
             liars.add(holder)

@@ -1,6 +1,6 @@
-"""How a store leaves an attempt: what was wrong, who it says did it, and what shows it.
+"""The message by which a store leaves an attempt: error code, culprits and evidence.
 
-`messages.py` exports this with the other messages; `dispute.py` makes and judges accusations.
+`messages.py` exports it with the other messages; `dispute.py` makes and checks accusations.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _CODE = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accusation:
-    """What two stores agreed on to seal shares, and the proof that they did.
+    """Evidence against a dealer: the point that two share keys agree on, and a proof of it.
 
     Args:
-        dealer: Whose share does not open, or is not what it signed for.
+        dealer: Id of the store whose share does not open, or does not match what it signed.
         shared: Point of edwards25519 that both share keys agree on; it opens the shares
-            between the two stores, and no others.
-        challenge: Of the proof, an integer below the order of the group, little-endian.
-        response: Of the proof, likewise.
+            between these two stores only.
+        challenge: The proof's challenge: an integer below the group's order, little-endian.
+        response: The proof's response, encoded likewise.
     """
 
     dealer: str
@@ -44,7 +44,7 @@ class Accusation:
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
-        """Read what `write` wrote; numbers and points are checked with the proof."""
+        """Read the output of `write`; numbers and points are checked with the proof."""
         return cls(
             dealer=check_store_id(reader.text()),
             shared=reader.raw(POINT_SIZE),
@@ -55,7 +55,7 @@ class Accusation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal(StoreMessage):
-    """Any stage: a store leaves the attempt and says why: an error code and culprits.
+    """Any stage, from a store: it leaves the attempt, for an error code and because of culprits.
 
     `accusations` hold evidence against some of the culprits, sorted by dealer.
     """
@@ -90,12 +90,14 @@ class Refusal(StoreMessage):
             header_digest=reader.raw(DIGEST_SIZE),
             store_id=store_id(),
             code=reader.text(64),
+            # An id takes at least 5 bytes: its length, and one letter.
             culprits=reader.many(store_id, size=5, limit=LARGEST_COHORT),
             accusations=reader.many(accusation, size=5, limit=LARGEST_COHORT),
             signature=reader.raw(SIGNATURE_SIZE),
         )
         if not _CODE.fullmatch(message.code):
             raise MalformedMessage(f"error code {message.code!r} is not lower-case words")
+        # At most one accusation per dealer, so that judging a refusal takes bounded time.
         accused = [accusation.dealer for accusation in message.accusations]
         if accused != sorted(set(accused)) or not set(accused) <= set(message.culprits):
             raise MalformedMessage("accusations are not of culprits, or not sorted and unique")

@@ -1,6 +1,7 @@
-"""The roster: who takes part in an attempt, checked alike by every store and the coordinator.
+"""The roster of an attempt, checked by the same code in every store and the coordinator.
 
-A store is a Shamir point: the one at index i of the sorted roster holds the shares at i + 1.
+A store's roster index fixes its Shamir point: index i of the sorted roster holds the shares at
+point i + 1.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SURVIVORS_LABEL = b"hanse/secagg/1/survivors"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Peer:
-    """What an attempt needs to know of one store; all of it is public."""
+    """The public keys and the commitment of one store in an attempt."""
 
     store_id: str
     identity: bytes
@@ -36,7 +37,13 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """A checked roster."""
+    """A checked roster, in the order of store ids.
+
+    Args:
+        header_digest: Digest of the attempt's header.
+        roster_digest: Digest of the header and of every Hello, as it was encoded.
+        peers: The stores, sorted by id.
+    """
 
     header_digest: bytes
     roster_digest: bytes
@@ -71,7 +78,7 @@ class Cohort:
         return indices_digest(_SURVIVORS_LABEL, self.sharers_digest(sharers), survivors)
 
     def pair_mask_key(self, shared: bytes, sharers_digest: bytes, one: int, other: int) -> bytes:
-        """Derive the mask that the lower of two indices adds and the higher subtracts."""
+        """Derive the key of the mask that the lower index adds and the higher subtracts."""
         first, second = self.ids((min(one, other), max(one, other)))
         return pair_mask_key(shared, self.header_digest, sharers_digest, first, second)
 
@@ -85,7 +92,7 @@ class Cohort:
 
     @classmethod
     def read(cls, reader: Reader) -> Self:
-        """Read what `encode` wrote."""
+        """Read the output of `encode`."""
 
         def peer() -> Peer:
             return Peer(
@@ -104,7 +111,7 @@ class Cohort:
 
 
 def check_hello(hello: Hello, attempt: Attempt) -> None:
-    """Check one Hello by itself.
+    """Check one Hello without regard to the others.
 
     Raises:
         OutOfTurn [wrong-header]: It belongs to another run, round, attempt, manifest or model; the
@@ -116,13 +123,14 @@ def check_hello(hello: Hello, attempt: Attempt) -> None:
         WeakKey: The store does not prove that it holds its share key.
     """
     check_header(hello.header, attempt.header, f"hello of {hello.store_id!r}")
+    # The certificate before the signature, which is checked under the certified key.
     check_member(hello.certificate, attempt)
     hello.check_signature(hello.certificate.public_key)
     check_possession(hello.share_public, hello.possession, attempt.header.digest(), hello.store_id)
 
 
 def check_member(certificate: Certificate, attempt: Attempt) -> None:
-    """Check that a certificate admits to this attempt.
+    """Check that a certificate admits its store to this attempt.
 
     Raises:
         ProtocolError [bad-certificate]: It is not the authority's.
@@ -135,7 +143,7 @@ def check_member(certificate: Certificate, attempt: Attempt) -> None:
         raise ProtocolError(
             f"store {certificate.store_id!r} is not in the manifest",
             code="store-excluded",
-            hint="the enrolment authority adds it to stores and signs the manifest again",
+            hint="ask the enrolment authority to add it to stores and sign the manifest again",
             culprits=(certificate.store_id,),
         )
 
@@ -154,12 +162,12 @@ def check_header(got: Header, expected: Header, what: str) -> None:
             raise OutOfTurn(
                 f"{what} has {name}={there}, expected {here}",
                 code="wrong-header",
-                hint="every store must hold the same manifest and be given the same model",
+                hint="every store must have the same manifest and receive the same model",
             )
 
 
 def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
-    """Check a whole roster and return what the attempt needs of it.
+    """Check a roster and return it as a cohort.
 
     Guarantees:
         - Every entry is certified by the authority, valid now, in the manifest, signed by
@@ -173,6 +181,7 @@ def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
         ProtocolError: As for `check_hello`.
     """
     terms = attempt.terms
+    # Order and size first: they bound the number of signatures to check.
     ids = [hello.store_id for hello in hellos]
     if any(second <= first for first, second in pairwise(ids)):
         raise ProtocolError("store ids in the roster are not sorted and unique", code="bad-roster")
@@ -194,8 +203,10 @@ def check_roster(hellos: Sequence[Hello], attempt: Attempt) -> Cohort:
 
 
 def form_cohort(hellos: Sequence[Hello], header: Header) -> Cohort:
-    """Return what an attempt needs of Hellos that were checked already, sorted by id."""
+    """Make a cohort from Hellos that are checked already and sorted by store id."""
     header_digest = header.digest()
+    # The digest covers complete Hellos, with their signatures: stores that were shown two
+    # different Hellos of one store have different rosters.
     return Cohort(
         header_digest=header_digest,
         roster_digest=digest(_ROSTER_LABEL, header_digest, *(hello.encode() for hello in hellos)),
@@ -213,12 +224,14 @@ def form_cohort(hellos: Sequence[Hello], header: Header) -> Cohort:
 
 
 def check_unique(hellos: Sequence[Hello]) -> None:
-    """Check that no key serves twice.
+    """Check that no key is used twice, by two stores or for two purposes.
 
     Raises:
         ProtocolError [bad-roster]: Names two stores with the same key, or one whose two keys are
             the same.
     """
+    # One key under two ids would count twice towards the thresholds; one key for masks and for
+    # shares would serve two purposes.
     owners: dict[bytes, str] = {}
     for hello in hellos:
         for key in (hello.certificate.public_key, hello.mask_public, hello.share_public):

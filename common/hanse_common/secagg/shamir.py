@@ -1,8 +1,8 @@
 """Shamir's secret sharing over the prime 2^256 + 297 (Shamir 1979).
 
-The prime is the smallest above 2^256, so that every 32-byte secret is a field element.
-Shares of many secrets held by the same stores are combined with weights that are computed
-once for that set of stores.
+The prime is the smallest above 2^256, so that every 32-byte secret is a field element. The
+Lagrange weights are computed once for a set of stores, and combine the shares of all secrets
+that these stores hold.
 
 >>> shares = split(b"k" * 32, threshold=2, count=3)
 >>> Weights((1, 3)).combine([shares[0], shares[2]]) == b"k" * 32
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from hanse_common.errors import BadSum, MalformedMessage, ProtocolError
 
 PRIME = 2**256 + 297
-SECRET_SIZE = 32
+_SECRET_SIZE = 32
 SHARE_SIZE = 33
 
 
@@ -32,7 +32,7 @@ def split(
 
     Args:
         secret: 32 bytes.
-        threshold: Number of shares that give the secret back.
+        threshold: Number of shares that determine the secret.
         count: Number of shares.
         entropy: Cryptographic source of random bytes.
 
@@ -50,14 +50,16 @@ def split(
         Python's integers are not constant-time; shares are computed once per attempt and
         only by the secret's owner.
     """
-    if len(secret) != SECRET_SIZE or not 1 <= threshold <= count:
+    if len(secret) != _SECRET_SIZE or not 1 <= threshold <= count:
         raise ProtocolError(
             f"cannot split {len(secret)} bytes into {count} shares with threshold {threshold}",
             code="unsafe-terms",
         )
+    # 64 bytes for 33: reducing fewer would make small coefficients noticeably more likely.
     coefficients = [int.from_bytes(entropy(64), "big") % PRIME for _ in range(threshold - 1)]
     coefficients.append(int.from_bytes(secret, "big"))
     shares = []
+    # Points start at 1: the share at 0 is the secret.
     for x in range(1, count + 1):
         value = 0
         for coefficient in coefficients:
@@ -90,7 +92,7 @@ class Weights:
     def __init__(self, points: Sequence[int]) -> None:
         if not points or len(set(points)) != len(points) or any(x % PRIME == 0 for x in points):
             raise ProtocolError(
-                f"points {list(points)} are empty, repeat, or include zero", code="unsafe-terms"
+                f"points {list(points)} are empty, repeat or include zero", code="unsafe-terms"
             )
         self.points = tuple(points)
         self._weights = []
@@ -111,7 +113,8 @@ class Weights:
             MalformedMessage: A share is not a field element.
 
         Edge cases:
-            Wrong shares mostly give a wrong secret and no error: compare with a commitment.
+            Wrong shares usually give a wrong secret and no error: compare the secret with a
+            commitment.
         """
         if len(shares) != len(self.points):
             raise BadSum(f"{len(shares)} shares for {len(self.points)} points", code="wrong-share")
@@ -119,6 +122,7 @@ class Weights:
         for weight, share in zip(self._weights, shares, strict=True):
             total += weight * int.from_bytes(check_share(share), "big")
         secret = total % PRIME
-        if secret >= 2 ** (8 * SECRET_SIZE):
+        # The field has 297 elements that are not 32-byte secrets.
+        if secret >= 2 ** (8 * _SECRET_SIZE):
             raise BadSum("shares determine no 32-byte secret", code="wrong-share")
-        return secret.to_bytes(SECRET_SIZE, "big")
+        return secret.to_bytes(_SECRET_SIZE, "big")

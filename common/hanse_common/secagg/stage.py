@@ -1,4 +1,4 @@
-"""What a store has done last in an attempt."""
+"""The progress of a store in an attempt, as its state and journal record it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from enum import IntEnum
 
 
 class Stage(IntEnum):
-    """What a store has done last; all but `ABORTED` in this order."""
+    """The last step that a store completed; a store passes through all but `ABORTED` in order."""
 
+    # The numbers are stored in the state and the journal on disk.
     GREETED = 0
     SHARED = 1
     ACCEPTED = 2

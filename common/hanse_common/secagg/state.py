@@ -1,8 +1,8 @@
-"""A store's memory between the stages of one attempt.
+"""A store's state between the stages of one attempt.
 
-A store's process may end after every stage. `StoreState.encode` gives what it must find
-again: secret bytes, for a place that only the store can read and that is emptied when the
-attempt ends.
+A store's process may end after every stage, and the next one continues from the bytes that
+`StoreState.encode` returns. They are secret: store them where only the store can read them, and
+delete them when the attempt ends.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import LARGEST_COHORT
 from hanse_common.secagg.wire import check_increasing, read_indices, write_indices
 
-__all__ = ["STATE_VERSION", "Stage", "StoreState"]
+__all__ = ["Stage", "StoreState"]
 
-STATE_VERSION = 2
+_STATE_VERSION = 2
 _MAGIC = b"hnss"
 
 Key = TypeVar("Key", ExchangeKey, ShareKey)
@@ -30,7 +30,7 @@ Key = TypeVar("Key", ExchangeKey, ShareKey)
 
 @dataclass(slots=True, repr=False)
 class StoreState:
-    """Everything a store knows in an attempt; secret."""
+    """Everything that a store knows in an attempt; secret."""
 
     stage: Stage
     hello: Hello
@@ -43,13 +43,15 @@ class StoreState:
     pairs: dict[int, Secret] = field(default_factory=dict)
     """X25519 secrets of the mask keys, by roster index."""
     mask_key_shares: dict[int, Secret] = field(default_factory=dict)
-    """Shares of the others' mask keys, and of one's own, by the dealer's roster index."""
+    """Shares of the mask keys of all stores, this one included, by the dealer's roster index."""
     seed_shares: dict[int, Secret] = field(default_factory=dict)
+    """Shares of the seeds, likewise."""
     sharers: tuple[int, ...] = ()
     survivors: tuple[int, ...] = ()
 
     def released_shares(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
         """Return seed shares of the survivors and mask-key shares of the other sharers."""
+        # Never both of one store: together they would reveal its vector.
         alive = set(self.survivors)
         dropped = [index for index in self.sharers if index not in alive]
         return (
@@ -58,7 +60,7 @@ class StoreState:
         )
 
     def wipe_own(self) -> None:
-        """Overwrite what was needed up to the masked vector: own keys, seed and channels."""
+        """Overwrite the secrets of stages 0 to 2: own keys, seed, channels and pair secrets."""
         for secret in (self.mask_key, self.seed):
             if secret is not None:
                 secret.wipe()
@@ -67,7 +69,7 @@ class StoreState:
         _wipe(self.pairs)
 
     def wipe_channels(self) -> None:
-        """Overwrite what shares were sealed and opened with."""
+        """Overwrite the share key and the secrets that sealed and opened shares."""
         if self.share_key is not None:
             self.share_key.wipe()
         self.share_key = None
@@ -81,7 +83,7 @@ class StoreState:
 
     def encode(self) -> bytes:
         """Return the state as bytes; they are as secret as the keys in them."""
-        writer = Writer().raw(_MAGIC).u16(STATE_VERSION).u8(self.stage).blob(self.hello.encode())
+        writer = Writer().raw(_MAGIC).u16(_STATE_VERSION).u8(self.stage).blob(self.hello.encode())
         for key in (self.mask_key, self.share_key):
             writer.blob(key.secret.reveal() if key else b"")
         writer.blob(self.seed.reveal() if self.seed else b"")
@@ -96,14 +98,14 @@ class StoreState:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Read what `encode` wrote.
+        """Read the output of `encode`.
 
         Raises:
-            MalformedMessage: It is not a store's state.
+            MalformedMessage: It is not a store's state, or lacks what its stage needs.
         """
         reader = Reader(data, "state")
-        if reader.raw(len(_MAGIC)) != _MAGIC or reader.u16() != STATE_VERSION:
-            raise MalformedMessage(f"this is not a store's state of version {STATE_VERSION}")
+        if reader.raw(len(_MAGIC)) != _MAGIC or reader.u16() != _STATE_VERSION:
+            raise MalformedMessage(f"this is not a store's state of version {_STATE_VERSION}")
         stage = reader.u8()
         if stage not in set(Stage):
             raise MalformedMessage(f"state has stage {stage}")
@@ -122,15 +124,17 @@ class StoreState:
             survivors=read_indices(reader),
         )
         reader.end()
+        # Without this check a state cut short by a bug would fail deep inside a later stage.
         state._check_complete()
         return state
 
     def _check_complete(self) -> None:
-        """Check that the state holds what its stage goes on from.
+        """Check that the state holds everything that the stages after its own need.
 
         Raises:
             MalformedMessage: It does not.
         """
+        # These have wiped their secrets, and no stage follows.
         if self.stage in (Stage.FINISHED, Stage.ABORTED):
             return
         if self.stage is Stage.GREETED:
@@ -140,6 +144,7 @@ class StoreState:
             own, everybody = self.hello.store_id, set(range(len(names)))
             others = {index for index in everybody if names[index] != own}
             sharers, survivors = set(self.sharers), set(self.survivors)
+            # Before stage 2 a store holds only the shares of its own secrets.
             shares = sharers or everybody - others
             complete = (
                 len(everybody) - len(others) == 1
@@ -154,7 +159,9 @@ class StoreState:
             if self.stage is not Stage.SHARED:
                 complete &= bool(sharers)
         if not complete:
-            raise MalformedMessage(f"state has {self.stage.name.lower()}, and lacks what follows")
+            raise MalformedMessage(
+                f"state has {self.stage.name.lower()}, but lacks what the next stage needs"
+            )
 
     def __repr__(self) -> str:
         return f"StoreState({self.hello.store_id!r}, {self.stage.name}, <secret>)"

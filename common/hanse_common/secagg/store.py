@@ -1,15 +1,15 @@
-"""A store's side of secure aggregation, as a state machine without input or output.
+"""A store's side of secure aggregation: a state machine without I/O.
 
 Each method takes the coordinator's message of one stage and returns the store's reply:
 `Store.start` (stage 0), `share` (1), `accept` and `mask` (2), `confirm` (3), `unmask` (4).
 Between two of them `encode` and `Store.resume` carry the state over.
 
-A message out of turn, or of another attempt, is refused and changes nothing. A message
-that fails any other check ends the attempt: secrets are wiped, and nothing more is said but
-a signed Refusal, with evidence where a share was dealt wrongly.
+A message out of turn, or of another attempt, is refused and changes nothing. A message that
+fails any other check ends the attempt: secrets are wiped, and the only further message is a
+signed Refusal, with evidence where a share was dealt wrongly.
 
-Bonawitz et al. 2017, figure 4 (complete graph, active adversary), with what DESIGN adds:
-certified identities, a header bound into every derivation, commitments to every secret.
+The protocol is that of Bonawitz et al. 2017, figure 4 (complete graph, active adversary), with
+certified identities, a header bound into every derivation, and commitments to every secret.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.state import StoreState
 from hanse_common.secagg.terms import Attempt
 
-Entropy = Callable[[int], bytes]
+_Entropy = Callable[[int], bytes]
 
 
 class Store:
     """One store in one attempt.
 
     Guarantees:
-        - Nothing is said about the update before a certified roster of at least
-          `minimum_cohort` stores, of this very attempt, has exchanged shares.
+        - Nothing about the update leaves before a certified roster of at least
+          `minimum_cohort` stores has exchanged shares in this attempt.
         - Per peer at most one share leaves: of its seed or of its mask key, never both.
         - No share leaves before `threshold` survivors have signed one list of survivors
           that holds this store and at least `terms.survivors` of the sharers.
         - After `unmask`, or any failed check, no secret is left, and the journal admits
           no further attempt on a round whose shares were released.
-        - Nothing is done twice in one attempt, also from a state that was brought back,
-          unless its journal, and the mark of it, were brought back as well.
+        - No step is taken twice in one attempt, even from a restored state, unless its
+          journal and the journal's mark were restored as well.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Store:
         *,
         key: StoreKey,
         journal: Journal,
-        entropy: Entropy = os.urandom,
+        entropy: _Entropy = os.urandom,
     ) -> None:
         self.attempt = attempt
         self.journal = journal
@@ -89,7 +89,7 @@ class Store:
         key: StoreKey,
         certificate: Certificate,
         journal: Journal,
-        entropy: Entropy = os.urandom,
+        entropy: _Entropy = os.urandom,
     ) -> Self:
         """Stage 0: begin an attempt with fresh keys; `hello` is the message to send.
 
@@ -97,7 +97,7 @@ class Store:
             attempt: Header, terms, authority and time, as this store holds them.
             key: The store's identity.
             certificate: The authority's certificate of that identity.
-            journal: Of the attempts so far; store `self.journal` before sending.
+            journal: The attempts so far; store `self.journal` before sending.
             entropy: Cryptographic source of random bytes.
 
         Raises:
@@ -114,6 +114,7 @@ class Store:
                 code="bad-certificate",
                 hint="enrol this key, or use the key that was enrolled",
             )
+        # Before the journal: an attempt that cannot begin must not count as an opening.
         check_member(certificate, attempt)
         admitted = journal.admit(attempt.header, max_openings=attempt.terms.max_openings)
         mask_key = ExchangeKey(entropy(keys.KEY_SIZE))
@@ -140,13 +141,13 @@ class Store:
         key: StoreKey,
         journal: Journal,
         charged: bool = False,
-        entropy: Entropy = os.urandom,
+        entropy: _Entropy = os.urandom,
     ) -> Self:
-        """Go on from what `encode` gave.
+        """Continue from an encoded state.
 
         Args:
             attempt: As for `start`.
-            state: What `encode` gave.
+            state: The output of `encode`.
             key: The store's identity.
             journal: As it was stored last, after `Journal.caught_up` with its mark.
             charged: Whether the ledger has an entry for this attempt: its vector was
@@ -155,7 +156,7 @@ class Store:
 
         Raises:
             OutOfTurn [wrong-header]: The state belongs to another attempt.
-            ProtocolError [attempt-refused]: The journal knows a later attempt or another stage of
+            ProtocolError [attempt-refused]: The journal has a later attempt or another stage of
                 this one, or the ledger has charged a vector that this state would mask.
             MalformedMessage: The bytes are not a store's state.
 
@@ -166,14 +167,16 @@ class Store:
         restored = StoreState.decode(state)
         if restored.hello.header != attempt.header:
             raise OutOfTurn("the stored state belongs to another attempt", code="wrong-header")
+        # A finished or aborted state holds no secret, and the journal does not record aborts.
         if restored.stage < Stage.FINISHED:
             journal.check_current(attempt.header, restored.stage)
+        # The ledger is a second witness: journal and state may be from one backup.
         if charged and restored.stage < Stage.MASKED:
             raise ProtocolError(
                 f"the vector of attempt {attempt.header.attempt} of round "
                 f"{attempt.header.round} is charged already, and this state would mask it",
                 code="attempt-refused",
-                hint="no mask is used twice; go on with the next attempt",
+                hint="no mask is used twice; continue with the next attempt",
             )
         return cls(attempt, restored, key=key, journal=journal, entropy=entropy)
 
@@ -184,7 +187,7 @@ class Store:
 
     @property
     def stage(self) -> Stage:
-        """What the store has done last."""
+        """The last step that the store completed."""
         return self._state.stage
 
     @property
@@ -194,7 +197,7 @@ class Store:
 
     @property
     def roster_digest(self) -> bytes | None:
-        """What stands for the cohort, from stage 1 on."""
+        """The roster's digest; None before stage 1."""
         cohort = self._state.cohort
         return None if cohort is None else cohort.roster_digest
 
@@ -203,25 +206,28 @@ class Store:
         return self._state.encode()
 
     def share(self, roster: Roster) -> ShareBundle:
-        """Stage 1: check everybody's Hello and deal shares of the mask key and the seed.
+        """Stage 1: check every Hello and deal shares of the mask key and the seed.
 
         Raises:
-            OutOfTurn: It is not the turn of stage 1.
+            OutOfTurn: The store is not at stage 1.
             OutOfTurn [wrong-header]: A Hello is of another attempt, manifest or model.
-            ProtocolError [bad-roster]: Order, uniqueness or this store's own entry does not hold.
-            ProtocolError [bad-roster]: A store shows a key that was seen to be replaced.
+            ProtocolError [bad-roster]: Ids or keys are not sorted and unique, this store's own
+                entry is altered, or a store shows a key that was seen to be replaced.
             ProtocolError [cohort-too-small]: There are fewer stores than the manifest allows.
             WeakKey: A public key has small order, or its store does not prove that it
                 holds it.
-            ProtocolError: A certificate or signature does not hold.
+            ProtocolError: A certificate or signature is invalid.
         """
         self._expect(Stage.GREETED, roster.header_digest)
         with self._abort_on_failure():
             cohort = check_roster(roster.hellos, self.attempt)
+            # Compared as a whole: with other keys under this id, the peers would seal their
+            # shares for somebody else.
             if self._state.hello not in roster.hellos:
                 raise ProtocolError(
                     f"roster lacks {self.store_id!r}'s own hello, or alters it", code="bad-roster"
                 )
+            # After `check_roster`: only valid certificates may enter the journal.
             self.journal = self.journal.meet(hello.certificate for hello in roster.hellos)
             dealt = deal(
                 self._state,
@@ -245,21 +251,22 @@ class Store:
     def accept(self, delivery: Delivery) -> None:
         """Stage 2, first half: open and check the shares that the others dealt.
 
-        When it returns, the round can be charged to the ledger and `mask` called.
+        After it returns, charge the round to the ledger, then call `mask`.
 
         Raises:
-            OutOfTurn: It is not the turn of stage 2.
+            OutOfTurn: The store is not at stage 2.
             OutOfTurn [wrong-header]: The message is of another attempt.
             ProtocolError [bad-roster]: The sharers are not of the roster, or lack this store.
             ProtocolError [cohort-too-small]: There are too few sharers.
             BadShares: Shares do not open or do not match their digests; `culprits` lists
-                their dealers (or the coordinator altered them), and `refuse` gives evidence
+                their dealers (or the coordinator altered them), and `refuse` returns evidence
                 against those that signed what they dealt.
         """
         self._expect(Stage.SHARED, delivery.header_digest)
         with self._abort_on_failure():
             cohort, own = self._cohort(delivery.roster_digest)
             sharers = delivery.sharers
+            # Decoded indices increase, so the last one is the largest.
             if own not in sharers or sharers[-1] >= len(cohort):
                 raise ProtocolError(
                     f"sharers lack {self.store_id!r} or hold an outsider", code="bad-roster"
@@ -267,6 +274,7 @@ class Store:
             self._check_size(len(sharers), "sharers")
             wrong = open_all(self._state, cohort, own, delivery)
             if wrong:
+                # Now: leaving this block by an error wipes the share key that proves it.
                 self._accusations = evidence(
                     self._state, cohort, own, delivery, wrong, entropy=self._entropy
                 )
@@ -276,27 +284,31 @@ class Store:
                     hint="nothing was sent; the round can go on without them",
                     culprits=names,
                 )
+            # No share is opened or disputed after this one, so its keys go.
             self._state.wipe_channels()
             self._state.sharers = sharers
             self._reach(Stage.ACCEPTED)
 
     def mask(self, vector: Integers) -> MaskedVector:
-        """Stage 2, second half: the vector plus masks. Charge the ledger first.
+        """Stage 2, second half: add the masks to the vector. Charge the ledger first.
 
         Args:
-            vector: Quantised, shape `(terms.layout.length,)`, within the layout's bounds.
+            vector: Quantised integers of shape `(terms.layout.length,)`, within the layout's
+                bounds.
 
         Raises:
             OutOfTurn: Shares were not accepted, or a vector was masked already.
-            ProtocolError [bad-vector]: Shape, type or bounds do not hold.
+            ProtocolError [bad-vector]: Shape, type or bounds are wrong.
         """
         self._expect(Stage.ACCEPTED)
         with self._abort_on_failure():
             self.attempt.terms.layout.check(vector)
             cohort, own = self._cohort()
             plus, minus = mask_keys(self._state, cohort, own)
+            # The cast takes negative integers modulo 2^32, as the protocol defines.
             words = vector.astype(np.uint32)
             add_masks(words, plus=plus, minus=minus)
+            # Wiped before the vector leaves: this state can mask no second one.
             self._state.wipe_own()
             self._reach(Stage.MASKED)
             return MaskedVector(
@@ -310,7 +322,7 @@ class Store:
         """Stage 3: sign one list of survivors, once.
 
         Raises:
-            OutOfTurn: It is not the turn of stage 3.
+            OutOfTurn: The store is not at stage 3.
             OutOfTurn [wrong-header]: The message is of another attempt.
             ProtocolError [bad-survivors]: The list lacks this store or holds one that did not
                 share.
@@ -329,17 +341,19 @@ class Store:
                     f"survivors hold indices {sorted(outsiders)}, not sharers", code="bad-survivors"
                 )
             self._check_size(len(survivors.survivors), "survivors")
+            # A second list would let a coordinator ask for both shares of one peer. Two lists
+            # need 2t - n > C common signers, so one honest store that signs once prevents it.
             self._state.survivors = survivors.survivors
             self._reach(Stage.CONFIRMED)
             return self._confirmation(cohort, self.store_id).sign(self._key)
 
     def unmask(self, request: UnmaskRequest) -> Unmasking:
-        """Stage 4: give one share per sharer, if enough survivors signed the same list.
+        """Stage 4: release one share per sharer, if enough survivors signed the same list.
 
-        Store `self.journal` before sending the reply; `encode` holds no secret any more.
+        Store `self.journal` before sending the reply. From then on `encode` holds no secret.
 
         Raises:
-            OutOfTurn: It is not the turn of stage 4.
+            OutOfTurn: The store is not at stage 4.
             OutOfTurn [wrong-header]: The message is of another attempt.
             ProtocolError [too-few-confirmations]: Fewer survivors signed than the threshold.
             BadSignature: A signature is not over this store's view of roster, U2 and U3.
@@ -348,16 +362,19 @@ class Store:
         with self._abort_on_failure():
             cohort, _ = self._cohort(request.roster_digest)
             threshold = self.attempt.terms.threshold(len(cohort))
+            # As sets, so that a signer that is listed twice does not count twice.
             signers = set(request.signers) & set(self._state.survivors)
             if len(signers) < len(request.signers) or len(signers) < threshold:
                 raise ProtocolError(
                     f"{len(signers)} of {len(request.signers)} confirmations are of survivors, "
                     f"threshold is {threshold}",
                     code="too-few-confirmations",
-                    hint="no share was given; the round can be tried once more",
+                    hint="no share was released; the round can be tried once more",
                 )
             if len(request.signatures) != len(request.signers):
-                raise MalformedMessage("confirmations have another number of signatures")
+                raise MalformedMessage("there is not one signature for each confirmation")
+            # The message is rebuilt from this store's own state: a signature over another
+            # roster, U2 or U3 does not verify.
             for index, signature in zip(request.signers, request.signatures, strict=True):
                 peer = cohort.peers[index]
                 self._confirmation(cohort, peer.store_id, signature).check_signature(peer.identity)
@@ -374,9 +391,9 @@ class Store:
             return reply
 
     def refuse(self, error: ProtocolError) -> Refusal:
-        """Leave the attempt: wipe all secrets and return what to tell the coordinator.
+        """Leave the attempt: wipe all secrets and return the message for the coordinator.
 
-        After `accept` failed, this holds the evidence that it made.
+        If `accept` failed, the message holds the evidence that it made.
         """
         self.abort()
         return Refusal(
@@ -388,7 +405,7 @@ class Store:
         ).sign(self._key)
 
     def abort(self) -> None:
-        """Wipe all secrets and answer nothing more."""
+        """Wipe all secrets; every later message is refused."""
         self._state.wipe()
         self._state.stage = Stage.ABORTED
 
@@ -396,6 +413,8 @@ class Store:
         return f"Store({self.store_id!r}, {self.stage.name})"
 
     def _expect(self, stage: Stage, header_digest: bytes | None = None) -> None:
+        # Called outside of `_abort_on_failure`: otherwise a message that is replayed from
+        # another attempt would end this one.
         if header_digest is not None and header_digest != self.attempt.header.digest():
             raise OutOfTurn(
                 f"message is of another run, round, attempt, manifest or model than "
@@ -409,6 +428,7 @@ class Store:
             )
 
     def _reach(self, stage: Stage) -> None:
+        # The journal first: if it refuses, the state must not have moved.
         self.journal = self.journal.reach(self.attempt.header, stage)
         self._state.stage = stage
 
@@ -416,6 +436,7 @@ class Store:
     def _abort_on_failure(self) -> Iterator[None]:
         try:
             yield
+        # An interrupt too: a step that stopped halfway must not be repeated with its secrets.
         except BaseException:
             self.abort()
             raise

@@ -1,7 +1,7 @@
-"""The terms of an attempt: who may take part, how many there must be, and what they send.
+"""The terms of an attempt: admitted stores, cohort sizes, thresholds and vector layout.
 
-The header names one attempt of one round; it is part of every key derivation and every
-authenticated byte, so that nothing carries over from one attempt to another.
+The header names one attempt of one round. It is part of every key derivation and of all
+authenticated data, so that no message of one attempt is valid in another.
 
 >>> from hanse_common.secagg.layout import Layout, Section
 >>> terms = Terms(layout=Layout((Section("update", 10, clip=1.0),)), maximum_cohort=100)
@@ -24,7 +24,8 @@ SMALLEST_COHORT = 3
 LARGEST_COHORT = 10_000
 MAX_ATTEMPTS = 2
 MAX_OPENINGS = 16
-"""Default of `Terms.max_openings`: repeats after crashes and lost rounds, not questions."""
+"""Default of `Terms.max_openings`: enough for repeats after crashes and lost rounds, and too
+few for asking an exchange again until the answer is useful."""
 HEADER_SIZE = 2 + 8 + 4 + 1 + 2 * DIGEST_SIZE
 
 _HEADER_LABEL = b"hanse/secagg/1/header"
@@ -34,8 +35,18 @@ _HEADER_LABEL = b"hanse/secagg/1/header"
 class Header:
     """One attempt of one round, under one manifest, from one model.
 
-    Each store computes it from what it holds itself: a store that was given another model
-    or another manifest has another header.
+    Every participant computes it from its own copies: a store that was sent another model or
+    another manifest has another header.
+
+    Args:
+        run: The coordinator's run number, below 2^64.
+        round: Number of the exchange, below 2^32.
+        attempt: 1 or 2.
+        manifest_digest: 32 bytes.
+        model_digest: 32 bytes; digest of all instructions of stage 0, the model among them.
+
+    Raises:
+        MalformedMessage: A value is out of range.
     """
 
     run: int
@@ -79,19 +90,20 @@ class Header:
         return header
 
     def digest(self) -> bytes:
-        """Return the 32 bytes that stand for this attempt in messages and derivations."""
+        """Return the 32 bytes that identify this attempt in messages and derivations."""
         return digest(_HEADER_LABEL, self.encode())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """What the manifest fixes about secure aggregation.
+    """The manifest's terms of secure aggregation.
 
     Args:
         layout: Sections and bounds of the vector.
         maximum_cohort: Most stores in a round.
         minimum_cohort: Fewest stores in a roster.
-        colluders: Stores that may work with the coordinator without exposing the others.
+        colluders: Number of stores that may collude with the coordinator without exposing the
+            others.
         threshold_fraction: Numerator and denominator; the threshold is the floor of
             that fraction of the cohort, plus one.
         minimum_survivors: Fewest stores in a sum, if more than the threshold.
@@ -99,7 +111,7 @@ class Terms:
         max_openings: Most times that a store begins one exchange, over all runs and attempts.
 
     Raises:
-        ProtocolError [unsafe-terms]: A promise could not be kept; the message names the field.
+        ProtocolError [unsafe-terms]: A guarantee could not hold; the message names the field.
 
     Guarantees:
         - Every threshold is above (cohort + colluders) / 2: no two disjoint groups of
@@ -125,9 +137,10 @@ class Terms:
                 code="unsafe-terms",
             )
         numerator, denominator = self.threshold_fraction
+        # In integers: floor(n/2) + 1 is a majority, and at 1 the threshold would exceed n.
         if not (denominator > 0 and denominator <= 2 * numerator < 2 * denominator):
             raise ProtocolError(
-                f"threshold_fraction={numerator}/{denominator} is not in 1/2 up to, not with, 1",
+                f"threshold_fraction={numerator}/{denominator} is not in [1/2, 1)",
                 code="unsafe-terms",
             )
         if not 0 <= self.minimum_survivors <= self.minimum_cohort:
@@ -157,21 +170,24 @@ class Terms:
             )
 
     def threshold(self, cohort: int) -> int:
-        """Return how many stores must agree, and give shares, in a roster of `cohort`."""
+        """Return how many stores must confirm, and release shares, in a roster of `cohort`."""
         numerator, denominator = self.threshold_fraction
+        # The second term keeps 2t - n > C: two lists of survivors with t signatures each have
+        # more than C signers in common, hence an honest one, which signs only once.
         return max(
             cohort * numerator // denominator + 1,
             (cohort + self.colluders) // 2 + 1,
         )
 
     def survivors(self, cohort: int) -> int:
-        """Return how many uploads a sum must hold in a roster of `cohort`."""
+        """Return how many vectors a sum must hold in a roster of `cohort`."""
+        # Colluders can subtract their own vectors; two honest ones must remain.
         return max(self.threshold(cohort), self.colluders + 2, self.minimum_survivors)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """What a participant of one attempt holds before any message.
+    """The inputs of a participant of one attempt, known before any message.
 
     Args:
         header: Computed by the participant itself.

@@ -1,7 +1,7 @@
-"""How messages become bytes: envelope, signature, and lists of fixed-size fields.
+"""The encoding of messages: envelope, signature, and lists of fixed-size fields.
 
-Every message starts with `hnse`, a u16 version and a u8 kind; what a store says ends with
-its Ed25519 signature over everything before it.
+Every message starts with `hnse`, a u16 version and a u8 kind; a store's message ends with its
+Ed25519 signature over everything before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hanse_common.errors import BadSignature, MalformedMessage, ProtocolError
 from hanse_common.identity import StoreKey, verify
 from hanse_common.secagg.terms import LARGEST_COHORT, VERSION
 
-MAGIC = b"hnse"
+_MAGIC = b"hnse"
 
 _SIGNATURE_LABEL = b"hanse/secagg/1/message"
 
@@ -31,12 +31,13 @@ class Message:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        # Only classes that declare a kind are messages; `StoreMessage` is a base without one.
         if "kind" in cls.__dict__:
             Message.kinds[cls.kind] = cls
 
     def encode(self) -> bytes:
         """Return the canonical encoding."""
-        writer = Writer().raw(MAGIC).u16(VERSION).u8(self.kind)
+        writer = Writer().raw(_MAGIC).u16(VERSION).u8(self.kind)
         self._write(writer)
         return writer.finish()
 
@@ -72,8 +73,9 @@ def decode(data: bytes) -> Message:
         `decode(data).encode() == data` for every `data` that is accepted.
     """
     reader = Reader(data)
-    if reader.raw(len(MAGIC)) != MAGIC:
+    if reader.raw(len(_MAGIC)) != _MAGIC:
         raise MalformedMessage("message does not start with 'hnse'")
+    # Before the kind: another version may have other kinds, and deserves the clearer error.
     version = reader.u16()
     if version != VERSION:
         raise ProtocolError(
@@ -112,16 +114,17 @@ class StoreMessage(Message):
         except BadSignature:
             raise BadSignature(
                 f"{type(self).__name__} of {self.store_id!r} is not signed by its certified key",
-                hint="somebody altered it on the way, or a key was replaced without enrolling",
+                hint="it was altered on the way, or a key was replaced without enrolling it",
             ) from None
 
     def _signed(self) -> bytes:
+        # The signature is the last field of every store's message and has no length in front.
         data = self.encode()
         return data[: len(data) - len(self.signature)]
 
 
 def indices_digest(label: bytes, context: bytes, indices: tuple[int, ...]) -> bytes:
-    """Return a digest of a list of roster indices in a context."""
+    """Return the digest of a list of roster indices, bound to a label and a context."""
     writer = Writer()
     write_indices(writer, indices)
     return digest(label, context, writer.finish())
