@@ -122,14 +122,14 @@ def test_a_store_that_saw_the_other_branch_takes_part_in_nothing_of_this_one(
     for number in range(1, 4):
         other.publish(run=1, number=number, digest=bytes([number]) * 32)
     forked = federation.announced(federation.order(run=2), log=other)
-    refused_fork(federation, forked, "does not go on from the one of 2 that was seen before")
+    refused_fork(federation, forked, "does not continue the one of 2 that was seen before")
     # Nor in another process of the store, nor in what follows on that branch.
     assert in_processes(federation, tmp := federation.folder.path / "told", forked) == [
         "[log-forked]"
     ]
     assert tmp.exists()
     later = federation.announced(federation.order(run=3), log=other)
-    refused_fork(federation, later, "does not go on from the one of 2 that was seen before")
+    refused_fork(federation, later, "does not continue the one of 2 that was seen before")
     assert federation.charged(STORE) == charged
     assert federation.steps_trained(STORE) == trained
     # What goes on from what it saw is taken as before.
@@ -359,35 +359,43 @@ CASES = {
     "a log that goes on after the announcement": (
         announced_before_the_last,
         FORKED,
-        "does not hold what it was said to hold",
+        "the last record of the round log is not the expected one",
     ),
     "a smaller log": (smaller, FORKED, "has 2 records, it had 3 before"),
     "another log of the same size": (of_the_same_size, FORKED, "has 3 records, it had 3 before"),
     "another key": (of_another_key, FORKED, "the checkpoint is of log"),
     "a signature of another key": (signed_by_another_key, "[bad-signature]", "does not verify"),
-    "an announcement of another run": (instead_of(run=3), FORKED, "does not hold"),
-    "an announcement of another attempt": (instead_of(attempt=2), FORKED, "does not hold"),
+    "an announcement of another run": (instead_of(run=3), FORKED, "is not the expected one"),
+    "an announcement of another attempt": (
+        instead_of(attempt=2),
+        FORKED,
+        "is not the expected one",
+    ),
     "an announcement of another round": (
         instead_of(**{"server-round": 2}),
         FORKED,
-        "does not hold",
+        "is not the expected one",
     ),
     "an announcement of other settings": (
         instead_of(changes={"federation.rounds": 3}),
         FORKED,
-        "does not hold",
+        "is not the expected one",
     ),
-    "an announcement of another pull": (instead_of(**{"proximal-mu": 0.5}), FORKED, "not hold"),
-    "an announcement of another model": (another_model, FORKED, "does not hold"),
+    "an announcement of another pull": (
+        instead_of(**{"proximal-mu": 0.5}),
+        FORKED,
+        "is not the expected one",
+    ),
+    "an announcement of another model": (another_model, FORKED, "is not the expected one"),
     "no proof that it goes on": (
         lambda f: with_proofs(f, without_its_size),
         FORKED,
-        "does not prove that its log goes on from the 3 records that were seen before",
+        "does not prove that its log continues the 3 records that were seen before",
     ),
     "a proof from another size": (
         lambda f: with_proofs(f, of_the_wrong_size),
         FORKED,
-        "does not go on from the one of 3 that was seen before",
+        "does not continue the one of 3 that was seen before",
     ),
     "a proof of another kind": (
         lambda f: with_proofs(f, consistency_for_inclusion),
@@ -414,7 +422,7 @@ CASES = {
             },
         ),
         FORKED,
-        "does not hold what it was said to hold",
+        "the last record of the round log is not the expected one",
     ),
     "a checkpoint as text": (lambda f: changed(good(f), **{LOG: "x"}), "[config]", "is no bytes"),
     **{

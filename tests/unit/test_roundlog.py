@@ -219,7 +219,7 @@ BROKEN = {
     ),
     "another kind of file": (
         beside(lambda text: text.replace(b"checkpoint", b"certificate")),
-        "is no checkpoint of a round log",
+        "is not a checkpoint of a round log",
     ),
 }
 

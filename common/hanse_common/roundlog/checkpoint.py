@@ -1,7 +1,7 @@
-"""A round log at one moment: how many records it has, and the root of the tree over them.
+"""Checkpoints of a round log: its size and Merkle root at one moment, signed.
 
-The coordinator signs it; a store that has checked that it goes on from what the store saw
-before cosigns it.
+The coordinator signs a checkpoint. A store cosigns it after checking that it continues the
+last checkpoint that the store saw.
 
 >>> from hanse_common.identity import CoordinatorKey, StoreKey
 >>> key, store = CoordinatorKey.generate(), StoreKey.generate()
@@ -32,10 +32,10 @@ class Checkpoint:
     """Size and root of a round log.
 
     Args:
-        log_key: Ed25519 public key of the coordinator, which stands for the log.
-        size: Records in the tree.
-        root: As RFC 9162, section 2.1, with SHA-256.
-        signature: By the log's key.
+        log_key: Ed25519 public key of the coordinator, which identifies the log.
+        size: Number of records in the tree.
+        root: Merkle tree hash of RFC 9162, section 2.1, with SHA-256.
+        signature: Signature by the log's key, 64 bytes.
     """
 
     log_key: bytes
@@ -56,7 +56,7 @@ class Checkpoint:
         """Read a checkpoint; its signature is not checked.
 
         Raises:
-            MalformedMessage: It is no checkpoint of this version in canonical form.
+            MalformedMessage: It is not a checkpoint of this version in canonical form.
         """
         reader = Reader(data, "checkpoint")
         reader.expect(VERSION)
@@ -77,19 +77,20 @@ class Checkpoint:
         """Check the coordinator's signature.
 
         Raises:
-            BadSignature: It is not that of the log's key.
+            BadSignature: It is not a signature by the log's key.
         """
         verify(self.log_key, self.signature, _LABEL, self.payload())
 
     def cosign(self, key: StoreKey) -> bytes:
         """Return a store's signature over the same bytes, 64 bytes."""
+        # A label of its own: a cosignature never passes for the coordinator's signature.
         return key.sign(_COSIGNATURE_LABEL, self.payload())
 
     def check_cosignature(self, cosignature: bytes, public_key: bytes) -> None:
         """Check a store's signature.
 
         Raises:
-            BadSignature: It is not that key's.
+            BadSignature: It is not a signature by that key.
         """
         verify(public_key, cosignature, _COSIGNATURE_LABEL, self.payload())
 
@@ -102,7 +103,7 @@ class Checkpoint:
         """Read a checkpoint's file; None if there is none.
 
         Raises:
-            RoundLogError: It cannot be read, or is something else.
+            RoundLogError: It cannot be read, or is not a checkpoint's file.
         """
         try:
             text = path.read_bytes().decode("ascii")
@@ -115,11 +116,12 @@ class Checkpoint:
         except ValueError:
             raise RoundLogError(f"{path} is damaged") from None
         if kind != _LINE:
-            raise RoundLogError(f"{path} is no checkpoint of a round log")
+            raise RoundLogError(f"{path} is not a checkpoint of a round log")
         try:
             checkpoint = cls.decode(data)
         except MalformedMessage as error:
             raise RoundLogError(f"{path} is damaged: {error.message}") from None
+        # `split` and `fromhex` accept other spacing and upper case; one content has one form.
         if checkpoint.line() != text:
             raise RoundLogError(f"{path} is damaged: it is not as it was written")
         return checkpoint

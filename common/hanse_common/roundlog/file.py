@@ -1,7 +1,7 @@
-"""The files of a round log: records in SQLite, and beside them the last signed checkpoint.
+"""The files of a round log: its records in SQLite, and its last signed checkpoint.
 
 roundlog.sqlite       the records
-roundlog.checkpoint   how many there are, and the root over them, signed
+roundlog.checkpoint   the number of records and the Merkle root, signed
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FORMAT = FileFormat(
 
 
 def checkpoint_path(path: Path) -> Path:
-    """Where a log's last checkpoint lies."""
+    """Return the path of the last checkpoint, in the folder of the log at `path`."""
     return path.with_suffix(Path(ROUND_LOG_CHECKPOINT_FILE).suffix)
 
 
 def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
-    """Return the records in order; they are not decoded.
+    """Return the encoded records in order.
 
     Raises:
         RoundLogError: The file is damaged, or a record is missing.
@@ -41,6 +41,7 @@ def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
         if is_blank(database):
             return []
         rows = database.execute("SELECT position, body FROM record ORDER BY position").fetchall()
+    # Triggers prevent deletions by SQL, not by an editor of the file: positions have no gaps.
     for expected, (position, _) in enumerate(rows, 1):
         if position != expected:
             raise RoundLogError(f"{path} lacks record {expected}", hint=_HINT)
@@ -48,7 +49,7 @@ def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
 
 
 def count_records(database: sqlite3.Connection, path: Path) -> int:
-    """Return how many records there are, without reading them.
+    """Return the number of records without reading them.
 
     Raises:
         RoundLogError: The file is damaged.
@@ -64,7 +65,7 @@ def insert_record(database: sqlite3.Connection, path: Path, position: int, body:
     """Add a record.
 
     Raises:
-        RoundLogError: There is one at that position, or the disk is full.
+        RoundLogError: There is a record at that position, or the disk is full.
     """
     with FORMAT.named_errors(path):
         database.execute("INSERT INTO record VALUES (?, ?)", (position, body))

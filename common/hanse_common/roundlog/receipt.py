@@ -1,7 +1,7 @@
-"""A store's receipt: what its ledger says of an upload, signed, for the coordinator to keep.
+"""A store's receipt: a signed reference to the ledger entry that charges one upload.
 
-It leaves with the masked vector, after the ledger's entry is on the disk. Whoever has a
-store's receipts can tell that its ledger was replaced by an older one.
+The store sends it to the coordinator with the masked vector, after the ledger's entry is on
+the disk. A holder of receipts can detect that a ledger was replaced by an older one.
 
 >>> from hanse_common.identity import StoreKey
 >>> key = StoreKey.generate()
@@ -28,16 +28,16 @@ _LABEL = b"hanse/receipt/1"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """One upload's entry in its store's ledger.
+    """A reference to one upload's entry in its store's ledger.
 
     Args:
-        store_id: Whose.
-        header_digest: Of the attempt.
-        roster_digest: Of the stores that the attempt began with.
-        sequence: Number of the ledger's entry that charges the upload; 0 where there is no
-            privacy to account for.
-        entry_hash: Its hash, which stands for every entry up to it.
-        signature: By the store's certified key.
+        store_id: The store's id.
+        header_digest: Digest of the attempt's header.
+        roster_digest: Digest of the attempt's roster.
+        sequence: Number of the ledger's entry that charges the upload; 0 in a run without
+            privacy.
+        entry_hash: Hash of that entry, which covers every entry up to it.
+        signature: Signature by the store's certified key, 64 bytes.
     """
 
     store_id: str
@@ -62,7 +62,7 @@ class Receipt:
         """Read a receipt; its signature is not checked.
 
         Raises:
-            MalformedMessage: It is no receipt of this version in canonical form.
+            MalformedMessage: It is not a receipt of this version in canonical form.
         """
         reader = Reader(data, "receipt")
         reader.expect(VERSION)
@@ -85,6 +85,6 @@ class Receipt:
         """Check the signature.
 
         Raises:
-            BadSignature: It is not that key's.
+            BadSignature: It is not a signature by that key.
         """
         verify(public_key, self.signature, _LABEL, self.payload())

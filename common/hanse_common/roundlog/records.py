@@ -1,4 +1,4 @@
-"""What a round log records, in canonical bytes.
+"""The records of a round log and their canonical encoding.
 
 Encoding version 1, in the terms of `hanse_common.codec`: u16 version, u8 kind, fields.
 
@@ -26,21 +26,21 @@ from hanse_common.secagg.wire import read_indices, write_indices
 
 VERSION = 1
 SUMMED = "summed"
-"""The outcome of an attempt that gave a sum; others are the codes of errors."""
+"""The outcome of an attempt that gave a sum; other outcomes are error codes."""
 
-_MAX_CONFIRMATION_SIZE = 512
+_MAX_CONFIRMATION_SIZE = 512  # a Confirmation takes at most 267 bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Announced:
-    """An attempt that the coordinator is about to ask stores for; written before it asks.
+    """The announcement of an attempt, which is written before any store is asked.
 
     Args:
         run: The coordinator's number of its run.
         exchange: Number of the exchange within the run.
         attempt: 1 or 2.
-        model_digest: Of the model that is sent.
-        instructions_digest: Of everything that is sent, before the log is bound to it.
+        model_digest: Digest of the model that is sent.
+        instructions_digest: Digest of everything that is sent except the log's checkpoint.
     """
 
     kind: ClassVar[int] = 1
@@ -51,14 +51,14 @@ class Announced:
     instructions_digest: bytes
 
     @classmethod
-    def of(cls, told: Instructions) -> Announced:
-        """The announcement of an exchange; a participant computes it from what it was told."""
+    def of(cls, instructions: Instructions) -> Announced:
+        """Return the announcement of an exchange, computed from its instructions."""
         return cls(
-            run=told.run,
-            exchange=told.exchange,
-            attempt=told.attempt,
-            model_digest=told.model_digest,
-            instructions_digest=told.digest,
+            run=instructions.run,
+            exchange=instructions.exchange,
+            attempt=instructions.attempt,
+            model_digest=instructions.model_digest,
+            instructions_digest=instructions.digest,
         )
 
     def encode(self) -> bytes:
@@ -87,19 +87,19 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Closed:
-    """What came of an attempt.
+    """The outcome of an attempt.
 
     Args:
-        header: Of the attempt; its model digest binds the announcing checkpoint.
-        outcome: `summed`, or the code of the error that ended it; `interrupted` if it was
-            none of ours.
-        roster_digest: What the stores sign; zero if there never was a roster.
-        members: The roster in its order.
-        sharers: Roster indices of those who dealt shares (U2).
-        survivors: Roster indices of those whose vectors are in the sum, if there is one (U3);
-            empty if the attempt ended before stage 3.
-        receipts: Of those who sent a masked vector.
-        confirmations: Of those who signed U3.
+        header: The attempt's header; its model digest binds the announcing checkpoint.
+        outcome: `summed`, or the code of the error that ended the attempt; `interrupted` if
+            that was not an error of Hanse.
+        roster_digest: The roster's digest that the stores sign; zero if there was no roster.
+        members: The roster, in its order.
+        sharers: Roster indices of the stores that dealt shares (U2).
+        survivors: Roster indices of the stores whose vectors are in the sum, if there is one
+            (U3); empty if the attempt ended before stage 3.
+        receipts: Receipts of the stores that sent a masked vector.
+        confirmations: Confirmations of the stores that signed U3.
     """
 
     kind: ClassVar[int] = 2
@@ -123,7 +123,8 @@ class Closed:
         return tuple(self.stores[index] for index in self.survivors)
 
     def signed_digests(self) -> tuple[bytes, bytes]:
-        """The digests of sharers, and of sharers and survivors, that confirmations sign."""
+        """Return the digests of U2, and of U2 and U3, that confirmations sign."""
+        # Both digests depend on indices and the roster's digest only, so no peers are needed.
         cohort = Cohort(self.header.digest(), self.roster_digest, ())
         sharers = cohort.sharers_digest(self.sharers)
         return sharers, cohort.survivors_digest(self.sharers, self.survivors)
@@ -151,7 +152,7 @@ class Closed:
         def confirmation() -> Confirmation:
             message = decode_message(reader.blob(_MAX_CONFIRMATION_SIZE))
             if not isinstance(message, Confirmation):
-                raise MalformedMessage(f"a {type(message).__name__} is no confirmation")
+                raise MalformedMessage(f"a {type(message).__name__} is not a confirmation")
             return message
 
         closed = cls(
@@ -166,6 +167,7 @@ class Closed:
             ),
             confirmations=reader.many(confirmation, size=4, limit=LARGEST_COHORT),
         )
+        # `summed` and `stores` index the members by these.
         if any(index >= len(closed.members) for index in (*closed.sharers, *closed.survivors)):
             raise MalformedMessage("a record names a store beyond its roster")
         return closed
@@ -173,7 +175,7 @@ class Closed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """The model after a round; round 0 is where the federation starts."""
+    """The publication of the model after a round; round 0 is the initial model."""
 
     kind: ClassVar[int] = 3
     run: int
@@ -197,7 +199,7 @@ def decode(data: bytes) -> Record:
     """Read a record; signatures in it are not checked.
 
     Raises:
-        RoundLogError: The bytes are no record in canonical form, or of a newer version.
+        RoundLogError: The bytes are not a record in canonical form, or of a newer version.
     """
     reader = Reader(data, "round log record")
     try:
@@ -216,6 +218,7 @@ def decode(data: bytes) -> Record:
         reader.end()
     except RoundLogError:
         raise
+    # Records contain certificates and messages, whose decoders raise errors of their own.
     except HanseError as error:
         raise RoundLogError(error.message, hint=error.hint) from None
     return record
