@@ -20,10 +20,10 @@ from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
+    combined_noise_multiplier,
     epsilon,
     noise_multiplier_for,
     skellam_variance,
-    together,
 )
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_simulations.recipes import grocery
@@ -163,7 +163,7 @@ def test_a_plan_reports_the_mixture_where_noise_is_shared_and_repeats_where_it_i
         "max_stores_per_customer": stores,
     }
     shared, local = PrivacyPlan(**base, mode="distributed"), PrivacyPlan(**base, mode="local")
-    both = together(3.0, 10.0)
+    both = combined_noise_multiplier(3.0, 10.0)
     assert shared.store_clip == pytest.approx(0.6 / stores)
     assert local.store_clip == 0.6
     assert shared.epsilon_after(rounds=20) == spent(both, 0.1, 20, 1e-6, stores)

@@ -1,8 +1,9 @@
-"""From noise to epsilon and back, by the `dp-accounting` library.
+"""Privacy accounting: epsilon of given noise, and the noise for a target epsilon.
 
-The reported figure is the privacy loss distribution's (Koskela, Jälkö, Honkela 2020;
-`dp_accounting.pld`), under add-or-remove-one-customer neighbours and Poisson sampling.
-Rényi accounting (Mironov 2017) only brackets the search for a noise multiplier.
+The reported epsilon is computed from the privacy loss distribution (Koskela, Jälkö, Honkela
+2020; `dp_accounting.pld`), for Poisson sampling and neighbouring data sets that differ by
+adding or removing one customer. Rényi accounting (Mironov 2017) only brackets the search for a
+noise multiplier.
 
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=200)
 >>> round(epsilon([steps], target_delta=1e-6), 2)
@@ -24,18 +25,20 @@ Composed = tuple[float, float, int, int]
 """Noise multiplier, sample rate, stores, count."""
 
 LEAST_NOISE = 0.05
-"""Noise multiplier below which an accountant is not asked: a single step would come to an
-epsilon of hundreds, and its loss distribution would fill the memory."""
+"""Smallest noise multiplier that is computed: below it a single step has an epsilon of
+hundreds, and its loss distribution would fill the memory."""
 MOST_STEPS = 1_000_000
-"""Steps beyond which an accountant is not asked either: a ledger may name any number of them."""
+"""Most steps that are computed: a hostile ledger may name any number of them."""
 MOST_STORES = 1000
-"""Stores a person, likewise: a mixture has a term for each."""
+"""Most stores per person that are computed: the mixture has a term for each."""
 _MOST_DIVERGENCE = 2000.0
-"""Rényi divergence of order 2 of all steps, likewise; epsilon is then in the hundreds."""
+"""Largest Rényi divergence of order 2, of all steps together, that is computed: epsilon is then
+in the hundreds."""
 _MOST_NOISE, _LEAST_RATE = 1e9, 1e-15
-"""Terms beyond these are read as these, which costs more; the library cannot compute them."""
+"""The library cannot compute terms beyond these. They are replaced by these, which gives a
+larger epsilon."""
 MOST_ROUNDS = 4096
-"""Beyond so many rounds, what is left is not counted."""
+"""Most remaining rounds that are counted."""
 
 ACCOUNTANT = "dp-accounting PLD"
 NEIGHBOURS = "add-or-remove-one"
@@ -43,30 +46,36 @@ NEIGHBOURS = "add-or-remove-one"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampledGaussianSteps:
-    """`count` equal steps of the Poisson-sampled Gaussian mechanism, in order of their doing."""
+    """A number of equal steps of the Poisson-sampled Gaussian mechanism.
+
+    Raises:
+        PrivacyError: A value is out of range.
+    """
 
     noise_multiplier: float
-    """In units of the most that one person can add, at all their stores together."""
+    """Standard deviation of the noise, in units of the most that one person can add to the sum
+    at all their stores together."""
     sample_rate: float
+    """Probability of a customer to be in a step, in (0, 1]."""
     count: int
     stores: int = 1
-    """Stores at which one person may be drawn, each by itself, for one sum; each draw adds
-    an equal part."""
+    """Number of stores at which one person may be drawn, independently, for one sum; each draw
+    adds an equal part."""
 
     def __post_init__(self) -> None:
-        for name, value, good in (
+        for name, value, valid in (
             ("noise_multiplier", self.noise_multiplier, self.noise_multiplier > 0),
             ("sample_rate", self.sample_rate, 0 < self.sample_rate <= 1),
             ("count", self.count, self.count >= 0),
             ("stores", self.stores, self.stores >= 1),
         ):
-            if not good:
-                raise PrivacyError(f"{name}={value} is no term of a sampled Gaussian mechanism")
+            if not valid:
+                raise PrivacyError(f"{name}={value} is out of range for a sampled Gaussian step")
 
 
 @lru_cache(maxsize=1)
 def accountant() -> str:
-    """Name what computes epsilon here, with its version; without, if it is not installed.
+    """Return the accountant's name and version; only the name if it is not installed.
 
     >>> accountant().startswith(ACCOUNTANT)
     True
@@ -78,19 +87,19 @@ def accountant() -> str:
 
 
 def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> float:
-    """Epsilon of everything spent so far, composed.
+    """Compute epsilon of the composition of all given steps.
 
     Args:
         spent: Steps in any order; composition does not depend on it.
         target_delta: The delta at which epsilon is read, in (0, 1).
 
     Returns:
-        Epsilon; 0 if nothing was spent, and infinity where it would be in the hundreds, or
-        the terms are beyond `LEAST_NOISE`, `MOST_STEPS` and `MOST_STORES`.
+        Epsilon; 0 if there are no steps, and infinity if it would be in the hundreds or a term
+        is beyond `LEAST_NOISE`, `MOST_STEPS` or `MOST_STORES`.
 
     Guarantees:
-        An upper bound for a customer's whole history: the discretisation rounds up. Whatever
-        the terms are, time and memory are bounded: they may be those of a hostile ledger.
+        This is an upper bound for a customer's complete history: the discretisation rounds up.
+        Time and memory are bounded for all terms, since they may come from a hostile ledger.
     """
     if not _can_be_computed([steps for steps in spent if steps.count]):
         return math.inf
@@ -99,6 +108,7 @@ def epsilon(spent: Sequence[SampledGaussianSteps], *, target_delta: float) -> fl
         noise, rate = min(steps.noise_multiplier, _MOST_NOISE), max(steps.sample_rate, _LEAST_RATE)
         key = (noise, rate, steps.stores)
         counts[key] = counts.get(key, 0) + steps.count
+    # Sorted and joined, so that all orders of the same steps share one entry of the cache.
     composed = tuple(sorted((*key, count) for key, count in counts.items() if count))
     return _pld_epsilon(composed, target_delta) if composed else 0.0
 
@@ -118,6 +128,7 @@ def _can_be_computed(spent: Sequence[SampledGaussianSteps]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(composed: tuple[Composed, ...], target_delta: float) -> float:
+    # Imported late: it loads scipy, and what does not account must start fast.
     from dp_accounting import pld
 
     return _compose(pld.PLDAccountant(value_discretization_interval=1e-3), composed, target_delta)
@@ -130,10 +141,11 @@ def _compose(accountant: Any, composed: tuple[Composed, ...], target_delta: floa
 
 
 def _event(noise_multiplier: float, sample_rate: float, stores: int) -> Any:
-    """One step: Poisson-sampled, or a mixture over how many stores drew the same person.
+    """Return the event of one step, for one store or for several that share the sum.
 
-    The mixture dominates whatever a person's stores do within their clips (Choquette-Choo et
-    al. 2024, "Privacy amplification for matrix mechanisms", on mixtures of Gaussians).
+    For several stores it is a mixture of Gaussians over the number of stores that draw the same
+    person. The mixture dominates everything that the person's stores can add within their
+    clips (Choquette-Choo et al. 2024, "Privacy amplification for matrix mechanisms").
     """
     from dp_accounting import dp_event
 
@@ -155,16 +167,16 @@ def rounds_left(
     target_delta: float,
     limit: float,
 ) -> int:
-    """How many more rounds stay within a limit.
+    """Return the number of further rounds that stay within a limit.
 
     Args:
-        spent: What was spent before.
-        one_round: What a round costs.
-        target_delta: At which epsilon is read.
+        spent: The steps that were spent before.
+        one_round: The steps of one round.
+        target_delta: The delta at which epsilon is read.
         limit: Epsilon that must not be exceeded.
 
     Returns:
-        0 if not even one fits; at most `MOST_ROUNDS`.
+        0 if not even one round fits; at most `MOST_ROUNDS`.
     """
 
     def fits(rounds: int) -> bool:
@@ -175,7 +187,7 @@ def rounds_left(
 
 
 def largest(fits: Callable[[int], bool], *, most: int) -> int:
-    """Find the largest whole number up to `most` that fits, where every smaller one does too.
+    """Return the largest integer up to `most` that fits, if `fits` is monotone.
 
     Returns:
         0 if not even 1 fits.
@@ -183,6 +195,7 @@ def largest(fits: Callable[[int], bool], *, most: int) -> int:
     >>> largest(lambda number: number**2 <= 50, most=100), largest(lambda _: True, most=100)
     (7, 100)
     """
+    # Doubling first: each call composes loss distributions, and most answers are far below most.
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high
@@ -194,7 +207,7 @@ def largest(fits: Callable[[int], bool], *, most: int) -> int:
 
 
 def composed_event(spent: Sequence[SampledGaussianSteps]) -> Any:
-    """Everything spent as one event of `dp_accounting`, for any accountant of that library."""
+    """Return all steps as one event of `dp_accounting`, for any accountant of that library."""
     from dp_accounting import dp_event
 
     return dp_event.ComposedDpEvent(
@@ -208,7 +221,7 @@ def composed_event(spent: Sequence[SampledGaussianSteps]) -> Any:
 
 
 def skellam_variance(noise_multiplier: float, l2: float, l1: float) -> float:
-    """The variance at which Skellam noise protects integers as well as Gaussian noise would.
+    """Return the least variance of Skellam noise that protects as well as Gaussian noise.
 
     The Rényi divergence of integers plus Skellam noise of variance mu is at most
     a L2²/(2 mu) + ((2a - 1) L2² + 6 L1)/(4 mu²) at order a (Agarwal, Kairouz and Liu 2021,
@@ -216,9 +229,9 @@ def skellam_variance(noise_multiplier: float, l2: float, l1: float) -> float:
     the sensitivity.
 
     Args:
-        noise_multiplier: Of the Gaussian mechanism to match, sigma.
-        l2: Largest L2 norm of what one customer adds, in integer steps.
-        l1: Largest L1 norm of it.
+        noise_multiplier: Sigma of the Gaussian mechanism to match.
+        l2: Largest L2 norm of one customer's contribution, in integer steps.
+        l1: Largest L1 norm of it, in integer steps.
 
     Guarantees:
         At every order a >= 1 the first divergence is no larger than the second.
@@ -227,39 +240,40 @@ def skellam_variance(noise_multiplier: float, l2: float, l1: float) -> float:
     True
     """
     square, precision = l2**2, noise_multiplier**-2
-    # The least mu with square/mu + (square + 3 l1)/mu² <= precision.
+    # As 2a - 1 <= 2a and 6 L1 <= 6a L1 for a >= 1, dividing both sides by a/2 leaves a condition
+    # without a. The root is the least mu with square/mu + (square + 3 l1)/mu² <= precision.
     root = math.sqrt(square**2 + 4 * precision * (square + 3 * l1))
     return (square + root) / (2 * precision)
 
 
-def together(*noise_multipliers: float) -> float:
-    """The noise multiplier of one mechanism that stands for several of the same sample.
+def combined_noise_multiplier(*noise_multipliers: float) -> float:
+    """Return the noise multiplier of several Gaussian releases about the same sample.
 
-    Gaussian releases about the same customers, each with noise in units of what one
-    customer adds to it, are one Gaussian release with this multiplier.
+    Each multiplier is in units of what one customer adds to its release. Scaled to unit
+    sensitivity, the releases are one Gaussian vector, whose squared sensitivity is the sum.
 
-    >>> round(together(1.0, 10.0), 3)
+    >>> round(combined_noise_multiplier(1.0, 10.0), 3)
     0.995
     """
     return float(sum(m**-2 for m in noise_multipliers) ** -0.5)
 
 
-def apart(whole: float, part: float) -> float:
-    """The noise multiplier that makes `whole` together with `part`.
+def remaining_noise_multiplier(combined: float, part: float) -> float:
+    """Return the noise multiplier that gives `combined` in combination with `part`.
 
     Raises:
-        PrivacyError: `part` alone has less noise than the whole may have.
+        PrivacyError: `part` alone has no more noise than both releases need together.
 
-    >>> round(apart(0.995, 10.0), 3)
+    >>> round(remaining_noise_multiplier(0.995, 10.0), 3)
     1.0
     """
-    if part <= whole:
+    if part <= combined:
         raise PrivacyError(
             f"a noise multiplier of {part:g} on statistics leaves nothing for training, which "
-            f"needs {whole:.4g} in all",
+            f"needs {combined:.4g} in all",
             hint="raise privacy.statistics_noise_multiplier",
         )
-    return float((whole**-2 - part**-2) ** -0.5)
+    return float((combined**-2 - part**-2) ** -0.5)
 
 
 def noise_multiplier_for(
@@ -269,17 +283,17 @@ def noise_multiplier_for(
     sample_rate: float,
     count: int,
     stores: int = 1,
-    besides: Sequence[SampledGaussianSteps] = (),
+    other_steps: Sequence[SampledGaussianSteps] = (),
 ) -> float:
-    """The least noise, in units of the clip, that keeps `count` steps within the target.
+    """Return the least noise multiplier that keeps `count` steps within the target.
 
     Args:
-        target_epsilon: Of everything together.
-        target_delta: In (0, 1).
-        sample_rate: Of the steps.
-        count: How many steps.
-        stores: Stores at which one person may be drawn for one sum.
-        besides: What is spent on other things from the same budget.
+        target_epsilon: Epsilon of these and the other steps together.
+        target_delta: The delta at which epsilon is read, in (0, 1).
+        sample_rate: Sample rate of the steps.
+        count: Number of steps.
+        stores: Number of stores at which one person may be drawn for one sum.
+        other_steps: Steps of other releases that are paid from the same budget.
 
     Raises:
         PrivacyError: No noise multiplier below 1000 reaches the target.
@@ -290,16 +304,19 @@ def noise_multiplier_for(
     """
     from dp_accounting import rdp
 
-    other = [(s.noise_multiplier, s.sample_rate, s.stores, s.count) for s in besides]
-    singly = [(*terms[:2], 1, terms[3]) for terms in other]
+    other = [(s.noise_multiplier, s.sample_rate, s.stores, s.count) for s in other_steps]
+    # The library's Rényi accountant has no mixtures of Gaussians, so the bracket is for one
+    # store; the second loop below raises it where that is too low.
+    one_store = [(*terms[:2], 1, terms[3]) for terms in other]
 
     def by_pld(sigma: float) -> float:
         return _pld_epsilon(((sigma, sample_rate, stores, count), *other), target_delta)
 
     def by_rdp(sigma: float) -> float:
         accountant = rdp.RdpAccountant(orders=range(2, 129))
-        return _compose(accountant, ((sigma, sample_rate, 1, count), *singly), target_delta)
+        return _compose(accountant, ((sigma, sample_rate, 1, count), *one_store), target_delta)
 
+    # Rényi first: a loss distribution at too little noise fills the memory (see `LEAST_NOISE`).
     high = 0.5
     while by_rdp(high) > target_epsilon:
         high *= 1.5
@@ -311,6 +328,7 @@ def noise_multiplier_for(
             )
     while by_pld(high) > target_epsilon:
         high *= 1.5
+    # From here on `high` always meets the target, and `low` never does.
     low = high / 2
     while by_pld(low) <= target_epsilon:
         high, low = low, low / 2

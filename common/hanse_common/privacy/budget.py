@@ -1,4 +1,4 @@
-"""What may be spent: a store's own limit with its renewals, and what a manifest grants.
+"""Limits on spending: a store's own budget with its renewals, and a manifest's grant.
 
 >>> budget = Budget.until_renewed(8.0, renews=date(2027, 1, 1))
 >>> budget.renews
@@ -19,40 +19,41 @@ NEVER = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """A limit on epsilon, for what was spent since the last renewal.
+    """A store's limit on the epsilon that is spent since the last renewal.
 
-    A renewal is an entry of the ledger, not a matter of the clock alone: whatever comes after
-    that entry counts, whatever time it bears.
+    A renewal is an entry of the ledger, not a matter of the clock alone: every entry after it
+    counts, regardless of the entry's time.
     """
 
     max_epsilon: float
     renews: int = NEVER
-    """Unix seconds from which on the budget counts anew; `NEVER` if it does not."""
+    """Unix seconds of the next renewal, from which on spending is counted from zero; `NEVER`
+    without one."""
 
     @classmethod
     def until_renewed(cls, max_epsilon: float, *, renews: date | None) -> Self:
-        """A budget that renews at midnight UTC of a day; never without one."""
+        """Return a budget that renews at midnight UTC of a day; never if that is None."""
         if renews is None:
             return cls(max_epsilon=max_epsilon)
         midnight = datetime.combine(renews, time(), UTC)
         return cls(max_epsilon=max_epsilon, renews=int(midnight.timestamp()))
 
     def is_due(self, *, now: int) -> bool:
-        """Whether the day of the renewal has come, by that clock."""
+        """Whether the renewal is due at `now`, in Unix seconds."""
         return self.renews != NEVER and now >= self.renews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grant:
-    """What one signed manifest lets a store spend, whatever runs are started under it.
+    """The spending that one signed manifest allows a store, over all runs under it.
 
-    A store's own limit may be higher, and a coordinator draws run numbers as it likes; what
-    was charged under the manifest counts all the same, and no renewal takes it back.
+    A store's own limit may be higher, and a coordinator chooses run numbers freely. Therefore
+    everything that was charged under the manifest counts, and no renewal resets it.
     """
 
     manifest_digest: bytes
     max_epsilon: float
-    """Of everything charged under the manifest, at its delta."""
+    """Largest epsilon of everything charged under the manifest, at its delta."""
     target_delta: float
     exchanges: Mapping[str, int]
-    """Most charges by kind of exchange, `train` or `evaluate`."""
+    """Most charges, by kind of exchange (`train` or `evaluate`)."""

@@ -1,4 +1,4 @@
-"""How the entries of a ledger follow each other, and what is wrong where they do not."""
+"""The hash chain of a ledger's entries, and the faults in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Problem = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """The first entry of a ledger that is not as it was written, and how one can tell."""
+    """The first entry of a ledger that is not as it was written, and the evidence for it."""
 
     sequence: int
     problem: Problem
@@ -37,7 +37,10 @@ class Fault:
 
 
 def follow(before: Sequence[Entry], row: Row) -> Entry | Fault:
-    """Read a row as the entry that comes after `before`; signature and epsilon stay unchecked."""
+    """Decode a row and check that it continues the entries `before`.
+
+    Signature and epsilon are not checked; see `verify`.
+    """
     head = head_of(before)
     number = head.sequence + 1
 
@@ -53,18 +56,20 @@ def follow(before: Sequence[Entry], row: Row) -> Entry | Fault:
     except LedgerError as error:
         return fault("altered", error.message)
     last = before[-1].time if before else 0
+    # In this order: a changed body fails the first check, and only an intact entry is judged by
+    # what it says about its place.
     checks: tuple[tuple[bool, Problem, str], ...] = (
         (entry.hash == row.hash, "altered", "its hash is not that of its content"),
         (entry.sequence == number, "out of place", f"it was written as entry {entry.sequence}"),
         (entry.previous == head.hash, "another history", "it does not follow the one before it"),
         (entry.time >= last, "altered", f"its time {entry.time} is before that of the last one"),
     )
-    wrong = next((fault(problem, detail) for good, problem, detail in checks if not good), None)
-    return wrong or entry
+    first = next((fault(problem, detail) for good, problem, detail in checks if not good), None)
+    return first or entry
 
 
 def compare(entries: Sequence[Entry], head: Head) -> Fault | None:
-    """Compare a ledger with a head that somebody remembers; it may have gone on since."""
+    """Check that a ledger contains a remembered head; entries after it are allowed."""
     if head.sequence > len(entries):
         return Fault(
             sequence=len(entries) + 1,
@@ -81,12 +86,13 @@ def compare(entries: Sequence[Entry], head: Head) -> Fault | None:
 
 
 def head_of(entries: Sequence[Entry]) -> Head:
-    """How far these entries go."""
+    """Return the head of these entries: number and hash of the last one."""
     return Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY
 
 
 def paid(entries: Sequence[Entry], *, since: int = 0) -> list[SampledGaussianSteps]:
-    """What entries after number `since` spent; neighbours of the same terms are joined."""
+    """Return the steps charged after entry `since`; adjacent ones of equal terms are joined."""
+    # Joined, because every entry's epsilon is computed from these: a run has thousands of steps.
     joined: list[SampledGaussianSteps] = []
     for entry in entries[since:]:
         steps = entry.steps if entry.spends else None

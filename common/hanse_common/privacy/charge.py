@@ -1,7 +1,7 @@
-"""What one exchange costs a store's customers: one value, from the plan to the ledger.
+"""The privacy cost of one exchange: one value that goes from the plan to the ledger.
 
-The privacy plan says what an exchange of a kind costs, the guard adds which exchange it is,
-and the ledger writes the same value down.
+The privacy plan computes the cost of an exchange of a kind, the guard adds the exchange's
+numbers and digests, and the ledger records the same value.
 
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
 >>> steps = SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=5)
@@ -19,26 +19,26 @@ from hanse_common.codec import DIGEST_SIZE
 from hanse_common.privacy.accounting import SampledGaussianSteps
 
 NOTHING = bytes(DIGEST_SIZE)
-"""In place of a digest: there is nothing to name."""
+"""Stands in place of a digest where there is nothing to name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
-    """What leaves a store, and under which terms: all of a charge that is not arithmetic.
+    """A description of what leaves a store: the part of a charge that is not arithmetic.
 
-    All but `manifest_digest` is empty where updates are open.
+    Without masks all fields except `manifest_digest` are empty.
 
     Args:
         kind: `train` or `evaluate`.
-        mode: The plan's: `local` or `distributed`.
+        mode: The plan's mode, `local` or `distributed`.
         max_grad_norm: The plan's clip; 0 where nothing is clipped, as in evaluations.
         run: The coordinator's number of its run.
         round: The training round.
         exchange: The number of the exchange within the run, as in the header.
         attempt: 1 or 2; 0 where there are no attempts.
-        manifest_digest: Of the federation's terms.
-        instructions_digest: Of the model and settings that the store was sent.
-        roster_digest: Of the stores that the attempt began with; a refusal has none.
+        manifest_digest: Digest of the federation's terms.
+        instructions_digest: Digest of the model and settings that the store was sent.
+        roster_digest: Digest of the attempt's roster; `NOTHING` in a refusal.
     """
 
     kind: str = ""
@@ -55,12 +55,12 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Charge:
-    """What is spent when one release leaves a store.
+    """The spending for one release.
 
     Args:
-        steps: What the accountant composes.
-        target_delta: At which epsilon is read.
-        release: What leaves for it.
+        steps: The steps that the accountant composes.
+        target_delta: The delta at which epsilon is read.
+        release: The release that they pay for.
     """
 
     steps: SampledGaussianSteps
@@ -68,11 +68,11 @@ class Charge:
     release: Release = Release()
 
     def of(self, **which: Any) -> Self:
-        """Return the same charge for a certain exchange; the names are those of `Release`."""
+        """Return the same charge with the given fields of `Release` set."""
         return replace(self, release=replace(self.release, **which))
 
     def table(self) -> dict[str, Any]:
-        """Return the charge as JSON has it, with digests in hexadecimal."""
+        """Return the charge as a JSON-compatible table, with digests in hexadecimal."""
         release: dict[str, Any] = {
             name: value.hex() if isinstance(value, bytes) else value
             for name, value in asdict(self.release).items()
@@ -81,11 +81,11 @@ class Charge:
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Self:
-        """Read what `table` returned.
+        """Read the output of `table`.
 
         Raises:
-            KeyError, TypeError, ValueError: It is something else.
-            PrivacyError: The steps are none that an accountant knows.
+            KeyError, TypeError, ValueError: The table has another form.
+            PrivacyError: A value of the steps is out of range.
         """
         release: dict[str, Any] = {
             name: bytes.fromhex(value) if name.endswith("_digest") else value

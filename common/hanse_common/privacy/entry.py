@@ -1,8 +1,8 @@
-"""One entry of a store's ledger: canonical bytes, a hash that chains them, a signature.
+"""Entries of a store's ledger: canonical bytes, hash chain and signature.
 
 Encoding version 1, in the terms of `hanse_common.codec`; floating-point numbers are IEEE 754
 doubles, big-endian. `hash = SHA-256("hanse/ledger-entry/1", body)`; the body holds the hash of
-the entry before, or `GENESIS`. The signature is Ed25519 over the hash.
+the previous entry, or `GENESIS`. The signature is Ed25519 over the hash.
 
 >>> from hanse_common.identity import StoreKey
 >>> key = StoreKey.generate()
@@ -33,42 +33,43 @@ from hanse_common.privacy.charge import NOTHING, Release
 
 VERSION = 1
 Kind = Literal["charge", "refusal", "renewal", "recovery"]
-"""What was paid; what was asked and not done; from where on the budget counts anew; that the
-head was lost, and the ledger was taken as it lay there."""
+"""A charge that was paid; an exchange that was refused; a renewal of the budget; the recovery of
+a ledger whose head was lost."""
 
 UNSIGNED = bytes(KEY_SIZE)
-"""In place of a signer: the node was in no federation, and had no key."""
-MAX_TEXT = 256
+"""Stands in place of a signer for a node that is in no federation and has no key."""
+_MAX_TEXT = 256  # bytes
 
 _LABEL = b"hanse/ledger-entry/1"
 GENESIS = digest(b"hanse/ledger/1")
-"""What the first entry names as the one before it."""
+"""The previous hash of the first entry."""
+# The numbers are part of signed bytes and never change; 3 was a kind that is not supported.
 _KINDS: Mapping[Kind, int] = {"charge": 0, "refusal": 1, "renewal": 2, "recovery": 4}
-"""The numbers that stand for kinds in the signed bytes; 3 stands for none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One line of the ledger.
+    """One entry of the ledger.
 
     Args:
-        sequence: From 1, without gaps.
+        sequence: Number of the entry, from 1 without gaps.
         kind: See `Kind`.
-        previous: Hash of the entry before, or `GENESIS`.
-        time: Unix seconds; never less than that of the entry before.
-        clock_went_back: The clock showed less than `time`, which is that of the entry before.
+        previous: Hash of the previous entry, or `GENESIS`.
+        time: Unix seconds; never less than the time of the previous entry.
+        clock_went_back: Whether the clock showed less than `time`, which is then that of the
+            previous entry.
         signer: Ed25519 public key, or `UNSIGNED`.
-        release: What left, or was to leave.
-        steps: As accounted; None in a renewal or recovery.
-        target_delta: At which epsilon is read.
-        commitment: SHA-256 of the vector before it was masked, with a salt that the store
-            keeps; else `NOTHING`.
-        epsilon_before: Of everything in the ledger before this entry, at `target_delta`.
-        epsilon_after: Of everything with it.
-        max_epsilon: The policy's limit that was in force; 0 if none.
-        renews: In a renewal, the time from which the policy lets the budget count anew.
-        accountant: Which computed epsilon.
-        note: For people.
+        release: The release that was paid for or refused.
+        steps: The accounted steps; None in a renewal or recovery.
+        target_delta: The delta at which epsilon is read.
+        commitment: SHA-256 of the vector before it was masked, with a salt that only the
+            store knows; `NOTHING` if there was no vector.
+        epsilon_before: Epsilon of all charges before this entry, at `target_delta`.
+        epsilon_after: Epsilon of all charges up to and including this entry.
+        max_epsilon: The policy's limit that was in force; 0 without one.
+        renews: In a renewal, the policy's date of renewal in Unix seconds.
+        accountant: Name and version of the accountant that computed epsilon.
+        note: Text for people.
         signature: 64 bytes; empty if unsigned.
     """
 
@@ -92,16 +93,16 @@ class Entry:
 
     @property
     def spends(self) -> bool:
-        """Whether the steps were paid for."""
+        """Whether the entry's steps count towards epsilon."""
         return self.kind == "charge"
 
     @property
     def hash(self) -> bytes:
-        """The 32 bytes that stand for this entry and all before it."""
+        """Hash of this entry, which covers all previous ones through the chain; 32 bytes."""
         return digest(_LABEL, self.body())
 
     def body(self) -> bytes:
-        """Return the canonical encoding of everything but the signature."""
+        """Return the canonical encoding of all fields except the signature."""
         release, steps = self.release, self.steps
         writer = Writer().u16(VERSION).u64(self.sequence).u8(_KINDS[self.kind])
         writer.raw(self.previous).u64(self.time).u8(self.clock_went_back).raw(self.signer)
@@ -120,10 +121,10 @@ class Entry:
 
     @classmethod
     def decode(cls, body: bytes, *, signature: bytes = b"") -> Self:
-        """Read an entry; neither its place in the chain nor the signature is checked.
+        """Read an entry; its place in the chain and its signature are not checked.
 
         Raises:
-            LedgerError: The bytes are no entry in canonical form, or of a newer version.
+            LedgerError: The bytes are not an entry in canonical form, or of a newer version.
         """
         try:
             return cls._decode(Reader(body, "ledger entry"), signature)
@@ -146,8 +147,8 @@ class Entry:
             clock_went_back=_flag(reader),
             signer=reader.raw(KEY_SIZE),
             release=Release(
-                kind=reader.text(MAX_TEXT),
-                mode=reader.text(MAX_TEXT),
+                kind=reader.text(_MAX_TEXT),
+                mode=reader.text(_MAX_TEXT),
                 max_grad_norm=_number(reader),
                 run=reader.u64(),
                 round=reader.u64(),
@@ -164,13 +165,13 @@ class Entry:
             epsilon_after=_number(reader),
             max_epsilon=_number(reader),
             renews=reader.u64(),
-            accountant=reader.text(MAX_TEXT),
-            note=reader.text(MAX_TEXT),
+            accountant=reader.text(_MAX_TEXT),
+            note=reader.text(_MAX_TEXT),
             signature=signature,
         )
         reader.end()
         if entry.spends and entry.steps is None:
-            raise LedgerError(f"ledger entry {entry.sequence} is a {entry.kind} of nothing")
+            raise LedgerError(f"ledger entry {entry.sequence} is a {entry.kind} without steps")
         return entry
 
     def sign(self, key: StoreKey) -> Self:
@@ -187,18 +188,20 @@ class Entry:
         """Check the signature against the signer that the entry names.
 
         Raises:
-            BadSignature: It is not that signer's over this entry.
-            LedgerError: The entry names no signer and has a signature all the same.
+            BadSignature: It is not that signer's signature over this entry.
+            LedgerError: The entry is signed but names no signer.
         """
         if self.signer != UNSIGNED:
             verify(self.signer, self.signature, _LABEL, self.hash)
         elif self.signature:
-            raise LedgerError(f"ledger entry {self.sequence} has a signature of nobody")
+            raise LedgerError(f"ledger entry {self.sequence} is signed but names no signer")
 
 
 def _double(value: float) -> bytes:
+    # NaN has many encodings and equals nothing, and -0.0 equals 0.0 in other bytes: a value
+    # must have one encoding, because the hash is over the bytes.
     if math.isnan(value) or math.copysign(1.0, value) < 0:
-        raise LedgerError(f"{value} is no number of a ledger: they are zero or positive")
+        raise LedgerError(f"{value} cannot be in a ledger: its numbers are zero or positive")
     return struct.pack(">d", value)
 
 
@@ -206,14 +209,14 @@ def _number(reader: Reader) -> float:
     data = reader.raw(8)
     value = float(struct.unpack(">d", data)[0])
     if _double(value) != data:
-        raise LedgerError(f"{data.hex()} is no canonical number")
+        raise LedgerError(f"{data.hex()} is not a canonical number")
     return value
 
 
 def _flag(reader: Reader) -> bool:
     value = reader.u8()
     if value > 1:
-        raise LedgerError(f"{value} is neither yes nor no")
+        raise LedgerError(f"{value} is neither 0 nor 1")
     return bool(value)
 
 

@@ -1,7 +1,7 @@
-"""A store's ledger: what every round cost its customers, written before it leaves.
+"""A store's ledger: the privacy cost of every release, recorded before the release leaves.
 
 Entries are chained by their hashes and signed with the store's key, in one SQLite file. The
-last hash is remembered in a second file, so that bringing back an older ledger is noticed.
+last hash, the head, is stored in a second file, so that a restored older ledger is detected.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.identity import StoreKey
@@ -51,15 +51,15 @@ _SALT_LABEL = b"hanse/ledger-salt/1"
 
 
 class Ledger:
-    """What one store has spent.
+    """The record of one store's spending.
 
     Guarantees:
-        - `charge` returns after its entry is on the disk; nothing under-counts, a crash
-          before the release over-counts.
-        - Processes that write at once do so in turn, and no entry is lost.
-        - Entries keep the order of their numbers. Where the clock goes back, an entry bears
-          the time of the one before and says so; a renewal then waits for the clock.
-        - After any error, nothing was spent that is not in the ledger.
+        - `charge` returns after its entry is on the disk. Spending is never under-counted; a
+          crash between the charge and the release over-counts.
+        - Processes that write at the same time do so in turn, and no entry is lost.
+        - Times never decrease. If the clock goes back, an entry has the time of the previous
+          one and records that; a renewal then waits for the clock.
+        - After any error, everything that was spent is in the ledger.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Ledger:
         self._sync = sync
         self._lock = RLock()
         self._entries: list[Entry] = []
-        """As far as this object has read and checked them."""
+        """The entries that this object has read and checked."""
 
     @classmethod
     def open(
@@ -87,18 +87,18 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         sync: bool = True,
     ) -> Ledger:
-        """Open a ledger, and check it as far as can be done without a signature.
+        """Open a ledger and check its chain and head; signatures are not checked.
 
         Args:
-            path: `ledger.sqlite`; it is made by the first entry.
-            key: Signs new entries; without one they are chained, and say that nobody signed.
-            clock: Unix seconds.
-            sync: Wait for the disk; without it a power failure can lose entries, a killed
-                process cannot. For simulations.
+            path: `ledger.sqlite`; the first entry creates it.
+            key: Signs new entries; without it they are chained and marked as unsigned.
+            clock: Returns Unix seconds.
+            sync: Whether to wait for the disk. Without it a power failure can lose entries, but
+                a killed process cannot. Only simulations do without.
 
         Raises:
             LedgerError: The file is damaged, foreign, or of a newer version.
-            LedgerWentBack: It lacks entries that were made.
+            LedgerWentBack: It lacks entries that were written.
         """
         ledger = cls(path, key, clock=clock, sync=sync)
         ledger._read()
@@ -109,28 +109,28 @@ class Ledger:
 
     @property
     def head(self) -> Head:
-        """How far the ledger goes."""
+        """Number and hash of the last entry."""
         return head_of(self._read())
 
     def spent(self, *, since: int | None = None) -> list[SampledGaussianSteps]:
-        """Return what was paid for, neighbours of the same terms joined.
+        """Return the charged steps; adjacent ones of equal terms are joined.
 
         Args:
-            since: Only what came after the entry of this number.
+            since: Only count entries after the one of this number.
 
         Raises:
-            LedgerError: As `open`; who cannot tell what it has spent must not spend more.
+            LedgerError: As `open`. A store that cannot read its spending must not spend more.
         """
         return paid(self._read(), since=since or 0)
 
     def check_affordable(
         self, charge: Charge, *, budget: Budget, grant: Grant | None = None
     ) -> None:
-        """Refuse what the budget or the grant cannot pay for; the refusal is an entry.
+        """Check that budget and grant can pay for a charge; a refusal is recorded.
 
         Raises:
-            BudgetSpent: Epsilon since the last renewal would exceed the budget, or what was
-                charged under the manifest would exceed its grant.
+            BudgetSpent: Epsilon since the last renewal would exceed the budget, or the charges
+                under the manifest would exceed its grant.
             LedgerError: As `open`.
         """
         beyond = self._beyond(self._read(), charge, budget, grant)
@@ -146,18 +146,20 @@ class Ledger:
         grant: Grant | None = None,
         vector: bytes | None = None,
     ) -> Entry:
-        """Write a charge down as paid, durably.
+        """Record a charge as paid, durably; call this before the release leaves.
 
         Args:
-            charge: What is spent, and what will leave for it.
-            budget: The store's limit, looked at once more while nobody else can write.
-            grant: The manifest's, likewise.
-            vector: What will be masked; the entry commits to it.
+            charge: The spending, and the release that it pays for.
+            budget: The store's limit, checked once more under the write lock.
+            grant: The manifest's limit, checked likewise.
+            vector: The vector that will be masked; the entry commits to it.
 
         Raises:
-            BudgetSpent: It would exceed budget or grant; a refusal was written instead.
+            BudgetSpent: It would exceed budget or grant; a refusal was recorded instead.
             LedgerError: As `open`; or the entry could not be written. Release nothing.
         """
+        # Check and entry are in one transaction: two processes that both fit alone must not
+        # both be admitted.
         with self._writing() as write:
             beyond = self._beyond(write.entries, charge, budget, grant)
             if beyond is None:
@@ -171,10 +173,13 @@ class Ledger:
         raise beyond
 
     def refuse(self, charge: Charge, *, note: str, budget: Budget | None = None) -> Entry:
-        """Write down what was asked and not done.
+        """Record an exchange that was asked for and refused.
 
-        Between two charges, one refusal is written for each kind of exchange under each
-        manifest: a coordinator that asks without end must not make the ledger grow without end.
+        Between two charges, one refusal is recorded for each kind of exchange under each
+        manifest: a coordinator that asks repeatedly must not make the ledger grow without bound.
+
+        Returns:
+            The new entry, or the one that recorded the same refusal before.
 
         Raises:
             LedgerError: As `charge`.
@@ -190,7 +195,7 @@ class Ledger:
             return write.append(replace(entry, note=note))
 
     def opens(self, entry: Entry, vector: bytes) -> bool:
-        """Whether an entry's commitment is to that vector; only the store can tell."""
+        """Whether an entry's commitment is to that vector; only the store has the salt."""
         return entry.commitment == self._commitment(entry, vector, make=False)
 
     def _beyond(
@@ -200,11 +205,12 @@ class Ledger:
         budget: Budget | None,
         grant: Grant | None,
     ) -> BudgetSpent | None:
-        """What to say if the manifest's grant or the store's budget cannot pay for a charge."""
+        """Return the error if grant or budget cannot pay for a charge; None if they can."""
         if grant is not None and (beyond := _beyond_grant(entries, charge, grant)):
             return beyond
         if budget is None:
             return None
+        # A due renewal is written together with the charge, so nothing before counts.
         due = self._is_due(entries, budget)
         since = len(entries) if due else _last_renewal(entries).sequence
         spent = [*paid(entries, since=since), charge.steps]
@@ -221,7 +227,8 @@ class Ledger:
         )
 
     def _is_due(self, entries: list[Entry], budget: Budget) -> bool:
-        # By the clock as it is: an entry's time may be ahead of it, and would renew too early.
+        # By the clock itself: an entry's time may be ahead of the clock, and would renew too
+        # early. Only a later date renews again: the policy's date is used once.
         return budget.is_due(now=self._now()) and budget.renews > _last_renewal(entries).renews
 
     def _renew(self, write: _Write, target_delta: float, budget: Budget | None) -> None:
@@ -238,7 +245,7 @@ class Ledger:
         *,
         target_delta: float = 0.0,
     ) -> Entry:
-        """The next entry; a renewal charges nothing, and reads epsilon at the delta given."""
+        """Make the next entry; without a charge, epsilon is read at the given delta."""
         steps = None if charge is None else charge.steps
         target_delta = target_delta if charge is None else charge.target_delta
         head, before = head_of(write.entries), paid(write.entries)
@@ -272,7 +279,8 @@ class Ledger:
 
     def _read(self) -> list[Entry]:
         with self._lock:
-            # The head first: what was remembered by then, the file holds by now.
+            # The head before the file: an entry is committed before its head is written, so the
+            # file holds everything that this head names, even if another process writes now.
             remembered = ledger_file.read_head(self.path)
             if self.path.exists():
                 with ledger_file.reading(self.path) as database:
@@ -290,36 +298,39 @@ class Ledger:
                 remembered = ledger_file.read_head(self.path)
                 self._catch_up(database, remembered)
                 if remembered is None:
-                    # From the first entry on, a ledger without a head is one that lost it.
+                    # Before the first entry: a ledger with entries and no head has lost it.
                     ledger_file.write_head(self.path, EMPTY, sync=self._sync)
                 write = _Write(self.path, self._key, database, self._entries)
                 yield write
+            # After the commit: a head that names an entry which a crash then lost would stop
+            # the store for good. A head that lags behind is harmless.
             if write.has_more:
-                # With the right to write once more, so that no older head replaces a newer.
+                # Under the write lock again, so that no older head replaces a newer one.
                 with ledger_file.writing(self.path, sync=self._sync) as database:
                     self._catch_up(database, EMPTY)
                     ledger_file.write_head(self.path, head_of(self._entries), sync=self._sync)
 
     def _catch_up(self, database: sqlite3.Connection, remembered: Head | None) -> None:
-        """Read and check the entries that are new since this object last looked."""
+        """Read and check the entries that were added since this object last read the file."""
         entries = list(self._entries)
+        # The last known row is read again: it shows whether the file was replaced meanwhile.
         rows = ledger_file.read_rows(database, self.path, start=max(len(entries), 1))
         if entries:
             if not rows or Head(rows[0].sequence, rows[0].hash) != head_of(entries):
                 self._went_back(f"entry {len(entries)} is gone, or was replaced while in use")
             rows = rows[1:]
         for row in rows:
-            found = follow(entries, row)
-            if isinstance(found, Fault):
+            entry = follow(entries, row)
+            if isinstance(entry, Fault):
                 raise LedgerError(
-                    f"{self.path} is damaged: {found}",
+                    f"{self.path} is damaged: {entry}",
                     hint="nothing was released; restore it from a backup no older than the "
                     "last round",
                 )
-            entries.append(found)
+            entries.append(entry)
         if remembered is None and entries:
-            beside = ledger_file.head_path(self.path).name
-            self._went_back(f"{beside} is gone", more=f"; {ledger_file.HEAD_LOST}")
+            head_file = ledger_file.head_path(self.path).name
+            self._went_back(f"{head_file} is gone", more=f"; {ledger_file.HEAD_LOST}")
         fault = remembered and compare(entries, remembered)
         if fault:
             self._went_back(str(fault))
@@ -332,12 +343,12 @@ class Ledger:
     def _went_back(self, why: str, *, more: str = "") -> NoReturn:
         raise LedgerWentBack(
             f"{self.path} is not the ledger that this store remembers: {why}",
-            hint=f"nothing was released; bring back the newest ledger and its head, both{more}",
+            hint=f"nothing was released; restore the newest ledger together with its head{more}",
         )
 
 
 class _Write:
-    """The entries of a ledger while nobody else can write, and the way to add one."""
+    """A transaction: the entries of a ledger under the write lock, and a way to add one."""
 
     def __init__(
         self,
@@ -349,12 +360,12 @@ class _Write:
         self._path = path
         self._key = key
         self._database = database
-        self._found = len(entries)
+        self._count_before = len(entries)
         self.entries = list(entries)
 
     @property
     def has_more(self) -> bool:
-        return len(self.entries) > self._found
+        return len(self.entries) > self._count_before
 
     def append(self, entry: Entry) -> Entry:
         signed = entry if self._key is None else entry.sign(self._key)
@@ -365,7 +376,7 @@ class _Write:
 
 
 def _beyond_grant(entries: list[Entry], charge: Charge, grant: Grant) -> BudgetSpent | None:
-    """What to say if a manifest does not grant one more exchange of this kind and cost."""
+    """Return the error if a manifest does not grant one more exchange of this kind and cost."""
     charged = [
         entry
         for entry in entries

@@ -1,10 +1,10 @@
-"""The files of a ledger: rows in SQLite, and beside them the head that the store remembers.
+"""The files of a ledger: its entries in SQLite, its head, and the secret of its commitments.
 
-    ledger.sqlite   the entries; the only thing that an auditor needs
-    ledger.head     how many there are, and the last one's hash
+    ledger.sqlite   the entries; the only file that an auditor needs
+    ledger.head     the number of entries, and the last one's hash
     ledger.salt     32 secret bytes from which the salts of commitments are derived (0600)
 
-Every failure of the disk, of SQLite or of a file's content comes out as a `LedgerError`.
+Every failure of the disk, of SQLite or of a file's content is raised as a `LedgerError`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hanse_common.errors import LedgerError
 from hanse_common.paths import LEDGER_HEAD_FILE, LEDGER_SALT_FILE
 from hanse_common.privacy.entry import GENESIS
 
-SALT_KEY_SIZE = 32
+_SALT_KEY_SIZE = 32
 
 _HEAD = "hanse-ledger-head-1"
 HEAD_LOST = "a head that is lost for good: hanse store ledger accept-head"
-"""What to do about it, in a hint."""
+"""The part of a hint that says what to do about it."""
 _RESTORE = "nothing was released; restore the ledger from a backup no older than the last round"
 _FORMAT = FileFormat(
     what="ledger",
@@ -42,7 +42,7 @@ _FORMAT = FileFormat(
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far a ledger goes; the hash stands for every entry up to there."""
+    """Number and hash of a ledger's last entry; the hash covers every entry up to it."""
 
     sequence: int
     hash: bytes
@@ -53,7 +53,7 @@ EMPTY = Head(0, GENESIS)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An entry as it lies in the file, unchecked."""
+    """An entry as it is stored in the file, unchecked."""
 
     sequence: int
     body: bytes
@@ -62,22 +62,22 @@ class Row:
 
 
 def head_path(path: Path) -> Path:
-    """Where the head of a ledger is remembered."""
+    """Return the path of the file that holds a ledger's head."""
     return path.with_suffix(Path(LEDGER_HEAD_FILE).suffix)
 
 
 def salt_path(path: Path) -> Path:
-    """Where the secret behind a ledger's salts lies."""
+    """Return the path of the file that holds the secret of a ledger's salts."""
     return path.with_suffix(Path(LEDGER_SALT_FILE).suffix)
 
 
 def reading(path: Path) -> AbstractContextManager[sqlite3.Connection]:
-    """Open a ledger that exists, to look at it; see `append_only.FileFormat.reading`."""
+    """Open an existing ledger for reading; see `append_only.FileFormat.reading`."""
     return _FORMAT.reading(path)
 
 
 def writing(path: Path, *, sync: bool = True) -> AbstractContextManager[sqlite3.Connection]:
-    """Hold a ledger's only right to write; see `append_only.FileFormat.writing`."""
+    """Open a ledger under its write lock; see `append_only.FileFormat.writing`."""
     return _FORMAT.writing(path, sync=sync)
 
 
@@ -90,19 +90,19 @@ def read_rows(database: sqlite3.Connection, path: Path, *, start: int = 0) -> li
     with _FORMAT.named_errors(path):
         if is_blank(database):
             return []
-        found = database.execute(
+        rows = database.execute(
             "SELECT sequence, body, hash, signature FROM entry "
             "WHERE sequence >= ? ORDER BY sequence",
             (start,),
         ).fetchall()
-    return [Row(*values) for values in found]
+    return [Row(*values) for values in rows]
 
 
 def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:
     """Add a row.
 
     Raises:
-        LedgerError: There is one of that number, or the disk is full.
+        LedgerError: There is a row of that number, or the disk is full.
     """
     with _FORMAT.named_errors(path):
         database.execute(
@@ -112,57 +112,59 @@ def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:
 
 
 def check_pages(database: sqlite3.Connection, path: Path) -> None:
-    """Let SQLite look through the whole file; see `append_only.FileFormat.check_pages`."""
+    """Let SQLite check all pages of the file; see `append_only.FileFormat.check_pages`."""
     _FORMAT.check_pages(database, path)
 
 
 def read_head(path: Path) -> Head | None:
-    """Return the head that is remembered for a ledger; None if none is.
+    """Return the stored head of a ledger; None if there is none.
 
     Raises:
-        LedgerError: It cannot be read, or is something else.
+        LedgerError: The file cannot be read, or does not hold a head.
     """
-    beside = head_path(path)
+    head_file = head_path(path)
     try:
-        kind, sequence, value = beside.read_text(encoding="ascii").split()
+        kind, sequence, value = head_file.read_text(encoding="ascii").split()
         head = Head(int(sequence), bytes.fromhex(value))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise LedgerError(f"cannot read {beside}: {error.strerror}", hint=_RESTORE) from error
+        # Chained: `restore` must not take a head that is out of reach for one that is lost.
+        raise LedgerError(f"cannot read {head_file}: {error.strerror}", hint=_RESTORE) from error
     except ValueError:
-        raise LedgerError(f"{beside} is damaged", hint=f"{_RESTORE}; {HEAD_LOST}") from None
+        raise LedgerError(f"{head_file} is damaged", hint=f"{_RESTORE}; {HEAD_LOST}") from None
     if kind != _HEAD or head.sequence < 0 or len(head.hash) != DIGEST_SIZE:
-        raise LedgerError(f"{beside} is no head of a ledger", hint=f"{_RESTORE}; {HEAD_LOST}")
+        raise LedgerError(f"{head_file} is not a head of a ledger", hint=f"{_RESTORE}; {HEAD_LOST}")
     return head
 
 
 def write_head(path: Path, head: Head, *, sync: bool = True) -> None:
-    """Remember a head durably; see `writing`.
+    """Store a head durably; hold the ledger's write lock (see `writing`).
 
     Raises:
         LedgerError: The disk is full, or the folder read-only.
     """
-    beside = head_path(path)
-    with _FORMAT.named_errors(beside):
-        write_durably(beside, f"{_HEAD} {head.sequence} {head.hash.hex()}\n", sync=sync)
+    head_file = head_path(path)
+    with _FORMAT.named_errors(head_file):
+        write_durably(head_file, f"{_HEAD} {head.sequence} {head.hash.hex()}\n", sync=sync)
 
 
 def salt_key(path: Path, *, make: bool, sync: bool = True) -> bytes | None:
-    """Return the secret behind a ledger's salts, a new one if there is none and `make` is set.
+    """Return the secret of a ledger's salts; a new one if there is none and `make` is set.
 
     Raises:
-        LedgerError: It cannot be read or written, or is something else.
+        LedgerError: It cannot be read or written, or has the wrong size.
     """
-    beside = salt_path(path)
-    with _FORMAT.named_errors(beside):
-        if beside.exists():
-            key = beside.read_bytes()
-            if len(key) != SALT_KEY_SIZE:
-                raise LedgerError(f"{beside} is damaged", hint="restore it from a backup")
+    salt_file = salt_path(path)
+    with _FORMAT.named_errors(salt_file):
+        if salt_file.exists():
+            key = salt_file.read_bytes()
+            if len(key) != _SALT_KEY_SIZE:
+                raise LedgerError(f"{salt_file} is damaged", hint="restore it from a backup")
             return key
         if not make:
             return None
-        key = os.urandom(SALT_KEY_SIZE)
-        write_durably(beside, key, mode=0o600, sync=sync)
+        # Secret: with the salt, anybody could test guesses of a vector against its commitment.
+        key = os.urandom(_SALT_KEY_SIZE)
+        write_durably(salt_file, key, mode=0o600, sync=sync)
         return key

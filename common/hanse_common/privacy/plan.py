@@ -1,6 +1,6 @@
-"""One frozen object that binds clip, sampling, noise and accounting.
+"""The privacy plan: one frozen object that binds clip, sampling, noise and accounting.
 
-Nobody assembles these by hand: training takes its clip and noise from the plan, and the
+These are never assembled separately: training takes its clip and noise from the plan, and the
 accountant takes its event from the same plan.
 
 >>> plan = PrivacyPlan(
@@ -21,45 +21,49 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
-    apart,
+    combined_noise_multiplier,
     composed_event,
     epsilon,
     noise_multiplier_for,
+    remaining_noise_multiplier,
     rounds_left,
-    together,
 )
 from hanse_common.privacy.charge import Charge, Release
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrivacyPlan:
-    """What one store promises each of its customers over a run, and what it costs.
+    """A store's privacy promise to each of its customers over a run.
 
-    The unit is the customer: one training example is one customer's whole history at the
+    The unit is the customer: one training example is one customer's complete history at the
     store. Neighbouring data sets differ by adding or removing one customer. A person who
     shops at up to `max_stores_per_customer` stores of the federation is one customer at each
     of them; the promise holds for all of them together.
 
     Args:
-        mode: `local`, each store adds all of the noise; `distributed`, the stores of a
-            masked sum do together.
-        sample_rate: Chance of a customer to be in a step.
-        max_grad_norm: Clip of one person's gradient.
-        noise_multiplier: Noise on the sum of gradients, in units of the clip.
+        mode: In `local` each store adds all of the noise; in `distributed` the stores of a
+            masked sum add it together.
+        sample_rate: Probability of a customer to be in a step.
+        max_grad_norm: L2 clip of one person's gradient.
+        noise_multiplier: Standard deviation of the noise on the sum of gradients, in units of
+            the clip.
         steps_per_round: Steps that a store takes in a round.
         rounds: Rounds of the run.
-        target_epsilon: What all of it may cost.
-        target_delta: At which epsilon is read.
+        target_epsilon: Largest epsilon of the run.
+        target_delta: The delta at which epsilon is read, in (0, 1).
         statistics_noise_multiplier: Noise on the counts and losses that leave the store
-            beside the update; None if none leave.
+            together with the update; None if none leave.
         evaluation_noise_multiplier: Noise on the sums of an evaluation; None if none leave.
-        evaluate_every: Rounds from one evaluation to the next.
-        max_stores_per_customer: At how many stores one person may be a customer.
+        evaluate_every: Number of rounds from one evaluation to the next.
+        max_stores_per_customer: Number of stores at which one person may be a customer.
         spare: Exchanges of each kind that may be paid for beyond those of an undisturbed run.
 
+    Raises:
+        PrivacyError: A value is out of range, or the promise would be broken.
+
     Guarantees:
-        `granted_epsilon`, of all rounds and every spare exchange, never exceeds
-        `target_epsilon`, or the plan does not exist.
+        A plan exists only if `granted_epsilon`, the epsilon of all rounds and every spare
+        exchange, does not exceed `target_epsilon`.
     """
 
     sample_rate: float
@@ -81,28 +85,29 @@ class PrivacyPlan:
             raise PrivacyError(f"max_grad_norm={self.max_grad_norm} must be positive")
         if not 0 < self.target_delta < 1:
             raise PrivacyError(f"target_delta={self.target_delta} must lie in (0, 1)")
+        # The worst case is checked, with all spare exchanges: a coordinator may cause them.
         cost = self.granted_epsilon
         if cost > self.target_epsilon:
             raise PrivacyError(
                 f"{self.rounds} rounds and {self.spare} spare exchanges at noise_multiplier="
                 f"{self.noise_multiplier:.4f} cost epsilon={cost:.3f}, more than "
                 f"target_epsilon={self.target_epsilon}",
-                hint="leave noise_multiplier out and it will be solved for",
+                hint="leave noise_multiplier out, and it will be computed from target_epsilon",
             )
 
     @classmethod
     def from_settings(
         cls, settings: RunSettings, *, before: Sequence[SampledGaussianSteps] = ()
     ) -> Self | None:
-        """The plan that a run's settings ask for; None where they ask for no privacy.
+        """Make the plan of a run's settings; None if their privacy mode is `none`.
 
         Args:
-            settings: The run's.
-            before: What the same budget has paid for already; where the noise is solved for,
-                it keeps both together within the target.
+            settings: The settings of the run.
+            before: Steps that the same budget has paid for already. If the noise is computed
+                here, it keeps them and the run within the target.
 
         Raises:
-            PrivacyError: The settings promise more than their noise can keep.
+            PrivacyError: The settings' noise does not reach their target epsilon.
         """
         terms, training, federation = settings.privacy, settings.training, settings.federation
         if terms.mode == "none":
@@ -118,14 +123,16 @@ class PrivacyPlan:
                 target_epsilon=terms.target_epsilon,
                 target_delta=terms.target_delta,
                 sample_rate=training.sample_rate,
-                # What several stores do on their own adds up; in one sum, they share a clip.
+                # In mode local each of a person's stores is a release of its own, and they
+                # compose; in one sum, the stores share the person's clip.
                 count=(federation.rounds + spare)
                 * training.local_steps
                 * (1 if shared else terms.max_stores_per_customer),
                 stores=terms.max_stores_per_customer if shared else 1,
-                besides=[*before, *([_releases(evaluation, count)] if evaluation else [])],
+                other_steps=[*before, *([_releases(evaluation, count)] if evaluation else [])],
             )
-            noise = apart(noise, statistics) if statistics else noise
+            # Update and statistics are about one sample, so they share this multiplier.
+            noise = remaining_noise_multiplier(noise, statistics) if statistics else noise
         return cls(
             sample_rate=training.sample_rate,
             max_grad_norm=terms.max_grad_norm,
@@ -144,30 +151,30 @@ class PrivacyPlan:
 
     @property
     def store_clip(self) -> float:
-        """Clip of one customer's gradient at one store.
+        """L2 clip of one customer's gradient at one store.
 
-        Where stores share one sum they share the person's clip as well.
+        In mode `distributed` the person's clip is divided among their stores.
         """
         stores = self.max_stores_per_customer if self.mode == "distributed" else 1
         return self.max_grad_norm / stores
 
     def round_charge(self) -> Charge:
-        """What one round of training is charged."""
+        """Return the charge of one round of training."""
         return self._charge("train", self._steps(self.steps_per_round), self.max_grad_norm)
 
     def evaluation_charge(self) -> Charge | None:
-        """What one evaluation is charged; None if nothing of it leaves the store."""
+        """Return the charge of one evaluation; None if its sums do not leave the store."""
         noise = self.evaluation_noise_multiplier
         # Nothing is clipped in an evaluation: its sums are bounded by what they count.
         return None if noise is None else self._charge("evaluate", _releases(noise, self._repeats))
 
     def epsilon_after(self, *, rounds: int) -> float:
-        """Epsilon of that many rounds under this plan alone, at `target_delta`."""
+        """Return epsilon of the first `rounds` rounds of this plan alone, at `target_delta`."""
         return epsilon(self.spent_after(rounds), target_delta=self.target_delta)
 
     @property
     def evaluations(self) -> int:
-        """Evaluations whose sums leave the store in an undisturbed run."""
+        """Number of evaluations whose sums leave the store in an undisturbed run."""
         if self.evaluation_noise_multiplier is None:
             return 0
         return evaluations_by(self.rounds, self.rounds, self.evaluate_every)
@@ -182,24 +189,24 @@ class PrivacyPlan:
         return epsilon(spent, target_delta=self.target_delta)
 
     def event(self, *, rounds: int) -> Any:
-        """Those rounds as one event of `dp_accounting`."""
+        """Return the first `rounds` rounds as one event of `dp_accounting`."""
         return composed_event(self.spent_after(rounds))
 
     def rounds_left(self, spent: Sequence[SampledGaussianSteps], *, limit: float) -> int:
-        """How many more rounds of training, without evaluations, a limit allows.
+        """Return how many more rounds of training, without evaluations, a limit allows.
 
         Args:
-            spent: What was spent before.
+            spent: The steps that were spent before.
             limit: Epsilon that must not be exceeded, at `target_delta`.
 
         Returns:
-            0 if not even one fits; at most `accounting.MOST_ROUNDS`.
+            0 if not even one round fits; at most `accounting.MOST_ROUNDS`.
         """
         step = self.round_charge().steps
         return rounds_left(spent, step, target_delta=self.target_delta, limit=limit)
 
     def spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
-        """What that many rounds are charged, evaluations with them."""
+        """Return the steps of the first `rounds` rounds and their evaluations."""
         spent = [self._steps(self.steps_per_round * rounds)]
         if self.evaluation_noise_multiplier is not None:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)
@@ -213,7 +220,9 @@ class PrivacyPlan:
     def _steps(self, count: int) -> SampledGaussianSteps:
         noise, statistics = self.noise_multiplier, self.statistics_noise_multiplier
         return SampledGaussianSteps(
-            noise_multiplier=noise if statistics is None else together(noise, statistics),
+            noise_multiplier=noise
+            if statistics is None
+            else combined_noise_multiplier(noise, statistics),
             sample_rate=self.sample_rate,
             count=count * self._repeats,
             stores=self.max_stores_per_customer if self.mode == "distributed" else 1,
@@ -221,15 +230,15 @@ class PrivacyPlan:
 
     @property
     def _repeats(self) -> int:
-        """How often a person pays for the same thing: once for a sum, else at each store."""
+        """Number of releases per exchange about one person: one sum, or one at each store."""
         return 1 if self.mode == "distributed" else self.max_stores_per_customer
 
 
 def evaluations_by(number: int, rounds: int, every: int) -> int:
-    """How many evaluations a run of `rounds` has made by the end of round `number`.
+    """Return how many evaluations a run of `rounds` has made by the end of round `number`.
 
-    One before the first round, one `every` so many, one at the end, and one on the test
-    weeks.
+    There is one before the first round, one after every `every` rounds, one after the last
+    round, and one on the test weeks.
 
     >>> evaluations_by(0, 40, 10), evaluations_by(10, 40, 10), evaluations_by(40, 40, 10)
     (1, 2, 6)
@@ -237,9 +246,10 @@ def evaluations_by(number: int, rounds: int, every: int) -> int:
     due = 1 + number // every
     if number < rounds:
         return due
+    # The last round is evaluated once, even if it is a multiple of `every`.
     return due + (1 if rounds % every else 0) + 1
 
 
 def _releases(noise_multiplier: float, count: int) -> SampledGaussianSteps:
-    """Releases about every customer, without sampling."""
+    """Return the steps of `count` releases about every customer, without sampling."""
     return SampledGaussianSteps(noise_multiplier=noise_multiplier, sample_rate=1.0, count=count)

@@ -1,8 +1,8 @@
-"""Randomness that protects people: NumPy's distributions over a ChaCha20 keystream (RFC 8439).
+"""Cryptographic randomness for sampling and noise: NumPy over ChaCha20 (RFC 8439).
 
-Opacus' own secure mode needs a package that cannot be installed, and the generators that
-NumPy and torch bring can be predicted from their output. `randomgen` puts ChaCha20 under
-NumPy's samplers.
+The output of NumPy's and torch's own generators allows predicting what follows, which would
+reveal the noise. Opacus' secure mode needs a package that cannot be installed. `randomgen`
+puts a ChaCha20 keystream under NumPy's samplers.
 
 >>> keystream(bytes(32)).integers(2**32, size=2, dtype="uint32").astype("<u4").tobytes().hex()
 '76b8e0ada0f13d90'
@@ -19,24 +19,28 @@ KEY_SIZE = 32
 
 
 def keystream(key: bytes) -> np.random.Generator:
-    """Return NumPy's sampling methods over the ChaCha20 keystream of a 32-byte key.
+    """Return a NumPy generator over the ChaCha20 keystream of a 32-byte key.
 
     The example above is RFC 8439's first test vector (appendix A.1).
 
     Guarantees:
-        Whoever does not know the key cannot tell the draws from others of the same
-        distribution, as far as ChaCha20 with 20 rounds is what it is held to be.
+        Without the key the draws cannot be distinguished from independent ones of the same
+        distribution, if ChaCha20 is a secure stream cipher.
+
+    Edge cases:
+        The keystream always starts at its beginning: use a key for one purpose, once.
     """
     from randomgen import ChaCha
 
+    # As `key`, which is used as it is; a `seed` would be expanded by SeedSequence.
     return np.random.Generator(ChaCha(key=int.from_bytes(key, "little"), rounds=20))
 
 
 def fresh_key() -> bytes:
-    """Return a key from the operating system."""
+    """Return a new 32-byte key from the operating system's random source."""
     return os.urandom(KEY_SIZE)
 
 
 def repeatable_key(seed: int, *purpose: int) -> bytes:
-    """Return the key of one purpose in a simulation; predictable by whoever knows the seed."""
+    """Return the 32-byte key of one purpose in a simulation; the seed makes it predictable."""
     return hashlib.sha256("/".join(map(str, (seed, *purpose))).encode()).digest()

@@ -1,7 +1,7 @@
-"""A ledger whose head is lost for good: take it as it lies there, and write that down.
+"""Recovery of a ledger whose head is lost: accept its entries, and record that decision.
 
-Without its head a store cannot tell whether entries are missing at the end, and does nothing
-more. Where the head cannot be brought back, somebody has to decide that the ledger is whole.
+Without its head a store cannot know whether entries are missing at the end, and releases
+nothing. If the head cannot be restored, a person has to decide that the ledger is complete.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -41,34 +41,35 @@ _NOTHING_WRITTEN = "nothing was written"
 def check_headless(
     path: Path, key: StoreKey | None, *, earlier_keys: Collection[bytes] = ()
 ) -> tuple[Entry, ...]:
-    """Return a ledger's entries if all is well with it but that its head is lost.
+    """Return a ledger's entries if the lost head is its only fault.
 
     Args:
         path: `ledger.sqlite`.
-        key: The store's; None if it has none, as a node in no federation.
+        key: The store's key; None for a node that is in no federation.
         earlier_keys: Public keys that the store had before; `UNSIGNED` if it had none.
 
     Raises:
-        LedgerError: There is no ledger, or nothing in it; its head is there and can be read;
-            or an entry is not as the store wrote it.
+        LedgerError: There is no ledger, or it is empty; its head is readable; or an entry is
+            not as the store wrote it.
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}", hint="give the store's ledger.sqlite")
     _check_lost(path)
-    found = verify(path, None if key is None else key.public, earlier_keys=earlier_keys, head=EMPTY)
-    if found.fault is not None:
+    public = None if key is None else key.public
+    result = verify(path, public, earlier_keys=earlier_keys, head=EMPTY)
+    if result.fault is not None:
         raise LedgerError(
-            f"{path} does not verify: {found.fault}",
+            f"{path} does not verify: {result.fault}",
             hint=f"{_NOTHING_WRITTEN}; restore it from a backup no older than the last round",
         )
-    if not found.entries:
+    if not result.entries:
         raise LedgerError(f"{path} has no entry", hint="it needs no head before its first entry")
-    if key is None and found.entries[-1].signer != UNSIGNED:
+    if key is None and result.entries[-1].signer != UNSIGNED:
         raise LedgerError(
             f"the entries of {path} are signed, and no key was given",
-            hint=f"{_NOTHING_WRITTEN}; the entry that says so must be signed by the store too",
+            hint=f"{_NOTHING_WRITTEN}; the store must sign the entry about the recovery as well",
         )
-    return found.entries
+    return result.entries
 
 
 def restore_head(
@@ -78,54 +79,59 @@ def restore_head(
     earlier_keys: Collection[bytes] = (),
     clock: Callable[[], float] = time.time,
 ) -> Entry:
-    """Write the head of a ledger anew, durably, with an entry that says that it was lost.
+    """Write a new head for a ledger, durably, and an entry that records the loss of the old one.
 
     Args:
         path: `ledger.sqlite`.
-        key: The store's; signs the entry.
-        earlier_keys: As `check_headless`.
-        clock: Unix seconds.
+        key: The store's key, which signs the entry.
+        earlier_keys: As for `check_headless`.
+        clock: Returns Unix seconds.
 
     Returns:
-        The entry, a `recovery`.
+        The new entry, a `recovery`.
 
     Raises:
-        LedgerError: As `check_headless`, or it cannot be written.
+        LedgerError: As for `check_headless`, or the ledger cannot be written.
 
     Guarantees:
-        No head is written without the entry, and the entry cannot be taken back: every
-        audit of the ledger says that its end was accepted, and by whom it was signed.
+        No head is written without the entry, and the entry cannot be removed: every audit of
+        the ledger shows that its end was accepted, and who signed that.
 
     Edge cases:
-        Entries that were cut off together with the head stay unnoticed here; an auditor who
-        remembers a later head notices. A head that can be read is never replaced.
+        Entries that were cut off together with the head are not detected here, but by an
+        auditor who remembers a later head. A readable head is never replaced.
     """
     entries = check_headless(path, key, earlier_keys=earlier_keys)
     entry = _recovery(entries, key, int(max(clock(), 0)))
     with ledger_file.writing(path) as database:
-        # Once more, with nobody else writing.
+        # Again, under the write lock: another process may have written since the first check.
         _check_lost(path)
         rows = ledger_file.read_rows(database, path)
         if [row.hash for row in rows] != [known.hash for known in entries]:
             raise LedgerError(f"{path} changed meanwhile", hint=f"{_NOTHING_WRITTEN}; try again")
         row = Row(entry.sequence, entry.body(), entry.hash, entry.signature)
         ledger_file.insert_row(database, path, row)
+    # After the entry is committed: a crash in between leaves the head lost, as it was.
     ledger_file.write_head(path, head_of([entry]))
     return entry
 
 
 def _check_lost(path: Path) -> None:
-    """Refuse where the head can be read: what it says of the ledger counts."""
+    """Check that the head is missing or damaged: a readable head must be respected.
+
+    Raises:
+        LedgerError: The head can be read, or may be intact but is out of reach.
+    """
     try:
         head = ledger_file.read_head(path)
     except LedgerError as error:
         if isinstance(error.__cause__, OSError):
-            raise  # It may be whole, and only out of reach.
+            raise  # It may be intact: permissions or the disk are the problem.
         return
     if head is not None:
         raise LedgerError(
             f"the head of {path} is there, and remembers {head.sequence} entries",
-            hint=f"{_NOTHING_WRITTEN}; if entries are missing, bring back the newest ledger",
+            hint=f"{_NOTHING_WRITTEN}; if entries are missing, restore the newest ledger",
         )
 
 

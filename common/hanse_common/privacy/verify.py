@@ -1,4 +1,4 @@
-"""Is a ledger as it was written? For whoever was handed one, with no need to trust the store.
+"""Verification of a ledger by a third party that does not trust the store.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.identity import StoreKey
@@ -34,18 +34,18 @@ from hanse_common.privacy.entry import UNSIGNED, Entry
 from hanse_common.privacy.ledger_file import Head
 
 TOLERANCE = 1e-3
-"""By how much, relatively, two versions of the accountant may differ."""
+"""Largest relative difference of epsilon between two versions of the accountant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerCopy:
-    """A ledger as it lies there, read once; signatures and epsilon are unchecked.
+    """The content of a ledger's file, read once; signatures and epsilon are unchecked.
 
     Args:
-        entries: Those that follow each other, up to the first that does not.
-        fault: Where the chain breaks; None if it does not.
-        damage: What SQLite finds wrong with the file's pages; None if nothing.
-        unreadable: Why the rows could not be read; None if they could.
+        entries: The entries up to the first break of the chain.
+        fault: The first break of the chain; None without one.
+        damage: SQLite's error about the file's pages; None without one.
+        unreadable: The error that prevented reading the rows; None without one.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -55,17 +55,17 @@ class LedgerCopy:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Open a ledger's file, once, and read all that an audit needs of it.
+        """Read everything that an audit needs from a ledger's file.
 
         Raises:
-            LedgerError: It is no ledger, or of a newer version.
+            LedgerError: It is not a ledger, or of a newer version.
         """
         damage: LedgerError | None = None
         with ledger_file.reading(path) as database:
             try:
                 ledger_file.check_pages(database, path)
             except LedgerError as error:
-                # Entries may still be readable; what is made of them is for the reader.
+                # Entries may still be readable; the caller decides what they are worth.
                 damage = error
             try:
                 rows = ledger_file.read_rows(database, path)
@@ -73,22 +73,22 @@ class LedgerCopy:
                 return cls(damage=damage, unreadable=error)
         entries: list[Entry] = []
         for row in rows:
-            found = follow(entries, row)
-            if isinstance(found, Fault):
-                return cls(entries=tuple(entries), fault=found, damage=damage)
-            entries.append(found)
+            entry = follow(entries, row)
+            if isinstance(entry, Fault):
+                return cls(entries=tuple(entries), fault=entry, damage=damage)
+            entries.append(entry)
         return cls(entries=tuple(entries), damage=damage)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """What was found in a ledger.
+    """The result of verifying a ledger.
 
     Args:
-        entries: Those before the first fault.
+        entries: The entries before the first fault.
         fault: The first entry that is not as it was written; None if all are.
-        compared: With the head of how many entries the ledger was compared; None if with none,
-            and then entries missing at the end are not noticed.
+        compared: Number of entries of the head that the ledger was compared with; None without
+            a head, in which case entries missing at the end are not detected.
     """
 
     entries: tuple[Entry, ...]
@@ -97,12 +97,12 @@ class Verification:
 
     @property
     def head(self) -> Head:
-        """How far the good entries go."""
+        """Number and hash of the last entry before the first fault."""
         return head_of(self.entries)
 
     @property
     def unsigned(self) -> int:
-        """How many entries nobody signed: they are chained, and no more."""
+        """Number of entries without a signature, which are protected by the chain only."""
         return sum(entry.signer == UNSIGNED for entry in self.entries)
 
 
@@ -113,27 +113,28 @@ def verify(
     earlier_keys: Collection[bytes] = (),
     head: Head | None = None,
 ) -> Verification:
-    """Check every entry of a ledger: place, hash, signature, time and epsilon.
+    """Check every entry of a ledger: position, hash, signature, time and epsilon.
 
     Args:
-        path: The SQLite file; nothing in it is changed.
-        public_key: The store's, as its certificate has it. Without one, signatures are
+        path: The SQLite file; it is not changed.
+        public_key: The store's public key, as in its certificate. Without it, signatures are
             checked against the signers that entries name, and unsigned entries pass.
-        earlier_keys: Others that the store had before; `UNSIGNED` if it had none for a while.
-        head: One that the reader remembers, or the store has shown elsewhere. If unset, the
-            one that lies beside the file, if there is one.
+        earlier_keys: Keys that the store had before; `UNSIGNED` if it had none for a while.
+        head: A head that the caller remembers, or that the store showed elsewhere. If unset,
+            the head in the ledger's folder is used, if there is one.
 
     Raises:
-        LedgerError: There is no readable ledger at all.
+        LedgerError: There is no readable ledger.
 
     Edge cases:
-        Entries that are gone from the end are noticed by the head only. A ledger and head
-        that are both replaced by older ones, or made anew by the holder of the key, are
-        noticed only by a head that somebody else remembers.
+        Entries that are missing at the end are detected by the head only. A ledger and head
+        that were both replaced by older ones, or rewritten by the holder of the key, are
+        detected only by a head that another party remembers.
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}")
-    # The head first: what was remembered by then, the file holds by now.
+    # The head before the file: an entry is committed before its head is written, so a store
+    # that writes meanwhile is not accused of missing entries.
     remembered = head or ledger_file.read_head(path)
     return verify_copy(LedgerCopy.read(path), public_key, earlier_keys, remembered)
 
@@ -144,7 +145,7 @@ def verify_copy(
     earlier_keys: Collection[bytes],
     head: Head | None,
 ) -> Verification:
-    """Check a ledger that was read before its head could change; see `verify`.
+    """Check a ledger that was read already, against a head that was read before it; see `verify`.
 
     Raises:
         LedgerError: The file is damaged.
@@ -185,18 +186,18 @@ def _judge(
 
 def _judge_epsilon(before: Sequence[Entry], entry: Entry) -> Fault | None:
     if not 0 < entry.target_delta < 1:
-        detail = f"target_delta={entry.target_delta} lies not in (0, 1)"
+        detail = f"target_delta={entry.target_delta} is not in (0, 1)"
         return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
     for name, claimed, spent in (
         ("before", entry.epsilon_before, paid(before)),
         ("after", entry.epsilon_after, paid([*before, entry])),
     ):
         try:
-            found = epsilon(spent, target_delta=entry.target_delta)
+            computed = epsilon(spent, target_delta=entry.target_delta)
         except (ArithmeticError, ValueError) as error:
             detail = f"its terms have no epsilon: {error}"
             return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
-        if not (claimed == found or math.isclose(claimed, found, rel_tol=TOLERANCE)):
-            detail = f"it says {claimed:.6g} {name} it, its charges come to {found:.6g}"
+        if not (claimed == computed or math.isclose(claimed, computed, rel_tol=TOLERANCE)):
+            detail = f"it says {claimed:.6g} {name} it, its charges come to {computed:.6g}"
             return Fault(sequence=entry.sequence, problem="wrong epsilon", detail=detail)
     return None

@@ -88,7 +88,7 @@ def deal(
         sealed.append(keys.seal(sealing_key, nonce, key_share + seed_share, context))
         # The signature covers the digests too: the holder can prove what it was dealt.
         vouched.append(vouch(key, context, sealed[-1]))
-    # From here on this store can be unmasked only by a threshold of share holders.
+    # From here on only a threshold of holders can restore this key.
     state.mask_key.wipe()
     state.mask_key = None
     return Dealt(sealed=tuple(sealed), vouched=tuple(vouched), digests=tuple(all_digests))

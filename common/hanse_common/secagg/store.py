@@ -342,7 +342,7 @@ class Store:
                 )
             self._check_size(len(survivors.survivors), "survivors")
             # A second list would let a coordinator ask for both shares of one peer. Two lists
-            # need 2t - n > C common signers, so one honest store that signs once prevents it.
+            # have at least 2t - n > C signers in common, so an honest one would sign twice.
             self._state.survivors = survivors.survivors
             self._reach(Stage.CONFIRMED)
             return self._confirmation(cohort, self.store_id).sign(self._key)
