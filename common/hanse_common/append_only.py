@@ -1,7 +1,7 @@
-"""SQLite files to which rows are added and never changed, the same for every record we keep.
+"""Append-only SQLite files: one table, whose rows are added and never changed.
 
-Every failure of the disk, of SQLite or of a file's content comes out as the record's own
-error, with the path in it.
+The ledger and the round log are such files. Every failure of the disk, of SQLite or of a file's
+content is raised as the format's own error, with the path in the message.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.errors import DataError
@@ -31,7 +31,7 @@ from pathlib import Path
 from hanse_common.durable import sync_folder
 from hanse_common.errors import HanseError
 
-_BUSY_SECONDS = 60.0
+_BUSY_SECONDS = 60.0  # writers take turns, and each accounts and commits under the lock
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,14 +39,14 @@ class FileFormat:
     """A kind of file with one table that only grows.
 
     Args:
-        what: What such a file is called in errors.
-        rows: What its rows are called.
+        what: Name of such a file in errors.
+        rows: Name of its rows in errors, in the plural.
         table: Name of the table.
-        columns: Their definitions, as SQL; the first is the row's number.
-        application_id: In the header of the SQLite file, to tell kinds apart.
-        version: Of the tables.
-        error: Raised for everything that goes wrong.
-        hint: What to do then.
+        columns: Definitions of the columns, as SQL; the first is the row's number.
+        application_id: Number in the header of the SQLite file that distinguishes the kinds.
+        version: Version of the tables.
+        error: Class of the errors to raise.
+        hint: Hint of those errors.
     """
 
     what: str
@@ -60,7 +60,7 @@ class FileFormat:
 
     @property
     def schema(self) -> tuple[str, ...]:
-        """The statements that make the tables of a new file."""
+        """The SQL statements that create the tables of a new file."""
         table, rows = self.table, self.rows
         return (
             f"CREATE TABLE {table} ({self.columns}) STRICT",
@@ -72,23 +72,23 @@ class FileFormat:
 
     @contextmanager
     def reading(self, path: Path) -> Iterator[sqlite3.Connection]:
-        """Open a file that exists, to look at it; it is not changed.
+        """Open an existing file for reading; its rows do not change.
 
         Raises:
             HanseError: It is damaged, foreign, of a newer version, or cannot be read.
         """
         with self._connection(path) as database:
             with self.named_errors(path):
-                # One state of the file for all that is read.
+                # One transaction: everything that is read belongs to one state of the file.
                 database.execute("BEGIN")
                 self._check_schema(database, path)
             yield database
 
     @contextmanager
     def writing(self, path: Path, *, sync: bool = True) -> Iterator[sqlite3.Connection]:
-        """Hold a file's only right to write; what was inserted is durable at the end.
+        """Open a file under its write lock; inserted rows are durable at the end of the block.
 
-        Makes the file if there is none. After an exception it is as it was before.
+        The file is created if there is none. After an exception it is unchanged.
 
         Args:
             path: The file.
@@ -99,13 +99,16 @@ class FileFormat:
         """
         if not path.exists():
             with self.named_errors(path):
+                # Not by SQLite, which would make the file readable by others.
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
                 if sync:
                     sync_folder(path.parent)
         with self._connection(path) as database:
             with self.named_errors(path):
-                # A commit is on the disk, and the end of its journal too, before it returns.
+                # EXTRA: when a commit returns, it is on the disk, and so is the removal of its
+                # journal, which would otherwise undo it after a power failure.
                 database.execute(f"PRAGMA synchronous = {'EXTRA' if sync else 'OFF'}")
+                # The lock now, not at the first insert: what is read first must not change.
                 database.execute("BEGIN IMMEDIATE")
             try:
                 with self.named_errors(path):
@@ -120,21 +123,23 @@ class FileFormat:
                         database.execute("ROLLBACK")
 
     def check_pages(self, database: sqlite3.Connection, path: Path) -> None:
-        """Let SQLite look through the whole file.
+        """Let SQLite check all pages of the file.
 
         Raises:
             HanseError: It is damaged.
         """
         with self.named_errors(path):
-            ((found,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
-        if found != "ok":
-            raise self.error(f"{path} is damaged: {found.splitlines()[-1]}", hint=self.hint)
+            # 1: stop at the first problem, since a damaged file may have any number of them.
+            ((report,),) = database.execute("PRAGMA integrity_check(1)").fetchall()
+        if report != "ok":
+            raise self.error(f"{path} is damaged: {report.splitlines()[-1]}", hint=self.hint)
 
     @contextmanager
     def named_errors(self, path: Path) -> Iterator[None]:
-        """Turn errors of the disk and of SQLite into this kind's own."""
+        """Convert errors of the disk and of SQLite to this kind's own error."""
         try:
             yield
+        # Locked, read-only or full: the file may be intact. Other errors of SQLite mean damage.
         except sqlite3.OperationalError as error:
             raise self.error(f"cannot use {path}: {error}", hint=self.hint) from error
         except (sqlite3.Error, UnicodeError) as error:
@@ -145,9 +150,10 @@ class FileFormat:
     @contextmanager
     def _connection(self, path: Path) -> Iterator[sqlite3.Connection]:
         with self.named_errors(path):
-            # Writable where it can be, for reading too: what a crash left half done is taken
-            # back first. Without "c" no file is made.
+            # Writable for reading too, where permissions allow it: SQLite first rolls back what
+            # a crash left half done. Unlike "rwc", "rw" creates no file.
             uri = f"{path.absolute().as_uri()}?mode=rw"
+            # No isolation level: otherwise Python begins transactions of its own.
             database = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             yield database
@@ -167,20 +173,19 @@ class FileFormat:
         if (application, version) == (0, 0) and is_blank(database):
             return True
         if application != self.application_id:
-            raise self.error(
-                f"{path} is a database of something else than a {self.what}", hint=self.hint
-            )
+            raise self.error(f"{path} is a database, but not a {self.what}", hint=self.hint)
         if version > self.version:
             raise self.error(
                 f"{path} has version {version}, this is version {self.version}",
                 hint="a newer version of Hanse wrote it: use that one",
             )
-        found = database.execute("SELECT sql FROM sqlite_schema ORDER BY rowid").fetchall()
-        if version != self.version or [sql for (sql,) in found] != list(self.schema):
+        # The statements are compared word for word: a file without its triggers is refused.
+        tables = database.execute("SELECT sql FROM sqlite_schema ORDER BY rowid").fetchall()
+        if version != self.version or [sql for (sql,) in tables] != list(self.schema):
             raise self.error(f"{path} has other tables than a {self.what}", hint=self.hint)
         return False
 
 
 def is_blank(database: sqlite3.Connection) -> bool:
-    """Whether there is nothing in a file: its making was cut short."""
+    """Whether a file has no tables, because its creation was interrupted."""
     return bool(database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,))

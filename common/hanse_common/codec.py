@@ -1,4 +1,4 @@
-r"""Canonical bytes: one value has one encoding, and every other byte string is refused.
+r"""Canonical encoding: each value has exactly one encoding, and other bytes are refused.
 
 Integers are big-endian and of fixed width; strings and lists carry a u32 length; fields
 come in a fixed order. `Reader` accepts nothing that `Writer` would not have written.
@@ -30,21 +30,24 @@ def digest(label: bytes, *parts: bytes) -> bytes:
 
     Args:
         label: Constant name of the purpose; no two purposes share one.
-        parts: What is hashed, in order.
+        parts: The bytes to hash, in order.
+
+    Returns:
+        32 bytes.
 
     Guarantees:
-        Different sequences of parts have different inputs: nothing moves from one part to
-        the next unnoticed.
+        Different sequences of parts are different inputs of the hash.
     """
     hasher = hashlib.sha256()
     for part in (label, *parts):
+        # Without lengths, bytes could move from one part to the next and give the same digest.
         hasher.update(len(part).to_bytes(8, "big"))
         hasher.update(part)
     return hasher.digest()
 
 
 class Writer:
-    """Appends fields; `finish` gives the bytes."""
+    """Encodes fields in order; `finish` returns the bytes."""
 
     def __init__(self) -> None:
         self._parts: list[bytes | memoryview] = []
@@ -66,7 +69,7 @@ class Writer:
         return self._integer(value, 8)
 
     def raw(self, value: bytes | memoryview) -> Self:
-        """Append bytes whose length both sides know."""
+        """Append bytes of a length that the reader knows."""
         self._parts.append(value)
         return self
 
@@ -96,8 +99,8 @@ class Reader:
     Every method raises `MalformedMessage`, and no other error, on bytes that do not fit.
 
     Args:
-        data: The whole encoding.
-        name: What it encodes, for error messages.
+        data: The complete encoding.
+        name: Name of the encoded value, for error messages.
     """
 
     def __init__(self, data: bytes, name: str = "message") -> None:
@@ -153,22 +156,24 @@ class Reader:
             limit: Largest count.
         """
         count = self.u32()
+        # Before reading: a message of a few bytes may announce 2^32 - 1 elements.
         if count > limit or count * size > len(self._data) - self._position:
             raise MalformedMessage(f"{self._name} announces {count} elements, more than it holds")
         return tuple(read() for _ in range(count))
 
     def expect(self, version: int) -> None:
         """Read a u16 that must be this version."""
-        found = self.u16()
-        if found != version:
-            raise MalformedMessage(f"{self._name} has version {found}, this is version {version}")
+        actual = self.u16()
+        if actual != version:
+            raise MalformedMessage(f"{self._name} has version {actual}, this is version {version}")
 
     def rest(self) -> bytes:
-        """Read everything that is left."""
+        """Read all remaining bytes."""
         return self.raw(len(self._data) - self._position)
 
     def end(self) -> None:
-        """Check that nothing is left."""
+        """Check that no bytes remain."""
+        # Bytes after the end would give one value many encodings.
         extra = len(self._data) - self._position
         if extra:
             raise MalformedMessage(f"{self._name} has {extra} bytes after its end")

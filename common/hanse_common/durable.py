@@ -1,8 +1,8 @@
-"""The one way to write a file or a folder whole: a crash leaves the old one or the new one.
+"""Atomic and durable writes: after a crash there is the old file or folder, or the new one.
 
-Everything is written under another name in the same folder, flushed to the disk, and renamed;
-POSIX promises that a reader finds one of the two. The names of what is not yet complete end in
-`PARTIAL`, so that whoever lists a folder can leave them out.
+Everything is written under another name in the same folder, flushed to the disk, and renamed.
+POSIX guarantees that a reader sees one of the two. Incomplete files and folders have names that
+end in `PARTIAL`, so that code which lists a folder can skip them.
 
 >>> from tempfile import TemporaryDirectory
 >>> with TemporaryDirectory() as temporary:
@@ -30,12 +30,12 @@ PARTIAL = ".partial"
 def write_durably(
     path: Path, content: str | bytes, *, mode: int = 0o644, sync: bool = True
 ) -> None:
-    """Replace a file so that after a crash it holds the old or the new content, never less.
+    """Replace a file atomically: after a crash it holds the old or the new content.
 
     Args:
         path: The file.
-        content: All of it.
-        mode: Of the new file; the umask narrows it.
+        content: The complete content.
+        mode: Permissions of the new file; the umask narrows them.
         sync: Wait for the disk, so that this holds for a power failure too.
 
     Raises:
@@ -49,48 +49,50 @@ def write_durably(
 def replacing(
     path: Path, *, mode: int = 0o644, sync: bool = True, shared: bool = False
 ) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` once the block is left without an error.
+    """Open a new file that replaces `path` when the block ends without an error.
 
     Args:
         path: The file to replace.
-        mode: Of the new file; the umask narrows it.
+        mode: Permissions of the new file; the umask narrows them.
         sync: Wait for the disk.
         shared: Several processes may write the file at the same time, as in a cache, so that
-            each needs a name of its own. A crash leaves such a name behind for good. The name
-            is otherwise always the same, and the next writer removes what a crash left, so
-            that nothing of an erased customer stays in a half-written file.
+            each needs a temporary name of its own, and a crash leaves such a file for good. The
+            temporary name is otherwise always the same, and the next writer removes what a
+            crash left, so that data of an erased customer does not stay in a partial file.
 
     Raises:
         OSError: The file could not be written; what was there stays.
     """
     partial = path.with_name(_own_name(path) if shared else path.name + PARTIAL)
-    # What a crash left may be open to others, and a file that is opened keeps its mode.
+    # What a crash left may be readable by others, and opening an existing file keeps its mode.
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
+            # Content before name: renamed first, the file could be empty after a power failure.
             if sync:
                 os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    # The rename itself is durable only when the folder is on the disk.
     if sync:
         sync_folder(path.parent)
 
 
 def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Write a file that is not there yet, as a key is; one that is there is never replaced.
+    """Write a new file, such as a key; an existing file is never replaced.
 
     Args:
         path: The file.
-        content: All of it.
-        mode: Of the file exactly, whatever the umask.
+        content: The complete content.
+        mode: Permissions of the file, exactly and regardless of the umask.
 
     Raises:
-        FileExistsError: There is such a file; it stays as it is, whoever was first.
+        FileExistsError: The file exists; it is unchanged, even if another process made it now.
         OSError: The file could not be written.
     """
     partial = path.with_name(_own_name(path))
@@ -110,40 +112,43 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Make a new folder that gets its name once the block is left without an error.
+    """Make a new folder that receives its name when the block ends without an error.
 
     Args:
-        folder: The folder to make; the folder around it is there.
+        folder: The folder to make; its parent exists.
         replace: Remove a folder of that name first. A crash between the two leaves none.
 
     Yields:
         An empty folder; everything in it is flushed to the disk before it is renamed.
 
     Raises:
-        OSError: It could not be written; or there is such a folder, is not empty, and is not
-            to be replaced.
+        OSError: It could not be written; or the folder exists, is not empty, and is not to be
+            replaced.
     """
-    # The outer folder is open to nobody else; the inner one has the mode that the umask says.
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PARTIAL, dir=folder.parent))
+    # `mkdtemp` makes a folder for this user only, and renaming keeps permissions: the inner
+    # folder, which is renamed, has those of the umask.
+    outer = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=PARTIAL, dir=folder.parent))
     try:
-        whole = aside / folder.name
-        whole.mkdir()
-        yield whole
-        for place, _, names in os.walk(whole):
+        inner = outer / folder.name
+        inner.mkdir()
+        yield inner
+        # Files and folders before the rename, as in `replacing`.
+        for place, _, names in os.walk(inner):
             for name in (*names, "."):
                 sync_folder(Path(place, name))
+        # A rename replaces an empty folder only.
         if replace and folder.exists():
             shutil.rmtree(folder)
-        whole.rename(folder)
+        inner.rename(folder)
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: files that came, went or were renamed.
+    """Flush a folder's list of names to the disk; given a file, flush its content.
 
-    Given a file, its content.
+    Creating, removing or renaming a file is durable only after this.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -154,12 +159,13 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder alone; other processes that ask for it wait."""
+    """Hold an exclusive lock on a folder; other processes that lock it wait."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
+        # Closing releases the lock, and the system closes for a process that crashes.
         os.close(handle)
 
 

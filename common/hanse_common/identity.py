@@ -1,7 +1,7 @@
-"""Who a store is: an Ed25519 key pair, and a certificate of the enrolment authority.
+"""Identities: Ed25519 keys, and the certificates by which the enrolment authority admits stores.
 
-The authority's key is made once and kept offline: neither the coordinator nor anybody who
-runs its machine can admit a store.
+The authority's key is made once and stays offline, so that neither the coordinator nor an
+operator of its machine can admit a store.
 
 >>> authority = AuthorityKey.generate()
 >>> store = StoreKey.generate()
@@ -49,9 +49,9 @@ from hanse_common.errors import (
 KEY_SIZE = 32
 SIGNATURE_SIZE = 64
 MAX_CERTIFICATE_SIZE = 512
-CERTIFICATE_VERSION = 1
+_CERTIFICATE_VERSION = 1
 NO_NODE_KEY = bytes(32)
-"""Fingerprint of a certificate that is not bound to a Flower node key."""
+"""The node key of a certificate that is not bound to a Flower node."""
 
 _CERTIFICATE_LABEL = b"hanse/certificate/1"
 _STORE_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -71,7 +71,7 @@ def check_store_id(store_id: str) -> str:
 
 
 def fingerprint(public_key: bytes) -> str:
-    """SHA-256 of a public key in groups of four hexadecimal digits, to compare by phone."""
+    """Return SHA-256 of a public key in groups of four hexadecimal digits, to read aloud."""
     return hashlib.sha256(public_key).digest().hex(":", 2)
 
 
@@ -88,11 +88,12 @@ def verify(public_key: bytes, signature: bytes, label: bytes, payload: bytes) ->
 
 
 def _signed(label: bytes, payload: bytes) -> bytes:
+    # The label stands behind its length, so that no signature is valid for another purpose.
     return Writer().blob(label).raw(payload).finish()
 
 
 class _SigningKey:
-    """An Ed25519 private key that hides itself from `repr` and refuses to be pickled."""
+    """An Ed25519 private key that does not show in `repr` and cannot be pickled."""
 
     _kind = "key"
 
@@ -113,6 +114,7 @@ class _SigningKey:
             KeyFileError: The file is missing, readable by others, or not a key of this kind.
         """
         line = read_private(path).strip()
+        # The kind is checked: a store must not run with the authority's key by a wrong path.
         kind, _, hexadecimal = line.partition(" ")
         try:
             seed = bytes.fromhex(hexadecimal)
@@ -134,7 +136,7 @@ class _SigningKey:
         save_private(path, f"hanse-{self._kind}-1 {self._private.private_bytes_raw().hex()}\n")
 
     def sign(self, label: bytes, payload: bytes) -> bytes:
-        """Ed25519 signature over `label` and `payload`."""
+        """Return the Ed25519 signature over `label` and `payload`, 64 bytes."""
         return self._private.sign(_signed(label, payload))
 
     def __repr__(self) -> str:
@@ -157,7 +159,7 @@ class CoordinatorKey(_SigningKey):
 
 
 class AuthorityKey(_SigningKey):
-    """The enrolment authority's key, kept offline; signs certificates and manifests."""
+    """The enrolment authority's offline key, which signs certificates and manifests."""
 
     _kind = "authority-key"
 
@@ -202,12 +204,22 @@ class AuthorityKey(_SigningKey):
             signature=b"",
         )
         signature = self.sign(_CERTIFICATE_LABEL, unsigned.payload())
+        # Decoded once, so that a certificate which stores would refuse is never issued.
         return Certificate.decode(unsigned.payload() + signature)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Certificate:
-    """The authority's word that a public key is a certain store's, for a certain time."""
+    """The authority's signed statement that a public key belongs to a store, for a period.
+
+    Args:
+        store_id: The store's id.
+        public_key: The store's Ed25519 public key, 32 bytes.
+        node_key: SHA-256 of the store's Flower node public key, or `NO_NODE_KEY`.
+        valid_from: Unix seconds, inclusive.
+        valid_until: Unix seconds, exclusive.
+        signature: The authority's signature, 64 bytes.
+    """
 
     store_id: str
     public_key: bytes
@@ -218,7 +230,7 @@ class Certificate:
 
     def payload(self) -> bytes:
         """Return the bytes that the authority signs."""
-        writer = Writer().u16(CERTIFICATE_VERSION).text(self.store_id).raw(self.public_key)
+        writer = Writer().u16(_CERTIFICATE_VERSION).text(self.store_id).raw(self.public_key)
         return writer.raw(self.node_key).u64(self.valid_from).u64(self.valid_until).finish()
 
     def encode(self) -> bytes:
@@ -235,9 +247,9 @@ class Certificate:
         """
         reader = Reader(data, "certificate")
         version = reader.u16()
-        if version != CERTIFICATE_VERSION:
+        if version != _CERTIFICATE_VERSION:
             raise ProtocolError(
-                f"certificate has version {version}, this is version {CERTIFICATE_VERSION}",
+                f"certificate has version {version}, this is version {_CERTIFICATE_VERSION}",
                 code="unsupported-version",
             )
         certificate = cls(
@@ -288,7 +300,7 @@ class Certificate:
             )
 
     def save(self, path: Path) -> None:
-        """Write the certificate as one line of hexadecimal; it is public."""
+        """Write the certificate, which is public, as one line of hexadecimal."""
         write_durably(path, f"hanse-certificate-1 {self.encode().hex()}\n")
 
     @classmethod
@@ -334,6 +346,7 @@ def read_private(path: Path) -> str:
     """
     try:
         with path.open(encoding="ascii") as file:
+            # The mode of the open file: the path may point to another one by the next call.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
                 raise KeyFileError(
@@ -348,6 +361,7 @@ def read_private(path: Path) -> str:
 
 
 def _time(seconds: int) -> str:
+    # Times in certificates are u64; datetime ends with the year 9999.
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (OverflowError, ValueError, OSError):

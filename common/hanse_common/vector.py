@@ -1,7 +1,7 @@
-"""The vector of an exchange, in both directions: what a store encodes, what a sum decodes to.
+"""The vector of an exchange: encoded by each store, decoded from the sum by the coordinator.
 
     training     update [parameters] | statistics [customers, losses] | noise_only [coordinates]
-    evaluation   evaluation [one number for each of the task's figures]
+    evaluation   evaluation [one sum for each of the task's metrics]
 
 A store clips every section to the manifest's bounds, rounds it to integers and adds its noise.
 The coordinator adds the stores' integers up and decodes the sum by the same manifest. Counts,
@@ -39,16 +39,16 @@ NDArray = npt.NDArray[Any]
 
 UPDATE, STATISTICS, EVALUATION = "update", "statistics", "evaluation"
 NOISE_ONLY = "noise_only"
-"""Names of the sections. The update is a change of the model or, where noise is distributed, a
-sum of clipped gradients."""
+"""Names of the sections. The update is a change of the model or, in mode `distributed`, a sum of
+clipped gradients."""
 STATISTICS_NAMES: Final = ("customers", "losses")
-"""Sums over the customers drawn: 1, and the loss in units of `training.loss_clip`."""
+"""Sums over the customers drawn: of 1, and of the loss in units of `training.loss_clip`."""
 EVALUATION_NAMES: Final = (
     *("customers", "hr@10", "recall@10", "ndcg@10"),
     *("explore_customers", "explore_hr@10", "explore_recall@10", "explore_ndcg@10"),
 )
-"""Task `interest`: sums over the customers judged: 1, and the mean of each of a customer's
-figures; then the same over those who bought something new to them."""
+"""Task `interest`: sums over the evaluated customers of 1 and of each of the customer's metrics;
+then the same over the customers who bought something new to them."""
 
 _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
     "interest": EVALUATION_NAMES,
@@ -59,7 +59,7 @@ _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
 
 
 def evaluation_names(task: TaskName) -> tuple[str, ...]:
-    """What an evaluation of a task adds up over customers, in the order of the vector.
+    """Return the names of the sums of a task's evaluation, in the order of the vector.
 
     The coordinator knows no tasks, so a task of another package sends its number of customers
     alone; the rest of its figures stays at the store.
@@ -72,14 +72,14 @@ def evaluation_names(task: TaskName) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """What a store's round of training gave.
+    """The result of a store's round of training.
 
     Args:
-        update: What moves the global model, by parameter: its change or, where noise is
-            distributed, the sum of the customers' clipped gradients.
-        drawn: Customers drawn, over all steps.
+        update: By parameter, the change of the model or, in mode `distributed`, the sum of the
+            customers' clipped gradients.
+        drawn: Number of customers drawn, over all steps.
         losses: Sum of their losses, each clipped to `loss_clip` and divided by it.
-        steps: Steps taken.
+        steps: Number of steps taken.
     """
 
     update: Mapping[str, NDArray]
@@ -90,13 +90,13 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingSum:
-    """What the sum of the stores' training vectors says.
+    """The decoded sum of the stores' training vectors.
 
     Args:
         update: Sum of the stores' updates, shape `[parameters]` in the order of `flatten`.
         statistics: Sums by `STATISTICS_NAMES`.
-        noise_only: The integers that carry noise and nothing else, shape `[coordinates]`; None
-            if the manifest has no such section.
+        noise_only: The integers that carry only noise, shape `[coordinates]`; None if the
+            manifest has no such section.
     """
 
     update: Floats
@@ -106,7 +106,7 @@ class TrainingSum:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draws:
-    """The two random streams of one vector; they must be used for nothing else."""
+    """The two random streams of one vector, which must not be used for anything else."""
 
     rounding: np.random.Generator
     noise: np.random.Generator
@@ -115,13 +115,13 @@ class Draws:
 def encode_training(
     trained: Trained, manifest: Manifest, *, plan: PrivacyPlan | None, draws: Draws
 ) -> Integers:
-    """Turn what a round of training gave into a store's vector.
+    """Encode the result of a round of training as a store's vector.
 
     Args:
-        trained: What moves the global model, and counts and losses.
-        manifest: The store's.
-        plan: Gives the noise on counts and losses; None for no privacy.
-        draws: Fresh for this vector.
+        trained: The update, counts and losses.
+        manifest: The store's manifest.
+        plan: Determines the noise on counts and losses; None without privacy.
+        draws: Random streams that are fresh for this vector.
 
     Returns:
         Shape `(length,)` and within the bounds of the manifest's layout.
@@ -137,7 +137,7 @@ def encode_training(
     """
     statistics = np.array([trained.drawn, trained.losses])
     if plan and plan.mode == "local" and plan.statistics_noise_multiplier is not None:
-        # The noise of several steps adds up like their variances do.
+        # Each step is charged as a release with noise of its own, and variances add up.
         scale = plan.statistics_noise_multiplier * math.sqrt(trained.steps)
         statistics += _gaussian(draws.noise, len(STATISTICS_NAMES), scale)
     return _encode(
@@ -146,7 +146,7 @@ def encode_training(
 
 
 def decode_training(total: Integers, manifest: Manifest) -> TrainingSum:
-    """Read the sum of training vectors, or one of them: the inverse of `encode_training`."""
+    """Decode the sum of training vectors, or one of them: the inverse of `encode_training`."""
     sums, integers = _decode(total, manifest, "train")
     return TrainingSum(
         update=sums[UPDATE],
@@ -158,21 +158,21 @@ def decode_training(total: Integers, manifest: Manifest) -> TrainingSum:
 def encode_evaluation(
     sums: Mapping[str, float], manifest: Manifest, *, plan: PrivacyPlan | None, draws: Draws
 ) -> Integers:
-    """Turn what an evaluation found into a store's vector.
+    """Encode the sums of an evaluation as a store's vector.
 
     Args:
-        sums: Over customers, each of whom adds a number in [0, 1] to each; in the order of
-            the task's `evaluation_names`.
-        manifest: The store's.
-        plan: Gives the noise; None for no privacy.
-        draws: Fresh for this vector.
+        sums: Sums over customers, each of whom adds a number in [0, 1]; in the order of the
+            task's `evaluation_names`.
+        manifest: The store's manifest.
+        plan: Determines the noise; None without privacy.
+        draws: Random streams that are fresh for this vector.
 
     Returns:
         Shape `(length,)` and within the bounds of the manifest's layout for evaluations.
 
     Guarantees:
-        One customer adds a vector of norm at most the square root of how many sums there
-        are; the noise is that times `evaluation_noise_multiplier`, or the store's share of it.
+        One customer adds a vector of norm at most the square root of the number of sums; the
+        noise is that times `evaluation_noise_multiplier`, or the store's share of it.
     """
     values = np.array(list(sums.values()), np.float64)
     if plan and plan.mode == "local" and plan.evaluation_noise_multiplier is not None:
@@ -181,20 +181,21 @@ def encode_evaluation(
 
 
 def decode_evaluation(total: Integers, manifest: Manifest, task: TaskName) -> dict[str, float]:
-    """Read the sum of evaluation vectors, or one of them: the inverse of `encode_evaluation`."""
+    """Decode the sum of evaluation vectors, or one of them: inverse of `encode_evaluation`."""
     sums, _ = _decode(total, manifest, "evaluate")
     return _named(evaluation_names(task), sums[EVALUATION])
 
 
 def flatten(arrays: Mapping[str, NDArray]) -> Floats:
-    """Put named arrays one behind the other, sorted by name: float64, shape [parameters]."""
+    """Concatenate named arrays, sorted by name: float64, shape [parameters]."""
+    # Sorted: stores and coordinator need one order, and a dictionary's is that of its making.
     return np.concatenate([np.ravel(array) for _, array in sorted(arrays.items())]).astype(
         np.float64
     )
 
 
 def unflatten(vector: NDArray, like: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Take apart what `flatten` made of arrays with the shapes of `like`.
+    """Split the output of `flatten` into arrays with the names and shapes of `like`.
 
     Raises:
         OutOfTurn [wrong-header]: The vector has another length.
@@ -218,12 +219,15 @@ def skellam_noise(generator: np.random.Generator, variance: float, length: int) 
     Returns:
         Integers of shape [length], mean 0 and the given variance.
     """
+    # NumPy draws Poisson variables in double precision, which is wrong by 2 % at 1e14; the
+    # manifest's scale keeps the variance below 2^42.
     half = variance / 2
     return generator.poisson(half, length) - generator.poisson(half, length)
 
 
 def _gaussian(noise: np.random.Generator, length: int, multiplier: float) -> Floats:
-    """Gaussian noise for coordinates to which one customer adds a number in [0, 1] each."""
+    """Draw Gaussian noise for sums to which one customer adds a number in [0, 1] each."""
+    # sqrt(length) is the L2 sensitivity of these sums.
     return noise.normal(0.0, multiplier * math.sqrt(length), length)
 
 
@@ -238,7 +242,8 @@ def _encode(parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, draws: 
         rounded = quantize(values, section, entropy=draws.rounding.bytes)
         if term.noise_variance:
             rounded += skellam_noise(draws.noise, term.noise_variance, section.length)
-            # Noise beyond the headroom comes once in 10^22 draws; the bound holds all the same.
+            # Noise beyond the headroom occurs once in 10^22 draws; the bound must hold even then,
+            # because sums must not overflow.
             np.clip(rounded, -section.bound, section.bound, out=rounded)
         integers[section.name] = rounded
     return layout.join(integers)
@@ -247,7 +252,7 @@ def _encode(parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, draws: 
 def _decode(
     total: Integers, manifest: Manifest, kind: Kind
 ) -> tuple[dict[str, Floats], dict[str, Integers]]:
-    """Every section of a sum, as real numbers and as the integers that they were."""
+    """Return every section of a sum, as real numbers and as integers."""
     layout = manifest.terms(kind).layout
     integers = layout.split(total)
     return {s.name: dequantize(integers[s.name], s) for s in layout.sections}, integers

@@ -132,7 +132,7 @@ BROKEN = {
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot use"),
     "a database of something else": (
         lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE a (b)")),
-        "is a database of something else",
+        "is a database, but not a",
     ),
     "a newer version": (
         lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 2"),
@@ -153,7 +153,7 @@ BROKEN = {
     "a damaged head": (lambda path: head_path(path).write_text("hanse"), "ledger.head is damaged"),
     "another file's head": (
         lambda path: head_path(path).write_text(f"other 1 {'00' * 32}"),
-        "is no head of a ledger",
+        "is not a head of a ledger",
     ),
 }
 

@@ -188,7 +188,7 @@ BROKEN = {
     "a folder": (lambda path: (path.unlink(), path.mkdir()), "cannot use"),
     "a database of something else": (
         lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE a (b)")),
-        "is a database of something else than a round log",
+        "is a database, but not a round log",
     ),
     "a newer version": (
         lambda path: sqlite3.connect(path).execute("PRAGMA user_version = 2"),
