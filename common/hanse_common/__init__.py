@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from hanse_common.privacy.ledger import Ledger
     from hanse_common.privacy.plan import PrivacyPlan
     from hanse_common.privacy.verify import Verification, verify
-    from hanse_common.roundlog.checkpoint import Checkpoint
     from hanse_common.roundlog.receipt import Receipt
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "BudgetSpent",
     "Certificate",
     "Charge",
-    "Checkpoint",
     "ComputeSettings",
     "ConfigError",
     "CoordinatorKey",
@@ -166,7 +164,6 @@ _EXPORTS: Final = {
         "Verification",
         "verify",
     ),
-    "roundlog.checkpoint": ("Checkpoint",),
     "roundlog.receipt": ("Receipt",),
 }
 

@@ -1,9 +1,9 @@
-"""How a store comes in: an invitation goes to it, a request comes back.
+"""Admission of a store: the invitation that it receives and the request that it returns.
 
-The coordinator hands the invitation to anybody. It is not signed: whoever gets it compares
-the authority's fingerprint with the authority itself, by phone. The request carries the
-store's two public keys, signed by the store's own; private keys never leave the store. The
-answer to it is a `Certificate`, and later the signed manifest.
+The invitation is public and not signed: the store's operator compares the authority's
+fingerprint with the authority by phone. The request holds the public keys of the store and of
+its node, signed by the store's key; private keys never leave the store. The authority answers
+with a `Certificate`, and later with the signed manifest.
 
 >>> from cryptography.hazmat.primitives.asymmetric import ec
 >>> from hanse_common.identity import StoreKey
@@ -53,13 +53,13 @@ from hanse_common.identity import (
 from hanse_common.manifest import Hex32
 from hanse_common.paths import REQUEST_SUFFIX
 
-REQUEST_VERSION = 1
+_REQUEST_VERSION = 1
 REQUEST_SECONDS = 30 * 86_400
-"""How long a request may wait for its answer."""
+"""Longest age of a request, in seconds."""
 CLOCK_SECONDS = 3_600
-"""By how much a store's clock may be ahead of the authority's."""
-LARGEST_FILE = 64 * 1024
-"""Bytes of an invitation or a request; more is refused unread."""
+"""Seconds by which a store's clock may be ahead of the authority's."""
+_LARGEST_FILE = 64 * 1024
+"""Most bytes of an invitation or a request; larger files are refused before they are parsed."""
 
 _REQUEST_LABEL = b"hanse/request/1"
 _REFUSED_REQUEST = "ask the store for the file as `hanse store enrol` wrote it"
@@ -68,7 +68,7 @@ _HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-
 
 
 class Invitation(Settings):
-    """Where a federation is, and who may admit stores to it; public, and not signed."""
+    """Address and authority of a federation; public, and not signed."""
 
     version: Literal[1] = 1
     federation: str = Field(min_length=1, max_length=128)
@@ -76,8 +76,8 @@ class Invitation(Settings):
     """Public key of the enrolment authority; compare its fingerprint by phone."""
     fleet: Annotated[str, StringConstraints(max_length=270)]
     """`host:port` that stores connect to."""
-    ca: Annotated[str, StringConstraints(max_length=LARGEST_FILE)]
-    """PEM certificates of the roots that the coordinator's TLS certificate is checked by."""
+    ca: Annotated[str, StringConstraints(max_length=_LARGEST_FILE)]
+    """PEM root certificates that the coordinator's TLS certificate is checked against."""
 
     @field_validator("fleet")
     @classmethod
@@ -92,16 +92,17 @@ class Invitation(Settings):
     @classmethod
     def _certificates(cls, ca: str) -> str:
         if "PRIVATE KEY" in ca:
-            raise ValueError("it holds a private key, which nobody else may have")
+            raise ValueError("it holds a private key, which must never be passed on")
         try:
-            found = x509.load_pem_x509_certificates(ca.encode("ascii"))
+            roots = x509.load_pem_x509_certificates(ca.encode("ascii"))
         except ValueError:
             raise ValueError("it is not a PEM certificate") from None
-        return "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in found)
+        # Encoding the certificates again drops any other text that the file holds.
+        return "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in roots)
 
     @property
     def fingerprint(self) -> str:
-        """Of the authority's key, to compare by phone."""
+        """Fingerprint of the authority's key, to compare by phone."""
         return fingerprint(bytes.fromhex(self.authority))
 
     def encode(self) -> bytes:
@@ -113,12 +114,12 @@ class Invitation(Settings):
         """Read an invitation file's bytes.
 
         Raises:
-            ProtocolError [bad-invitation]: It is not an invitation.
+            ProtocolError [bad-invitation]: The bytes are not an invitation.
         """
         try:
             return parse_settings(cls, _table(data))
         except ConfigError as error:
-            # The certificate itself would fill the screen.
+            # Without its value: a certificate would fill the screen.
             what = error.message.split("=", 1)[0] if "BEGIN" in error.message else error.message
             raise ProtocolError(
                 f"invitation: {what}", code="bad-invitation", hint=_REFUSED_INVITATION
@@ -149,14 +150,14 @@ class Invitation(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A store's wish to be admitted: its id and its two public keys.
+    """A store's request to be admitted: its id, its own and its node's public key.
 
     Args:
-        store_id: What the store wants to be called.
+        store_id: The id that the store wants.
         public_key: Its Ed25519 key, 32 bytes.
         node_key: Its Flower node's public key, PEM, on a NIST curve.
         created: Unix seconds, by the store's clock.
-        signature: Over all of it, by the store's own key.
+        signature: Ed25519 signature over all other fields, by `public_key`.
     """
 
     store_id: str
@@ -167,12 +168,12 @@ class Request:
 
     @classmethod
     def make(cls, store_id: str, key: StoreKey, *, node_key: str, created: int) -> Request:
-        """Write a request.
+        """Create and sign a request.
 
         Raises:
-            ProtocolError [bad-enrolment-request]: The node's key is none that Flower's
-                authentication takes.
-            MalformedMessage: The store id is not one.
+            ProtocolError [bad-enrolment-request]: Flower's authentication does not support the
+                node's key.
+            MalformedMessage: The store id is malformed.
         """
         unsigned = cls(
             store_id=check_store_id(store_id),
@@ -182,41 +183,43 @@ class Request:
             signature=b"",
         )
         signature = key.sign(_REQUEST_LABEL, unsigned.payload())
+        # Decoded again, so that a request is never written that the authority would refuse.
         return cls.decode(unsigned._encoded(signature))
 
     @property
     def fingerprint(self) -> str:
-        """Of the store's own key, to compare by phone before it is certified."""
+        """Fingerprint of the store's key, to compare by phone before it is certified."""
         return fingerprint(self.public_key)
 
     @property
     def node_digest(self) -> bytes:
-        """What a certificate holds as `node_key`."""
+        """The digest that a certificate holds as `node_key`."""
         return node_key_digest(self.node_key)
 
     @property
     def file_name(self) -> str:
-        """What the file is called."""
+        """Name of the request's file."""
         return self.store_id + REQUEST_SUFFIX
 
     def payload(self) -> bytes:
         """Return the bytes that the store signs."""
-        writer = Writer().u16(REQUEST_VERSION).text(self.store_id).raw(self.public_key)
+        # The key is signed as DER: PEM text has many spellings of one key.
+        writer = Writer().u16(_REQUEST_VERSION).text(self.store_id).raw(self.public_key)
         return writer.blob(_der(self.node_key)).u64(self.created).finish()
 
     def check(self, *, now: int | None = None) -> None:
-        """Check that the store has the key it asks a certificate for.
+        """Check that the sender holds the private key of the store key in the request.
 
         Args:
-            now: Unix seconds; if given, a request that has waited too long, or was made in
-                the future, is refused too.
+            now: Unix seconds; if given, requests that are too old or dated in the future are
+                refused too.
 
         Raises:
-            ProtocolError [bad-enrolment-request]: The signature is not the key's own, or the time
-                is not right.
+            ProtocolError [bad-enrolment-request]: The signature is not by `public_key`, or
+                `created` is out of range.
 
         Edge cases:
-            A good signature says nothing about who sent it: compare the fingerprint.
+            A valid signature does not identify the sender: compare the fingerprint.
         """
         try:
             verify(self.public_key, self.signature, _REQUEST_LABEL, self.payload())
@@ -253,7 +256,7 @@ class Request:
     def _encoded(self, signature: bytes) -> bytes:
         return _readable(
             {
-                "version": REQUEST_VERSION,
+                "version": _REQUEST_VERSION,
                 "store": self.store_id,
                 "public_key": self.public_key.hex(),
                 "node_key": self.node_key,
@@ -267,7 +270,7 @@ class Request:
         """Read a request file's bytes; `check` verifies the signature.
 
         Raises:
-            ProtocolError [bad-enrolment-request]: It is not a request.
+            ProtocolError [bad-enrolment-request]: The bytes are not a request.
         """
         try:
             table = parse_settings(_RequestFile, _table(data))
@@ -307,7 +310,7 @@ class Request:
 
 
 class _RequestFile(Settings):
-    """The fields of a request as they are written."""
+    """The fields of a request's file."""
 
     version: Literal[1]
     store: str
@@ -318,15 +321,15 @@ class _RequestFile(Settings):
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> str:
-    """A node's public key as Flower sends it: PEM, SubjectPublicKeyInfo."""
+    """Return a node's public key as Flower sends it: PEM, SubjectPublicKeyInfo."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
 
 
 def node_key_digest(pem: str) -> bytes:
-    """SHA-256 of a node's public key (DER, SubjectPublicKeyInfo): what a certificate binds.
+    """Return the SHA-256 of a node's public key (DER, SubjectPublicKeyInfo), as certificates do.
 
     Raises:
-        ProtocolError [bad-enrolment-request]: It is no key that Flower's authentication takes.
+        ProtocolError [bad-enrolment-request]: Flower's authentication does not support the key.
     """
     return hashlib.sha256(_der(pem)).digest()
 
@@ -340,6 +343,7 @@ def _node_key(pem: str) -> ec.EllipticCurvePublicKey:
         key = load_pem_public_key(pem.encode("ascii"))
     except (ValueError, UnsupportedAlgorithm):
         key = None
+    # Flower also accepts P-192 and P-224, which have less than 128 bits of security.
     curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, curves):
         raise ProtocolError(
@@ -361,8 +365,8 @@ def _readable(table: dict[str, Any]) -> bytes:
 
 
 def _table(data: bytes) -> dict[str, Any]:
-    if len(data) > LARGEST_FILE:
-        raise ValueError(f"has {len(data)} bytes, at most {LARGEST_FILE}")
+    if len(data) > _LARGEST_FILE:
+        raise ValueError(f"has {len(data)} bytes, at most {_LARGEST_FILE}")
     try:
         table: Any = json.loads(data)
     except (ValueError, RecursionError):

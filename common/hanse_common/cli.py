@@ -1,8 +1,8 @@
-"""The `hanse` command: mounts what the `hanse.commands` entry points offer.
+"""The `hanse` command, whose sub-commands come from the entry points `hanse.commands`.
 
-Sub-commands are imported only when they are called or listed, so that `hanse` starts
-at once and a store's machine needs none of the coordinator's or analyst's packages.
-An entry point names a `typer.Typer` application, which `hanse_common.commands` makes.
+A sub-command is imported only when it is called or listed, so that `hanse` starts at once
+and a store's machine needs none of the coordinator's or analyst's packages. An entry point
+names a `typer.Typer` application that `hanse_common.commands` has made.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ READERS = {
     "Analysts": ("simulate", "recipes", "runs", "plan", "bench"),
     "Auditors": ("audit",),
 }
-"""Who uses a command -> the commands, as `hanse` lists them."""
+"""Panels of the help page: each group of users with its commands, in the order shown."""
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         echo(f"hanse {version('hanse')}")
         raise typer.Exit
 
@@ -62,6 +62,7 @@ def guarded(command: typer.Typer) -> None:
     try:
         command()
     except HanseError as error:
+        # An error may quote a file or another party's text, which could hold escape sequences.
         echo(f"hanse: error: {printable(str(error))} [{error.code}]", err=True)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:

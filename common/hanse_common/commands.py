@@ -1,4 +1,4 @@
-"""The one place where commands of `hanse` are made: groups, single commands, and their help.
+"""Factories of all commands of `hanse`: groups, single commands, and their help pages.
 
     app = command_group("Check stores' ledgers.", entry_points="hanse.audit.commands")
 
@@ -10,9 +10,9 @@
     @simulate.command()
     def run(recipe: RecipeArgument = None) -> None: ...
 
-All of them print the same help: panels with every argument and option, what it means, and its
-default. Options that several commands have are in `hanse_common.options`, with the words that
-may stand for a value in a help page.
+All help pages look alike: panels with every argument and option, its meaning, and its default.
+Options that several commands share are in `hanse_common.options`, with the metavars of help
+pages.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from hanse_common.errors import MissingDependency
 WHOLE_NUMBER = "N"
 NUMBER = "X"
 OTHERS = "Other commands"
-"""Panel of the commands that no panel of a group names."""
+"""Title of the panel for commands that are in no other panel of a group."""
 
 
 class Command(TyperCommand):
-    """A command whose help page is drawn in panels, and whose errors are plain lines."""
+    """A command whose help page has panels and whose errors are plain lines."""
 
     def __init__(self, name: str | None, **options: Any) -> None:
         super().__init__(name, **options)
@@ -51,27 +51,26 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands, and of those that installed packages add to it.
+    """A group of commands to which installed packages can add more by entry points.
 
-    A command of the group's own comes before one of the same name that a package adds. An
-    entry point names a `typer.Typer` application, which is imported when it is called or
-    listed and not before.
+    The group's own command wins over an added one of the same name. An entry point names a
+    `typer.Typer` application, which is imported only when it is called or listed.
     """
 
     entry_point_group: ClassVar[str | None] = None
-    """Name of the group of entry points; none if no package may add anything."""
+    """Name of the group of entry points; None if packages cannot add commands."""
     panels: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """Title of a panel of the help page -> names of its commands, in their order."""
+    """Titles of the help page's panels, each with the names of its commands in order."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the panels, then those of no panel: own ones come first."""
+        """Return the names in the order of the panels, then the others, own commands first."""
         own = super().list_commands(ctx)
         names = [*own, *sorted(set(self._installed()) - set(own))]
         placed = [name for names in self.panels.values() for name in names]
         return sorted(names, key=lambda name: placed.index(name) if name in placed else len(placed))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A command by its name; one whose packages are missing says so when it is called."""
+        """Return a command by its name, or one that reports a missing package when called."""
         own = super().get_command(ctx, cmd_name)
         entry = self._installed().get(cmd_name)
         if own is not None or entry is None:
@@ -79,6 +78,7 @@ class Group(TyperGroup):
         command: click.Command
         try:
             command = typer.main.get_command(entry.load())
+        # Listing a group must not fail because one of its commands lacks an optional package.
         except ModuleNotFoundError as error:
             command = _not_installed(f"{ctx.command_path} {cmd_name}", cmd_name, error)
         command.name = cmd_name
@@ -100,12 +100,12 @@ class Group(TyperGroup):
 
 
 class _App(typer.Typer):
-    """An application all of whose commands are `Command`s."""
+    """A Typer application that makes every command a `Command`."""
 
     def command(
         self, name: str | None = None, **options: Any
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
-        """As `typer.Typer.command`."""
+        """Register a function, as `typer.Typer.command` does."""
         return super().command(name, cls=Command, **options)
 
 
@@ -119,15 +119,15 @@ def command_group(
     """Make a group of commands.
 
     Args:
-        text: What the group is for, as its help page says it.
+        text: The group's description on its help page.
         entry_points: Group of entry points by which other packages add commands.
         panels: Titles of the help page's panels, each with the names of its commands.
-        root: This is `hanse` itself: it has the options that install shell completion, which
-            a group below it must not have.
+        root: Whether this is `hanse` itself, the only group with the options that install shell
+            completion.
     """
 
     class _Group(Group):
-        """The group as it was asked for."""
+        """`Group` with the entry points and panels of this call."""
 
         entry_point_group = entry_points
 
@@ -143,23 +143,23 @@ def command_group(
 
 
 def single_command() -> typer.Typer:
-    """Make an application that is one command, for an entry point to name."""
+    """Make an application with a single command, for an entry point to name."""
     return _App(**_same_for_all(completion=False))
 
 
 def _same_for_all(*, completion: bool) -> dict[str, Any]:
     return {
         "add_completion": completion,
-        # This is how errors are printed; `_print_help` draws the panels. An error in a box
-        # could be neither searched for nor copied, since its line is broken.
+        # None makes errors plain lines: in a box, a long error is broken into several lines and can
+        # be neither searched for nor copied. `_print_help` draws the help's panels all the same.
         "rich_markup_mode": None,
-        # A pretty traceback would print local variables: customer frames and keys among them.
+        # A pretty traceback prints local variables, among them customers' data and keys.
         "pretty_exceptions_enable": False,
     }
 
 
 def _nothing() -> None:
-    """A group does nothing before its command."""
+    """Do nothing before the group's command."""
 
 
 def _print_help(command: Command | Group, ctx: click.Context) -> None:
@@ -169,12 +169,12 @@ def _print_help(command: Command | Group, ctx: click.Context) -> None:
 
 
 def _paragraphs(text: str | None) -> str | None:
-    """A docstring whose lines are not broken: a terminal breaks them by its own width."""
+    """Join the lines of each paragraph; the terminal wraps them to its own width."""
     return text and "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _restore_argument_help(command: Command) -> None:
-    """Give arguments the help that their annotations hold.
+    """Set the help of arguments from their annotations.
 
     Typer sets an argument's help before it calls click's constructor. From click 8.5 on,
     arguments have a help of their own, and that constructor sets it to None.
@@ -190,14 +190,15 @@ def _restore_argument_help(command: Command) -> None:
 
 
 def _name_values(command: Command) -> None:
-    """Let a value be called the same on every page.
+    """Use the same metavars on every help page.
 
-    Click calls a number INTEGER RANGE. Typer prints the type of an argument, such as TEXT,
-    whose word is its own name in capitals; so the type takes that name.
+    Click shows a bounded integer as INTEGER RANGE. Typer shows the type of an argument instead
+    of its metavar, so the type is renamed to the metavar.
     """
     for parameter in command.params:
         if isinstance(parameter, click.Argument):
             if parameter.metavar is not None:
+                # A copy, since click shares one object per type between all parameters.
                 parameter.type = copy(parameter.type)
                 parameter.type.name = parameter.metavar.lower()
         elif parameter.metavar is None:

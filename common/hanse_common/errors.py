@@ -1,10 +1,10 @@
-"""One tree of errors: each says what is wrong, what to do, and how the process ends.
+"""The error classes of Hanse: each error has a message, a hint, a code and an exit status.
 
-A command catches `HanseError` once, in `hanse_common.cli.main`, prints it on one
-line and exits with `exit_status`; nothing else in the project decides how an error looks.
+`hanse_common.cli.main` catches `HanseError`, prints it on one line and exits with its
+`exit_status`; no other code formats errors.
 
-A class is a family: what a caller can catch, with one exit status. A code says what exactly
-happened. A family has the code of its own name, and those that `FURTHER_CODES` lists for it.
+A class is a family of errors that callers can catch, with one exit status. The code names the
+exact error: a family has a code of its own, and those that `FURTHER_CODES` lists for it.
 
 >>> str(MissingColumns("events.csv has no column 'user_id'", hint="map it in [events.columns]"))
 "events.csv has no column 'user_id' (map it in [events.columns])"
@@ -23,12 +23,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class HanseError(Exception):
-    """Anything that a person can mend; the message quotes the name and the value at fault.
+    """Base class of errors that a person can fix; the message quotes the faulty name and value.
 
     Args:
         message: What is wrong, in one line.
-        code: What it is called where a program reads it: one of the family's codes, by default
-            the family's own.
+        code: Its name for programs: one of the family's codes; the family's own by default.
         hint: What to do about it, in one line.
     """
 
@@ -36,8 +35,8 @@ class HanseError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, *, code: str | None = None, hint: str = "") -> None:
-        # The other arguments are attributes, which `Exception` pickles by itself: workers hand
-        # their errors to the parent process by pickle.
+        # Worker processes pickle their errors. `Exception` pickles its positional arguments and
+        # its attributes, so the keyword arguments must be attributes.
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -56,7 +55,7 @@ class ConfigError(HanseError):
 
 
 class ContradictingOptions(ConfigError):
-    """Two options that cannot both hold."""
+    """Two options contradict each other."""
 
     code = "contradicting-options"
     exit_status = 4
@@ -70,7 +69,7 @@ class MissingDependency(HanseError):
 
 
 class NotReady(HanseError):
-    """A service is not up, or could not do its work if it were asked to."""
+    """A service is not running, or is unable to do its work."""
 
     code = "not-ready"
     exit_status = 6
@@ -112,14 +111,14 @@ class EmptyStore(DataError):
 
 
 class RunDirectoryError(HanseError):
-    """The folder for a run cannot be written, or is taken."""
+    """The folder for a run cannot be written, or is in use."""
 
     code = "run-directory"
     exit_status = 20
 
 
 class RunNotFound(HanseError):
-    """There is no run of that name."""
+    """No run has that name."""
 
     code = "run-not-found"
     exit_status = 21
@@ -182,28 +181,28 @@ class FederationError(HanseError):
 
 
 class DeploymentError(HanseError):
-    """Something between this machine's processes, files and addresses is not as it must be."""
+    """A process, file or address of this machine is not in the state that the command needs."""
 
     code = "deployment"
     exit_status = 41
 
 
 class AlreadyThere(DeploymentError):
-    """A file or process that would be made is there already, and is not replaced."""
+    """A file or process to be created exists already, and is not replaced."""
 
     code = "already-there"
     exit_status = 42
 
 
 class SuperLinkDown(DeploymentError):
-    """What was asked needs the SuperLink, which does not answer."""
+    """The command needs the SuperLink, which does not answer."""
 
     code = "superlink-down"
     exit_status = 45
 
 
 class Interrupted(HanseError):
-    """A person stopped the run; it can be resumed."""
+    """The user stopped the run; it can be resumed."""
 
     code = "interrupted"
     exit_status = 130
@@ -242,7 +241,7 @@ class MalformedMessage(ProtocolError):
 
 
 class OutOfTurn(ProtocolError):
-    """A message for another stage, or a second one for the same stage; it changed nothing."""
+    """A message for another stage, or a second one for the same stage; it was ignored."""
 
     code = "out-of-turn"
     exit_status = 53
@@ -263,10 +262,10 @@ class BadSignature(ProtocolError):
 
 
 class WeakKey(ProtocolError):
-    """A public key of small order, or one that its owner does not prove to hold.
+    """A public key of small order, or one whose private key the sender does not prove to hold.
 
-    The shared secret of the first would be known to everybody. The second may be made from
-    the key of somebody else.
+    Anybody can compute the shared secret of the first. The second may be derived from another
+    participant's key.
     """
 
     code = "weak-key"
@@ -281,21 +280,21 @@ class BadShares(ProtocolError):
 
 
 class BadSum(ProtocolError):
-    """A sum cannot be used, because of what went into it; its round is lost."""
+    """A sum is unusable because of one of its inputs; its round is lost."""
 
     code = "wrong-share"
     exit_status = 64
 
 
 class RoundFailed(ProtocolError):
-    """A round cannot reach its threshold; the message lists who was missing at which stage."""
+    """A round cannot reach its threshold; the message lists the missing stores by stage."""
 
     code = "round-failed"
     exit_status = 67
 
 
 class KeyFileError(ProtocolError):
-    """A key or certificate file is missing, readable by others, or not what it should be."""
+    """A key or certificate file is missing, readable by others, or malformed."""
 
     code = "key-file"
     exit_status = 71
@@ -316,7 +315,7 @@ class PolicyViolation(ProtocolError):
 
 
 class StoreNotReady(HanseError):
-    """A store lacks something that it needs before it can take part."""
+    """A store lacks something that it needs to take part."""
 
     code = "store-not-ready"
     exit_status = 80
@@ -330,14 +329,14 @@ class Unreachable(HanseError):
 
 
 class UntrustedServer(HanseError):
-    """The server's TLS certificate is not one that the invitation's root vouches for."""
+    """The server's TLS certificate is not issued by the invitation's root certificate."""
 
     code = "untrusted-server"
     exit_status = 82
 
 
 class NotAdmitted(HanseError):
-    """The server does not know this store's node key, or knows it no longer."""
+    """The server does not know this store's node key, or has revoked it."""
 
     code = "not-admitted"
     exit_status = 83
@@ -355,22 +354,20 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "model-not-found": "A folder holds no interest model, or not all of one.",
     },
     PrivacyError: {
-        "inexact-clipping": "Per-customer gradients are not what one-by-one gradients say they "
-        "should be.",
+        "inexact-clipping": "Per-customer gradients differ from gradients computed one by one.",
         "noise-missing": "The stores' sum has less noise than the manifest promises.",
     },
     RoundLogError: {
-        "log-forked": "A round log does not go on from what was seen of it: somebody is shown "
-        "another history.",
+        "log-forked": "A round log does not extend the one that was seen before: participants are "
+        "shown different histories.",
     },
     FederationError: {
-        "run-over": "The run that a message belongs to has ended; there is nobody to answer.",
+        "run-over": "The run that a message belongs to has ended; no process can answer.",
     },
     DeploymentError: {
         "admission-refused": "A store's request is genuine, yet cannot be granted as it stands.",
         "tls": "A TLS certificate or key cannot be read, does not fit, or is out of date.",
-        "superlink-failed": "The SuperLink or the front before it stopped, or refused what was "
-        "asked of it.",
+        "superlink-failed": "The SuperLink or the TLS gateway stopped, or refused a request.",
         "run-underway": "A federation trains one model at a time, and a run is underway.",
         "disk-full": "The disk that a store's folder is on is full.",
     },
@@ -381,28 +378,26 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "bad-roster": "The roster is unsorted, holds a duplicate or an outsider, or alters one's "
         "own entry.",
         "cohort-too-small": "Fewer stores than the manifest's minimum or threshold.",
-        "bad-survivors": "The list of survivors holds an outsider, lacks its reader, or differs "
-        "between stores.",
+        "bad-survivors": "The list of survivors names an outsider, lacks the store that reads it, "
+        "or differs between stores.",
         "too-few-confirmations": "Fewer stores than the threshold signed the same list of "
         "survivors.",
         "bad-vector": "A vector of another length or type, with NaN or infinity, or beyond its "
         "bounds.",
-        "false-accusation": "Evidence against a store that does not hold, or that shows nothing "
-        "wrong.",
-        "attempt-refused": "An attempt that a store has made before, or may not make any more.",
-        "store-excluded": "A store that this attempt goes on without.",
+        "false-accusation": "Evidence against a store is invalid, or shows no misconduct.",
+        "attempt-refused": "A store has made this attempt before, or has no attempts left.",
+        "store-excluded": "This attempt excludes the store.",
         "unsafe-terms": "Terms under which the protocol cannot keep its promises.",
         "bad-invitation": "An invitation cannot be read, or names no authority, address or root "
         "certificate.",
         "bad-enrolment-request": "A request to be admitted is altered, too old, or not signed by "
         "the key in it.",
         "not-answered": "A message is of a type that no enrolled store answers.",
-        "unable": "A store could not compute what was asked; why may depend on its customers.",
+        "unable": "A store could not compute a reply; the reason may depend on its customers.",
         "store-left": "The store has left the federation, or leaves before this round.",
     },
     OutOfTurn: {
-        "wrong-header": "A message of another run, round, attempt, manifest or model; it changed "
-        "nothing.",
+        "wrong-header": "A message of another run, round, attempt, manifest or model; ignored.",
     },
     BadSum: {
         "forged-vector": "A sum that honest stores cannot have made: at least one vector in it "
@@ -415,11 +410,11 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "name.",
     },
 }
-"""What the codes of a family mean, beyond its own, whose meaning is the class's first line."""
+"""Further codes of a family, with their meaning; its own code means its docstring's first line."""
 
 
 def unable() -> ProtocolError:
-    """Return the error of a store that could not compute what was asked."""
+    """Return the error by which a store says that it could not compute a reply."""
     return ProtocolError(
         "this store cannot take part in this exchange",
         code="unable",
@@ -428,33 +423,34 @@ def unable() -> ProtocolError:
 
 
 UNABLE = f"[{unable().code}] {unable()}"
-"""What a coordinator hears of everything that may depend on customers, in one sentence: too few
-of them, a row that cannot be read, clipping that is not exact, memory that ran out."""
+"""The one sentence that a coordinator receives for every error that may depend on customers: too
+few of them, an unreadable row, inexact clipping, memory that ran out."""
 
 _PUBLIC = (ProtocolError, ConfigError, LedgerError, BudgetSpent, RoundLogError)
-"""Families that say nothing of customers: only of public terms, or of what was asked and
-answered before."""
+"""Families whose messages do not depend on customers: they quote public terms, or earlier
+messages of the protocol."""
 
 
 def families() -> dict[str, type[HanseError]]:
-    """Return the family of every code, those of other packages included.
+    """Return the family of every code, including those that other packages define.
 
     >>> families()["too-few-customers"].__name__
     'DataError'
     """
-    found: dict[str, type[HanseError]] = {}
-    waiting = [HanseError]
-    for family in waiting:  # grows meanwhile
-        waiting += family.__subclasses__()
-        found |= dict.fromkeys((family.code, *FURTHER_CODES.get(family, ())), family)
-    return found
+    by_code: dict[str, type[HanseError]] = {}
+    queue = [HanseError]
+    for family in queue:  # the loop appends to the list that it iterates over
+        queue += family.__subclasses__()
+        by_code |= dict.fromkeys((family.code, *FURTHER_CODES.get(family, ())), family)
+    return by_code
 
 
 def public_reason(error: BaseException) -> str:
-    """Say what a store tells the coordinator about an error.
+    """Return what a store may tell the coordinator about an error.
 
-    Errors of the protocol and of the configuration speak of public terms. Of the others that
-    cannot depend on customers the kind is told; all that can is one and the same.
+    Messages of protocol and configuration errors quote public terms only, and are returned as
+    they are. Of other errors that cannot depend on customers only the meaning of the code is
+    returned. All errors that can depend on customers return the same sentence.
 
     >>> public_reason(WeakKey("public key 00… has small order"))
     '[weak-key] public key 00… has small order'
@@ -464,13 +460,15 @@ def public_reason(error: BaseException) -> str:
     True
     """
     error = _as_named(error)
+    # An allow list: an error class that is added later says nothing until it is listed. Which
+    # of the other errors it was would be a function of the data that is not noised.
     if isinstance(error, _PUBLIC) or getattr(error, "code", "") == "disk-full":
         return loggable_reason(error)
     return UNABLE
 
 
 def loggable_reason(error: BaseException) -> str:
-    """Say what a log may hold: an error's words, or only its kind where they may quote data.
+    """Return what a log may hold: an error's message, or only its kind if it may quote data.
 
     >>> loggable_reason(DataError("customer 'Ada' bought twice"))
     "[data] A store's data cannot be read or used."

@@ -1,4 +1,4 @@
-"""The environment in which Flower's programs run: quiet, with a home of their own.
+"""The environment variables of Flower's programs: no telemetry, and a separate home folder.
 
 >>> environment(Path("/srv/store/flower"), inherited={"PATH": "/bin"})["FLWR_HOME"]
 '/srv/store/flower'
@@ -16,21 +16,21 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
-"""What Flower must not do here: call home, or install what an app names."""
+"""Switches off telemetry, the update check, and the installation of an app's dependencies."""
 
 _POLL_SECONDS = "0.2"
+"""Interval at which Flower's SuperExec looks for tasks."""
 
 
 def environment(home: Path, *, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the environment of one of Flower's programs, and of everything that it starts.
-
-    Flower's programs find one another by `PATH`, so the folder of this Python's programs comes
-    first in it: a virtual environment need not be active.
+    """Return the environment of one of Flower's programs and of the processes that it starts.
 
     Args:
-        home: Where Flower keeps what it keeps; its default is the user's own folder.
+        home: Flower's home folder; Flower's own default is in the user's home.
         inherited: The variables to start from.
     """
+    # Flower's programs find one another by `PATH`. With this Python's folder first, they are found
+    # also where no virtual environment is active.
     programs = str(Path(sys.executable).parent)
     return {
         **inherited,

@@ -1,4 +1,4 @@
-"""How commands print: a result as a table for people or JSON for programs, words on stderr."""
+"""The option `--format`, and messages on stderr that leave stdout to results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hanse_common.printing import echo
 
 
 class Format(StrEnum):
-    """How a result is printed to stdout."""
+    """Format of a result on stdout."""
 
     TABLE = "table"
     JSON = "json"
@@ -23,5 +23,5 @@ FormatOption = Annotated[
 
 
 def say(line: str) -> None:
-    """Say something to the person at the terminal; stdout is for results."""
+    """Print a message to stderr; stdout is for results."""
     echo(line, err=True)

@@ -1,14 +1,14 @@
-"""What a coordinator tells every store to do in one exchange, and what makes it one exchange.
+"""A coordinator's instructions for one exchange, and the digest that binds all stores to them.
 
-An exchange is a training round or an evaluation. Its digest covers the model and every
-setting that was sent, and is bound into the header of secure aggregation: a store that was
-told anything else derives masks that do not cancel. Both sides compute it by themselves.
+An exchange is a training round or an evaluation. The digest covers the model and every setting
+that was sent, and is part of the header of secure aggregation: a store that received other
+instructions derives masks that do not cancel. Coordinator and store compute it independently.
 
 >>> import numpy as np
->>> told = Instructions.read(
+>>> received = Instructions.read(
 ...     {"settings": "{}", "server-round": 3, "run": 5, "attempt": 1},
 ...     {"w": np.zeros(2, np.float32)}, kind="train")
->>> told.exchange, told.attempt
+>>> received.exchange, received.attempt
 (9, 1)
 """
 
@@ -33,13 +33,14 @@ Kind = Literal["train", "evaluate"]
 ROUND, SPLIT, SETTINGS, PROXIMAL_MU = "server-round", "split", "settings", "proximal-mu"
 RUN, ATTEMPT, MESSAGE = "run", "attempt", "message"
 LOG, PROOFS = "log", "log-proofs"
-"""Encoded checkpoint of the round log, and proofs that it can be trusted."""
+"""Encoded checkpoint of the round log, and the proofs for it."""
 SHARE, MASK, CONFIRM, UNMASK = "train.share", "train.mask", "query.confirm", "query.unmask"
 """Message types of stages 1 to 4; stage 0 is the strategy's own `train` or `evaluate`."""
 
 _KNOWN = frozenset({ROUND, SPLIT, SETTINGS, PROXIMAL_MU, RUN, ATTEMPT, LOG, PROOFS})
 _UNDIGESTED = (RUN, ATTEMPT, LOG, PROOFS)
-"""The header has the first three by themselves; proofs prove themselves."""
+"""Entries outside the digest: the header binds the first three, and proofs are verified on their
+own."""
 _PLACES = {("train", ""): 0, ("evaluate", "validate"): 1, ("evaluate", "test"): 2}
 _MODEL_LABEL = b"hanse/model/1"
 _INSTRUCTIONS_LABEL = b"hanse/instructions/1"
@@ -52,16 +53,16 @@ class Instructions:
 
     Args:
         kind: `train`, or `evaluate`.
-        split: Which weeks an evaluation looks at; empty in training.
+        split: `validate` or `test` in an evaluation; empty in training.
         round: The training round, from 1; 0 before the first.
-        run: The coordinator's number for this run of its process.
+        run: The coordinator's number of the run; it changes when the process restarts.
         attempt: 1, or 2 after a failure.
         settings: The run's settings as JSON.
-        proximal_mu: FedProx's pull.
-        model_digest: Of the arrays that were sent.
-        digest: Of everything that was sent, but for run, attempt and log.
-        checkpoint: Encoded; of the log that announces the attempt. Empty if there is none.
-        proofs: Of the checkpoint, as `hanse_common.roundlog.evidence` has them.
+        proximal_mu: FedProx's mu.
+        model_digest: SHA-256 of the model's arrays; see `model_digest`.
+        digest: Digest of everything in the message but run, attempt, checkpoint and proofs.
+        checkpoint: Encoded checkpoint of the log that announces the attempt; empty without one.
+        proofs: Proofs for the checkpoint, encoded by `hanse_common.roundlog.evidence`.
     """
 
     kind: Kind
@@ -85,9 +86,10 @@ class Instructions:
         Raises:
             ConfigError: An entry is missing, unknown, or of the wrong type.
         """
+        # An unknown entry may be an instruction of a newer version, which must not be ignored.
         unknown = sorted(config.keys() - _KNOWN)
         if unknown:
-            raise ConfigError(f"the message has an entry {unknown[0]!r} that no exchange has")
+            raise ConfigError(f"the message has an unknown entry {unknown[0]!r}")
         sent = {key: value for key, value in config.items() if key not in _UNDIGESTED}
         split = _entry(config, SPLIT, str, "")
         if (kind, split) not in _PLACES:
@@ -113,11 +115,11 @@ class Instructions:
 
     @property
     def exchange(self) -> int:
-        """The exchange's number within the run; it only grows."""
+        """Number of the exchange within the run, three per round; it only grows."""
         return 3 * self.round + _PLACES[self.kind, self.split]
 
     def header(self, manifest_digest: bytes) -> Header:
-        """The header of this attempt; it stands for everything that was sent.
+        """Return the secure aggregation header of this attempt, which binds the whole message.
 
         Raises:
             MalformedMessage: Round, run or attempt is out of range.
@@ -131,20 +133,25 @@ class Instructions:
         )
 
     def _bound(self) -> bytes:
-        """The digest of what was sent and of the log that announces it."""
+        """Return the digest of the message and of the log that announces it."""
         if not self.checkpoint:
             return self.digest
-        # Without the signature, which says nothing of the log that an auditor could compute.
+        # Without the signature: an auditor recomputes this digest from the log's records, which do
+        # not determine the signature's bytes.
         return logged_digest(self.digest, self.checkpoint[:-SIGNATURE_SIZE])
 
 
 def logged_digest(instructions_digest: bytes, checkpoint: bytes) -> bytes:
-    """Bind a checkpoint's payload to what is sent, as the header of an attempt has it."""
+    """Return the digest in an attempt's header: of the instructions and a checkpoint's payload."""
     return digest(_LOGGED_LABEL, instructions_digest, checkpoint)
 
 
 def model_digest(arrays: Mapping[str, NDArray]) -> bytes:
-    """Return the digest of named arrays: names, types, shapes and values, sorted by name."""
+    """Return the digest of named arrays: names, types, shapes and values, sorted by name.
+
+    Guarantees:
+        The digest is the same on machines of either byte order.
+    """
     parts = []
     for name, array in sorted(arrays.items()):
         kind = f"{array.dtype.newbyteorder('<').str}{list(array.shape)}"
@@ -155,7 +162,8 @@ def model_digest(arrays: Mapping[str, NDArray]) -> bytes:
 
 def _entry(config: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
     value = config.get(key, default)
+    # In Python a bool is an int: without the last test `True` would pass for round 1.
     good = (int, float) if kind is float else (kind,)
     if not isinstance(value, good) or isinstance(value, bool):
-        raise ConfigError(f"the message's {key}={value!r} is no {kind.__name__}")
+        raise ConfigError(f"the message's {key}={value!r} is not of type {kind.__name__}")
     return value

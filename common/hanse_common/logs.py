@@ -1,4 +1,4 @@
-r"""Logs of long-running commands: a JSON object a line on stderr, nothing of a customer in it.
+r"""Logs of long-running commands: one JSON object per line on stderr, without customers' data.
 
 >>> import io, json
 >>> stream = io.StringIO()
@@ -31,33 +31,33 @@ FIELDS = (
     *("store", "run", "round", "stage", "split", "attempt"),
     *("error_code", "stores", "seconds", "epsilon"),
 )
-"""What a line may hold beside time, level, logger and event; other extras are left out."""
+"""Extras that a line may hold, besides time, level, logger and event; others are dropped."""
 
 _STDERR = 2
 _OURS = ("hanse_common", "hanse_client", "hanse_server", "hanse_simulations")
 _TAKEN_OVER = ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access")
-"""Loggers of others that would write in their own way."""
+"""Loggers of other packages that have handlers of their own."""
 
 
 def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Send everything that is logged to stderr, one JSON object a line.
+    """Write all log records to stderr, one JSON object per line.
 
     Args:
-        store: Its id, for every line of a store's process.
-        level: Least level of the project's own lines; of others', warnings at the least.
-        stream: Where to, if not stderr.
+        store: The store's id, for every line of a store's process.
+        level: Lowest level of Hanse's own records; other packages' are logged from WARNING on.
+        stream: The output; stderr if unset.
 
     Guarantees:
-        An exception leaves its kind, code and constant words, as it would leave the store
-        (`loggable_reason`); no traceback, no local variable. Of other packages' lines the
-        template is kept and what was put into it is not. Extras that are not in `FIELDS` are
-        dropped. What the project's own lines say in words is theirs to answer for.
+        Of an exception a line holds kind, code and constant words (`loggable_reason`), no
+        traceback and no local variable. Of other packages' records it holds the message template
+        without its arguments. Extras that are not in `FIELDS` are dropped.
 
     Edge cases:
-        Called again, it replaces what it set up before. Flower adds a handler of its own when
-        it is imported: call this after that. A forked or spawned process calls it anew.
+        The messages of Hanse's own records are not filtered: their callers must not put data
+        in them. A second call replaces the first. Flower adds a handler when it is imported, so
+        this must be called after that. A forked or spawned process must call it again.
     """
-    take_down()
+    take_down()  # a second handler would write every line twice
     handler = _Handler(stream or _stderr())
     handler.setFormatter(_Formatter(store))
     handler.addFilter(_matters)
@@ -76,7 +76,8 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
 def take_down() -> None:
     """Undo `set_up`: the levels and handlers of the root and of the project's loggers."""
     root = logging.getLogger()
-    for handler in [found for found in root.handlers if isinstance(found, _Handler)]:
+    # A list, since removing a handler changes `root.handlers`.
+    for handler in [other for other in root.handlers if isinstance(other, _Handler)]:
         root.removeHandler(handler)
     for name in _OURS:
         logging.getLogger(name).setLevel(logging.NOTSET)
@@ -90,12 +91,13 @@ class _Writable(Protocol):
 class _Unbuffered:
     """Stderr without a buffer.
 
-    In a buffer stays what a full disk did not take, and whoever flushes next gets the error:
-    `multiprocessing` does before it starts a process.
+    If the disk is full, the text would stay in a buffer, and the next code that flushes it would
+    get the error: `multiprocessing` flushes before it starts a process.
     """
 
     def write(self, text: str) -> None:
         rest = text.encode("utf-8", "backslashreplace")
+        # `os.write` may write only a part, as to a pipe that is almost full.
         while rest:
             rest = rest[os.write(_STDERR, rest) :]
 
@@ -104,19 +106,19 @@ class _Unbuffered:
 
 
 def _stderr() -> _Writable:
-    """What stderr is by now: a test or a person at a prompt may have put another in its place."""
+    """Return the current stderr, which a test or an interactive shell may have replaced."""
     return _Unbuffered() if sys.stderr is sys.__stderr__ else sys.stderr
 
 
 class _Handler(logging.StreamHandler[_Writable]):
-    """Tells this module's handler from others."""
+    """This module's handler, of a class of its own so that `take_down` recognises it."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing: the standard way prints the record's arguments."""
+        """Ignore errors: the inherited method prints the record's arguments, which may be data."""
 
 
 class _Formatter(logging.Formatter):
-    """Writes what a record may tell, and nothing else of it."""
+    """Formats a record as JSON, leaving out everything that may quote data."""
 
     def __init__(self, store: str) -> None:
         super().__init__()
@@ -125,17 +127,17 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
         error = record.exc_info[1] if record.exc_info else None
-        found = {"store": self._store}
+        extras = {"store": self._store}
         if isinstance(error, HanseError):
-            found["error_code"] = error.code
-        found |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+            extras["error_code"] = error.code
+        extras |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         moment = datetime.fromtimestamp(record.created, UTC)
         table = {
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": _event(record, error),
-            **{name: found[name] for name in FIELDS if _is_plain(found.get(name))},
+            **{name: extras[name] for name in FIELDS if _is_plain(extras.get(name))},
         }
         return json_text(table, indent=None)
 
@@ -145,7 +147,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _matters(record: logging.LogRecord) -> bool:
-    """Other packages set levels of their own."""
+    """Return whether a record is logged; other packages may lower their loggers' own levels."""
     return _is_ours(record) or record.levelno >= logging.WARNING
 
 
@@ -154,23 +156,25 @@ def _is_plain(value: object) -> bool:
 
 
 def _event(record: logging.LogRecord, error: BaseException | None) -> str:
-    """A record's words, without what they may quote."""
+    """Return a record's message without anything that may quote data."""
+    # The text of a warning quotes a line of source code and whatever its library put into it.
     if record.name == "py.warnings":
         return "a Python warning"
     text = str(record.msg)
     if isinstance(record.msg, BaseException):
-        text = _told(record.msg)
+        text = _safe(record.msg)
+    # Without arguments the message must not be formatted: a % in it would be an error.
     elif _is_ours(record) and record.args:
         with suppress(TypeError, ValueError, KeyError):  # the template alone is better than none
             text = text % _cleaned(record.args)
-    return f"{text}: {_told(error)}" if error is not None else text
+    return f"{text}: {_safe(error)}" if error is not None else text
 
 
 def _cleaned(args: Any) -> Any:
     if isinstance(args, dict):
-        return {name: _told(value) for name, value in args.items()}
-    return tuple(map(_told, args))
+        return {name: _safe(value) for name, value in args.items()}
+    return tuple(map(_safe, args))
 
 
-def _told(value: object) -> Any:
+def _safe(value: object) -> Any:
     return loggable_reason(value) if isinstance(value, BaseException) else value

@@ -1,7 +1,7 @@
 """The manifest: the terms of a federation, signed by the enrolment authority.
 
-Stores and coordinator hold the same file. Its digest is part of every round's header, so
-that two participants with different manifests cannot take part in the same round.
+Stores and coordinator have the same file. Its digest is part of every round's header, so that
+participants with different manifests cannot take part in the same round.
 
 >>> from hanse_common.identity import AuthorityKey
 >>> manifest = Manifest(
@@ -53,7 +53,7 @@ _MANIFEST_LABEL = b"hanse/manifest/1"
 
 
 class SectionTerms(Settings):
-    """A section of the masked vector, with the largest norm that one store may give it."""
+    """A section of the masked vector: length, clip, quantisation scale and noise."""
 
     name: str
     length: int = Field(ge=1)
@@ -65,7 +65,7 @@ class SectionTerms(Settings):
 
 
 class PrivacyTerms(Settings):
-    """What the federation promises every customer over all rounds."""
+    """The privacy guarantee for every customer over all rounds."""
 
     mode: Literal["none", "local", "distributed"]
     target_epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -83,12 +83,14 @@ class PrivacyTerms(Settings):
     def _promise_goes_with_privacy(self) -> Self:
         promised = self.target_epsilon is not None and self.target_delta is not None
         if (self.mode != "none") != promised:
-            raise ValueError("target_epsilon and target_delta go with a private mode, and only so")
+            raise ValueError(
+                "target_epsilon and target_delta go with a private mode, and only with one"
+            )
         return self
 
 
 class Manifest(Settings):
-    """Run terms that every participant checks; `SignedManifest` is the file."""
+    """The terms that every participant checks; `SignedManifest` is the file."""
 
     version: Literal[1] = 1
     federation: str = Field(min_length=1, max_length=128)
@@ -98,37 +100,38 @@ class Manifest(Settings):
     """Most stores in a round; all of `stores` if unset."""
     threshold_fraction: tuple[int, int] = (2, 3)
     colluders: int = Field(default=1, ge=0)
-    """Stores that may work with the coordinator without exposing the others."""
+    """Stores that may collude with the coordinator without exposing the others."""
     minimum_survivors: int = Field(default=0, ge=0)
-    """Fewest stores in a sum, if more than the threshold: what noise was calibrated for."""
+    """Fewest stores in a sum, if more than the threshold; noise is calibrated for this number."""
     modulus: Literal[4294967296] = 4294967296
     sections: tuple[SectionTerms, ...]
-    """What a store sends in a training round."""
+    """Sections of the vector of a training round."""
     evaluation: tuple[SectionTerms, ...] = ()
-    """What a store sends when it has judged a model; nothing if empty."""
+    """Sections of the vector of an evaluation; evaluations send nothing if empty."""
     model_digest: Hex32
     """SHA-256 of the trained parameters that the first round starts from."""
     base_digest: Hex32 | None = None
-    """SHA-256 of the base model's files, frozen rest included; see `base_model_digest`."""
+    """SHA-256 of the base model's files, with the frozen parameters; see `base_model_digest`."""
     settings_digest: Hex32 | None = None
-    """Of the run's settings on data, model and training; stores train in no run if unset."""
+    """Digest of the settings of data, model and training; stores do not train if unset."""
     fab_digest: Hex32 | None = None
     """SHA-256 of the Flower app bundle that stores accept."""
     log_key: Hex32 | None = None
-    """The coordinator's public key, which signs the round log; there is no log if unset."""
+    """The coordinator's public key, which signs the round log; no log if unset."""
     arrays: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
-    """Name and shape of each trained parameter; a message that holds any other is refused."""
+    """Name and shape of each trained parameter; messages with other arrays are refused."""
     rounds: int = Field(ge=1, lt=2**32)
     evaluate_every: int | None = Field(default=None, ge=1)
-    """Rounds from one evaluation whose sums leave the stores to the next; none leave if unset."""
+    """Rounds between evaluations whose sums leave the stores; none leave if unset."""
     spare_exchanges: int = Field(default=0, ge=0, lt=2**32)
-    """Exchanges of each kind that a store pays for beyond those of an undisturbed run."""
+    """Exchanges of each kind that may be charged beyond those of an undisturbed run."""
     max_openings: int = Field(default=16, ge=MAX_ATTEMPTS, lt=2**16)
-    """Most times that a store begins one exchange, over all runs and attempts."""
+    """Most times that a store begins the same exchange, over all runs and attempts."""
     privacy: PrivacyTerms
 
     @field_serializer("arrays")
     def _arrays_sorted(self, arrays: dict[str, tuple[int, ...]]) -> dict[str, list[int]]:
+        # The order of a dict must not change the bytes that are signed.
         return {name: list(shape) for name, shape in sorted(arrays.items())}
 
     @field_validator("stores")
@@ -145,11 +148,12 @@ class Manifest(Settings):
 
     @model_validator(mode="after")
     def _terms_are_safe(self) -> Self:
+        # Building the terms checks the protocol's bounds: no unsafe manifest can be constructed.
         self.terms()
         if self.evaluation:
             self.terms("evaluate")
         if bool(self.evaluation) != (self.evaluate_every is not None):
-            raise ValueError("evaluation sections go with evaluate_every, and only so")
+            raise ValueError("evaluation sections go with evaluate_every, and only with it")
         count = sum(math.prod(shape) for shape in self.arrays.values())
         for part in self.sections:
             if part.name == "update" and part.length != count:
@@ -159,9 +163,9 @@ class Manifest(Settings):
         return self
 
     def granted(self, kind: Literal["train", "evaluate"]) -> int:
-        """Exchanges of a kind that stores pay for under this manifest, repeats included.
+        """Return how many exchanges of a kind may be charged under this manifest.
 
-        Whatever run asks for them, and however often it is started.
+        The number counts repeats, and covers all runs and restarts together.
         """
         if kind == "train":
             return self.rounds + self.spare_exchanges
@@ -171,7 +175,7 @@ class Manifest(Settings):
         return planned + self.spare_exchanges
 
     def terms(self, kind: Literal["train", "evaluate"] = "train") -> Terms:
-        """Return what secure aggregation needs in one kind of exchange.
+        """Return the terms of secure aggregation for one kind of exchange.
 
         Raises:
             ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
@@ -201,12 +205,12 @@ class Manifest(Settings):
         )
 
     def canonical(self) -> bytes:
-        """Return the bytes that are signed: JSON, sorted, ASCII, no spaces."""
+        """Return the bytes that are signed: JSON with sorted keys, in ASCII, without spaces."""
         table = self.model_dump(mode="json")
         return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
     def digest(self) -> bytes:
-        """Return the 32 bytes that stand for these terms in every header."""
+        """Return the digest of these terms in every header, 32 bytes."""
         return digest(_MANIFEST_LABEL, self.canonical())
 
     @classmethod
@@ -222,7 +226,7 @@ class Manifest(Settings):
 
 @dataclass(frozen=True, slots=True)
 class SignedManifest:
-    """A manifest with the authority's signature; use `check` to get at the terms."""
+    """A manifest with the authority's signature; `check` verifies it and returns the terms."""
 
     unchecked: Manifest
     signature: bytes
@@ -236,10 +240,10 @@ class SignedManifest:
         """Return the manifest if it is signed by the authority.
 
         Args:
-            authority: The authority's public key, as this participant pins it.
+            authority: The authority's public key that this participant has pinned.
 
         Raises:
-            BadManifest: It is altered, or signed by somebody else.
+            BadManifest: The manifest was altered, or another key signed it.
         """
         try:
             verify(authority, self.signature, _MANIFEST_LABEL, self.unchecked.canonical())
@@ -264,7 +268,7 @@ class SignedManifest:
         """Read a manifest file's bytes; the signature is not checked.
 
         Raises:
-            BadManifest: It is not a manifest file.
+            BadManifest: The bytes are not a manifest file.
             ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         """
         try:

@@ -1,8 +1,8 @@
-"""The terms that a run's settings imply, and whether what is asked keeps to the terms.
+"""Derives a manifest from a run's settings, and checks messages and noise against a manifest.
 
-`manifest_for` is how a federation's terms are first written down; the enrolment authority
-signs them. `check_instructions` is how a store compares each message with the signed terms, and
-`check_noise` how anybody sees that the noise in them is enough.
+`manifest_for` writes a federation's terms, which the enrolment authority signs. By
+`check_instructions` a store compares each message with the signed terms. `check_noise` checks
+that the noise in the terms is enough for their guarantee.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ from hanse_common.vector import (
 
 _KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10
-"""Room for noise, in standard deviations of one store's share: beyond it once in 10^22."""
+"""Headroom for noise, in standard deviations of one store's share; exceeded once in 10^22."""
 
 LARGEST_VARIANCE = 2.0**42
-"""Of one store's noise. NumPy's Poisson sampler compares logarithms of probabilities in
-double precision: at variances of 10^14 it is off by 2 %, at 4 x 10^15 by 14 %."""
+"""Largest variance of one store's noise. NumPy's Poisson sampler compares logarithms of
+probabilities in double precision: at a variance of 10^14 it is off by 2 %, at 4 x 10^15 by
+14 %."""
 
 _FLOAT_SLACK = 2e-4
-"""Of a clip: what adding up in float32 may move a sum of a few hundred clips by, twice over."""
+"""Rounding error of a sum in float32, relative to one clip: twice the 10^-4 of a sum of 256
+clipped gradients; see docs/privacy.md."""
 
 _SETTINGS_LABEL = b"hanse/settings/1"
 _NOT_DIGESTED = {
@@ -53,7 +55,7 @@ _NOT_DIGESTED = {
 _BASE_LABEL = b"hanse/base-model/1"
 
 BASE_MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE)
-"""What every store is given before the first round."""
+"""Files that every store receives before the first round."""
 
 
 def manifest_for(
@@ -64,17 +66,17 @@ def manifest_for(
     federation: str,
     log_key: bytes | None = None,
 ) -> Manifest:
-    """Write down the terms of a federation that runs these settings.
+    """Return the terms of a federation that runs these settings.
 
     Args:
-        settings: With the noise solved for, where training is private.
-        arrays: The trained parameters that the first round starts from.
+        settings: The run's settings, with the noise multiplier solved if training is private.
+        arrays: Initial values of the trained parameters, by name.
         stores: Ids of the stores.
-        federation: What it is called.
-        log_key: The coordinator's public key, for its round log.
+        federation: Name of the federation.
+        log_key: Public key of the coordinator's round log; None without a log.
 
     Raises:
-        ConfigError: There are too few stores to hide one among them.
+        ConfigError: There are too few stores for secure aggregation.
         ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
     """
@@ -89,15 +91,15 @@ def manifest_for(
 
 
 def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Manifest:
-    """Work out the terms of a federation whose model and stores do not exist yet.
+    """Return the terms of a federation whose model and stores do not exist yet.
 
-    It says what noise and what sums there would be; its stores have numbers for ids, and the
-    digest of its model is that of none.
+    They show the noise and the sums of such a federation. Its stores have numbers for ids, and
+    the model digest is zero.
 
     Args:
         settings: As for `manifest_for`.
-        parameters: How many are trained.
-        stores: How many there are.
+        parameters: Number of trained parameters.
+        stores: Number of stores.
 
     Raises:
         ConfigError: As `manifest_for`.
@@ -110,9 +112,10 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
 
 
 def base_model_digest(folder: Path) -> bytes | None:
-    """Return the digest of a base model's files, byte for byte; None if one is not there.
+    """Return the digest of a base model's files, byte for byte; None if a file is missing.
 
-    Messages carry only what is trained. This is what makes all stores train the same rest.
+    Messages carry only the trained parameters. The digest makes sure that the frozen parameters
+    are the same at all stores.
     """
     paths = [folder / name for name in BASE_MODEL_FILES]
     if not all(path.is_file() for path in paths):
@@ -121,16 +124,16 @@ def base_model_digest(folder: Path) -> bytes | None:
 
 
 def check_base_model(folder: Path, manifest: Manifest) -> None:
-    """Check the frozen rest of a model, if the manifest names one.
+    """Check the files of the base model, if the manifest names a digest.
 
     Raises:
-        PolicyViolation: It is another one.
+        PolicyViolation: The files are missing or have another digest.
     """
     agreed = manifest.base_digest
     if agreed is None:
         return
-    found = base_model_digest(folder)
-    if found is None or found.hex() != agreed:
+    actual = base_model_digest(folder)
+    if actual is None or actual.hex() != agreed:
         raise PolicyViolation(
             "this store's base model is not the one that the manifest names",
             hint="import the coordinator's model folder as it is: `hanse store enrol --model DIR`",
@@ -147,19 +150,19 @@ def check_instructions(
 
     Args:
         instructions: The message.
-        settings: That it carries.
-        arrays: The model that it carries.
-        manifest: Of this store, checked against its policy.
+        settings: The settings in the message.
+        arrays: The model in the message, by name.
+        manifest: The store's manifest, checked against its policy.
 
     Raises:
-        PolicyViolation: Names the first field that differs, with both values.
+        PolicyViolation: A field differs; the message names the first one and both values.
 
     Guarantees:
-        Whoever passes is clipped, noised and sampled as the manifest says, in a round and on
-        a split that it has, from the model that it names, with the settings whose digest it
-        has, and with the trained arrays and no others; and what the manifest says is enough
-        for the epsilon that it promises. Nothing that a store looks at in its data is the
-        coordinator's to vary, so that whether it refuses says nothing new.
+        If it returns, clipping, noise and sampling are those of the manifest, the manifest has
+        such an exchange, and settings, trained arrays and, in round 1, the model are the ones
+        that it names; and the manifest's noise is enough for the epsilon that it promises. The
+        coordinator can vary nothing that a store's work on its data depends on, so that a
+        refusal reveals nothing about the data.
     """
 
     def require(holds: bool, field: str, asked: object, agreed: str) -> None:
@@ -169,34 +172,38 @@ def check_instructions(
                 hint="nothing was trained or sent; ask the federation which one is right",
             )
 
+    # Settings that contradict themselves are refused like settings that differ.
     try:
-        asked, agreed = _privacy_terms(settings), manifest.privacy
+        received, agreed = _privacy_terms(settings), manifest.privacy
     except PrivacyError as error:
         raise PolicyViolation(
             f"the coordinator asks for terms that do not hold: {error.message}",
             hint="nothing was trained or sent",
         ) from None
     for field in PrivacyTerms.model_fields:
-        wanted, value = getattr(agreed, field), getattr(asked, field)
+        wanted, value = getattr(agreed, field), getattr(received, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))
     digest = settings_digest(settings).hex()
     require(digest == manifest.settings_digest, "settings", digest, repr(manifest.settings_digest))
     _check_place(instructions, manifest, require)
-    pull = _proximal_mu(settings) if instructions.kind == "train" else 0.0
-    require(instructions.proximal_mu == pull, "proximal-mu", instructions.proximal_mu, repr(pull))
+    mu = _proximal_mu(settings) if instructions.kind == "train" else 0.0
+    require(instructions.proximal_mu == mu, "proximal-mu", instructions.proximal_mu, repr(mu))
     for name in sorted({*arrays, *manifest.arrays}):
         array, wanted = arrays.get(name), manifest.arrays.get(name)
-        found = None if array is None else (str(array.dtype), array.shape)
-        fits = found == (None if wanted is None else ("float32", wanted))
-        require(fits, f"arrays.{name}", found, f"float32 {wanted}" if wanted else "no such array")
+        actual = None if array is None else (str(array.dtype), array.shape)
+        fits = actual == (None if wanted is None else ("float32", wanted))
+        require(fits, f"arrays.{name}", actual, f"float32 {wanted}" if wanted else "no such array")
+    # Clipping cannot bound a gradient that is NaN.
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise PolicyViolation(
             "the coordinator's model holds values that are not finite",
             hint="nothing was trained or sent; the federation's training has diverged",
         )
+    # Later models are sums of updates, which no store can know in advance.
     if instructions.kind == "train" and instructions.round == 1:
         model = instructions.model_digest.hex()
         require(model == manifest.model_digest, "model", model, manifest.model_digest)
+    # Constructing the plan checks that the granted exchanges cost no more than the target epsilon.
     check_noise(manifest)
     try:
         plan_of(manifest)
@@ -212,7 +219,7 @@ def _check_place(
     manifest: Manifest,
     require: Callable[[bool, str, object, str], None],
 ) -> None:
-    """Check that the run has such an exchange: this kind, in this round, on this split."""
+    """Check that the manifest has an exchange of this kind, in this round, on this split."""
     number, last = instructions.round, manifest.rounds
     if instructions.kind == "train":
         require(1 <= number <= last, "round", number, f"1 to {last}")
@@ -228,10 +235,10 @@ def _check_place(
 
 
 def plan_of(manifest: Manifest) -> PrivacyPlan | None:
-    """What the terms promise and what an exchange under them costs; None without privacy.
+    """Return the privacy plan of the terms; None without privacy.
 
     Raises:
-        PrivacyError: The terms leave something out, or cost more than they promise.
+        PrivacyError: The terms are incomplete, or cost more than their target epsilon.
     """
     terms = manifest.privacy
     if terms.mode == "none":
@@ -265,7 +272,7 @@ def plan_of(manifest: Manifest) -> PrivacyPlan | None:
 
 
 def grant_of(manifest: Manifest) -> Grant | None:
-    """What the terms let each store spend, over all runs; None without privacy."""
+    """Return what the terms let each store spend over all runs; None without privacy."""
     terms = manifest.privacy
     if terms.target_epsilon is None or terms.target_delta is None:
         return None
@@ -278,16 +285,16 @@ def grant_of(manifest: Manifest) -> Grant | None:
 
 
 def _proximal_mu(settings: RunSettings) -> float:
-    """FedProx's pull, as the strategy of these settings sends it."""
+    """Return FedProx's mu, as the strategy of these settings sends it."""
     return float(settings.federation.strategy_options.get("proximal_mu", 0.0))
 
 
 def settings_digest(settings: RunSettings) -> bytes:
-    """Return the digest of everything that a store's work can depend on, beside privacy.
+    """Return the digest of the settings that a store's work depends on, except privacy.
 
-    Were it the coordinator's to choose, a store that trains when asked for at least 24
-    customers and refuses when asked for 25 would have told how many it has. Left out are the
-    terms of privacy, which are compared one by one, and what no store's work depends on.
+    If the coordinator could choose these settings, it could probe a store: one that trains with
+    `min_customers` at 24 and refuses at 25 has 24 customers. The digest leaves out the privacy
+    terms, which are compared one by one, and settings that no store's work depends on.
     """
     table = settings.model_dump(mode="json", exclude=_NOT_DIGESTED)
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
@@ -295,16 +302,15 @@ def settings_digest(settings: RunSettings) -> bytes:
 
 
 def check_noise(manifest: Manifest) -> None:
-    """Check that the stores' shares of noise add up to what the promise needs.
+    """Check that the stores' shares of noise add up to the noise that is accounted.
 
     Raises:
-        PolicyViolation: Names the section, its noise, and what it would have to be.
+        PolicyViolation: A section has too little noise, none, or more than can be sampled.
 
     Guarantees:
-        Everything about customers that a private mode sends has a noise multiplier. In mode
-        `distributed`, the honest stores of the smallest admissible sum add, to every
-        section, Skellam noise at least as strong as the Gaussian noise that the accounting
-        assumes.
+        Every section that a private mode fills from customers' data has a noise multiplier. In
+        mode `distributed`, the honest stores of the smallest admissible sum add Skellam noise to
+        every section that is at least as strong as the Gaussian noise in the accounting.
     """
     if manifest.privacy.mode == "none":
         return
@@ -318,6 +324,7 @@ def check_noise(manifest: Manifest) -> None:
             if manifest.privacy.mode != "distributed":
                 continue
             least = _least_noise(section, manifest, kind)
+            # The slack allows for other rounding on the machine that wrote the manifest.
             if section.noise_variance < least * (1 - 1e-12):
                 raise PolicyViolation(
                     f"manifest gives section {section.name!r} noise of variance "
@@ -334,7 +341,7 @@ def check_noise(manifest: Manifest) -> None:
 
 
 def honest_survivors(terms: Terms) -> int:
-    """Stores of the smallest admissible sum that do not collude: whose noise counts."""
+    """Return how many honest stores the smallest admissible sum has; only their noise counts."""
     return terms.survivors(terms.minimum_cohort) - terms.colluders
 
 
@@ -351,7 +358,7 @@ def _written(
     if len(ids) < SMALLEST_COHORT:
         raise ConfigError(
             f"{len(ids)} stores cannot hide one update among them, at least {SMALLEST_COHORT} can",
-            hint="add stores, or turn masking off with --no-secure-aggregation",
+            hint="add stores, or switch masking off with --no-secure-aggregation",
         )
     plan = PrivacyPlan.from_settings(settings)
     cohort, survivors = _sizes(settings, len(ids))
@@ -376,6 +383,7 @@ def _written(
     )
     if plan is None or plan.mode != "distributed":
         return draft
+    # Scales before noise, for both kinds: the noise-only section copies the update's variance.
     for change in (_with_drawable_scale, _with_noise):
         draft = draft.model_copy(
             update={
@@ -383,12 +391,12 @@ def _written(
                 for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
             }
         )
-    # Checked anew: there may be no room for so much noise.
+    # `model_copy` validates nothing, and the modulus may have no room for so much noise.
     return Manifest.model_validate(draft.model_dump())
 
 
 def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:
-    """The minimum cohort and, if more than the protocol's own, the minimum of survivors."""
+    """Return the minima of cohort and survivors; 0 survivors leaves the protocol's threshold."""
     federated = settings.federation
     if settings.privacy.mode != "distributed":
         cohort = min(federated.minimum_cohort, stores)
@@ -423,13 +431,13 @@ def _counts(name: str, names: tuple[str, ...], settings: RunSettings, stores: in
 
 
 def _section(name: str, length: int, clip: float, stores: int) -> SectionTerms:
-    # A quarter of the room that the modulus leaves is kept for noise.
+    # The factor 4/3 reserves a quarter of the modulus' range for noise.
     scale = min(largest_scale(clip * 4 / 3, stores), DEFAULT_SCALE)
     return SectionTerms(name=name, length=length, clip=clip, scale=scale)
 
 
 def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
-    """The section with steps so coarse that its noise can be drawn as it should be."""
+    """Return the section with a scale so small that its noise can be sampled exactly."""
     while _least_noise(section, draft, kind) > LARGEST_VARIANCE and section.scale > 1:
         if section.name == NOISE_ONLY:
             break  # it follows the update
@@ -448,7 +456,7 @@ def _parts(manifest: Manifest, kind: Kind) -> tuple[SectionTerms, ...]:
 
 
 def _carries_data(section: SectionTerms) -> bool:
-    """Whether a section of this name is filled from the store's data; others are noise."""
+    """Return whether a section is filled from the store's data; others hold only noise."""
     return section.name in (UPDATE, STATISTICS, EVALUATION)
 
 
@@ -462,23 +470,24 @@ def _multiplier(section: SectionTerms, privacy: PrivacyTerms) -> float | None:
 
 
 def _least_noise(section: SectionTerms, manifest: Manifest, kind: Kind) -> float:
-    """The least variance of one store's noise in a section; see `check_noise`."""
+    """Return the least variance of one store's noise in a section, in integer steps squared."""
     if section.name == NOISE_ONLY:
-        # As much as beside it, so that what is measured there says something of it.
-        beside = [part for part in _parts(manifest, kind) if part.name == UPDATE]
-        return _least_noise(beside[0], manifest, kind) if beside else 0.0
+        # The update's variance, so that measuring this section measures the update's noise.
+        updates = [part for part in _parts(manifest, kind) if part.name == UPDATE]
+        return _least_noise(updates[0], manifest, kind) if updates else 0.0
     noise = _multiplier(section, manifest.privacy)
     if noise is None:
         return 0.0
     l2 = _one_customer(section, manifest.privacy)
+    # Skellam's bound needs the L1 norm too, which is at most sqrt(length) times the L2 norm.
     variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
     return variance / honest_survivors(manifest.terms(kind))
 
 
 def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
-    """Largest L2 norm of what one person adds to a section, in integer steps.
+    """Return the largest L2 norm of one person's contribution to a section, in integer steps.
 
-    Each of their stores rounds for itself, which may move every coordinate by a step.
+    Each of their stores rounds on its own, which can move every coordinate by one step.
     """
     stores = privacy.max_stores_per_customer or 1
     if section.name == UPDATE:
@@ -508,22 +517,21 @@ def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
 
 
 def sum_norm(manifest: Manifest) -> float:
-    """The L2 norm to which a coordinator cuts the sum of a training round's updates.
+    """Return the L2 norm to which the coordinator clips the sum of a round's updates.
 
-    It is that of the largest update of one honest store or, where it is longer, that of the
-    noise of all stores: max(clip, sqrt(stores · noise_variance · length) / scale), in the units
-    of the update.
+    It is max(clip, sqrt(stores · noise_variance · length) / scale) in the units of the update:
+    the largest norm of one honest store's update, or the expected norm of all stores' noise.
 
     Args:
-        manifest: The federation's.
+        manifest: The federation's manifest.
 
     Guarantees:
-        Whatever one store sends, the sum moves the model by no more than one honest store with
-        the largest clip would, or than noise does in every round. The number is public and the
-        sum is released before it is cut, so that cutting costs no epsilon.
+        Whatever one store sends, the sum moves the model no further than one honest store's
+        largest update, or than the noise of any round. The norm is public and the sum is
+        released before it is clipped, so that clipping costs no epsilon.
 
     Edge cases:
-        In modes `local` and `none` a store's noise is inside its clip, and the norm is the clip.
+        In modes `local` and `none` a store's noise is within its clip, and the norm is the clip.
     """
     section = next(part for part in manifest.sections if part.name == UPDATE)
     noise = len(manifest.stores) * section.noise_variance * section.length

@@ -1,9 +1,9 @@
-"""Options and arguments that several commands have, and the words that stand for their values.
+"""Options and arguments that several commands share, and the metavars of all commands.
 
     def verify(path: EvidenceArgument, output: FormatOption = Format.TABLE) -> None: ...
 
-The same thing has one name, one word for its value and one text in all commands. `--format` is
-in `hanse_common.formats`.
+An option has the same name, metavar and help text in all commands. `--format` is in
+`hanse_common.formats`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hanse_common.commands import NUMBER, WHOLE_NUMBER
 
 METAVARS = {
     "CATALOGUE": "a file with the items that shops sell",
-    "CLASS": "a class that a model ranks, or a path above some",
+    "CLASS": "a class that a model ranks, or a path above classes",
     "DATA": "a public data set's name, or a file",
     "FILE": "a file",
     "FOLDER": "a folder",
@@ -29,7 +29,7 @@ METAVARS = {
     "MODEL": "a model's folder, or its run's",
     "NAME": "any name",
     "PATH": "a file or a folder",
-    "PSEUDONYM": "a customer, as predictions name them",
+    "PSEUDONYM": "a customer's pseudonym, as predictions have it",
     "RECIPE": "a recipe's name, or a file of settings",
     "RUN": "a run's name, or its folder",
     "SECONDS": "a time, which may be a fraction",
@@ -39,7 +39,7 @@ METAVARS = {
     f"{WHOLE_NUMBER}[,{WHOLE_NUMBER}...]": "whole numbers with commas between them",
     NUMBER: "a number",
 }
-"""Word on a help page -> what stands there. `A|B` is one or the other."""
+"""Metavars of help pages with the values that they stand for. `A|B` is one or the other."""
 
 StoreFolderOption = Annotated[
     Path, typer.Option("--folder", metavar="FOLDER", help="The store's folder.")
@@ -59,22 +59,20 @@ ServingStoreOption = Annotated[
 RunNameOption = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Name of the run's folder.")
 ]
-YesOption = Annotated[
-    bool, typer.Option("--yes", help="Do not ask: what would be asked has been checked.")
-]
+YesOption = Annotated[bool, typer.Option("--yes", help="Answer every question with yes.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 HostOption = Annotated[
     str,
     typer.Option(
         "--host",
         metavar="HOST",
-        help="Address to answer on; others than this machine's are yours to guard.",
+        help="Address to listen on; you must protect any that other machines can reach.",
     ),
 ]
 PortOption = Annotated[
-    int, typer.Option("--port", min=0, max=65_535, help="Port to answer on; 0 takes a free one.")
+    int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
 ]
 CheckOption = Annotated[
     bool,
-    typer.Option("--check", help="Say whether all is well, and end: with status 0 if it is."),
+    typer.Option("--check", help="Check the state once and exit: with status 0 if all is well."),
 ]

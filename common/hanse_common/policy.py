@@ -1,7 +1,7 @@
-"""A store's own limits: floors and ceilings that no manifest can move.
+"""A store's own limits, which no manifest can override.
 
-The manifest is the federation's offer. A store compares it with its policy before it does
-anything, and says which field does not fit, with both values.
+A store compares every manifest with its policy before it uses it, and refuses it with the name
+and both values of the first field that is beyond a limit.
 
 >>> policy = StorePolicy(authority="00" * 32, minimum_cohort=8)
 >>> policy.minimum_cohort
@@ -24,7 +24,7 @@ from hanse_common.secagg.terms import SMALLEST_COHORT
 
 
 class StorePolicy(Settings):
-    """What a store accepts; unset limits accept anything that the protocol allows."""
+    """The limits of a store; an unset limit accepts everything that the protocol allows."""
 
     authority: Hex32
     """Public key of the enrolment authority that this store trusts."""
@@ -35,16 +35,16 @@ class StorePolicy(Settings):
     minimum_survivors: int = Field(default=0, ge=0)
     modes: tuple[Literal["none", "local", "distributed"], ...] = ("local", "distributed")
     max_epsilon: float = Field(default=8.0, gt=0)
-    """Of a federation's promise, and of everything this store has spent since the last renewal."""
+    """Ceiling of a manifest's target, and of the store's total since the last renewal."""
     budget_renews: date | None = None
-    """First day (UTC) from which what was spent before no longer counts towards `max_epsilon`.
-    A day renews once, and the ledger says when; unset, everything ever spent counts."""
+    """Day (UTC) on which the budget is renewed: earlier charges no longer count towards
+    `max_epsilon`. A day renews once, and the ledger records it. If unset, all charges count."""
     max_delta: float = Field(default=1e-5, gt=0, lt=1)
     max_rounds: int | None = Field(default=None, ge=1)
     max_length: int | None = Field(default=None, ge=1)
     """Most coordinates of the vector that leaves the store."""
     round_log: bool = True
-    """Take part only where the coordinator keeps a log that shows every store one history."""
+    """Take part only if the coordinator keeps a round log, which shows all stores one history."""
     model_digest: Hex32 | None = None
     fab_digest: Hex32 | None = None
 
@@ -66,17 +66,18 @@ class StorePolicy(Settings):
 
     @property
     def budget(self) -> Budget:
-        """What may be spent until the next renewal."""
+        """The budget until the next renewal."""
         return Budget.until_renewed(self.max_epsilon, renews=self.budget_renews)
 
     def check(self, signed: SignedManifest) -> Manifest:
-        """Return the manifest if it is the pinned authority's and within every limit.
+        """Return the manifest if the pinned authority signed it and it is within every limit.
 
         Raises:
             BadManifest: The signature is not the pinned authority's.
-            PolicyViolation: Names the first field beyond its limit, both values, and how
-                many others there are.
+            PolicyViolation: A field is beyond its limit; the message names the first one, both
+                values, and the number of others.
         """
+        # The signature first: until it is checked, the fields are anybody's.
         manifest = signed.check(bytes.fromhex(self.authority))
         violations = self.violations(manifest)
         if violations:
@@ -87,11 +88,11 @@ class StorePolicy(Settings):
 
     def violations(self, manifest: Manifest) -> list[PolicyViolation]:
         """Return every field of a manifest that this policy does not allow."""
-        found: list[PolicyViolation] = []
+        violations: list[PolicyViolation] = []
 
         def require(holds: bool, field: str, offered: object, allowed: str) -> None:
             if not holds:
-                found.append(
+                violations.append(
                     PolicyViolation(
                         f"manifest has {field}={_plain(offered)}, this store's policy "
                         f"requires {allowed}",
@@ -115,6 +116,7 @@ class StorePolicy(Settings):
             manifest.threshold_fraction,
             self.threshold_fraction,
         )
+        # Compared as integers: quotients in floating point could round past the floor.
         require(
             top * floor_bottom >= floor_top * bottom,
             "threshold_fraction",
@@ -141,7 +143,7 @@ class StorePolicy(Settings):
         require(not self.round_log or manifest.log_key is not None, "log_key", None, "a round log")
         equal("model_digest", self.model_digest)
         equal("fab_digest", self.fab_digest)
-        return found
+        return violations
 
 
 def _plain(value: object) -> str:

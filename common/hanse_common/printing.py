@@ -1,8 +1,8 @@
-"""Printing that no text of another party can turn against the terminal.
+"""Prints untrusted text so that it cannot control the terminal.
 
-Names, refusals, file names and errors that quote a file come from other stores, from the
-coordinator, from whoever made the file. Everything that Hanse prints passes through here, where
-control characters become visible escapes, and nothing is read as markup.
+Names, refusals, file names and errors that quote a file come from other stores, the
+coordinator, or the author of a file. All output of Hanse passes through here: control characters
+become visible escapes, and nothing is interpreted as markup.
 """
 
 from __future__ import annotations
@@ -30,38 +30,39 @@ def console(
     width: int | None = None,
     plain: bool = False,
 ) -> Console:
-    """A console for tables: no markup, no highlighting, and control characters as escapes.
+    """Return a console for tables without markup that escapes control characters.
 
     Args:
-        file: Where to; stdout if unset.
-        stderr: To stderr instead.
-        width: Of lines; the terminal's if unset.
-        plain: Without colours, wherever it goes.
+        file: The output; stdout if unset.
+        stderr: Print to stderr instead.
+        width: Width of a line in characters; the terminal's if unset.
+        plain: Print no colours, even to a terminal.
     """
     from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
     from rich.segment import Segment
 
     class Printable:
-        """What a renderable draws, with control characters of its texts as escapes."""
+        """A renderable whose texts have their control characters escaped."""
 
         def __init__(self, inner: ConsoleRenderable) -> None:
             self._inner = inner
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             for part in console.render(self._inner, options):
-                # What rich itself has the terminal do is marked as control.
-                seen = part.text if part.control else printable(part.text, lines=True)
-                yield Segment(seen, part.style, part.control)
+                # Segments marked as control are rich's own escape sequences. All other text may
+                # be another party's.
+                text = part.text if part.control else printable(part.text, lines=True)
+                yield Segment(text, part.style, part.control)
 
     class Hook(RenderHook):
-        """Wraps everything that is printed."""
+        """Wraps every renderable that is printed."""
 
         def process_renderables(
             self, renderables: Iterable[ConsoleRenderable]
         ) -> list[ConsoleRenderable]:
-            return [Printable(one) for one in renderables]
+            return [Printable(renderable) for renderable in renderables]
 
-    made = Console(
+    escaping = Console(
         file=file,
         stderr=stderr,
         width=width,
@@ -71,5 +72,5 @@ def console(
         highlight=False,
         emoji=False,
     )
-    made.push_render_hook(Hook())
-    return made
+    escaping.push_render_hook(Hook())
+    return escaping

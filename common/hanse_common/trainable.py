@@ -1,16 +1,16 @@
-"""What of the model is trained: the words of `model.trainable`, read in one place.
+"""Parses `model.trainable`, which names the part of the model that is trained.
 
-| | what is trained |
+| | trained parameters |
 |---|---|
-| `rules` | the few hundred parameters that amend the simple rules which the heads start from |
+| `rules` | a few hundred corrections of the simple rules that initialise the heads |
 | `heads` | everything but the transformer |
 | `top:K` | the heads, the last K transformer layers and the norm after them |
-| `lora:R` | the heads, and factors of rank R beside every projection of attention and MLP |
+| `lora:R` | the heads, and LoRA factors of rank R for every projection of attention and MLP |
 | `adapters:R` | the heads, and a bottleneck of width R after every layer's MLP |
 | `all` | everything |
 
-`lora` and `adapters` give the model parameters that it would not have without them: it is
-made for one of them, and `adaptation` says for which. Needs no torch.
+`lora` and `adapters` add parameters to the model, so that a model is built for one of them;
+`adaptation` names it. This module does not import torch.
 
 >>> Trainable.parse("lora:4").adaptation
 'lora:4'
@@ -26,18 +26,18 @@ from typing import Self
 from hanse_common.errors import ConfigError
 
 WORDS = ("rules", "heads", "all")
-SIZED = ("top", "lora", "adapters")
+_SIZED = ("top", "lora", "adapters")
 OFFERED = f"{', '.join(WORDS)}, top:K, lora:R or adapters:R"
 _ADAPTATIONS = ("lora", "adapters")
 
 
 @dataclass(frozen=True, slots=True)
 class Trainable:
-    """One way to choose what is trained.
+    """A parsed value of `model.trainable`.
 
     Args:
-        kind: Of the table above.
-        size: K or R; 0 where there is none.
+        kind: First part of a row of the table above.
+        size: K or R; 0 for kinds without a size.
     """
 
     kind: str
@@ -45,15 +45,16 @@ class Trainable:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a word of `model.trainable`.
+        """Parse a value of `model.trainable`.
 
         Raises:
-            ConfigError: It is none.
+            ConfigError: The value is unknown, or its size is not a positive integer.
         """
         kind, colon, number = text.partition(":")
         if not colon and kind in WORDS:
             return cls(kind)
-        if kind not in SIZED or not (number.isascii() and number.isdecimal()):
+        # `isdecimal` alone accepts digits of other scripts, of which `str` makes ASCII ones.
+        if kind not in _SIZED or not (number.isascii() and number.isdecimal()):
             raise ConfigError(f"model.trainable={text!r} is unknown", hint=f"take {OFFERED}")
         if int(number) < 1:
             raise ConfigError(
@@ -66,18 +67,18 @@ class Trainable:
 
     @property
     def adaptation(self) -> str | None:
-        """What a model must have been made for; None if any model will do."""
+        """The adaptation that a model must have been built with; None if any model will do."""
         return str(self) if self.kind in _ADAPTATIONS else None
 
     def check(self, *, layers: int, width: int) -> None:
-        """Refuse what a transformer of that shape does not have.
+        """Check the size against a transformer's shape.
 
         Args:
-            layers: How many it has.
-            width: Of its states.
+            layers: Number of its layers.
+            width: Width of its hidden states.
 
         Raises:
-            ConfigError: More layers than it has, or a rank above its width.
+            ConfigError: The size exceeds the number of layers, or the width.
         """
         if self.kind == "top" and self.size > layers:
             raise ConfigError(

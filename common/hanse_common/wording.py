@@ -1,4 +1,4 @@
-"""Figures of a promise the way a person reads them, never better than they are; and safe text.
+"""Formats epsilons, counts and untrusted text for people.
 
 >>> epsilon(7.981), epsilon_left(0.0078), counted(2, "store")
 ('7.99', '0.00', '2 stores')
@@ -17,16 +17,17 @@ ABSENT = "–"
 
 
 def epsilon(value: float | None) -> str:
-    """Write an ε with two decimals, rounded **up**: a promise may not look better than it is."""
+    """Return an ε with two decimals, rounded **up**: it must not look better than it is."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
         return "unbounded"
+    # Rounded to six digits first: 0.07 * 100 is 7.000000000000001, which would round up to 0.08.
     return f"{math.ceil(round(value * 100, 6)) / 100:.2f}"
 
 
 def epsilon_left(value: float | None) -> str:
-    """Write what is left of an ε with two decimals, rounded **down**.
+    """Return a remaining ε with two decimals, rounded **down**.
 
     >>> epsilon_left(-math.inf)
     'nothing'
@@ -39,7 +40,7 @@ def epsilon_left(value: float | None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a count with its noun.
+    """Return a count with its noun in the right number.
 
     >>> counted(1, "store"), counted(2310, "customer")
     ('1 store', '2,310 customers')
@@ -48,7 +49,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return plain values as JSON can hold them: undefined and infinite numbers become None.
+    """Return plain values for JSON: NaN and infinite numbers become None.
 
     >>> finite({"epsilon": [1.5, math.inf]})
     {'epsilon': [1.5, None]}
@@ -62,21 +63,18 @@ def finite(value: Any) -> Any:
     return value
 
 
-_SEEN = re.compile(r"L[ultmo]|M[nce]|N[dlo]|P[cdseifo]|S[mcko]|Zs")
-"""Unicode categories of what can be seen. Not among them: control characters (Cc, with ESC,
-which terminals obey), format characters (Cf, with those that turn the direction of text),
-surrogates, private and unassigned ones, line and paragraph separators."""
+_VISIBLE = re.compile(r"L[ultmo]|M[nce]|N[dlo]|P[cdseifo]|S[mcko]|Zs")
+"""Unicode categories of visible characters. Excluded are control characters (Cc: terminals act on
+ESC), format characters (Cf: some reverse the direction of text), surrogates, private-use and
+unassigned characters, and line and paragraph separators."""
 
 
 def printable(text: str, *, lines: bool = False) -> str:
-    r"""Write text of another party so that a terminal shows it and obeys none of it.
+    r"""Return untrusted text with invisible and control characters written as escapes.
 
     Args:
-        text: As it came: a store's refusal, a file's name, an error that quotes either.
-        lines: Let line ends and tabs stand, for texts of our own with several lines.
-
-    Returns:
-        The text, with everything that cannot be seen written as an escape.
+        text: Text of another party: a store's refusal, a file's name, an error that quotes them.
+        lines: Leave line ends and tabs as they are, for Hanse's own texts of several lines.
 
     >>> printable("Käse \x1b[31mred\x1b[0m\r\n\u202etxt")
     'Käse \\x1b[31mred\\x1b[0m\\r\\n\\u202etxt'
@@ -87,20 +85,21 @@ def printable(text: str, *, lines: bool = False) -> str:
         return text
     return "".join(
         char
-        if _SEEN.fullmatch(category(char)) or (lines and char in "\n\t")
+        if _VISIBLE.fullmatch(category(char)) or (lines and char in "\n\t")
         else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
 
 
 def json_text(value: Any, *, indent: int | None = 2) -> str:
-    r"""Write a value as JSON whose characters can all be seen; what is not finite becomes null.
+    r"""Return a value as JSON of visible characters; numbers that are not finite become null.
 
     >>> json_text({"store": "a\x9b31m", "epsilon": math.inf}, indent=None)
     '{"store": "a\\u009b31m", "epsilon": null}'
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    # Outside of JSON's own strings stand characters that can be seen, and line ends.
+    # Replacing single characters of the encoded text is safe: outside of strings JSON holds only
+    # visible ASCII and line ends, so that an escape can only be put inside a string.
     return "".join(
         char if char == "\n" or printable(char) == char else json.dumps(char)[1:-1] for char in text
     )

@@ -424,7 +424,11 @@ CASES = {
         FORKED,
         "the last record of the round log is not the expected one",
     ),
-    "a checkpoint as text": (lambda f: changed(good(f), **{LOG: "x"}), "[config]", "is no bytes"),
+    "a checkpoint as text": (
+        lambda f: changed(good(f), **{LOG: "x"}),
+        "[config]",
+        "is not of type bytes",
+    ),
     **{
         f"garbage as proofs: {text[:12]!r}": (
             lambda f, text=text: with_proofs(f, bare(text)),

@@ -99,13 +99,13 @@ def test_the_servers_step_is_gradient_descent_by_the_public_constant(settings):
     start, total = (torch.randn(6, generator=generator) for _ in range(2))
     stores, batch = 2, settings.training.expected_batch_size
     for number in (1, 2, 4):
-        rate = settings.training.learning_rate * settings.fading(number)
+        rate = settings.training.learning_rate * settings.learning_rate_decay(number)
         parameter = torch.nn.Parameter(start.clone())
         parameter.grad = total / (stores * batch)
         torch.optim.SGD([parameter], lr=rate).step()
         moved = start + settings.update_factor(number) * total / stores
         torch.testing.assert_close(moved, parameter.detach())
-    assert settings.fading(1) > settings.fading(4) > 0.1
+    assert settings.learning_rate_decay(1) > settings.learning_rate_decay(4) > 0.1
     assert settings.with_changes({"privacy.mode": "local"}).update_factor(3) == 1.0
 
 

@@ -261,7 +261,7 @@ def _private_steps(
 ) -> Iterator[Tensor]:
     """DP-SGD (Abadi et al. 2016) with customers as examples; yields each step's losses [B]."""
     start = [p.detach().clone() for p in work.trained]
-    rate = work.settings.training.learning_rate * work.settings.fading(number)
+    rate = work.settings.training.learning_rate * work.settings.learning_rate_decay(number)
     optimizer = KeystreamOptimizer(
         torch.optim.SGD(work.trained, lr=rate),
         noise_multiplier=plan.noise_multiplier,
@@ -316,7 +316,9 @@ def _non_private_steps(work: _Work, number: int, proximal_mu: float) -> Iterator
     """Steps without per-customer clip and noise; yields each step's losses [B]."""
     start = [p.detach().clone() for p in work.trained]
     optimizer = _non_private_optimizer(work)
-    rate = work.settings.training.non_private_learning_rate * work.settings.fading(number)
+    rate = work.settings.training.non_private_learning_rate * work.settings.learning_rate_decay(
+        number
+    )
     for draw in _samples(work, number):
         yield _non_private_step(optimizer, work, draw, number)
         _pull_back(work.trained, start, proximal_mu * rate)
@@ -343,8 +345,9 @@ def _non_private_step(
     # The mean and not a sum over a constant, as under privacy: without a clip the largest store
     # takes ten times the smallest one's steps, and the run diverges (docs/lab-notes.md).
     for group in optimizer.param_groups:
-        group["lr"] = work.settings.training.non_private_learning_rate * work.settings.fading(
-            number
+        group["lr"] = (
+            work.settings.training.non_private_learning_rate
+            * work.settings.learning_rate_decay(number)
         )
     optimizer.zero_grad()
     losses = [torch.zeros(0)]
