@@ -1,9 +1,9 @@
-"""The thin app bundle: what Flower calls a FAB, with names of installed modules and no code.
+"""The Flower app bundle (FAB), which names installed modules and holds no code.
 
-Coordinator and stores run what is installed on their own machines; the bundle only says
-which module. Its bytes never change by themselves (nothing in them depends on the time, the
-machine or a compressor's version), so that its digest can stand in the manifest and in a
-store's policy, and anything else that a SuperLink hands out can be refused unopened.
+Coordinator and stores run the code that is installed on their own machines; the bundle only
+names the module. Its bytes do not depend on the time, the machine or a compressor's version.
+Therefore the manifest and a store's policy can hold its digest, and a store can refuse any other
+bundle from a SuperLink without opening it.
 
 >>> build() == build(), digest() == hashlib.sha256(build()).hexdigest()
 (True, True)
@@ -23,9 +23,10 @@ CLIENT = "hanse_client.app:app"
 """The ClientApp of a real store."""
 
 _MEMBERS = {"pyproject.toml": "app.toml", "LICENSE": "LICENSE"}
-"""Names in the bundle, and of the files beside this one; the first is Flower's to find."""
+"""Names of the members and of their source files in this package; Flower reads the first."""
 
 _CONTENT = ".info/CONTENT"
+# A constant date and system: the current ones would change the digest.
 _DATE = (2024, 10, 1, 0, 0, 0)
 _UNIX = 3
 
@@ -34,8 +35,8 @@ def build(client: str = CLIENT) -> bytes:
     """Return the bundle's bytes: the same on every machine.
 
     Args:
-        client: The ClientApp that it names. Another than a real store's is for measurements
-            beside it: enrolled stores refuse such a bundle.
+        client: The ClientApp that the bundle names. Others than a real store's serve
+            measurements only: enrolled stores refuse such a bundle.
     """
     here = files(__name__)
     members = {name: (here / source).read_bytes() for name, source in _MEMBERS.items()}
@@ -46,7 +47,7 @@ def build(client: str = CLIENT) -> bytes:
     ]
     members[_CONTENT] = "\n".join(lines).encode()
     buffer = io.BytesIO()
-    # Stored, not deflated: compressors differ between builds of zlib.
+    # Stored, not deflated: builds of zlib compress to different bytes.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             member = zipfile.ZipInfo(name, _DATE)
@@ -56,5 +57,5 @@ def build(client: str = CLIENT) -> bytes:
 
 
 def digest() -> str:
-    """Return the bundle's SHA-256 in hexadecimal, as Flower computes it and manifests say it."""
+    """Return the bundle's SHA-256 in hexadecimal, as in Flower and in manifests."""
     return hashlib.sha256(build()).hexdigest()

@@ -1,7 +1,7 @@
-"""Error codes as labels: what a peer wrote becomes one of a known, small set.
+"""Maps a peer's reason for refusing to one of a small set of error codes, for use as a label.
 
-A store's reason for refusing is the store's text. Taken over as a label it could fill a
-monitoring system, or carry words that have no place there.
+The reason is a store's own text. As a label it could create any number of time series in a
+monitoring system, or carry text that must not get there.
 
 >>> code_in("[weak-key] public key 00… has small order"), code_in("no reply in time")
 ('weak-key', 'no-reply')
@@ -18,14 +18,14 @@ from functools import cache
 
 from hanse_common.errors import families
 
-NO_REPLY, INTERNAL, OTHER = "no-reply", "internal", "other"
+_NO_REPLY, _INTERNAL, OTHER = "no-reply", "internal", "other"
 _CODE = re.compile(r"\[([a-z-]+)\]")
 _KIND = re.compile(r"([A-Za-z]\w*): ")
 
 
 @cache
 def known_codes() -> frozenset[str]:
-    """Return the code of every error."""
+    """Return the codes of all errors."""
     return frozenset(families())
 
 
@@ -35,12 +35,16 @@ def _by_class() -> dict[str, str]:
 
 
 def code_in(reason: str) -> str:
-    """The code of a reason that begins with one in brackets, or with an exception's name."""
-    found = _CODE.match(reason)
-    if found:
-        code = found[1]
-        return code if code in known_codes() or code == INTERNAL else OTHER
+    """Return the code of a reason that starts with one in brackets, or with an exception's name.
+
+    Args:
+        reason: A refusal, as a store wrote it or as the coordinator noted it.
+    """
+    bracketed = _CODE.match(reason)
+    if bracketed:
+        code = bracketed[1]
+        return code if code in known_codes() or code == _INTERNAL else OTHER
     if reason == "no reply in time":
-        return NO_REPLY
+        return _NO_REPLY
     named = _KIND.match(reason)
-    return _by_class().get(named[1], INTERNAL) if named else OTHER
+    return _by_class().get(named[1], _INTERNAL) if named else OTHER

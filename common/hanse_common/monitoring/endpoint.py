@@ -1,4 +1,4 @@
-r"""A small HTTP endpoint: `/healthz`, `/readyz`, and `/metrics` as Prometheus reads them.
+r"""An HTTP endpoint with `/healthz`, `/readyz`, and `/metrics` in Prometheus' text format.
 
 >>> from urllib.request import urlopen
 >>> with Endpoint(read=lambda: [], check=lambda: Health(checks={"up": ""}), port=0) as endpoint:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _SECONDS = 10.0
+"""Timeout of one request's socket."""
 _TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
 
 _log = logging.getLogger(__name__)
@@ -33,17 +34,17 @@ Read = Callable[[], Iterable["Metric"]]
 
 
 class Endpoint:
-    """Answers until it is closed; reads anew for each question.
+    """An HTTP server that reads metrics and checks for each request.
 
     Args:
-        read: The figures.
-        check: What `/readyz` tells.
-        host: Address to listen on. On loopback, only questions that name this machine are
-            answered, so that no web page can have a browser ask.
-        port: 0 takes a free one.
+        read: Reads the metrics for `/metrics`.
+        check: Runs the checks for `/readyz`.
+        host: Address to listen on. On loopback, only requests whose `Host` is loopback too are
+            answered.
+        port: Port to listen on; 0 takes a free one.
 
     Raises:
-        ConfigError: The address cannot be listened on.
+        ConfigError: The address is unavailable.
         MissingDependency: The Prometheus client is not installed.
     """
 
@@ -66,24 +67,24 @@ class Endpoint:
             ) from error
         self._server.daemon_threads = True
         self._read, self._check = read, check
-        self._alone = _is_loopback(host)
+        self._loopback_only = _is_loopback(host)
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Address of the server, without a path."""
         host, port = self._server.server_address[:2]
         return f"http://{host!s}:{port}"
 
     def start(self) -> None:
-        """Answer in a thread of its own."""
+        """Serve in a background thread."""
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def serve(self) -> None:
-        """Answer in this thread, until it is interrupted."""
+        """Serve in this thread until interrupted."""
         self._server.serve_forever()
 
     def close(self) -> None:
-        """Stop answering."""
+        """Close the server's socket."""
         self._server.server_close()
 
     def __enter__(self) -> Self:
@@ -93,9 +94,16 @@ class Endpoint:
         self.close()
 
     def answer(self, path: str, host: str) -> tuple[int, str, bytes]:
-        """Return status, content type and body of the answer to a question."""
-        if self._alone and not _is_loopback(host):
-            return 403, _TEXT, b"this endpoint answers its own machine\n"
+        """Return status, content type and body of the response to a request.
+
+        Args:
+            path: Path of the request.
+            host: Its `Host` header.
+        """
+        # DNS rebinding: a web page can make a browser on this machine send requests here, but they
+        # carry the page's own host name.
+        if self._loopback_only and not _is_loopback(host):
+            return 403, _TEXT, b"this endpoint answers requests of its own machine only\n"
         try:
             if path == "/healthz":
                 return 200, _TEXT, b"ok\n"
@@ -110,22 +118,23 @@ class Endpoint:
 
 
 def exposition(read: Read) -> tuple[str, bytes]:
-    """Return content type and text of figures, as Prometheus reads them.
+    """Return content type and text of metrics in Prometheus' format.
 
     Edge cases:
-        A file that cannot be read does not hide the other figures: it becomes
+        An unreadable file does not hide the metrics that were read before it: it becomes
         `hanse_read_errors{code=…} 1`.
     """
     from prometheus_client import CollectorRegistry
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+    # A registry of its own: the default one adds metrics of this Python process.
     registry = CollectorRegistry()
     registry.register(_Collected(list(_without_errors(read))))
     return CONTENT_TYPE_LATEST, generate_latest(registry)
 
 
 class _Collected:
-    """What the registry asks for its figures."""
+    """A collector of metrics that were read before."""
 
     def __init__(self, figures: list[Metric]) -> None:
         self._figures = figures
@@ -151,7 +160,8 @@ def _as_json(row: dict[str, Any]) -> bytes:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether an address, or the `Host` of a question, is this machine's loopback."""
+    """Return whether an address, or a `Host` header, is this machine's loopback."""
+    # Only host:port and [host]:port have a port: a bare IPv6 address has several colons.
     name = host.rpartition(":")[0] if host.count(":") == 1 or host.startswith("[") else host
     name = (name or host).strip("[]")
     if name == "localhost":
@@ -163,7 +173,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Hands a question to the endpoint."""
+    """Passes a request to the endpoint."""
 
     endpoint: Endpoint
     timeout = _SECONDS
@@ -179,4 +189,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a question every few seconds is no event."""
+        """Log nothing: Prometheus sends a request every few seconds."""

@@ -1,4 +1,4 @@
-"""Whether a long-running command is up, as its files and its port say."""
+"""Health of a long-running command, read from its lock files and its port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """Named checks, each with what is wrong, or nothing.
+    """Named checks, each with its problem, or an empty text.
 
     >>> health = Health(checks={"up": "", "certificate": "it ended on 2026-01-01"})
     >>> health.ready, health.row()["checks"]["up"]
@@ -23,26 +23,26 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no check has a problem."""
         return not any(self.checks.values())
 
     def row(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        found = {name: wrong or "ok" for name, wrong in self.checks.items()}
-        return {"ready": self.ready, "checks": found}
+        """Return the checks for JSON."""
+        checks = {name: problem or "ok" for name, problem in self.checks.items()}
+        return {"ready": self.ready, "checks": checks}
 
 
 def is_locked(path: Path) -> bool:
-    """Whether some process holds `flock` on a file; the system drops a lock with its process.
+    """Return whether a process holds `flock` on a file; the lock ends with its process.
 
     Edge cases:
-        A file that does not exist, or cannot be opened, is not locked.
+        A file that does not exist or cannot be opened is not locked.
     """
     try:
         with path.open("rb") as file:
             try:
-                # Shared, and let go at once: only a process that starts in this very moment
-                # could mistake it for another holder.
+                # A shared lock, released at once: only a process that starts at this moment could
+                # mistake this one for a holder.
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
@@ -52,7 +52,14 @@ def is_locked(path: Path) -> bool:
 
 
 def listens(host: str, port: int, *, seconds: float = 2.0) -> bool:
-    """Whether something accepts connections at an address of this machine."""
+    """Return whether a process accepts connections at an address of this machine.
+
+    Args:
+        host: The address that the process binds.
+        port: Its port.
+        seconds: Timeout of the attempt to connect.
+    """
+    # A wildcard can be bound, but connecting to it works on some systems only.
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
         socket.create_connection((reached, port), timeout=seconds).close()

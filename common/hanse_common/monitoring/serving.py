@@ -1,4 +1,4 @@
-"""What `hanse server metrics` and `hanse store metrics` share: serve, or look once."""
+"""The shared body of `hanse server metrics` and `hanse store metrics`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,20 @@ from hanse_common.wording import json_text
 def run(
     *, read: Read, check: Callable[[], Health], host: str, port: int, once: bool, as_json: bool
 ) -> None:
-    """Serve figures until interrupted, or print the checks and end.
+    """Serve metrics until interrupted, or print the health checks once.
+
+    Args:
+        read: Reads the metrics.
+        check: Runs the health checks.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        once: Print the checks and return.
+        as_json: Print the checks as JSON; goes with `once`.
 
     Raises:
-        NotReady: `once`, and something is wrong.
-        ConfigError: The address cannot be listened on; or JSON without `once`.
-        MissingDependency: As `Endpoint`.
+        NotReady: `once` is set and a check fails.
+        ConfigError: The address is unavailable, or `as_json` is set without `once`.
+        MissingDependency: The Prometheus client is not installed.
     """
     if once:
         _print(check(), as_json)
@@ -37,8 +45,8 @@ def _print(health: Health, as_json: bool) -> None:
     if as_json:
         echo(json_text(row))
     else:
-        for name, found in row["checks"].items():
-            echo(f"{name}: {found}")
+        for name, result in row["checks"].items():
+            echo(f"{name}: {result}")
     if not health.ready:
-        wrong = [name for name, found in health.checks.items() if found]
-        raise NotReady(f"not ready: {', '.join(wrong)}", hint="each check says what is wrong")
+        failed = [name for name, problem in health.checks.items() if problem]
+        raise NotReady(f"not ready: {', '.join(failed)}", hint="each check says what is wrong")

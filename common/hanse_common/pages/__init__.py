@@ -1,4 +1,4 @@
-r"""Pages that need nothing but themselves: one look, and every foreign text shown as text.
+r"""Self-contained HTML pages with one style sheet, which show untrusted text as plain text.
 
 >>> environment = page_environment("hanse_common", "pages")
 >>> environment.from_string("<p>{{ name }}</p>").render(name="<b>Lübeck</b>\u202e")
@@ -18,36 +18,41 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_KEPT = "\n\t"
+_INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_LAYOUT = "\n\t"
+"""Control characters that are left as they are."""
 
 
 def visible(value: object) -> object:
-    r"""Write out what a text would hide: characters that turn the direction, or show nothing.
+    r"""Return text with invisible characters, and those that reverse its direction, escaped.
+
+    Other values and safe markup are returned unchanged.
 
     >>> visible("gdan\u200dsk"), visible(3)
     ('gdan\\u200dsk', 3)
     """
+    # Markup was built by this package's code from escaped parts; escaping again would show tags.
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return "".join(
-        repr(c)[1:-1] if unicodedata.category(c) in _UNSEEN and c not in _KEPT else c for c in value
+        repr(c)[1:-1] if unicodedata.category(c) in _INVISIBLE and c not in _LAYOUT else c
+        for c in value
     )
 
 
 def page_environment(package: str, folder: str) -> Environment:
-    """Return what renders the templates of a package, which may include `base.css`.
+    """Return a jinja2 environment for a package's templates, which may include `base.css`.
 
     Args:
-        package: Where the templates are.
-        folder: Within the package.
+        package: The package that holds the templates.
+        folder: The templates' folder within the package.
 
     Raises:
-        MissingDependency: There is no jinja2 on this machine.
+        MissingDependency: jinja2 is not installed.
 
     Guarantees:
-        What a template is given is escaped, characters that cannot be seen are written out,
-        and a name that it does not know is an error.
+        Values in a template are HTML-escaped, invisible characters are written as escapes, and
+        an undefined name raises an error.
     """
     try:
         from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
