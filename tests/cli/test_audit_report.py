@@ -141,7 +141,7 @@ def test_the_statement_names_the_protected_the_adversary_the_amount_and_the_time
         "against everybody who sees what left the customer's store",
         f"ε is at most {epsilon(spent)} at δ = 1e-06 for a customer of one store",
         f"right at most {sentences.percent(spent, 1e-6)} times in 100",
-        "It does not wear off",
+        "It does not expire",
         "Nothing that could be verified is wrong",
     ):
         assert part in text, part
@@ -244,7 +244,7 @@ def test_in_mode_local_nobody_need_be_trusted_and_in_mode_distributed_masks_bear
     run, tmp_path
 ):
     text = make(run)[0].text("trust")
-    assert "need trust nobody but their own store" in text
+    assert "need to trust only their own store" in text
     assert "load-bearing" not in text
     for part in ("Data collection", "Access control", "Side channels", "Utility and bias"):
         assert part in text

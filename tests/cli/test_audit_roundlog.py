@@ -220,7 +220,7 @@ def test_a_receipt_that_was_deleted_from_the_log_is_missed(run):
     assert log_of(run, ok=False)["fault"] == {
         "record": number,
         "problem": "not to be trusted",
-        "detail": "a store is in the sum, and its receipt is not there once",
+        "detail": "a store in the sum has no receipt, or receipts are repeated or unsorted",
     }
 
 

@@ -1,1 +1,1 @@
-"""What an auditor asks of stores' ledgers: are they as written, true, and within the terms?"""
+"""Audit of stores' ledgers and round logs: integrity, epsilon, and the signed terms."""

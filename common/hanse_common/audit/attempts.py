@@ -1,8 +1,8 @@
-"""What a round log announces and what stores gave receipts for, against what the terms grant.
+"""Checks a round log's announcements and stores' receipts against the exchanges granted.
 
-An announcement costs nobody anything: an attempt that ends before vectors are sent is not
-charged. So more announcements than a manifest grants are a question, and a store's receipts
-beyond the grant are an answer: it paid for what it should have refused.
+An announcement costs no epsilon: an attempt that ends before vectors are sent is not charged.
+More announcements than a manifest grants are therefore only an open point. A store's receipts
+beyond the grant are a fault: the store paid for exchanges that it should have refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hanse_common.roundlog.records import Announced, Closed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoggedAttempt:
-    """An attempt as the log has it; its outcome is None if it was never closed."""
+    """An attempt in the log; `closed` is None if the log has no outcome of it."""
 
     position: int
     announced: Announced
@@ -27,7 +27,11 @@ class LoggedAttempt:
     closed_at: int = 0
 
     def occurrence(self, place: int) -> Occurrence:
-        """The attempt as one time that its exchange came, at a record."""
+        """Return the attempt as an occurrence of its exchange.
+
+        Args:
+            place: The record that counts as its place.
+        """
         order = self.announced
         return Occurrence(
             kind=kind_of(order.exchange),
@@ -42,16 +46,16 @@ class LoggedAttempt:
 def announced_uses(
     attempts: Sequence[LoggedAttempt], terms: Mapping[bytes, Manifest], notes: Notes
 ) -> tuple[Use, ...]:
-    """Hold a log's announcements against what each manifest grants.
+    """Compare a log's announcements with the exchanges that each manifest grants.
 
     Args:
-        attempts: In the order of their announcements.
-        terms: Manifests that are known, by digest.
-        notes: Take what cannot be explained: more announcements than exchanges granted.
+        attempts: Attempts in the order of their announcements.
+        terms: The known manifests, by digest.
+        notes: Receive an open point for more announcements than exchanges granted.
 
     Edge cases:
-        An attempt that was never closed names no manifest; it counts under that of the last
-        closed attempt before it, or else the first one after it.
+        An attempt that was never closed names no manifest. It counts under that of the last
+        closed attempt before it, or else of the first one after it.
     """
     by_manifest: defaultdict[bytes, list[Occurrence]] = defaultdict(list)
     headers = [attempt.closed.header for attempt in attempts if attempt.closed is not None]
@@ -81,23 +85,25 @@ def announced_uses(
 def check_receipts(
     attempts: Sequence[LoggedAttempt], terms: Mapping[bytes, Manifest], notes: Notes
 ) -> None:
-    """Find a store that gave receipts for more exchanges of a kind than its manifest grants."""
+    """Find stores that gave receipts for more exchanges of a kind than their manifest grants."""
     given: defaultdict[tuple[bytes, str], list[Occurrence]] = defaultdict(list)
-    # In the order in which they were closed, as receipts came in.
+    # By outcome, which is the order in which receipts were given: the first receipt beyond the
+    # grant is the fault.
     for attempt in sorted(attempts, key=lambda attempt: attempt.closed_at):
         closed = attempt.closed
         if closed is None or closed.header.manifest_digest not in terms:
             continue
         for receipt in closed.receipts:
+            # Sequence 0 is the receipt of an exchange without privacy, which charged nothing.
             if receipt.sequence:
                 key = closed.header.manifest_digest, receipt.store_id
                 given[key].append(attempt.occurrence(attempt.closed_at))
     for (digest, store), occurrences in given.items():
         for use in uses_of(terms[digest], occurrences):
-            one = use.beyond
-            if one is not None:
+            excess = use.beyond
+            if excess is not None:
                 detail = (
                     f"{store} gave receipts for {use.used} exchanges of kind {use.kind!r} under "
                     f"a manifest that grants {use.granted}: {use.named('record')}"
                 )
-                notes.fault(one.place, "beyond the manifest's grant", detail)
+                notes.fault(excess.place, "beyond the manifest's grant", detail)

@@ -1,4 +1,4 @@
-"""A store's charges against every manifest that they name, whoever handed it over."""
+"""Checks a store's charges against every manifest that they name."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def check_terms(
     others: Mapping[bytes, Manifest],
     notes: Notes,
 ) -> tuple[Use, ...]:
-    """Hold a ledger's charges against the store's manifest, and against others that they name.
+    """Compare a ledger's charges with the store's manifest and with others that they name.
 
     Args:
-        evidence: Of the store.
-        entries: Of its ledger, good ones.
+        evidence: The store's evidence.
+        entries: The verified entries of its ledger.
         authority: The enrolment authority's public key; None if it is not known.
         certified_as: The store's id in its certificate; None without one.
-        others: Manifests of this authority that anybody handed over, by digest.
-        notes: Take what is found.
+        others: This authority's manifests from all evidence, by digest. A manifest is the same
+            wherever it comes from.
+        notes: Receive the findings.
 
     Returns:
-        What was charged of each kind of exchange, under each manifest that is known.
+        The exchanges charged under each known manifest, by kind.
     """
     try:
         signed = evidence.manifest()
@@ -42,11 +43,12 @@ def check_terms(
         if signed is not None:
             own = signed.unchecked if authority is None else signed.check(authority)
     except HanseError as error:
-        notes.whole("the manifest is not to be trusted", error)
+        notes.reject("the manifest is not to be trusted", error)
         return ()
     charges = Counter(e.release.manifest_digest for e in entries if e.kind == "charge")
     terms = {digest: others[digest] for digest in charges if digest in others}
     if own is not None:
+        # Also without a charge: then it is the manifest whose list of stores is checked.
         terms = {own.digest(): own, **terms}
     elif not terms:
         notes.unverified.append("the terms: no manifest")

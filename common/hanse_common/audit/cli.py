@@ -1,6 +1,6 @@
-"""`hanse audit`: what a third party asks of stores' ledgers, without trusting the stores.
+"""`hanse audit`: lets a third party verify stores' ledgers without trusting the stores.
 
-Nothing heavy is imported before a command needs it; torch only for a second opinion.
+Commands import what they need when they run; only a second opinion imports torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
-PathArgument = Annotated[
+_PathArgument = Annotated[
     Path,
     typer.Argument(
         metavar="PATH",
@@ -24,33 +24,36 @@ PathArgument = Annotated[
     ),
 ]
 
-AuthorityOption = Annotated[
+_AuthorityOption = Annotated[
     str | None,
-    typer.Option(metavar="HEX|FILE", help="The enrolment authority's public key, as you know it."),
-]
-RememberedOption = Annotated[
-    Path | None,
     typer.Option(
-        metavar="FILE", help="What `verify` printed earlier; ledgers and logs must go on from it."
+        metavar="HEX|FILE",
+        help="The enrolment authority's public key, from a source that you trust.",
     ),
 ]
-SecondOpinionOption = Annotated[
+_RememberedOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="JSON of an earlier `verify`, which ledgers and logs must continue."
+    ),
+]
+_SecondOpinionOption = Annotated[
     bool, typer.Option(help="Recompute epsilon with Opacus as well, where it is installed.")
 ]
-RequireAllOption = Annotated[
+_RequireAllOption = Annotated[
     bool,
     typer.Option(
         "--require-all",
-        help="Fail if evidence is missing of a store that the terms or a round log name.",
+        help="Fail if evidence is missing for a store that the terms or a round log name.",
     ),
 ]
-StoresOption = Annotated[
+_StoresOption = Annotated[
     list[int] | None,
     typer.Option(min=1, help="At how many stores a person may shop; 1, 2 and 4 if unset."),
 ]
 
 
-# Other packages add to these commands: an attack needs a simulation.
+# The simulations package adds a command by an entry point: an attack needs a simulation.
 app = command_group(
     "Check stores' ledgers: are they as written, true, and within the signed terms?",
     entry_points="hanse.audit.commands",
@@ -58,19 +61,19 @@ app = command_group(
 
 
 @app.command("verify")
-def verify_command(
-    path: PathArgument,
-    authority: AuthorityOption = None,
-    remembered: RememberedOption = None,
-    require_all: RequireAllOption = False,
-    second_opinion: SecondOpinionOption = True,
+def _verify(
+    path: _PathArgument,
+    authority: _AuthorityOption = None,
+    remembered: _RememberedOption = None,
+    require_all: _RequireAllOption = False,
+    second_opinion: _SecondOpinionOption = True,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Check every entry: chain, signatures, epsilon by two accountants, the manifest's terms.
 
-    A round log is checked too, and held against the ledgers. Stores that the terms or the log
-    name and whose evidence is missing are listed. Ends with an error that names the store, or
-    the log, and the first bad entry, if there is one.
+    A round log is checked too, and compared with the ledgers. Stores that the terms or the log
+    name and whose evidence is missing are listed. If anything is wrong, the command ends with an
+    error that names the store or the log, and the first bad entry.
     """
     from hanse_common.audit.remembered import Remembered
     from hanse_common.audit.verify import verify_all
@@ -90,31 +93,32 @@ def verify_command(
         print_audits(verdict.stores)
         print_logs(verdict.logs)
         print_gaps(verdict.gaps, required=require_all)
+    # Last, so that the results are printed even if the exit status says that something is wrong.
     verdict.check()
 
 
 @app.command("report")
-def report_command(
-    path: PathArgument,
-    authority: AuthorityOption = None,
-    remembered: RememberedOption = None,
-    require_all: RequireAllOption = False,
-    second_opinion: SecondOpinionOption = True,
-    stores: StoresOption = None,
+def _report(
+    path: _PathArgument,
+    authority: _AuthorityOption = None,
+    remembered: _RememberedOption = None,
+    require_all: _RequireAllOption = False,
+    second_opinion: _SecondOpinionOption = True,
+    stores: _StoresOption = None,
     page: Annotated[
         Path | None,
         typer.Option(
             "--output",
             metavar="FILE",
-            help="The page; audit-report.html beside the evidence if unset.",
+            help="The page; audit-report.html in the evidence's folder if unset.",
         ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Write one page for the people who must sign: what is promised, verified, and left open.
+    """Write one page for the people who must sign: what is guaranteed, verified, and left open.
 
-    With `--format json` the page is written only if `--output` names it. Ends with an error,
-    after the page is written, if anything is wrong.
+    With `--format json` the page is written only if `--output` names it. If anything is wrong,
+    the command ends with an error after the page is written.
     """
     from hanse_common.audit.report.command import audit_for_signing, default_page, write_page
 
@@ -139,8 +143,8 @@ def report_command(
 
 
 @app.command("rounds")
-def rounds_command(path: PathArgument, output: FormatOption = Format.TABLE) -> None:
-    """List what every entry was charged: terms, epsilon, epsilon so far, and what was left."""
+def _rounds(path: _PathArgument, output: FormatOption = Format.TABLE) -> None:
+    """List every entry's charge: terms, epsilon, total epsilon, and the remaining budget."""
     from dataclasses import asdict
 
     from hanse_common.audit.evidence import find
@@ -156,19 +160,19 @@ def rounds_command(path: PathArgument, output: FormatOption = Format.TABLE) -> N
 
 
 @app.command("budget")
-def budget_command(
-    path: PathArgument,
-    stores: StoresOption = None,
+def _budget(
+    path: _PathArgument,
+    stores: _StoresOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what each store has spent and has left, and epsilon for people at several stores."""
+    """Show each store's spent and remaining budget, and epsilon for people at several stores."""
     from dataclasses import asdict
 
     from hanse_common.audit.evidence import find
     from hanse_common.audit.spending import budget_of
 
-    found = [budget_of(evidence, stores=stores or (1, 2, 4)) for evidence in find(path)]
-    rows = [row for row in found if row is not None]
+    budgets = [budget_of(evidence, stores=stores or (1, 2, 4)) for evidence in find(path)]
+    rows = [row for row in budgets if row is not None]
     if not rows:
         raise LedgerError(f"no store under {path} has charged anything yet")
     if output is Format.JSON:
@@ -180,14 +184,14 @@ def budget_command(
 
 
 @app.command("export")
-def export_command(
-    path: PathArgument,
+def _export(
+    path: _PathArgument,
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Write all entries to stdout, every field; digests in hexadecimal.
+    """Write every field of all entries to stdout, with digests in hexadecimal.
 
-    The table is CSV for other tools. In it, a text that a spreadsheet would compute as a
-    formula has an apostrophe before it.
+    The table is CSV for other tools. A text that a spreadsheet would evaluate as a formula has a
+    leading apostrophe there.
     """
     from hanse_common.audit.evidence import find
     from hanse_common.audit.export import FIELDS, flat, for_spreadsheet
@@ -205,7 +209,7 @@ def export_command(
 
 
 def _key(text: str) -> bytes:
-    """The public key that an option gives, in hexadecimal or as a file of it."""
+    """Return the public key that an option gives, in hexadecimal or as a file's name."""
     from hanse_common.identity import KEY_SIZE
 
     try:
@@ -213,16 +217,15 @@ def _key(text: str) -> bytes:
         given = path.read_text(encoding="ascii").strip() if path.is_file() else text
         key = bytes.fromhex(given)
     except (OSError, ValueError):
-        key = b""
+        key = b""  # a path with a null byte, an unreadable file, or other text
     if len(key) != KEY_SIZE:
         raise ConfigError(
-            f"--authority {text!r} is no public key",
+            f"--authority {text!r} is not a public key",
             hint=f"{KEY_SIZE} bytes in hexadecimal, or a file that holds them",
         )
     return key
 
 
 def _print_json(value: object) -> None:
-
-    # An epsilon without bound has no JSON; null says so, and `ok` that it is no good.
+    # JSON has no infinity: an unbounded epsilon becomes null, and `ok` is false.
     echo(json_text(value))

@@ -1,4 +1,4 @@
-"""A round log against the ledgers of the stores that it names, and what they have seen of it."""
+"""Checks a round log against the ledgers and remembered checkpoints of the stores it names."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from hanse_common.roundlog.records import SUMMED, Announced, Closed, Published
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogAudit:
-    """What was found out about one round log.
+    """The result of auditing one round log.
 
     Args:
-        log: The file.
-        records: How many it has.
-        announced: Attempts among them.
-        summed: Attempts that gave a sum.
-        published: Models.
-        checkpoint: That lies beside it.
-        cosigned_by: Stores that have cosigned it at some time.
-        receipts: Stores' receipts in it.
-        matched: Receipts whose entry is in a ledger that was handed over.
-        heads: By store id, the last entry that the store gave a receipt for.
-        rosters: By store id, in how many attempts' rosters the store was.
-        given: By store id, how many receipts it gave.
-        certified: Ids in rosters, by public key.
-        uses: Exchanges that were announced, under each manifest that is known.
-        fault: The first thing that is wrong; None if nothing is.
-        verified: What was checked, for people.
-        unverified: What could not be, and why.
+        log: Path of the file.
+        records: Number of records.
+        announced: Number of announced attempts.
+        summed: Number of attempts that gave a sum.
+        published: Number of published models.
+        checkpoint: The checkpoint in the log's folder.
+        cosigned_by: Stores that have ever cosigned the log.
+        receipts: Number of stores' receipts.
+        matched: Number of receipts whose entry is in a ledger of the evidence.
+        heads: By store id, the last entry for which the store gave a receipt.
+        rosters: By store id, the number of rosters that list the store.
+        given: By store id, the number of its receipts.
+        certified: Store ids in rosters, by public key.
+        uses: Announced exchanges under each known manifest.
+        fault: The first fault; None if there is none.
+        verified: Checks that passed, as sentences.
+        unverified: Points that could not be checked, and why.
     """
 
     log: Path
@@ -67,13 +67,13 @@ class LogAudit:
 
     @property
     def failure(self) -> str:
-        """What is wrong, in the words of an error; empty if nothing is."""
+        """The fault as an error message; empty if there is none."""
         fault = self.fault
         where = f"record {fault.sequence} is " if fault is not None and fault.sequence else ""
         return "" if fault is None else f"{where}{fault.problem}: {fault.detail}"
 
     def row(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the audit for JSON."""
         fault, last = self.fault, self.checkpoint
         return {
             "log": str(self.log),
@@ -103,18 +103,18 @@ def verify_log(
     remembered: Sequence[Checkpoint] = (),
     known: Sequence[SignedManifest] = (),
 ) -> LogAudit:
-    """Check a round log by itself, then against what its stores handed over.
+    """Check a round log on its own, then against the evidence of its stores.
 
     Args:
-        evidence: The round log; the manifest lies beside it, or at a store.
-        stores: Those whose evidence lies under the same folder.
-        authority: The enrolment authority's public key, as the auditor knows it; if unset,
-            the one that a store's policy names.
-        remembered: Checkpoints that an earlier audit saw, of this log or others.
-        known: Manifests that anybody handed over; those of this authority count.
+        evidence: The round log; the manifest is in its folder, or at a store.
+        stores: The stores whose evidence is under the same folder.
+        authority: The enrolment authority's public key that the auditor trusts; if unset, the
+            one that a store's policy names.
+        remembered: Checkpoints from an earlier audit, of this log or others.
+        known: Manifests from all evidence; only those of this authority count.
 
     Guarantees:
-        As `verify_store`.
+        Those of `verify_store`.
     """
     notes = Notes()
     authority = _authority(stores, notes) if authority is None else authority
@@ -132,7 +132,8 @@ def verify_log(
         uses = announced_uses(attempts, terms, notes)
         check_receipts(attempts, terms, notes)
     if not notes.faults:
-        # Receipts are signed, and were checked: what they say of ledgers can be held against them.
+        # Only now: the receipts' signatures have been checked, so that a difference from a ledger
+        # is the store's and not the coordinator's.
         heads = _heads(closed)
         matched = _check_stores(log, stores, manifest, notes)
         if sum(_check_seen(log, "an earlier audit", seen, notes) for seen in remembered):
@@ -163,7 +164,7 @@ def _authority(stores: Sequence[Evidence], notes: Notes) -> bytes | None:
         try:
             policy = evidence.policy()
         except HanseError:
-            continue  # The store's own audit says so.
+            continue  # the store's own audit reports it
         if policy is not None:
             notes.unverified.append("the authority is the one that a store names: give --authority")
             return bytes.fromhex(policy.authority)
@@ -183,7 +184,7 @@ def _manifest(
             return None
         return signed.unchecked if authority is None else signed.check(authority)
     except HanseError as error:
-        notes.whole("the manifest is not to be trusted", error)
+        notes.reject("the manifest is not to be trusted", error)
         return None
 
 
@@ -199,7 +200,7 @@ def _heads(closed: Sequence[Closed]) -> dict[str, Head]:
 def _check_stores(
     log: LogFile, stores: Sequence[Evidence], manifest: Manifest | None, notes: Notes
 ) -> int:
-    """Compare the log with every store; return how many receipts were found in ledgers."""
+    """Compare the log with every store; return the number of receipts that ledgers confirm."""
     matched, compared, seen = 0, 0, 0
     certified = log.certified()
     manifests = {attempt.header.manifest_digest for attempt in log.closed()}
@@ -211,7 +212,7 @@ def _check_stores(
         try:
             entries = evidence.entries()
         except HanseError:
-            continue  # The store's own audit says what is wrong with it.
+            continue  # the store's own audit reports what is wrong with it
         if name is None or not entries:
             continue
         compared += 1
@@ -231,20 +232,21 @@ def _check_stores(
 
 
 def _check_witness(log: LogFile, evidence: Evidence, notes: Notes) -> bool:
-    """Compare the log with what a store handed over; return whether it has seen this log."""
+    """Compare the log with a store's checkpoints; return whether it has seen this log."""
     try:
         checkpoints = evidence.checkpoints()
         for checkpoint in checkpoints:
-            # Nobody is to be accused of a history that they have not signed.
+            # An unsigned checkpoint proves nothing: a store could forge another history by it.
             checkpoint.check_signature()
     except HanseError as error:
-        notes.whole(f"what {evidence.store} has seen of it is not to be trusted", error)
+        notes.reject(f"what {evidence.store} has seen of it is not to be trusted", error)
         return False
     return sum(_check_seen(log, evidence.store, seen, notes) for seen in checkpoints) > 0
 
 
 def _check_seen(log: LogFile, store: str, seen: Checkpoint, notes: Notes) -> bool:
-    """Compare the log with what a store remembers of it; return whether it is of this log."""
+    """Compare the log with a remembered checkpoint; return whether it is of this log."""
+    # Another key signs another log, about which this checkpoint says nothing.
     if log.checkpoint is None or seen.log_key != log.checkpoint.log_key:
         return False
     size = len(log.tree)
@@ -265,18 +267,18 @@ def _check_ledger(
     manifests: set[bytes],
     notes: Notes,
 ) -> int:
-    """Hold a store's receipts against its ledger, and its charges against the log.
+    """Compare a store's receipts with its ledger, and its charges with the log.
 
     Args:
-        log: Checked by itself.
-        store: What the auditor calls it.
+        log: The log, checked on its own.
+        store: The store's name in findings.
         name: Its id in rosters.
-        entries: Of its ledger.
-        manifests: Digests of the terms whose charges the log must announce.
-        notes: Take what is found.
+        entries: The entries of its ledger.
+        manifests: Digests of the manifests whose charges the log must announce.
+        notes: Receive the findings.
 
     Returns:
-        How many receipts the ledger has the entries of.
+        The number of receipts whose entry is in the ledger.
     """
     matched, announced = 0, set()
     for position, record in enumerate(log.records, start=1):
@@ -307,9 +309,10 @@ def _check_ledger(
 
 
 def _differs(receipt: Receipt, record: Closed, entries: Sequence[Entry]) -> str:
-    """Say how a ledger differs from a receipt that its store gave; empty if it does not."""
+    """Return how a ledger differs from a receipt of its store; empty if it does not."""
     if receipt.sequence > len(entries):
         return f"gave a receipt for entry {receipt.sequence}, its ledger has {len(entries)}"
+    # Entries are numbered from 1. The hash is compared first, since it covers the rest.
     entry, header = entries[receipt.sequence - 1], record.header
     if entry.hash != receipt.entry_hash:
         return f"gave a receipt for another entry {receipt.sequence} than its ledger has"

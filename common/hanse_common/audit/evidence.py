@@ -1,18 +1,18 @@
-"""What an auditor was handed: ledgers, round logs, and what makes a store a member.
+"""Finds and reads the evidence of an audit: ledgers, round logs, and stores' membership files.
 
-    <store>/ledger.sqlite            all that is needed
-    <store>/ledger.head              how far the store says it goes
-    <store>/checkpoints/*            what the store has seen of the coordinator's round log
-    <store>/enrolment/certificate    whose key signs; `certificate*` beside it: keys it had before
-    <store>/enrolment/policy.toml    the store's own limits, and the authority it trusts
-    <store>/enrolment/manifest.json  the federation's signed terms; `manifest*.json` beside it:
-                                     those it had before
+    <store>/ledger.sqlite            the ledger; the only required file
+    <store>/ledger.head              number and hash of the last entry, by the store
+    <store>/checkpoints/*            the round logs that the store has seen
+    <store>/enrolment/certificate    the key that signs; `certificate*`: earlier keys
+    <store>/enrolment/policy.toml    the store's own limits, and the authority that it trusts
+    <store>/enrolment/manifest.json  the signed terms; `manifest*.json`: earlier ones
 
-    <run>/roundlog.sqlite            what the coordinator asked, and what came of it
-    <run>/roundlog.checkpoint        how far it goes, signed
-    <run>/manifest.json              the terms, as the coordinator has them
+    <run>/roundlog.sqlite            the coordinator's instructions and their outcomes
+    <run>/roundlog.checkpoint        signed size and root of the log
+    <run>/manifest.json              the coordinator's copy of the terms
 
-The files of `enrolment/` may also lie beside the ledger, or where `node.json` says.
+The files of `enrolment/` may also be in the ledger's folder, or in the one that `node.json`
+names.
 """
 
 from __future__ import annotations
@@ -50,69 +50,71 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.file import checkpoint_path
 
 _LARGEST = 16 << 20
-"""Bytes of a manifest, a policy, a certificate, a head or a checkpoint: far more than any has."""
+"""Most bytes of a manifest, policy, certificate, head or checkpoint; far more than any has."""
 _LARGEST_DATABASE, _DATABASE = 16 << 30, Path(LEDGER_FILE).suffix
-"""Of a ledger or a round log."""
+"""Most bytes of a ledger or a round log, and the suffix of their names."""
 _PLAIN_FILES = "ask for the file as it lies at the store, and audit copies"
 _SEEN = f"{LOG_CHECKPOINTS_FOLDER}/{'[0-9a-f]' * 16}"
-"""A store's last checkpoint of a log, by the beginning of the log's key."""
+"""Pattern of a store's last checkpoint of a log: the name is the start of the log's key."""
 
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Files:
-    """The files of one audit: each is read when it is first asked for, and once.
+    """The files of one audit, each of which is read once, when it is first needed.
 
     Guarantees:
-        Whoever asks for a file is given the same value, or the same error. Evidence that
-        changes while it is audited cannot show one thing to one check and another to the next.
+        All checks of an audit get the same content of a file, or the same error. Evidence that
+        changes meanwhile cannot show different contents to different checks.
     """
 
     def __init__(self) -> None:
         self._read: dict[tuple[Path, object], Any] = {}
 
-    def read(self, path: Path, load: Callable[[Path], T]) -> T | None:
-        """Return what a file holds; None if there is no such file.
+    def read(self, path: Path, load: Callable[[Path], _T]) -> _T | None:
+        """Return a file's decoded content; None if there is no such file.
 
         Args:
             path: The file.
-            load: Reads it; the same function for every reader of such a file.
+            load: Reads and decodes it. All callers must pass the same function for a kind of
+                file, since the content is cached by path and function.
 
         Raises:
-            HanseError: As `is_there` and `load` do.
+            HanseError: The file is unsuitable (`is_there`), or `load` fails.
         """
-        known = path, load
-        if known not in self._read:
+        key = path, load
+        if key not in self._read:
             try:
-                self._read[known] = load(path) if is_there(path) else None
+                self._read[key] = load(path) if is_there(path) else None
             except HanseError as error:
-                self._read[known] = error
-        found = self._read[known]
-        if isinstance(found, HanseError):
-            raise found
-        return cast("T | None", found)
+                self._read[key] = error
+        content = self._read[key]
+        if isinstance(content, HanseError):
+            raise content
+        return cast("_T | None", content)
 
     def manifests(self, folder: Path) -> list[SignedManifest]:
-        """Return the manifests in a folder, and earlier ones beside them, as far as readable."""
-        found = []
+        """Return the readable manifests in a folder, earlier ones included."""
+        manifests = []
         for path in manifest_files(folder):
             with suppress(HanseError):
                 signed = self.read(path, SignedManifest.load)
                 if signed is not None:
-                    found.append(signed)
-        return found
+                    manifests.append(signed)
+        return manifests
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What one store handed over: its ledger, and what the ledger must agree with.
+    """One store's evidence: its ledger, and the files that the ledger must agree with.
 
     Args:
-        store: The folder's name; under its arm's, if it is not the run's main one.
-        ledger: Need not exist: its head, or its neighbours' ledgers, say that it should.
-        enrolment: Folder of the store's membership; None if there is none.
-        simulated: The node's noise is repeatable, and protects nobody.
+        store: Name of the folder, after its arm's if that is not the run's main arm.
+        ledger: Path of the ledger, which may be missing: a head, or neighbours' ledgers, say
+            that it should exist.
+        enrolment: Folder of the membership files; None if there is none.
+        simulated: Whether the node's noise is from a seed, so that it protects no customer.
+        files: The audit's cache of files.
     """
 
     store: str
@@ -122,11 +124,11 @@ class Evidence:
     files: Files = field(default_factory=Files, compare=False, repr=False)
 
     def certificates(self) -> list[Certificate]:
-        """Return the store's certificate, then those it had before; signatures are unchecked.
+        """Return the store's certificate, then earlier ones; signatures are not checked.
 
         Raises:
-            KeyFileError: A file is no certificate.
-            LedgerError: One is no plain file.
+            KeyFileError: A file is not a certificate.
+            LedgerError: A file is not a regular file.
         """
         if self.enrolment is None:
             return []
@@ -134,26 +136,26 @@ class Evidence:
         if self.files.read(newest, Certificate.load) is None:
             return []
         earlier = (path for path in certificate_files(self.enrolment) if path != newest)
-        found = (self.files.read(path, Certificate.load) for path in (newest, *earlier))
-        return [certificate for certificate in found if certificate is not None]
+        read = (self.files.read(path, Certificate.load) for path in (newest, *earlier))
+        return [certificate for certificate in read if certificate is not None]
 
     def policy(self) -> StorePolicy | None:
-        """Return the store's own limits, if they were handed over.
+        """Return the store's policy; None if it is missing.
 
         Raises:
             ConfigError: The file holds an unknown or malformed setting.
-            LedgerError: It is no plain file.
+            LedgerError: The file is not a regular file.
         """
         if self.enrolment is None:
             return None
         return self.files.read(self.enrolment / POLICY_FILE, StorePolicy.from_toml)
 
     def manifest(self) -> SignedManifest | None:
-        """Return the terms, if they were handed over; the signature is unchecked.
+        """Return the manifest, None if it is missing; the signature is not checked.
 
         Raises:
             BadManifest: The file is not a manifest file.
-            LedgerError: It is no plain file.
+            LedgerError: The file is not a regular file.
             ProtocolError [unsafe-terms]: Its terms break one of the protocol's promises.
         """
         if self.enrolment is None:
@@ -161,26 +163,27 @@ class Evidence:
         return self.files.read(self.enrolment / MANIFEST_FILE, SignedManifest.load)
 
     def manifests(self) -> list[SignedManifest]:
-        """Return the terms and those the store had before, as far as they can be read."""
+        """Return the store's readable manifests, earlier ones included."""
         return [] if self.enrolment is None else self.files.manifests(self.enrolment)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return the last checkpoint that the store accepted of each round log it has seen.
 
         Raises:
-            RoundLogError: A file is no checkpoint.
-            LedgerError: One is no plain file.
+            RoundLogError: A file is not a checkpoint.
+            LedgerError: A file is not a regular file.
         """
         paths = sorted((self.ledger.parent / LOG_CHECKPOINTS_FOLDER).glob("*"))
-        kept = (path for path in paths if path.suffix != PARTIAL)
-        found = (self.files.read(path, Checkpoint.load) for path in kept)
-        return [checkpoint for checkpoint in found if checkpoint is not None]
+        # A crash may have left the partial file of an atomic write.
+        complete = (path for path in paths if path.suffix != PARTIAL)
+        read = (self.files.read(path, Checkpoint.load) for path in complete)
+        return [checkpoint for checkpoint in read if checkpoint is not None]
 
     def entries(self) -> list[Entry]:
         """Return the ledger's entries; the chain is checked, signatures and epsilon are not.
 
         Raises:
-            LedgerError: There is no ledger, or it is damaged; names the store and the entry.
+            LedgerError: The ledger is damaged; the message names the store and the entry.
         """
         copy = self.copy()
         if copy is None:
@@ -194,52 +197,54 @@ class Evidence:
         return list(copy.entries)
 
     def head(self) -> Head | None:
-        """Return how far the store says that its ledger goes; None if it does not say.
+        """Return the store's own record of its ledger's last entry; None if it is missing.
 
         Raises:
-            LedgerError: The file is something else.
+            LedgerError: The file is malformed.
         """
         return self.files.read(ledger_file.head_path(self.ledger), ledger_file.read_head)
 
     def copy(self) -> LedgerCopy | None:
-        """Return the ledger as it lies there; None if there is none.
+        """Return a copy of the ledger; None if there is none.
 
         Raises:
-            LedgerError: The file is no ledger, or no plain file.
+            LedgerError: The file is not a ledger, or not a regular file.
         """
         with suppress(HanseError):
-            # A store that is audited while it runs adds entries before it moves its head: a
-            # head that is read first is never ahead of the entries that are read after it.
+            # A running store appends an entry before it updates the head. The head must be read
+            # first here: then it is never ahead of the entries that are read after it.
             self.head()
         return self.files.read(self.ledger, LedgerCopy.read)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogEvidence:
-    """A coordinator's round log, and the terms that lie beside it.
+    """A coordinator's round log, with the manifests in its folder.
 
     Args:
-        path: Of the records; need not exist: its checkpoint says that it should.
+        path: Path of the records, which may be missing: a checkpoint says that they should
+            exist.
+        files: The audit's cache of files.
     """
 
     path: Path
     files: Files = field(default_factory=Files, compare=False, repr=False)
 
     def manifest(self) -> SignedManifest | None:
-        """Return the terms beside the log; None if there are none. See `Evidence.manifest`."""
+        """Return the manifest in the log's folder, or None; see `Evidence.manifest`."""
         return self.files.read(self.path.with_name(MANIFEST_FILE), SignedManifest.load)
 
     def manifests(self) -> list[SignedManifest]:
-        """Return the terms beside the log and earlier ones, as far as they can be read."""
+        """Return the readable manifests in the log's folder, earlier ones included."""
         return self.files.manifests(self.path.parent)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file of evidence is there, to be read as it is.
+    """Return whether a file of evidence exists and is safe to read.
 
     Raises:
-        LedgerError: What is there is no plain file, or far larger than such a file is: a pipe
-            would keep the audit waiting, and a device would fill its memory.
+        LedgerError: It is not a regular file, or far larger than such files are: a pipe would
+            block the audit, and a device would fill its memory.
     """
     try:
         status = path.stat()
@@ -249,7 +254,7 @@ def is_there(path: Path) -> bool:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise LedgerError(f"cannot read {path}: {reason}", hint=_PLAIN_FILES) from error
     if not stat.S_ISREG(status.st_mode):
-        raise LedgerError(f"{path} is no plain file", hint=_PLAIN_FILES)
+        raise LedgerError(f"{path} is not a regular file", hint=_PLAIN_FILES)
     most = _LARGEST_DATABASE if path.suffix == _DATABASE else _LARGEST
     if status.st_size > most:
         raise LedgerError(
@@ -260,76 +265,80 @@ def is_there(path: Path) -> bool:
 
 
 def find(path: Path, files: Files | None = None) -> list[Evidence]:
-    """Return every store's evidence under a path, in the order of their names.
+    """Return the evidence of every store under a path, sorted by name.
 
     Args:
         path: A `ledger.sqlite`, a store's folder, or a run's folder with all its arms.
-        files: Of the audit; its own if unset.
+        files: The audit's cache of files; a new one if unset.
 
     Raises:
-        LedgerError: There is no ledger.
+        LedgerError: There is neither a ledger nor a round log.
     """
     files = Files() if files is None else files
     if path.is_file():
-        one = [_evidence(path, path.absolute().parent.name, files)]
-        return [] if path.name == ROUND_LOG_FILE else one
-    kept = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
-    # A store that has charged nothing can still say what it was shown of the round log.
-    kept |= {seen.parents[1] for seen in path.rglob(_SEEN)}
-    if not kept and not find_logs(path):
+        single = [_evidence(path, path.absolute().parent.name, files)]
+        return [] if path.name == ROUND_LOG_FILE else single
+    # A head counts too: a ledger that was deleted must not go unnoticed.
+    folders = {file.parent for name in ("*.sqlite", "*.head") for file in _ledgers(path, name)}
+    # A store that has charged nothing can still have seen the round log.
+    folders |= {seen.parents[1] for seen in path.rglob(_SEEN)}
+    if not folders and not find_logs(path):
         what = "holds no ledger" if path.is_dir() else "does not exist"
         raise LedgerError(
             f"{path} {what}",
             hint="give a ledger.sqlite, a store's folder or a run's folder; a store writes a "
             "ledger from its first private round on",
         )
-    # Where neighbours have a ledger, a store without one is worth a line.
-    parents = {folder.parent for folder in kept if folder != path}
-    kept |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE_FILE}")}
-    return [_evidence(folder / LEDGER_FILE, _name(folder, path), files) for folder in sorted(kept)]
+    # A store without a ledger is listed if its neighbours have one.
+    parents = {folder.parent for folder in folders if folder != path}
+    folders |= {node.parent for parent in parents for node in parent.glob(f"*/{NODE_FILE}")}
+    return [
+        _evidence(folder / LEDGER_FILE, _name(folder, path), files) for folder in sorted(folders)
+    ]
 
 
 def find_logs(path: Path) -> list[Path]:
-    """Return every round log under a path, in the order of their folders; there may be none."""
+    """Return the path of every round log under a path, sorted by folder."""
     if path.is_file():
         return [path] if path.name == ROUND_LOG_FILE else []
-    beside = checkpoint_path(Path(ROUND_LOG_FILE)).name
-    folders = {file.parent for name in (ROUND_LOG_FILE, beside) for file in path.rglob(name)}
+    # A checkpoint counts too: a log that was deleted must not go unnoticed.
+    checkpoint = checkpoint_path(Path(ROUND_LOG_FILE)).name
+    folders = {file.parent for name in (ROUND_LOG_FILE, checkpoint) for file in path.rglob(name)}
     return [folder / ROUND_LOG_FILE for folder in sorted(folders)]
 
 
 def known_terms(holders: Iterable[Evidence | LogEvidence]) -> list[SignedManifest]:
-    """Return every manifest that lies at a store or beside a round log; signatures unchecked.
+    """Return every distinct manifest of stores and round logs; signatures are not checked.
 
-    Terms are the same whoever hands them over: a store's charges can be held against the copy
-    of a neighbour. What cannot be read is left out; the audit of its holder says so.
+    Any copy of a manifest will do: a store's charges can be checked against a neighbour's copy.
+    Unreadable files are left out; the audit of their holder reports them.
     """
-    found: dict[bytes, SignedManifest] = {}
+    manifests: dict[bytes, SignedManifest] = {}
     for holder in holders:
         for signed in holder.manifests():
-            found.setdefault(signed.unchecked.digest() + signed.signature, signed)
-    return list(found.values())
+            manifests.setdefault(signed.unchecked.digest() + signed.signature, signed)
+    return list(manifests.values())
 
 
 def certificate_files(folder: Path) -> list[Path]:
-    """The certificate in a folder, and earlier ones beside it."""
-    found = sorted(folder.glob(f"{CERTIFICATE_FILE}*"))
-    return [path for path in found if path.suffix != PARTIAL]
+    """Return the paths of the certificates in a folder, earlier ones included."""
+    paths = sorted(folder.glob(f"{CERTIFICATE_FILE}*"))
+    return [path for path in paths if path.suffix != PARTIAL]
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """The manifest in a folder, and earlier ones beside it."""
+    """Return the paths of the manifests in a folder, earlier ones included."""
     return sorted(folder.glob(f"{MANIFEST_STEM}*.json"))
 
 
 def trusted(signed: Iterable[SignedManifest], authority: bytes | None) -> dict[bytes, Manifest]:
-    """Return the manifests that an authority signed, by digest; all of them if none is known."""
-    found: dict[bytes, Manifest] = {}
-    for one in signed:
+    """Return the manifests that an authority signed, by digest; all if `authority` is None."""
+    manifests: dict[bytes, Manifest] = {}
+    for candidate in signed:
         with suppress(HanseError):
-            manifest = one.unchecked if authority is None else one.check(authority)
-            found[manifest.digest()] = manifest
-    return found
+            manifest = candidate.unchecked if authority is None else candidate.check(authority)
+            manifests[manifest.digest()] = manifest
+    return manifests
 
 
 def _ledgers(path: Path, pattern: str) -> Iterator[Path]:
@@ -342,7 +351,7 @@ def _has_membership(folder: Path) -> bool:
             (folder / name).exists() for name in (CERTIFICATE_FILE, POLICY_FILE, MANIFEST_FILE)
         )
     except (OSError, ValueError):
-        return False  # `node.json` says what is no path here.
+        return False  # `node.json` may name anything, such as a path with a null byte
 
 
 def _name(folder: Path, root: Path) -> str:
@@ -353,10 +362,11 @@ def _name(folder: Path, root: Path) -> str:
 def _evidence(ledger: Path, store: str, files: Files) -> Evidence:
     folder = ledger.parent
     node: dict[str, object] = {}
-    # What is no plain file is nothing: a store need not have one.
+    # `node.json` is optional, and here an unsuitable file counts as none.
     with suppress(LedgerError):
         node = files.read(folder / NODE_FILE, json_file) or {}
-    # What was handed over first: a copy's node.json still names the store's own machine.
+    # The folders of the evidence come first: the node.json of a copy still names the paths of the
+    # store's own machine.
     places = [folder / ENROLMENT_FOLDER, folder]
     named = node.get("enrolment")
     if isinstance(named, str):

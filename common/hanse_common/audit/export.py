@@ -1,4 +1,4 @@
-"""Ledger entries as flat rows, for other people's tools."""
+"""Converts ledger entries to flat rows for other tools."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hanse_common.wording import printable
 _TERMS = tuple(field.name for field in fields(SampledGaussianSteps))
 _RELEASE = tuple(field.name for field in fields(Release))
 _OWN = tuple(f.name for f in fields(Entry) if f.name not in ("sequence", "release", "steps"))
+# An entry and its release both have a field `kind`.
 _RENAMED = {"kind": "release_kind"}
 
 FIELDS = (
@@ -25,7 +26,7 @@ FIELDS = (
 
 
 def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
-    """Return every field of an entry by name; bytes in hexadecimal, None where there is none."""
+    """Return every field of an entry by name; bytes are in hexadecimal."""
     row: dict[str, Any] = {"store": store, "sequence": entry.sequence, "hash": entry.hash}
     row |= {name: getattr(entry, name) for name in _OWN}
     row |= {_RENAMED.get(name, name): getattr(entry.release, name) for name in _RELEASE}
@@ -34,9 +35,9 @@ def flat(store: str, entry: Entry) -> dict[str, str | int | float | None]:
 
 
 def for_spreadsheet(row: dict[str, str | int | float | None]) -> dict[str, object]:
-    r"""Return a row whose texts no spreadsheet takes for formulas and no terminal obeys.
+    r"""Return a row whose texts are safe in a spreadsheet and on a terminal.
 
-    A store wrote them. JSON has them as they are, escaped by its own rules.
+    The texts come from a store. In JSON they are unchanged, escaped by its own rules.
 
     >>> for_spreadsheet({"note": "=1+1", "accountant": "\x1b[2J", "round": 3})
     {'note': "'=1+1", 'accountant': '\\x1b[2J', 'round': 3}

@@ -1,4 +1,4 @@
-"""What an audit has checked so far, what it could not, and the first thing that is wrong."""
+"""Collects the findings of an audit: passed checks, open points and faults."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from hanse_common.errors import HanseError
 
 
 class Notes:
-    """Collects findings in any order.
+    """The findings so far, in any order.
 
     Guarantees:
-        `first` is the one with the smallest number, whenever it was found.
+        `first` is the fault with the smallest number, in whatever order faults are added.
     """
 
     def __init__(self) -> None:
@@ -19,13 +19,13 @@ class Notes:
         self.faults: list[Finding] = []
 
     def fault(self, sequence: int, problem: str, detail: str) -> None:
-        """Note what is wrong at an entry, or record, of a number; 0 is the whole."""
+        """Add a fault at the number of an entry or record; 0 means the file or terms."""
         self.faults.append(Finding(sequence=sequence, problem=problem, detail=detail))
 
-    def whole(self, problem: str, error: HanseError) -> None:
-        """Note that something could not be read or trusted at all."""
+    def reject(self, problem: str, error: HanseError) -> None:
+        """Add the fault that something cannot be read or trusted at all."""
         self.fault(0, problem, error.message)
 
     def first(self) -> Finding | None:
-        """The first thing that is wrong; None if nothing is."""
+        """Return the fault with the smallest number; None if there is none."""
         return min(self.faults, key=lambda fault: fault.sequence, default=None)

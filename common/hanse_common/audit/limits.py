@@ -1,4 +1,4 @@
-"""Did a store keep to its own limit? Every charge names the one that was in force.
+"""Checks charges against the store's own limit, which every charge names.
 
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
 >>> from hanse_common.privacy.entry import GENESIS
@@ -27,20 +27,21 @@ def check_limits(entries: Sequence[Entry]) -> Finding | None:
     """Compare every charge with the limit that it names, and every renewal with its day.
 
     Args:
-        entries: A ledger's, in order; their epsilon can be computed.
+        entries: The entries of a ledger, in order; their epsilon can be computed.
 
     Returns:
-        The first charge with which epsilon since the last renewal exceeds the `max_epsilon`
-        of its own entry, or the first renewal before its day or for a day that renewed
-        before; None if there is none.
+        The first charge that brings epsilon since the last renewal above its own
+        `max_epsilon`, or the first renewal that is before its day or repeats an earlier day;
+        None if there is no fault.
 
     Edge cases:
-        A limit of 0 is none: `limits_not_checked` counts those charges. An excess within the
-        tolerance between two versions of the accountant is none.
+        A limit of 0 means no limit: `limits_not_checked` counts those charges. An excess within
+        the tolerance between two versions of the accountant is no fault.
     """
     since = renewed = 0
     for number, entry in enumerate(entries, start=1):
         if entry.kind == "renewal":
+            # A day can renew once only, or a store could renew at will.
             if not renewed < entry.renews <= entry.time:
                 return _renewal_finding(entry, renewed)
             since, renewed = number, entry.renews
@@ -57,33 +58,33 @@ def check_limits(entries: Sequence[Entry]) -> Finding | None:
 
 
 def limits_not_checked(entries: Sequence[Entry], policy: StorePolicy | None) -> list[str]:
-    """Say what `check_limits` cannot: charges without a limit, or with another than today's.
+    """Return the open points of `check_limits`: charges without a limit, or with another one.
 
     Args:
-        entries: A ledger's.
-        policy: The store's, if it was handed over.
+        entries: The entries of a ledger.
+        policy: The store's policy; None if it is missing.
     """
     charges = [entry for entry in entries if entry.kind == "charge"]
-    found = []
+    points = []
     without = sum(entry.max_epsilon == 0 for entry in charges)
     if without:
-        found.append(f"the store's limit: {without} charges name none")
+        points.append(f"the store's limit: {without} charges name none")
     if policy is not None:
         others = [e for e in charges if e.max_epsilon not in (0, policy.max_epsilon)]
         if others:
-            found.append(
+            points.append(
                 f"why {len(others)} charges name another limit than the policy's "
                 f"{policy.max_epsilon:g}: it may have changed"
             )
         days = {entry.renews for entry in entries if entry.kind == "renewal"}
         if days - {policy.budget.renews}:
-            found.append("why the budget was renewed on a day that the policy does not name")
-    return found
+            points.append("why the budget was renewed on a day that the policy does not name")
+    return points
 
 
 def _renewal_finding(entry: Entry, before: int) -> Finding:
     if entry.renews <= before:
-        detail = f"it renews for {_day(entry.renews)}, as an entry before it did for {_day(before)}"
+        detail = f"it renews for {_day(entry.renews)}, an earlier entry did for {_day(before)}"
         if not before:
             detail = "it names no day"
         return Finding(sequence=entry.sequence, problem="a second renewal", detail=detail)
@@ -94,5 +95,6 @@ def _renewal_finding(entry: Entry, before: int) -> Finding:
 def _day(seconds: int) -> str:
     try:
         return str(datetime.fromtimestamp(seconds, UTC).date())
+    # A damaged or forged entry can hold any 64 bits.
     except (OverflowError, ValueError, OSError):
         return f"{seconds} s"

@@ -1,8 +1,8 @@
-"""Whose evidence is not there: the stores that terms and round logs name, and what each owes.
+"""Finds missing evidence of the stores that manifests and round logs name.
 
-An audit of what was handed over says nothing of what was not. Stores are named by the signed
-manifests and by the rosters and receipts of the round logs; each of them owes its ledger and
-head, its certificate, its policy, its copy of the terms, and what it has seen of the log.
+Checks of the evidence say nothing about evidence that is withheld. Signed manifests, and the
+rosters and receipts of round logs, name the stores. Each store owes its ledger and head, its
+certificate, its policy, its copy of the manifest, and its checkpoint of each round log.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ OWED = (
     POLICY_FILE,
     MANIFEST_FILE,
 )
-"""What every store owes, beside its checkpoint of each round log."""
+"""Files that every store owes, besides its checkpoint of each round log."""
 _SHOWN_DIGITS = 16
-"""Of a log's key, in the name of a checkpoint's file."""
+"""Hexadecimal digits of a log's key in the name of a checkpoint's file."""
 _MOST_NAMED = 20
-"""Stores that one sentence names; JSON and the report's page have all of them."""
+"""Most stores that a sentence names; JSON and the report's page list all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Missing:
-    """A store that is named, and what of its evidence is not there.
+    """A store with missing evidence.
 
     Args:
         store: Its id in manifests and rosters.
-        federation: The name in the terms; empty if only a log names the store.
+        federation: The federation's name in the terms; empty if only a log names the store.
         named_by: `manifest`, `round log`, or both.
-        folder: Where some of its evidence is, as `Evidence.store`; None if nothing is.
-        files: What is missing.
-        rosters: Attempts that the round log shows it in; None without a log.
-        receipts: That the log holds of it, likewise.
+        folder: `Evidence.store` of the evidence that exists; None if there is none.
+        files: Names of the missing files.
+        rosters: Number of rosters of the round log that list it; None without a log.
+        receipts: Number of its receipts in the log; None without a log.
     """
 
     store: str
@@ -65,22 +65,22 @@ class Missing:
 
     @property
     def what(self) -> str:
-        """What is missing, in words."""
+        """The missing files, in words."""
         return "everything" if self.folder is None else ", ".join(self.files)
 
     @property
     def known_from(self) -> str:
-        """Who names the store, and what the round log says of its part, in words."""
-        told = f"named by the {' and the '.join(self.named_by)}"
+        """What names the store, and its part in the round log, in words."""
+        source = f"named by the {' and the '.join(self.named_by)}"
         if self.rosters is None:
-            return told
+            return source
         if not self.rosters:
-            return f"{told}; by the log it never took part, there is no receipt"
+            return f"{source}; by the log it never took part, there is no receipt"
         receipts = counted(self.receipts or 0, "receipt")
-        return f"{told}; in {counted(self.rosters, 'roster')}, {receipts}"
+        return f"{source}; in {counted(self.rosters, 'roster')}, {receipts}"
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the store for JSON."""
         return {
             "store": self.store,
             "federation": self.federation,
@@ -94,12 +94,12 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gaps:
-    """Everything that is named and not there.
+    """All missing evidence.
 
     Args:
-        named: How many stores manifests and logs name.
-        stores: Those of which something is missing.
-        logs: Keys, in hexadecimal, of round logs that a manifest names.
+        named: Number of stores that manifests and logs name.
+        stores: The stores with missing evidence.
+        logs: Keys, in hexadecimal, of missing round logs that a manifest names.
     """
 
     named: int
@@ -108,24 +108,24 @@ class Gaps:
 
     @property
     def notes(self) -> list[str]:
-        """What is not verified for want of it, stores with the same gaps in one sentence."""
-        found = [
+        """The open points that follow, one for all stores with the same gaps."""
+        points = [
             f"evidence of {names}: {first.what} missing ({first.known_from})"
             for names, first in _alike(self.stores, lambda one: f"{one.what}/{one.known_from}")
         ]
-        return found + [f"what stores were asked: {_no_log(key)}" for key in self.logs]
+        return points + [f"what stores were asked: {_no_log(key)}" for key in self.logs]
 
     @property
     def faults(self) -> list[str]:
-        """The same as errors, where everything is required."""
+        """The faults that follow, if all evidence is required."""
         if not self.named:
             return ["evidence is missing: no manifest and no round log says which stores there are"]
         gaps = [f"{names} ({first.what})" for names, first in _alike(self.stores, _what)]
-        found = [f"evidence is missing of {'; '.join(gaps)}"] if gaps else []
-        return found + [_no_log(key) for key in self.logs]
+        faults = [f"evidence is missing of {'; '.join(gaps)}"] if gaps else []
+        return faults + [_no_log(key) for key in self.logs]
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the gaps for JSON."""
         return {
             "named": self.named,
             "stores": [one.row() for one in self.stores],
@@ -138,11 +138,11 @@ def _what(one: Missing) -> str:
 
 
 def _alike(stores: Sequence[Missing], of: Callable[[Missing], str]) -> list[tuple[str, Missing]]:
-    """Put stores together of which the same can be said: their names, and the first of them."""
+    """Group stores by a text; return each group's names and its first store."""
     groups: defaultdict[str, list[Missing]] = defaultdict(list)
-    for one in stores:
-        groups[of(one)].append(one)
-    return [(_names([one.store for one in group]), group[0]) for group in groups.values()]
+    for missing in stores:
+        groups[of(missing)].append(missing)
+    return [(_names([m.store for m in group]), group[0]) for group in groups.values()]
 
 
 def _names(stores: Sequence[str]) -> str:
@@ -160,21 +160,22 @@ def find_gaps(
     *,
     authority: bytes | None,
 ) -> Gaps:
-    """Compare what was handed over with the stores that terms and round logs name.
+    """Compare the evidence with the stores that manifests and round logs name.
 
     Args:
-        stores: Everything that was handed over.
-        logs: Each round log, and the stores below its folder.
-        authority: Whose manifests count; all that can be read, if unset.
+        stores: The evidence of all stores.
+        logs: Each round log with its audit and the stores below its folder.
+        authority: The authority whose manifests count; all readable ones if None.
 
     Guarantees:
-        A store that a manifest of the authority or a roster names, and of which any piece is
-        missing, is in the result. A folder counts for the store in its certificate; without
-        one, for the store whose key signed its ledger, by the round log, or else for the
-        store of the folder's name.
+        Every store that a manifest of the authority or a roster names, and that lacks any file,
+        is in the result. A folder belongs to the store in its certificate; without one, to the
+        store whose key signed the ledger, by the round log; or else to the store of the folder's
+        name.
     """
     below = {store.ledger for _, mine in logs.values() for store in mine}
-    adrift = [
+    # Without terms and outside of every log's folder, evidence could belong to any group.
+    unassigned = [
         evidence
         for evidence in stores
         if evidence.ledger not in below and not trusted(known_terms([evidence]), authority)
@@ -183,13 +184,13 @@ def find_gaps(
     for group in group_evidence(stores, logs, authority):
         expected = _expected(group)
         named += len(expected)
-        here: defaultdict[str, list[Evidence]] = defaultdict(list)
+        by_id: defaultdict[str, list[Evidence]] = defaultdict(list)
         certified = {key: name for log in group.logs for key, name in log.certified.items()}
-        for evidence in dict.fromkeys([*group.stores, *adrift]):
+        for evidence in dict.fromkeys([*group.stores, *unassigned]):
             name = store_id(evidence, certified) or evidence.store.rpartition("/")[2]
-            here[name].append(evidence)
-        found = (_missing(name, by, here[name], group) for name, by in sorted(expected.items()))
-        missing += [one for one in found if one is not None]
+            by_id[name].append(evidence)
+        gaps = (_missing(name, by, by_id[name], group) for name, by in sorted(expected.items()))
+        missing += [gap for gap in gaps if gap is not None]
         present = {log.checkpoint.log_key.hex() for log in group.logs if log.checkpoint}
         promised = {manifest.log_key for manifest in group.terms.values()}
         keys += sorted(key for key in promised - present if key is not None)
@@ -197,7 +198,7 @@ def find_gaps(
 
 
 def _expected(group: Group) -> dict[str, tuple[str, ...]]:
-    """The stores that a group's evidence names, and what names each."""
+    """Return the stores that a group's evidence names, each with what names it."""
     listed = {name for manifest in group.terms.values() for name in manifest.stores}
     logged = {name for log in group.logs for name in (*log.rosters, *log.given)}
     return {
@@ -210,7 +211,7 @@ def _missing(
     name: str, by: tuple[str, ...], places: Sequence[Evidence], group: Group
 ) -> Missing | None:
     terms = [manifest for manifest in group.terms.values() if name in manifest.stores]
-    # A store has seen the logs of its own terms, and those whose rosters it is in.
+    # A store must have seen the logs that its terms name, and those whose rosters list it.
     keys = {manifest.log_key for manifest in terms if manifest.log_key is not None}
     keys |= {
         log.checkpoint.log_key.hex()
@@ -218,6 +219,7 @@ def _missing(
         if log.checkpoint is not None and name in log.rosters
     }
     lacks = {evidence.store: _files_missing(evidence, keys) for evidence in places}
+    # Copies of a store's evidence are judged by the most complete one.
     folder = min(lacks, key=lambda store: len(lacks[store]), default=None)
     files = [*OWED, *_checkpoint_files(keys)] if folder is None else lacks[folder]
     if not files:
@@ -234,7 +236,7 @@ def _missing(
 
 
 def _files_missing(evidence: Evidence, keys: set[str]) -> list[str]:
-    """What a store's evidence lacks of what it owes."""
+    """Return the names of owed files that a store's evidence lacks."""
     own = evidence.ledger.parent
     member = evidence.enrolment or own
     places = {

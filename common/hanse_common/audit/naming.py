@@ -1,4 +1,4 @@
-"""Which store a folder of evidence is of: by certificate, or by the key that signed its ledger."""
+"""Identifies the store of a folder of evidence by certificate, or by the ledger's signing key."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hanse_common.errors import HanseError
 
 
 def store_id(evidence: Evidence, certified: Mapping[bytes, str]) -> str | None:
-    """The store's id in manifests and rosters; None if nothing says so.
+    """Return the store's id in manifests and rosters; None if it cannot be determined.
 
     Args:
-        evidence: What was handed over.
-        certified: Ids by public key, as a round log's rosters have them. A store that keeps
-            its certificate back is known by the signature of its last entry.
+        evidence: The store's evidence.
+        certified: Store ids by public key, from a round log's rosters. They identify a store
+            that withholds its certificate, by the signature of its last entry.
     """
     with suppress(HanseError):
         certificates = evidence.certificates()

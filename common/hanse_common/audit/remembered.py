@@ -1,4 +1,4 @@
-"""What an earlier audit printed: how far each ledger and each round log went."""
+"""Reads the ends of ledgers and round logs from the JSON of an earlier audit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remembered:
-    """Heads by store, and the logs' checkpoints, whose signatures are not kept."""
+    """Heads by store, and checkpoints of round logs, without signatures.
+
+    The auditor's own file is trusted, so that no signature is needed.
+    """
 
     heads: dict[str, Head] = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -24,7 +27,7 @@ class Remembered:
         """Read what `hanse audit verify --format json` printed.
 
         Raises:
-            ConfigError: It is something else.
+            ConfigError: The file is something else.
         """
         hint = "keep what `hanse audit verify PATH --format json` printed"
         with decoding(f"the earlier audit {path}", ConfigError, hint=hint):

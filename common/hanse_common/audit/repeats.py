@@ -1,8 +1,8 @@
-"""Exchanges that came more than once, and how much of what the signed terms grant is used.
+"""Counts repeated exchanges, and how many of the granted exchanges are used.
 
-A manifest grants every exchange once, and some spare ones of each kind: for second attempts,
-rounds that a crash cut off, and rounds that were lost. Whatever run number a coordinator
-shows, a repeat is a repeat.
+A manifest grants every exchange once, and spare exchanges of each kind for second attempts,
+rounds interrupted by a crash, and lost rounds. Repeats are counted across run numbers, since the
+coordinator can choose these freely.
 
 >>> twice = [
 ...     Occurrence(kind="train", round=1, exchange=3, run=7, attempt=attempt, place=attempt)
@@ -27,23 +27,23 @@ from hanse_common.privacy.entry import Entry
 from hanse_common.wording import counted
 
 EXCHANGES_PER_ROUND = 3
-"""Numbers that a run has for each of its rounds: training, evaluation, test."""
+"""Exchange numbers per round: training, evaluation, test."""
 KINDS: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
 _MOST_NAMED = 8
-"""Repeats, and occurrences of each, that a sentence names; JSON has all of them."""
+"""Most repeats, and occurrences of each, that a sentence names; JSON lists all of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occurrence:
-    """One time that an exchange was charged, or announced.
+    """One charge or announcement of an exchange.
 
     Args:
         kind: `train` or `evaluate`.
         round: The training round.
-        exchange: Its number within a run, the same in every run.
-        run: The coordinator's number of its run.
+        exchange: Number of the exchange within a run, the same in every run.
+        run: The coordinator's number of the run.
         attempt: 1 or 2.
-        place: The entry of the ledger, or the record of the round log.
+        place: Number of the ledger's entry, or of the round log's record.
     """
 
     kind: str
@@ -56,14 +56,14 @@ class Occurrence:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Use:
-    """Everything of one kind of exchange that came under one manifest.
+    """All occurrences of one kind of exchange under one manifest.
 
     Args:
-        manifest: Its digest, in hexadecimal.
+        manifest: Digest of the manifest, in hexadecimal.
         kind: `train` or `evaluate`.
-        granted: Exchanges of the kind that the manifest lets a store pay for.
-        spare: Of them, those beyond one for each exchange of an undisturbed run.
-        occurrences: In order.
+        granted: Number of exchanges of this kind that the manifest grants.
+        spare: The granted exchanges beyond those of an undisturbed run.
+        occurrences: The occurrences, in order.
     """
 
     manifest: str
@@ -74,20 +74,21 @@ class Use:
 
     @property
     def used(self) -> int:
-        """How many exchanges came, repeats included."""
+        """Number of occurrences, repeats included."""
         return len(self.occurrences)
 
     @property
     def repeats(self) -> list[tuple[Occurrence, ...]]:
-        """The occurrences of each exchange that came more than once."""
-        found: dict[tuple[int, int], list[Occurrence]] = {}
+        """The occurrences of each exchange that occurred more than once."""
+        # Neither run nor attempt is in the key: a new run number makes no new exchange.
+        by_exchange: dict[tuple[int, int], list[Occurrence]] = {}
         for one in self.occurrences:
-            found.setdefault((one.round, one.exchange), []).append(one)
-        return [tuple(times) for times in found.values() if times[1:]]
+            by_exchange.setdefault((one.round, one.exchange), []).append(one)
+        return [tuple(times) for times in by_exchange.values() if times[1:]]
 
     @property
     def repeated(self) -> int:
-        """How many of them had come before."""
+        """Number of occurrences that repeat an earlier one."""
         return sum(len(times) - 1 for times in self.repeats)
 
     @property
@@ -96,29 +97,29 @@ class Use:
         return self.occurrences[self.granted] if self.used > self.granted else None
 
     def in_words(self, place: str) -> str:
-        """Say what was repeated; empty if nothing was.
+        """Return a sentence on the repeats; empty if there are none.
 
         Args:
-            place: What a `place` is called, `entry` or `record`.
+            place: Word for a `place`: `entry` or `record`.
         """
         if not self.repeats:
             return ""
-        if place == "record":  # what was announced may have ended before anybody paid
-            told = f"announced {counted(self.repeated, 'repeat')} of kind {self.kind!r}, a store "
-            return f"{told}pays for {self.spare} at most: {self.named(place)}"
+        if place == "record":  # an announced attempt may have ended before any store paid
+            start = f"announced {counted(self.repeated, 'repeat')} of kind {self.kind!r}, a store "
+            return f"{start}pays for {self.spare} at most: {self.named(place)}"
         return (
             f"{self.repeated} of {counted(self.spare, 'spare exchange')} of kind {self.kind!r} "
             f"used: {self.named(place)}"
         )
 
     def named(self, place: str) -> str:
-        """Name the exchanges that came more than once, with run numbers and places."""
+        """Return the repeated exchanges in words, with run numbers and places."""
         shown = [_named(times, place) for times in self.repeats[:_MOST_NAMED]]
         more = len(self.repeats) - len(shown)
         return "; ".join(shown) + (f"; and {more} others, as JSON lists them" if more else "")
 
     def row(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
+        """Return the use for JSON."""
         return {
             "manifest": self.manifest,
             "kind": self.kind,
@@ -140,16 +141,17 @@ class Use:
 
 
 def uses_of(manifest: Manifest, occurrences: Iterable[Occurrence]) -> tuple[Use, ...]:
-    """Hold what came under a manifest against what it grants; a kind that never came is left out.
+    """Compare occurrences under a manifest with its grant, by kind; unused kinds are left out.
 
     Args:
         manifest: The terms.
-        occurrences: Of any kinds, in order.
+        occurrences: Occurrences of any kind, in order.
     """
-    came = list(occurrences)
+    all_kinds = list(occurrences)
     uses = []
+    # Each kind has a grant of its own: spare evaluations pay for no training round.
     for kind in KINDS:
-        mine = tuple(one for one in came if one.kind == kind)
+        mine = tuple(one for one in all_kinds if one.kind == kind)
         granted = manifest.granted(kind)
         if mine:
             uses.append(
@@ -165,12 +167,12 @@ def uses_of(manifest: Manifest, occurrences: Iterable[Occurrence]) -> tuple[Use,
 
 
 def repeats_in_words(uses: Iterable[Use], place: str) -> list[str]:
-    """One sentence for each use in which something was repeated; see `Use.in_words`."""
+    """Return a sentence for each use with repeats; see `Use.in_words`."""
     return [words for words in (use.in_words(place) for use in uses) if words]
 
 
 def charges_of(entries: Sequence[Entry]) -> list[Occurrence]:
-    """A ledger's charges, as occurrences."""
+    """Return a ledger's charges as occurrences."""
     return [
         Occurrence(
             kind=entry.release.kind,
@@ -186,7 +188,7 @@ def charges_of(entries: Sequence[Entry]) -> list[Occurrence]:
 
 
 def kind_of(exchange: int) -> str:
-    """What kind an exchange is, by its number.
+    """Return the kind of an exchange by its number.
 
     >>> kind_of(3), kind_of(4), kind_of(5)
     ('train', 'evaluate', 'evaluate')

@@ -1,8 +1,8 @@
-"""A coordinator's round log by itself: is it as written, and does what it says hold together?
+"""Checks a coordinator's round log on its own: integrity, signatures and consistency.
 
-Nothing in it is believed for the coordinator's sake: certificates are the authority's,
-cosignatures, receipts and confirmations the stores', and every header binds the log as it
-was when the exchange was announced.
+No record is trusted because the coordinator wrote it: the authority signs certificates, stores
+sign cosignatures, receipts and confirmations, and every header binds the log up to the
+announcement of its exchange.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from hanse_common.roundlog.records import SUMMED, Announced, Closed, Published, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogFile:
-    """A round log as it lies there.
+    """The content of a round log.
 
     Args:
-        path: Of the records.
-        records: Good ones, in order.
-        tree: Over all of them.
-        checkpoint: That lies beside it, unchecked.
+        path: Path of the log.
+        records: The decoded records in order, up to the first malformed one.
+        tree: Merkle tree over all records, malformed ones included.
+        checkpoint: The checkpoint in the log's folder, not checked.
     """
 
     path: Path
@@ -42,42 +42,47 @@ class LogFile:
     checkpoint: Checkpoint | None
 
     def closed(self) -> list[Closed]:
-        """Attempts that came to an end."""
+        """Return the records of attempts that ended."""
         return [record for record in self.records if isinstance(record, Closed)]
 
     def certified(self) -> dict[bytes, str]:
-        """Ids of the stores in rosters, by the public key in their certificate there."""
+        """Return the ids of stores in rosters, by the public key in their certificates."""
         members = (member for attempt in self.closed() for member in attempt.members)
         return {one.certificate.public_key: one.certificate.store_id for one in members}
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What has been read of a log so far."""
+    """State of the pass over a log's records."""
 
     announced: dict[bytes, tuple[int, Announced]] = field(default_factory=dict)
-    """Open announcements by the model digest that their header must have."""
+    """Open announcements, by the model digest that the header of their attempt must have."""
     attempts: list[LoggedAttempt] = field(default_factory=list)
-    """Those that were closed."""
+    """Closed attempts so far."""
     model: Published | None = None
+    """The newest published model."""
     models: set[bytes] = field(default_factory=set)
-    """Digests of all that were published."""
+    """Digests of all published models."""
     summed: set[int] = field(default_factory=set)
-    """Exchanges that gave a sum since."""
+    """Exchanges that gave a sum since the newest model."""
 
 
 def read_log(path: Path, notes: Notes) -> LogFile | None:
-    """Read a log as far as it can be; what is wrong with it goes to the notes."""
+    """Read a log up to its first malformed record; add faults to the notes.
+
+    Returns:
+        The log; None if it cannot be read at all.
+    """
     try:
         is_there(checkpoint_path(path))
         if not is_there(path):
-            raise RoundLogError(f"there is no round log at {path}, and its checkpoint is there")
+            raise RoundLogError(f"there is no round log at {path}, but its checkpoint exists")
         with FORMAT.reading(path) as database:
             FORMAT.check_pages(database, path)
             bodies = read_records(database, path)
         checkpoint = Checkpoint.load(checkpoint_path(path))
     except (RoundLogError, LedgerError) as error:
-        notes.whole("the round log cannot be read", error)
+        notes.reject("the round log cannot be read", error)
         return None
     records: list[Record] = []
     for position, body in enumerate(bodies, start=1):
@@ -96,21 +101,21 @@ def check_log(
     authority: bytes | None,
     notes: Notes,
 ) -> list[LoggedAttempt]:
-    """Check everything that a log says by itself.
+    """Check a log's records against one another and against their signatures.
 
     Args:
-        log: As read.
-        log_key: The key that the coordinator's manifest names; None if it was not handed over.
-        terms: Manifests by digest, each checked.
+        log: The log.
+        log_key: The key in the coordinator's manifest; None without a manifest.
+        terms: Checked manifests, by digest.
         authority: The enrolment authority's public key; None if it is not known.
-        notes: Take what is found.
+        notes: Receive the findings.
 
     Returns:
-        Attempts in the order of their announcements, as far as the log is good.
+        Attempts in the order of their announcements, up to the first fault.
 
     Guarantees:
-        After no fault, no record that a store has cosigned, and none up to the checkpoint,
-        was altered, moved or removed; what each record says of stores is signed by them.
+        If there is no fault, no record up to the checkpoint, or that a store has cosigned, was
+        altered, moved or removed, and stores signed what each record says of them.
     """
     _check_checkpoint(log, log_key, notes)
     reading = _Reading()
@@ -122,6 +127,7 @@ def check_log(
         else:
             _take_model(position, record, reading, notes)
         if notes.faults:
+            # Later records are judged by the state that earlier ones leave.
             return _attempts(reading)
     notes.verified += [
         "every announcement precedes its exchange, and every header binds the log as it was",
@@ -143,7 +149,7 @@ def _attempts(reading: _Reading) -> list[LoggedAttempt]:
 
 
 def _check_checkpoint(log: LogFile, log_key: str | None, notes: Notes) -> None:
-    """Compare the log with the checkpoint beside it."""
+    """Compare the log with its checkpoint."""
     size, last = len(log.tree), log.checkpoint
     if last is None:
         notes.fault(0, "unsigned", "there is no checkpoint beside the log")
@@ -160,13 +166,14 @@ def _check_checkpoint(log: LogFile, log_key: str | None, notes: Notes) -> None:
         notes.fault(0, "another key", detail)
         return
     if last.size <= size and log.tree.root(last.size) == last.root:
+        # A record is written before the checkpoint that covers it: a crash leaves one uncovered.
         if size > last.size + 1:
             notes.fault(last.size + 1, "unsigned", "no checkpoint covers it")
         elif size > last.size:
             notes.unverified.append("the last record: a crash left it without a checkpoint")
         notes.verified.append(f"the log is that of the signed checkpoint of {last.size} records")
         return
-    # Which record it is, the headers of attempts tell.
+    # A Merkle root does not say which record differs. The headers of attempts narrow it down.
     good, all_bound = _vouched(log)
     if all_bound and last.size > size:
         notes.fault(size + 1, "cut off", f"the log ends before it, and had {last.size} records")
@@ -175,7 +182,7 @@ def _check_checkpoint(log: LogFile, log_key: str | None, notes: Notes) -> None:
 
 
 def _vouched(log: LogFile) -> tuple[int, bool]:
-    """Up to where attempts were bound to the log as it is, and whether all of them were."""
+    """Return the last record that attempts' headers bind, and whether all attempts are bound."""
     good = 0
     for position, record in enumerate(log.records, start=1):
         if not isinstance(record, Closed) or not record.members:
@@ -188,7 +195,7 @@ def _vouched(log: LogFile) -> tuple[int, bool]:
 
 
 def _announcement_of(log: LogFile, position: int, closed: Closed) -> int | None:
-    """Where the announcement is that a closed attempt's header binds."""
+    """Return the number of the announcement that a closed attempt's header binds, or None."""
     for earlier in range(position - 1, 0, -1):
         record = log.records[earlier - 1]
         if isinstance(record, Announced) and closed.header.model_digest == _bound(
@@ -199,7 +206,7 @@ def _announcement_of(log: LogFile, position: int, closed: Closed) -> int | None:
 
 
 def _bound(log: LogFile, position: int, announced: Announced) -> bytes:
-    """What the header of an announced attempt has for model digest."""
+    """Return the model digest in the header of an announced attempt."""
     return logged_digest(announced.instructions_digest, _checkpoint(log, position).payload())
 
 
@@ -238,7 +245,7 @@ def _take_outcome(
         return
     try:
         _check_signatures(record, _checkpoint(log, place), authority)
-        # A log outlives manifests: it may hold attempts under terms that nobody handed over.
+        # A log outlives manifests: it may have attempts under terms that are not in the evidence.
         if header.manifest_digest in terms:
             _check_terms(record, order, terms[header.manifest_digest])
     except HanseError as error:
@@ -252,20 +259,22 @@ def _take_outcome(
 
 
 def _check_signatures(record: Closed, announcing: Checkpoint, authority: bytes | None) -> None:
-    """Check all that stores have signed in an attempt.
+    """Check all signatures of stores in an attempt.
 
     Raises:
-        HanseError: Names the store.
+        HanseError: A signature or list is wrong; the message names the store.
     """
     keys = {}
     for member in record.members:
         certificate = member.certificate
         if authority is not None:
-            # Whether it was valid then, the other stores of the roster have checked.
+            # Validity in time was checked by the other stores of the roster. The log has no clock
+            # that an auditor could trust.
             certificate.check(authority, now=certificate.valid_from)
         keys[certificate.store_id] = certificate.public_key
         cosigned = partial(announcing.check_cosignature, member.cosignature, certificate.public_key)
         _signed(certificate.store_id, "cosignature", cosigned)
+    # Unique ids: a store that counted twice would make the sum look larger than it was.
     if list(keys) != sorted(set(record.stores)) or len(keys) != len(record.members):
         raise RoundLogError("its roster is not sorted and unique")
     header_digest = record.header.digest()
@@ -282,17 +291,19 @@ def _check_signatures(record: Closed, announcing: Checkpoint, authority: bytes |
         _signed(name, "receipt", partial(receipt.check_signature, keys[name]))
     given = [receipt.store_id for receipt in record.receipts]
     if given != sorted(set(given)) or not set(record.summed) <= set(given):
-        raise RoundLogError("a store is in the sum, and its receipt is not there once")
+        raise RoundLogError(
+            "a store in the sum has no receipt, or receipts are repeated or unsorted"
+        )
     for confirmation in record.confirmations:
         name = confirmation.store_id
         expected = (header_digest, record.roster_digest, sharers_digest, survivors_digest)
-        said = (
+        signed = (
             confirmation.header_digest,
             confirmation.roster_digest,
             confirmation.sharers_digest,
             confirmation.survivors_digest,
         )
-        if said != expected or name not in record.summed:
+        if signed != expected or name not in record.summed:
             raise RoundLogError(f"the confirmation of {name!r} is for another list of survivors")
         _signed(name, "confirmation", partial(confirmation.check_signature, keys[name]))
 
@@ -308,7 +319,7 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
     """Check an attempt against the federation's terms.
 
     Raises:
-        RoundLogError: It breaks one of them.
+        RoundLogError: The attempt violates one of the terms.
     """
     first = record.header.round == EXCHANGES_PER_ROUND
     if first and announced.model_digest.hex() != manifest.model_digest:
@@ -320,7 +331,7 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
         return
     trains = record.header.round % EXCHANGES_PER_ROUND == 0
     terms, count = manifest.terms("train" if trains else "evaluate"), len(record.members)
-    for what, found, needed in (
+    for what, actual, needed in (
         ("stores in the roster", count, terms.minimum_cohort),
         ("stores in the sum", len(record.survivors), terms.survivors(count)),
         (
@@ -329,12 +340,13 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
             terms.threshold(count),
         ),
     ):
-        if found < needed:
-            raise RoundLogError(f"it has {found} {what}, its manifest requires {needed}")
+        if actual < needed:
+            raise RoundLogError(f"it has {actual} {what}, its manifest requires {needed}")
 
 
 def _take_model(position: int, record: Published, reading: _Reading, notes: Notes) -> None:
-    # A lost round, or a coordinator that went on from a checkpoint, publishes a model again.
+    # A known digest is no change: after a lost round, or a restart from a checkpoint, the
+    # coordinator publishes an earlier model again.
     if (
         record.round
         and reading.models

@@ -1,7 +1,7 @@
-"""Epsilon by another library: Opacus' accountant by privacy loss random variables.
+"""A second computation of epsilon, by Opacus' accountant of privacy loss random variables.
 
-Gopi, Lee and Wutschitz 2021, "Numerical composition of differential privacy". It knows one
-Poisson-sampled Gaussian a step, and no mixture over several stores.
+Gopi, Lee and Wutschitz 2021, "Numerical composition of differential privacy". The accountant
+supports one Poisson-sampled Gaussian per step, and no mixture over several stores.
 
 >>> from hanse_common.privacy.accounting import epsilon
 >>> steps = [SampledGaussianSteps(noise_multiplier=2.0, sample_rate=0.1, count=200)]
@@ -21,11 +21,12 @@ from importlib.util import find_spec
 from hanse_common.privacy.accounting import SampledGaussianSteps
 
 TOLERANCE = 0.02
-"""By how much, relatively, two accountants may differ."""
-SMALLEST = 0.01
-"""Epsilon below which they need not agree: at sigma 1,000 and 100 steps the first one's grid of
-10^-3 makes 0.009 of 0.003."""
+"""Largest relative difference between the two accountants."""
+_SMALLEST = 0.01
+"""Absolute difference that is always allowed: at sigma 1,000 and 100 steps, the first
+accountant's grid of 10^-3 turns an epsilon of 0.003 into 0.009."""
 _ACCURACY = 0.002
+"""Error bound of the second accountant, relative to the first one's epsilon."""
 _LEAST_ERROR = 1e-4
 
 Composed = tuple[float, float, int]
@@ -33,11 +34,11 @@ Composed = tuple[float, float, int]
 
 
 def why_not(spent: Sequence[SampledGaussianSteps], first: float) -> str | None:
-    """Say why there is no second opinion on these steps; None if there is one.
+    """Return why there is no second opinion on these steps; None if there is one.
 
     Args:
-        spent: Everything that was charged.
-        first: What the first accountant says of it.
+        spent: All charged steps.
+        first: Their epsilon by the first accountant.
     """
     if math.isinf(first):
         return "no second accountant: the first one finds no bound that could be compared"
@@ -51,12 +52,12 @@ def why_not(spent: Sequence[SampledGaussianSteps], first: float) -> str | None:
 def second_epsilon(
     spent: Sequence[SampledGaussianSteps], *, target_delta: float, about: float
 ) -> float:
-    """Epsilon of what was spent, an upper bound.
+    """Return an upper bound on the epsilon of charged steps, by Opacus.
 
     Args:
-        spent: Each step of one Poisson-sampled Gaussian; see `why_not`.
+        spent: Steps of Poisson-sampled Gaussians, one store each; see `why_not`.
         target_delta: In (0, 1).
-        about: What the first accountant says; the error is kept small beside it.
+        about: The first accountant's epsilon, which scales the error bound.
 
     Raises:
         ArithmeticError, ValueError, RuntimeError: The library cannot compute it.
@@ -65,27 +66,29 @@ def second_epsilon(
     for steps in spent:
         key = (steps.noise_multiplier, steps.sample_rate)
         counts[key] = counts.get(key, 0) + steps.count
+    # Equal steps are merged, and sorted so that the cache recognises them in any order.
     composed = tuple(sorted((*key, count) for key, count in counts.items() if count))
     return _prv_epsilon(composed, target_delta, _error(about)) if composed else 0.0
 
 
 def agree(first: float, second: float) -> bool:
-    """Whether two accountants say the same, as far as they compute it.
+    """Return whether two epsilons agree within the accountants' accuracy.
 
     >>> agree(3.0, 3.05), agree(3.0, 3.07), agree(0.0088, 0.0028)
     (True, False, True)
     """
-    return abs(second - first) <= max(TOLERANCE * first, SMALLEST)
+    return abs(second - first) <= max(TOLERANCE * first, _SMALLEST)
 
 
 def _error(about: float) -> float:
+    # Rounded, so that almost equal values share an entry of the cache.
     return float(f"{max(about * _ACCURACY, _LEAST_ERROR):.3g}")
 
 
 @lru_cache(maxsize=4096)
 def _prv_epsilon(composed: tuple[Composed, ...], target_delta: float, error: float) -> float:
     with warnings.catch_warnings():
-        # Of a logarithm of zero where everybody is drawn, which it then leaves out.
+        # At sample rate 1 Opacus warns of the logarithm of zero in a term that it then drops.
         warnings.simplefilter("ignore")
         from opacus.accountants import PRVAccountant  # imported on use: torch
 

@@ -1,9 +1,9 @@
-"""Epsilon for one person who shops at several stores, none of which knows of the others.
+"""Epsilon for one person who is a customer of several stores that do not know of each other.
 
-In mode `local` every store adds all of the noise, and what stores spend adds up. In mode
-`distributed` stores share one sum and one noise: at k stores a person's clips add up, which is
-k times the sensitivity, and so noise divided by k. Each store draws by itself, so the bound
-is that of a mixture over how many of them drew the person, as in `privacy.accounting`.
+In mode `local` every store adds all of the noise, and the charges of the stores compose. In mode
+`distributed` stores share one sum and one noise: a person at k stores has k times the
+sensitivity, which equals noise divided by k. Each store samples independently, so the bound is
+that of a mixture over the number of stores that drew the person, as in `privacy.accounting`.
 
 >>> from hanse_common.privacy.charge import Release
 >>> from hanse_common.privacy.entry import GENESIS
@@ -12,8 +12,8 @@ is that of a mixture over how many of them drew the person, as in `privacy.accou
 ...     return [Entry(sequence=1, kind="charge", previous=GENESIS, time=0, steps=terms,
 ...                   release=Release(kind="train", mode=mode))]
 >>> for mode in ("local", "distributed"):
-...     found = [epsilon_at_stores(charged(mode), k, covers=1, target_delta=1e-6) for k in (1, 2)]
-...     print(mode, [round(value, 2) for value in found])
+...     values = [epsilon_at_stores(charged(mode), k, covers=1, target_delta=1e-6) for k in (1, 2)]
+...     print(mode, [round(value, 2) for value in values])
 local [0.71, 1.01]
 distributed [0.71, 1.51]
 """
@@ -30,39 +30,39 @@ from hanse_common.privacy.entry import Entry
 
 
 def covered(entries: Sequence[Entry], manifest: Manifest | None) -> int:
-    """At how many stores a person may shop under a ledger's own figures.
+    """Return at how many stores a person may shop for a ledger's own epsilon to hold.
 
     Args:
-        entries: The ledger's.
-        manifest: The terms; counts only if the last charge names them.
+        entries: The entries of the ledger.
+        manifest: The terms; they count only if every charge names them.
 
     Edge cases:
-        Without a manifest it is what the charges themselves say, which in mode `local` is 1:
-        then `epsilon_at_stores` says too much, not too little.
+        Without a manifest it is the number in the charges themselves, which is 1 in mode
+        `local`. Then `epsilon_at_stores` overestimates epsilon, and never underestimates it.
     """
     charges = [entry for entry in entries if entry.kind == "charge"]
-    told = max((entry.steps.stores for entry in charges if entry.steps), default=1)
+    accounted = max((entry.steps.stores for entry in charges if entry.steps), default=1)
     if manifest is None or any(
         entry.release.manifest_digest != manifest.digest() for entry in charges
     ):
-        return told
-    return max(told, manifest.privacy.max_stores_per_customer or 1)
+        return accounted
+    return max(accounted, manifest.privacy.max_stores_per_customer or 1)
 
 
 def epsilon_at_stores(
     entries: Sequence[Entry], count: int, *, covers: int, target_delta: float
 ) -> float:
-    """Epsilon for a person at `count` stores that each spent as this ledger says.
+    """Return epsilon for a person at `count` stores that each spent as this ledger did.
 
     Args:
-        entries: The ledger's.
-        count: Of the person's stores.
-        covers: Up to how many the ledger's own figures hold; see `covered`.
+        entries: The entries of the ledger.
+        count: Number of the person's stores.
+        covers: Number of stores up to which the ledger's own epsilon holds; see `covered`.
         target_delta: In (0, 1).
 
     Guarantees:
-        An upper bound, also for people at fewer stores. At `covers` stores it is the
-        ledger's own epsilon.
+        The value is an upper bound, also for people at fewer stores. At `covers` stores it is
+        the ledger's own epsilon.
     """
     spent = [
         at_stores(entry.steps, entry.release.mode, count, covers)
@@ -75,17 +75,18 @@ def epsilon_at_stores(
 def at_stores(
     steps: SampledGaussianSteps, mode: str, count: int, covers: int
 ) -> SampledGaussianSteps:
-    """What steps of one store's account come to for a person at `count` such stores.
+    """Return the steps to account for a person at `count` stores with the same charges.
 
     Args:
-        steps: As accounted at one store.
-        mode: `distributed`, the stores share one sum; else each pays by itself.
-        count: Of the person's stores.
-        covers: Up to how many the account holds as it stands.
+        steps: Steps as accounted at one store.
+        mode: In `distributed` the stores share one sum; in other modes their steps compose.
+        count: Number of the person's stores.
+        covers: Number of stores up to which the steps hold unchanged.
     """
     if mode != "distributed":
-        # What is charged stands for `covers` stores already; each does the same number.
+        # The charge covers `covers` stores already, each with the same number of steps.
         return replace(steps, count=math.ceil(steps.count * count / covers))
     noise = steps.noise_multiplier * covers / count
+    # At sample rate 1 all stores draw the person in every step, and there is no mixture.
     together = 1 if steps.sample_rate == 1.0 else count
     return replace(steps, noise_multiplier=noise, stores=together)

@@ -1,6 +1,6 @@
-"""What ledgers say was spent: by round, and what is left.
+"""Tables of a ledger's charges by round, and of its spent and remaining budget.
 
-These read what a ledger says; whether it is to be believed is for `verification`.
+The ledger is read as it is; `verify_store` checks it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ class RoundRow:
     """One entry of a ledger.
 
     Args:
-        store: Whose.
-        entry: Its number.
-        kind: `train` or `evaluate` if something was charged, else the entry's own kind.
-        run: The coordinator's number of its run.
+        store: Name of the store.
+        entry: Number of the entry.
+        kind: `train` or `evaluate` for a charge, else the entry's own kind.
+        run: The coordinator's number of the run.
         round: The training round.
-        attempt: 1 or 2; 0 where there are no attempts.
-        mode: The plan's.
-        noise_multiplier: As accounted; None in a renewal, as the next three.
-        sample_rate: As accounted.
-        steps: As accounted.
+        attempt: 1 or 2; 0 for exchanges without attempts.
+        mode: Mode of the privacy plan.
+        noise_multiplier: The accounted value; None in a renewal, like the next three.
+        sample_rate: The accounted value.
+        steps: The accounted number.
         stores_per_person: At how many stores one person may be drawn for one sum.
-        target_delta: At which epsilon is read.
-        epsilon: Of this entry by itself; 0 if nothing was paid.
-        cumulative: Of everything ever paid up to here.
-        limit: The policy's limit that was in force; None if none.
-        left: Of the limit, since the last renewal; None without a limit.
+        target_delta: Delta at which epsilon is computed.
+        epsilon: Epsilon of this entry alone; 0 if nothing was paid.
+        cumulative: Epsilon of all payments up to this entry.
+        limit: The policy's limit at the time; None if there was none.
+        left: Remainder of the limit since the last renewal; None without a limit.
     """
 
     store: str
@@ -58,19 +58,19 @@ class RoundRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetRow:
-    """What one store has spent, and what is left.
+    """The spent and the remaining budget of one store.
 
     Args:
-        store: Whose.
-        target_delta: At which epsilon is read; that of the last charge.
-        spent: Since the last renewal.
-        spent_ever: Over all renewals.
-        limit: The policy's; that of the last entry if the policy was not handed over.
-        left: Of the limit.
+        store: Name of the store.
+        target_delta: Delta at which epsilon is computed: that of the last charge.
+        spent: Epsilon since the last renewal.
+        spent_ever: Epsilon over all renewals.
+        limit: The policy's limit; without a policy that of the last charge.
+        left: Remainder of the limit.
         rounds_left: How many more rounds at the last round's terms stay within the limit.
-        covers_stores: At how many stores a person may shop under the figures above.
-        at_stores: Epsilon for a person who shops at so many stores that each spent as this
-            one did, ever; an upper bound.
+        covers_stores: At how many stores a person may shop for the values above to hold.
+        at_stores: By number of stores, an upper bound on epsilon for a person at so many stores
+            that each spent as this one did over all renewals.
     """
 
     store: str
@@ -85,7 +85,7 @@ class BudgetRow:
 
 
 def rounds_of(evidence: Evidence) -> list[RoundRow]:
-    """Return a row per entry.
+    """Return one row per entry.
 
     Raises:
         LedgerError: The ledger is damaged.
@@ -95,10 +95,10 @@ def rounds_of(evidence: Evidence) -> list[RoundRow]:
 
 
 def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> BudgetRow | None:
-    """Return what is left at a store; None if it has charged nothing.
+    """Return a store's budget; None if it has charged nothing.
 
     Args:
-        evidence: Of the store.
+        evidence: The store's evidence.
         stores: At how many stores a person may shop.
 
     Raises:
@@ -113,6 +113,7 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
     since = paid(entries, since=last_renewal(entries))
     spent, ever = (epsilon(s, target_delta=delta) for s in (since, paid(entries)))
     policy = evidence.policy()
+    # The policy of today comes first: the ledger only has the limit at the last charge.
     limit = policy.max_epsilon if policy else (charges[-1].max_epsilon or None)
     rounds = [entry.steps for entry in charges if entry.release.kind == "train"]
     last = rounds[-1] if rounds else None
@@ -139,7 +140,7 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
 def _round(store: str, entries: Sequence[Entry]) -> RoundRow:
     entry = entries[-1]
     steps, release, delta = entry.steps, entry.release, entry.target_delta
-    limit = entry.max_epsilon or None
+    limit = entry.max_epsilon or None  # in an entry, 0 means no limit
     own = since = 0.0
     if delta > 0:
         own = epsilon([steps], target_delta=delta) if steps and entry.spends else 0.0
@@ -165,5 +166,5 @@ def _round(store: str, entries: Sequence[Entry]) -> RoundRow:
 
 
 def last_renewal(entries: Sequence[Entry]) -> int:
-    """Number of the entry after which the budget counts; 0 if it was never renewed."""
+    """Return the number of the last renewal, after which the budget counts; 0 without one."""
     return max((entry.sequence for entry in entries if entry.kind == "renewal"), default=0)

@@ -1,4 +1,4 @@
-"""One store's ledger against everything that was handed over with it.
+"""Checks one store's ledger against the rest of its evidence.
 
 >>> from tempfile import TemporaryDirectory
 >>> from hanse_common.audit.evidence import find
@@ -45,23 +45,23 @@ from hanse_common.privacy.verify import verify_copy
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Audit:
-    """What was found out about one store.
+    """The result of auditing one store.
 
     Args:
-        store: See `Evidence`.
+        store: Name of the store, as in `Evidence`.
         certified_as: The store's id in its certificate; None without one.
-        ledger: The file.
-        entries: Good ones, up to the first fault of the chain.
-        charges: Of them, those that were paid.
-        rounds: Different training rounds among them.
-        head: How far the good entries go; for a later audit to remember.
-        epsilon: Of everything ever paid.
-        target_delta: At which it is read; that of the last charge.
-        second_epsilon: By the second accountant; None if there was none.
-        uses: What was charged of each kind of exchange, under each manifest that is known.
-        fault: The first thing that is wrong; None if nothing is.
-        verified: What was checked, for people.
-        unverified: What could not be, and why.
+        ledger: Path of the ledger.
+        entries: Number of entries up to the first fault of the chain.
+        charges: Number of paid entries among them.
+        rounds: Number of different training rounds that were charged.
+        head: The last of these entries, for a later audit to compare with.
+        epsilon: Epsilon of all payments.
+        target_delta: Delta of `epsilon`: that of the last charge.
+        second_epsilon: Epsilon by the second accountant; None without one.
+        uses: Charged exchanges under each known manifest.
+        fault: The first fault; None if there is none.
+        verified: Checks that passed, as sentences.
+        unverified: Points that could not be checked, and why.
     """
 
     store: str
@@ -80,7 +80,7 @@ class Audit:
     unverified: tuple[str, ...] = ()
 
     def row(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the audit for JSON."""
         fault = self.fault
         return {
             "store": self.store,
@@ -111,21 +111,21 @@ def verify_store(
     second_opinion: bool = True,
     known: Sequence[SignedManifest] = (),
 ) -> Audit:
-    """Check a store's ledger: as written, by whom, at what price, under which terms.
+    """Check a store's ledger: chain, signatures, epsilon, limits and terms.
 
     Args:
-        evidence: What was handed over.
-        authority: The enrolment authority's public key, as the auditor knows it; if unset,
-            the one that the store's policy names.
-        remembered: A head that this store has shown before.
-        receipted: The last entry for which the coordinator holds the store's receipt.
-        second_opinion: Ask Opacus too; that imports torch.
-        known: Manifests that anybody handed over; those of this authority that charges name
-            count, beside the store's own.
+        evidence: The store's evidence.
+        authority: The enrolment authority's public key that the auditor trusts; if unset, the
+            one that the store's policy names.
+        remembered: A head of this store from an earlier audit.
+        receipted: The last entry for which the coordinator has the store's receipt.
+        second_opinion: Also compute epsilon with Opacus, which imports torch.
+        known: Manifests from all evidence; those of this authority that charges name count, in
+            addition to the store's own.
 
     Guarantees:
-        Nothing that was not checked is in `verified`. Whatever is wrong with the evidence
-        is in `fault`, and raises nothing.
+        `verified` holds only what was checked. Faulty evidence raises no error; it is in
+        `fault`.
     """
     notes = Notes()
     if not evidence.ledger.exists():
@@ -143,7 +143,7 @@ def verify_store(
     _limits(entries, policy, notes)
     terms = trusted(known, authority)
     uses = check_terms(evidence, entries, authority, certified_as, terms, notes)
-    second = _ask_again(entries, notes) if second_opinion else None
+    second = _second_epsilon(entries, notes) if second_opinion else None
     if not second_opinion:
         notes.unverified.append("no second accountant: not asked for")
     if evidence.simulated:
@@ -169,7 +169,8 @@ def verify_store(
 
 
 def _round(release: Release) -> tuple[bytes, int, int]:
-    """What makes two charges one round: the run only where there are no terms to repeat."""
+    """Return the key of a charge's round: manifest, run and round."""
+    # Under a manifest, a round that is repeated in another run is the same round.
     named = release.manifest_digest != NOTHING
     return release.manifest_digest, 0 if named else release.run, release.round
 
@@ -189,21 +190,21 @@ def _policy(evidence: Evidence, notes: Notes) -> StorePolicy | None:
     try:
         return evidence.policy()
     except HanseError as error:
-        notes.whole("the policy cannot be read", error)
+        notes.reject("the policy cannot be read", error)
         return None
 
 
 def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> list[Certificate]:
-    """The store's certificates, today's first; none if they are not to be trusted."""
+    """Return the store's certificates, the current one first; none if one is not trustworthy."""
     try:
         certificates = evidence.certificates()
         for certificate in certificates if authority else ():
-            # Whether it is still valid today says nothing of what was signed under it.
+            # Checked at its own start: entries stay valid after their certificate has expired.
             certificate.check(authority or b"", now=certificate.valid_from)
             if certificate.store_id != certificates[0].store_id:
                 raise LedgerError(f"a certificate is of another store, {certificate.store_id!r}")
     except HanseError as error:
-        notes.whole("the certificate is not to be trusted", error)
+        notes.reject("the certificate is not to be trusted", error)
         return []
     if not certificates:
         notes.unverified.append("whose key signed: no certificate")
@@ -216,41 +217,43 @@ def _certificates(evidence: Evidence, authority: bytes | None, notes: Notes) -> 
 
 def _chain(evidence: Evidence, keys: Sequence[bytes], notes: Notes) -> list[Entry]:
     try:
+        # Both files are checked before either is read: a pipe or a device would block the audit.
         is_there(ledger_file.head_path(evidence.ledger))
         is_there(evidence.ledger)
         head, copy = evidence.head(), evidence.copy()
         if copy is None:
             raise LedgerError(f"there is no ledger at {evidence.ledger}")
-        found = verify_copy(copy, keys[0] if keys else None, keys[1:], head)
+        result = verify_copy(copy, keys[0] if keys else None, keys[1:], head)
     except LedgerError as error:
-        notes.whole("the ledger cannot be read", error)
+        notes.reject("the ledger cannot be read", error)
         return []
-    if found.fault is not None:
-        notes.fault(found.fault.sequence, found.fault.problem, found.fault.detail)
+    if result.fault is not None:
+        notes.fault(result.fault.sequence, result.fault.problem, result.fault.detail)
     else:
         notes.verified.append("no entry altered, missing or out of place")
         if keys:
             notes.verified.append("every entry is signed by the certificate's key")
         notes.verified.append(f"every epsilon recomputed ({ACCOUNTANT})")
-        if found.unsigned:
+        if result.unsigned:
             notes.unverified.append("who wrote it: some entries have no signature")
-        for entry in found.entries:
+        for entry in result.entries:
             if entry.kind == "recovery":
                 notes.unverified.append(
                     f"entries taken from the end before entry {entry.sequence}: the store had "
                     "lost its head, and went on"
                 )
-        if found.compared is None:
+        if result.compared is None:
             notes.unverified.append("how far the store says it goes: no ledger.head")
         else:
             notes.verified.append("it goes as far as the store's own head")
-    return list(found.entries)
+    return list(result.entries)
 
 
 def _heads(
     entries: Sequence[Entry], remembered: Head | None, receipted: Head | None, notes: Notes
 ) -> None:
-    """Compare the ledger with what others remember of it."""
+    """Compare the ledger with the heads that the auditor and the coordinator have."""
+    # The entries of a faulty chain end at its fault, which would look like a cut.
     if notes.first() is not None:
         return
     known = {
@@ -278,12 +281,10 @@ def _limits(entries: Sequence[Entry], policy: StorePolicy | None, notes: Notes) 
     notes.unverified += limits_not_checked(entries, policy)
 
 
-def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
-    """Ask the second accountant about every epsilon; return its last answer.
-
-    Terms that were found to be wrong are not asked about: no accountant need cope with them.
-    """
-    answer: float | None = None
+def _second_epsilon(entries: Sequence[Entry], notes: Notes) -> float | None:
+    """Recompute every epsilon with the second accountant; return the last value."""
+    second: float | None = None
+    # Only entries before the first fault: false terms can make an accountant fail.
     fault = notes.first()
     end = fault.sequence if fault is not None and fault.sequence else len(entries) + 1
     for position, entry in enumerate(entries, start=1):
@@ -295,19 +296,19 @@ def _ask_again(entries: Sequence[Entry], notes: Notes) -> float | None:
             notes.unverified.append(reason)
             return None
         try:
-            answer = second_epsilon(
+            second = second_epsilon(
                 spent, target_delta=entry.target_delta, about=entry.epsilon_after
             )
         except (ArithmeticError, ValueError, RuntimeError) as error:
             notes.unverified.append(f"no second accountant: Opacus cannot compute it ({error})")
             return None
-        if not agree(entry.epsilon_after, answer):
+        if not agree(entry.epsilon_after, second):
             detail = (
-                f"it says epsilon={entry.epsilon_after:.4g}, Opacus PRV says {answer:.4g}: more "
+                f"it says epsilon={entry.epsilon_after:.4g}, Opacus PRV says {second:.4g}: more "
                 f"than {TOLERANCE:.0%} apart"
             )
             notes.fault(entry.sequence, "in doubt", detail)
-            return answer
-    if answer is not None and fault is None:
+            return second
+    if second is not None and fault is None:
         notes.verified.append(f"a second accountant agrees within {TOLERANCE:.0%} (Opacus PRV)")
-    return answer
+    return second

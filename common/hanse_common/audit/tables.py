@@ -1,4 +1,4 @@
-"""Audits as people read them: tables on stdout, and what was checked below them."""
+"""Prints audits for people: tables on stdout, with the findings below them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from hanse_common.privacy.accounting import MOST_ROUNDS
 from hanse_common.wording import printable
 
 _PLAIN_WIDTH = 140
+"""Width of lines in characters where stdout is not a terminal."""
 _ABSENT = "–"
 _LEFT = ("store", "log", "result", "kind", "missing", "files", "named by")
 _WRAPPED = ("result", "files")
 
 
 def print_audits(audits: Sequence[Audit]) -> None:
-    """Print a line per store, then what was checked at how many of them."""
+    """Print a row per store, then the findings, each with the number of stores."""
     table = _table("store", "entries", "rounds", "ε", "by Opacus", "δ", "result")
     for audit in audits:
         table.add_row(
@@ -44,7 +45,7 @@ def print_audits(audits: Sequence[Audit]) -> None:
 
 
 def print_logs(logs: Sequence[LogAudit]) -> None:
-    """Print a line per round log, then what was checked of them; nothing if there are none."""
+    """Print a row per round log, then the findings; nothing without logs."""
     if not logs:
         return
     table = _table("log", "records", "attempts", "sums", "models", "receipts", "stores", "result")
@@ -64,16 +65,21 @@ def print_logs(logs: Sequence[LogAudit]) -> None:
 
 
 def print_gaps(gaps: Gaps, *, required: bool) -> None:
-    """Print what terms and round logs name and was not handed over; nothing if all is there."""
+    """Print the missing evidence; nothing if all is there.
+
+    Args:
+        gaps: The missing evidence.
+        required: Print gaps as faults, and not as open points.
+    """
     if gaps.stores:
         table = _table("missing", "files", "named by", "rosters", "receipts")
-        for one in gaps.stores:
+        for missing in gaps.stores:
             table.add_row(
-                _safe(one.store),
-                _safe(one.what),
-                _safe(", ".join(one.named_by)),
-                _count(one.rosters),
-                _count(one.receipts),
+                _safe(missing.store),
+                _safe(missing.what),
+                _safe(", ".join(missing.named_by)),
+                _count(missing.rosters),
+                _count(missing.receipts),
             )
         _console().print(table)
     title = "FAILED" if required else "Not verified"
@@ -96,7 +102,7 @@ def _print_notes(audits: Sequence[Audit] | Sequence[LogAudit], things: str) -> N
 
 
 def print_rounds(rows: Iterable[RoundRow]) -> None:
-    """Print a line per entry."""
+    """Print a row per entry."""
     table = _table(
         *("store", "entry", "kind", "round", "try", "σ", "q", "steps", "shops"),
         *("δ", "ε of it", "ε so far", "left"),
@@ -121,7 +127,7 @@ def print_rounds(rows: Iterable[RoundRow]) -> None:
 
 
 def print_budgets(rows: Sequence[BudgetRow]) -> None:
-    """Print a line per store, then how to read the last columns."""
+    """Print a row per store, then how to read the last columns."""
     counts = sorted({count for row in rows for count in row.at_stores})
     table = _table(
         *("store", "δ", "spent", "ever", "limit", "left", "rounds left"),
@@ -129,6 +135,7 @@ def print_budgets(rows: Sequence[BudgetRow]) -> None:
     )
     for row in rows:
         left = row.rounds_left
+        # The accountant stops counting there, so that the number is a lower bound.
         more = left is not None and left >= MOST_ROUNDS
         table.add_row(
             _safe(row.store),
@@ -156,7 +163,7 @@ def _result(audit: Audit) -> str:
 
 
 def _safe(text: str) -> Text:
-    """Text that a store wrote, which has no lines."""
+    """Return a store's text as one line without control characters or markup."""
     return Text(printable(text))
 
 

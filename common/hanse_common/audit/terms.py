@@ -1,4 +1,4 @@
-"""Are a ledger's charges what the signed manifest says they cost?"""
+"""Checks a ledger's charges against the costs and the grant of the signed manifest."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.plan import PrivacyPlan
 
 _SLACK = 1e-9
+"""Relative difference that counts as equal, since terms are recomputed in floating point."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What is wrong, and at which entry first; 0 is the ledger, or the terms, as a whole."""
+    """A fault and the first entry or record that has it; 0 means the whole file, or the terms."""
 
     sequence: int
     problem: str
@@ -41,7 +42,7 @@ def under(entries: Sequence[Entry], manifest: Manifest) -> list[Entry]:
 
 
 def uses_under(entries: Sequence[Entry], manifest: Manifest) -> tuple[Use, ...]:
-    """Hold the charges that name a manifest against what it grants."""
+    """Compare the charges that name a manifest with its grant."""
     return uses_of(manifest, charges_of(under(entries, manifest)))
 
 
@@ -49,18 +50,18 @@ def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | Non
     """Compare the charges that name a manifest with its terms.
 
     Args:
-        entries: A ledger's, in order.
-        manifest: Checked to be the authority's.
+        entries: The entries of a ledger, in order.
+        manifest: The manifest, checked to be the authority's.
 
     Returns:
-        The first charge with another mode, noise, sample rate, clip, number of steps or
-        delta, of an exchange that the manifest does not have, of one more exchange than it
-        grants, or with which the charges cost more than it promises; None if all keep to it.
+        The first charge with another mode, noise, sample rate, clip, number of steps or delta
+        than the manifest's, of an exchange that it does not have, of more exchanges than it
+        grants, or that brings the total above its target epsilon; None if there is no fault.
 
     Edge cases:
-        An exchange that is charged again, by a second attempt or under another run number, is
-        no fault as long as everything charged stays within the grant and the promise. No
-        renewal of the store's own budget takes anything back.
+        A repeated exchange (a second attempt, or another run number) is no fault while the
+        charges stay within the grant and the target epsilon. A renewal of the store's own budget
+        does not reduce what the manifest counts.
     """
     charges = under(entries, manifest)
     plan = _plan(manifest)
@@ -71,19 +72,20 @@ def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | Non
         return _finding(charges[0], "against the manifest", what) if charges else None
     against = next(filter(None, (_against(entry, plan, manifest) for entry in charges)), None)
     if against is not None:
-        # No accountant need cope with what is not as the terms say.
+        # False terms can make the accountant fail, and the fault is known already.
         charges = [entry for entry in charges if entry.sequence < against.sequence]
     grant = _beyond_grant(uses_under(entries, manifest))
     promise = _beyond_promise(charges, plan)
     if grant is not None and promise is not None:
-        # What the grant allows is within the promise: the count is passed first.
+        # All granted exchanges together are within the target epsilon, so that a charge that is
+        # beyond it is beyond the grant too, or later.
         grant = replace(grant, detail=f"{grant.detail}; {promise}")
     faults = (fault for fault in (against, grant, promise) if fault is not None)
     return min(faults, key=lambda fault: fault.sequence, default=None)
 
 
 def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | None:
-    """What is wrong with one charge by itself."""
+    """Return the fault of a single charge; None if there is none."""
     charges = {"train": plan.round_charge(), "evaluate": plan.evaluation_charge()}
     wrong = _differs(entry, charges.get(entry.release.kind))
     if wrong:
@@ -93,7 +95,7 @@ def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | N
 
 
 def _misplaced(release: Release, manifest: Manifest) -> str:
-    """Say why a run under these terms has no such exchange; empty if it has."""
+    """Return why the terms have no such exchange; empty if they have it."""
     number, last, every = release.round, manifest.rounds, manifest.evaluate_every
     first = 1 if release.kind == "train" else 0
     if not first <= number <= last:
@@ -109,21 +111,21 @@ def _misplaced(release: Release, manifest: Manifest) -> str:
 
 
 def _beyond_grant(uses: Sequence[Use]) -> Finding | None:
-    """The first charge of one more exchange than is granted."""
-    found = []
+    """Return the first charge beyond the grant; None if there is none."""
+    faults = []
     for use in uses:
-        one = use.beyond
-        if one is not None:
+        excess = use.beyond
+        if excess is not None:
             planned = use.granted - use.spare
             detail = (
                 f"with it, {use.granted + 1} exchanges of kind {use.kind!r} are charged under "
                 f"this manifest, which grants {use.granted} ({planned} and {use.spare} spare); "
                 f"{use.used} are charged in all: {use.named('entry')}"
             )
-            found.append(
-                Finding(sequence=one.place, problem="beyond the manifest's grant", detail=detail)
+            faults.append(
+                Finding(sequence=excess.place, problem="beyond the manifest's grant", detail=detail)
             )
-    return min(found, key=lambda fault: fault.sequence, default=None)
+    return min(faults, key=lambda fault: fault.sequence, default=None)
 
 
 def _finding(entry: Entry, problem: str, detail: str) -> Finding:
@@ -131,7 +133,7 @@ def _finding(entry: Entry, problem: str, detail: str) -> Finding:
 
 
 def _plan(manifest: Manifest) -> PrivacyPlan | Finding | None:
-    """What the terms come to; a finding if they do not keep what they promise."""
+    """Return the plan of the terms; a finding if their noise is too weak for their target."""
     try:
         check_noise(manifest)
         return plan_of(manifest)
@@ -142,7 +144,7 @@ def _plan(manifest: Manifest) -> PrivacyPlan | Finding | None:
 
 
 def _differs(entry: Entry, agreed: Charge | None) -> str:
-    """Name the first term that is not the manifest's, with both values; empty if all are."""
+    """Return the first term that differs from the manifest's, in words; empty if none does."""
     release, steps = entry.release, entry.steps
     if steps is None or agreed is None:
         return f"the manifest knows no charge for {release.kind or 'something unnamed'!r}"
@@ -169,7 +171,7 @@ def _beyond_promise(charges: Sequence[Entry], plan: PrivacyPlan) -> Finding | No
     promised = plan.target_epsilon * (1 + _SLACK)
     if cost(len(charges)) <= promised:
         return None
-    # Every charge adds to it, so that halving finds the first one beyond.
+    # Epsilon grows with every charge, so that bisection finds the first one beyond the target.
     first = bisect_right(range(len(charges)), promised, key=lambda before: cost(before + 1))
     detail = (
         f"with it, charges under this manifest come to epsilon={cost(first + 1):.4g}, it promises "

@@ -1,4 +1,4 @@
-"""Everything under a path, verified together: round logs, then the ledgers of their stores."""
+"""Verifies all evidence under a path: round logs, then the ledgers of their stores."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What was found under a path.
+    """The result of an audit of all evidence under a path.
 
     Args:
-        evidence: What each store handed over, as it was read.
-        stores: One audit a store, in the same order.
-        logs: One a round log.
+        evidence: The evidence of each store, as it was read.
+        stores: The audit of each store, in the same order.
+        logs: The audit of each round log.
         gone: Stores whose ledger an earlier audit saw, and that have none now.
-        logs_gone: Keys of round logs that an earlier audit saw, and that are not here now.
-        gaps: What terms and round logs name, and was not handed over.
-        all_required: What is missing is an error, and not an open point.
+        logs_gone: Keys of round logs that an earlier audit saw, and that are missing now.
+        gaps: Evidence that manifests and round logs name and that is missing.
+        all_required: Whether missing evidence is a fault, and not an open point.
     """
 
     evidence: tuple[Evidence, ...]
@@ -40,20 +40,20 @@ class Verdict:
 
     @property
     def faults(self) -> list[str]:
-        """Everything that is wrong, in the words of an error."""
-        found = [
+        """All faults, as error messages."""
+        faults = [
             f"{store}: its ledger is remembered, and is not there any more" for store in self.gone
         ]
-        found += [
+        faults += [
             f"the round log of key {key[:16]}… is remembered, and is not there any more"
             for key in self.logs_gone
         ]
-        found += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
-        found += [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
-        return found + (self.gaps.faults if self.all_required else [])
+        faults += [f"{a.store}: {a.fault}" for a in self.stores if a.fault is not None]
+        faults += [f"{log.log.name}: {log.failure}" for log in self.logs if log.fault]
+        return faults + (self.gaps.faults if self.all_required else [])
 
     def row(self) -> dict[str, object]:
-        """Return it as JSON has it."""
+        """Return the result for JSON."""
         return {
             "ok": not self.faults,
             "stores": [audit.row() for audit in self.stores],
@@ -64,17 +64,17 @@ class Verdict:
         }
 
     def check(self) -> None:
-        """Raise if anything is wrong.
+        """Raise an error if there is a fault.
 
         Raises:
-            AuditFailed: Names the first fault, and how many others there are.
+            AuditFailed: There is a fault; the message names the first, and the number of others.
         """
         faults = self.faults
         if faults:
             others = f"; {len(faults) - 1} more faults" if faults[1:] else ""
             raise AuditFailed(
                 faults[0] + others,
-                hint="ask for the files as they lie there, and for an explanation",
+                hint="ask for the original files, and for an explanation",
             )
 
 
@@ -86,24 +86,25 @@ def verify_all(
     second_opinion: bool = True,
     require_all: bool = False,
 ) -> Verdict:
-    """Verify every round log and every ledger under a path, and each against the others.
+    """Verify every round log and ledger under a path, on its own and against the others.
 
     Args:
         path: A ledger, a round log, a store's folder, or a run's folder with all its arms.
-        authority: The enrolment authority's public key, as the auditor knows it.
-        remembered: What an earlier audit saw.
-        second_opinion: Ask Opacus too; that imports torch.
-        require_all: Evidence that terms or round logs name and that is missing is an error.
+        authority: The enrolment authority's public key that the auditor trusts.
+        remembered: Ends of ledgers and logs from an earlier audit.
+        second_opinion: Also compute epsilon with Opacus, which imports torch.
+        require_all: Treat missing evidence as a fault.
 
     Raises:
         LedgerError: There is neither a ledger nor a round log.
     """
     earlier = remembered or Remembered()
-    files = Files()
+    files = Files()  # one cache for all checks: see its guarantee
     logs = [LogEvidence(path=log, files=files) for log in find_logs(path)]
     stores = find(path, files)
     below = {log: _stores_of(log, logs, stores) for log in logs}
     known = known_terms([*stores, *logs])
+    # Logs first: the receipts in them say how far each ledger must go.
     audited = {
         log: verify_log(
             log, below[log], authority=authority, remembered=earlier.checkpoints, known=known
@@ -142,7 +143,8 @@ def verify_all(
 
 
 def _gone(remembered: Sequence[Checkpoint], logs: Sequence[LogAudit]) -> tuple[str, ...]:
-    """Keys of remembered logs that are none of these; a log that cannot be read may be any."""
+    """Return the keys of remembered logs that are missing."""
+    # A log that cannot be read may be any of them; it is a fault already.
     here = [None if log.checkpoint is None else log.checkpoint.log_key for log in logs]
     keys = {seen.log_key.hex() for seen in remembered if seen.log_key not in here}
     return () if None in here else tuple(sorted(keys))
@@ -151,7 +153,7 @@ def _gone(remembered: Sequence[Checkpoint], logs: Sequence[LogAudit]) -> tuple[s
 def _stores_of(
     log: LogEvidence, logs: Sequence[LogEvidence], stores: Sequence[Evidence]
 ) -> list[Evidence]:
-    """Stores under a log's folder and under no other log's that lies deeper."""
+    """Return the stores below a log's folder that are not below a deeper log's folder."""
     here = log.path.parent
     deeper = [other.path.parent for other in logs if here in other.path.parent.parents]
     return [

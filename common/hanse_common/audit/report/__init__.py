@@ -1,1 +1,1 @@
-"""A page that a person can sign: what stores' ledgers promise, what was verified, what was not."""
+"""The audit's report for signing: guarantees of the ledgers, verified points and open ones."""

@@ -1,7 +1,7 @@
-"""The drawing of what was spent, charge by charge: one stepped line a ledger, named at its end.
+"""Draws epsilon by charge as an SVG chart: one labelled step line per ledger.
 
-Text stays text in the page's font, colours are the page's, and lines differ in their dashes:
-nothing is told by colour alone.
+Text is SVG text in the page's font and colours are the page's. Lines differ in their dashes, so
+that no information depends on colour alone.
 """
 
 from __future__ import annotations
@@ -16,40 +16,43 @@ from hanse_common.audit.report.content import Rounds
 from hanse_common.pages import visible
 
 MOST_LINES = 6
-"""With more different ledgers than this, those in between are not drawn."""
+"""Most lines in the chart; of more ledgers, those in between are not drawn."""
 
+# Sizes are in units of the SVG's view box.
 _WIDTH, _HEIGHT = 420.0, 250.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34.0, 104.0, 22.0, 36.0
 _DASHES = ("none", "7 3", "2 3", "9 3 2 3", "5 2 2 2 2 2", "12 4")
 _GAP = 13.0
+"""Least distance of two labels."""
 _LONGEST = 15
+"""Most characters of a label: more would not fit into the right margin."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One ledger, or several that say the same: epsilon after each charge."""
+    """Epsilon after each charge of one ledger, or of several equal ones."""
 
     label: str
     values: tuple[float, ...]
 
 
 def lines_of(groups: Sequence[Rounds]) -> list[Line]:
-    """Return what is drawn: the ledgers that charged something, largest first.
+    """Return the lines to draw: ledgers with charges, largest epsilon first.
 
-    Of more than `MOST_LINES` the largest and the smallest remain.
+    If there are more than `MOST_LINES`, the largest ones and the smallest one remain.
     """
-    found = [
+    lines = [
         Line(
             label=_label(group.stores),
             values=tuple(row.cumulative for row in group.rows if 0 < row.epsilon < math.inf),
         )
         for group in groups
     ]
-    drawable = (line for line in found if line.values and math.isfinite(line.values[-1]))
-    found = sorted(drawable, key=lambda line: -line.values[-1])
-    if len(found) <= MOST_LINES:
-        return found
-    return [*found[: MOST_LINES - 1], found[-1]]
+    drawable = (line for line in lines if line.values and math.isfinite(line.values[-1]))
+    lines = sorted(drawable, key=lambda line: -line.values[-1])
+    if len(lines) <= MOST_LINES:
+        return lines
+    return [*lines[: MOST_LINES - 1], lines[-1]]
 
 
 def draw(lines: Sequence[Line], *, limit: float | None) -> Markup:
@@ -57,7 +60,7 @@ def draw(lines: Sequence[Line], *, limit: float | None) -> Markup:
 
     Args:
         lines: At least one.
-        limit: The stores' own, if it is to be drawn.
+        limit: The stores' limit on epsilon; not drawn if None.
     """
     charges = max(len(line.values) for line in lines)
     top = max(max(line.values[-1] for line in lines), limit or 0.0) * 1.06
@@ -80,7 +83,7 @@ def draw(lines: Sequence[Line], *, limit: float | None) -> Markup:
         parts.append(_text(_LEFT + 4, y + 13, f"limit {limit:g}", "start"))
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 4, "charge", "middle"))
     parts.append(_text(_LEFT - 5, _TOP - 3, "ε", "end"))
-    said = "; ".join(f"{line.label}: {line.values[-1]:.4f}" for line in lines)
+    ends_in_words = "; ".join(f"{line.label}: {line.values[-1]:.4f}" for line in lines)
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="spent-title spent-desc"'
         ' class="plot" xmlns="http://www.w3.org/2000/svg"><title id="spent-title">{}</title>'
@@ -89,7 +92,7 @@ def draw(lines: Sequence[Line], *, limit: float | None) -> Markup:
         f"{_WIDTH:g}",
         f"{_HEIGHT:g}",
         "Epsilon spent after each charge",
-        f"One stepped line a ledger over {charges} charges, ending at {said}."
+        f"One step line per ledger over {charges} charges, ending at {ends_in_words}."
         + (f" The stores' limit is {limit:g}." if limit is not None else ""),
         Markup("").join(parts),
     )
@@ -111,7 +114,7 @@ def _y(value: float, top: float) -> float:
 
 
 def _tick(top: float) -> float:
-    """A step of 1, 2 or 5 times a power of ten that makes three to seven lines.
+    """Return a step of 1, 2 or 5 times a power of ten that gives three to seven grid lines.
 
     >>> [_tick(top) for top in (0.9, 4.2, 18.0)]
     [0.2, 1.0, 5.0]
@@ -123,19 +126,20 @@ def _tick(top: float) -> float:
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """Move labels until none covers another or the axis; they come from the top down.
+    """Move labels, given from top to bottom, until none covers another or the axis.
 
     >>> _apart([100.0, 101.0]), _apart([213.0, 214.0])
     ([100.0, 113.0], [201.0, 214.0])
     """
-    found: list[float] = []
+    moved: list[float] = []
     for place in places:
-        found.append(max(place, found[-1] + _GAP) if found else place)
+        moved.append(max(place, moved[-1] + _GAP) if moved else place)
+    # The first pass may have pushed labels below the axis; this one moves them up again.
     floor = _HEIGHT - _BOTTOM
-    for at in reversed(range(len(found))):
-        found[at] = min(found[at], floor)
-        floor = found[at] - _GAP
-    return found
+    for at in reversed(range(len(moved))):
+        moved[at] = min(moved[at], floor)
+        floor = moved[at] - _GAP
+    return moved
 
 
 def _steps(line: Line, dashes: str, charges: int, top: float) -> Markup:

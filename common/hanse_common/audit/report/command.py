@@ -1,4 +1,4 @@
-"""What `hanse audit report` does."""
+"""The body of `hanse audit report`: audits a path and writes the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hanse_common.audit.verify import Verdict, verify_all
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, LedgerError
 
-PAGE = "audit-report.html"
+_PAGE = "audit-report.html"
 
 
 def audit_for_signing(
@@ -29,19 +29,19 @@ def audit_for_signing(
     stores: Sequence[int],
     require_all: bool = False,
 ) -> tuple[Report, Verdict]:
-    """Audit everything under a path; what is wrong is in both, and raises nothing.
+    """Audit everything under a path; faults are in both results and raise no error.
 
     Args:
-        path: As `evidence.find` takes it.
-        authority: The enrolment authority's public key, as the auditor knows it.
-        remembered: An earlier audit's JSON.
-        second_opinion: Ask Opacus too.
-        stores: At how many stores a person may shop.
-        require_all: Evidence that is missing is an error.
+        path: A path as for `evidence.find`.
+        authority: The enrolment authority's public key that the auditor trusts.
+        remembered: File with the JSON of an earlier audit.
+        second_opinion: Also compute epsilon with Opacus.
+        stores: Numbers of stores at which a person may shop.
+        require_all: Treat missing evidence as a fault.
 
     Raises:
-        LedgerError: There is no ledger, or a file changed while it was read.
-        ConfigError: `remembered` is no earlier audit.
+        LedgerError: There is no ledger, or a file changed during the audit.
+        ConfigError: `remembered` is not an earlier audit.
     """
     words = ["hanse", "audit", "report", str(path)]
     words += [] if authority is None else ["--authority", authority.hex()]
@@ -50,6 +50,7 @@ def audit_for_signing(
     words += [] if second_opinion else ["--no-second-opinion"]
     counts = sorted(set(stores))
     words += [word for count in counts for word in ("--stores", str(count))]
+    # Digests before and after: the page must list those of the bytes that were audited.
     before = digests(path)
     verdict = verify_all(
         path,
@@ -75,20 +76,20 @@ def audit_for_signing(
 
 
 def default_page(path: Path) -> Path:
-    """Where the page goes that nobody names: into the folder of the evidence.
+    """Return the page's default path, in the folder of the evidence.
 
     >>> default_page(Path("runs/one/roundlog.sqlite"))
     PosixPath('runs/one/audit-report.html')
     """
-    return (path if path.is_dir() else path.parent) / PAGE
+    return (path if path.is_dir() else path.parent) / _PAGE
 
 
 def write_page(report: Report, page: Path) -> str:
-    """Write a report's page in place of an older one; return its SHA-256 in hexadecimal.
+    """Write a report's page, replacing an older one; return its SHA-256 in hexadecimal.
 
     Raises:
-        ConfigError: The page cannot be written there.
-        MissingDependency: There is no jinja2 on this machine.
+        ConfigError: The page cannot be written.
+        MissingDependency: jinja2 is not installed.
     """
     data = render(report).encode()
     try:

@@ -1,4 +1,4 @@
-"""What the page says, as values: the page and its JSON are two ways to write these down."""
+"""The content of the report as values, from which the page and its JSON are written."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hanse_common.audit.terms import Finding
 from hanse_common.wording import finite
 
 Status = Literal["verified", "incomplete", "failed"]
-"""Nothing was left open; nothing is wrong, and something could not be checked; something is."""
+"""`verified`: no open points; `incomplete`: no fault, but open points; `failed`: a fault."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """What is wrong with one store's evidence; `entry` 0 is the ledger or terms as a whole."""
+    """A fault of one store's evidence; `entry` 0 means the whole ledger, or the terms."""
 
     store: str
     entry: int
@@ -30,7 +30,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Note:
-    """Something that was checked, or could not be, and at which stores or round logs."""
+    """A passed check or an open point, with the stores or round logs that it concerns."""
 
     text: str
     where: tuple[str, ...]
@@ -38,25 +38,26 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreFigures:
-    """What one store's good ledger says.
+    """Figures of one store's ledger that has no fault.
 
     Args:
-        store: As in `Evidence`.
-        certified_as: Its id in the certificate, if there is one.
-        entries: Of the ledger.
-        rounds: Different training rounds that were charged.
-        first: Unix time of the first charge; 0 if nothing was charged.
-        last: Of the last one.
-        head: Hash of the last entry, in hexadecimal; all before it hang on it.
-        epsilon: Of everything ever paid, at `target_delta`.
-        second_epsilon: By the second accountant; None if there was none.
-        target_delta: That of the last charge; 0 if nothing was charged.
+        store: Name of the store, as in `Evidence`.
+        certified_as: The store's id in its certificate; None without one.
+        entries: Number of entries.
+        rounds: Number of different training rounds that were charged.
+        first: Unix time of the first charge; 0 without charges.
+        last: Unix time of the last charge; 0 without charges.
+        head: Hash of the last entry, in hexadecimal, which covers all entries before it.
+        epsilon: Epsilon of all payments, at `target_delta`.
+        second_epsilon: Epsilon by the second accountant; None without one.
+        target_delta: Delta of the last charge; 0 without charges.
         spent: Epsilon since the last renewal.
-        limit: The store's own; None if none is known.
-        left: Of the limit.
+        limit: The store's own limit; None if it is not known.
+        left: Remainder of the limit.
         rounds_left: How many more rounds like the last one the limit allows.
-        covers_stores: At how many stores a person may shop under `epsilon`.
-        at_stores: Epsilon for a person at so many stores that each spent as this one did.
+        covers_stores: At how many stores a person may shop for `epsilon` to hold.
+        at_stores: Epsilon, by number of stores, for a person at stores that each spent as this
+            one did.
     """
 
     store: str
@@ -79,16 +80,17 @@ class StoreFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FederationTerms:
-    """The signed terms that some stores charged under; None where they do not say.
+    """Signed terms of the evidence; None for terms that the manifest leaves open.
 
     Args:
-        digest: Of the manifest, in hexadecimal; every entry under it names this.
-        checked: The authority's signature is good, and the authority is known.
-        audited: Names of the stores whose evidence holds these terms.
-        charges: That name these terms, in all good ledgers.
-        spare_exchanges: Of each kind, that a store pays for beyond an undisturbed run.
-        stores: That the federation admits.
-        honest_survivors: Whose noise counts in the smallest sum, in mode `distributed`.
+        digest: Digest of the manifest, in hexadecimal, which every charge under it names.
+        checked: Whether a known authority's signature was verified.
+        audited: Names of the stores whose evidence has these terms.
+        charges: Number of charges under these terms, in all ledgers without a fault.
+        spare_exchanges: Exchanges of each kind beyond those of an undisturbed run.
+        stores: Number of stores that the manifest lists.
+        smallest_sum: Fewest stores in a sum.
+        honest_survivors: Stores of the smallest sum whose noise counts in mode `distributed`.
     """
 
     digest: str
@@ -118,7 +120,7 @@ class FederationTerms:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mechanism:
-    """One kind of charge as ledgers hold it, and how often."""
+    """One kind of charge in the ledgers, with the number of charges and of stores."""
 
     kind: str
     mode: str
@@ -134,7 +136,7 @@ class Mechanism:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rounds:
-    """Entries of one ledger, or of several that say the same."""
+    """Entries of one ledger, or of several equal ones."""
 
     stores: tuple[str, ...]
     rows: tuple[RoundRow, ...]
@@ -142,7 +144,7 @@ class Rounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """Who could see what, before noise and after."""
+    """A party and what it could see, before and after noise."""
 
     who: str
     sees: str
@@ -150,7 +152,7 @@ class Sight:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Digest:
-    """A file that was read."""
+    """A file of the evidence with its digest."""
 
     store: str
     file: str
@@ -159,20 +161,20 @@ class Digest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundLog:
-    """What was found out about one record of rounds that a coordinator keeps.
+    """Results of the audit of one round log.
 
     Args:
-        log: Where it lies under the path.
-        records: How many it has.
-        announced: Attempts at a sum among them.
-        summed: Attempts that gave one.
-        published: Models.
+        log: Path of the log under the audited path.
+        records: Number of records.
+        announced: Number of announced attempts.
+        summed: Number of attempts that gave a sum.
+        published: Number of published models.
         checkpoint_size: Records that the newest signed checkpoint covers; 0 without one.
         checkpoint_root: Its Merkle root, in hexadecimal.
-        cosigned_by: Stores that have cosigned it at some time.
-        receipts: That stores gave, of what they charged.
-        receipts_matched: Of them, those whose entry is in a ledger that was handed over.
-        fault: What is wrong; empty if nothing is.
+        cosigned_by: Stores that have ever cosigned the log.
+        receipts: Number of stores' receipts for their charges.
+        receipts_matched: Number of receipts whose entry is in a ledger of the evidence.
+        fault: The fault, in words; empty if there is none.
     """
 
     log: str
@@ -190,41 +192,41 @@ class RoundLog:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything that the page says, in its order.
+    """The content of the page, in its order.
 
     Args:
-        status: See `Status`.
-        audited: How many stores.
+        status: The result; see `Status`.
+        audited: Number of audited stores.
         problems: The first fault of each store that has one.
-        simulated: Some store's noise can be repeated.
-        statement: Sentences in plain words.
-        unit: What is protected, and who counts as neighbours; sentences.
-        worst: The store with the largest epsilon; None if no good ledger charged anything.
-        meaning: Of the largest epsilon at each number of stores that a person may shop at.
-        figures: Of the stores whose ledgers are good.
-        terms: Under which they charged.
-        mechanisms: What they charged.
-        rounds: Their entries.
-        accountants: Names and versions that entries bear.
-        accountant: What recomputed them.
-        second_accountant: Name and version; empty if there was none.
+        simulated: Whether a store's noise is from a seed.
+        statement: Summary, as sentences.
+        unit: Unit of privacy and definition of neighbours, as sentences.
+        worst: The store with the largest epsilon; None without charges.
+        meaning: By number of stores that a person shops at, the meaning of the largest epsilon.
+        figures: Figures of the stores without a fault.
+        terms: Terms under which these stores charged.
+        mechanisms: Kinds of charges.
+        rounds: Entries of the ledgers.
+        accountants: Names and versions of accountants in the entries.
+        accountant: Name and version of the accountant that recomputed them.
+        second_accountant: Name and version of the second one; empty without one.
         sights: The trust model.
-        assumptions: On which the promise rests, the most load-bearing first.
-        not_covered: What no figure here says anything about.
-        verified: What was checked.
+        assumptions: Assumptions of the guarantee, the most important first.
+        not_covered: Questions that no figure of the report answers.
+        verified: Checks that passed.
         repeated: Exchanges that were charged or announced more than once, within the grant.
-        unverified: What could not be, and why.
-        named: How many stores the terms and round logs name.
-        missing: Those of them whose evidence is not all here.
-        round_logs: See `RoundLog`; empty if none was handed over.
+        unverified: Points that could not be checked, and why.
+        named: Number of stores that manifests and round logs name.
+        missing: Those stores with missing evidence.
+        round_logs: Results of each round log.
         authorities: Fingerprints of the enrolment authorities' keys.
-        authority_given: The auditor knew it, and did not take the stores' word.
-        files: That were read.
-        evidence_digest: Stands for all of them: SHA-256 of a line "sha256 store/file" for each,
-            in their order.
-        command: That repeats the audit.
-        made: Unix time.
-        version: Of Hanse.
+        authority_given: Whether the auditor gave the authority's key; if not, it is the one that
+            stores name.
+        files: The files that were read.
+        evidence_digest: SHA-256 over a line "sha256 store/file" for each file, in their order.
+        command: Command line that repeats the audit.
+        made: Unix time of the audit.
+        version: Version of Hanse.
     """
 
     status: Status
@@ -260,6 +262,6 @@ class Report:
     version: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON has it; an epsilon without bound is null."""
-        found: dict[str, Any] = finite(asdict(self))
-        return {**found, "ok": self.status != "failed"}
+        """Return the report for JSON; an unbounded epsilon becomes None."""
+        table: dict[str, Any] = finite(asdict(self))
+        return {**table, "ok": self.status != "failed"}

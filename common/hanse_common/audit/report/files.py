@@ -1,4 +1,4 @@
-"""The files that an audit reads, each with its digest."""
+"""Lists the files that an audit reads, each with its digest."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def digests(path: Path) -> tuple[Digest, ...]:
         LedgerError: There is no ledger, or a file cannot be read.
     """
     logs = [file for log in find_logs(path) for file in (log, checkpoint_path(log))]
+    # `logs` holds pairs of a log and its checkpoint, in one folder.
     terms = [file for log in logs[::2] for file in manifest_files(log.parent)]
     own = [
         Digest(store=evidence.store, file=_shown(file, evidence), sha256=_sha256(file))
@@ -43,7 +44,7 @@ def digests(path: Path) -> tuple[Digest, ...]:
 
 
 def below(file: Path, path: Path) -> str:
-    """A file's name under the path that is audited."""
+    """Return a file's name relative to the audited path."""
     return str(file.relative_to(path)) if path.is_dir() else file.name
 
 
@@ -66,7 +67,7 @@ def _shown(path: Path, evidence: Evidence) -> str:
 
 
 def _was_read(file: Path) -> bool:
-    """Whether it is there; what is no plain file, or no file of its kind by its size, is not."""
+    """Return whether the audit read a file; it skips unsuitable files, as `is_there` defines."""
     try:
         return is_there(file)
     except LedgerError:

@@ -1,4 +1,4 @@
-"""From what was handed over to what the page says; every figure is the other commands' own."""
+"""Builds the report's content from a verdict, with the same functions as the other commands."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def gather(
     command: str,
     now: int,
 ) -> Report:
-    """Put together what there is to say about everything under a path.
+    """Build the report of an audit.
 
     Args:
-        path: That was audited.
-        verdict: What `verify_all` found there.
-        files: What the audit read, as `digests` returns it.
-        authority: The enrolment authority's public key, as the auditor knows it.
-        stores: At how many stores a person may shop.
-        command: That repeats the audit.
+        path: The audited path.
+        verdict: Result of `verify_all`.
+        files: Digests of the files that the audit read.
+        authority: The enrolment authority's public key that the auditor trusts.
+        stores: Numbers of stores at which a person may shop.
+        command: Command line that repeats the audit.
         now: Unix time.
 
     Guarantees:
-        A store with a fault is among the problems, and no figure of its ledger is anywhere.
+        A store with a fault is among the problems, and the report has no figure of its ledger.
     """
     audits, logs = verdict.stores, verdict.logs
-    found = verdict.evidence
-    good = [(e, audit) for e, audit in zip(found, audits, strict=True) if audit.fault is None]
+    evidences = verdict.evidence
+    good = [(e, audit) for e, audit in zip(evidences, audits, strict=True) if audit.fault is None]
     figures = [
         _figures(evidence, audit, stores) for evidence, audit in good if audit.ledger.exists()
     ]
@@ -88,7 +88,7 @@ def gather(
     status: Status = "failed" if verdict.faults else "incomplete" if unverified else "verified"
     charged = [store for store in figures if store.target_delta]
     worst = max(charged, key=lambda store: store.epsilon, default=None)
-    simulated = any(evidence.simulated for evidence in found)
+    simulated = any(evidence.simulated for evidence in evidences)
     terms = _terms(good, entries, authority)
     mechanisms = _mechanisms(entries)
     return Report(
@@ -116,7 +116,7 @@ def gather(
         terms=tuple(terms),
         mechanisms=tuple(mechanisms),
         rounds=tuple(_grouped(row for evidence, _ in good for row in rounds_of(evidence))),
-        accountants=tuple(sorted({e.accountant for kept in entries.values() for e in kept})),
+        accountants=tuple(sorted({e.accountant for ledger in entries.values() for e in ledger})),
         accountant=accountant(),
         second_accountant=_second(audits),
         sights=sentences.sights(mechanisms),
@@ -131,9 +131,9 @@ def gather(
         authorities=_authorities(good, authority),
         authority_given=authority is not None,
         files=tuple(files),
-        # A file's name need not be text; one that is none is written out.
+        # A file's name may hold bytes that are not UTF-8.
         evidence_digest=hashlib.sha256(
-            "".join(f"{one.sha256} {one.store}/{one.file}\n" for one in files).encode(
+            "".join(f"{file.sha256} {file.store}/{file.file}\n" for file in files).encode(
                 errors="backslashreplace"
             )
         ).hexdigest(),
@@ -144,7 +144,7 @@ def gather(
 
 
 def _problems(verdict: Verdict) -> list[Problem]:
-    found = [
+    problems = [
         Problem(
             store=audit.store,
             entry=audit.fault.sequence,
@@ -154,15 +154,15 @@ def _problems(verdict: Verdict) -> list[Problem]:
         for audit in verdict.stores
         if audit.fault is not None
     ]
-    found += [
+    problems += [
         Problem(store=store, entry=0, problem="the ledger is gone", detail="it is remembered")
         for store in verdict.gone
     ]
-    found += [
+    problems += [
         Problem(store="all stores", entry=0, problem="not everything is here", detail=fault)
         for fault in (verdict.gaps.faults if verdict.all_required else [])
     ]
-    return found + [
+    return problems + [
         Problem(
             store=f"round log of key {key[:16]}…",
             entry=0,
@@ -218,21 +218,22 @@ def _terms(
     entries: Mapping[str, Sequence[Entry]],
     authority: bytes | None,
 ) -> list[FederationTerms]:
-    found: dict[bytes, tuple[Manifest, list[Evidence]]] = {}
+    by_digest: dict[bytes, tuple[Manifest, list[Evidence]]] = {}
     for evidence, _ in good:
         signed = evidence.manifest()
         if signed is not None:
             digest = signed.unchecked.digest()
-            found.setdefault(digest, (signed.unchecked, []))[1].append(evidence)
+            by_digest.setdefault(digest, (signed.unchecked, []))[1].append(evidence)
     return [
         _federation_terms(
             manifest,
             [evidence.store for evidence in holders],
-            charges=sum(len(under(kept, manifest)) for kept in entries.values()),
-            # With an authority, theirs or the auditor's, a store without a fault passed.
+            charges=sum(len(under(ledger, manifest)) for ledger in entries.values()),
+            # A store without a fault has passed the check against the auditor's authority, or
+            # else against that of its policy.
             checked=authority is not None or all(e.policy() for e in holders),
         )
-        for manifest, holders in found.values()
+        for manifest, holders in by_digest.values()
     ]
 
 
@@ -270,15 +271,15 @@ def _federation_terms(
 def _mechanisms(entries: Mapping[str, Sequence[Entry]]) -> list[Mechanism]:
     counts: Counter[Mechanism] = Counter()
     holders: defaultdict[Mechanism, set[str]] = defaultdict(set)
-    for store, kept in entries.items():
-        for entry in kept:
+    for store, ledger in entries.items():
+        for entry in ledger:
             steps, release = entry.steps, entry.release
             if entry.kind != "charge" or steps is None:
                 continue
-            one = Mechanism(
+            mechanism = Mechanism(
                 kind=release.kind or "charge",
                 mode=release.mode,
-                # An exchange without masks has no attempts.
+                # Exchanges without masks have no attempts.
                 masked=release.attempt > 0,
                 noise_multiplier=steps.noise_multiplier,
                 sample_rate=steps.sample_rate,
@@ -288,8 +289,8 @@ def _mechanisms(entries: Mapping[str, Sequence[Entry]]) -> list[Mechanism]:
                 charges=0,
                 stores=0,
             )
-            counts[one] += 1
-            holders[one].add(store)
+            counts[mechanism] += 1
+            holders[mechanism].add(store)
     return [
         replace(one, charges=count, stores=len(holders[one]))
         for one, count in sorted(counts.items(), key=lambda item: (item[0].kind, -item[1]))[::-1]
@@ -297,27 +298,27 @@ def _mechanisms(entries: Mapping[str, Sequence[Entry]]) -> list[Mechanism]:
 
 
 def _grouped(rows: Iterable[RoundRow]) -> list[Rounds]:
-    """Join the stores whose entries say the same, those with the most stores first."""
+    """Group the stores with equal entries, largest groups first."""
     by_store: defaultdict[str, list[RoundRow]] = defaultdict(list)
     for row in rows:
         by_store[row.store].append(row)
     groups: defaultdict[tuple[RoundRow, ...], list[str]] = defaultdict(list)
-    for store, kept in by_store.items():
-        groups[tuple(replace(row, store="") for row in kept)].append(store)
-    found = [Rounds(stores=tuple(stores), rows=kept) for kept, stores in groups.items()]
-    return sorted(found, key=lambda group: (-len(group.stores), group.stores))
+    for store, own in by_store.items():
+        groups[tuple(replace(row, store="") for row in own)].append(store)
+    rounds = [Rounds(stores=tuple(stores), rows=equal) for equal, stores in groups.items()]
+    return sorted(rounds, key=lambda group: (-len(group.stores), group.stores))
 
 
-def _notes(found: Iterable[tuple[str, str]]) -> list[Note]:
+def _notes(findings: Iterable[tuple[str, str]]) -> list[Note]:
     where: dict[str, list[str]] = {}
-    for text, name in found:
+    for text, name in findings:
         where.setdefault(text, []).append(name)
     return [Note(text=text, where=tuple(names)) for text, names in where.items()]
 
 
 def _second(audits: Sequence[Audit]) -> str:
-    asked = any(audit.second_epsilon is not None for audit in audits)
-    return f"Opacus PRV {version('opacus')}" if asked else ""
+    used = any(audit.second_epsilon is not None for audit in audits)
+    return f"Opacus PRV {version('opacus')}" if used else ""
 
 
 def _authorities(

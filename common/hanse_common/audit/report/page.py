@@ -1,7 +1,7 @@
-"""A report as one page of HTML.
+"""Renders a report as one page of HTML.
 
-**Guarantees**: the page refers to nothing outside of itself, runs no script, and shows every
-name and text that a store or coordinator wrote as text, whatever it contains.
+**Guarantees**: the page refers to no other resource, runs no script, and shows names and texts
+of stores and coordinator as plain text, whatever they contain.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _HEADLINES = {
 }
 _MOST_NAMES = 4
 _NEAR = 3.0
-"""A limit that lies higher would press the lines together, and is told instead of drawn."""
+"""Largest drawn limit, relative to the highest line: a higher one would compress the lines. It
+is then given in a sentence."""
 
 
 def render(report: Report) -> str:
     """Return the page.
 
     Raises:
-        MissingDependency: There is no jinja2 on this machine.
+        MissingDependency: jinja2 is not installed.
     """
     lines = chart.lines_of(report.rounds)
     limit = _common_limit(report)
@@ -60,7 +61,8 @@ def render(report: Report) -> str:
 
 
 def _common_limit(report: Report) -> float | None:
-    """The stores' limit, if it is one for all and counts what the drawing shows."""
+    """Return the limit to draw: the same at all stores, and without renewals."""
+    # The chart shows epsilon over all renewals, to which a limit per renewal does not apply.
     limits = {store.limit for store in report.figures if store.target_delta}
     renewed = any(row.kind == "renewal" for group in report.rounds for row in group.rows)
     return limits.pop() if len(limits) == 1 and not renewed else None
@@ -75,7 +77,7 @@ def _four(value: float | None) -> str:
 
 
 def _apart(first: float, second: float | None) -> str:
-    """How far two accountants are from each other."""
+    """Return the relative difference of two accountants."""
     if second is None or first <= 0:
         return ABSENT
     return f"{(second - first) / first:+.2%}"
@@ -88,7 +90,7 @@ def _rounds_left(value: int | None) -> str:
 
 
 def _names(stores: Sequence[str], everybody: int) -> str:
-    """Name stores, or count them where they are many.
+    """Return the names of stores, with their number if there are many.
 
     >>> _names(["bremen"], 2), _names(["bremen", "riga"], 2), _names(list("abcde"), 9)
     ('bremen', 'both stores', '5 stores: a, b, c, d, e')
@@ -100,7 +102,7 @@ def _names(stores: Sequence[str], everybody: int) -> str:
 
 
 def _written(group: Rounds) -> list[dict[str, str]]:
-    """The cells of a group's rows, as text."""
+    """Return the cells of a group's rows as text."""
     return [
         {
             "entry": str(row.entry),

@@ -1,8 +1,8 @@
-"""What the figures mean, in sentences that each of three people can check.
+"""The sentences of the report: its summary, unit of privacy, trust model and assumptions.
 
-The order of the page is that of the pyramid of NIST SP 800-226, "Guidelines for Evaluating
-Differential Privacy Guarantees" (March 2025), from its top down: epsilon and the unit of
-privacy; algorithm, utility and trust model; side channels, access and how data are collected.
+Their order follows the pyramid of NIST SP 800-226, "Guidelines for Evaluating Differential
+Privacy Guarantees" (March 2025), from the top: epsilon and the unit of privacy; algorithm,
+utility and trust model; side channels, access and data collection.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ NOT_COVERED = (
     "what a store charged itself for.",
     "Data collection: what stores know of their customers, how long they keep it, and who there "
     "may look at it. Nothing here makes a store's own database smaller or safer.",
-    "Access control: whoever holds a store's key can write its ledger anew; who may use the "
+    "Access control: whoever holds a store's key can rewrite its ledger; who may use the "
     "machines of stores and coordinator is not looked at here.",
     "Side channels: whether a store answers, how long it takes, and that it refused a round are "
     "not noised. Noise of mode local is added in floating point before it is rounded; sums are "
     "added up in 32 bits.",
-    "Settings that were tuned on the same customers: that costs privacy which no ledger shows.",
-    "What holds of customers in general. A model may tell what people like somebody do; that is "
-    "what it is for, and it would tell it without that person's data too.",
+    "Settings that were tuned on the same customers: this costs privacy that no ledger shows.",
+    "General facts about customers. A model predicts what people with similar histories do; that "
+    "is its purpose, and it would predict the same without one person's data.",
     "Anything else that a store or the federation publishes about the same customers.",
     "Utility and bias: noise and clipping hide first what few customers do. How good the model "
-    "is, and for whom, stands in no ledger.",
+    "is, and for whom, is in no ledger.",
 )
-"""What no figure of an audit says anything about."""
+"""Questions that no figure of an audit answers."""
 
 
 def statement(
@@ -52,18 +52,19 @@ def statement(
     missing: int = 0,
     named: int = 0,
 ) -> tuple[str, ...]:
-    """Say what is protected, against whom, how much and for how long.
+    """Return the summary: what is protected, against whom, how much and for how long.
 
     Args:
-        status: Of the audit.
-        charged: Figures of good ledgers that charged something.
-        terms: Under which they did.
-        mechanisms: What they charged.
-        open_points: How many things could not be verified.
-        simulated: Some noise can be repeated.
-        missing: Of how many stores evidence is missing.
-        named: How many the terms and round logs name.
+        status: Result of the audit.
+        charged: Figures of ledgers with charges and without a fault.
+        terms: Terms of these charges.
+        mechanisms: Kinds of these charges.
+        open_points: Number of points that could not be verified.
+        simulated: Whether a store's noise is from a seed.
+        missing: Number of stores with missing evidence.
+        named: Number of stores that manifests and round logs name.
     """
+    # No figure of a failed audit may be quoted, so the summary has none.
     if status == "failed":
         return (
             "This audit failed. Nothing on this page is a promise that anybody may rely on, and "
@@ -76,7 +77,7 @@ def statement(
         )
     worst = max(charged, key=lambda store: store.epsilon)
     return (
-        *(("This is a simulation; what follows is what a deployment would give.",) * simulated),
+        *(("This is a simulation; the following is what a deployment would give.",) * simulated),
         _who(charged, terms),
         "Protected is whether any one customer, with everything they did at a store, is among the "
         f"data at all; {_against(terms, mechanisms)}.",
@@ -85,9 +86,9 @@ def statement(
         "that was released, and has to tell whether a given customer is there, where both were "
         f"equally likely before, is right at most {percent(worst.epsilon, worst.target_delta)} "
         f"times in 100; blind guessing is right 50 times.{_several(charged)}",
-        "How long: this adds up everything that these ledgers charged, over all runs and "
-        "restarts. It does not wear off, nothing that is computed from what was released makes "
-        "it worse, and every further round adds to it.",
+        "How long: this is the total of all charges in these ledgers, over all runs and restarts. "
+        "It does not expire, no computation on released values increases it, and every further "
+        "round does.",
         *(_gap(missing, named),) * (missing > 0),
         "Nothing that could be verified is wrong"
         + (
@@ -107,7 +108,7 @@ def _gap(missing: int, named: int) -> str:
 
 
 def percent(value: float, target_delta: float) -> str:
-    """Share of right answers at even odds, in percent, rounded up.
+    """Return the rate of right answers at even odds, in percent, rounded up.
 
     >>> percent(1.0, 1e-6)
     '73.2'
@@ -117,8 +118,8 @@ def percent(value: float, target_delta: float) -> str:
 
 
 def unit(charged: Sequence[StoreFigures], terms: Sequence[FederationTerms]) -> tuple[str, ...]:
-    """Say whose privacy is counted, and which data sets are neighbours."""
-    found = [
+    """Return sentences on whose privacy is counted and which data sets are neighbours."""
+    sentences = [
         "The unit of privacy is the customer: the whole history of one person at one store is one "
         "training example, and is clipped as a whole. It is not a single purchase. Where a store "
         "gives one loyalty number to a household, it is the household.",
@@ -129,26 +130,26 @@ def unit(charged: Sequence[StoreFigures], terms: Sequence[FederationTerms]) -> t
     covers = sorted({store.covers_stores for store in charged})
     if covers and covers != [1]:
         shown = " or ".join(map(str, covers))
-        found.append(
+        sentences.append(
             f"A person at up to {shown} stores counts once for all of them: the figures already "
             "hold for all their stores together."
         )
     else:
-        found.append(
+        sentences.append(
             "A person who shops at several stores is one customer at each, and is worse off: "
             "section 3 says by how much."
         )
     if any(one.one_home and one.charges for one in terms):
-        found.append(
+        sentences.append(
             "By these terms a person is trained on at one store only, their home (a keyed hash of "
             "their loyalty id names it): then the figure for one store is theirs, wherever they "
             "shop. That stores keep to this is not in their ledgers."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def sights(mechanisms: Sequence[Mechanism]) -> tuple[Sight, ...]:
-    """Say who could see what, before noise and after."""
+    """Return who could see what, before and after noise."""
     if not mechanisms:
         return ()
     masked = all(one.masked for one in mechanisms)
@@ -182,7 +183,7 @@ def sights(mechanisms: Sequence[Mechanism]) -> tuple[Sight, ...]:
         Sight(
             who="Whoever reads a ledger",
             sees="Times, rounds, terms and ε; a commitment to each vector that the store alone "
-            "can open. No customer, and not how many there are.",
+            "can open. No customers, and not their number.",
         ),
     )
 
@@ -190,17 +191,17 @@ def sights(mechanisms: Sequence[Mechanism]) -> tuple[Sight, ...]:
 def assumptions(
     mechanisms: Sequence[Mechanism], terms: Sequence[FederationTerms]
 ) -> tuple[str, ...]:
-    """Say on what the promise rests, the most load-bearing first."""
-    found: list[str] = []
+    """Return the assumptions of the guarantee, the most important first."""
+    sentences: list[str] = []
     modes = {one.mode for one in mechanisms}
     if "distributed" in modes:
-        found.append(
+        sentences.append(
             "The masks are load-bearing: a single store's vector has only its own share of the "
-            "noise, and without its mask it would be next to unprotected. The masks rest on "
+            "noise, and without its mask it would be almost unprotected. The masks rely on "
             "X25519, AES-256 and Ed25519, and on the quorum below."
         )
         shared, all_known = _charged_under(terms, mechanisms)
-        found += [
+        sentences += [
             f"Honest stores ({one.federation}): of the smallest sum that is ever unmasked, "
             f"{counted(one.smallest_sum, 'store')}, at most {one.colluders} may work with the "
             f"coordinator, or leave their noise out. The other {one.honest_survivors} must add "
@@ -209,37 +210,38 @@ def assumptions(
             for one in shared
         ]
         if not all_known:
-            found.append(
+            sentences.append(
                 "How many stores may collude is not known for all charges: they name terms that "
                 "were not handed over."
             )
-        found.append(
+        sentences.append(
             "The enrolment authority certifies real stores only: puppets that it certified would "
             "count as honest."
         )
     if "local" in modes:
-        found.append(
-            "In mode local a store's customers need trust nobody but their own store: whoever "
-            "else works together, its update has all of its noise."
+        sentences.append(
+            "In mode local a store's customers need to trust only their own store: its "
+            "update has all of its noise, even if all other parties collude."
         )
     if modes:
-        found += [
-            "Lots and noise are drawn from secret randomness of the store's operating system, "
-            "every customer by a coin of their own (Poisson sampling).",
+        sentences += [
+            "Samples and noise are drawn from secret randomness of the store's operating system, "
+            "every customer independently (Poisson sampling).",
             "No customer adds more than the clip. Stores compare clipped gradients with "
             "one-by-one gradients on real customers before their first private step.",
-            "At how many stores a person shops is believed, as the terms say; no store can see it.",
+            "The number of stores at which a person shops is assumed as in the terms; no store can "
+            "check it.",
         ]
     if "distributed" in modes:
-        found.append(
+        sentences.append(
             "Noise on integers is Skellam noise, accounted as Gaussian noise that is no stronger "
             "at any Rényi order."
         )
-    return tuple(found)
+    return tuple(sentences)
 
 
 def day(seconds: int) -> str:
-    """A date as the page shows it.
+    """Return a date (UTC) in words.
 
     >>> day(1_750_000_000)
     '15 June 2025'
@@ -264,10 +266,10 @@ def _who(charged: Sequence[StoreFigures], terms: Sequence[FederationTerms]) -> s
 def _charged_under(
     terms: Sequence[FederationTerms], mechanisms: Sequence[Mechanism]
 ) -> tuple[list[FederationTerms], bool]:
-    """The terms of mode distributed that charges name, and whether those are all of them."""
-    found = [one for one in terms if one.mode == "distributed" and one.charges]
+    """Return the terms of charges in mode distributed, and whether they cover all of these."""
+    named = [one for one in terms if one.mode == "distributed" and one.charges]
     charges = sum(one.charges for one in mechanisms if one.mode == "distributed")
-    return found, sum(one.charges for one in found) >= charges
+    return named, sum(one.charges for one in named) >= charges
 
 
 def _against(terms: Sequence[FederationTerms], mechanisms: Sequence[Mechanism]) -> str:
@@ -281,6 +283,7 @@ def _against(terms: Sequence[FederationTerms], mechanisms: Sequence[Mechanism]) 
             "against the coordinator and everybody who gets the model, with as many colluding "
             "stores as the terms say, not all of which were handed over"
         )
+    # The guarantee for all customers is that of the weakest terms.
     most = min(one.colluders for one in shared)
     also = f", also if it works with up to {counted(most, 'store')}" if most else " alone"
     return f"against the coordinator{also}, and against everybody who gets the model"
