@@ -269,7 +269,7 @@ class SweepSettings(Settings):
 
 
 class RunSettings(Settings):
-    """Everything that a run depends on; its JSON is stored beside the results."""
+    """All settings of a run; their JSON is stored with the results."""
 
     recipe: str
     task: TaskName = "interest"

@@ -125,7 +125,7 @@ class RunNotFound(HanseError):
 
 
 class PrivacyError(HanseError):
-    """A promise of privacy could not be kept, so nothing was released."""
+    """A privacy guarantee could not be met, so nothing was released."""
 
     code = "privacy"
     exit_status = 30
@@ -351,7 +351,7 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     },
     RunDirectoryError: {
         "run-not-resumable": "The run cannot go on: it has no checkpoint, or its settings changed.",
-        "model-not-found": "A folder holds no interest model, or not all of one.",
+        "model-not-found": "A folder holds no interest model, or an incomplete one.",
     },
     PrivacyError: {
         "inexact-clipping": "Per-customer gradients differ from gradients computed one by one.",

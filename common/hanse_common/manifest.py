@@ -154,6 +154,7 @@ class Manifest(Settings):
             self.terms("evaluate")
         if bool(self.evaluation) != (self.evaluate_every is not None):
             raise ValueError("evaluation sections go with evaluate_every, and only with it")
+        # A longer section could carry more than the model, under the update's clip.
         count = sum(math.prod(shape) for shape in self.arrays.values())
         for part in self.sections:
             if part.name == "update" and part.length != count:
@@ -245,6 +246,7 @@ class SignedManifest:
         Raises:
             BadManifest: The manifest was altered, or another key signed it.
         """
+        # The canonical bytes are verified, not the file's, which is indented for people.
         try:
             verify(authority, self.signature, _MANIFEST_LABEL, self.unchecked.canonical())
         except BadSignature:
@@ -275,6 +277,7 @@ class SignedManifest:
             table: Any = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise BadManifest(f"manifest is not JSON: {error}") from None
+        # No third entry: it would not be signed, but could be taken for a term.
         if not isinstance(table, dict) or table.keys() != {"manifest", "signature"}:
             raise BadManifest("manifest file does not hold exactly 'manifest' and 'signature'")
         terms, signature = table["manifest"], table["signature"]

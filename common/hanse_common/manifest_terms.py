@@ -165,10 +165,10 @@ def check_instructions(
         refusal reveals nothing about the data.
     """
 
-    def require(holds: bool, field: str, asked: object, agreed: str) -> None:
+    def require(holds: bool, field: str, received: object, agreed: str) -> None:
         if not holds:
             raise PolicyViolation(
-                f"the coordinator asks for {field}={asked!r}, the manifest says {agreed}",
+                f"the coordinator asks for {field}={received!r}, the manifest says {agreed}",
                 hint="nothing was trained or sent; ask the federation which one is right",
             )
 
