@@ -1,8 +1,8 @@
 """Federations on one machine: recipes, real shops, engines, comparisons, reports and benchmarks.
 
 >>> from hanse_simulations import load_recipe
->>> load_recipe("grocery").data.stores
-12
+>>> load_recipe("grocery").privacy.target_epsilon
+4.0
 """
 
 from __future__ import annotations
