@@ -26,7 +26,6 @@ import numpy as np
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.features.histories import Histories
-from hanse_common.config import Settings, parse_settings
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
@@ -37,6 +36,7 @@ from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
+from hanse_common.settings_files import Settings, parse_settings
 
 _log = logging.getLogger(__name__)
 

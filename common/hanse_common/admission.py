@@ -39,7 +39,6 @@ from cryptography.hazmat.primitives.serialization import (
 from pydantic import Field, StringConstraints, field_validator
 
 from hanse_common.codec import Writer
-from hanse_common.config import Settings, parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import BadSignature, ConfigError, MalformedMessage, ProtocolError
 from hanse_common.identity import (
@@ -52,6 +51,7 @@ from hanse_common.identity import (
 )
 from hanse_common.manifest import Hex32
 from hanse_common.paths import REQUEST_SUFFIX
+from hanse_common.settings_files import Settings, parse_settings
 
 _REQUEST_VERSION = 1
 REQUEST_SECONDS = 30 * 86_400

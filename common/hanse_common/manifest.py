@@ -38,13 +38,13 @@ from pydantic import (
 )
 
 from hanse_common.codec import digest
-from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.durable import write_durably
 from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
 from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
 from hanse_common.privacy.plan import evaluations_by
 from hanse_common.secagg.layout import DEFAULT_SCALE, Layout, Section
 from hanse_common.secagg.terms import LARGEST_COHORT, MAX_ATTEMPTS, SMALLEST_COHORT, Terms
+from hanse_common.settings_files import Settings, parse_settings, read_toml
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """32 bytes in lower-case hexadecimal."""

@@ -1,8 +1,7 @@
-"""Derives a manifest from a run's settings, and checks messages and noise against a manifest.
+"""Derives a manifest from a run's settings, and checks messages against a manifest.
 
 `manifest_for` writes a federation's terms, which the enrolment authority signs. By
-`check_instructions` a store compares each message with the signed terms. `check_noise` checks
-that the noise in the terms is enough for their guarantee.
+`check_instructions` a store compares each message with the signed terms.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PolicyViolation, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray, model_digest
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
+from hanse_common.manifest_noise import check_noise, with_shared_noise
 from hanse_common.paths import CONFIG_FILE, WEIGHTS_FILE
-from hanse_common.privacy.accounting import skellam_variance
 from hanse_common.privacy.budget import Grant
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
-from hanse_common.secagg.terms import SMALLEST_COHORT, Terms
+from hanse_common.secagg.terms import SMALLEST_COHORT
 from hanse_common.vector import (
     EVALUATION,
     NOISE_ONLY,
@@ -35,18 +34,6 @@ from hanse_common.vector import (
 )
 
 _KINDS: tuple[Kind, Kind] = ("train", "evaluate")
-_DEVIATIONS = 10
-"""Headroom for noise, in standard deviations of one store's share; exceeded once in 10^22."""
-
-LARGEST_VARIANCE = 2.0**42
-"""Largest variance of one store's noise. NumPy's Poisson sampler compares logarithms of
-probabilities in double precision: at a variance of 10^14 it is off by 2 %, at 4 x 10^15 by
-14 %."""
-
-_FLOAT_SLACK = 2e-4
-"""Rounding error of a sum in float32, relative to one clip: twice the 10^-4 of a sum of 256
-clipped gradients; see docs/privacy.md."""
-
 _SETTINGS_LABEL = b"hanse/settings/1"
 _NOT_DIGESTED = {
     *("recipe", "seed", "privacy", "compute", "compare", "sweep"),
@@ -301,50 +288,6 @@ def settings_digest(settings: RunSettings) -> bytes:
     return hash_bytes(_SETTINGS_LABEL, text.encode())
 
 
-def check_noise(manifest: Manifest) -> None:
-    """Check that the stores' shares of noise add up to the noise that is accounted.
-
-    Raises:
-        PolicyViolation: A section has too little noise, none, or more than can be sampled.
-
-    Guarantees:
-        Every section that a private mode fills from customers' data has a noise multiplier. In
-        mode `distributed`, the honest stores of the smallest admissible sum add Skellam noise to
-        every section that is at least as strong as the Gaussian noise in the accounting.
-    """
-    if manifest.privacy.mode == "none":
-        return
-    for kind in _KINDS:
-        for section in _parts(manifest, kind):
-            if _carries_data(section) and _multiplier(section, manifest.privacy) is None:
-                raise PolicyViolation(
-                    f"manifest has section {section.name!r}, and no noise multiplier for it",
-                    hint="ask the federation for a manifest that says what noise it adds",
-                )
-            if manifest.privacy.mode != "distributed":
-                continue
-            least = _least_noise(section, manifest, kind)
-            # The slack allows for other rounding on the machine that wrote the manifest.
-            if section.noise_variance < least * (1 - 1e-12):
-                raise PolicyViolation(
-                    f"manifest gives section {section.name!r} noise of variance "
-                    f"{section.noise_variance:.6g} a store, its promise needs {least:.6g}",
-                    hint="ask the federation for a manifest whose noise adds up",
-                )
-            if section.noise_variance > LARGEST_VARIANCE:
-                raise PolicyViolation(
-                    f"manifest gives section {section.name!r} noise of variance "
-                    f"{section.noise_variance:.6g} a store, at most {LARGEST_VARIANCE:.6g} can "
-                    "be drawn",
-                    hint="ask the federation for a manifest with a smaller scale",
-                )
-
-
-def honest_survivors(terms: Terms) -> int:
-    """Return how many honest stores the smallest admissible sum has; only their noise counts."""
-    return terms.survivors(terms.minimum_cohort) - terms.colluders
-
-
 def _written(
     settings: RunSettings,
     arrays: Mapping[str, tuple[int, ...]],
@@ -383,16 +326,8 @@ def _written(
     )
     if plan is None or plan.mode != "distributed":
         return draft
-    # Scales before noise, for both kinds: the noise-only section copies the update's variance.
-    for change in (_with_drawable_scale, _with_noise):
-        draft = draft.model_copy(
-            update={
-                field: tuple(change(section, draft, kind) for section in _parts(draft, kind))
-                for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
-            }
-        )
     # `model_copy` validates nothing, and the modulus may have no room for so much noise.
-    return Manifest.model_validate(draft.model_dump())
+    return Manifest.model_validate(with_shared_noise(draft).model_dump())
 
 
 def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:
@@ -436,67 +371,6 @@ def _section(name: str, length: int, clip: float, stores: int) -> SectionTerms:
     return SectionTerms(name=name, length=length, clip=clip, scale=scale)
 
 
-def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
-    """Return the section with a scale so small that its noise can be sampled exactly."""
-    while _least_noise(section, draft, kind) > LARGEST_VARIANCE and section.scale > 1:
-        if section.name == NOISE_ONLY:
-            break  # it follows the update
-        section = section.model_copy(update={"scale": section.scale // 2})
-    return section
-
-
-def _with_noise(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
-    variance = _least_noise(section, draft, kind)
-    headroom = math.ceil(_DEVIATIONS * math.sqrt(variance))
-    return section.model_copy(update={"noise_variance": variance, "headroom": headroom})
-
-
-def _parts(manifest: Manifest, kind: Kind) -> tuple[SectionTerms, ...]:
-    return manifest.sections if kind == "train" else manifest.evaluation
-
-
-def _carries_data(section: SectionTerms) -> bool:
-    """Return whether a section is filled from the store's data; others hold only noise."""
-    return section.name in (UPDATE, STATISTICS, EVALUATION)
-
-
-def _multiplier(section: SectionTerms, privacy: PrivacyTerms) -> float | None:
-    return {
-        UPDATE: privacy.noise_multiplier,
-        NOISE_ONLY: privacy.noise_multiplier,
-        STATISTICS: privacy.statistics_noise_multiplier,
-        EVALUATION: privacy.evaluation_noise_multiplier,
-    }.get(section.name)
-
-
-def _least_noise(section: SectionTerms, manifest: Manifest, kind: Kind) -> float:
-    """Return the least variance of one store's noise in a section, in integer steps squared."""
-    if section.name == NOISE_ONLY:
-        # The update's variance, so that measuring this section measures the update's noise.
-        updates = [part for part in _parts(manifest, kind) if part.name == UPDATE]
-        return _least_noise(updates[0], manifest, kind) if updates else 0.0
-    noise = _multiplier(section, manifest.privacy)
-    if noise is None:
-        return 0.0
-    l2 = _one_customer(section, manifest.privacy)
-    # Skellam's bound needs the L1 norm too, which is at most sqrt(length) times the L2 norm.
-    variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
-    return variance / honest_survivors(manifest.terms(kind))
-
-
-def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
-    """Return the largest L2 norm of one person's contribution to a section, in integer steps.
-
-    Each of their stores rounds on its own, which can move every coordinate by one step.
-    """
-    stores = privacy.max_stores_per_customer or 1
-    if section.name == UPDATE:
-        values = (privacy.max_grad_norm or math.inf) * (1 + _FLOAT_SLACK)
-    else:
-        values = math.sqrt(section.length) * stores
-    return values * section.scale + stores * math.sqrt(section.length)
-
-
 def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
     plan = PrivacyPlan.from_settings(settings)
     if plan is None:
@@ -514,25 +388,3 @@ def _privacy_terms(settings: RunSettings) -> PrivacyTerms:
         statistics_noise_multiplier=plan.statistics_noise_multiplier,
         evaluation_noise_multiplier=plan.evaluation_noise_multiplier,
     )
-
-
-def sum_norm(manifest: Manifest) -> float:
-    """Return the L2 norm to which the coordinator clips the sum of a round's updates.
-
-    It is max(clip, sqrt(stores · noise_variance · length) / scale) in the units of the update:
-    the largest norm of one honest store's update, or the expected norm of all stores' noise.
-
-    Args:
-        manifest: The federation's manifest.
-
-    Guarantees:
-        Whatever one store sends, the sum moves the model no further than one honest store's
-        largest update, or than the noise of any round. The norm is public and the sum is
-        released before it is clipped, so that clipping costs no epsilon.
-
-    Edge cases:
-        In modes `local` and `none` a store's noise is within its clip, and the norm is the clip.
-    """
-    section = next(part for part in manifest.sections if part.name == UPDATE)
-    noise = len(manifest.stores) * section.noise_variance * section.length
-    return max(section.clip, math.sqrt(noise) / section.scale)

@@ -16,11 +16,11 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
-from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import PolicyViolation
 from hanse_common.manifest import Hex32, Manifest, SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.secagg.terms import SMALLEST_COHORT
+from hanse_common.settings_files import Settings, parse_settings, read_toml
 
 
 class StorePolicy(Settings):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hanse_common.config import Settings
 from hanse_common.secagg.terms import Terms
+from hanse_common.settings_files import Settings
 from hanse_server.search import Search
 
 PATIENCE = 2

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hanse_common.config import read_toml
 from hanse_common.decoding import json_file
 from hanse_common.durable import PARTIAL
 from hanse_common.errors import ConfigError
@@ -39,6 +38,7 @@ from hanse_common.paths import (
     UP_PID_FILE,
 )
 from hanse_common.roundlog.records import SUMMED
+from hanse_common.settings_files import read_toml
 from hanse_server.stage_log import ended_early, read_stages
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import BadSum, FederationError, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_common.secagg import Aggregate
 from hanse_common.vector import NOISE_ONLY, decode_evaluation, decode_training, unflatten
 from hanse_server.strategies import to_record

@@ -9,7 +9,7 @@ import pytest
 
 from hanse_common.errors import UNABLE
 from hanse_common.instructions import ATTEMPT
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.secagg import dequantize
 from hanse_common.vector import flatten

@@ -45,7 +45,7 @@ from hanse_client.model import pretrained as model_checkpoint
 from hanse_client.node import Node, NodeSettings
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks.interest import InterestConfig, InterestModel
-from hanse_common import bundle, config
+from hanse_common import bundle, config, settings_files
 from hanse_common.admission import Invitation, Request
 from hanse_common.audit import evidence as audit_evidence
 from hanse_common.audit.remembered import Remembered
@@ -313,7 +313,7 @@ DECODERS = {
     ),
     "manifest": Decoder(SignedManifest.load, manifest()),
     "settings.json": Decoder(
-        lambda p: config.RunSettings.parse(config.read_json(p)), as_json(SETTINGS)
+        lambda p: config.RunSettings.parse(settings_files.read_json(p)), as_json(SETTINGS)
     ),
     "settings.toml": Decoder(
         config.RunSettings.from_toml, b'task = "interest"\n[data]\nsource = "synthetic"\n'
@@ -685,7 +685,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_common.audit.report.gather": "hexadecimal that the policy has checked",
     "hanse_common.audit.store_checks": "hexadecimal that the policy has checked",
     "hanse_common.bundle.__init__": "writes an archive",
-    "hanse_common.config": ("settings.json", "settings.toml"),
+    "hanse_common.settings_files": ("settings.json", "settings.toml"),
     "hanse_common.decoding": ("node.json", "log.jsonl", "progress.json"),
     "hanse_common.identity": ("certificate", "store.key", "authority.key", "coordinator.key"),
     "hanse_common.manifest": ("manifest",),

@@ -12,13 +12,8 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError, ProtocolError
 from hanse_common.instructions import SETTINGS, Instructions
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import (
-    LARGEST_VARIANCE,
-    check_instructions,
-    check_noise,
-    honest_survivors,
-    manifest_for,
-)
+from hanse_common.manifest_noise import LARGEST_VARIANCE, check_noise, honest_survivors
+from hanse_common.manifest_terms import check_instructions, manifest_for
 from hanse_common.secagg.layout import LARGEST_SUM
 from hanse_simulations.recipes import synthetic
 from kits.errors import raises

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_common.vector import flatten
 from hanse_server.rounds import run_rounds
 from kits.forgery import forge, random_words, trained

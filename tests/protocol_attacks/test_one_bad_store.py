@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.vector import flatten
 from hanse_server.blame import Blame

@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_server.rounds import run_rounds
 from hanse_simulations.bench.cli import app
 from hanse_simulations.bench.forgery import forgery

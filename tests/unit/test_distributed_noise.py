@@ -12,7 +12,8 @@ from hanse_client.node import Node
 from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.manifest_terms import LARGEST_VARIANCE, honest_survivors, manifest_for
+from hanse_common.manifest_noise import LARGEST_VARIANCE, honest_survivors
+from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
 from hanse_common.vector import EVALUATION_NAMES, Trained, skellam_noise

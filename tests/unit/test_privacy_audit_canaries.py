@@ -13,7 +13,8 @@ from hanse_client.rounds import local_update
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training import train
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.manifest_terms import honest_survivors, manifest_for
+from hanse_common.manifest_noise import honest_survivors
+from hanse_common.manifest_terms import manifest_for
 from hanse_common.vector import NOISE_ONLY, flatten
 from hanse_simulations.privacy_audit.canaries import PREFIX, draw_canaries, with_canaries
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper

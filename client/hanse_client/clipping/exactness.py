@@ -21,10 +21,11 @@ from hanse_client.clipping.per_customer import check_exactness
 from hanse_client.node import Node
 from hanse_client.tasks.base import StoreData, Task
 from hanse_common.codec import digest
-from hanse_common.config import RunSettings, read_json
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.manifest_terms import base_model_digest, settings_digest
 from hanse_common.paths import CLIPPING_CHECK_FILE
+from hanse_common.settings_files import read_json
 
 _AT_RANDOM, _LONGEST = 4, 2
 """Customers to check. A layer may be wrong for certain lengths only, which the longest show."""

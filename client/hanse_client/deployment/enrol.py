@@ -18,21 +18,18 @@ from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.templates import AUTHORITY_LINE
 from hanse_client.enrolment import Enrolment
 from hanse_common.admission import Invitation, Request, node_key_digest, public_pem
-from hanse_common.config import RunSettings, parse_settings, parse_toml, read_json
+from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding
 from hanse_common.durable import replacing_folder, sync_folder, write_durably
 from hanse_common.errors import ConfigError, PolicyViolation, ProtocolError, StoreNotReady
 from hanse_common.identity import Certificate, StoreKey, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_common.manifest_terms import (
-    BASE_MODEL_FILES,
-    check_base_model,
-    check_noise,
-    settings_digest,
-)
+from hanse_common.manifest_noise import check_noise
+from hanse_common.manifest_terms import BASE_MODEL_FILES, check_base_model, settings_digest
 from hanse_common.paths import INVITATION_FILE, NEXT_SUFFIX, SETTINGS_FILE
 from hanse_common.policy import StorePolicy
+from hanse_common.settings_files import parse_settings, parse_toml, read_json
 
 
 def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:

@@ -34,7 +34,7 @@ from hanse_client.deployment.templates import policy_toml, store_toml
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node, NodeSettings
 from hanse_common.admission import Invitation
-from hanse_common.config import RunSettings, read_json
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, KeyFileError, StoreNotReady
 from hanse_common.identity import StoreKey, check_store_id, read_private, save_private
@@ -54,6 +54,7 @@ from hanse_common.paths import (
     STORE_FILE,
     STORE_KEY_FILE,
 )
+from hanse_common.settings_files import read_json
 
 
 @dataclass(frozen=True, slots=True)

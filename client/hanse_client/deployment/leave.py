@@ -12,10 +12,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hanse_common.config import read_json
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, ProtocolError
 from hanse_common.paths import LEAVING_FILE
+from hanse_common.settings_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

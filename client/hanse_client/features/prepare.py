@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse_client.features.histories import Histories, prepare, unranked
-from hanse_common.config import RunSettings, read_json
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError
 from hanse_common.paths import CONFIG_FILE, PREPARED_FILE
+from hanse_common.settings_files import read_json
 
 if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig

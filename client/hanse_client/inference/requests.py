@@ -20,8 +20,8 @@ from hanse_client.features.histories import Histories, days
 from hanse_client.inference.load import OpenStore
 from hanse_client.inference.tables import classes_of
 from hanse_client.tasks.interest import InterestConfig
-from hanse_common.config import Settings
 from hanse_common.errors import DataError, EmptyStore
+from hanse_common.settings_files import Settings
 
 MOST = 256
 """Largest number of customers in one request."""

@@ -34,9 +34,9 @@ from hanse_client.ingest.schema import (
     REQUIRED_EVENT_COLUMNS,
     EventType,
 )
-from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.paths import CUSTOMER_KEY_FILE
+from hanse_common.settings_files import Settings, parse_settings, read_toml
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
 _NUMBERS = ("quantity", "price", "rating")

@@ -23,10 +23,11 @@ import polars as pl
 
 from hanse_client.ingest.pipeline import Ingested, ingest, read_catalogue
 from hanse_client.ingest.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
-from hanse_common.config import Level, parse_settings
+from hanse_common.config import Level
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError, MissingDependency
 from hanse_common.paths import CATALOGUE_FILE, EVENTS_FILE
+from hanse_common.settings_files import parse_settings
 
 _SATURDAY = datetime(2016, 1, 2)
 """Day 0 of Instacart's weeks: it has weekdays and days between orders, but no dates."""

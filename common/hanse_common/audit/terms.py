@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, Use, charges_of, uses_of
 from hanse_common.errors import PolicyViolation, PrivacyError
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import check_noise, plan_of
+from hanse_common.manifest_noise import check_noise
+from hanse_common.manifest_terms import plan_of
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.charge import Charge, Release

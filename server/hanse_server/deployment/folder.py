@@ -29,7 +29,6 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from hanse_common.config import Settings, parse_settings, read_toml
 from hanse_common.errors import ConfigError
 from hanse_common.paths import (
     AUTHORITY_FILE,
@@ -51,6 +50,7 @@ from hanse_common.paths import (
     TLS_KEY_FILE,
     TLS_ROOT_FILE,
 )
+from hanse_common.settings_files import Settings, parse_settings, read_toml
 
 
 class FleetSettings(Settings):

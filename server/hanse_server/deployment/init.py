@@ -12,7 +12,6 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 from hanse_common.admission import Invitation
-from hanse_common.config import parse_settings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
 from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
@@ -27,6 +26,7 @@ from hanse_common.paths import (
     TLS_ROOT_FILE,
     TLS_ROOT_KEY_FILE,
 )
+from hanse_common.settings_files import parse_settings
 from hanse_server.deployment import tls
 from hanse_server.deployment.folder import FederationFile, FederationFolder
 

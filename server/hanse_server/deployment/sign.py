@@ -18,7 +18,8 @@ from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_common.manifest_terms import base_model_digest, check_noise, manifest_for
+from hanse_common.manifest_noise import check_noise
+from hanse_common.manifest_terms import base_model_digest, manifest_for
 from hanse_common.paths import INITIAL_FILE, MANIFESTS_FOLDER
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import read_arrays, write_arrays

@@ -29,7 +29,7 @@ from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.manifest import SignedManifest
-from hanse_common.manifest_terms import sum_norm
+from hanse_common.manifest_noise import sum_norm
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
 from hanse_common.vector import UPDATE
 from hanse_server.checkpoint import read_arrays

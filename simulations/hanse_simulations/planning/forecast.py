@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from hanse_common.audit.shared_customers import at_stores
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.manifest_terms import honest_survivors, planned_manifest
+from hanse_common.manifest_noise import honest_survivors
+from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.vector import UPDATE

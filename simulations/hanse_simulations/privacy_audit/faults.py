@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import honest_survivors
+from hanse_common.manifest_noise import honest_survivors
 from hanse_common.vector import STATISTICS, UPDATE
 
 

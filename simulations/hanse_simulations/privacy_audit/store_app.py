@@ -38,10 +38,11 @@ from hanse_client.tasks.base import Batch, Task
 from hanse_client.tasks.interest.heads import Popularity
 from hanse_client.training import train
 from hanse_client.training.optimizer import KeystreamOptimizer
-from hanse_common.config import RunSettings, Settings, parse_settings
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.manifest import Manifest
 from hanse_common.secagg.layout import Integers
+from hanse_common.settings_files import Settings, parse_settings
 from hanse_common.vector import Trained, flatten
 from hanse_simulations.engines.store_app import app as simulated_store
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper

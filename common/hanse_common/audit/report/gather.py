@@ -33,7 +33,7 @@ from hanse_common.audit.terms import under
 from hanse_common.audit.verify import Verdict
 from hanse_common.identity import fingerprint
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_terms import honest_survivors
+from hanse_common.manifest_noise import honest_survivors
 from hanse_common.privacy.accounting import accountant
 from hanse_common.privacy.entry import Entry
 
