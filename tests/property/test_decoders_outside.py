@@ -685,6 +685,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_common.audit.report.gather": "hexadecimal that the policy has checked",
     "hanse_common.audit.store_checks": "hexadecimal that the policy has checked",
     "hanse_common.bundle.__init__": "writes an archive",
+    "hanse_common.config": ("settings.json", "settings.toml"),
     "hanse_common.settings_files": ("settings.json", "settings.toml"),
     "hanse_common.decoding": ("node.json", "log.jsonl", "progress.json"),
     "hanse_common.identity": ("certificate", "store.key", "authority.key", "coordinator.key"),
