@@ -177,7 +177,7 @@ def failing_once(monkeypatch, place: str) -> None:
     [
         ("train", "hanse_client.training.train._clipped_sum"),
         ("train", "hanse_client.rounds.local_update.training_vector"),
-        ("evaluate", "hanse_client.tasks.interest.metrics.evaluate_round"),
+        ("evaluate", "hanse_client.training.evaluate.evaluate_round"),
         ("evaluate", "hanse_client.rounds.local_update.evaluation_vector"),
     ],
 )

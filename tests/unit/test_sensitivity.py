@@ -18,8 +18,8 @@ from hanse_client.features.histories import Histories, days
 from hanse_client.node import Node
 from hanse_client.tasks.interest import InterestModel, task
 from hanse_client.tasks.interest.features import Anchors, training_anchors
-from hanse_client.tasks.interest.metrics import evaluate_round
 from hanse_client.training import train
+from hanse_client.training.evaluate import evaluate_round
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.secagg import quantize

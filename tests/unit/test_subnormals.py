@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hanse_client.tasks.interest import metrics
-from hanse_client.training import train
+from hanse_client.training import evaluate, train
 from hanse_client.training.subnormals import flushing_subnormals
 
 TINY = 1e-40
@@ -41,7 +40,7 @@ def test_subnormal_products_are_zero_while_a_store_computes_and_only_then():
     assert product() > 0
 
 
-@pytest.mark.parametrize("compute", [train.train_round, train.train_alone, metrics.evaluate_round])
+@pytest.mark.parametrize("compute", [train.train_round, train.train_alone, evaluate.evaluate_round])
 def test_all_that_computes_on_customers_flushes_them(compute):
     assert compute.__wrapped__ is not None
 

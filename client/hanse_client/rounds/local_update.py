@@ -17,7 +17,7 @@ from hanse_client.guard import Admitted, Order
 from hanse_client.node import Randomness
 from hanse_client.rounds.secure_exchange import Answer, Waiting
 from hanse_client.tasks import task_of
-from hanse_client.tasks.interest import metrics as evaluate_module
+from hanse_client.training import evaluate as evaluate_module
 from hanse_client.training import train as train_module
 from hanse_client.training.train import at_home, check_ready
 from hanse_common.errors import OutOfTurn, unable

@@ -78,7 +78,7 @@ def _unmasked_update(message: Message, node: Node) -> Message:
 def _measure(message: Message, node: Node) -> Message:
     """Evaluate the global model; the metrics stay in the store's folder."""
     from hanse_client.rounds.local_update import base_model
-    from hanse_client.tasks.interest.metrics import evaluate_round
+    from hanse_client.training.evaluate import evaluate_round
 
     settings, number = _settings(message), _number(message)
     check_staying(node.folder, number)
@@ -90,7 +90,7 @@ def _measure(message: Message, node: Node) -> Message:
 def _train_alone(message: Message, node: Node) -> Message:
     """Train and evaluate a model of this store's own."""
     from hanse_client.rounds.local_update import base_model
-    from hanse_client.tasks.interest.metrics import evaluate_round
+    from hanse_client.training.evaluate import evaluate_round
     from hanse_client.training.train import load_arrays, train_alone, trained_arrays
 
     settings = _settings(message)

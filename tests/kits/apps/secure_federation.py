@@ -307,7 +307,7 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place in (
         "hanse_client.training.train.train_round",
-        "hanse_client.tasks.interest.metrics.evaluate_round",
+        "hanse_client.training.evaluate.evaluate_round",
         "hanse_client.rounds.local_update.training_vector",
         "hanse_client.rounds.local_update.evaluation_vector",
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.features.histories import Histories, days, run_split
-from hanse_client.node import Node
-from hanse_client.tasks import base as tasks
-from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import Batch, InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate, evaluation_anchors, rows_at_once
 from hanse_client.tasks.scoring import TOP, auc, ranking_metrics
-from hanse_client.training.subnormals import flushing_subnormals
-from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 
 FALL, STAY, RISE = 0, 1, 2
@@ -196,21 +189,3 @@ def evaluate_histories(
             rise, fall = outlook[..., RISE], outlook[..., FALL]
             parts.append(judge(batch, scores, rise, fall, customers=part.customers))
     return Figures.pooled(parts)
-
-
-@flushing_subnormals
-def evaluate_round(
-    node: Node,
-    model: nn.Module,
-    settings: RunSettings,
-    arrays: Mapping[str, Any],
-    *,
-    split: str,
-    number: int,
-) -> tasks.Figures:
-    """Evaluate the global model of a round, of any task, and write the figures at the store."""
-    load_arrays(model, arrays)
-    task = task_of(settings.task)
-    figures = task.evaluate(task.load_data(node), model, settings, split)
-    figures.save(node.evaluation(split, number))
-    return figures
