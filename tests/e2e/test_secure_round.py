@@ -44,7 +44,7 @@ def lose_reply(faults, stage, stores):
 def crash(faults, stage, stores):
     """Let the stores fail within that stage, with a customer's name in the exception."""
     owner, name = {
-        "hello": ("hanse_client.rounds.local_update", "offer"),
+        "hello": ("hanse_client.rounds.local_update", "compute_update"),
         **{
             s: ("hanse_client.rounds.secure_exchange", f"SecureExchange.{s}")
             for s in STAGES

@@ -297,5 +297,5 @@ def test_a_store_that_is_no_member_does_not_train_for_a_shared_sum(small_node, m
     grid = LocalGrid(1, "hanse_simulations.engines.store_app:app")
     (node_id,) = grid.get_node_ids()
     (reply,) = grid.send_and_receive([Message(content, node_id, "train")])
-    assert "no masks to hide a sum" in reply.error.reason
+    assert "has no masks, and its share of the noise alone is too little" in reply.error.reason
     assert store.spent() == []

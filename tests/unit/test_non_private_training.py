@@ -67,7 +67,7 @@ def test_with_enough_patience_the_best_round_by_validation_is_kept(small_node):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"federation.patience": 2}, "without noise"),
+        ({"federation.patience": 2}, "has no noise"),
         ({"training.precision": "bfloat16"}, "exceed the clip"),
     ],
 )
