@@ -143,7 +143,10 @@ def _stage_seconds(federation: FederationFolder, run_dir: Path) -> dict[str, lis
     ends = {line["round"]: line["time"] for line in _trained(run_dir)}
     seconds: dict[str, list[float]] = {name: [] for name in STAGES}
     for number, end in sorted(ends.items()):
-        marks = [begun.get((number, name), end) for name in STAGES] + [end]
+        # A stage that was too short to be seen begins where the next one does, and takes no time.
+        marks = [end]
+        for name in reversed(STAGES):
+            marks.insert(0, begun.get((number, name), marks[0]))
         for name, first, last in zip(STAGES, marks, marks[1:], strict=False):
             seconds[name].append(last - first)
     return seconds

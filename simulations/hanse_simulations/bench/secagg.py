@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -122,7 +123,7 @@ class _Member:
         self.clock = _Clock()
         self.sent = 0
         section = attempt.terms.layout.sections[0]
-        rng = np.random.default_rng(abs(hash(name)) % 2**32)
+        rng = np.random.default_rng(crc32(name.encode()))  # the same vectors in every process
         self.update = rng.normal(0, 1 / math.sqrt(section.length), section.length)
         self.vector = np.zeros(0, np.int64)
 
