@@ -87,6 +87,47 @@ class InterestConfig(PretrainedConfig):
         return self.windows.index(self.reference_days)
 
 
+class CategoryConfig(PretrainedConfig):
+    """The shape of a `CategoryModel`.
+
+    Args:
+        inputs: Number of inputs of a category token.
+        class_priors: Number of further inputs that describe its class alone.
+        class_vector_size: Width of a class's text vector.
+        n_embd: Width of the transformer.
+        intermediate_size: Width of the hidden layer of its MLPs.
+        visit_counts: Numbers of visits that are told apart, from 0; the last stands for more.
+        dropout: Rate in non-private training.
+    """
+
+    model_type = "hanse-category"
+
+    def __init__(
+        self,
+        *,
+        inputs: int = 40,
+        class_priors: int = 2,
+        class_vector_size: int = 16,
+        n_layer: int = 2,
+        n_head: int = 4,
+        n_embd: int = 48,
+        intermediate_size: int = 96,
+        visit_counts: int = 24,
+        dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        self.inputs = inputs
+        self.class_priors = class_priors
+        self.class_vector_size = class_vector_size
+        self.n_layer = n_layer
+        self.n_head = n_head
+        self.n_embd = n_embd
+        self.intermediate_size = intermediate_size
+        self.visit_counts = visit_counts
+        self.dropout = dropout
+        super().__init__(**kwargs)
+
+
 class SequenceConfig(PretrainedConfig):
     """The shape of a `SequenceModel`.
 
