@@ -165,6 +165,9 @@ TABLE: dict[str, Run | By] = {
     "--output own": By(
         PRETRAIN + "test_it_learns_more_than_popularity_and_a_model_can_start_from_it"
     ),
+    "hanse model pretrain shoppers --output BASE": Run(
+        "model pretrain shoppers --sets 1 --shoppers 60 --epochs 1 --output {folder}/base"
+    ),
     "hanse audit verify runs/RUN": Run("audit verify {run} --no-second-opinion"),
     "hanse audit report runs/RUN": Run("audit report {run} --no-second-opinion"),
     "hanse audit verify PATH --authority KEY": Run(

@@ -10,11 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanse_client.model.config import InterestConfig
 from hanse_client.pretraining.shoppers import made_up_shoppers
 from hanse_client.tasks.interest.category_tokens import (
     COUNT_WEEKS,
     HALF_LIVES,
+    HORIZON_DAYS,
     INPUTS,
+    MIN_VISITS,
+    REFERENCE_DAYS,
     CategoryTokens,
     category_tokens,
     token_targets,
@@ -81,7 +85,7 @@ def test_rows_come_in_any_order_and_more_than_once(histories):
     tokens = category_tokens(histories, rows, moments)
     parts = [category_tokens(histories, rows[i : i + 1], moments[i : i + 1]) for i in range(3)]
     assert tokens.sizes.tolist() == [len(part.classes) for part in parts]
-    np.testing.assert_array_equal(tokens.inputs, np.concatenate([part.inputs for part in parts]))
+    same(tokens, CategoryTokens.joined(parts))
 
 
 def test_the_rules_and_outcomes_are_those_of_the_untrained_outlook(model):
@@ -109,6 +113,13 @@ def test_the_rules_and_outcomes_are_those_of_the_untrained_outlook(model):
     np.testing.assert_array_equal(targets.outlook, outcomes)
 
 
+def test_an_interest_is_what_it_is_to_the_interest_model():
+    config = InterestConfig(classes=["milk", "bread"])
+    assert config.min_visits == MIN_VISITS
+    assert (config.reference_days, config.horizon_days) == (REFERENCE_DAYS, HORIZON_DAYS)
+    assert tuple(config.half_lives) == HALF_LIVES
+
+
 def test_what_a_token_says():
     tokens = category_tokens(made([weekly(0, 2), weekly(1)]), np.array([0, 1]), np.full(2, 140.0))
     assert tokens.offsets.tolist() == [0, 2, 3]
@@ -125,7 +136,6 @@ def test_what_a_token_says():
     assert not column(tokens, "log_rate_26-39").any()
     assert not column(tokens, "log_visits_39-52").any()
     assert tokens.expected == pytest.approx(4.0, abs=0.2)
-    assert len(HALF_LIVES) == 3
 
 
 def test_frequent_categories_come_first_and_rare_ones_not_at_all():

@@ -9,10 +9,15 @@ from typing import Annotated
 
 import typer
 
+from hanse_common.errors import ContradictingOptions
 from hanse_common.formats import Format, FormatOption
 from hanse_common.paths import TEXTS_FOLDER
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
+
+SHOPPERS_SOURCE = "shoppers"
+"""The name of the source that is made up."""
+_EPOCHS = 40
 
 
 class Objective(StrEnum):
@@ -43,7 +48,7 @@ def pretrain(
         typer.Argument(
             metavar="DATA",
             help="Public histories: instacart, ml-100k, a store.toml, or a Parquet, CSV or TSV "
-            "file with user_id, item_id and timestamp.",
+            "file with user_id, item_id and timestamp. Or shoppers: made-up ones, no data at all.",
         ),
     ],
     folder: Annotated[
@@ -75,15 +80,43 @@ def pretrain(
         Level | None, typer.Option(help="Kind of class to predict; by default the data's.")
     ] = None,
     epochs: Annotated[
-        int, typer.Option(min=1, help="Maximum number of epochs; training stops on overfitting.")
-    ] = 40,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum number of epochs, by default 40, where training stops on overfitting; "
+            "of shoppers 3.",
+        ),
+    ] = None,
+    sets: Annotated[
+        int | None, typer.Option(min=1, help="Sets of made-up shoppers; by default 30.")
+    ] = None,
+    shoppers: Annotated[
+        int | None, typer.Option(min=1, help="Made-up shoppers of a set; by default 1,200.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of made-up shoppers; by default 0.")
+    ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Pre-train the transformer on public data, without privacy, for model.checkpoint.
 
     Never use a store's own customers: nothing is clipped or noised, and no epsilon covers the
-    training data of the checkpoint.
+    training data of the checkpoint. Made-up shoppers need none: they make a base for forecasts
+    by category.
     """
+    if data == SHOPPERS_SOURCE:
+        _refuse(
+            f"of {SHOPPERS_SOURCE}, which are made up",
+            catalogue=catalogue,
+            licence=licence,
+            settings=settings,
+            backbone=backbone,
+            objective=objective,
+            level=level,
+        )
+        _pretrain_base(folder, output, sets=sets, shoppers=shoppers, epochs=epochs, seed=seed)
+        return
+    _refuse(f"of {data}: only {SHOPPERS_SOURCE} has it", sets=sets, shoppers=shoppers, seed=seed)
     # Imported on use: polars, torch, transformers.
     import os
     from tempfile import TemporaryDirectory
@@ -122,7 +155,7 @@ def pretrain(
             folder=folder,
             cache=Path(cache) / TEXTS_FOLDER if cache else Path(temporary),
             objective=wanted.value,
-            epochs=epochs,
+            epochs=_EPOCHS if epochs is None else epochs,
             on_epoch=report,
         )
     if output is Format.JSON:
@@ -135,3 +168,41 @@ def pretrain(
         f"popularity alone. Not private: {done.terms}",
         err=True,
     )
+
+
+def _pretrain_base(folder: Path, output: Format, **numbers: int | None) -> None:
+    """Pre-train a base on made-up shoppers."""
+    # Imported on use: torch, transformers.
+    from transformers.utils.logging import disable_progress_bar
+
+    from hanse_client.pretraining.category_base import pretrain_base
+
+    disable_progress_bar()
+
+    def report(epoch: int, loss: float) -> None:
+        echo(f"epoch {epoch}: {loss:.4f} nats on held-out shoppers", err=True)
+
+    given = {name: value for name, value in numbers.items() if value is not None}
+    base = pretrain_base(folder=folder, on_epoch=report, **given)
+    if output is Format.JSON:
+        echo(json_text({**asdict(base), "folder": str(folder)}))
+        return
+    echo(folder)
+    echo(
+        f"{base.sets:,} sets of {base.shoppers:,} made-up shoppers, {base.tokens:,} tokens, "
+        f"{base.parameters:,} parameters; {base.loss:.4f} nats a token, "
+        f"{base.loss_without_priors:.4f} without class priors, {base.rules_loss:.4f} by the "
+        "rules. No customer's data went into it",
+        err=True,
+    )
+
+
+def _refuse(why: str, **options: object) -> None:
+    """Refuse options that the source cannot have.
+
+    Raises:
+        ContradictingOptions: One of them is given.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ContradictingOptions(f"--{name} is no option {why}", hint=f"leave --{name} out")

@@ -230,5 +230,6 @@ def _encoder(config: CategoryConfig) -> RobertaPreLayerNormModel:
     return encoder
 
 
-AutoConfig.register(CategoryConfig.model_type, CategoryConfig)
-AutoModel.register(CategoryConfig, CategoryModel)
+# A second import under another name, as by a tool that collects doctests, is no error.
+AutoConfig.register(CategoryConfig.model_type, CategoryConfig, exist_ok=True)
+AutoModel.register(CategoryConfig, CategoryModel, exist_ok=True)

@@ -17,7 +17,8 @@ the class and not of the customer, so they are not here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Final
 
@@ -84,6 +85,16 @@ class CategoryTokens:
     def __len__(self) -> int:
         return len(self.customers)
 
+    @classmethod
+    def joined(cls, parts: Sequence[CategoryTokens]) -> CategoryTokens:
+        """The rows of several parts, one after another; `customers` index each part's own."""
+        arrays = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+            if field.name != "offsets"
+        }
+        return cls(offsets=offsets_of(np.concatenate([part.sizes for part in parts])), **arrays)
+
     @property
     def sizes(self) -> Ints:
         """[R] number of tokens of each row."""
@@ -103,6 +114,14 @@ class TokenTargets:
     """[n] 0 fall, 1 stay, 2 rise."""
     visits: Ints
     """[n] visits with the class."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[TokenTargets]) -> TokenTargets:
+        """The targets of several parts, one after another."""
+        return cls(
+            outlook=np.concatenate([part.outlook for part in parts]),
+            visits=np.concatenate([part.visits for part in parts]),
+        )
 
 
 def category_tokens(histories: Histories, customers: Ints, moments: Days) -> CategoryTokens:
