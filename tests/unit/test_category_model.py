@@ -105,9 +105,12 @@ def test_a_category_sees_the_others_of_its_customer_and_no_other_customer(data, 
 
 def test_padding_and_rows_without_tokens_have_no_effect_and_no_nan(data, trained):
     histories = made_up_shoppers(5, shoppers=30, categories=12, weeks=40)
-    batch = collate_tokens(category_tokens(histories, ROWS, np.zeros(30)), ROWS)
-    output = trained(batch)
-    assert not batch.present.any() and torch.isfinite(output.outlook_logits).all()
+    moments = np.where(ROWS < 15, 0.0, 200.0)
+    batch = collate_tokens(category_tokens(histories, ROWS, moments), ROWS)
+    assert not batch.present[:15].any() and batch.present[15:].any()
+    assert torch.isfinite(trained(batch).outlook_logits).all()
+    none = collate_tokens(category_tokens(histories, ROWS, np.zeros(30)), ROWS)
+    assert torch.isfinite(trained(none).outlook_logits).all()
     batch = collate_tokens(data[0], ROWS, targets=data[1])
     outlook, visits = token_losses(trained(batch), batch)
     assert not outlook[~batch.present].any() and not visits[~batch.present].any()
@@ -128,6 +131,10 @@ def test_every_layer_learns_but_the_texts_that_are_not_there(data):
         name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()
     }
     assert {name for name in silent if not name.endswith("key.bias")} == {"text.weight"}
+    # A base that never saw texts gives the same forecast with them and without.
+    texts = torch.randn(*batch.present.shape, 16)
+    with_texts = model(replace(batch, texts=texts)).outlook_logits
+    assert torch.equal(with_texts, model(batch).outlook_logits)
 
 
 def test_losses_are_of_the_outcomes(data):

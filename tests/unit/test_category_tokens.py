@@ -70,14 +70,13 @@ def test_nothing_at_or_after_the_moment_is_an_input(histories, moment):
     )
 
 
-def test_a_visit_at_the_moment_is_to_be_predicted(histories):
-    day = float(histories.visit_days[-1])
-    last = np.array([SHOPPERS - 1])
-    before = category_tokens(histories, last, np.array([day]))
-    same(before, category_tokens(histories.until(day), last, np.array([day])))
-    tokens = category_tokens(made([weekly(0)]), np.array([0]), np.array([70.5]))
+def test_a_visit_at_the_moment_is_to_be_predicted():
+    histories, first, moment = made([weekly(0)]), np.array([0]), np.array([70.5])
+    tokens = category_tokens(histories, first, moment)
+    assert histories.visit_days[10] == moment[0]
+    same(tokens, category_tokens(histories.until(70.5), first, moment))
     assert tokens.reference_counts.tolist() == [10]
-    assert token_targets(made([weekly(0)]), tokens).visits.tolist() == [4]
+    assert token_targets(histories, tokens).visits.tolist() == [4]
 
 
 def test_rows_come_in_any_order_and_more_than_once(histories):

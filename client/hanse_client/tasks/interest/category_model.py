@@ -125,10 +125,8 @@ class CategoryModel(PreTrainedModel):
         embedded = self.history(known)
         if batch.texts is not None:
             embedded = embedded + self.text(batch.texts)
-        # A row without tokens attends to its padding: over nothing, softmax is not a number.
-        visible = batch.present | ~batch.present.any(1, keepdim=True)
         states = self.blocks(
-            inputs_embeds=self.hidden(nn.functional.gelu(embedded)), attention_mask=visible
+            inputs_embeds=self.hidden(nn.functional.gelu(embedded)), attention_mask=batch.present
         ).last_hidden_state
         counts = torch.arange(self.config.visit_counts)
         rate = batch.expected.unsqueeze(-1)
