@@ -186,6 +186,15 @@ class FileFormat:
         return False
 
 
+def as_blob(value: object) -> bytes:
+    """Return the bytes of a column, and none where the column holds another type.
+
+    SQLite keeps a type with every value, so one flipped byte can make a blob a number: its
+    `bytes` would be as many zeros. Without bytes, the value is refused like any other damage.
+    """
+    return value if isinstance(value, bytes) else b""
+
+
 def is_blank(database: sqlite3.Connection) -> bool:
     """Whether a file has no tables, because its creation was interrupted."""
     return bool(database.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,))

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
+from hanse_common.errors import DeploymentError
 from hanse_common.flower import environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
@@ -172,7 +173,7 @@ def test_when_the_superlink_dies_up_ends_with_its_words(tmp_path):
     assert process.stderr is not None and "up: 0 stores" in process.stderr.readline()
     for child in children(process.pid):
         os.kill(child, signal.SIGKILL)
-    assert process.wait(timeout=30) == 46
+    assert process.wait(timeout=30) == DeploymentError.exit_status
     assert "superlink.log" in process.stderr.read()
     assert server(tmp_path / "f", "stop").status == 45
     assert not (folder.path / "runs").exists()

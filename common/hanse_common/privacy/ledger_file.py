@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanse_common.append_only import FileFormat, is_blank
+from hanse_common.append_only import FileFormat, as_blob, is_blank
 from hanse_common.codec import DIGEST_SIZE
 from hanse_common.durable import write_durably
 from hanse_common.errors import LedgerError
@@ -95,7 +95,7 @@ def read_rows(database: sqlite3.Connection, path: Path, *, start: int = 0) -> li
             "WHERE sequence >= ? ORDER BY sequence",
             (start,),
         ).fetchall()
-    return [Row(*values) for values in rows]
+    return [Row(sequence, *map(as_blob, values)) for sequence, *values in rows]
 
 
 def insert_row(database: sqlite3.Connection, path: Path, row: Row) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from hanse_common.append_only import FileFormat, is_blank
+from hanse_common.append_only import FileFormat, as_blob, is_blank
 from hanse_common.errors import RoundLogError
 from hanse_common.paths import ROUND_LOG_CHECKPOINT_FILE
 
@@ -45,7 +45,7 @@ def read_records(database: sqlite3.Connection, path: Path) -> list[bytes]:
     for expected, (position, _) in enumerate(rows, 1):
         if position != expected:
             raise RoundLogError(f"{path} lacks record {expected}", hint=_HINT)
-    return [bytes(body) for _, body in rows]
+    return [as_blob(body) for _, body in rows]
 
 
 def count_records(database: sqlite3.Connection, path: Path) -> int:
