@@ -24,7 +24,7 @@ from hanse_common.errors import ProtocolError
 MODULUS = 2**32
 LARGEST_SUM = 2**31 - 1  # sums are signed: half of the modulus for each sign
 DEFAULT_SCALE = 2**20
-MAX_LENGTH = 2**30  # words; a body of 4 GiB
+MAX_LENGTH = 2**30 - 1  # words: the length of a message's body is a u32, just short of 4 GiB
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
