@@ -130,12 +130,11 @@ class Numbers:
 
 
 def npz() -> bytes:
-    path = Path("/dev/shm") / "hanse-sample.npz"
-    save_npz(Numbers(values=np.arange(5.0), count=3), path)  # type: ignore[arg-type]
-    try:
+    # A folder of its own: every worker makes the sample while it collects this module.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sample.npz"
+        save_npz(Numbers(values=np.arange(5.0), count=3), path)  # type: ignore[arg-type]
         return path.read_bytes()
-    finally:
-        path.unlink()
 
 
 def manifest() -> bytes:
