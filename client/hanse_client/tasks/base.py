@@ -15,12 +15,13 @@ Models, draws and batches belong to the task; a round only passes them on.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_common.config import RunSettings
 
 if TYPE_CHECKING:
@@ -122,6 +123,33 @@ class Figures(Protocol):
     def pooled(cls, parts: list[Self]) -> Self:
         """The figures of several stores, concatenated."""
         ...
+
+
+class StoredFigures:
+    """Base of figures that are dataclasses of arrays: how to save, read and pool them.
+
+    It has no fields and no `__dict__`, so that a dataclass with slots can inherit from it.
+    """
+
+    __slots__ = ()
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        save_npz(cast("Any", self), path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing, damaged, or of another kind.
+        """
+        return cast("Self", load_npz(cast("Any", cls), path, hint="evaluate again"))
+
+    @classmethod
+    def pooled(cls, parts: list[Self]) -> Self:
+        """The figures of several stores, concatenated."""
+        return cast("Self", concatenated(cast("Any", cls), cast("Any", parts)))
 
 
 class Task(Protocol):

@@ -6,11 +6,9 @@ simulates has and a coordinator does not.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +17,7 @@ from hanse_client.node import Node, list_nodes
 from hanse_client.tasks import task_of
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
+from hanse_common.decoding import json_lines
 from hanse_common.paths import EVALUATIONS_FOLDER, GLOBAL_FILE, OWN_MODEL_FILE, STORE_LOG_FILE
 from hanse_common.privacy.accounting import NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
@@ -171,7 +170,8 @@ class ArmRun:
     def _log_rows(self, node: Node, customers: Mapping[str, int]) -> Iterator[MetricRow]:
         """Loss and epsilon by round, from a store's own log."""
         by_round: dict[int, list[dict[str, float]]] = {}
-        for line in _json_lines(node.folder / STORE_LOG_FILE):
+        log = node.folder / STORE_LOG_FILE
+        for line in json_lines(log) if log.exists() else ():
             if "round" in line:
                 by_round.setdefault(int(line["round"]), []).append(line)
         for number, entries in sorted(by_round.items()):
@@ -191,8 +191,3 @@ class ArmRun:
                         value=value,
                         weight=customers.get(node.name, sum(customers.values())),
                     )
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if path.exists():
-        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())

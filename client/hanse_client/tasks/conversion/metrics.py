@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_client.features.by_customer import customers_and_means
+from hanse_client.tasks.base import StoredFigures
 from hanse_client.tasks.scoring import auc, average_precision, calibration_error
 
 NAMES = ("auc", "auc_within", "ap", "ece", "mean_predicted", "observed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Conversions:
+class Conversions(StoredFigures):
     """Predicted probabilities and outcomes of E offers.
 
     Example:
@@ -65,24 +64,6 @@ class Conversions:
         """Sums over customers of 1 and of a customer's Brier score; see `Figures.sums`."""
         errors = np.square(self.chances.astype(np.float64) - self.redeemed)
         return customers_and_means(self.customers, {"brier": errors}, allowed=allowed)
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Conversions:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing, damaged, or of another kind.
-        """
-        return load_npz(cls, path, hint="evaluate again")
-
-    @classmethod
-    def pooled(cls, parts: list[Conversions]) -> Conversions:
-        """The results of several stores, concatenated."""
-        return concatenated(cls, parts)
 
     def _within(self) -> float:
         """The mean of each campaign's AUC, weighted by its redemptions."""

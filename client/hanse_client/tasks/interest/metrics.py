@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.features.histories import Histories, days, run_split
+from hanse_client.tasks.base import StoredFigures
 from hanse_client.tasks.interest import Batch, InterestModel
 from hanse_client.tasks.interest.features import Anchors, collate, evaluation_anchors, rows_at_once
 from hanse_client.tasks.scoring import TOP, auc, ranking_metrics
@@ -25,7 +24,7 @@ _OF_INTERESTS = ("rise_scores", "fall_scores", "outcomes", "interest_customers")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figures:
+class Figures(StoredFigures):
     """Metrics of each basket, and scores and outcome of each interest, of an evaluation."""
 
     hr: npt.NDArray[np.float64]
@@ -93,24 +92,6 @@ class Figures:
             sums = customers_and_means(getattr(self, f"{kind}customers"), values, allowed=allowed)
             all_sums |= {kind + name: value for name, value in sums.items()}
         return all_sums
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Figures:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing, damaged, or of another kind.
-        """
-        return load_npz(cls, path, hint="evaluate again")
-
-    @classmethod
-    def pooled(cls, parts: list[Figures]) -> Figures:
-        """The figures of several stores, concatenated."""
-        return concatenated(cls, parts)
 
 
 def judge(

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.features.array_files import concatenated, load_npz, save_npz
+from hanse_client.features.array_files import concatenated
+from hanse_client.tasks.base import StoredFigures
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
 from hanse_client.tasks.scoring import TOP
 
@@ -25,7 +25,7 @@ _ROWS = 256  # of a dense [rows, items] table of scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ranks:
+class Ranks(StoredFigures):
     """The ranks of n customers' targets, counted from 1.
 
     Example:
@@ -67,19 +67,6 @@ class Ranks:
         judged = {name: np.nan_to_num(values).clip(0.0, 1.0) for name, values in judged.items()}
         sums = {name: float(judged[name].sum()) for name in (f"hr@{TOP}", f"ndcg@{TOP}", "mrr")}
         return {"customers": float(counted.sum()), **sums}
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Ranks:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing, damaged, or of another kind.
-        """
-        return load_npz(cls, path, hint="evaluate again")
 
     @classmethod
     def pooled(cls, parts: list[Ranks]) -> Ranks:

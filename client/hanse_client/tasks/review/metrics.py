@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse_client.features.array_files import concatenated, load_npz, save_npz
 from hanse_client.features.by_customer import customers_and_means
+from hanse_client.tasks.base import StoredFigures
 from hanse_client.tasks.scoring import auc
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdicts:
+class Verdicts(StoredFigures):
     """Predicted probabilities of L labels and the true label of E reviews."""
 
     chances: npt.NDArray[np.float32]
@@ -48,24 +47,6 @@ class Verdicts:
         """Sums over customers of 1 and of a customer's accuracy; see `Figures.sums`."""
         right = (self.chances.argmax(1) == self.labels).astype(np.float64)
         return customers_and_means(self.customers, {"accuracy": right}, allowed=allowed)
-
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        save_npz(self, path)
-
-    @classmethod
-    def load(cls, path: Path) -> Verdicts:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing, damaged, or of another kind.
-        """
-        return load_npz(cls, path, hint="evaluate again")
-
-    @classmethod
-    def pooled(cls, parts: list[Verdicts]) -> Verdicts:
-        """The results of several stores, concatenated."""
-        return concatenated(cls, parts)
 
 
 def _f1(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float:
