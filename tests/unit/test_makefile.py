@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,14 @@ echo "Installing collected packages: torch, small, tiny"
 echo "Successfully installed hanse-0.1.0 small-1.0 tiny-1.0 torch-2.9.0"
 """
 
+# The tests themselves run under `make test`, whose level, flags and VENV a `make` of theirs
+# would take over.
+_WITHOUT_MAKE = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in {"MAKELEVEL", "MAKEFLAGS", "MFLAGS", "VENV", "PYTHON"}
+}
+
 
 @pytest.fixture
 def make(tmp_path: Path):
@@ -36,7 +45,12 @@ def make(tmp_path: Path):
             (programs / name).write_text(text)
             (programs / name).chmod(0o755)
         return subprocess.run(
-            ["make", *targets], cwd=tmp_path, capture_output=True, text=True, timeout=60
+            ["make", *targets],
+            cwd=tmp_path,
+            env=_WITHOUT_MAKE,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     return run
