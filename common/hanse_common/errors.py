@@ -343,6 +343,9 @@ class NotAdmitted(HanseError):
 
 
 FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
+    ConfigError: {
+        "unproven-statistics": "A phase releases statistics that the task cannot bound.",
+    },
     DataError: {
         "too-few-customers": "A store has fewer customers than it may train with.",
         "other-catalogue": "A model ranks classes of another catalogue than the store's.",
@@ -356,6 +359,8 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     PrivacyError: {
         "inexact-clipping": "Per-customer gradients differ from gradients computed one by one.",
         "noise-missing": "The stores' sum has less noise than the manifest promises.",
+        "unbounded-statistics": "A customer would add more to a sum of statistics than its noise "
+        "covers.",
     },
     RoundLogError: {
         "log-forked": "A round log does not extend the one that was seen before: participants are "

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from hanse_client.features.histories import Histories, days, run_split
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import Ints, WithoutStatistics
 from hanse_client.tasks.interest import Batch, InterestModel, customer_losses
 from hanse_client.tasks.interest.features import Anchors, collate, rows_at_once, training_anchors
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories
 from hanse_common.config import RunSettings
 
 
-class InterestTask:
+class InterestTask(WithoutStatistics):
     """See `hanse_client.tasks.base.Task`."""
 
     name = "interest"
