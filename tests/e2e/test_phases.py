@@ -172,7 +172,11 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(counting):
 def test_a_store_that_drops_out_costs_the_release_nothing(counting):
     federation = counting()
     lost = federation.names[0]
-    federation.faults.to_server = lambda store, reply: None if store == lost else reply
+
+    def lose_its_vector(store, message):
+        return None if store == lost and message.metadata.message_type == "train.mask" else message
+
+    federation.faults.to_store = lose_its_vector
     array = run(federation)[ARRAY]
     assert array[-1] > 0
     line = next(line for line in read_stages(federation.folder.path) if line["round"] == 1)

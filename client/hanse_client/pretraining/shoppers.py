@@ -55,6 +55,9 @@ _PAUSE_END: Final[_Range] = (0.3, 0.8)
 """Weekly probability that a pause ends: pauses of one to three weeks on average."""
 _CHURN: Final[_Range] = (0.0, 0.004)
 """Weekly probability to leave for good: none to a fifth of the shoppers a year."""
+_LATE: Final = (0.0, 0.1, 0.4)
+"""Share of the shoppers who join after the records begin, in a uniformly random week: none in a
+shop with old records, many in one that grows or whose loyalty card is new."""
 
 # What a visit contains.
 _POPULARITY_MEAN: Final[_Range] = (-3.2, -2.0)
@@ -104,6 +107,7 @@ class Market:
     pause: float
     pause_end: float
     churn: float
+    late: float
     taste_spread: float
     taste_correlation: float
     jump: float
@@ -139,6 +143,7 @@ def draw_market(rng: np.random.Generator, categories: int = CATEGORIES) -> Marke
         pause=rng.uniform(*_PAUSE),
         pause_end=rng.uniform(*_PAUSE_END),
         churn=rng.uniform(*_CHURN),
+        late=float(rng.choice(_LATE)),
         taste_spread=rng.uniform(*_TASTE_SPREAD),
         taste_correlation=rng.uniform(*_TASTE_CORRELATION),
         jump=float(rng.choice(_JUMPS)),
@@ -178,11 +183,11 @@ def made_up_shoppers(
 
 def simulate(market: Market, *, shoppers: int, weeks: int, rng: np.random.Generator) -> Histories:
     """Draw the histories of a market's shoppers; see `made_up_shoppers`."""
-    visits = _Visits(market, shoppers, rng)
+    visits = _Visits(market, shoppers, weeks, rng)
     basket = _Baskets(market, shoppers, rng)
     owners, days, classes, sizes = [], [], [], []
     for week in range(weeks):
-        counts = visits.next_week()
+        counts = visits.next_week(week)
         owner = np.repeat(np.arange(shoppers), counts)
         bought = basket.next_week(week, owner)  # [visits of the week, K]
         owners.append(owner)
@@ -201,22 +206,25 @@ def simulate(market: Market, *, shoppers: int, weeks: int, rng: np.random.Genera
 class _Visits:
     """The weekly numbers of visits of N shoppers."""
 
-    def __init__(self, market: Market, shoppers: int, rng: np.random.Generator) -> None:
+    def __init__(self, market: Market, shoppers: int, weeks: int, rng: np.random.Generator) -> None:
         self._market, self._rng = market, rng
+        late = rng.random(shoppers) < market.late
+        self._joins = late * rng.integers(0, weeks, shoppers)
         rate = rng.gamma(market.visit_shape, market.visit_scale, shoppers)
         self._rate = rate.clip(*_VISIT_RATE_BOUNDS)
         self._drift = rng.normal(0, market.visit_drift, shoppers)
         self._paused = np.zeros(shoppers, dtype=bool)
         self._gone = np.zeros(shoppers, dtype=bool)
 
-    def next_week(self) -> Ints:
-        """[N] visits of the next week."""
+    def next_week(self, week: int) -> Ints:
+        """[N] visits of the next week, whose number counts from 0."""
         market, rng, shoppers = self._market, self._rng, len(self._rate)
         self._drift = _drifted(self._drift, market.visit_persistence, market.visit_drift, rng)
         draw = rng.random(shoppers)
         self._paused = np.where(self._paused, draw >= market.pause_end, draw < market.pause)
         self._gone |= rng.random(shoppers) < market.churn
-        rate = self._rate * np.exp(self._drift) * ~(self._paused | self._gone)
+        away = self._paused | self._gone | (week < self._joins)
+        rate = self._rate * np.exp(self._drift) * ~away
         return np.minimum(rng.poisson(rate), _MOST_VISITS)
 
 
