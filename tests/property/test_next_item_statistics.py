@@ -15,7 +15,7 @@ ITEMS = 8
 TASK = NextItemTask()
 RUN = RunSettings(recipe="x", task="next-item", data=DataSettings(source="sequences"))
 ROWS = np.eye(ITEMS, dtype=np.float32)
-MODEL = TextItemModel.fresh(ItemVectors(vectors=ROWS, read=ROWS, components=ROWS), partners=3)
+MODEL = TextItemModel.fresh(ItemVectors(vectors=ROWS, components=ROWS, coarse=ROWS), partners=3)
 # Adversarial customers: the same item many times, all items, two in turns, nothing at all.
 histories = st.one_of(
     st.lists(st.integers(0, ITEMS - 1), max_size=30),

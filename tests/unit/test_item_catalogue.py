@@ -102,7 +102,7 @@ def test_items_of_the_same_text_have_the_same_vector_and_others_not(tmp_path):
     )
     np.testing.assert_array_equal(found.vectors[0], found.vectors[6])
     assert not np.allclose(found.vectors[0], found.vectors[1])
-    for rows in (found.vectors, found.read, found.components):
+    for rows in (found.vectors, found.components, found.coarse):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), [1] * 7 + [0], atol=1e-6)
 
 

@@ -125,6 +125,6 @@ def test_simple_rules_are_those_of_the_training_items():
 
 def test_the_nearest_texts_come_first():
     vectors = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
-    public = ItemVectors(vectors=vectors, read=vectors, components=vectors)
+    public = ItemVectors(vectors=vectors, components=vectors, coarse=vectors)
     data = Sequences.of([[3, 0, 1], [3, 0, 2]], items=4)
     assert nearest_texts(public, data, "test").new.tolist() == [1, 2]

@@ -35,7 +35,7 @@ def model():
     vectors[7] = vectors[3]
     vectors[[20, 21]] = 0
     return TextItemModel.fresh(
-        ItemVectors(vectors=vectors, read=vectors, components=vectors), max_steps=6, partners=5
+        ItemVectors(vectors=vectors, components=vectors, coarse=vectors), max_steps=6, partners=5
     )
 
 
@@ -112,7 +112,7 @@ def test_equal_scores_do_not_favour_low_numbers():
 @pytest.mark.parametrize("items", [1, 2, 3])
 def test_a_list_of_few_items_has_few_pairs(items):
     vectors = unit_rows(np.random.default_rng(1), items)
-    model = TextItemModel.fresh(ItemVectors(vectors=vectors, read=vectors, components=vectors))
+    model = TextItemModel.fresh(ItemVectors(vectors=vectors, components=vectors, coarse=vectors))
     assert len(model.likely_pairs()) == items * (items - 1) // 2
     assert len(model.next_scores([np.array([0])])[0]) == items
 

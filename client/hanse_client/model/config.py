@@ -165,8 +165,9 @@ class TextItemConfig(PretrainedConfig):
     Args:
         items: Number of items; ids start at 0.
         vector_size: Width of the items' public vectors.
-        read_size: Number of their principal components that the head reads of the last item.
-        components: Number of those that it reads of earlier items, and that it answers.
+        components: Number of their principal components that the head reads of the last item and
+            answers for the next one.
+        coarse: Number of those that it reads of earlier items.
         max_steps: Number of latest items that are read.
         closeness: Weight of the inner product of the last item's vector and the next one's.
         decay: Factor by which an item counts less with each item after it.
@@ -180,8 +181,8 @@ class TextItemConfig(PretrainedConfig):
         *,
         items: int = 2,
         vector_size: int = 256,
-        read_size: int = 128,
-        components: int = 64,
+        components: int = 128,
+        coarse: int = 64,
         max_steps: int = 20,
         closeness: float = 8.0,
         decay: float = 0.8,
@@ -190,8 +191,8 @@ class TextItemConfig(PretrainedConfig):
     ) -> None:
         self.items = items
         self.vector_size = vector_size
-        self.read_size = read_size
         self.components = components
+        self.coarse = coarse
         self.max_steps = max_steps
         self.closeness = closeness
         self.decay = decay

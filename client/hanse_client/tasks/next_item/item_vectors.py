@@ -18,7 +18,7 @@ from hanse_client.model.item_texts import PACKAGED, Vectors, encode_texts, princ
 from hanse_common.errors import DataError
 
 VECTOR_SIZE = 256
-READ_SIZE, COMPONENTS = 128, 64
+COMPONENTS, COARSE = 128, 64
 _ITEMS_PER_DIRECTION = 8
 """Different items for each direction that is whitened. With as many directions as items,
 whitening would put all items equally far from each other."""
@@ -30,10 +30,10 @@ class ItemVectors:
 
     vectors: Vectors
     """[n, D] whitened vectors, D at most 256 a source; rows of length 1, or 0 if unknown."""
-    read: Vectors
-    """[n, R] their first principal components, R at most 128; rows of length 1 or 0."""
     components: Vectors
-    """[n, C] the first of these, C at most 64; rows of length 1 or 0."""
+    """[n, C] their first principal components, C at most 128; rows of length 1 or 0."""
+    coarse: Vectors
+    """[n, S] the first of these, S at most 64; rows of length 1 or 0."""
 
 
 def public_vectors(
@@ -62,14 +62,14 @@ def public_vectors(
     """
     sources = []
     if texts is not None:
-        known = np.array([bool(text.strip()) for text in texts], dtype=np.bool_)
-        if known.any():
-            given = [text for text in texts if text.strip()]
-            sources.append((known, encode_texts(given, encoder=encoder, cache=cache)))
+        given = np.array([bool(text.strip()) for text in texts], dtype=np.bool_)
+        if given.any():
+            written = [text for text in texts if text.strip()]
+            sources.append((given, encode_texts(written, encoder=encoder, cache=cache)))
     if own is not None:
-        known = np.isfinite(own).all(axis=1)
-        if known.any():
-            sources.append((known, own[known]))
+        finite = np.asarray(np.isfinite(own).all(axis=1))
+        if finite.any():
+            sources.append((finite, own[finite]))
     whitened = [_whitened(known, vectors) for known, vectors in sources]
     if not any(part.shape[1] for part in whitened):
         raise DataError(
@@ -83,8 +83,8 @@ def public_vectors(
 
     return ItemVectors(
         vectors=leading(VECTOR_SIZE * len(whitened)),
-        read=leading(READ_SIZE),
         components=leading(COMPONENTS),
+        coarse=leading(COARSE),
     )
 
 

@@ -9,8 +9,8 @@ The score of item j after the items ..., i', i:
 
     8 <V_i, V_j> + <A phi, Z_j> + log p_j + b(i, j) + b(i', j) / 2
 
-with V the public vectors, X and Z their first 128 and 64 principal components, phi = (X_i, half
-the decayed sum of Z over earlier items), A the head, p the popularity and b the pairs' bonuses.
+with V the public vectors, Z their first 128 principal components, phi = (Z_i, half the decayed
+sum over earlier items of the first 64), A the head, p the popularity and b the pairs' bonuses.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TextItemModel(PreTrainedModel):
 
     Example:
         >>> rows = np.eye(3, dtype=np.float32)
-        >>> model = TextItemModel.fresh(ItemVectors(vectors=rows, read=rows, components=rows))
+        >>> model = TextItemModel.fresh(ItemVectors(vectors=rows, components=rows, coarse=rows))
         >>> model.next_scores([np.array([2, 0])]).round().tolist()
         [[7.0, -1.0, -1.0]]
     """
@@ -57,18 +57,18 @@ class TextItemModel(PreTrainedModel):
     base_model_prefix = "hanse"
 
     vectors: Tensor
-    read: Tensor
     components: Tensor
+    coarse: Tensor
     alike: Tensor
 
     def __init__(self, config: TextItemConfig) -> None:
         super().__init__(config)
         items, width = config.items, config.components
         self.register_buffer("vectors", torch.zeros(items, config.vector_size))
-        self.register_buffer("read", torch.zeros(items, config.read_size))
         self.register_buffer("components", torch.zeros(items, width))
+        self.register_buffer("coarse", torch.zeros(items, config.coarse))
         self.register_buffer("alike", torch.arange(items))  # the first item with the same vectors
-        self.head = nn.Linear(config.read_size + width, width, bias=False)
+        self.head = nn.Linear(width + config.coarse, width, bias=False)
         self.released = nn.ParameterDict(
             {
                 # The last number is the noise's standard deviation in each of the others.
@@ -98,8 +98,8 @@ class TextItemModel(PreTrainedModel):
         config = TextItemConfig(
             items=items,
             vector_size=vectors.vectors.shape[1],
-            read_size=vectors.read.shape[1],
             components=vectors.components.shape[1],
+            coarse=vectors.coarse.shape[1],
             max_steps=max_steps,
             partners=partners,
         )
@@ -107,8 +107,8 @@ class TextItemModel(PreTrainedModel):
         with torch.no_grad():
             nn.init.zeros_(model.head.weight)
             model.vectors.copy_(torch.from_numpy(vectors.vectors))
-            model.read.copy_(torch.from_numpy(vectors.read))
             model.components.copy_(torch.from_numpy(vectors.components))
+            model.coarse.copy_(torch.from_numpy(vectors.coarse))
             model.alike.copy_(torch.from_numpy(_first_alike(vectors.vectors)))
         return model
 
@@ -132,9 +132,8 @@ class TextItemModel(PreTrainedModel):
         return _memo(
             _likely_pairs,
             _doubles(self.vectors),
-            _doubles(self.read),
             _doubles(self.components),
-            self.head.weight.detach().numpy()[:, : self.config.read_size],
+            self.head.weight.detach().numpy()[:, : self.config.components],
             self.log_popularity(),
             self.config.closeness,
             self.config.partners,
@@ -217,11 +216,11 @@ class TextItemModel(PreTrainedModel):
         return table
 
     def _head_inputs(self, inputs: Tensor) -> Tensor:
-        """What the head reads at each position [B, T, R + C]: the item, and those before it."""
+        """What the head reads at each position [B, T, C + S]: the item, and those before it."""
         ages = torch.arange(inputs.shape[1])
         ages = ages[:, None] - ages - 1  # of position s seen from t: 0 for the one before
         decays = torch.where(ages >= 0, self.config.decay ** ages.clamp(min=0).float(), 0.0)
-        return torch.cat([self.read[inputs], 0.5 * (decays @ self.components[inputs])], dim=-1)
+        return torch.cat([self.components[inputs], 0.5 * (decays @ self.coarse[inputs])], dim=-1)
 
     def _log_text_popularity(self) -> Tensor:
         """Logarithms [items] of the share of all items with the same text."""
@@ -250,14 +249,13 @@ def releases(config: TextItemConfig) -> dict[str, int]:
 
 def _likely_pairs(
     vectors: npt.NDArray[np.float64],
-    read: npt.NDArray[np.float64],
     components: npt.NDArray[np.float64],
     head: npt.NDArray[np.float32],
     log_popularity: npt.NDArray[np.float64],
     closeness: float,
     partners: int,
 ) -> Ints:
-    answers = pairs.rounded_queries(head, read)
+    answers = pairs.rounded_queries(head, components)
     return pairs.likely_pairs(
         (closeness * vectors, answers), (vectors, components), log_popularity, partners=partners
     )
