@@ -25,6 +25,7 @@ from hanse_common.config import (
     TrainingSettings,
 )
 from hanse_common.errors import ConfigError
+from hanse_common.phase_settings import PhaseSettings
 
 
 def grocery() -> RunSettings:
@@ -120,12 +121,33 @@ def sequences_by_texts() -> RunSettings:
     Noisy popularity first, then a linear head in twelve rounds of all customers, then noisy
     counts of pairs on the graph that popularity and head propose.
     """
-    return sequences().with_changes(
-        {
-            "recipe": "sequences-texts",
-            "model": ModelSettings(max_steps=20, trainable="heads").model_dump(),
-            "next_item": NextItemSettings(negatives=256).model_dump(),
-        }
+    base = sequences()
+    return RunSettings(
+        recipe="sequences-texts",
+        task="next-item",
+        data=base.data,
+        model=ModelSettings(max_steps=20, trainable="heads"),
+        next_item=NextItemSettings(negatives=256),
+        # Head and clip were chosen on Amazon Beauty's validation items.
+        training=TrainingSettings(
+            sample_rate=1.0,
+            learning_rate=300.0,
+            final_learning_rate=0.3,
+            expected_batch_size=447.0,
+        ),
+        privacy=base.privacy,
+        federation=FederationSettings(
+            rounds=14,
+            evaluate_every=14,
+            max_drawn=1024,
+            strategy="FedAvgM",
+            strategy_options={"server_learning_rate": 1.0, "server_momentum": 0.5},
+        ),
+        phases=(
+            PhaseSettings(name="popularity", release="statistics", share=0.1),
+            PhaseSettings(share=0.3),
+            PhaseSettings(name="pairs", release="statistics", share=0.6),
+        ),
     )
 
 
