@@ -202,7 +202,7 @@ class TextItemConfig(PretrainedConfig):
     @property
     def cells(self) -> int:
         """Length of the released vector of pairs, at least the number of pairs in the graph."""
-        return self.items * min(self.partners, self.items - 1)
+        return min(self.items * self.partners, self.items * (self.items - 1) // 2)
 
 
 class ConversionConfig(PretrainedConfig):
