@@ -10,6 +10,7 @@ from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.tasks.next_item.task import NextItemModel, NextItemTask, next_item
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
 from hanse_common.paths import TEXTS_FOLDER
 from hanse_simulations.datasets.item_catalogue import ItemCatalogue, read_item_catalogue
 from hanse_simulations.datasets.sequences import Read, read_sequences
@@ -36,11 +37,17 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
     """Read the data set that the settings name, and its catalogue if they name one.
 
     Raises:
-        ConfigError: The settings name no data set, or there is no such encoder.
+        ConfigError: The settings name no data set, phases without a catalogue, or an encoder
+            that is not here.
         DataError: The data set or the catalogue cannot be read.
     """
     path = data_file(settings, "Beauty.txt")
     catalogue = None
+    if settings.data.catalogue is None and settings.phases:
+        raise ConfigError(
+            f"the recipe {settings.recipe!r} needs a catalogue of the items",
+            hint="name one: --catalogue items.tsv",
+        )
     if settings.data.catalogue is not None:
         progress.note(f"reading {settings.data.catalogue}")
         catalogue = read_item_catalogue(settings.data.catalogue)
