@@ -134,6 +134,7 @@ def sequences_by_texts() -> RunSettings:
             learning_rate=300.0,
             final_learning_rate=0.3,
             expected_batch_size=447.0,
+            loss_clip=200.0,
         ),
         privacy=base.privacy,
         federation=FederationSettings(

@@ -13,6 +13,8 @@ from hanse_client.tasks.next_item.task import NextItemTask
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_client.training.train import load_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings
+from hanse_simulations.recipes import sequences_by_texts
+from kits.errors import raises
 
 ITEMS, WIDTH = 60, 8
 TASK = NextItemTask()
@@ -220,3 +222,12 @@ def test_items_of_the_same_text_are_one_target_and_items_without_text_are_none(m
     alike = model.alike.numpy()
     assert alike[7] == alike[3] == 3
     assert (alike[20], alike[21]) == (20, 21)
+
+
+def test_pairs_are_released_last_or_not_at_all(model):
+    settings = sequences_by_texts()
+    assert list(TASK.releases(model, settings)) == ["popularity", "pairs"]
+    popularity_first, train, pairs_last = settings.model_dump()["phases"]
+    early = settings.with_changes({"phases": [popularity_first, pairs_last, train]})
+    with raises("config", match="graph"):
+        TASK.releases(model, early)

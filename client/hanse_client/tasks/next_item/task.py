@@ -20,12 +20,13 @@ from hanse_client.model.config import TextItemConfig
 from hanse_client.node import Node
 from hanse_client.tasks.base import Ints
 from hanse_client.tasks.contributions import Contributions
-from hanse_client.tasks.next_item import text_model
+from hanse_client.tasks.next_item import pairs, text_model
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
 from hanse_client.tasks.next_item.metrics import Ranks, judge
 from hanse_client.tasks.next_item.model import NOTHING, SequenceModel, padded
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import NextItemSettings, RunSettings
+from hanse_common.errors import ConfigError
 
 _ROWS = 64
 
@@ -96,7 +97,18 @@ class NextItemTask:
         model.train_only(settings.model.trainable)
 
     def releases(self, model: NextItemModel, settings: RunSettings) -> dict[str, int]:
-        """Length of each sum of statistics: of popularity and pairs for the text model."""
+        """Length of each sum of statistics: of popularity and pairs for the text model.
+
+        Raises:
+            ConfigError: Pairs are released before what their graph is derived from is final.
+        """
+        names = [phase.name for phase in settings.schedule.all]
+        if pairs.PHASE in names[:-1]:
+            raise ConfigError(
+                f"phases={names}: a change of the model after the release of 'pairs' would change "
+                "the graph of pairs that the sum is about",
+                hint="make 'pairs' the last phase",
+            )
         return text_model.releases(model.config) if isinstance(model, TextItemModel) else {}
 
     def contributions(
