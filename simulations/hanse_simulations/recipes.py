@@ -147,9 +147,9 @@ def sequences_by_texts() -> RunSettings:
             strategy_options={"server_learning_rate": 1.0, "server_momentum": 0.5},
         ),
         phases=(
-            PhaseSettings(name="popularity", release="statistics", share=0.1),
-            PhaseSettings(share=0.3),
-            PhaseSettings(name="pairs", release="statistics", share=0.6),
+            PhaseSettings(name="popularity", release="statistics", share=0.07),
+            PhaseSettings(share=0.23),
+            PhaseSettings(name="pairs", release="statistics", share=0.7),
         ),
     )
 
