@@ -73,15 +73,14 @@ def test_what_is_solved_for_has_a_plan_with_all_phases(unknown):
 def test_a_phase_that_hides_a_quarter_of_the_customers_is_advised_against():
     at = solved(settings(**{"privacy.target_epsilon": 1.0}))
     plan = PrivacyPlan.from_settings(at)
-    (warning,) = phase_warnings(at, plan, Population((15,) * 10))[:1]
+    (warning,) = phase_warnings(at, plan, Population((6,) * 10))[:1]
     assert "'pairs'" in warning and "leave it out" in warning
     assert phase_warnings(at, plan, PEOPLE) == ()
 
 
 def test_the_command_prints_the_phases():
-    done = CliRunner().invoke(
-        app,
-        ["plan", "--customers", "300", "--stores", "10", "--variant", "400", "--share", "pairs=.2", "--share", "train=.8"],
-    )
+    shares = ["--share", "pairs=.2", "--share", "train=.8"]
+    stores = ["--customers", "300", "--stores", "10"]
+    done = CliRunner().invoke(app, ["plan", *stores, "--variant", "400", *shares])
     assert done.exit_code == 0, done.output
     assert "ε alone" in done.output and "pairs" in done.output
