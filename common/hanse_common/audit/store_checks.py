@@ -1,7 +1,8 @@
 """Checks one store's ledger against the rest of its evidence.
 
 >>> from tempfile import TemporaryDirectory
->>> from hanse_common.audit.evidence import find
+>>> from hanse_common.phases import EVALUATE
+from hanse_common.audit.evidence import find
 >>> from hanse_common.identity import StoreKey
 >>> from hanse_common.privacy.accounting import SampledGaussianSteps
 >>> from hanse_common.privacy.charge import Charge
@@ -156,7 +157,7 @@ def verify_store(
         ledger=evidence.ledger,
         entries=len(entries),
         charges=len(charges),
-        rounds=len({_round(entry.release) for entry in charges if entry.release.kind == "train"}),
+        rounds=len({_round(entry.release) for entry in charges if entry.release.kind != EVALUATE}),
         head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
         epsilon=read[-1].epsilon_after if read else 0.0,
         target_delta=read[-1].target_delta if read else 0.0,
