@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from hanse_client.features.histories import Histories
+from hanse_client.features.ragged import ranges
 from hanse_client.model.backbone import UNSEEN
 from hanse_client.tasks.interest import Batch, InterestConfig, Interests
 from hanse_client.tasks.interest.heads import VISIT_WINDOWS, has_interest, outlook_bounds
@@ -178,9 +179,9 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
     # An anchor may precede all visits of its row's window; it has seen none of them.
     last_visit = np.maximum(before - 1 - first[:, None], UNSEEN)
 
-    visit_rows, visit_index = _spread(starts, stops)
+    visit_rows, visit_index = ranges(starts, stops)
     pair_starts = histories.pair_offsets[visit_index]
-    pair_visits, pair_index = _spread(pair_starts, histories.pair_offsets[visit_index + 1])
+    pair_visits, pair_index = ranges(pair_starts, histories.pair_offsets[visit_index + 1])
     pairs = _Pairs(
         rows=visit_rows[pair_visits],
         classes=histories.pair_classes[pair_index].astype(np.int64),
@@ -226,14 +227,6 @@ class _Pairs:
         """Add 1, or a weight, to [R, P, C] at each of the flat indices."""
         flat = np.bincount(cells, weights, minlength=int(np.prod(self.shape)))
         return flat.astype(np.float32).reshape(self.shape)
-
-
-def _spread(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Concatenate the ranges `starts[i]:stops[i]`; returns (i of each element, the element)."""
-    sizes = stops - starts
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return owner, starts[owner] + within
 
 
 def _sequences(
