@@ -343,6 +343,9 @@ class NotAdmitted(HanseError):
 
 
 FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
+    ConfigError: {
+        "base-version": "A pre-trained base is of another version than this program reads.",
+    },
     DataError: {
         "too-few-customers": "A store has fewer customers than it may train with.",
         "other-catalogue": "A model ranks classes of another catalogue than the store's.",

@@ -19,7 +19,7 @@ from hanse_client.pretraining.shoppers import (
 
 
 def plain(categories: int = 4, **changes) -> Market:
-    """A market without drift, seasons, jumps, stock, pauses and churn."""
+    """A market without drift, seasons, jumps, stock, pauses, churn and late shoppers."""
     none = np.zeros(categories, dtype=np.float32)
     market = Market(
         visit_shape=400.0,
@@ -29,8 +29,11 @@ def plain(categories: int = 4, **changes) -> Market:
         pause=0.0,
         pause_end=1.0,
         churn=0.0,
+        late=0.0,
         taste_spread=0.0,
         taste_correlation=0.0,
+        shopper_size=0.0,
+        visit_size=0.0,
         jump=0.0,
         popularity=none,
         persistence=none,
@@ -105,6 +108,7 @@ def test_sets_differ_in_more_than_their_noise():
     assert max(contents) > 1.3 * min(contents)
     jumps = {draw_market(np.random.default_rng(seed)).jump for seed in range(40)}
     assert len(jumps) == 4
+    assert {draw_market(np.random.default_rng(seed)).late for seed in range(40)} == {0, 0.1, 0.4}
 
 
 def test_a_plain_market_is_a_poisson_process():
@@ -127,6 +131,31 @@ def test_what_is_in_stock_is_bought_less_often_right_after():
     assert max(again[1], again[3]) < 0.8
 
 
+def test_baskets_differ_by_shopper_and_by_visit():
+    """Counts of different categories go together where baskets differ, and only there."""
+
+    def together(counts):
+        return np.corrcoef(counts[:, 0], counts[:, 1])[0, 1]
+
+    def counted(**changes):
+        market = plain(**changes)
+        histories = simulate(market, shoppers=300, weeks=40, rng=np.random.default_rng(0))
+        visit = np.repeat(np.arange(len(histories.visit_days)), np.diff(histories.pair_offsets))
+        held = np.zeros((len(histories.visit_days), market.categories))
+        held[visit, histories.pair_classes] = 1
+        owner = np.repeat(np.arange(300), histories.sizes)
+        shares = np.zeros((300, market.categories))
+        np.add.at(shares, owner, held)
+        return together(held), together(shares / histories.sizes[:, None])
+
+    by_visit, by_shopper = counted()
+    assert abs(by_visit) < 0.03 and abs(by_shopper) < 0.2
+    by_visit, by_shopper = counted(visit_size=1.5)
+    assert by_visit > 0.2 and abs(by_shopper) < 0.5
+    by_visit, by_shopper = counted(shopper_size=0.6)
+    assert by_visit < 0.15 and by_shopper > 0.7
+
+
 def test_tastes_last_and_jumps_end_them():
     def kept(**changes):
         bought, _ = held(plain(taste_spread=1.5, **changes))
@@ -145,6 +174,16 @@ def test_churned_shoppers_never_come_back_and_paused_ones_do():
     quiet = (paused == 0).mean()
     assert 0.3 < quiet < 0.7
     assert (paused[:, -8:].sum(1) > 0).mean() > 0.9
+
+
+def test_late_shoppers_join_in_any_week_and_stay():
+    _, visits = held(plain(late=0.6))
+    first = np.argmax(visits > 0, axis=1)
+    assert 0.45 < (first > 3).mean() < 0.65
+    late = first[first > 3]
+    assert late.mean() == pytest.approx(22, abs=2)  # uniform over what is left of 40 weeks
+    after = np.arange(40) > first[:, None]
+    assert visits[after].mean() == pytest.approx(2.0, rel=0.03)
 
 
 def test_seasons_come_every_year():

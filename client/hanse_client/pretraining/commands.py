@@ -94,7 +94,15 @@ def pretrain(
         int | None, typer.Option(min=1, help="Made-up shoppers of a set; by default 1,200.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of made-up shoppers; by default 0.")
+        int | None, typer.Option(min=0, help="Seed of made-up shoppers; by default 7.")
+    ] = None,
+    orders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Public orders that a base of made-up shoppers learns from too; with --catalogue "
+            "and --licence, as for DATA.",
+        ),
     ] = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
@@ -107,16 +115,25 @@ def pretrain(
     if data == SHOPPERS_SOURCE:
         _refuse(
             f"of {SHOPPERS_SOURCE}, which are made up",
-            catalogue=catalogue,
-            licence=licence,
             settings=settings,
             backbone=backbone,
             objective=objective,
             level=level,
         )
-        _pretrain_base(folder, output, sets=sets, shoppers=shoppers, epochs=epochs, seed=seed)
+        if orders is None:
+            _refuse("without --orders", catalogue=catalogue, licence=licence)
+        _pretrain_base(
+            folder, output, orders, catalogue, licence,
+            sets=sets, shoppers=shoppers, epochs=epochs, seed=seed,
+        )  # fmt: skip
         return
-    _refuse(f"of {data}: only {SHOPPERS_SOURCE} has it", sets=sets, shoppers=shoppers, seed=seed)
+    _refuse(
+        f"of {data}: only {SHOPPERS_SOURCE} has it",
+        sets=sets,
+        shoppers=shoppers,
+        seed=seed,
+        orders=orders,
+    )
     # Imported on use: polars, torch, transformers.
     import os
     from tempfile import TemporaryDirectory
@@ -170,29 +187,41 @@ def pretrain(
     )
 
 
-def _pretrain_base(folder: Path, output: Format, **numbers: int | None) -> None:
-    """Pre-train a base on made-up shoppers."""
+def _pretrain_base(
+    folder: Path,
+    output: Format,
+    orders: str | None,
+    catalogue: Path | None,
+    licence: str | None,
+    **numbers: int | None,
+) -> None:
+    """Pre-train a base on made-up shoppers, and on public orders if any are named."""
     # Imported on use: torch, transformers.
     from transformers.utils.logging import disable_progress_bar
 
     from hanse_client.pretraining.category_base import pretrain_base
+    from hanse_client.pretraining.public_data import read_public
 
     disable_progress_bar()
 
     def report(epoch: int, loss: float) -> None:
         echo(f"epoch {epoch}: {loss:.4f} nats on held-out shoppers", err=True)
 
+    public = None if orders is None else read_public(orders, catalogue=catalogue, licence=licence)
     given = {name: value for name, value in numbers.items() if value is not None}
-    base = pretrain_base(folder=folder, on_epoch=report, **given)
+    base = pretrain_base(folder=folder, orders=public, on_epoch=report, **given)
     if output is Format.JSON:
         echo(json_text({**asdict(base), "folder": str(folder)}))
         return
     echo(folder)
+    made_of = "No customer's data went into it"
+    if public is not None:
+        made_of = f"Not private: it learnt from {public.name} too, {public.terms}"
     echo(
         f"{base.sets:,} sets of {base.shoppers:,} made-up shoppers, {base.tokens:,} tokens, "
         f"{base.parameters:,} parameters; {base.loss:.4f} nats a token, "
         f"{base.loss_without_priors:.4f} without class priors, {base.rules_loss:.4f} by the "
-        "rules. No customer's data went into it",
+        f"rules. {made_of}",
         err=True,
     )
 

@@ -7,7 +7,7 @@ this is the idea of prior-fitted networks (Müller et al. 2022).
 
 Each week a shopper makes a Poisson number of visits, and each visit holds a category with
 
-    sigmoid(popularity + taste + drift + season + shock) x (1 - exp(-weeks since / stock))
+    sigmoid(popularity + taste + drift + size + season + shock) x (1 - exp(-weeks since / stock))
 
 as its probability. The result is the `Histories` of real stores, so the same feature code reads
 both. Only days and categories are simulated: text vectors have width 0 and facts are 0.
@@ -55,6 +55,9 @@ _PAUSE_END: Final[_Range] = (0.3, 0.8)
 """Weekly probability that a pause ends: pauses of one to three weeks on average."""
 _CHURN: Final[_Range] = (0.0, 0.004)
 """Weekly probability to leave for good: none to a fifth of the shoppers a year."""
+_LATE: Final = (0.0, 0.1, 0.4)
+"""Share of the shoppers who join after the records begin, in a uniformly random week: none in a
+shop with old records, many in one that grows or whose loyalty card is new."""
 
 # What a visit contains.
 _POPULARITY_MEAN: Final[_Range] = (-3.2, -2.0)
@@ -68,6 +71,10 @@ _TASTE_RANK: Final = 4
 """Rank of what the tastes for different categories have in common."""
 _TASTE_CORRELATION: Final[_Range] = (0.1, 0.5)
 """Spread of the common part's loadings: weak, for categories hardly predict each other."""
+_SHOPPER_SIZE: Final[_Range] = (0.0, 0.6)
+"""Spread over shoppers of the log-odds of all categories: large and small baskets."""
+_VISIT_SIZE: Final[_Range] = (0.0, 1.0)
+"""The same over one shopper's visits: a week's shopping, or what was forgotten."""
 _JUMPS: Final = (0.0, 0.003, 0.01, 0.03)
 """Weekly probabilities that a taste is drawn again: never, or every 6 years to 8 months."""
 _TASTE_PERSISTENCE: Final = (0.8, 0.9, 0.96, 0.99, 0.995)
@@ -104,8 +111,11 @@ class Market:
     pause: float
     pause_end: float
     churn: float
+    late: float
     taste_spread: float
     taste_correlation: float
+    shopper_size: float
+    visit_size: float
     jump: float
     popularity: Floats
     """[K] log-odds of each category in a visit."""
@@ -139,8 +149,11 @@ def draw_market(rng: np.random.Generator, categories: int = CATEGORIES) -> Marke
         pause=rng.uniform(*_PAUSE),
         pause_end=rng.uniform(*_PAUSE_END),
         churn=rng.uniform(*_CHURN),
+        late=float(rng.choice(_LATE)),
         taste_spread=rng.uniform(*_TASTE_SPREAD),
         taste_correlation=rng.uniform(*_TASTE_CORRELATION),
+        shopper_size=rng.uniform(*_SHOPPER_SIZE),
+        visit_size=rng.uniform(*_VISIT_SIZE),
         jump=float(rng.choice(_JUMPS)),
         popularity=rng.normal(mean, spread, categories).astype(np.float32),
         persistence=rng.choice(_TASTE_PERSISTENCE, categories).astype(np.float32),
@@ -178,11 +191,11 @@ def made_up_shoppers(
 
 def simulate(market: Market, *, shoppers: int, weeks: int, rng: np.random.Generator) -> Histories:
     """Draw the histories of a market's shoppers; see `made_up_shoppers`."""
-    visits = _Visits(market, shoppers, rng)
+    visits = _Visits(market, shoppers, weeks, rng)
     basket = _Baskets(market, shoppers, rng)
     owners, days, classes, sizes = [], [], [], []
     for week in range(weeks):
-        counts = visits.next_week()
+        counts = visits.next_week(week)
         owner = np.repeat(np.arange(shoppers), counts)
         bought = basket.next_week(week, owner)  # [visits of the week, K]
         owners.append(owner)
@@ -201,22 +214,25 @@ def simulate(market: Market, *, shoppers: int, weeks: int, rng: np.random.Genera
 class _Visits:
     """The weekly numbers of visits of N shoppers."""
 
-    def __init__(self, market: Market, shoppers: int, rng: np.random.Generator) -> None:
+    def __init__(self, market: Market, shoppers: int, weeks: int, rng: np.random.Generator) -> None:
         self._market, self._rng = market, rng
+        late = rng.random(shoppers) < market.late
+        self._joins = late * rng.integers(0, weeks, shoppers)
         rate = rng.gamma(market.visit_shape, market.visit_scale, shoppers)
         self._rate = rate.clip(*_VISIT_RATE_BOUNDS)
         self._drift = rng.normal(0, market.visit_drift, shoppers)
         self._paused = np.zeros(shoppers, dtype=bool)
         self._gone = np.zeros(shoppers, dtype=bool)
 
-    def next_week(self) -> Ints:
-        """[N] visits of the next week."""
+    def next_week(self, week: int) -> Ints:
+        """[N] visits of the next week, whose number counts from 0."""
         market, rng, shoppers = self._market, self._rng, len(self._rate)
         self._drift = _drifted(self._drift, market.visit_persistence, market.visit_drift, rng)
         draw = rng.random(shoppers)
         self._paused = np.where(self._paused, draw >= market.pause_end, draw < market.pause)
         self._gone |= rng.random(shoppers) < market.churn
-        rate = self._rate * np.exp(self._drift) * ~(self._paused | self._gone)
+        away = self._paused | self._gone | (week < self._joins)
+        rate = self._rate * np.exp(self._drift) * ~away
         return np.minimum(rng.poisson(rate), _MOST_VISITS)
 
 
@@ -229,6 +245,7 @@ class _Baskets:
         loadings = rng.normal(0, market.taste_correlation, (_TASTE_RANK, market.categories))
         common = rng.normal(size=(shoppers, _TASTE_RANK)) @ loadings
         self._taste = (common + rng.normal(0, market.taste_spread, shape)).astype(np.float32)
+        self._size = rng.normal(0, market.shopper_size, (shoppers, 1)).astype(np.float32)
         self._drift = rng.standard_normal(shape, dtype=np.float32) * market.drift
         self._shock = np.zeros(market.categories, dtype=np.float32)
         lasts = market.stock * rng.uniform(*_STOCK_OF_SHOPPER, (shoppers, 1))
@@ -248,10 +265,11 @@ class _Baskets:
             )
             self._taste[shopper, category] = rng.normal(0, market.taste_spread, len(shopper))
         season = market.season * np.sin(2 * np.pi * week / 52 + market.phase)
-        logit = (market.popularity + self._shock + season) + self._taste + self._drift
-        chance = -np.expm1(-self._age * self._use) / (1 + np.exp(-logit))
-        draw = rng.random((len(owner), market.categories), dtype=np.float32)
-        bought: npt.NDArray[np.bool_] = draw < chance[owner]
+        logit = (market.popularity + self._shock + season) + self._taste + self._drift + self._size
+        size = rng.standard_normal((len(owner), 1), dtype=np.float32) * market.visit_size
+        used_up = -np.expm1(-self._age * self._use)
+        chance = used_up[owner] / (1 + np.exp(-(logit[owner] + size)))
+        bought: npt.NDArray[np.bool_] = rng.random(chance.shape, dtype=np.float32) < chance
         visit, category = np.nonzero(bought)
         self._age += 1
         # Half a week: a purchase is in the middle of its week, on average.
