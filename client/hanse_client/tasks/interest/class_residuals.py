@@ -102,4 +102,5 @@ def class_priors(
         residuals = residuals - residuals.sum() / information.sum() * information
         precision = _SPREAD**2 * information + _DEPENDENCE + noise**2 / information
         priors[:, side] = _SPREAD**2 * residuals / precision
-    return (priors - priors.mean(0)).astype(np.float32)
+    centred: npt.NDArray[np.float32] = (priors - priors.mean(0)).astype(np.float32)
+    return centred

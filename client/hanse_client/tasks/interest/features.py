@@ -18,6 +18,7 @@ from hanse_client.features.ragged import ranges
 from hanse_client.model.backbone import UNSEEN
 from hanse_client.tasks.interest import Batch, InterestConfig, Interests
 from hanse_client.tasks.interest.heads import VISIT_WINDOWS, has_interest, outlook_bounds
+from hanse_client.tasks.interest.token_batch import token_batch
 
 _NEVER = 3650.0  # days; with the longest window, ten years stand for "ever"
 # Rows times classes of a batch: each cell has P anchors in a dozen dense float tables.
@@ -41,6 +42,12 @@ class Anchors:
 
     def __len__(self) -> int:
         return len(self.customers)
+
+    @property
+    def forecast(self) -> npt.NDArray[np.bool_]:
+        """[R, P] whether an outlook is to be made: where it is a target, or without targets."""
+        has_targets = self.basket.any() or self.outlook.any()
+        return self.outlook if has_targets else np.ones_like(self.outlook)
 
     def rows(self, start: int, stop: int) -> Anchors:
         """The rows of a slice."""
@@ -175,7 +182,10 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         if len(customers)
         else np.zeros(moments.shape, dtype=np.int64)
     )
-    vectors, facts, first = _sequences(histories, starts, before, config)
+    by_category = config.kind == "categories"
+    # A model of categories reads no visits as such: one empty step stands for them.
+    steps = np.zeros_like(before) if by_category else before
+    vectors, facts, first = _sequences(histories, starts, steps, config)
     # An anchor may precede all visits of its row's window; it has seen none of them.
     last_visit = np.maximum(before - 1 - first[:, None], UNSEEN)
 
@@ -197,6 +207,11 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         visit_facts=torch.from_numpy(facts),
         anchor_visit=torch.from_numpy(last_visit),
         past=past,
+        tokens=(
+            token_batch(histories, customers, moments, wanted=anchors.forecast)
+            if by_category
+            else None
+        ),
         next_basket=torch.from_numpy(pairs.counted(pairs.visits[:, None] == target[pairs.rows])),
         outlook=_outlook(pairs, past, anchors, config),
         first_visit=_first_visit(pairs, anchors, config),

@@ -66,18 +66,21 @@ def past_moments(histories: Histories, *, until: float, count: int) -> Days:
         They depend on no customer.
     """
     moments = until - HORIZON_DAYS * np.arange(1, count + 1)
-    usable: Days = moments[moments >= histories.observed_from + REFERENCE_DAYS]
-    return usable
+    return moments[moments >= histories.observed_from + REFERENCE_DAYS].astype(np.float64)
 
 
 def random_moments(
     histories: Histories, rows: int, *, until: float, count: int, rng: np.random.Generator
 ) -> Days:
-    """[R, P] moments at random times that have reference days before and a horizon after them."""
+    """[R, P] moments at random times that have reference days before and a horizon after them.
+
+    Edge cases:
+        In records that are too short nobody has a token at the moment that they began.
+    """
     earliest = histories.observed_from + REFERENCE_DAYS
     latest = until - HORIZON_DAYS
     if latest < earliest:
-        return np.zeros((rows, 0))
+        return np.full((rows, count), histories.observed_from)
     return rng.uniform(earliest, latest, size=(rows, count))
 
 
@@ -112,18 +115,16 @@ class _Kept:
 _EXAMPLES, _HEAD_INPUTS = _Kept(), _Kept()
 
 
-def past_examples(histories: Histories, *, until: float, count: int) -> PastExamples:
-    """The tokens of all customers at `past_moments`, with what followed.
+def past_examples(histories: Histories, moments: Days) -> PastExamples:
+    """The tokens of all customers at the same moments, with what followed; kept in memory.
 
     Args:
         histories: Of training only.
-        until: First day that training must not use.
-        count: Number of moments at most.
+        moments: [M] of `past_moments`.
     """
-    key = _digest(histories, until, count)
+    key = _digest(histories, moments)
     kept: PastExamples | None = _EXAMPLES.get(key)
     if kept is None:
-        moments = past_moments(histories, until=until, count=count)
         customers = np.repeat(np.arange(len(histories)), len(moments))
         tokens = category_tokens(histories, customers, np.tile(moments, len(histories)))
         kept = PastExamples(
@@ -134,31 +135,23 @@ def past_examples(histories: Histories, *, until: float, count: int) -> PastExam
 
 
 def head_inputs(
-    histories: Histories,
-    outlook: CategoryOutlook,
-    class_vectors: torch.Tensor,
-    *,
-    until: float,
-    count: int,
+    histories: Histories, moments: Days, outlook: CategoryOutlook, class_vectors: torch.Tensor
 ) -> HeadBatch:
-    """What the head reads of all customers at `past_moments`, from memory after the first time.
+    """What the head reads of all customers at the same moments; kept in memory.
 
     Args:
         histories: Of training only.
+        moments: [M] of `past_moments`.
         outlook: With the frozen base.
         class_vectors: [C, K] text vectors.
-        until: First day that training must not use.
-        count: Number of moments at most.
     """
     state = {**dict(outlook.base.named_parameters()), **dict(outlook.named_buffers())}
     weights = [state[name].detach().numpy() for name in sorted(state)]
-    key = _digest(histories, until, count, *weights, class_vectors.numpy())
+    key = _digest(histories, moments, class_vectors.numpy(), *weights)
     kept: HeadBatch | None = _HEAD_INPUTS.get(key)
     if kept is None:
-        kept = _head_inputs(
-            past_examples(histories, until=until, count=count), len(histories), outlook,
-            class_vectors,
-        )  # fmt: skip
+        examples = past_examples(histories, moments)
+        kept = _head_inputs(examples, len(histories), outlook, class_vectors)
         _HEAD_INPUTS.put(key, kept)
     return kept
 
@@ -224,5 +217,5 @@ def _digest(histories: Histories, *others: Any) -> bytes:
     ):
         array = np.ascontiguousarray(array)
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array)
+        digest.update(array.tobytes())
     return digest.digest()

@@ -101,7 +101,7 @@ def batch_of(
     ]
 
     def shaped(part: Tensor) -> Tensor:
-        return part.unflatten(0, (len(rows) // points, points))
+        return part.reshape(len(rows) // points, points, *part.shape[1:])
 
     return TokenBatch(
         inputs=shaped(flat.inputs),
@@ -143,4 +143,3 @@ class HeadBatch:
             logits=self.logits[customers],
             outlook=self.outlook[customers],
         )
-
