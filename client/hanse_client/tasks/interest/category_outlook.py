@@ -63,41 +63,62 @@ class CategoryOutlook(nn.Module):
             tokens: Of the customers.
             class_vectors: [C, K] text vectors.
         """
-        shape = tokens.present.shape
-
-        def flat(part: Tensor) -> Tensor:
-            return part.flatten(0, 1)
-
-        present = flat(tokens.present)
-        # Rows without a token are padding of others' moments; attention over none is undefined.
-        rows = present.any(-1)
-        if not rows.any():
-            # One arbitrary row: an encoder of no rows at all is an error, and a step in which
-            # nobody has a token must still have a gradient, of zero.
-            rows, present = rows.clone(), present.clone()
-            rows[:1], present[:1, :1] = True, True
-        classes = flat(tokens.classes)[rows]
-        output = self.base(
-            CategoryBatch(
-                inputs=flat(tokens.inputs)[rows],
-                rules=flat(tokens.rules)[rows],
-                expected=flat(tokens.expected)[rows],
-                present=present[rows],
-                priors=self.class_priors[classes],
-                texts=None if is_silent(self.base.text) else class_vectors[classes],
+        if torch.is_grad_enabled() and self.trains_base():
+            # One pass for each moment, with all customers in it, as the clipper needs: the
+            # first dimension of a layer's input must be the customers'.
+            points = range(tokens.present.shape[1])
+            each = [self._by_base(tokens.at(point), class_vectors) for point in points]
+            return CategoryOutput(
+                outlook_logits=torch.stack([one.outlook_logits for one in each], dim=1),
+                visit_logits=torch.stack([one.visit_logits for one in each], dim=1),
+                states=torch.stack([one.states for one in each], dim=1),
             )
-        )
+        # Rows without a token, the padding of others' moments, are not computed.
+        flat = tokens.flat()
+        rows = flat.present.any(-1)
+        output = self._by_base(flat.select(rows), class_vectors)
 
         def spread(part: Tensor) -> Tensor:
-            whole = part.new_zeros(len(present), *part.shape[1:])
-            whole = whole.index_put((rows.nonzero().squeeze(1),), part)
-            return whole.reshape(*shape, *part.shape[2:])
+            whole = part.new_zeros(len(rows), *part.shape[1:])
+            whole[rows] = part
+            return whole.reshape(*tokens.present.shape, *part.shape[2:])
 
         return CategoryOutput(
             outlook_logits=spread(output.outlook_logits),
             visit_logits=spread(output.visit_logits),
             states=spread(output.states),
         )
+
+    def trains_base(self) -> bool:
+        """Whether the base is trained, so that nothing of it can be kept between steps."""
+        return any(parameter.requires_grad for parameter in self.base.parameters())
+
+    def _by_base(self, tokens: TokenBatch, class_vectors: Tensor) -> CategoryOutput:
+        """The base's forecast of R rows, [R, K, ...] each."""
+        if not len(tokens):
+            # An encoder of no rows at all is an error.
+            cells = tokens.present.shape
+            config = self.base.config
+            return CategoryOutput(
+                outlook_logits=tokens.inputs.new_zeros(*cells, 3),
+                visit_logits=tokens.inputs.new_zeros(*cells, config.visit_counts),
+                states=tokens.inputs.new_zeros(*cells, config.n_embd),
+            )
+        # Attention over nothing is undefined: a row without tokens reads its first cell, which
+        # has no target and so no gradient.
+        empty = ~tokens.present.any(-1, keepdim=True)
+        first = torch.arange(tokens.present.shape[1]) == 0
+        output: CategoryOutput = self.base(
+            CategoryBatch(
+                inputs=tokens.inputs,
+                rules=tokens.rules,
+                expected=tokens.expected,
+                present=tokens.present | (empty & first),
+                priors=self.class_priors[tokens.classes],
+                texts=None if is_silent(self.base.text) else class_vectors[tokens.classes],
+            )
+        )
+        return output
 
     def features(self, tokens: TokenBatch, class_vectors: Tensor) -> Tensor:
         """The head's inputs, [B, P, K, inputs + text]; they do not depend on weights."""

@@ -123,7 +123,7 @@ class InterestTask:
         """
         until, count = days(run_split(settings).train_until), settings.training.anchors
         if isinstance(model.outlook, CategoryOutlook):
-            if _trains_base(model.outlook):
+            if model.outlook.trains_base():
                 moments = random_moments(data, len(customers), until=until, count=count, rng=rng)
             else:
                 moments = np.tile(_past_moments(data, settings), (len(customers), 1))
@@ -135,14 +135,14 @@ class InterestTask:
     def rows_at_once(self, model: InterestModel) -> int:
         """See `Task.rows_at_once`."""
         if isinstance(model.outlook, CategoryOutlook):
-            return _BASE_ROWS if _trains_base(model.outlook) else _HEAD_ROWS
+            return _BASE_ROWS if model.outlook.trains_base() else _HEAD_ROWS
         return rows_at_once(model.config)
 
     def collate(self, data: Histories, draw: Draw, model: InterestModel) -> AnyBatch:
         """Build the input of what is trained, with targets."""
         if isinstance(draw, Anchors):
             return collate(data, draw, model.config)
-        if not isinstance(model.outlook, CategoryOutlook) or _trains_base(model.outlook):
+        if not isinstance(model.outlook, CategoryOutlook) or model.outlook.trains_base():
             return collate_past(data, draw)
         moments = draw.moments[0] if len(draw) else np.zeros(0)
         return head_inputs(data, moments, model.outlook, model.class_vectors).of(draw.customers)
@@ -173,11 +173,6 @@ class InterestTask:
 def _past_moments(data: Histories, settings: RunSettings) -> np.ndarray:
     until = days(run_split(settings).train_until)
     return past_moments(data, until=until, count=settings.training.anchors)
-
-
-def _trains_base(outlook: CategoryOutlook) -> bool:
-    """Whether the base is trained too, so that nothing of it can be kept between steps."""
-    return any(parameter.requires_grad for parameter in outlook.base.parameters())
 
 
 def _anchor_losses(model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,11 +46,25 @@ class TokenBatch:
 
     def rows(self, start: int, stop: int) -> TokenBatch:
         """The customers of a slice."""
+        return self._each(lambda part: part[start:stop])
 
-        def cut(part: Tensor | None) -> Any:
-            return None if part is None else part[start:stop]
+    def select(self, rows: Tensor) -> TokenBatch:
+        """Only the customers marked in a mask [B]."""
+        return self._each(lambda part: part[rows])
 
-        return TokenBatch(**{f.name: cut(getattr(self, f.name)) for f in fields(self)})
+    def at(self, point: int) -> TokenBatch:
+        """The same at one of their moments, without the dimension P."""
+        return self._each(lambda part: part[:, point])
+
+    def flat(self) -> TokenBatch:
+        """The same with B x P rows, without the dimension P."""
+        return self._each(lambda part: part.flatten(0, 1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return TokenBatch(
+            **{name: None if part is None else change(part) for name, part in parts.items()}
+        )
 
 
 def token_batch(
