@@ -40,6 +40,8 @@ class CategoryBasket(nn.Module):
         config: Of the interest model.
     """
 
+    READS: Final = ("counts", "decayed", "days_since")
+    """Names of the fields of `Interests` that scores depend on."""
     affinity: Tensor
     """[C, C] of `DecodedPairs`; all zeros until pairs are released."""
     bought_popularity: Tensor
