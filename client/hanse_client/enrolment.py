@@ -70,7 +70,7 @@ class Enrolment:
         return Attempt(
             header=header,
             # From the store's own manifest, never from what the coordinator sent.
-            terms=self.manifest.terms("train" if kind == "train" else "evaluate"),
+            terms=self.manifest.terms(kind),
             authority=bytes.fromhex(self.policy.authority),
             now=int(time.time()),
         )

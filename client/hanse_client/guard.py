@@ -44,6 +44,8 @@ class Order:
     settings: RunSettings
     arrays: Mapping[str, NDArray]
     header: Header
+    kind: str
+    """`train`, `evaluate`, or the name of the phase whose statistics are ordered."""
     charge: Charge | None
     """The privacy charge of the upload; None without differential privacy."""
     cosignature: bytes | None
@@ -116,7 +118,8 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
     instructions = Instructions.read(dict(config), arrays, kind=kind)
     exchange = SecureExchange(node, enrolment)
     header = instructions.header(manifest.digest())
-    charge = _charge(enrolment, kind, header, instructions.round)
+    exchanged = manifest.schedule.kind(kind, instructions.round)
+    charge = _charge(enrolment, exchanged, header, instructions.round)
     # Checked here so that nothing is trained in vain, and a second time when the upload is
     # charged: another process may spend in between.
     if charge is not None:
@@ -138,6 +141,7 @@ def _opening(message: Message, node: Node, enrolment: Enrolment, kind: Kind) -> 
         header=header,
         charge=charge,
         cosignature=cosignature,
+        kind=exchanged,
     )
 
 
@@ -155,13 +159,13 @@ def _going_on(message: Message, node: Node, enrolment: Enrolment) -> bytes:
     return data
 
 
-def _charge(enrolment: Enrolment, kind: Kind, header: Header, number: int) -> Charge | None:
+def _charge(enrolment: Enrolment, kind: str, header: Header, number: int) -> Charge | None:
     """The cost of an exchange by the manifest; None without differential privacy."""
     # From the manifest alone: a coordinator must not be able to lower what is charged.
     plan = plan_of(enrolment.manifest)
     if plan is None:
         return None
-    charge = plan.round_charge() if kind == "train" else plan.evaluation_charge()
+    charge = plan.charge(kind)
     if charge is None:
         raise PolicyViolation(
             "the coordinator asks for evaluation sums, and the manifest lets none leave a store",

@@ -20,6 +20,8 @@ from pydantic import Field, model_validator
 
 from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
+from hanse_common.phase_settings import PhaseSettings, check_phases, schedule_of
+from hanse_common.phases import Phases
 from hanse_common.settings_files import Settings, parse_settings, read_toml
 from hanse_common.trainable import Trainable
 
@@ -148,7 +150,8 @@ class TrainingSettings(Settings):
     local_steps: int = Field(default=1, ge=1)
     """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
     learning_rate: float = Field(default=0.1, gt=0)
-    """At the start; it falls linearly, to a tenth in the last round."""
+    """At the start; it falls linearly, to `final_learning_rate` times itself in the last round."""
+    final_learning_rate: float = Field(default=0.1, gt=0, le=1)
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant by which sums of gradients are divided. The true size of a batch depends on
     customers and is never used."""
@@ -212,6 +215,10 @@ class FederationSettings(Settings):
     """Rounds, cohorts, and how updates become the next global model."""
 
     rounds: int = Field(default=10, ge=1)
+    """Rounds of all phases together."""
+    average_last: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the gradient rounds, at their end, whose models are averaged into the final
+    one (Polyak and Juditsky 1992); the last model alone is final at 0."""
     strategy: str = "FedAvg"
     strategy_options: dict[str, float | int | bool] = Field(default_factory=dict)
     evaluate_every: int = Field(default=5, ge=1)
@@ -273,6 +280,8 @@ class RunSettings(Settings):
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings = PrivacySettings()
     federation: FederationSettings = FederationSettings()
+    phases: tuple[PhaseSettings, ...] = ()
+    """What the rounds release, in order; gradients in all of them if empty."""
     compute: ComputeSettings = ComputeSettings()
     transformer_training: TrainingSettings | None = None
     """Training of a further arm without privacy that also trains the transformer; none if unset."""
@@ -305,6 +314,17 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _phases_fit_together(self) -> Self:
+        private = self.privacy.mode != "none"
+        check_phases(
+            self.phases,
+            rounds=self.federation.rounds,
+            private=private,
+            noise_multiplier=self.privacy.noise_multiplier if private else None,
+        )
+        return self
+
+    @model_validator(mode="after")
     def _privacy_excludes(self) -> Self:
         # Both would release customers' data without a charge: see the messages.
         if self.privacy.mode != "none":
@@ -334,6 +354,11 @@ class RunSettings(Settings):
         return self.privacy.mode != "none" if setting is None else setting
 
     @property
+    def schedule(self) -> Phases:
+        """The phases with the numbers of their rounds."""
+        return schedule_of(self.phases, self.federation.rounds)
+
+    @property
     def max_drawn(self) -> int:
         """Largest L2 norm of one store's sum of clipped gradients, in units of the clip.
 
@@ -345,19 +370,27 @@ class RunSettings(Settings):
 
     @property
     def spare_exchanges(self) -> int:
-        """Exchanges of each kind that may be charged beyond those of an undisturbed run."""
+        """Exchanges of each kind but statistics that may be charged beyond an undisturbed run's.
+
+        One more sum of statistics would cost as much as the first; a run goes on without one
+        that was lost.
+        """
         spare = self.federation.spare_exchanges
         return math.ceil(self.federation.rounds / 20) if spare is None else spare
 
     def learning_rate_decay(self, number: int) -> float:
-        """Return the factor on the learning rate in a round: linear from 1 to 0.1.
+        """Return the factor on the learning rate in a round of the gradient phase.
 
-        Small late steps average out the noise of the early ones.
+        It falls linearly from 1 to `training.final_learning_rate`: small late steps average out
+        the noise of the early ones.
 
         Args:
-            number: The round, from 1.
+            number: The round, from 1, counted over all phases.
         """
-        return 1 - 0.9 * (number - 1) / self.federation.rounds
+        phase, fall = self.schedule.gradient, 1 - self.training.final_learning_rate
+        if phase is None:
+            return 1.0
+        return 1 - fall * (number - phase.first) / phase.rounds
 
     def update_factor(self, number: int) -> float:
         """Return the factor by which the mean of the stores' updates is added to the model.

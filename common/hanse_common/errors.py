@@ -344,6 +344,7 @@ class NotAdmitted(HanseError):
 
 FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     ConfigError: {
+        "unproven-statistics": "A phase releases statistics that the task cannot bound.",
         "base-version": "A pre-trained base is of another version than this program reads.",
     },
     DataError: {
@@ -359,6 +360,8 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     PrivacyError: {
         "inexact-clipping": "Per-customer gradients differ from gradients computed one by one.",
         "noise-missing": "The stores' sum has less noise than the manifest promises.",
+        "unbounded-statistics": "A customer would add more to a sum of statistics than its noise "
+        "covers.",
     },
     RoundLogError: {
         "log-forked": "A round log does not extend the one that was seen before: participants are "

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -41,6 +42,7 @@ from hanse_common.codec import digest
 from hanse_common.durable import write_durably
 from hanse_common.errors import BadManifest, BadSignature, ConfigError, MalformedMessage
 from hanse_common.identity import SIGNATURE_SIZE, AuthorityKey, check_store_id, fingerprint, verify
+from hanse_common.phases import EVALUATE, PHASE_NAME, TRAIN, Phases, Release, trained
 from hanse_common.privacy.plan import evaluations_by
 from hanse_common.secagg.layout import DEFAULT_SCALE, Layout, Section
 from hanse_common.secagg.terms import LARGEST_COHORT, MAX_ATTEMPTS, SMALLEST_COHORT, Terms
@@ -89,6 +91,28 @@ class PrivacyTerms(Settings):
         return self
 
 
+class PhaseTerms(Settings):
+    """Consecutive rounds that release the same thing; the rounds of a run are numbered over all."""
+
+    name: str
+    """`train` for the gradient, otherwise the task's name of the statistics."""
+    release: Release
+    rounds: int = Field(ge=1)
+    noise_multiplier: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Noise of a statistics phase; that of the gradient is in the manifest's `privacy`."""
+    sections: tuple[SectionTerms, ...] = ()
+    """Sections of the vector of a statistics phase; those of the gradient are the manifest's."""
+
+    @model_validator(mode="after")
+    def _statistics_have_sections(self) -> Self:
+        if (self.release == "statistics") != bool(self.sections):
+            raise ValueError(f"sections go with a statistics phase, which {self.name!r} is not")
+        good = self.name == TRAIN if self.release == "gradient" else re.match(PHASE_NAME, self.name)
+        if not good:
+            raise ValueError(f"{self.name!r} cannot be the name of a {self.release} phase")
+        return self
+
+
 class Manifest(Settings):
     """The terms that every participant checks; `SignedManifest` is the file."""
 
@@ -104,8 +128,8 @@ class Manifest(Settings):
     minimum_survivors: int = Field(default=0, ge=0)
     """Fewest stores in a sum, if more than the threshold; noise is calibrated for this number."""
     modulus: Literal[4294967296] = 4294967296
-    sections: tuple[SectionTerms, ...]
-    """Sections of the vector of a training round."""
+    sections: tuple[SectionTerms, ...] = ()
+    """Sections of the vector of a gradient round; empty if no phase releases gradients."""
     evaluation: tuple[SectionTerms, ...] = ()
     """Sections of the vector of an evaluation; evaluations send nothing if empty."""
     model_digest: Hex32
@@ -121,10 +145,14 @@ class Manifest(Settings):
     arrays: dict[str, tuple[Annotated[int, Field(ge=1)], ...]]
     """Name and shape of each trained parameter; messages with other arrays are refused."""
     rounds: int = Field(ge=1, lt=2**32)
+    """Rounds of all phases together."""
+    phases: tuple[PhaseTerms, ...] = ()
+    """What the rounds release, in order; gradients in all of them if empty."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Rounds between evaluations whose sums leave the stores; none leave if unset."""
     spare_exchanges: int = Field(default=0, ge=0, lt=2**32)
-    """Exchanges of each kind that may be charged beyond those of an undisturbed run."""
+    """Exchanges of each kind but statistics that may be charged beyond those of an undisturbed
+    run."""
     max_openings: int = Field(default=16, ge=MAX_ATTEMPTS, lt=2**16)
     """Most times that a store begins the same exchange, over all runs and attempts."""
     privacy: PrivacyTerms
@@ -148,14 +176,14 @@ class Manifest(Settings):
 
     @model_validator(mode="after")
     def _terms_are_safe(self) -> Self:
+        self._check_phases()
         # Building the terms checks the protocol's bounds: no unsafe manifest can be constructed.
-        self.terms()
-        if self.evaluation:
-            self.terms("evaluate")
+        for kind in self.kinds:
+            self.terms(kind)
         if bool(self.evaluation) != (self.evaluate_every is not None):
             raise ValueError("evaluation sections go with evaluate_every, and only with it")
         # A longer section could carry more than the model, under the update's clip.
-        count = sum(math.prod(shape) for shape in self.arrays.values())
+        count = sum(math.prod(shape) for shape in trained(self.arrays).values())
         for part in self.sections:
             if part.name == "update" and part.length != count:
                 raise ValueError(
@@ -163,25 +191,84 @@ class Manifest(Settings):
                 )
         return self
 
-    def granted(self, kind: Literal["train", "evaluate"]) -> int:
+    def _check_phases(self) -> None:
+        schedule = self.schedule
+        names = [phase.name for phase in schedule.all]
+        if len(set(names)) < len(names):
+            raise ValueError(f"phases: one of {names} is named twice")
+        if schedule.rounds != self.rounds:
+            raise ValueError(f"the phases have {schedule.rounds} rounds, and rounds={self.rounds}")
+        if (schedule.gradient is not None) != bool(self.sections):
+            raise ValueError("sections go with a gradient phase, and only with one")
+        for phase, terms in zip(schedule.statistics, self._statistics, strict=True):
+            shape = self.arrays.get(phase.array)
+            for part in terms.sections:
+                # One more: the standard deviation of the noise.
+                if part.name == "update" and shape != (part.length + 1,):
+                    raise ValueError(
+                        f"phase {phase.name!r} releases {part.length} numbers, and the array "
+                        f"{phase.array!r} has the shape {shape}"
+                    )
+
+    @property
+    def schedule(self) -> Phases:
+        """The phases with the numbers of their rounds."""
+        if not self.phases:
+            return Phases.of([(TRAIN, "gradient", self.rounds)])
+        return Phases.of((phase.name, phase.release, phase.rounds) for phase in self.phases)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of exchange that these terms have: phases in order, then evaluations."""
+        phases = tuple(phase.name for phase in self.schedule.all)
+        return (*phases, EVALUATE) if self.evaluation else phases
+
+    @property
+    def _statistics(self) -> tuple[PhaseTerms, ...]:
+        return tuple(phase for phase in self.phases if phase.release == "statistics")
+
+    def sections_of(self, kind: str) -> tuple[SectionTerms, ...]:
+        """Return the sections of the vector of one kind of exchange.
+
+        Args:
+            kind: `train`, `evaluate` or the name of a statistics phase.
+
+        Raises:
+            KeyError: There is no phase of this name.
+        """
+        if kind == EVALUATE:
+            return self.evaluation
+        if kind == TRAIN:
+            return self.sections
+        return {phase.name: phase.sections for phase in self._statistics}[kind]
+
+    def granted(self, kind: str) -> int:
         """Return how many exchanges of a kind may be charged under this manifest.
 
         The number counts repeats, and covers all runs and restarts together.
         """
-        if kind == "train":
-            return self.rounds + self.spare_exchanges
-        if self.evaluate_every is None:
-            return 0
-        planned = evaluations_by(self.rounds, self.rounds, self.evaluate_every)
-        return planned + self.spare_exchanges
+        if kind == EVALUATE:
+            if self.evaluate_every is None:
+                return 0
+            planned = evaluations_by(self.rounds, self.rounds, self.evaluate_every)
+            return planned + self.spare_exchanges
+        rounds = {phase.name: phase.rounds for phase in self.schedule.all}.get(kind, 0)
+        # A second sum of statistics would cost as much as the first: none is granted.
+        return rounds + self.spare_exchanges if kind == TRAIN and rounds else rounds
 
-    def terms(self, kind: Literal["train", "evaluate"] = "train") -> Terms:
+    def terms(self, kind: str | None = None) -> Terms:
         """Return the terms of secure aggregation for one kind of exchange.
+
+        Args:
+            kind: `train`, `evaluate` or the name of a statistics phase; the gradient's
+                if left out, or else the first phase's.
 
         Raises:
             ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         """
-        parts = self.sections if kind == "train" else self.evaluation
+        schedule = self.schedule
+        usual = schedule.gradient or schedule.all[0]
+        parts = self.sections_of(usual.name if kind is None else kind)
         return Terms(
             layout=Layout(
                 tuple(

@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 
 from hanse_common.errors import PolicyViolation
-from hanse_common.instructions import Kind
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
+from hanse_common.phases import EVALUATE, TRAIN
 from hanse_common.privacy.accounting import skellam_variance
 from hanse_common.secagg.terms import Terms
 from hanse_common.vector import EVALUATION, NOISE_ONLY, STATISTICS, UPDATE
 
-_KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _DEVIATIONS = 10
 """Headroom for noise, in standard deviations of one store's share; exceeded once in 10^22."""
 
@@ -43,9 +42,9 @@ def check_noise(manifest: Manifest) -> None:
     """
     if manifest.privacy.mode == "none":
         return
-    for kind in _KINDS:
-        for section in _parts(manifest, kind):
-            if _carries_data(section) and _multiplier(section, manifest.privacy) is None:
+    for kind in manifest.kinds:
+        for section in manifest.sections_of(kind):
+            if _carries_data(section) and _multiplier(section, manifest, kind) is None:
                 raise PolicyViolation(
                     f"manifest has section {section.name!r}, and no noise multiplier for it",
                     hint="ask the federation for a manifest that says what noise it adds",
@@ -79,18 +78,29 @@ def with_shared_noise(draft: Manifest) -> Manifest:
 
     The result is not validated: the modulus may have no room for so much noise.
     """
-    # Scales before noise, for both kinds: the noise-only section copies the update's variance.
+    # Scales before noise, for all kinds: the noise-only section copies the update's variance.
     for change in (_with_drawable_scale, _with_noise):
+        changed = {
+            kind: tuple(change(section, draft, kind) for section in draft.sections_of(kind))
+            for kind in draft.kinds
+        }
+        phases = tuple(
+            phase.model_copy(update={"sections": changed[phase.name]})
+            if phase.release == "statistics"
+            else phase
+            for phase in draft.phases
+        )
         draft = draft.model_copy(
             update={
-                field: tuple(change(section, draft, kind) for section in _parts(draft, kind))
-                for field, kind in zip(("sections", "evaluation"), _KINDS, strict=True)
+                "sections": changed.get(TRAIN, ()),
+                "evaluation": changed.get(EVALUATE, ()),
+                "phases": phases,
             }
         )
     return draft
 
 
-def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
+def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: str) -> SectionTerms:
     """Return the section with a scale so small that its noise can be sampled exactly."""
     while _least_noise(section, draft, kind) > LARGEST_VARIANCE and section.scale > 1:
         if section.name == NOISE_ONLY:
@@ -99,14 +109,10 @@ def _with_drawable_scale(section: SectionTerms, draft: Manifest, kind: Kind) -> 
     return section
 
 
-def _with_noise(section: SectionTerms, draft: Manifest, kind: Kind) -> SectionTerms:
+def _with_noise(section: SectionTerms, draft: Manifest, kind: str) -> SectionTerms:
     variance = _least_noise(section, draft, kind)
     headroom = math.ceil(_DEVIATIONS * math.sqrt(variance))
     return section.model_copy(update={"noise_variance": variance, "headroom": headroom})
-
-
-def _parts(manifest: Manifest, kind: Kind) -> tuple[SectionTerms, ...]:
-    return manifest.sections if kind == "train" else manifest.evaluation
 
 
 def _carries_data(section: SectionTerms) -> bool:
@@ -114,44 +120,51 @@ def _carries_data(section: SectionTerms) -> bool:
     return section.name in (UPDATE, STATISTICS, EVALUATION)
 
 
-def _multiplier(section: SectionTerms, privacy: PrivacyTerms) -> float | None:
+def _multiplier(section: SectionTerms, manifest: Manifest, kind: str) -> float | None:
+    privacy = manifest.privacy
+    update = privacy.noise_multiplier
+    if kind not in (TRAIN, EVALUATE):
+        update = {phase.name: phase.noise_multiplier for phase in manifest.phases}[kind]
     return {
-        UPDATE: privacy.noise_multiplier,
-        NOISE_ONLY: privacy.noise_multiplier,
+        UPDATE: update,
+        NOISE_ONLY: update,
         STATISTICS: privacy.statistics_noise_multiplier,
         EVALUATION: privacy.evaluation_noise_multiplier,
     }.get(section.name)
 
 
-def _least_noise(section: SectionTerms, manifest: Manifest, kind: Kind) -> float:
+def _least_noise(section: SectionTerms, manifest: Manifest, kind: str) -> float:
     """Return the least variance of one store's noise in a section, in integer steps squared."""
     if section.name == NOISE_ONLY:
         # The update's variance, so that measuring this section measures the update's noise.
-        updates = [part for part in _parts(manifest, kind) if part.name == UPDATE]
+        updates = [part for part in manifest.sections_of(kind) if part.name == UPDATE]
         return _least_noise(updates[0], manifest, kind) if updates else 0.0
-    noise = _multiplier(section, manifest.privacy)
+    noise = _multiplier(section, manifest, kind)
     if noise is None:
         return 0.0
-    l2 = _one_customer(section, manifest.privacy)
+    l2 = _one_customer(section, manifest.privacy, kind)
     # Skellam's bound needs the L1 norm too, which is at most sqrt(length) times the L2 norm.
     variance = skellam_variance(noise, l2, math.sqrt(section.length) * l2)
     return variance / honest_survivors(manifest.terms(kind))
 
 
-def _one_customer(section: SectionTerms, privacy: PrivacyTerms) -> float:
+def _one_customer(section: SectionTerms, privacy: PrivacyTerms, kind: str) -> float:
     """Return the largest L2 norm of one person's contribution to a section, in integer steps.
 
     Each of their stores rounds on its own, which can move every coordinate by one step.
     """
     stores = privacy.max_stores_per_customer or 1
-    if section.name == UPDATE:
+    if section.name == UPDATE and kind != TRAIN:
+        # A person's rows of statistics have norm 1, over all of their stores together.
+        values = 1 + _FLOAT_SLACK
+    elif section.name == UPDATE:
         values = (privacy.max_grad_norm or math.inf) * (1 + _FLOAT_SLACK)
     else:
         values = math.sqrt(section.length) * stores
     return values * section.scale + stores * math.sqrt(section.length)
 
 
-def sum_norm(manifest: Manifest) -> float:
+def sum_norm(manifest: Manifest, kind: str = TRAIN) -> float:
     """Return the L2 norm to which the coordinator clips the sum of a round's updates.
 
     It is max(clip, sqrt(stores · noise_variance · length) / scale) in the units of the update:
@@ -159,6 +172,7 @@ def sum_norm(manifest: Manifest) -> float:
 
     Args:
         manifest: The federation's manifest.
+        kind: `train`, or the name of a statistics phase.
 
     Guarantees:
         Whatever one store sends, the sum moves the model no further than one honest store's
@@ -167,7 +181,10 @@ def sum_norm(manifest: Manifest) -> float:
 
     Edge cases:
         In modes `local` and `none` a store's noise is within its clip, and the norm is the clip.
+        A sum of statistics is cut at what all stores can add: each customer of a large store
+        counts in it, and honest stores' sums point into one direction.
     """
-    section = next(part for part in manifest.sections if part.name == UPDATE)
+    section = next(part for part in manifest.sections_of(kind) if part.name == UPDATE)
     noise = len(manifest.stores) * section.noise_variance * section.length
-    return max(section.clip, math.sqrt(noise) / section.scale)
+    stores = 1 if kind == TRAIN else len(manifest.stores)
+    return max(section.clip * stores, math.sqrt(noise) / section.scale)

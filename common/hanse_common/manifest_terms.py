@@ -16,10 +16,12 @@ import numpy as np
 from hanse_common.codec import digest as hash_bytes
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PolicyViolation, PrivacyError
-from hanse_common.instructions import Instructions, Kind, NDArray, model_digest
-from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
+from hanse_common.instructions import Instructions, NDArray, model_digest
+from hanse_common.manifest import Manifest, PhaseTerms, PrivacyTerms, SectionTerms
 from hanse_common.manifest_noise import check_noise, with_shared_noise
 from hanse_common.paths import CONFIG_FILE, WEIGHTS_FILE
+from hanse_common.phase_settings import PhaseSettings
+from hanse_common.phases import EVALUATE, RELEASED, trained
 from hanse_common.privacy.budget import Grant
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import DEFAULT_SCALE, largest_scale
@@ -33,7 +35,6 @@ from hanse_common.vector import (
     evaluation_names,
 )
 
-_KINDS: tuple[Kind, Kind] = ("train", "evaluate")
 _SETTINGS_LABEL = b"hanse/settings/1"
 _NOT_DIGESTED = {
     *("recipe", "seed", "privacy", "compute", "compare", "sweep"),
@@ -57,7 +58,7 @@ def manifest_for(
 
     Args:
         settings: The run's settings, with the noise multiplier solved if training is private.
-        arrays: Initial values of the trained parameters, by name.
+        arrays: Initial values of the trained parameters and of the sums to release, by name.
         stores: Ids of the stores.
         federation: Name of the federation.
         log_key: Public key of the coordinator's round log; None without a log.
@@ -72,12 +73,19 @@ def manifest_for(
         {name: array.shape for name, array in arrays.items()},
         stores,
         federation=federation,
-        model_digest=model_digest(arrays).hex(),
+        # Of what the first round sends: sums that are not released yet do not exist.
+        model_digest=model_digest(settings.schedule.known(arrays, after=0)).hex(),
         log_key=None if log_key is None else log_key.hex(),
     )
 
 
-def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Manifest:
+def planned_manifest(
+    settings: RunSettings,
+    parameters: int,
+    stores: int,
+    *,
+    released: Mapping[str, int] | None = None,
+) -> Manifest:
     """Return the terms of a federation whose model and stores do not exist yet.
 
     They show the noise and the sums of such a federation. Its stores have numbers for ids, and
@@ -87,6 +95,7 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
         settings: As for `manifest_for`.
         parameters: Number of trained parameters.
         stores: Number of stores.
+        released: Length of the vector of each statistics phase.
 
     Raises:
         ConfigError: As `manifest_for`.
@@ -95,6 +104,7 @@ def planned_manifest(settings: RunSettings, parameters: int, stores: int) -> Man
     """
     ids = [f"{number:05}" for number in range(stores)]
     arrays = {"planned": (parameters,)}
+    arrays |= {RELEASED + name: (length + 1,) for name, length in (released or {}).items()}
     return _written(settings, arrays, ids, federation="planned", model_digest="0" * 64)
 
 
@@ -170,13 +180,21 @@ def check_instructions(
     for field in PrivacyTerms.model_fields:
         wanted, value = getattr(agreed, field), getattr(received, field)
         require(value == wanted, f"privacy.{field}", value, repr(wanted))
+    if settings.phases or manifest.phases:
+        phases = [(phase.name, phase.rounds) for phase in settings.schedule.all]
+        signed = [(phase.name, phase.rounds) for phase in manifest.schedule.all]
+        require(phases == signed, "phases", phases, repr(signed))
+    asked, noise = _phase_noise(settings.phases), _phase_noise(manifest.phases)
+    require(asked == noise, "phases.noise_multiplier", asked, repr(noise))
     digest = settings_digest(settings).hex()
     require(digest == manifest.settings_digest, "settings", digest, repr(manifest.settings_digest))
     _check_place(instructions, manifest, require)
     mu = _proximal_mu(settings) if instructions.kind == "train" else 0.0
     require(instructions.proximal_mu == mu, "proximal-mu", instructions.proximal_mu, repr(mu))
-    for name in sorted({*arrays, *manifest.arrays}):
-        array, wanted = arrays.get(name), manifest.arrays.get(name)
+    before = 1 if instructions.kind == "train" else 0
+    known = manifest.schedule.known(manifest.arrays, after=instructions.round - before)
+    for name in sorted({*arrays, *known}):
+        array, wanted = arrays.get(name), known.get(name)
         actual = None if array is None else (str(array.dtype), array.shape)
         fits = actual == (None if wanted is None else ("float32", wanted))
         require(fits, f"arrays.{name}", actual, f"float32 {wanted}" if wanted else "no such array")
@@ -233,7 +251,7 @@ def plan_of(manifest: Manifest) -> PrivacyPlan | None:
     if (
         terms.sample_rate is None
         or terms.max_grad_norm is None
-        or terms.noise_multiplier is None
+        or (terms.noise_multiplier is None and manifest.schedule.gradient is not None)
         or terms.target_epsilon is None
         or terms.target_delta is None
     ):
@@ -245,7 +263,8 @@ def plan_of(manifest: Manifest) -> PrivacyPlan | None:
         mode=terms.mode,
         sample_rate=terms.sample_rate,
         max_grad_norm=terms.max_grad_norm,
-        noise_multiplier=terms.noise_multiplier,
+        # Without a gradient phase it is never used.
+        noise_multiplier=terms.noise_multiplier or 1.0,
         target_epsilon=terms.target_epsilon,
         target_delta=terms.target_delta,
         steps_per_round=terms.local_steps or 1,
@@ -255,6 +274,8 @@ def plan_of(manifest: Manifest) -> PrivacyPlan | None:
         evaluate_every=manifest.evaluate_every or manifest.rounds,
         max_stores_per_customer=terms.max_stores_per_customer or 1,
         spare=manifest.spare_exchanges,
+        phases=manifest.schedule,
+        phase_noise=_phase_noise(manifest.phases),
     )
 
 
@@ -267,7 +288,7 @@ def grant_of(manifest: Manifest) -> Grant | None:
         manifest_digest=manifest.digest(),
         max_epsilon=terms.target_epsilon,
         target_delta=terms.target_delta,
-        exchanges={kind: manifest.granted(kind) for kind in _KINDS},
+        exchanges={kind: manifest.granted(kind) for kind in (*manifest.kinds, EVALUATE)},
     )
 
 
@@ -305,7 +326,8 @@ def _written(
         )
     plan = PrivacyPlan.from_settings(settings)
     cohort, survivors = _sizes(settings, len(ids))
-    parameters = sum(math.prod(shape) for shape in arrays.values())
+    parameters = sum(math.prod(shape) for shape in trained(arrays).values())
+    gradient = settings.schedule.gradient is not None
     evaluation = _evaluation(settings, plan, len(ids))
     draft = Manifest(
         federation=federation,
@@ -313,7 +335,8 @@ def _written(
         minimum_cohort=cohort,
         minimum_survivors=survivors,
         colluders=settings.federation.colluders,
-        sections=_sections(settings, plan, parameters, len(ids)),
+        sections=_sections(settings, plan, parameters, len(ids)) if gradient else (),
+        phases=_phases(settings, plan, arrays, len(ids)),
         evaluation=evaluation,
         evaluate_every=settings.federation.evaluate_every if evaluation else None,
         spare_exchanges=settings.spare_exchanges,
@@ -348,8 +371,49 @@ def _sections(
     if plan is None or plan.mode != "distributed":
         return _section(UPDATE, parameters, federated.max_update_norm, stores), statistics
     update = _section(UPDATE, parameters, settings.max_drawn * plan.store_clip, stores)
-    only = (update.model_copy(update={"name": NOISE_ONLY, "length": federated.noise_only}),)
-    return update, statistics, *(only if federated.noise_only else ())
+    return update, statistics, *_noise_only(update, settings)
+
+
+def _noise_only(update: SectionTerms, settings: RunSettings) -> tuple[SectionTerms, ...]:
+    length = settings.federation.noise_only
+    named = update.model_copy(update={"name": NOISE_ONLY, "length": length})
+    return (named,) if length else ()
+
+
+def _phases(
+    settings: RunSettings,
+    plan: PrivacyPlan | None,
+    arrays: Mapping[str, tuple[int, ...]],
+    stores: int,
+) -> tuple[PhaseTerms, ...]:
+    """Return the terms of the phases; none if all rounds release gradients."""
+    terms = []
+    for phase, numbered in zip(settings.phases, settings.schedule.all, strict=False):
+        sections: tuple[SectionTerms, ...] = ()
+        if phase.release == "statistics":
+            # One less than in the array: the last number there is the noise's deviation.
+            length = math.prod(arrays.get(numbered.array, (2,))) - 1
+            update = _section(UPDATE, length, phase.max_norm, stores)
+            shared = plan is not None and plan.mode == "distributed"
+            sections = (update, *(_noise_only(update, settings) if shared else ()))
+        terms.append(
+            PhaseTerms(
+                name=phase.name,
+                release=phase.release,
+                rounds=numbered.rounds,
+                noise_multiplier=phase.noise_multiplier,
+                sections=sections,
+            )
+        )
+    return tuple(terms)
+
+
+def _phase_noise(phases: Iterable[PhaseTerms | PhaseSettings]) -> dict[str, float]:
+    return {
+        phase.name: phase.noise_multiplier or 0.0
+        for phase in phases
+        if phase.release == "statistics"
+    }
 
 
 def _evaluation(

@@ -1,6 +1,7 @@
 """The vector of an exchange: encoded by each store, decoded from the sum by the coordinator.
 
-    training     update [parameters] | statistics [customers, losses] | noise_only [coordinates]
+    gradient     update [parameters] | statistics [customers, losses] | noise_only [coordinates]
+    statistics   update [the phase's numbers] | noise_only [coordinates]
     evaluation   evaluation [one sum for each of the task's metrics]
 
 A store clips every section to the manifest's bounds, rounds it to integers and adds its noise.
@@ -29,7 +30,6 @@ import numpy.typing as npt
 
 from hanse_common.config import TaskName
 from hanse_common.errors import OutOfTurn
-from hanse_common.instructions import Kind
 from hanse_common.manifest import Manifest
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import Floats, Integers
@@ -40,7 +40,7 @@ NDArray = npt.NDArray[Any]
 UPDATE, STATISTICS, EVALUATION = "update", "statistics", "evaluation"
 NOISE_ONLY = "noise_only"
 """Names of the sections. The update is a change of the model or, in mode `distributed`, a sum of
-clipped gradients."""
+clipped gradients; in a phase of statistics it is the sum of them."""
 STATISTICS_NAMES: Final = ("customers", "losses")
 """Sums over the customers drawn: of 1, and of the loss in units of `training.loss_clip`."""
 EVALUATION_NAMES: Final = (
@@ -104,6 +104,19 @@ class TrainingSum:
     noise_only: Integers | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StatisticsSum:
+    """The decoded sum of the stores' vectors in a phase of statistics.
+
+    Args:
+        total: Sum over all customers, shape [the phase's numbers].
+        noise_only: As in `TrainingSum`.
+    """
+
+    total: Floats
+    noise_only: Integers | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draws:
     """The two random streams of one vector, which must not be used for anything else."""
@@ -153,6 +166,47 @@ def decode_training(total: Integers, manifest: Manifest) -> TrainingSum:
         statistics=_named(STATISTICS_NAMES, sums[STATISTICS]),
         noise_only=integers.get(NOISE_ONLY),
     )
+
+
+def encode_statistics(
+    values: Floats, manifest: Manifest, kind: str, *, plan: PrivacyPlan | None, draws: Draws
+) -> Integers:
+    """Encode a store's sum of statistics as its vector.
+
+    Args:
+        values: Sum over the store's customers, each of whom adds a vector of norm at most
+            `plan.person_share`, shape [the phase's numbers].
+        manifest: The store's manifest.
+        kind: Name of the phase.
+        plan: Determines the noise; None without privacy.
+        draws: Random streams that are fresh for this vector.
+
+    Raises:
+        ProtocolError [bad-vector]: A value is not finite, or the length is not the manifest's.
+
+    Guarantees:
+        The noise is that of the manifest for a person who adds a vector of norm 1 over all of
+        their stores, or the store's share of it.
+    """
+    if plan and plan.mode == "local":
+        values = values + draws.noise.normal(0.0, plan.phase_noise[kind], len(values))
+    return _encode({UPDATE: values}, manifest, kind, draws)
+
+
+def decode_statistics(total: Integers, manifest: Manifest, kind: str) -> StatisticsSum:
+    """Decode the sum of vectors of statistics, or one of them: inverse of `encode_statistics`."""
+    sums, integers = _decode(total, manifest, kind)
+    return StatisticsSum(total=sums[UPDATE], noise_only=integers.get(NOISE_ONLY))
+
+
+def released_array(total: NDArray, deviation: float) -> npt.NDArray[np.float32]:
+    """Return the array of a released sum, shape [numbers + 1], float32.
+
+    Args:
+        total: The sum, shape [numbers].
+        deviation: Standard deviation of the noise in each of them; 0 without noise.
+    """
+    return np.append(total, deviation).astype(np.float32)
 
 
 def encode_evaluation(
@@ -231,10 +285,10 @@ def _gaussian(noise: np.random.Generator, length: int, multiplier: float) -> Flo
     return noise.normal(0.0, multiplier * math.sqrt(length), length)
 
 
-def _encode(parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, draws: Draws) -> Integers:
+def _encode(parts: Mapping[str, Floats], manifest: Manifest, kind: str, draws: Draws) -> Integers:
     """Clip, scale and round every section, then add its noise."""
     layout, integers = manifest.terms(kind).layout, {}
-    terms = manifest.sections if kind == "train" else manifest.evaluation
+    terms = manifest.sections_of(kind)
     for section, term in zip(layout.sections, terms, strict=True):
         values = parts.get(section.name)
         if values is None:  # This section carries noise and nothing else.
@@ -250,7 +304,7 @@ def _encode(parts: Mapping[str, Floats], manifest: Manifest, kind: Kind, draws: 
 
 
 def _decode(
-    total: Integers, manifest: Manifest, kind: Kind
+    total: Integers, manifest: Manifest, kind: str
 ) -> tuple[dict[str, Floats], dict[str, Integers]]:
     """Return every section of a sum, as real numbers and as integers."""
     layout = manifest.terms(kind).layout

@@ -39,6 +39,8 @@ from hanse_common.errors import (
     RunDirectoryError,
 )
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
+from hanse_common.phases import Phase
+from hanse_common.vector import released_array
 from hanse_server.checkpoint import (
     RunCheckpoint,
     check_resumable,
@@ -48,6 +50,7 @@ from hanse_server.checkpoint import (
     significant_settings,
     write_arrays,
 )
+from hanse_server.iterate_average import IterateAverage
 from hanse_server.secure_grid import SecureGrid
 from hanse_server.stage_log import ExchangeResult, StageLog
 from hanse_server.store_grid import StoreGrid, describe_refusals
@@ -107,14 +110,17 @@ def run_rounds(
     arrays = dict(start.arrays)
     rounds, every = settings.federation.rounds, settings.federation.evaluate_every
 
+    average, schedule = IterateAverage(settings, start.strategy), settings.schedule
     for number in range(start.round, rounds + 1):
         if number > start.round:
             # 1. The strategy picks stores, which train on the global model; 2. it aggregates
             # their updates; 3. once the checkpoint is saved, a crash loses nothing of them.
             arrays = stages.train(number, arrays)
+            arrays = average.take(number, arrays)
             if not stages.too_few:  # without a checkpoint, a resumed run makes the round again
-                save_checkpoint(run_dir, _checkpoint(number, arrays, strategy, settings))
-        grid.publish(number, arrays)
+                state = {**strategy_state(strategy), **average.state}
+                save_checkpoint(run_dir, _checkpoint(number, arrays, state, settings))
+        grid.publish(number, schedule.known(arrays, after=number))
         # 4. At intervals, and at both ends, every store evaluates the new model locally.
         if number % every == 0 or number == rounds:
             stages.evaluate(number, arrays, "validate")
@@ -126,12 +132,15 @@ def run_rounds(
 
 
 def _checkpoint(
-    number: int, arrays: Mapping[str, NDArray], strategy: FedAvg, settings: RunSettings
+    number: int,
+    arrays: Mapping[str, NDArray],
+    state: Mapping[str, NDArray],
+    settings: RunSettings,
 ) -> RunCheckpoint:
     return RunCheckpoint(
         round=number,
         arrays=arrays,
-        strategy=strategy_state(strategy),
+        strategy=state,
         settings=significant_settings(settings),
     )
 
@@ -212,9 +221,13 @@ class _Stages:
         """
         started = time.monotonic()
         self._seed(number, _TRAIN)
-        sent = to_record(arrays)
+        phase = self._settings.schedule.at(number)
+        known = self._settings.schedule.known(arrays, after=number - 1)
+        if phase.release == "statistics":
+            return self._release(phase, number, arrays, known, started)
+        sent = to_record(known)
         messages = self._strategy.configure_train(number, sent, self._config(), self._grid)
-        result = self._exchange(messages, lambda reply: _mismatch(reply, arrays))
+        result = self._exchange(messages, lambda reply: _mismatch(reply, known))
         if isinstance(result.error, BudgetSpent):
             raise self._end_early(number - 1, arrays, result)
         trained = len(result.survivors)
@@ -244,10 +257,51 @@ class _Stages:
         # FedAdam's step size is a float64 scalar, which would turn the model into float64.
         updated = {
             name: record[name].numpy().astype(array.dtype, copy=False)
-            for name, array in arrays.items()
+            for name, array in known.items()
         }
         self._log.append(number, "train", result, started=started, sums=_sums(metrics))
-        return updated
+        return {**arrays, **updated}
+
+    def _release(
+        self,
+        phase: Phase,
+        number: int,
+        arrays: Mapping[str, NDArray],
+        known: Mapping[str, NDArray],
+        started: float,
+    ) -> dict[str, NDArray]:
+        """Ask every store for its sum of statistics, and return the arrays with the total.
+
+        If the round is lost, so is the sum: the run goes on with the model's public prior. One
+        more sum would cost as much as the first, and no terms grant it.
+        """
+        asked = FedAvg(
+            min_train_nodes=self._strategy.min_train_nodes,
+            min_evaluate_nodes=self._strategy.min_evaluate_nodes,
+            min_available_nodes=self._strategy.min_available_nodes,
+        )
+        messages = asked.configure_train(number, to_record(known), self._config(), self._grid)
+        shape = {phase.array: arrays[phase.array]}
+        result = self._exchange(messages, lambda reply: _mismatch(reply, shape))
+        if result.error is None and not result.replies:
+            result = result.lost_to(
+                FederationError(f"round {number}: {describe_refusals(result.refusals)}")
+            )
+        self._log.append(number, "train", result, started=started)
+        if result.error is not None:
+            if not isinstance(result.error, BudgetSpent):
+                self._miss(number, result.error)
+            return dict(arrays)
+        self.too_few = 0
+        sums = [
+            cast(ArrayRecord, reply.content["arrays"])[phase.array].numpy()
+            for reply in result.replies
+        ]
+        # One reply is the sum of all stores already. Without masks there is one from each, and the
+        # variances of their noise add up.
+        total = np.sum([array[:-1].astype(np.float64) for array in sums], axis=0)
+        deviation = float(np.sqrt(np.sum([float(array[-1]) ** 2 for array in sums])))
+        return {**arrays, phase.array: released_array(total, deviation)}
 
     def evaluate(self, number: int, arrays: Mapping[str, NDArray], split: _Split) -> None:
         """Let the stores evaluate the model; their metrics stay there, or leave in a noisy sum.
@@ -263,7 +317,10 @@ class _Stages:
         started = time.monotonic()
         self._seed(number, _VALIDATE if split == "validate" else _TEST)
         messages = self._strategy.configure_evaluate(
-            number, to_record(arrays), self._config(split=split), self._grid
+            number,
+            to_record(self._settings.schedule.known(arrays, after=number)),
+            self._config(split=split),
+            self._grid,
         )
         result = self._exchange(messages, _wrong_weight)
         if result.error is None and result.refusals and not result.replies:

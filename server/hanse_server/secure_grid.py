@@ -37,6 +37,7 @@ from hanse_common.instructions import (
     ATTEMPT,
     LOG,
     PROOFS,
+    ROUND,
     RUN,
     Instructions,
     Kind,
@@ -184,7 +185,7 @@ class SecureGrid(ForwardingGrid):
         kind = self._summed_kind(sent)
         if kind is None:
             return self._stores.exchange(sent, timeout=timeout)
-        terms = self._manifest.terms(kind)
+        terms = self._manifest.terms(self._exchanged(sent, kind))
         so_far = _SoFar(
             kind=kind,
             picked=tuple(self._stores.stores[message.metadata.dst_node_id] for message in sent),
@@ -212,7 +213,7 @@ class SecureGrid(ForwardingGrid):
         instructions, opening, arrays, announced = self._announce(sent, so_far, plan)
         attempt = Attempt(
             header=instructions.header(self._manifest.digest()),
-            terms=self._manifest.terms(so_far.kind),
+            terms=self._manifest.terms(self._kind_of(instructions)),
             authority=self._authority,
             now=int(self._clock()),
         )
@@ -312,7 +313,9 @@ class SecureGrid(ForwardingGrid):
         if error.code == "round-noise-missing":
             record = self._blame.record
             search = record.search(instructions.kind, error.code)
-            most = record.most_absent(so_far.picked, self._manifest.terms(instructions.kind))
+            most = record.most_absent(
+                so_far.picked, self._manifest.terms(self._kind_of(instructions))
+            )
             if search is not None and search.is_hopeless(most):
                 # A lost round is still unmasked: every further sum without its noise would show
                 # the coordinator more than was promised.
@@ -335,7 +338,7 @@ class SecureGrid(ForwardingGrid):
             wrong=wrong,
             number=instructions.round,
             picked=so_far.picked,
-            terms=self._manifest.terms(instructions.kind),
+            terms=self._manifest.terms(self._kind_of(instructions)),
         )
         so_far.note = so_far.note or self._sums.warning
         if so_far.note:
@@ -376,6 +379,14 @@ class SecureGrid(ForwardingGrid):
     def _lost_to(self, error: HanseError, so_far: _SoFar) -> ExchangeResult:
         # Its traceback would keep the attempt's vectors in memory for as long as the result.
         return self._so_far(so_far).lost_to(error.with_traceback(None))
+
+    def _kind_of(self, instructions: Instructions) -> str:
+        """The kind of an exchange: `train`, `evaluate` or the name of a phase of statistics."""
+        return self._manifest.schedule.kind(instructions.kind, instructions.round)
+
+    def _exchanged(self, sent: Sequence[Message], kind: Kind) -> str:
+        config = cast(ConfigRecord, sent[0].content["config"])
+        return self._manifest.schedule.kind(kind, int(cast(int, config[ROUND])))
 
     def _summed_kind(self, sent: Sequence[Message]) -> Kind | None:
         """The kind of the exchange that messages begin, if its result is a sum; None otherwise."""

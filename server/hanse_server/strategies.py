@@ -182,7 +182,7 @@ def restore_state(strategy: flower.Strategy, arrays: Mapping[str, NDArray]) -> N
 
     Args:
         strategy: An unused strategy of the same kind and parameters.
-        arrays: The arrays of `strategy_state`, by the same names.
+        arrays: The arrays of `strategy_state`, by the same names; others are ignored.
     """
     state: dict[str, dict[str, NDArray]] = {}
     for key, array in arrays.items():
@@ -194,7 +194,7 @@ def restore_state(strategy: flower.Strategy, arrays: Mapping[str, NDArray]) -> N
             setattr(strategy, attribute, named)
         elif attribute == _LISTED_STATE:
             setattr(strategy, attribute, [named[position] for position in sorted(named)])
-        else:
+        elif attribute == _RECORD_STATE:
             setattr(strategy, attribute, to_record(named))
 
 

@@ -5,16 +5,17 @@ noise the stores added, and nothing about any customer. So the coordinator notic
 rounds if a store adds none, because of a fault or an old release. It does not notice malice: a
 store can add noise to these coordinates and to no others (docs/privacy.md).
 
->>> monitor = NoiseMonitor(variance=100.0)
+>>> monitor = NoiseMonitor()
 >>> rng = np.random.default_rng(1)
 >>> for _ in range(3):
-...     monitor.take(rng.normal(0.0, (10 * 100.0) ** 0.5, 4096), stores=10)
+...     monitor.take(rng.normal(0.0, (10 * 100.0) ** 0.5, 4096), stores=10, variance=100.0)
 >>> 0.95 < monitor.share < 1.05
 True
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,8 +30,19 @@ from hanse_common.errors import BadSum, FederationError, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_noise import sum_norm
+from hanse_common.manifest_terms import plan_of
+from hanse_common.phases import trained
 from hanse_common.secagg import Aggregate
-from hanse_common.vector import NOISE_ONLY, decode_evaluation, decode_training, unflatten
+from hanse_common.secagg.layout import Floats, Integers
+from hanse_common.vector import (
+    NOISE_ONLY,
+    UPDATE,
+    decode_evaluation,
+    decode_statistics,
+    decode_training,
+    released_array,
+    unflatten,
+)
 from hanse_server.strategies import to_record
 
 _FALSE_ALARM = 1e-6
@@ -41,15 +53,13 @@ class NoiseMonitor:
     """Compares the noise of all rounds so far with the manifest's.
 
     Args:
-        variance: Variance of the noise that one store adds to one coordinate, in integers.
         needed: Number of stores whose noise the promise rests on: those of the smallest
             admissible sum, colluders included (theirs is in the sum, and hides nothing from
             them). Noise beyond that is surplus, so a store that adds none breaks no promise
             as long as this many others do. All stores of a sum if unset.
     """
 
-    def __init__(self, variance: float, *, needed: int | None = None) -> None:
-        self._variance = variance
+    def __init__(self, *, needed: int | None = None) -> None:
         self._needed = needed
         self._squares = 0.0
         self._enough = 0.0
@@ -70,12 +80,13 @@ class NoiseMonitor:
             "add; the promise needs less, and holds; have every store check its release of Hanse"
         )
 
-    def take(self, total: npt.NDArray[Any], *, stores: int) -> None:
+    def take(self, total: npt.NDArray[Any], *, stores: int, variance: float) -> None:
         """Measure the noise-only coordinates of a round's sum.
 
         Args:
             total: Integers, shape [coordinates].
             stores: The number of stores in the sum.
+            variance: Variance of the noise that one store adds to one coordinate, in integers.
 
         Raises:
             BadSum [round-noise-missing]: This round alone has so little noise that the chance
@@ -87,7 +98,7 @@ class NoiseMonitor:
         needed = min(stores, self._needed or stores)
         # In float64, where squares of 32-bit integers cannot overflow. Over the variance they
         # are chi-square distributed, with one degree of freedom per coordinate and store.
-        squares = float(np.square(total.astype(np.float64)).sum()) / self._variance
+        squares = float(np.square(total.astype(np.float64)).sum()) / variance
         if _chance_of_less(squares / needed, total.size) < _FALSE_ALARM:
             raise BadSum(
                 _missing(squares / stores, total.size, stores),
@@ -135,15 +146,16 @@ class SumReader:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._longest = sum_norm(manifest)
-        noise = {part.name: part.noise_variance for part in manifest.sections}
         terms = manifest.terms()
         # Only mode `distributed` has the section: there noise is added to the integers.
-        self._monitor = (
-            NoiseMonitor(noise[NOISE_ONLY], needed=terms.survivors(terms.minimum_cohort))
-            if NOISE_ONLY in noise
-            else None
-        )
+        self._variances = {
+            kind: part.noise_variance
+            for kind in manifest.kinds
+            for part in manifest.sections_of(kind)
+            if part.name == NOISE_ONLY
+        }
+        needed = terms.survivors(terms.minimum_cohort)
+        self._monitor = NoiseMonitor(needed=needed) if self._variances else None
 
     @property
     def warning(self) -> str:
@@ -172,21 +184,49 @@ class SumReader:
         if instructions.kind == "evaluate":
             figures = decode_evaluation(aggregate.total, self._manifest, settings.task)
             return Reading(reply=_reply(first, {}, figures))
+        phase = self._manifest.schedule.at(instructions.round)
+        if phase.release == "statistics":
+            released = decode_statistics(aggregate.total, self._manifest, phase.name)
+            self._measure(released.noise_only, phase.name, stores)
+            cut = self._cut(released.total, phase.name)
+            deviation = self._deviation(phase.name, stores)
+            array = released_array(cut * released.total, cut * deviation)
+            return self._reading(
+                _reply(first, {"arrays": to_record({phase.array: array})}, {}), cut
+            )
         sums = decode_training(aggregate.total, self._manifest)
-        if self._monitor is not None and sums.noise_only is not None:
-            # Before the update is used: a sum without its noise must not move the model.
-            self._monitor.take(sums.noise_only, stores=stores)
-        # The sum was released when it was unmasked; cutting it afterwards costs no epsilon.
-        norm = float(np.sqrt(np.square(sums.update).sum()))
-        cut = min(1.0, self._longest / max(norm, self._longest))
-        factor = cut * settings.update_factor(instructions.round)
-        mean = unflatten(sums.update * (factor / stores), arrays)
-        moved = {n: (a + mean[n]).astype(np.float32) for n, a in arrays.items()}
-        return Reading(
-            reply=_reply(first, {"arrays": to_record(moved)}, sums.statistics),
-            cut=cut,
-            noise_share=None if self._monitor is None else self._monitor.share,
+        self._measure(sums.noise_only, phase.name, stores)
+        cut = self._cut(sums.update, phase.name)
+        factor, old = cut * settings.update_factor(instructions.round), trained(arrays)
+        mean = unflatten(sums.update * (factor / stores), old)
+        moved = {n: (a + mean[n]).astype(np.float32) for n, a in old.items()}
+        return self._reading(
+            _reply(first, {"arrays": to_record({**arrays, **moved})}, sums.statistics), cut
         )
+
+    def _measure(self, noise_only: Integers | None, kind: str, stores: int) -> None:
+        """Measure the noise, before the sum is used: without it, it must not move the model."""
+        if self._monitor is not None and noise_only is not None:
+            self._monitor.take(noise_only, stores=stores, variance=self._variances[kind])
+
+    def _cut(self, total: Floats, kind: str) -> float:
+        """The factor that cuts a sum to its public norm, at most 1."""
+        # The sum was released when it was unmasked; cutting it afterwards costs no epsilon.
+        longest, norm = sum_norm(self._manifest, kind), float(np.sqrt(np.square(total).sum()))
+        return min(1.0, longest / max(norm, longest))
+
+    def _deviation(self, kind: str, stores: int) -> float:
+        """The standard deviation of the noise in each number of a sum of statistics."""
+        update = next(part for part in self._manifest.sections_of(kind) if part.name == UPDATE)
+        plan = plan_of(self._manifest)
+        one = math.sqrt(update.noise_variance) / update.scale
+        if plan is not None and plan.mode == "local":
+            one = plan.phase_noise[kind]
+        return math.sqrt(stores) * one
+
+    def _reading(self, reply: Message, cut: float) -> Reading:
+        share = None if self._monitor is None else self._monitor.share
+        return Reading(reply=reply, cut=cut, noise_share=share)
 
 
 def kind_of(messages: Sequence[Message]) -> Kind | None:

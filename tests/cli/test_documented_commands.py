@@ -168,6 +168,10 @@ TABLE: dict[str, Run | By] = {
     "hanse model pretrain shoppers --output BASE": Run(
         "model pretrain shoppers --sets 1 --shoppers 60 --epochs 1 --output {folder}/base"
     ),
+    "hanse model pretrain shoppers --sets 30 --shoppers 1200 --epochs 3 --seed 7 "
+    "--output BASE": Run(
+        "model pretrain shoppers --sets 1 --shoppers 60 --epochs 1 --seed 7 --output {folder}/again"
+    ),
     "hanse audit verify runs/RUN": Run("audit verify {run} --no-second-opinion"),
     "hanse audit report runs/RUN": Run("audit report {run} --no-second-opinion"),
     "hanse audit verify PATH --authority KEY": Run(

@@ -43,6 +43,7 @@ from hanse_client.inference.requests import Request as Asked
 from hanse_client.ingest import pseudonyms, store_config
 from hanse_client.model import pretrained as model_checkpoint
 from hanse_client.node import Node, NodeSettings
+from hanse_client.pretraining.base_folder import SHIPPED_BASE, read_base
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common import bundle, config, settings_files
@@ -54,12 +55,14 @@ from hanse_common.identity import AuthorityKey, Certificate, CoordinatorKey, Sto
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.paths import (
     BLAME_FILE,
+    CONFIG_FILE,
     FAILURE_FILE,
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
     NODE_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
+    WEIGHTS_FILE,
 )
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
@@ -273,6 +276,16 @@ def of_a_model(name: str) -> Decoder:
     return Decoder(read, model()[name], name)
 
 
+def of_a_base(name: str) -> Decoder:
+    def read(path: Path) -> object:
+        for other in (CONFIG_FILE, WEIGHTS_FILE):
+            if other != name:
+                (path.parent / other).write_bytes((SHIPPED_BASE / other).read_bytes())
+        return read_base(path.parent)
+
+    return Decoder(read, (SHIPPED_BASE / name).read_bytes(), name)
+
+
 def checkpointed(name: str) -> Decoder:
     files = {"arrays.safetensors": WEIGHTS, "strategy.safetensors": WEIGHTS}
     files["state.json"] = as_json(STATE)
@@ -416,6 +429,8 @@ DECODERS = {
     ),
     "model's config.json": of_a_model("config.json"),
     "model's weights": of_a_model("model.safetensors"),
+    "base's config.json": of_a_base("config.json"),
+    "base's weights": of_a_base("model.safetensors"),
     "waiting update": Decoder(of_bytes(Waiting.decode), npz()),
 }
 
@@ -675,6 +690,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.inference.card": ("model card's table", "weights of a model card"),
     "hanse_client.inference.export": "the same call under `decoding` as `read_arrays`",
     "hanse_client.inference.load": ("model's config.json", "model's weights"),
+    "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
     "hanse_common.admission": ("invitation", "request"),
     "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",

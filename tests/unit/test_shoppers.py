@@ -32,8 +32,6 @@ def plain(categories: int = 4, **changes) -> Market:
         late=0.0,
         taste_spread=0.0,
         taste_correlation=0.0,
-        shopper_size=0.0,
-        visit_size=0.0,
         jump=0.0,
         popularity=none,
         persistence=none,
@@ -129,31 +127,6 @@ def test_what_is_in_stock_is_bought_less_often_right_after():
     ]
     assert min(again[0], again[2]) > 0.95
     assert max(again[1], again[3]) < 0.8
-
-
-def test_baskets_differ_by_shopper_and_by_visit():
-    """Counts of different categories go together where baskets differ, and only there."""
-
-    def together(counts):
-        return np.corrcoef(counts[:, 0], counts[:, 1])[0, 1]
-
-    def counted(**changes):
-        market = plain(**changes)
-        histories = simulate(market, shoppers=300, weeks=40, rng=np.random.default_rng(0))
-        visit = np.repeat(np.arange(len(histories.visit_days)), np.diff(histories.pair_offsets))
-        held = np.zeros((len(histories.visit_days), market.categories))
-        held[visit, histories.pair_classes] = 1
-        owner = np.repeat(np.arange(300), histories.sizes)
-        shares = np.zeros((300, market.categories))
-        np.add.at(shares, owner, held)
-        return together(held), together(shares / histories.sizes[:, None])
-
-    by_visit, by_shopper = counted()
-    assert abs(by_visit) < 0.03 and abs(by_shopper) < 0.2
-    by_visit, by_shopper = counted(visit_size=1.5)
-    assert by_visit > 0.2 and abs(by_shopper) < 0.5
-    by_visit, by_shopper = counted(shopper_size=0.6)
-    assert by_visit < 0.15 and by_shopper > 0.7
 
 
 def test_tastes_last_and_jumps_end_them():

@@ -274,14 +274,14 @@ def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:
 
     from hanse_client.model.pretrained import MODEL_ERRORS
     from hanse_client.tasks import task_of
-    from hanse_client.training.train import trained_arrays
+    from hanse_client.training.statistics import exchanged_arrays
 
     task = task_of(settings.task)
     disable_progress_bar()
     with decoding(f"{model}, a model of {settings.task!r},", ConfigError, *MODEL_ERRORS):
         loaded = task.load_model(model)
     task.freeze(loaded, settings)
-    return trained_arrays(loaded)
+    return settings.schedule.known(exchanged_arrays(task, loaded, settings), after=0)
 
 
 def pinned_policy(folder: StoreFolder) -> StorePolicy:

@@ -23,8 +23,9 @@ from hanse_client.features.histories import item_class
 from hanse_client.model.category_start import category_base, made_up_whitening
 from hanse_client.model.item_texts import encode_texts
 from hanse_client.model.pretrained import ModelCheckpoint, read_checkpoint
+from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import InterestConfig, InterestModel
-from hanse_client.training.train import trained_arrays
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import ModelSettings, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, DataError, DeploymentError
@@ -77,7 +78,7 @@ def make_base_model(
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
         model.train_only(settings.model.trainable)
-        arrays = trained_arrays(model)
+        arrays = exchanged_arrays(task_of(settings.task), model, settings)
         # Written last, so that a folder that has it is complete.
         write_durably(folder / INITIAL_FILE, save(arrays))
     except OSError as error:

@@ -38,6 +38,11 @@ def base_card(base: PretrainedBase) -> str:
 
 def _text(base: PretrainedBase) -> str:
     learnt = base.rules_loss - base.loss
+    with_orders = (
+        ""
+        if base.orders is None
+        else "\nwith `--catalogue` and `--licence` as these orders need them.\n"
+    )
     made_up = f"""{counted(base.sets, "set")} of {base.shoppers:,} made-up shoppers, drawn from a \
 random process whose own settings were drawn for each set \
 (`hanse_client/pretraining/shoppers.py`)"""
@@ -52,7 +57,7 @@ with Hanse.
 ```sh
 {base.command}
 ```
-
+{with_orders}
 The same seed gives the same bytes, with the same versions of torch and numpy on the same kind \
 of processor. SHA-256 of `model.safetensors`:
 

@@ -7,7 +7,7 @@ this is the idea of prior-fitted networks (Müller et al. 2022).
 
 Each week a shopper makes a Poisson number of visits, and each visit holds a category with
 
-    sigmoid(popularity + taste + drift + size + season + shock) x (1 - exp(-weeks since / stock))
+    sigmoid(popularity + taste + drift + season + shock) x (1 - exp(-weeks since / stock))
 
 as its probability. The result is the `Histories` of real stores, so the same feature code reads
 both. Only days and categories are simulated: text vectors have width 0 and facts are 0.
@@ -71,10 +71,6 @@ _TASTE_RANK: Final = 4
 """Rank of what the tastes for different categories have in common."""
 _TASTE_CORRELATION: Final[_Range] = (0.1, 0.5)
 """Spread of the common part's loadings: weak, for categories hardly predict each other."""
-_SHOPPER_SIZE: Final[_Range] = (0.0, 0.6)
-"""Spread over shoppers of the log-odds of all categories: large and small baskets."""
-_VISIT_SIZE: Final[_Range] = (0.0, 1.0)
-"""The same over one shopper's visits: a week's shopping, or what was forgotten."""
 _JUMPS: Final = (0.0, 0.003, 0.01, 0.03)
 """Weekly probabilities that a taste is drawn again: never, or every 6 years to 8 months."""
 _TASTE_PERSISTENCE: Final = (0.8, 0.9, 0.96, 0.99, 0.995)
@@ -114,8 +110,6 @@ class Market:
     late: float
     taste_spread: float
     taste_correlation: float
-    shopper_size: float
-    visit_size: float
     jump: float
     popularity: Floats
     """[K] log-odds of each category in a visit."""
@@ -152,8 +146,6 @@ def draw_market(rng: np.random.Generator, categories: int = CATEGORIES) -> Marke
         late=float(rng.choice(_LATE)),
         taste_spread=rng.uniform(*_TASTE_SPREAD),
         taste_correlation=rng.uniform(*_TASTE_CORRELATION),
-        shopper_size=rng.uniform(*_SHOPPER_SIZE),
-        visit_size=rng.uniform(*_VISIT_SIZE),
         jump=float(rng.choice(_JUMPS)),
         popularity=rng.normal(mean, spread, categories).astype(np.float32),
         persistence=rng.choice(_TASTE_PERSISTENCE, categories).astype(np.float32),
@@ -245,7 +237,6 @@ class _Baskets:
         loadings = rng.normal(0, market.taste_correlation, (_TASTE_RANK, market.categories))
         common = rng.normal(size=(shoppers, _TASTE_RANK)) @ loadings
         self._taste = (common + rng.normal(0, market.taste_spread, shape)).astype(np.float32)
-        self._size = rng.normal(0, market.shopper_size, (shoppers, 1)).astype(np.float32)
         self._drift = rng.standard_normal(shape, dtype=np.float32) * market.drift
         self._shock = np.zeros(market.categories, dtype=np.float32)
         lasts = market.stock * rng.uniform(*_STOCK_OF_SHOPPER, (shoppers, 1))
@@ -265,11 +256,10 @@ class _Baskets:
             )
             self._taste[shopper, category] = rng.normal(0, market.taste_spread, len(shopper))
         season = market.season * np.sin(2 * np.pi * week / 52 + market.phase)
-        logit = (market.popularity + self._shock + season) + self._taste + self._drift + self._size
-        size = rng.standard_normal((len(owner), 1), dtype=np.float32) * market.visit_size
-        used_up = -np.expm1(-self._age * self._use)
-        chance = used_up[owner] / (1 + np.exp(-(logit[owner] + size)))
-        bought: npt.NDArray[np.bool_] = rng.random(chance.shape, dtype=np.float32) < chance
+        logit = (market.popularity + self._shock + season) + self._taste + self._drift
+        chance = -np.expm1(-self._age * self._use) / (1 + np.exp(-logit))
+        draw = rng.random((len(owner), market.categories), dtype=np.float32)
+        bought: npt.NDArray[np.bool_] = draw < chance[owner]
         visit, category = np.nonzero(bought)
         self._age += 1
         # Half a week: a purchase is in the middle of its week, on average.

@@ -19,13 +19,22 @@ from hanse_client.rounds.secure_exchange import Answer, Waiting
 from hanse_client.tasks import task_of
 from hanse_client.training import evaluate as evaluate_module
 from hanse_client.training import train as train_module
+from hanse_client.training.statistics import statistics_sum
 from hanse_client.training.train import at_home, check_ready
 from hanse_common.errors import OutOfTurn, unable
 from hanse_common.instructions import MESSAGE
+from hanse_common.phases import EVALUATE, TRAIN
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
-from hanse_common.vector import Draws, Trained, encode_evaluation, encode_training, evaluation_names
+from hanse_common.vector import (
+    Draws,
+    Trained,
+    encode_evaluation,
+    encode_statistics,
+    encode_training,
+    evaluation_names,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,14 +72,14 @@ def compute_update(admitted: Admitted) -> Answer:
     unmasked = exchange.unmasked(order.header, instructions.digest)
     # `begin` enters the attempt in the journal before any data are read, so that the coordinator
     # cannot ask again until an answer pleases it; it also deletes the vector that waits.
-    hello = exchange.begin(order.header, instructions.kind)
+    hello = exchange.begin(order.header, order.kind)
     vector = _compute(admitted, order) if unmasked is None else unmasked.vector
     # On disk before the Hello leaves.
     exchange.put_aside(
         Waiting(
             header=order.header,
             instructions_digest=instructions.digest,
-            kind=instructions.kind,
+            kind=order.kind,
             number=instructions.round,
             vector=vector,
             charge=order.charge,
@@ -109,7 +118,7 @@ def _compute(admitted: Admitted, order: Order) -> Integers:
     # weights of its own, so that a coordinator learns nothing that it can choose.
     try:
         model = base_model(node, settings)
-        if order.instructions.kind == "train" and order.charge is not None:
+        if order.kind == TRAIN and order.charge is not None:
             check_ready(node, model, settings, order.instructions.round)
         else:
             task_of(settings.task).load_data(node)
@@ -142,7 +151,7 @@ def _vector(
     instructions, settings = order.instructions, order.settings
     plan, number = PrivacyPlan.from_settings(settings), instructions.round
     exchange, attempt = instructions.exchange, instructions.attempt
-    if instructions.kind == "train":
+    if order.kind == TRAIN:
         trained = train_module.train_round(
             node,
             model,
@@ -156,6 +165,12 @@ def _vector(
         return training_vector(
             node, trained, manifest, plan=plan, exchange=exchange, attempt=attempt
         )
+    if order.kind != EVALUATE:
+        values = statistics_sum(
+            node, model, settings, order.arrays, number, noise_alone=noise_alone
+        )
+        draws = _draws(node, exchange, attempt)
+        return encode_statistics(values, manifest, order.kind, plan=plan, draws=draws)
     names = evaluation_names(settings.task)
     sums = dict.fromkeys(names, 0.0)
     if not noise_alone:

@@ -54,7 +54,7 @@ class Waiting:
         header: Header of the attempt that it waits in.
         instructions_digest: Digest of the instructions without the round log's checkpoint: a
             second attempt has another checkpoint, and is for the same vector.
-        kind: `train` or `evaluate`.
+        kind: `train`, `evaluate` or the name of a phase of statistics.
         number: The training round.
         vector: The quantised vector, within the manifest's bounds.
         charge: The ledger's charge, except for the roster's digest; None without differential

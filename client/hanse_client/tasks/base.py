@@ -9,11 +9,16 @@ which clipping and noise protect nobody:
   first private step compares it with gradients of one customer at a time, and refuses a
   model for which they differ.
 
-Models, draws and batches belong to the task; a round only passes them on.
+Models, draws and batches belong to the task; a round only passes them on. A task may also
+release statistics: bounded sums over customers, of which its model holds one frozen parameter
+each, `released.<phase>` of shape [length + 1]. Its last number is the standard deviation of the
+noise in each of the others, and all are zero before the release. A model that computes anything
+from them does so in its method `absorb`, which is called whenever arrays were loaded into it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
@@ -22,7 +27,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from hanse_client.features.array_files import concatenated, load_npz, save_npz
+from hanse_client.tasks.contributions import Contributions
 from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanse_client.node import Node
@@ -152,6 +159,28 @@ class StoredFigures:
         return cast("Self", concatenated(cast("Any", cls), cast("Any", parts)))
 
 
+class WithoutStatistics:
+    """Base of tasks that release gradients only."""
+
+    def releases(self, model: Any, settings: RunSettings) -> Mapping[str, int]:
+        """No statistics."""
+        del model, settings
+        return {}
+
+    def contributions(
+        self, phase: str, data: Any, model: Any, settings: RunSettings
+    ) -> Contributions:
+        """Refuse: there are no statistics.
+
+        Raises:
+            ConfigError [unproven-statistics]: Always.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} proves no bound for statistics {phase!r}",
+            code="unproven-statistics",
+        )
+
+
 class Task(Protocol):
     """A prediction task on a store's customers."""
 
@@ -215,6 +244,31 @@ class Task(Protocol):
 
     def losses(self, model: Any, batch: Any, settings: RunSettings) -> Tensor:
         """Each row's loss [B], a function of that row only."""
+        ...
+
+    def releases(self, model: Any, settings: RunSettings) -> Mapping[str, int]:
+        """The statistics that the task can bound: the length of each vector by name.
+
+        A name in it is a promise that `contributions` keeps for every customer; a property test
+        of the task proves it.
+        """
+        ...
+
+    def contributions(
+        self, phase: str, data: Any, model: Any, settings: RunSettings
+    ) -> Contributions:
+        """What each customer adds to a sum of statistics.
+
+        Args:
+            phase: One of `releases`.
+            data: From `training_data`.
+            model: The global model, with the sums released so far.
+            settings: The run's.
+
+        Guarantees:
+            One row for each customer of `data`, which depends on that customer's data only and
+            has an L2 norm of at most 1.
+        """
         ...
 
     def evaluate(self, data: Any, model: Any, settings: RunSettings, split: str) -> Figures:

@@ -93,7 +93,7 @@ class Contributions:
         if not len(self.cells):
             return self
         keys, where = np.unique(self.rows() * self.length + self.cells, return_inverse=True)
-        values = np.bincount(where, self.values)
+        values = np.bincount(where, self.values).astype(np.float64)
         counts = np.bincount(keys // self.length, minlength=len(self))
         return replace(
             self,

@@ -230,7 +230,10 @@ def check_size(name: str, data: StoreData, settings: RunSettings) -> None:
 
 
 def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
-    """Copy named arrays into the model's parameters; subnormal numbers become zero."""
+    """Copy named arrays into the model's parameters; subnormal numbers become zero.
+
+    A model that computes something from its released sums does so then (its method `absorb`).
+    """
     # Subnormal weights would make the time of a step depend on the data (`subnormals`).
     parameters = dict(model.named_parameters())
     least = np.finfo(np.float32).tiny
@@ -239,6 +242,9 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
             values = np.array(array, dtype=np.float32)
             values[np.abs(values) < least] = 0.0
             parameters[name].copy_(torch.from_numpy(values))
+    absorb = getattr(model, "absorb", None)
+    if absorb is not None:
+        absorb()
 
 
 def trained_arrays(model: nn.Module) -> Arrays:

@@ -26,15 +26,16 @@ class LoggedAttempt:
     closed: Closed | None = None
     closed_at: int = 0
 
-    def occurrence(self, place: int) -> Occurrence:
+    def occurrence(self, place: int, manifest: Manifest) -> Occurrence:
         """Return the attempt as an occurrence of its exchange.
 
         Args:
             place: The record that counts as its place.
+            manifest: The terms, which say what each round releases.
         """
         order = self.announced
         return Occurrence(
-            kind=kind_of(order.exchange),
+            kind=kind_of(order.exchange, manifest),
             round=order.exchange // EXCHANGES_PER_ROUND,
             exchange=order.exchange,
             run=order.run,
@@ -57,21 +58,21 @@ def announced_uses(
         An attempt that was never closed names no manifest. It counts under that of the last
         closed attempt before it, or else of the first one after it.
     """
-    by_manifest: defaultdict[bytes, list[Occurrence]] = defaultdict(list)
+    by_manifest: defaultdict[bytes, list[LoggedAttempt]] = defaultdict(list)
     headers = [attempt.closed.header for attempt in attempts if attempt.closed is not None]
     current = headers[0].manifest_digest if headers else next(iter(terms), b"")
     for attempt in attempts:
         if attempt.closed is not None:
             current = attempt.closed.header.manifest_digest
-        by_manifest[current].append(attempt.occurrence(attempt.position))
+        by_manifest[current].append(attempt)
     uses: list[Use] = []
-    for digest, occurrences in by_manifest.items():
+    for digest, mine in by_manifest.items():
         if digest in terms:
-            uses += uses_of(terms[digest], occurrences)
+            manifest = terms[digest]
+            uses += uses_of(manifest, [one.occurrence(one.position, manifest) for one in mine])
         elif terms:
             notes.unverified.append(
-                f"the terms of {len(occurrences)} announced attempts: no manifest "
-                f"{digest.hex()[:9]}…"
+                f"the terms of {len(mine)} announced attempts: no manifest {digest.hex()[:9]}…"
             )
     notes.unverified += [
         f"why {use.used} exchanges of kind {use.kind!r} were announced: the manifest lets a store "
@@ -97,7 +98,8 @@ def check_receipts(
             # Sequence 0 is the receipt of an exchange without privacy, which charged nothing.
             if receipt.sequence:
                 key = closed.header.manifest_digest, receipt.store_id
-                given[key].append(attempt.occurrence(attempt.closed_at))
+                manifest = terms[closed.header.manifest_digest]
+                given[key].append(attempt.occurrence(attempt.closed_at, manifest))
     for (digest, store), occurrences in given.items():
         for use in uses_of(terms[digest], occurrences):
             excess = use.beyond

@@ -20,15 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hanse_common.manifest import Manifest
+from hanse_common.phases import EVALUATE, TRAIN
 from hanse_common.privacy.entry import Entry
 from hanse_common.wording import counted
 
 EXCHANGES_PER_ROUND = 3
 """Exchange numbers per round: training, evaluation, test."""
-KINDS: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
 _MOST_NAMED = 8
 """Most repeats, and occurrences of each, that a sentence names; JSON lists all of them."""
 
@@ -38,7 +38,7 @@ class Occurrence:
     """One charge or announcement of an exchange.
 
     Args:
-        kind: `train` or `evaluate`.
+        kind: `train`, `evaluate` or the name of a phase of statistics.
         round: The training round.
         exchange: Number of the exchange within a run, the same in every run.
         run: The coordinator's number of the run.
@@ -60,7 +60,7 @@ class Use:
 
     Args:
         manifest: Digest of the manifest, in hexadecimal.
-        kind: `train` or `evaluate`.
+        kind: `train`, `evaluate` or the name of a phase of statistics.
         granted: Number of exchanges of this kind that the manifest grants.
         spare: The granted exchanges beyond those of an undisturbed run.
         occurrences: The occurrences, in order.
@@ -150,7 +150,7 @@ def uses_of(manifest: Manifest, occurrences: Iterable[Occurrence]) -> tuple[Use,
     all_kinds = list(occurrences)
     uses = []
     # Each kind has a grant of its own: spare evaluations pay for no training round.
-    for kind in KINDS:
+    for kind in dict.fromkeys((*manifest.kinds, TRAIN, EVALUATE)):
         mine = tuple(one for one in all_kinds if one.kind == kind)
         granted = manifest.granted(kind)
         if mine:
@@ -159,7 +159,7 @@ def uses_of(manifest: Manifest, occurrences: Iterable[Occurrence]) -> tuple[Use,
                     manifest=manifest.digest().hex(),
                     kind=kind,
                     granted=granted,
-                    spare=min(manifest.spare_exchanges, granted),
+                    spare=manifest.spare_exchanges if kind in (TRAIN, EVALUATE) and granted else 0,
                     occurrences=mine,
                 )
             )
@@ -187,13 +187,10 @@ def charges_of(entries: Sequence[Entry]) -> list[Occurrence]:
     ]
 
 
-def kind_of(exchange: int) -> str:
-    """Return the kind of an exchange by its number.
-
-    >>> kind_of(3), kind_of(4), kind_of(5)
-    ('train', 'evaluate', 'evaluate')
-    """
-    return "evaluate" if exchange % EXCHANGES_PER_ROUND else "train"
+def kind_of(exchange: int, manifest: Manifest) -> str:
+    """Return the kind of an exchange by its number: a phase's name, or `evaluate`."""
+    number, place = divmod(exchange, EXCHANGES_PER_ROUND)
+    return manifest.schedule.kind(EVALUATE if place else TRAIN, number)
 
 
 def _named(times: Sequence[Occurrence], place: str) -> str:

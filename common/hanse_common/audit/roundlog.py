@@ -15,7 +15,7 @@ from pathlib import Path
 from hanse_common.audit.attempts import LoggedAttempt
 from hanse_common.audit.evidence import is_there
 from hanse_common.audit.findings import Notes
-from hanse_common.audit.repeats import EXCHANGES_PER_ROUND
+from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, kind_of
 from hanse_common.errors import BadSignature, HanseError, LedgerError, RoundLogError
 from hanse_common.instructions import logged_digest
 from hanse_common.manifest import Manifest
@@ -329,8 +329,8 @@ def _check_terms(record: Closed, announced: Announced, manifest: Manifest) -> No
         raise RoundLogError(f"{min(strangers)!r} is not in the manifest")
     if record.outcome != SUMMED:
         return
-    trains = record.header.round % EXCHANGES_PER_ROUND == 0
-    terms, count = manifest.terms("train" if trains else "evaluate"), len(record.members)
+    terms = manifest.terms(kind_of(record.header.round, manifest))
+    count = len(record.members)
     for what, actual, needed in (
         ("stores in the roster", count, terms.minimum_cohort),
         ("stores in the sum", len(record.survivors), terms.survivors(count)),

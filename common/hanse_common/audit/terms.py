@@ -12,6 +12,7 @@ from hanse_common.errors import PolicyViolation, PrivacyError
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_noise import check_noise
 from hanse_common.manifest_terms import plan_of
+from hanse_common.phases import EVALUATE
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.charge import Charge, Release
@@ -87,8 +88,7 @@ def check_charges(entries: Sequence[Entry], manifest: Manifest) -> Finding | Non
 
 def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | None:
     """Return the fault of a single charge; None if there is none."""
-    charges = {"train": plan.round_charge(), "evaluate": plan.evaluation_charge()}
-    wrong = _differs(entry, charges.get(entry.release.kind))
+    wrong = _differs(entry, plan.charge(entry.release.kind))
     if wrong:
         return _finding(entry, "against the manifest", wrong)
     wrong = _misplaced(entry.release, manifest)
@@ -98,11 +98,15 @@ def _against(entry: Entry, plan: PrivacyPlan, manifest: Manifest) -> Finding | N
 def _misplaced(release: Release, manifest: Manifest) -> str:
     """Return why the terms have no such exchange; empty if they have it."""
     number, last, every = release.round, manifest.rounds, manifest.evaluate_every
-    first = 1 if release.kind == "train" else 0
+    evaluates = release.kind == EVALUATE
+    first = 0 if evaluates else 1
     if not first <= number <= last:
         return f"it is round {number}, the manifest has {last}"
     place = release.exchange - EXCHANGES_PER_ROUND * number
-    if place not in ((0,) if release.kind == "train" else (1, 2)):
+    phase = manifest.schedule.at(number)
+    if not evaluates and phase.name != release.kind:
+        return f"it is a release of {release.kind!r} in round {number}, which is of {phase.name!r}"
+    if place not in ((1, 2) if evaluates else (0,)):
         return f"it is exchange {release.exchange}, which is no {release.kind!r} of round {number}"
     if place == 2 and number != last:
         return f"it is the test after round {number}, which follows round {last} alone"

@@ -13,7 +13,7 @@ noise multiplier.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -339,3 +339,76 @@ def noise_multiplier_for(
         else:
             low = middle
     return high
+
+
+def noise_multipliers_for(
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    steps: Mapping[str, SampledGaussianSteps],
+    shares: Mapping[str, float],
+    other_steps: Sequence[SampledGaussianSteps] = (),
+) -> dict[str, float]:
+    """Return the noise multipliers of several releases that share one target by given shares.
+
+    A release's share is its part of the squared parameter mu of Gaussian differential privacy
+    (Dong, Roth and Su 2022): count/noise² without sampling, and rate² count (e^(1/noise²) - 1)
+    with it, by their central limit theorem. The theorem only divides the budget; the target is
+    checked by `epsilon`.
+
+    Args:
+        target_epsilon: Epsilon of all releases and the other steps together.
+        target_delta: The delta at which epsilon is read, in (0, 1).
+        steps: The releases by name; their noise multipliers are not read.
+        shares: Each release's share, by the same names.
+        other_steps: Steps of other releases that are paid from the same budget.
+
+    Returns:
+        The noise multiplier of each release.
+
+    Raises:
+        PrivacyError: The other steps leave nothing of the target.
+
+    Guarantees:
+        `epsilon` of all of them is at most `target_epsilon`, and mu is at most 0.1 % below the
+        largest that meets it.
+
+    >>> one = SampledGaussianSteps(noise_multiplier=1.0, sample_rate=1.0, count=1)
+    >>> noise = noise_multipliers_for(
+    ...     target_epsilon=4.0, target_delta=1e-6, steps={"a": one, "b": one},
+    ...     shares={"a": 0.2, "b": 0.8},
+    ... )
+    >>> round(noise["a"] / noise["b"], 3)
+    2.0
+    """
+
+    def multipliers(mu: float) -> dict[str, float]:
+        return {name: _noise_of(steps[name], shares[name] * mu**2) for name in steps}
+
+    def cost(mu: float) -> float:
+        noise = multipliers(mu)
+        mine = [replace(one, noise_multiplier=noise[name]) for name, one in steps.items()]
+        return epsilon([*mine, *other_steps], target_delta=target_delta)
+
+    least = 1e-3
+    if cost(least) > target_epsilon:
+        raise PrivacyError(
+            f"what is spent apart from the phases leaves nothing of epsilon={target_epsilon}",
+            hint="raise the target, or take fewer evaluations",
+        )
+    # From here on `low` always meets the target, and `high` never does.
+    low, high = least, 2 * least
+    while cost(high) <= target_epsilon:
+        low, high = high, 2 * high
+    while high / low > 1.001:
+        middle = (high * low) ** 0.5
+        low, high = (middle, high) if cost(middle) <= target_epsilon else (low, middle)
+    return multipliers(low)
+
+
+def _noise_of(steps: SampledGaussianSteps, squared_mu: float) -> float:
+    """Return the noise multiplier at which steps have a squared mu."""
+    if steps.sample_rate == 1.0:
+        return math.sqrt(steps.count / squared_mu)
+    # Several stores per person draw independently; the mean of their draws has the same rate.
+    return 1 / math.sqrt(math.log1p(squared_mu / (steps.sample_rate**2 * steps.count)))

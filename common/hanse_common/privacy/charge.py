@@ -29,7 +29,7 @@ class Release:
     Without masks all fields except `manifest_digest` are empty.
 
     Args:
-        kind: `train` or `evaluate`.
+        kind: `train`, `evaluate` or the name of a phase of statistics.
         mode: The plan's mode, `local` or `distributed`.
         max_grad_norm: The plan's clip; 0 where nothing is clipped, as in evaluations.
         run: The coordinator's number of its run.

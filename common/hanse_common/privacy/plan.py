@@ -13,18 +13,20 @@ accountant takes its event from the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
+from hanse_common.phases import EVALUATE, TRAIN, Phases
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
     combined_noise_multiplier,
     composed_event,
     epsilon,
     noise_multiplier_for,
+    noise_multipliers_for,
     remaining_noise_multiplier,
     rounds_left,
 )
@@ -56,7 +58,11 @@ class PrivacyPlan:
         evaluation_noise_multiplier: Noise on the sums of an evaluation; None if none leave.
         evaluate_every: Number of rounds from one evaluation to the next.
         max_stores_per_customer: Number of stores at which one person may be a customer.
-        spare: Exchanges of each kind that may be paid for beyond those of an undisturbed run.
+        spare: Exchanges of each kind but statistics that may be paid for beyond those of an
+            undisturbed run.
+        phases: What the rounds release, in order; gradients in all of them if left out.
+        phase_noise: Noise multiplier of each statistics phase, by name: the noise on its sum in
+            units of what one customer adds at most.
 
     Raises:
         PrivacyError: A value is out of range, or the promise would be broken.
@@ -79,8 +85,17 @@ class PrivacyPlan:
     mode: Literal["local", "distributed"] = "local"
     max_stores_per_customer: int = 1
     spare: int = 0
+    phases: Phases | None = None
+    phase_noise: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.schedule.rounds != self.rounds:
+            raise PrivacyError(f"{self.schedule.rounds} rounds of phases, and rounds={self.rounds}")
+        if {phase.name for phase in self.schedule.statistics} != self.phase_noise.keys():
+            raise PrivacyError(
+                f"noise is given for the statistics {sorted(self.phase_noise)}, and the phases "
+                f"have {sorted(phase.name for phase in self.schedule.statistics)}"
+            )
         if self.max_grad_norm <= 0:
             raise PrivacyError(f"max_grad_norm={self.max_grad_norm} must be positive")
         if not 0 < self.target_delta < 1:
@@ -116,27 +131,59 @@ class PrivacyPlan:
         evaluation = terms.evaluation_noise_multiplier if settings.secure else None
         noise, shared = terms.noise_multiplier, terms.mode == "distributed"
         spare = settings.spare_exchanges if settings.secure else 0
-        if noise is None:
+        schedule = settings.schedule
+        phase_noise = {
+            p.name: p.noise_multiplier for p in settings.phases if p.release != "gradient"
+        }
+        if noise is None or None in phase_noise.values():
+            # In mode local each of a person's stores is a release of its own, and they compose; in
+            # one sum, the stores share the person's clip.
+            repeats = 1 if shared else terms.max_stores_per_customer
             count = evaluations_by(federation.rounds, federation.rounds, federation.evaluate_every)
-            count = (count + spare) * (1 if shared else terms.max_stores_per_customer)
-            noise = noise_multiplier_for(
-                target_epsilon=terms.target_epsilon,
-                target_delta=terms.target_delta,
+            others = [*before]
+            if evaluation:
+                others.append(_releases(evaluation, (count + spare) * repeats))
+            gradient = schedule.gradient
+            steps = SampledGaussianSteps(
+                noise_multiplier=1.0,
                 sample_rate=training.sample_rate,
-                # In mode local each of a person's stores is a release of its own, and they
-                # compose; in one sum, the stores share the person's clip.
-                count=(federation.rounds + spare)
-                * training.local_steps
-                * (1 if shared else terms.max_stores_per_customer),
+                count=((gradient.rounds + spare) * training.local_steps * repeats)
+                if gradient
+                else 0,
                 stores=terms.max_stores_per_customer if shared else 1,
-                other_steps=[*before, *([_releases(evaluation, count)] if evaluation else [])],
             )
+            if phase_noise:
+                shares = {phase.name: phase.share or 0.0 for phase in settings.phases}
+                counts = {p.name: p.rounds * repeats for p in schedule.statistics}
+                solved = noise_multipliers_for(
+                    target_epsilon=terms.target_epsilon,
+                    target_delta=terms.target_delta,
+                    steps={
+                        **({TRAIN: steps} if gradient else {}),
+                        **{name: _releases(1.0, number) for name, number in counts.items()},
+                    },
+                    shares=shares,
+                    other_steps=others,
+                )
+                noise = solved.pop(TRAIN, None)
+                phase_noise = dict(solved)
+            else:
+                noise = noise_multiplier_for(
+                    target_epsilon=terms.target_epsilon,
+                    target_delta=terms.target_delta,
+                    sample_rate=steps.sample_rate,
+                    count=steps.count,
+                    stores=steps.stores,
+                    other_steps=others,
+                )
             # Update and statistics are about one sample, so they share this multiplier.
-            noise = remaining_noise_multiplier(noise, statistics) if statistics else noise
+            if noise is not None and statistics:
+                noise = remaining_noise_multiplier(noise, statistics)
         return cls(
             sample_rate=training.sample_rate,
             max_grad_norm=terms.max_grad_norm,
-            noise_multiplier=noise,
+            # Without a gradient phase nothing is divided by it; the value is never used.
+            noise_multiplier=noise if noise is not None else 1.0,
             steps_per_round=training.local_steps,
             rounds=federation.rounds,
             target_epsilon=terms.target_epsilon,
@@ -147,16 +194,44 @@ class PrivacyPlan:
             mode=terms.mode,
             max_stores_per_customer=terms.max_stores_per_customer,
             spare=spare,
+            phases=schedule,
+            phase_noise={name: value or 0.0 for name, value in phase_noise.items()},
         )
 
     @property
-    def store_clip(self) -> float:
-        """L2 clip of one customer's gradient at one store.
+    def schedule(self) -> Phases:
+        """The phases with the numbers of their rounds."""
+        return self.phases or Phases.of([(TRAIN, "gradient", self.rounds)])
+
+    @property
+    def person_share(self) -> float:
+        """The part of a person's clip that each of their stores has.
 
         In mode `distributed` the person's clip is divided among their stores.
         """
-        stores = self.max_stores_per_customer if self.mode == "distributed" else 1
-        return self.max_grad_norm / stores
+        return 1.0 / (self.max_stores_per_customer if self.mode == "distributed" else 1)
+
+    @property
+    def store_clip(self) -> float:
+        """L2 clip of one customer's gradient at one store; see `person_share`."""
+        return self.max_grad_norm * self.person_share
+
+    def charge(self, kind: str) -> Charge | None:
+        """Return the charge of one exchange of a kind.
+
+        Args:
+            kind: `train`, `evaluate` or the name of a statistics phase.
+
+        Returns:
+            None if nothing of the kind leaves a store under this plan.
+        """
+        if kind == EVALUATE:
+            return self.evaluation_charge()
+        if kind == TRAIN:
+            return self.round_charge() if self.schedule.gradient else None
+        noise = self.phase_noise.get(kind)
+        # A row of statistics has norm 1: it is the clip.
+        return None if noise is None else self._charge(kind, _releases(noise, self._repeats), 1.0)
 
     def round_charge(self) -> Charge:
         """Return the charge of one round of training."""
@@ -182,7 +257,7 @@ class PrivacyPlan:
     @property
     def granted_epsilon(self) -> float:
         """Epsilon of all rounds and evaluations, with every spare exchange used."""
-        spent = [self._steps(self.steps_per_round * (self.rounds + self.spare))]
+        spent = self._released(self.rounds, spare=self.spare)
         if self.evaluation_noise_multiplier is not None:
             count = (self.evaluations + self.spare) * self._repeats
             spent.append(_releases(self.evaluation_noise_multiplier, count))
@@ -193,7 +268,7 @@ class PrivacyPlan:
         return composed_event(self.spent_after(rounds))
 
     def rounds_left(self, spent: Sequence[SampledGaussianSteps], *, limit: float) -> int:
-        """Return how many more rounds of training, without evaluations, a limit allows.
+        """Return how many more rounds of the gradient phase, without evaluations, a limit allows.
 
         Args:
             spent: The steps that were spent before.
@@ -207,10 +282,24 @@ class PrivacyPlan:
 
     def spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
         """Return the steps of the first `rounds` rounds and their evaluations."""
-        spent = [self._steps(self.steps_per_round * rounds)]
+        spent = self._released(rounds)
         if self.evaluation_noise_multiplier is not None:
             count = evaluations_by(rounds, self.rounds, self.evaluate_every)
             spent.append(_releases(self.evaluation_noise_multiplier, count * self._repeats))
+        return spent
+
+    def _released(self, rounds: int, *, spare: int = 0) -> list[SampledGaussianSteps]:
+        """Return the steps of the first `rounds` rounds, by phase, without evaluations."""
+        spent = []
+        last = self.schedule.all[-1]
+        for phase in self.schedule.all:
+            # A run that is continued has more rounds of its last phase.
+            most = rounds if phase is last else phase.rounds
+            count = min(max(rounds - phase.first + 1, 0), most)
+            if phase.release == "gradient":
+                spent.append(self._steps(self.steps_per_round * (count + spare)))
+            else:
+                spent.append(_releases(self.phase_noise[phase.name], count * self._repeats))
         return spent
 
     def _charge(self, kind: str, steps: SampledGaussianSteps, max_grad_norm: float = 0.0) -> Charge:
@@ -253,3 +342,33 @@ def evaluations_by(number: int, rounds: int, every: int) -> int:
 def _releases(noise_multiplier: float, count: int) -> SampledGaussianSteps:
     """Return the steps of `count` releases about every customer, without sampling."""
     return SampledGaussianSteps(noise_multiplier=noise_multiplier, sample_rate=1.0, count=count)
+
+
+def solved(settings: RunSettings, *, before: Sequence[SampledGaussianSteps] = ()) -> RunSettings:
+    """Return settings with the noise of every phase filled in; unchanged without privacy.
+
+    Raises:
+        PrivacyError: As `PrivacyPlan.from_settings`.
+    """
+    plan = PrivacyPlan.from_settings(settings, before=before)
+    if plan is None:
+        return settings
+    changes: dict[str, Any] = {}
+    if plan.schedule.gradient is not None:
+        changes["privacy.noise_multiplier"] = plan.noise_multiplier
+    if settings.phases:
+        changes["phases"] = _phases_with(settings, plan.phase_noise)
+    return settings.with_changes(changes)
+
+
+def unsolved(settings: RunSettings) -> RunSettings:
+    """Return settings without noise multipliers, so that they are solved from the target."""
+    changes: dict[str, Any] = {"privacy.noise_multiplier": None}
+    return settings.with_changes({**changes, "phases": _phases_with(settings, {})})
+
+
+def _phases_with(settings: RunSettings, noise: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        {**phase.model_dump(), "noise_multiplier": noise.get(phase.name)}
+        for phase in settings.phases
+    ]

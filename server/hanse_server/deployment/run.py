@@ -262,7 +262,8 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
     run_dir = folder.run(name)
     # Stores refuse any other model or settings than the manifest's; better to say so here.
     initial = read_initial(folder.resolve(folder.file.model))
-    if model_digest(initial).hex() != manifest.model_digest:
+    first = manifest.schedule.known(initial, after=0)
+    if model_digest(first).hex() != manifest.model_digest:
         raise BadManifest(
             f"the manifest is for an initial model other than {folder.resolve(folder.file.model)}",
             hint="sign a new one with `hanse server manifest sign`, or put the model back",

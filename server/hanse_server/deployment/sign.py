@@ -21,7 +21,7 @@ from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_noise import check_noise
 from hanse_common.manifest_terms import base_model_digest, manifest_for
 from hanse_common.paths import INITIAL_FILE, MANIFESTS_FOLDER
-from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.plan import solved
 from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
@@ -85,10 +85,8 @@ def sign_manifest(
             stores.append(member.store_id)
         except ExpiredCertificate:
             expired.append(member.store_id)
-    plan = PrivacyPlan.from_settings(run)
-    if plan is not None:
-        # Solved once and written down: stores and coordinator need not agree on a solver.
-        run = run.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    # Solved once and written down: stores and coordinator need not agree on a solver.
+    run = solved(run)
     log_key = CoordinatorKey.load(folder.coordinator_key).public
     draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
     terms = draft.model_dump() | {

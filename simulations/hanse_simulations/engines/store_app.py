@@ -18,11 +18,12 @@ from flwr.clientapp import ClientApp
 from hanse_client.app import app as production
 from hanse_client.app import open_node
 from hanse_client.deployment.leave import check_staying
-from hanse_client.node import Node
+from hanse_client.node import Node, Randomness
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
 from hanse_common.instructions import PROXIMAL_MU, ROUND, SETTINGS, SPLIT
 from hanse_common.paths import OWN_MODEL_FILE
+from hanse_common.vector import released_array
 from hanse_server.checkpoint import write_arrays
 
 ALONE = "train.alone"
@@ -51,8 +52,9 @@ app = SimulatedStoreApp()
 
 
 def _unmasked_update(message: Message, node: Node) -> Message:
-    """Train one round and return the update without a mask."""
+    """Train one round, or sum the customers' statistics, and return the result without a mask."""
     from hanse_client.rounds.local_update import base_model
+    from hanse_client.training.statistics import statistics_sum
     from hanse_client.training.train import train_round
     from hanse_common.privacy.plan import PrivacyPlan
 
@@ -62,6 +64,20 @@ def _unmasked_update(message: Message, node: Node) -> Message:
         raise PrivacyError(
             f"{node.name!r} has no masks, and its share of the noise alone is too little",
             hint="enrol the store, or train in mode 'local'",
+        )
+    phase = settings.schedule.at(number)
+    if phase.release == "statistics":
+        total = statistics_sum(node, base_model(node, settings), settings, before, number)
+        deviation = 0.0
+        charge = None if plan is None else plan.charge(phase.name)
+        if plan is not None and charge is not None:
+            deviation = plan.phase_noise[phase.name]
+            noise = node.generator(number, Randomness.RELEASE_NOISE)
+            total += noise.normal(0.0, deviation, len(total))
+            node.charge(charge.of(round=number))
+        array = Array(released_array(total, deviation))
+        return _reply(
+            message, {"arrays": ArrayRecord({phase.array: array}), "metrics": _public_weight()}
         )
     pull = float(cast(float, config.get(PROXIMAL_MU, 0.0)))
     trained = train_round(

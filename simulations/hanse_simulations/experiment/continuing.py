@@ -22,7 +22,7 @@ from hanse_common.errors import ConfigError, DataError, PrivacyError
 from hanse_common.identity import StoreKey
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, LEDGER_FILE, NODE_FILE, STORE_KEY_FILE
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
-from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.plan import PrivacyPlan, solved, unsolved
 from hanse_simulations.runs.arm_folder import ArmFolder
 from hanse_simulations.runs.folder import RunFolder
 
@@ -62,6 +62,8 @@ def continued_settings(
         "continues": old.path.absolute(),
         "compare": False,
         "sweep": None,
+        # The sums of the earlier run stay in the model; a second release would cost as much again.
+        "phases": (),
         "data.split": split,
         "federation.rounds": max(1, before // _FRACTION_OF_ROUNDS),
     }
@@ -94,12 +96,8 @@ def with_budget(
                 f"epsilon={spent:.3f} is spent, and both runs together may cost {target_epsilon:g}",
                 hint="--epsilon is of both runs together: give more",
             )
-        settings = settings.with_changes(
-            {"privacy.target_epsilon": target_epsilon, "privacy.noise_multiplier": None}
-        )
-        plan = PrivacyPlan.from_settings(settings, before=before)
-        noise = None if plan is None else plan.noise_multiplier
-        return settings.with_changes({"privacy.noise_multiplier": noise})
+        settings = unsolved(settings).with_changes({"privacy.target_epsilon": target_epsilon})
+        return solved(settings, before=before)
     plan = PrivacyPlan.from_settings(
         settings.with_changes({"privacy.target_epsilon": _UNLIMITED}), before=before
     )

@@ -24,7 +24,7 @@ from hanse_client.node import NodeSettings
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.paths import ENROLMENT_FOLDER, NODE_FILE, STORE_FILE, TEXTS_FOLDER
-from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.plan import solved
 from hanse_common.trainable import Trainable
 from hanse_simulations.datasets import Stores, make_stores
 from hanse_simulations.datasets.attributes import FILE as ATTRIBUTES
@@ -95,23 +95,11 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
             hint="end the test earlier, or move on by fewer weeks",
         )
     settings = settings.with_changes({"data.split": split.model_dump()})
-    settings = with_solved_noise(settings)
+    settings = solved(settings)
     prepared = prepare_stores(stores.folders, settings, folder if own else cache)
     if settings.continues is not None:
         check_vocabulary(ArmFolder(settings.continues), prepared.base_model)
     return stores, settings, prepared
-
-
-def with_solved_noise(settings: RunSettings) -> RunSettings:
-    """Solve for the noise that keeps the settings' promise; without privacy nothing changes.
-
-    Raises:
-        PrivacyError: No noise keeps the promise.
-    """
-    plan = PrivacyPlan.from_settings(settings)
-    if plan is None:
-        return settings
-    return settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
 
 
 def prepare_stores(folders: Sequence[Path], settings: RunSettings, cache: Path) -> Prepared:

@@ -18,9 +18,10 @@ from hashlib import sha256
 from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.tasks import task_of
-from hanse_client.training.train import trained_arrays
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
 from hanse_common.paths import INITIAL_FILE
+from hanse_common.privacy.plan import solved
 from hanse_server.checkpoint import latest_checkpoint, read_arrays, write_arrays
 from hanse_simulations.engines import CLIENT_APP, WorkerPool, run_federation
 from hanse_simulations.experiment.alone import run_alone
@@ -28,7 +29,7 @@ from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.experiment.arms import Arm
 from hanse_simulations.experiment.continuing import carry_over, store_keys
 from hanse_simulations.experiment.enrolment import enrol_stores
-from hanse_simulations.experiment.prepare import Prepared, make_nodes, with_solved_noise
+from hanse_simulations.experiment.prepare import Prepared, make_nodes
 from hanse_simulations.monitoring.progress import Progress
 from hanse_simulations.runs.arm_folder import ArmFolder
 
@@ -95,7 +96,7 @@ def lay_out(arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepar
         PrivacyError: No noise keeps the promise.
         ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
     """
-    settings = with_solved_noise(arm.settings(experiment))
+    settings = solved(arm.settings(experiment))
     sizes: dict[str, int] = {}
     if arm.trainer == "centralized" and len(stores.names) > 1:
         histories = stores.load()
@@ -114,7 +115,7 @@ def lay_out(arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepar
         task = task_of(settings.task)
         model = task.load_model(stores.base_model)
         task.freeze(model, settings)
-        write_arrays(initial, trained_arrays(model))
+        write_arrays(initial, exchanged_arrays(task, model, settings))
     if settings.secure and not run.by_itself:
         keys = {} if earlier is None else store_keys(ArmFolder(earlier))
         enrol_stores(folder, settings, read_arrays(initial), keys)

@@ -18,6 +18,7 @@ from typing import Final
 
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
+from hanse_common.privacy.plan import unsolved
 from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
 from hanse_simulations.experiment.figures import spread_of
 from hanse_simulations.experiment.prepare import Prepared
@@ -100,6 +101,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
         "continues": None,
         "federation.evaluate_every": settings.federation.rounds,
         "privacy.noise_multiplier": None,
+        "phases": [phase.model_dump() for phase in unsolved(settings).phases],
     }
     # In mode local a store adds all of the noise, which is the root of the number of stores
     # times its share; its steps are smaller by the same factor, since with steps of the others'

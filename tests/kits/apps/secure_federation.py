@@ -24,8 +24,7 @@ from hanse_client.clipping.exactness import check_key
 from hanse_client.node import Node, list_nodes
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks import task_of
-from hanse_client.tasks.interest import InterestModel
-from hanse_client.training.train import trained_arrays
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, CoordinatorKey
@@ -143,11 +142,13 @@ class SecureFederation:
         self.settings = settings
         self.folder = ArmFolder(folder)
         make_nodes(prepared, self.folder, settings, salt="test")
-        model = InterestModel.from_pretrained(prepared.base_model)
-        model.train_only(settings.model.trainable)
-        self.arrays = trained_arrays(model)
-        write_arrays(folder / INITIAL_FILE, self.arrays)
-        enrol_stores(self.folder, settings, self.arrays)
+        task = task_of(settings.task)
+        model = task.load_model(prepared.base_model)
+        task.freeze(model, settings)
+        arrays = exchanged_arrays(task, model, settings)
+        self.arrays = settings.schedule.known(arrays, after=0)
+        write_arrays(folder / INITIAL_FILE, arrays)
+        enrol_stores(self.folder, settings, arrays)
         self.names = [node.name for node in self.nodes()]
         self.faults = FaultGrid(self.names)
         self.vectors: dict[str, np.ndarray] = {}

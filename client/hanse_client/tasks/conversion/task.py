@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hanse_client.features.histories import days, run_split
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import Ints, WithoutStatistics
 from hanse_client.tasks.conversion.metrics import Conversions
 from hanse_client.tasks.conversion.model import ConversionModel
 from hanse_client.tasks.conversion.offers import Offers
@@ -60,7 +60,7 @@ class _OfferBatch:
         )
 
 
-class ConversionTask:
+class ConversionTask(WithoutStatistics):
     """See `hanse_client.tasks.base.Task`."""
 
     name = "conversion"

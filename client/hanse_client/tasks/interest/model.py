@@ -18,7 +18,7 @@ Both: `save_pretrained` / `from_pretrained` with safetensors, class vectors incl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -137,9 +137,10 @@ class InterestModel(PreTrainedModel):
             shape = {**config.category, "class_vector_size": config.class_vector_size}
             self.basket = CategoryBasket(config)
             self.outlook = CategoryOutlook(CategoryConfig(**shape), classes)
+            self._absorbed: bytes | None = None
             self.released = nn.ParameterDict(
                 {
-                    phase: nn.Parameter(torch.zeros(length), requires_grad=False)
+                    phase: nn.Parameter(torch.zeros(length + 1), requires_grad=False)
                     for phase, length in self.releases().items()
                 }
             )
@@ -163,12 +164,8 @@ class InterestModel(PreTrainedModel):
         return dict(sorted(lengths.items()))
 
     @torch.no_grad()
-    def absorb(self, noise: Mapping[str, float]) -> None:
-        """Recompute what the model derives from its released sums.
-
-        Args:
-            noise: Standard deviation of each phase's sum per cell; 0 without privacy, and for
-                phases that are left out.
+    def absorb(self) -> None:
+        """Recompute what the model derives from its released sums, unless they are the same.
 
         Edge cases:
             A sum of all zeros was not released yet: the model keeps its public prior.
@@ -177,18 +174,17 @@ class InterestModel(PreTrainedModel):
             isinstance(self.outlook, CategoryOutlook) and isinstance(self.basket, CategoryBasket)
         ):
             return
+        key = b"".join(sums.numpy().tobytes() for sums in self.released.values())
+        if key == self._absorbed:
+            return
+        self._absorbed = key
         classes = len(self.config.classes)
-        residuals = self._released(class_residuals.PHASE)
-        priors = class_residuals.class_priors(
-            residuals, classes=classes, noise=noise.get(class_residuals.PHASE, 0.0)
-        )
+        values, noise = self._released(class_residuals.PHASE)
+        priors = class_residuals.class_priors(values, classes=classes, noise=noise)
         self.outlook.class_priors.copy_(torch.from_numpy(priors))
         if category_pairs.PHASE in self.released:
-            pairs = category_pairs.decode_pairs(
-                self._released(category_pairs.PHASE),
-                classes=classes,
-                noise=noise.get(category_pairs.PHASE, 0.0),
-            )
+            values, noise = self._released(category_pairs.PHASE)
+            pairs = category_pairs.decode_pairs(values, classes=classes, noise=noise)
             self.basket.set_pairs(pairs)
 
     @classmethod
@@ -373,9 +369,10 @@ class InterestModel(PreTrainedModel):
             raise TypeError("not a model of categories")
         return self.outlook
 
-    def _released(self, phase: str) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = self.released[phase].detach().numpy().astype(np.float64)
-        return values
+    def _released(self, phase: str) -> tuple[npt.NDArray[np.float64], float]:
+        """A released sum, and the standard deviation of the noise of each of its numbers."""
+        values = self.released[phase].detach().numpy().astype(np.float64)
+        return values[:-1], float(values[-1])
 
     def train_only(self, part: str) -> Sequence[str]:
         """Make a part trainable and freeze the rest; returns the sorted names of the part.

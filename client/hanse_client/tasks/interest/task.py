@@ -6,7 +6,6 @@ moments (`past_moments.py`), after two sums of statistics that it starts from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +103,6 @@ class InterestTask:
             moments=max(len(moments), 1),
             classes=classes,
         )
-
-    def absorb(self, model: InterestModel, noise: Mapping[str, float]) -> None:
-        """See `InterestModel.absorb`."""
-        model.absorb(noise)
 
     def draw(
         self,

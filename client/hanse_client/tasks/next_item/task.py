@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import Ints, WithoutStatistics
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
 from hanse_client.tasks.next_item.metrics import Past, Ranks, judge
 from hanse_client.tasks.next_item.model import NOTHING, SequenceModel
@@ -69,7 +69,7 @@ class _SequenceBatch:
         )
 
 
-class NextItemTask:
+class NextItemTask(WithoutStatistics):
     """See `hanse_client.tasks.base.Task`."""
 
     name = "next-item"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import Ints, WithoutStatistics
 from hanse_client.tasks.review.features import PARTS, TRAIN, Reviews
 from hanse_client.tasks.review.metrics import Verdicts
 from hanse_client.tasks.review.model import ReviewModel, load_review_model
@@ -57,7 +57,7 @@ class _ReviewBatch:
         )
 
 
-class ReviewTask:
+class ReviewTask(WithoutStatistics):
     """See `hanse_client.tasks.base.Task`."""
 
     name = "review"

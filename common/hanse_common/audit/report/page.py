@@ -107,7 +107,7 @@ def _written(group: Rounds) -> list[dict[str, str]]:
         {
             "entry": str(row.entry),
             "what": row.kind,
-            "round": str(row.round) if row.kind in ("train", "evaluate") else ABSENT,
+            "round": str(row.round) if row.round is not None else ABSENT,
             "attempt": str(row.attempt or ABSENT),
             "noise": ABSENT if row.noise_multiplier is None else f"{row.noise_multiplier:.4g}",
             "rate": ABSENT if row.sample_rate is None else f"{row.sample_rate:g}",
