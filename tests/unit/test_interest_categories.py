@@ -169,7 +169,7 @@ def test_what_the_head_reads_from_memory_is_what_the_model_computes(store):
     release(model, data)
     with torch.no_grad():
         model.outlook.head.weight.normal_(0, 0.1)
-    moments = past_moments(data, until=UNTIL, count=3)
+    moments = past_moments(data, until=UNTIL)
     kept = head_inputs(data, moments, model.outlook, model.class_vectors)
     assert kept is head_inputs(data, moments, model.outlook, model.class_vectors)
     logits = kept.logits + model.outlook.head(kept.features)
@@ -187,7 +187,7 @@ def test_what_the_head_reads_from_memory_is_what_the_model_computes(store):
 def test_new_priors_are_never_answered_from_memory(store):
     model = fresh(trained_base=True)
     data = TASK.training_data(store, settings())
-    moments = past_moments(data, until=UNTIL, count=3)
+    moments = past_moments(data, until=UNTIL)
     before = head_inputs(data, moments, model.outlook, model.class_vectors)
     release(model, data)
     after = head_inputs(data, moments, model.outlook, model.class_vectors)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -36,6 +36,8 @@ from hanse_client.tasks.interest.token_batch import (
     token_batch,
 )
 
+PAST_MOMENTS: Final = 6
+"""One customer is the mean over so many moments."""
 _STORES = 16
 """Stores whose examples a process keeps; the oldest goes first."""
 _AT_ONCE = 256
@@ -59,7 +61,7 @@ class PastDraw:
         return PastDraw(customers=self.customers[start:stop], moments=self.moments[start:stop])
 
 
-def past_moments(histories: Histories, *, until: float, count: int) -> Days:
+def past_moments(histories: Histories, *, until: float, count: int = PAST_MOMENTS) -> Days:
     """The moments [M] that every customer is seen at, at most `count`; none in short records.
 
     Guarantees:

@@ -167,7 +167,7 @@ class InterestTask:
 
 def _past_moments(data: Histories, settings: RunSettings) -> np.ndarray:
     until = days(run_split(settings).train_until)
-    return past_moments(data, until=until, count=settings.training.anchors)
+    return past_moments(data, until=until)
 
 
 def _anchor_losses(model: InterestModel, batch: Batch, settings: RunSettings) -> Tensor:
