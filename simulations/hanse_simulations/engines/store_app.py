@@ -106,8 +106,8 @@ def _measure(message: Message, node: Node) -> Message:
 def _train_alone(message: Message, node: Node) -> Message:
     """Train and evaluate a model of this store's own."""
     from hanse_client.rounds.local_update import base_model
-    from hanse_client.training.evaluate import evaluate_round
     from hanse_client.tasks import task_of
+    from hanse_client.training.evaluate import evaluate_round
     from hanse_client.training.statistics import absorb_own_statistics, exchanged_arrays
     from hanse_client.training.train import load_arrays, train_alone
 
