@@ -53,13 +53,20 @@ def grocery() -> RunSettings:
             non_private_optimizer="adam",
             non_private_learning_rate=0.002,
         ),
-        privacy=PrivacySettings(mode="distributed", target_epsilon=4.0, max_grad_norm=0.0625),
+        privacy=PrivacySettings(
+            mode="distributed",
+            target_epsilon=4.0,
+            max_grad_norm=0.0625,
+            # Gradients have noise of ten times the clip: as little on counts and losses would
+            # cost as much of epsilon as they do.
+            statistics_noise_multiplier=100.0,
+        ),
         federation=FederationSettings(
             rounds=42,
             strategy="FedAvgM",
             strategy_options={"server_momentum": 0.9},
             average_last=0.5,
-            evaluate_every=21,
+            evaluate_every=42,
         ),
     )
 
