@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,10 +62,11 @@ class TokenBatch:
         return self._each(lambda part: part.flatten(0, 1))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return TokenBatch(
-            **{name: None if part is None else change(part) for name, part in parts.items()}
-        )
+        def changed(field: str) -> Any:
+            part = getattr(self, field)
+            return None if part is None else change(part)
+
+        return TokenBatch(**{field.name: changed(field.name) for field in fields(self)})
 
 
 def token_batch(
