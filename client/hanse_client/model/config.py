@@ -12,6 +12,10 @@ class InterestConfig(PretrainedConfig):
     """The shape of an `InterestModel`, and its public vocabulary.
 
     Args:
+        kind: What the outlook rests on. `categories`: a transformer over category tokens,
+            pre-trained without data of customers, and a linear head; `visits`: a transformer
+            over visits, and rules.
+        category: Settings of the `CategoryConfig` of the first kind's transformer.
         classes: The classes that the heads predict: category paths, type paths or item ids.
             Public, and the same for every store of a federation.
         level: Which of the three they are: category, type or product.
@@ -38,6 +42,8 @@ class InterestConfig(PretrainedConfig):
     def __init__(
         self,
         *,
+        kind: Literal["visits", "categories"] = "visits",
+        category: Mapping[str, Any] | None = None,
         classes: Sequence[str] = (),
         level: str = "category",
         vector_size: int = 384,
@@ -59,6 +65,8 @@ class InterestConfig(PretrainedConfig):
         adaptation: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self.kind = kind
+        self.category = dict(category or {})
         self.classes = list(classes)
         self.level = level
         self.vector_size = vector_size
