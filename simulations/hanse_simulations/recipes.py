@@ -3,7 +3,7 @@
 >>> RECIPES["grocery"]().data.partition
 'regions'
 >>> print(*sorted(RECIPES))
-attack conversion grocery grocery-shops grocery-visits reviews sequences smoke synthetic
+attack conversion grocery grocery-rules grocery-shops grocery-visits reviews sequences smoke synthetic
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def grocery() -> RunSettings:
     )
 
 
-def _visits() -> RunSettings:
-    """The same regions by a transformer over visits and 423 rules, of which the rules train."""
+def grocery_rules() -> RunSettings:
+    """The same regions by a transformer over visits that amends rules; the rules are trained."""
     return RunSettings(
-        recipe="visits",
+        recipe="grocery-rules",
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
         model=ModelSettings(kind="visits", trainable="rules"),
         training=TrainingSettings(
@@ -131,7 +131,7 @@ def smoke() -> RunSettings:
 
 def synthetic() -> RunSettings:
     """Seeded synthetic shoppers of any size: for machinery and scale, not for claims."""
-    return _visits().with_changes(
+    return grocery_rules().with_changes(
         {
             "recipe": "synthetic",
             "data": DataSettings(source="synthetic", stores=6, customers=40).model_dump(),
@@ -313,6 +313,7 @@ def attack() -> RunSettings:
 
 RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "grocery": grocery,
+    "grocery-rules": grocery_rules,
     "grocery-shops": grocery_shops,
     "grocery-visits": grocery_visits,
     "smoke": smoke,
