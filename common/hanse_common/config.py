@@ -77,6 +77,9 @@ class DataSettings(Settings):
     a customer's own id decides, so that no customer's presence depends on another's."""
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
+    catalogue: Path | None = None
+    """`sequences` only: a public file `items.tsv` with a text or a vector of each item, from which
+    the private arms start."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
@@ -95,6 +98,15 @@ class DataSettings(Settings):
             raise ValueError(
                 "data.path goes with data.source = 'stores', 'sequences' or 'reviews', "
                 "and only with them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _catalogue_goes_with_sequences(self) -> Self:
+        if self.catalogue is not None and self.source != "sequences":
+            raise ValueError(
+                "data.catalogue goes with data.source = 'sequences'; other sources have catalogues "
+                "of their own"
             )
         return self
 
@@ -177,7 +189,9 @@ class NextItemSettings(Settings):
 
     negatives: int = Field(default=2048, ge=2)
     """Sampled negatives per step, uniform over the items. All items (a full softmax) if there
-    are fewer."""
+    are fewer. With a catalogue the private arms draw them by the released popularity."""
+    partners: int = Field(default=100, ge=1)
+    """With a catalogue: partners of each item in the graph of pairs that are counted."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """In training without privacy only."""
     train_through_validation: bool = False

@@ -180,7 +180,7 @@ def test_a_store_that_drops_out_costs_the_release_nothing(counting):
     array = run(federation)[ARRAY]
     assert array[-1] > 0
     line = next(line for line in read_stages(federation.folder.path) if line["round"] == 1)
-    assert lost in line["refusals"] and len(line["survivors"]) == 4
+    assert line["outcome"] == "summed" and lost in line["refusals"]
 
 
 def test_a_lost_release_leaves_the_public_prior_and_the_run_goes_on(counting):
@@ -191,7 +191,7 @@ def test_a_lost_release_leaves_the_public_prior_and_the_run_goes_on(counting):
         return None if store in gone and round_of(message) == 1 else message
 
     federation.faults.to_store = lose_the_first_round
-    arrays = run(federation)
+    arrays = run(federation, timeout=0.05)
     assert not arrays[ARRAY].any()
     lines = read_stages(federation.folder.path)
     assert [line["outcome"] for line in lines if line["stage"] == "train"].count("summed") == 3
@@ -214,7 +214,8 @@ def test_a_task_that_breaks_its_bound_sends_noise_alone(counting):
     total = exact_sum(federation)
     noise = array[:-1] / array[-1]
     assert abs(np.mean(noise**2) - 1) < 5 * (2 / len(noise)) ** 0.5
-    assert np.abs(total).max() > 5 * array[-1] or total.max() < array[-1] * 50
+    # Had the rows been sent, the same test would have seen them.
+    assert np.mean((total / array[-1]) ** 2) > 2
     logs = [(node.folder / "log.jsonl").read_text() for node in federation.nodes()]
     errors = [json.loads(line).get("error", "") for text in logs for line in text.splitlines()]
     assert sum("norm above 1" in error for error in errors) == 5

@@ -167,6 +167,52 @@ class SequenceConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
 
+class TextItemConfig(PretrainedConfig):
+    """The shape of a `TextItemModel`.
+
+    Args:
+        items: Number of items; ids start at 0.
+        vector_size: Width of the items' public vectors.
+        components: Number of their principal components that the head reads of the last item and
+            answers for the next one.
+        coarse: Number of those that it reads of earlier items.
+        max_steps: Number of latest items that are read.
+        closeness: Weight of the inner product of the last item's vector and the next one's.
+        decay: Factor by which an item counts less with each item after it.
+        partners: Number of partners of each item in the graph of likely pairs.
+    """
+
+    model_type = "hanse-text-items"
+
+    def __init__(
+        self,
+        *,
+        items: int = 2,
+        vector_size: int = 256,
+        components: int = 128,
+        coarse: int = 64,
+        max_steps: int = 20,
+        closeness: float = 8.0,
+        decay: float = 0.8,
+        partners: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        self.items = items
+        self.vector_size = vector_size
+        self.components = components
+        self.coarse = coarse
+        self.max_steps = max_steps
+        self.closeness = closeness
+        self.decay = decay
+        self.partners = partners
+        super().__init__(**kwargs)
+
+    @property
+    def cells(self) -> int:
+        """Length of the released vector of pairs, at least the number of pairs in the graph."""
+        return min(self.items * self.partners, self.items * (self.items - 1) // 2)
+
+
 class ConversionConfig(PretrainedConfig):
     """The shape of a `ConversionModel`.
 
