@@ -39,9 +39,9 @@ def grocery() -> RunSettings:
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
         model=ModelSettings(trainable="heads"),
         phases=(
-            PhaseSettings(name="category-pairs", release="statistics", share=0.08),
-            PhaseSettings(name="class-residuals", release="statistics", share=0.28),
-            PhaseSettings(share=0.64),
+            PhaseSettings(name="category-pairs", release="statistics", share=0.16),
+            PhaseSettings(name="class-residuals", release="statistics", share=0.24),
+            PhaseSettings(share=0.6),
         ),
         # All customers in every round: what the frozen base makes of them is kept, so that a
         # round is cheap, and of all sampling rates 1 has the most signal for the noise.

@@ -87,16 +87,16 @@ trainable = "heads"    # the small head on the pre-trained transformer
 [[phases]]
 name = "category-pairs"      # which classes are bought by the same customers
 release = "statistics"
-share = 0.08
+share = 0.16
 
 [[phases]]
 name = "class-residuals"     # how often interests in a class rise and fall
 release = "statistics"
-share = 0.28
+share = 0.24
 
 [[phases]]
 release = "gradient"         # training of the head
-share = 0.64
+share = 0.6
 
 [training]
 sample_rate = 1.0            # all customers in every round
