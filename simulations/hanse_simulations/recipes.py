@@ -48,7 +48,7 @@ def grocery() -> RunSettings:
         training=TrainingSettings(sample_rate=1.0, learning_rate=2.0, expected_batch_size=175.0),
         transformer_training=TrainingSettings(
             sample_rate=0.1,
-            local_steps=10,
+            local_steps=5,
             anchors=1,
             non_private_optimizer="adam",
             non_private_learning_rate=0.002,
