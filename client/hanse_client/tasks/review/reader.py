@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -69,7 +68,7 @@ class OneShotReader(nn.Module):
             for name, length in lengths(*self.weights.shape).items()
         }
 
-    def absorb(self, released: Mapping[str, Tensor]) -> None:
+    def absorb(self, released: nn.ParameterDict) -> None:
         """Compute weights and biases from sums; without label means they become zero."""
         means, moments = (released[name] for name in (LABEL_MEANS, TEXT_MOMENTS))
         if not means.any():
