@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hanse_client.features.histories import days, run_split
 from hanse_client.inference.card import gather, write_card
@@ -164,17 +165,33 @@ def arms_of(settings: RunSettings) -> list[Arm]:
     arms = [main_arm(settings)]
     if not settings.compare:
         return arms
+    centralized = replace(ARMS["centralized"], salt="centralised")
+    transformer: dict[str, Any] = {}
+    if settings.transformer_training is not None:
+        training = settings.transformer_training.model_dump()
+        transformer = {"model.trainable": "all", "training": training}
+    if settings.model.kind == "categories":
+        # Without privacy the base is trained whole, in all arms: several local steps a round,
+        # whose mean needs no momentum.
+        transformer |= {
+            "federation.strategy": "FedAvg",
+            "federation.strategy_options": {},
+            "federation.average_last": 0.0,
+        }
+        others = [centralized, ARMS["alone"]]
+        if settings.privacy.mode != "none":
+            others.insert(0, ARMS["federated"])
+        return [
+            *arms,
+            *(replace(arm, overrides={**NON_PRIVATE, **transformer}) for arm in others),
+        ]
     if settings.privacy.mode != "none":
         arms.append(ARMS["federated"])
-    if settings.transformer_training is not None:
-        transformer = {
-            "model.trainable": "all",
-            "training": settings.transformer_training.model_dump(),
-        }
+    if transformer:
         arms.append(
             replace(ARMS["federated_transformer"], overrides={**NON_PRIVATE, **transformer})
         )
-    return [*arms, replace(ARMS["centralized"], salt="centralised"), ARMS["alone"]]
+    return [*arms, centralized, ARMS["alone"]]
 
 
 def _result(

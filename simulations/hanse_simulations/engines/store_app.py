@@ -106,14 +106,18 @@ def _measure(message: Message, node: Node) -> Message:
 def _train_alone(message: Message, node: Node) -> Message:
     """Train and evaluate a model of this store's own."""
     from hanse_client.rounds.local_update import base_model
+    from hanse_client.tasks import task_of
     from hanse_client.training.evaluate import evaluate_round
-    from hanse_client.training.train import load_arrays, train_alone, trained_arrays
+    from hanse_client.training.statistics import absorb_own_statistics, exchanged_arrays
+    from hanse_client.training.train import load_arrays, train_alone
 
     settings = _settings(message)
     model = base_model(node, settings)
     load_arrays(model, _arrays(message))
+    absorb_own_statistics(node, model, settings)
     train_alone(node, model, settings)
-    rounds, own = settings.federation.rounds, trained_arrays(model)
+    rounds = settings.federation.rounds
+    own = exchanged_arrays(task_of(settings.task), model, settings)
     # The model before the test metrics: a store that has these is not trained again.
     write_arrays(node.folder / OWN_MODEL_FILE, own)
     for split in ("validate", "test"):

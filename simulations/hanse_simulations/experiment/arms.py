@@ -81,6 +81,7 @@ _BASELINES: Final = {
         "interest returns to the customer's own average",
     ),
     "long_run_rate": ("Long-run rate", "the customer's rate over the whole history"),
+    "nearest_texts": ("Nearest public texts", "items whose texts are like the last item's"),
     "prior_rate": ("Customer's prior rate", "the rate that the customer's own past suggests"),
     "most_frequent": ("Most frequent label", "the same answer for all customers"),
     "words": ("Logistic regression on words", "a linear model of the words of a review"),

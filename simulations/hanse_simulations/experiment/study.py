@@ -27,6 +27,7 @@ from hanse_client.training.train import check_size
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 from hanse_simulations.experiment.arms import ARMS, Arm
+from hanse_simulations.experiment.exchange_notes import exchange_notes
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.runner import runner
 from hanse_simulations.monitoring.progress import Progress
@@ -142,7 +143,7 @@ def run_study(
             baselines=study.baselines(),
             secure_aggregation=settings.secure,
             epsilon=spent.get("federated_private"),
-            notes=list(study.notes),
+            notes=[*study.notes, *exchange_notes(runs[0])],
             arm_seconds=seconds,
             arm_epsilon={name: one.max for name, one in spent.items()},
             published=study.published,

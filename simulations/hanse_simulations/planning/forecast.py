@@ -28,9 +28,11 @@ from hanse_common.manifest_noise import honest_survivors
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.plan import solved as with_solved_noise
 from hanse_common.vector import UPDATE
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE, Recommendation, advise
 from hanse_simulations.planning.feasible import solved_plan
+from hanse_simulations.planning.phases import PhaseForecast, phase_forecasts, phase_warnings
 from hanse_simulations.planning.variants import Variant
 
 _WORD = 4
@@ -111,6 +113,7 @@ class Forecast:
         spare: Exchanges that may be repeated or lost, of each kind.
         granted_epsilon: Epsilon with every spare exchange used.
         at_stores: Upper bound of a person's epsilon by the number of their stores.
+        phases: One row per phase; none if all rounds release gradients.
         rows: One row per variant.
         threshold: Signal-to-noise below which a variant is not recommended.
         recommendation: Which variant to train, and why.
@@ -135,6 +138,7 @@ class Forecast:
     spare: int
     granted_epsilon: float
     at_stores: dict[int, float]
+    phases: tuple[PhaseForecast, ...]
     rows: tuple[ForecastRow, ...]
     threshold: float
     recommendation: Recommendation
@@ -174,7 +178,7 @@ def forecast(
         raise ConfigError("there is no variant to forecast", hint="give at least one variant")
     plan = solved_plan(settings)
     # Sigma is fixed here, or the manifest of every variant would solve for it again.
-    solved = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    solved = with_solved_noise(settings)
     rows = tuple(_row(solved, plan, population, variant) for variant in variants)
     # Noise is sigma * C * sqrt(d): inverted for the d at which the ratio meets the threshold.
     least = min(rows, key=lambda row: row.parameters)
@@ -204,6 +208,7 @@ def forecast(
             )
             for count in stores
         },
+        phases=phase_forecasts(solved, plan, population),
         rows=rows,
         threshold=threshold,
         recommendation=advise(
@@ -211,7 +216,10 @@ def forecast(
             threshold=threshold,
             parameters=room,
         ),
-        warnings=tuple(_warnings(settings, plan, population)),
+        warnings=(
+            *_warnings(settings, plan, population),
+            *phase_warnings(solved, plan, population),
+        ),
     )
 
 
