@@ -24,7 +24,7 @@ import pytest
 from hanse_client.features.histories import Histories
 from hanse_client.tasks import task_of
 from hanse_client.tasks.review.features import prepare_reviews, read_reviews
-from hanse_client.training.train import trained_arrays
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
 from hanse_common.manifest_terms import base_model_digest, manifest_for, settings_digest
 from hanse_simulations.datasets import campaigns, complete_journey, make_stores
@@ -104,7 +104,7 @@ def started(settings: RunSettings, stores: Mapping[str, Any], base: Path, *more:
     task = task_of(settings.task)
     model = task.load_model(base)
     task.freeze(model, settings)
-    initial = trained_arrays(model)  # what `initial.safetensors` and round 1 hold
+    initial = exchanged_arrays(task, model, settings)  # what `initial.safetensors` and round 1 hold
     terms = manifest_for(settings, initial, store_ids(list(stores)), federation="f")
     files = {path.name: digest(path.read_bytes()) for path in sorted(base.iterdir())}
     assert {"config.json", "model.safetensors"} <= set(files) and base_model_digest(base)
