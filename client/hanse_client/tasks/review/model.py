@@ -183,7 +183,10 @@ class ReviewModel(PreTrainedModel):
         """Public constants of the encoder whose tokenizer lies in `source`."""
         tokenizer = AutoTokenizer.from_pretrained(source)
         texts, praise = made_up_opinions(_OPINIONS, seed=_OPINIONS_SEED)
-        read = tokenizer(texts, padding=True, return_tensors="pt")
+        longest = self.encoder.config.max_position_embeddings
+        read = tokenizer(
+            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
         self.train(False)
         with torch.inference_mode():
             parts = zip(
