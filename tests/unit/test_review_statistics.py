@@ -158,6 +158,27 @@ def test_a_model_without_the_reader_releases_nothing(tmp_path):
         task.contributions(LABEL_MEANS, None, plain, reviews())
 
 
+def test_an_encoder_that_cannot_read_the_opinions_is_refused_with_the_way_out(tmp_path):
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "很", "好"]))
+    folder = str(tmp_path / "encoder")
+    BertTokenizer(str(vocabulary)).save_pretrained(folder)
+    shape = BertConfig(
+        vocab_size=7,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=32,
+    )
+    BertModel(shape, add_pooling_layer=False).save_pretrained(folder)
+    with raises("unreadable-texts", match="reviews-gradient"):
+        ReviewModel.fresh(["0", "1"], encoder=folder, trainable="heads", seed=1, statistics=True)
+    ReviewModel.fresh(["0", "1"], encoder=folder, trainable="heads", seed=1)
+
+
 def test_the_recipe_releases_what_the_task_bounds_and_its_other_form_gradients(model):
     from hanse_client.tasks import task_of
 

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from hanse_client.model.adapters import adapt, is_adaptation, layers_of, start_adaptation
-from hanse_client.model.item_texts import reading_encoder
+from hanse_client.model.item_texts import MAX_UNKNOWN, reading_encoder
 from hanse_client.tasks.review.opinions import made_up_opinions
 from hanse_client.tasks.review.reader import OneShotReader
 from hanse_client.tasks.review.statistics import TextSpace
-from hanse_common.errors import ConfigError
+from hanse_common.errors import ConfigError, DataError
 from hanse_common.phases import is_released
 from hanse_common.trainable import OFFERED, Trainable
 
@@ -111,6 +111,7 @@ class ReviewModel(PreTrainedModel):
         Raises:
             ConfigError: There is no such encoder, it is not of the BERT family, or it lacks
                 the layers to be trained.
+            DataError [unreadable-texts]: With `statistics`, it does not know the opinions' words.
         """
         chosen = Trainable.parse(trainable)
         with reading_encoder(encoder) as source:
@@ -180,13 +181,28 @@ class ReviewModel(PreTrainedModel):
             self.reader.absorb(self.released)
 
     def _opinion_space(self, source: str) -> TextSpace:
-        """Public constants of the encoder whose tokenizer lies in `source`."""
+        """Public constants of the encoder whose tokenizer lies in `source`.
+
+        Raises:
+            DataError [unreadable-texts]: It does not know the opinions' words.
+        """
         tokenizer = AutoTokenizer.from_pretrained(source)
         texts, praise = made_up_opinions(_OPINIONS, seed=_OPINIONS_SEED)
         longest = self.encoder.config.max_position_embeddings
         read = tokenizer(
             texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
+        # A tokenizer of bytes has no such token, and knows all words.
+        nothing = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+        unknown = (read["input_ids"] == nothing).sum()
+        if unknown > MAX_UNKNOWN * read["attention_mask"].sum():
+            raise DataError(
+                f"the encoder's tokenizer in {source!r} does not know the words of the made-up "
+                "opinions, which are English, and sums of statistics rest on its states of them",
+                code="unreadable-texts",
+                hint="set model.encoder to a multilingual one, or take the recipe "
+                "reviews-gradient, which needs no opinions",
+            )
         self.train(False)
         with torch.inference_mode():
             parts = zip(
