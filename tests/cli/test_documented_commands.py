@@ -65,8 +65,9 @@ DEPLOYMENT = By(
 MAKE = By("tests/unit/test_makefile.py::test_each_target_runs_what_it_is_for")
 SEQUENCES = By("tests/cli/test_sequences_cli.py::test_a_data_set_is_trained_under_masks_and_noise")
 REVIEWS = By(
+    "tests/cli/test_reviews_cli.py::test_reviews_are_read_by_two_noisy_sums_under_masks",
     "tests/cli/test_reviews_cli.py::"
-    "test_reviews_are_learnt_under_masks_and_noise_and_beside_them_without"
+    "test_reviews_are_learnt_by_gradients_and_beside_them_without_privacy",
 )
 PRETRAIN = "tests/unit/test_pretraining.py::"
 
@@ -101,6 +102,7 @@ TABLE: dict[str, Run | By] = {
     ),
     "hanse simulate reviews --data reviews.csv": REVIEWS,
     "hanse simulate reviews --data reviews.txt": REVIEWS,
+    "hanse simulate reviews-gradient --data reviews.txt": REVIEWS,
     "hanse simulate sequences --data Beauty.txt": SEQUENCES,
     "hanse simulate sequences --data Beauty.txt --catalogue items.tsv": By(
         "tests/cli/test_sequences_cli.py::"

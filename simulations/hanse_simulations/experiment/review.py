@@ -20,7 +20,12 @@ from hanse_client.tasks.review.model import ReviewModel
 from hanse_common.config import RunSettings
 from hanse_simulations.experiment.study import Study, data_file
 from hanse_simulations.monitoring.progress import Progress
-from hanse_simulations.recipes import reviews, reviews_centralized, reviews_federated
+from hanse_simulations.recipes import (
+    RECIPES,
+    reviews,
+    reviews_centralized,
+    reviews_federated,
+)
 
 
 def read_study(settings: RunSettings, progress: Progress) -> Study:
@@ -42,27 +47,37 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
     )
     left_out = sum(texts.rejected.values())
     return replace(
-        study_of(texts, data),
+        study_of(texts, data, recipe=settings.recipe),
         data_note=f"{path.name}: {len(texts.texts):,} reviews by {len(data):,} customers, "
         f"{len(texts.names)} labels; {left_out:,} rows left out",
         baselines=lambda: rules(texts, data),
-        notes=_notes(texts, data),
+        notes=_notes(settings, texts, data),
     )
 
 
-def study_of(texts: Texts, data: Reviews) -> Study:
-    """The study of a file of reviews."""
+def study_of(texts: Texts, data: Reviews, *, recipe: str = "reviews") -> Study:
+    """The study of a file of reviews.
+
+    Args:
+        texts: The reviews.
+        data: The same, prepared.
+        recipe: Name of the private arm's recipe.
+    """
 
     def fresh(settings: RunSettings) -> ReviewModel:
         model = settings.model
         return ReviewModel.fresh(
-            texts.names, encoder=model.encoder, trainable=model.trainable, seed=settings.seed
+            texts.names,
+            encoder=model.encoder,
+            trainable=model.trainable,
+            seed=settings.seed,
+            statistics=bool(settings.schedule.statistics),
         )
 
     return Study(
         data=data,
         base=fresh,
-        private=reviews,
+        private=RECIPES.get(recipe, reviews),
         federated=reviews_federated,
         centralized=reviews_centralized,
     )
@@ -98,12 +113,17 @@ def rules(texts: Texts, data: Reviews) -> dict[str, dict[str, float]]:
     }
 
 
-def _notes(texts: Texts, data: Reviews) -> list[str]:
+def _notes(settings: RunSettings, texts: Texts, data: Reviews) -> list[str]:
     counts = np.bincount(data.part, minlength=3)
     notes = [
         f"{counts[0]:,} customers train, {counts[1]:,} validate, {counts[2]:,} are the test; "
         "no customer is in two of them.",
-        "Privacy unit: a customer with all their reviews; one of them is drawn a step.",
+        "Privacy unit: a customer with all their reviews; "
+        + (
+            "a sum of statistics has their mean."
+            if settings.schedule.gradient is None
+            else "one of them is drawn a step."
+        ),
         "Sampling and noise are seeded, so that the run can be repeated: a simulation, not a "
         "release.",
     ]

@@ -2,6 +2,7 @@
 
 - a public text encoder (MiniLM, or any BERT-family checkpoint) with mean pooling
 - a linear head over the labels that starts at zero, so that all labels are equally likely
+- optionally a second linear reader, which is computed from released sums (`statistics`)
 - trainable: the head, and optionally the last layers, LoRA factors, adapters, or all
 """
 
@@ -13,14 +14,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BertConfig, BertModel, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from hanse_client.model.adapters import adapt, is_adaptation, layers_of, start_adaptation
-from hanse_client.model.item_texts import reading_encoder
-from hanse_common.errors import ConfigError
+from hanse_client.model.item_texts import MAX_UNKNOWN, reading_encoder
+from hanse_client.tasks.review.opinions import made_up_opinions
+from hanse_client.tasks.review.reader import OneShotReader
+from hanse_client.tasks.review.statistics import TextSpace
+from hanse_common.errors import ConfigError, DataError
+from hanse_common.phases import is_released
 from hanse_common.trainable import OFFERED, Trainable
 
 _FAMILY = "bert"
+_OPINIONS, _OPINIONS_SEED, _ROWS = 1000, 7, 50
+"""Number of made-up opinions, their seed, and how many are read at once. 500 and 3,000 of them
+gave the same accuracy."""
 
 
 class ReviewConfig(PretrainedConfig):
@@ -30,6 +45,7 @@ class ReviewConfig(PretrainedConfig):
         labels: The names of the labels, in order; numbers for stars.
         encoder: Configuration of the text encoder.
         adaptation: Adapters that the model has: `lora:R` or `adapters:R`; None for none.
+        statistics: Whether the model has the reader that is computed from released sums.
     """
 
     model_type = "hanse-review"
@@ -40,11 +56,13 @@ class ReviewConfig(PretrainedConfig):
         labels: Sequence[str] = (),
         encoder: Mapping[str, Any] | None = None,
         adaptation: str | None = None,
+        statistics: bool = False,
         **kwargs: Any,
     ) -> None:
         self.labels = list(labels)
         self.encoder = dict(encoder or {})
         self.adaptation = adaptation
+        self.statistics = statistics
         super().__init__(**kwargs)
 
 
@@ -63,6 +81,8 @@ class ReviewModel(PreTrainedModel):
         if config.adaptation is not None:
             adapt(self.encoder, _FAMILY, width=self.width, adaptation=config.adaptation)
         self.head = nn.Linear(self.width, len(config.labels))
+        self.reader = OneShotReader(len(config.labels), self.width) if config.statistics else None
+        self.released = nn.ParameterDict(self.reader.sums() if self.reader else {})
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -70,7 +90,13 @@ class ReviewModel(PreTrainedModel):
 
     @classmethod
     def fresh(
-        cls, labels: Sequence[str], *, encoder: str, trainable: str, seed: int
+        cls,
+        labels: Sequence[str],
+        *,
+        encoder: str,
+        trainable: str,
+        seed: int,
+        statistics: bool = False,
     ) -> ReviewModel:
         """A model with a pre-trained encoder and an untrained head.
 
@@ -79,10 +105,13 @@ class ReviewModel(PreTrainedModel):
             encoder: A text encoder, as in `hanse_client.model.item_texts`.
             trainable: The part that will be trained, as in `hanse_common.trainable`.
             seed: Of the random half of LoRA factors or adapters.
+            statistics: Whether the model reads released sums; its public constants come from
+                the encoder's states of made-up opinions, which are the same for every seed.
 
         Raises:
             ConfigError: There is no such encoder, it is not of the BERT family, or it lacks
                 the layers to be trained.
+            DataError [unreadable-texts]: With `statistics`, it does not know the opinions' words.
         """
         chosen = Trainable.parse(trainable)
         with reading_encoder(encoder) as source:
@@ -98,11 +127,13 @@ class ReviewModel(PreTrainedModel):
             "attention_probs_dropout_prob": 0.0,
         }
         chosen.check(layers=shape["num_hidden_layers"], width=shape["hidden_size"])
-        plain = cls(ReviewConfig(labels=labels, encoder=shape))
+        plain = cls(ReviewConfig(labels=labels, encoder=shape, statistics=statistics))
         plain.encoder.load_state_dict(public.state_dict())
         with torch.no_grad():
             plain.head.weight.zero_()
             plain.head.bias.zero_()
+        if plain.reader is not None:
+            plain.reader.start(plain._opinion_space(source))
         if chosen.adaptation is None:
             return plain
         plain.config.adaptation = chosen.adaptation
@@ -120,6 +151,18 @@ class ReviewModel(PreTrainedModel):
         Returns:
             [B, labels] unnormalised log-probabilities.
         """
+        states = self.states(tokens, mask)
+        # Times the root of the width: coordinates of about unit size for the head.
+        scores: Tensor = self.head(states * self.width**0.5)
+        return scores if self.reader is None else scores + self.reader(states)
+
+    def states(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's mean states of texts, as unit vectors [B, D].
+
+        Args:
+            tokens: [B, T] token ids, padded on the right.
+            mask: [B, T] 1 where there is a token.
+        """
         # One row of positions a customer: a [1, T] that the batch shares would give the position
         # table one gradient for all customers.
         positions = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
@@ -130,10 +173,43 @@ class ReviewModel(PreTrainedModel):
             token_type_ids=torch.zeros_like(tokens),
         ).last_hidden_state
         weights = mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * weights).sum(1) / weights.sum(1)
-        # Unit vectors times the root of the width: coordinates of about unit size for the head.
-        scores: Tensor = self.head(nn.functional.normalize(mean, dim=-1) * self.width**0.5)
-        return scores
+        return nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1)
+
+    def absorb(self) -> None:
+        """Compute the reader from the sums that were released so far."""
+        if self.reader is not None:
+            self.reader.absorb(self.released)
+
+    def _opinion_space(self, source: str) -> TextSpace:
+        """Public constants of the encoder whose tokenizer lies in `source`.
+
+        Raises:
+            DataError [unreadable-texts]: It does not know the opinions' words.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        texts, praise = made_up_opinions(_OPINIONS, seed=_OPINIONS_SEED)
+        longest = self.encoder.config.max_position_embeddings
+        read = tokenizer(
+            texts, padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
+        # A tokenizer of bytes has no such token, and knows all words.
+        nothing = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+        unknown = (read["input_ids"] == nothing).sum()
+        if unknown > MAX_UNKNOWN * read["attention_mask"].sum():
+            raise DataError(
+                f"the encoder's tokenizer in {source!r} does not know the words of the made-up "
+                "opinions, which are English, and sums of statistics rest on its states of them",
+                code="unreadable-texts",
+                hint="set model.encoder to a multilingual one, or take the recipe "
+                "reviews-gradient, which needs no opinions",
+            )
+        self.train(False)
+        with torch.inference_mode():
+            parts = zip(
+                read["input_ids"].split(_ROWS), read["attention_mask"].split(_ROWS), strict=True
+            )
+            states = torch.cat([self.states(tokens, mask) for tokens, mask in parts])
+        return TextSpace.of(states.double().numpy(), praise)
 
     def train_only(self, part: str) -> Sequence[str]:
         """Make a part trainable and freeze the rest; returns the sorted names of the part.
@@ -155,10 +231,13 @@ class ReviewModel(PreTrainedModel):
         top = {id(p) for layer in last for p in layer.parameters()}
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(
-                name.startswith("head.")
-                or chosen.kind == "all"
-                or id(parameter) in top
-                or (chosen.adaptation is not None and is_adaptation(f".{name}"))
+                not is_released(name)
+                and (
+                    name.startswith("head.")
+                    or chosen.kind == "all"
+                    or id(parameter) in top
+                    or (chosen.adaptation is not None and is_adaptation(f".{name}"))
+                )
             )
         return sorted(name for name, p in self.named_parameters() if p.requires_grad)
 

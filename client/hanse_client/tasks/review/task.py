@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +12,17 @@ from torch import Tensor
 
 from hanse_client.node import Node
 from hanse_client.tasks.base import Ints, WithoutStatistics
+from hanse_client.tasks.contributions import Contributions
 from hanse_client.tasks.review.features import PARTS, TRAIN, Reviews
 from hanse_client.tasks.review.metrics import Verdicts
 from hanse_client.tasks.review.model import ReviewModel, load_review_model
+from hanse_client.tasks.review.statistics import (
+    LABEL_MEANS,
+    TEXT_MOMENTS,
+    label_means,
+    lengths,
+    text_moments,
+)
 from hanse_common.config import RunSettings
 
 _ROWS = 32
@@ -115,20 +124,45 @@ class ReviewTask(WithoutStatistics):
             model(batch.tokens, batch.mask), batch.labels, reduction="none"
         )
 
+    def releases(self, model: ReviewModel, settings: RunSettings) -> Mapping[str, int]:
+        """Sums by label and second moments, if the model reads them."""
+        return {} if model.reader is None else lengths(*model.reader.weights.shape)
+
+    def contributions(
+        self, phase: str, data: Reviews, model: ReviewModel, settings: RunSettings
+    ) -> Contributions:
+        """The mean over a customer's reviews of what one review adds."""
+        if model.reader is None or phase not in (LABEL_MEANS, TEXT_MOMENTS):
+            return super().contributions(phase, data, model, settings)
+        model.train(False)
+        with torch.inference_mode():
+            states = torch.zeros(len(data.labels), model.width, dtype=torch.float64)
+            for rows in _by_length(data):
+                batch = _batch(data, rows)
+                states[rows] = model.states(batch.tokens, batch.mask).double()
+            vectors = model.reader.vectors(states).numpy()
+        if phase == LABEL_MEANS:
+            return label_means(vectors, data.labels, data.offsets, count=len(model.reader.biases))
+        return text_moments(vectors, data.offsets, model.reader.space)
+
     def evaluate(
         self, data: Reviews, model: ReviewModel, settings: RunSettings, split: str
     ) -> Verdicts:
         """Classify every review of the held-out customers."""
         held_out = data.of(PARTS[split])
-        # Batches of texts of similar length have little padding.
-        order = np.argsort(held_out.lengths, kind="stable")
-        chances = np.zeros((len(order), len(model.config.labels)), dtype=np.float32)
+        chances = np.zeros((len(held_out.labels), len(model.config.labels)), dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(order), _ROWS):
-                rows = order[start : start + _ROWS]
+            for rows in _by_length(held_out):
                 batch = _batch(held_out, rows)
                 chances[rows] = torch.softmax(model(batch.tokens, batch.mask), -1).numpy()
         return Verdicts(chances=chances, labels=held_out.labels, customers=held_out.owners)
+
+
+def _by_length(data: Reviews) -> Iterator[Ints]:
+    """Batches of reviews of similar length, which have little padding."""
+    order = np.argsort(data.lengths, kind="stable")
+    for start in range(0, len(order), _ROWS):
+        yield order[start : start + _ROWS]
 
 
 def _batch(data: Reviews, rows: Ints) -> _ReviewBatch:
