@@ -14,10 +14,12 @@ from hanse_client.rounds import local_update
 from hanse_client.tasks.contributions import Contributions
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training import statistics, train
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_client.training.train import train_round, trained_arrays
 from hanse_common.manifest_noise import honest_survivors
 from hanse_common.manifest_terms import manifest_for
-from hanse_common.privacy.plan import solved, unsolved
+from hanse_common.phases import trained
+from hanse_common.privacy.plan import PrivacyPlan, solved, unsolved
 from hanse_common.vector import NOISE_ONLY, UPDATE, Draws, flatten
 from hanse_simulations.privacy_audit.canaries import (
     PREFIX,
@@ -32,6 +34,8 @@ from hanse_simulations.privacy_audit.run import attack
 from hanse_simulations.privacy_audit.scoring import guess, scores
 from hanse_simulations.privacy_audit.store_app import Known, Orders, _Attack
 from hanse_simulations.recipes import load_recipe
+from kits.apps import counting_task
+from kits.apps.counting_task import PHASE
 from kits.errors import raises
 
 
@@ -137,6 +141,75 @@ def test_a_drawn_canary_adds_the_clip_along_its_parameter_and_others_what_they_a
     plain = train_round(node, model, settings, arrays, 1)
     assert plain.drawn == found.drawn == 27
     assert np.linalg.norm(flatten(plain.update) - known.others) <= 3 * clip * (1 + 1e-4)
+
+
+@pytest.fixture
+def counting(attacked, monkeypatch):
+    """The same node, asked for a sum of statistics: settings, model, arrays and manifest."""
+    counting_task.install(monkeypatch)
+    node, settings, _, orders = attacked
+    settings = unsolved(settings).with_changes(
+        {
+            "task": "counting",
+            "phases": [{"name": PHASE, "release": "statistics", "share": 0.5}, {"share": 0.5}],
+            "privacy.max_stores_per_customer": 2,
+            "privacy.statistics_noise_multiplier": 100.0,
+        }
+    )
+    settings = solved(settings)
+    task = counting_task.CountingTask()
+    model = task.load_model(node.settings.base_model)
+    task.freeze(model, settings)
+    arrays = exchanged_arrays(task, model, settings)
+    manifest = manifest_for(settings, arrays, [f"s{i}" for i in range(10)], federation="f")
+    yield node, settings, model, settings.schedule.known(arrays, after=0), manifest, orders
+    counting_task.task_of.cache_clear()
+
+
+def statistics_vector(counting):
+    """The sum of a store under attack in round 1, and the integers that it would mask."""
+    node, settings, model, arrays, manifest, _ = counting
+    streams = [np.random.default_rng(seed) for seed in (1, 2)]
+    with _Attack(node).under_way():
+        total = local_update.statistics_sum(node, model, settings, arrays, 1)
+        vector = local_update.encode_statistics(
+            total,
+            manifest,
+            PHASE,
+            plan=PrivacyPlan.from_settings(settings),
+            draws=Draws(rounding=streams[0], noise=streams[1]),
+        )
+    return total, vector
+
+
+def test_a_canary_adds_the_most_that_statistics_allow_and_others_what_they_always_do(counting):
+    node, settings, model, arrays, _, orders = counting
+    total, _ = statistics_vector(counting)
+    known = Known.load(node.folder, 1)
+    expected = np.zeros_like(total)
+    for place, sign in orders.directions(1, len(total)).values():
+        expected[place] = sign / 2  # half of a person's bound at each of two stores
+    assert np.count_nonzero(expected) == 3
+    np.testing.assert_allclose(total - known.others, expected, atol=1e-12)
+    # The production sum of the same people: their histories' rows are in it, and no more.
+    plain = statistics.statistics_sum(node, model, settings, arrays, 1)
+    assert 0 < np.linalg.norm(plain - known.others) <= 3 / 2 + 1e-9
+    np.testing.assert_array_equal(known.model, flatten(trained(arrays)))
+    assert not known.released.size and not known.noised.size
+
+
+def test_a_store_that_breaks_its_bound_sends_noise_alone_and_the_attacker_knows_nothing(
+    counting, monkeypatch
+):
+    counting_task.install(monkeypatch, counting_task.BoundlessTask)
+    node, settings, model, arrays, *_ = counting
+    with _Attack(node).under_way():
+        with raises("unbounded-statistics"):
+            local_update.statistics_sum(node, model, settings, arrays, 1)
+        alone = local_update.statistics_sum(node, model, settings, arrays, 1, noise_alone=True)
+    assert not alone.any()
+    with raises("data"):
+        Known.load(node.folder, 1)
 
 
 def test_nothing_of_the_attack_is_left_in_the_production_code(attacked):
