@@ -47,7 +47,7 @@ from hanse_common.phases import trained
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.secagg.layout import Integers
 from hanse_common.settings_files import Settings, parse_settings
-from hanse_common.vector import Draws, Trained, decode_statistics, flatten
+from hanse_common.vector import Draws, Trained, decode_statistics, encode_statistics, flatten
 from hanse_simulations.engines.store_app import app as simulated_store
 from hanse_simulations.privacy_audit.canaries import Direction, Directions
 from hanse_simulations.privacy_audit.canary_clipper import CanaryClipper
@@ -138,9 +138,9 @@ class _Attack:
         self._others: Contributions | None = None
         self._known: Known | None = None
         self._train_round = train.train_round
-        self._statistics_sum = local_update.statistics_sum
+        self._statistics_sum = statistics.statistics_sum
         self._training_vector = local_update.training_vector
-        self._encode_statistics = local_update.encode_statistics
+        self._encode_statistics = encode_statistics
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
