@@ -39,16 +39,16 @@ def grocery() -> RunSettings:
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
         model=ModelSettings(trainable="heads"),
         phases=(
-            PhaseSettings(name="category-pairs", release="statistics", share=0.08),
-            PhaseSettings(name="class-residuals", release="statistics", share=0.28),
-            PhaseSettings(share=0.64),
+            PhaseSettings(name="category-pairs", release="statistics", share=0.16),
+            PhaseSettings(name="class-residuals", release="statistics", share=0.24),
+            PhaseSettings(share=0.6),
         ),
         # All customers in every round: what the frozen base makes of them is kept, so that a
         # round is cheap, and of all sampling rates 1 has the most signal for the noise.
         training=TrainingSettings(sample_rate=1.0, learning_rate=2.0, expected_batch_size=175.0),
         transformer_training=TrainingSettings(
             sample_rate=0.1,
-            local_steps=10,
+            local_steps=5,
             anchors=1,
             non_private_optimizer="adam",
             non_private_learning_rate=0.002,
@@ -71,10 +71,10 @@ def grocery() -> RunSettings:
     )
 
 
-def _visits() -> RunSettings:
-    """The same regions by a transformer over visits and 423 rules, of which the rules train."""
+def grocery_rules() -> RunSettings:
+    """The same regions by a transformer over visits that amends rules; the rules are trained."""
     return RunSettings(
-        recipe="visits",
+        recipe="grocery-rules",
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
         model=ModelSettings(kind="visits", trainable="rules"),
         training=TrainingSettings(
@@ -131,7 +131,7 @@ def smoke() -> RunSettings:
 
 def synthetic() -> RunSettings:
     """Seeded synthetic shoppers of any size: for machinery and scale, not for claims."""
-    return _visits().with_changes(
+    return grocery_rules().with_changes(
         {
             "recipe": "synthetic",
             "data": DataSettings(source="synthetic", stores=6, customers=40).model_dump(),
@@ -190,9 +190,9 @@ def sequences_by_texts() -> RunSettings:
             strategy_options={"server_learning_rate": 1.0, "server_momentum": 0.5},
         ),
         phases=(
-            PhaseSettings(name="popularity", release="statistics", share=0.1),
-            PhaseSettings(share=0.3),
-            PhaseSettings(name="pairs", release="statistics", share=0.6),
+            PhaseSettings(name="popularity", release="statistics", share=0.07),
+            PhaseSettings(share=0.23),
+            PhaseSettings(name="pairs", release="statistics", share=0.7),
         ),
     )
 
@@ -352,6 +352,7 @@ def attack() -> RunSettings:
 
 RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "grocery": grocery,
+    "grocery-rules": grocery_rules,
     "grocery-shops": grocery_shops,
     "grocery-visits": grocery_visits,
     "smoke": smoke,

@@ -230,7 +230,8 @@ def _notes(settings: RunSettings, stores: Stores) -> list[str]:
             f"The transformer started from the checkpoint {Path(checkpoint).name!r}: epsilon does "
             "not cover the data that it was trained on, and their terms of use hold here too."
         )
-    if settings.model.trainable == "rules" and settings.privacy.mode != "none":
+    silent = settings.model.kind == "visits" and settings.model.trainable == "rules"
+    if silent and settings.privacy.mode != "none":
         start = "comes from that checkpoint" if checkpoint else "nothing has pre-trained"
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "

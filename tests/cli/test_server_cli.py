@@ -137,7 +137,7 @@ def test_the_settings_that_init_leaves_are_sound(folder):
     assert settings.data.source == "own" and settings.secure
     split = settings.data.split
     assert split is not None and split.train_until < split.validate_until < split.test_until
-    assert settings.privacy.mode == "distributed" and settings.federation.rounds == 80
+    assert settings.privacy.mode == "distributed" and settings.federation.rounds == 42
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

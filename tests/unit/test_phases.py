@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from hanse_client.rounds.local_update import base_model
 from hanse_client.tasks.contributions import Contributions
+from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import grant_of, manifest_for, plan_of
 from hanse_common.phases import Phases
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.plan import PrivacyPlan, solved, unsolved
+from kits.apps import counting_task
 from kits.errors import raises
 
 PHASES = [
@@ -225,3 +228,17 @@ def test_the_sum_counts_the_named_customers_alone():
     rows.check()
     np.testing.assert_allclose(rows.sum(np.array([1, 2])), [0.6, 0.0, 0.8])
     np.testing.assert_allclose(rows.sum(), [0.6, 0.0, 1.8])
+
+
+def test_a_model_that_served_another_run_begins_without_its_sums(small_node, monkeypatch):
+    """One process serves runs one after the other, and reads the base model once."""
+    node, chosen = small_node
+    counting_task.install(monkeypatch)
+    chosen = chosen.with_changes({"task": "counting"})
+    array = f"released.{counting_task.PHASE}"
+    model = base_model(node, chosen)
+    load_arrays(model, {array: np.ones(len(model.config.classes) + 1, np.float32)})
+    again = dict(base_model(node, chosen).named_parameters())
+    assert again[array] is dict(model.named_parameters())[array]
+    assert not again[array].any()
+    counting_task.task_of.cache_clear()

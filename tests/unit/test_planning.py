@@ -26,7 +26,7 @@ from hanse_simulations.planning.ledgers import ledger_rows
 from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
-from hanse_simulations.recipes import grocery
+from hanse_simulations.recipes import grocery_rules
 from kits.errors import raises
 from kits.ledger import charge, new
 
@@ -54,8 +54,8 @@ def model() -> InterestModel:
 
 
 def test_sigma_is_that_of_the_recipes_own_plan():
-    planned = forecast(grocery(), REGIONS, [RULES], stores=(1,))
-    plan = PrivacyPlan.from_settings(grocery())
+    planned = forecast(grocery_rules(), REGIONS, [RULES], stores=(1,))
+    plan = PrivacyPlan.from_settings(grocery_rules())
     assert planned.noise_multiplier == plan.noise_multiplier
     assert planned.epsilon == planned.at_stores[1] == plan.epsilon_after(rounds=80) <= 4
     # Without evaluations a repeated round costs what one more would.
@@ -376,7 +376,7 @@ def test_the_rule_of_thumb_agrees_with_what_was_measured():
     )
     assert len(rows) == 8
     for mode, target, ratio, auc, spread in rows:
-        settings = grocery().with_changes(
+        settings = grocery_rules().with_changes(
             {
                 "privacy.mode": mode,
                 "privacy.target_epsilon": float(target),

@@ -78,6 +78,14 @@ def test_a_phase_that_hides_a_quarter_of_the_customers_is_advised_against():
     assert phase_warnings(at, plan, PEOPLE) == ()
 
 
+def test_counts_that_take_much_of_the_budget_are_warned_of():
+    """At a sampling rate of 1 gradients have ten times the noise that the counts had at .1."""
+    quiet = settings(**{"privacy.statistics_noise_multiplier": 12.0})
+    found = [forecast(at, PEOPLE, [VARIANT]).warnings for at in (quiet, settings())]
+    named = ["statistics_noise_multiplier" in "".join(warnings) for warnings in found]
+    assert named == [True, False]
+
+
 def test_the_command_prints_the_phases():
     shares = ["--share", "pairs=.2", "--share", "train=.8"]
     stores = ["--customers", "300", "--stores", "10"]

@@ -82,13 +82,13 @@ def test_every_private_recipe_keeps_its_promise(name):
 
 
 def test_a_plan_with_too_little_noise_does_not_exist():
-    settings = RECIPES["smoke"]().with_changes({"privacy.noise_multiplier": 0.3})
+    settings = RECIPES["synthetic"]().with_changes({"privacy.noise_multiplier": 0.3})
     with raises("privacy", match="target_epsilon"):
         PrivacyPlan.from_settings(settings)
 
 
 def test_more_rounds_than_planned_are_refused_by_the_same_noise():
-    settings = RECIPES["smoke"]()
+    settings = RECIPES["synthetic"]()
     plan = PrivacyPlan.from_settings(settings)
     more = settings.with_changes(
         {
@@ -124,7 +124,7 @@ def test_a_plan_yields_the_event_that_its_epsilon_is_of():
 
 
 def test_rounds_left_are_the_most_that_fit():
-    plan = PrivacyPlan.from_settings(RECIPES["grocery"]())
+    plan = PrivacyPlan.from_settings(RECIPES["grocery-rules"]())
     assert plan.rounds_left([], limit=plan.target_epsilon) == plan.rounds + plan.spare == 84
     half = plan.round_charge().steps
     spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds + plan.spare - 7)]

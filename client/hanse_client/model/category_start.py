@@ -29,7 +29,7 @@ _SETS, _SHOPPERS, _MOMENTS = 20, 60, 4
 _SEED: Final = 1
 _RIDGE = 0.3
 """Of the median eigenvalue, so that directions in which made-up shoppers hardly differ are not
-blown up: a fifth of it lost .001 of rise AUC (docs/lab-notes.md)."""
+blown up: a tenth of it lost .002 of rise AUC (docs/lab-notes.md)."""
 
 
 def category_base(checkpoint: str | None) -> CategoryModel:

@@ -86,7 +86,8 @@ def _unmasked_update(message: Message, node: Node) -> Message:
     if plan is not None:
         # Charged before the update leaves; a failure before this has released nothing.
         node.charge(plan.round_charge().of(round=number))
-    moved = {name: before[name] + change for name, change in trained.update.items()}
+    # What is sent comes back: released sums as they are, trained arrays moved.
+    moved = {**before, **{name: before[name] + move for name, move in trained.update.items()}}
     record = ArrayRecord({name: Array(array) for name, array in moved.items()})
     return _reply(message, {"arrays": record, "metrics": _public_weight()})
 

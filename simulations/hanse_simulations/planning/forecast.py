@@ -37,6 +37,8 @@ from hanse_simulations.planning.variants import Variant
 
 _WORD = 4
 """Bytes of a masked coordinate: masks and sums are unsigned 32-bit integers."""
+_MOST_FOR_COUNTS = 0.1
+"""Part of a gradient's budget that counts and losses may take before a plan warns of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +293,16 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> l
             f"delta={plan.target_delta:g} is larger than 1/N^1.1 for {people.total:,} customers; "
             f"take {people.delta:g} or less"
         )
+    counts = plan.statistics_noise_multiplier
+    if counts is not None and plan.schedule.gradient is not None:
+        # Squared multipliers add up: see `combined_noise_multiplier`.
+        part = counts**-2 / (counts**-2 + plan.noise_multiplier**-2)
+        if part > _MOST_FOR_COUNTS:
+            warnings.append(
+                f"counts and losses take {part:.0%} of the gradient's budget; raise "
+                f"privacy.statistics_noise_multiplier from {counts:g} to some "
+                f"{10 * plan.noise_multiplier:.0f}"
+            )
     most = settings.max_drawn
     largest = plan.sample_rate * max(people.customers)
     if plan.mode == "distributed" and largest > most:
