@@ -199,6 +199,10 @@ TABLE: dict[str, Run | By] = {
     "hanse audit export PATH": Run("audit export {run}"),
     "hanse audit attack": ATTACK,
     "hanse audit attack [--mode local] [--fault noise-over-n | --fault no-noise] --seed 7": ATTACK,
+    "hanse audit attack --recipe grocery --seed 7 [--fault noise-over-n | --fault no-noise]": By(
+        "tests/e2e/test_privacy_audit.py::test_a_sound_run_of_phases_stays_below_its_claim",
+        "tests/e2e/test_privacy_audit.py::test_statistics_without_their_noise_are_found",
+    ),
     "hanse bench engines": Run("bench engines --stores 2 --rounds 2", slow=True),
     "hanse bench secagg": Run("bench secagg --stores 3 --parameters 50 --dropouts 0"),
     "hanse bench secagg --stores 100 --parameters 100000 --dropouts 0.1": Run(

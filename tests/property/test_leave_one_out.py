@@ -1,16 +1,34 @@
-"""Leave-one-out leaks nothing: what is held out changes no training batch and no input."""
+"""Leave-one-out leaks nothing: what is held out changes no training batch and no input.
+
+And a store with one customer fewer sends a sum of statistics that differs by that customer's
+bounded row, and in nothing else.
+"""
+
+import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hanse_client.model.config import SequenceConfig
+from hanse_client.model.config import CategoryConfig, InterestConfig, SequenceConfig
+from hanse_client.node import Node
+from hanse_client.tasks import task_of
+from hanse_client.tasks.interest import InterestModel, category_pairs, class_residuals
+from hanse_client.tasks.interest.category_model import CategoryModel
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.metrics import judge
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.tasks.next_item.task import NextItemTask
-from hanse_common.config import DataSettings, NextItemSettings, RunSettings
+from hanse_client.training.statistics import exchanged_arrays, statistics_sum
+from hanse_common.config import DataSettings, NextItemSettings, RunSettings, Split
+from hanse_common.manifest_terms import manifest_for
+from hanse_common.privacy.plan import PrivacyPlan, solved
+from hanse_common.vector import NOISE_ONLY, UPDATE, Draws, encode_statistics
+from kits.histories import CLASSES, made
 
 ITEMS = 12
 RUN = RunSettings(
@@ -82,3 +100,78 @@ def test_a_customers_loss_is_the_same_alone_and_among_others(lists):
             one = batch.rows(row, row + 1)
             alone = MODEL.sampled_losses(one.inputs, one.targets, one.candidates, apart=apart)
             torch.testing.assert_close(alone[0], together[row])
+
+
+PHASES = (category_pairs.PHASE, class_residuals.PHASE)
+SHOPPERS = RunSettings(
+    recipe="x",
+    data=DataSettings(
+        source="synthetic",
+        split=Split(train_until="1970-08-29", validate_until="1970-09-12", test_until="1970-10-10"),
+    ),
+).with_changes(
+    {
+        "model.trainable": "heads",
+        "phases": [{"name": name, "release": "statistics", "share": 0.5} for name in PHASES],
+        "federation.rounds": 2,
+        "privacy.mode": "distributed",
+        "privacy.target_epsilon": 4.0,
+    }
+)
+visit = st.tuples(st.integers(0, 300), st.lists(st.integers(0, len(CLASSES) - 1), max_size=8))
+shopper = st.lists(visit, max_size=40).map(lambda visits: sorted(visits, key=lambda v: v[0]))
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["one-store", "four-stores"])
+def terms(request):
+    """The settings, plan, manifest and model of runs in which a person has so many stores."""
+    run = solved(SHOPPERS.with_changes({"privacy.max_stores_per_customer": request.param}))
+    model = InterestModel.on_base(
+        InterestConfig(classes=CLASSES, vector_size=4),
+        CategoryModel(CategoryConfig(n_embd=8, n_layer=1, n_head=2, intermediate_size=8)),
+        class_texts=np.eye(4, dtype=np.float32),
+        class_sizes=np.full(4, 5.0, dtype=np.float32),
+        centre=np.zeros(40),
+        whitening=np.eye(40),
+    )
+    task = task_of("interest")
+    task.freeze(model, run)
+    arrays = exchanged_arrays(task, model, run)
+    manifest = manifest_for(run, arrays, [f"s{number}" for number in range(6)], federation="f")
+    return run, PrivacyPlan.from_settings(run), manifest, model
+
+
+def sent(people, number, terms):
+    """A store's sum in a round, and the sections of the vector that leaves, always seeded alike."""
+    run, plan, manifest, model = terms
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        made(people).save(place / "histories.npz")
+        table = {"name": "a", "histories": "histories.npz", "base_model": "base", "seed": 1}
+        (place / "node.json").write_text(json.dumps(table))
+        total = statistics_sum(Node(place), model, run, {}, number)
+    kind = run.schedule.at(number).name
+    streams = [np.random.default_rng(seed) for seed in (1, 2)]
+    draws = Draws(rounding=streams[0], noise=streams[1])
+    vector = encode_statistics(total, manifest, kind, plan=plan, draws=draws)
+    return total, manifest.terms(kind).layout.split(vector)
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=PHASES)
+@settings(max_examples=15, deadline=None)
+@given(people=st.lists(shopper, max_size=4), one=shopper)
+def test_a_customer_moves_a_sum_of_statistics_by_their_share_and_nothing_else(
+    terms, number, people, one
+):
+    _, plan, manifest, _ = terms
+    without, vector_without = sent(people, number, terms)
+    among, vector_among = sent([*people, one], number, terms)
+    assert np.linalg.norm(among - without) <= plan.person_share * (1 + 1e-6)
+    # What leaves are integers of the sum, and numbers that carry noise alone.
+    assert vector_among.keys() == {UPDATE, NOISE_ONLY}
+    np.testing.assert_array_equal(vector_among[NOISE_ONLY], vector_without[NOISE_ONLY])
+    kind = PHASES[number - 1]
+    (scale,) = {part.scale for part in manifest.sections_of(kind)}
+    moved = vector_among[UPDATE] - vector_without[UPDATE]
+    # Noise is the same and cancels; each number may be rounded the other way.
+    assert np.all(np.abs(moved - scale * (among - without)) <= 1 + 1e-6)

@@ -2,11 +2,11 @@
 
 A canary is a customer whom the attacker made up and tries to detect. Each is in its store's
 data or not by a coin of its own; training never sees one that is not. The production code
-samples canaries by the same lots as all customers, and clips, sums and noises their gradients
-in the same sums.
+samples canaries by the same lots as all customers, and clips, sums and noises what they add in
+the same sums.
 
->>> canaries = draw_canaries(["a", "b"], count=4, parameters=10, seed=1)
->>> canaries.stores, len(set(canaries.coordinates))
+>>> canaries = draw_canaries(["a", "b"], count=4, seed=1)
+>>> canaries.stores, len(set(canaries.directions(number=1, length=10).places))
 (('a', 'b', 'a', 'b'), 4)
 """
 
@@ -14,31 +14,72 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from hanse_client.features.histories import Histories
-from hanse_common.errors import ConfigError
 from hanse_common.privacy.randomness import keystream, repeatable_key
 
 PREFIX = "~canary-"
 """Prefix of canaries' names: no pseudonym begins with it, and all sort before it."""
 
-# Domain of the coins' key: other keys from the same seed (lots, noise) are independent of it.
-_COINS = 0xCA
+# Domains of keys: other keys from the same seed (lots, noise) are independent of them.
+_COINS, _DIRECTIONS = 0xCA, 0xD1
+
+
+class Direction(NamedTuple):
+    """Where a canary points in one round's vector: one number, up or down."""
+
+    place: int
+    sign: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Directions:
+    """Directions of m canaries in one round."""
+
+    places: npt.NDArray[np.int64]
+    """The number that each canary adds to [m], in the order of the released vector."""
+    signs: npt.NDArray[np.float64]
+    """1 or -1 [m]."""
+
+    @classmethod
+    def draw(cls, count: int, *, length: int, seed: int, number: int) -> Directions:
+        """Draw the directions of all canaries in a round.
+
+        Where there are more canaries than numbers, several share one, as evenly as possible.
+        With random signs, and with others in every round, they are no more than a little noise
+        to each other. A customer may send anything in a round, so that other directions in each
+        are within what the promise covers.
+
+        Args:
+            count: Number of canaries, m.
+            length: Length of the round's vector.
+            seed: The run's.
+            number: The round, from 1.
+        """
+        lots = keystream(repeatable_key(seed, _DIRECTIONS, number))
+        shared = -(-count // length)
+        places = lots.permutation(shared * length)[:count] % length
+        return cls(places=places, signs=lots.choice([-1.0, 1.0], count))
+
+    def of(self, canary: int) -> Direction:
+        """The direction of one canary by its number."""
+        return Direction(int(self.places[canary]), float(self.signs[canary]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Canaries:
-    """Stores, coins and directions of m canaries."""
+    """Stores and coins of m canaries."""
 
     stores: tuple[str, ...]
     """Store at which each would be a customer [m]."""
     included: npt.NDArray[np.bool_]
     """Whether it is one [m]. The attack reads this only after all guesses are made."""
-    coordinates: tuple[int, ...]
-    """The parameter, in the order of `flatten`, along which its gradient points [m]."""
+    seed: int
+    """Of their directions."""
 
     def __len__(self) -> int:
         return len(self.stores)
@@ -49,47 +90,41 @@ class Canaries:
         return [f"{PREFIX}{number:06d}" for number in range(len(self))]
 
     def of_store(self, store: str) -> dict[str, int]:
-        """Coordinates of the canaries that are customers of a store, by pseudonym."""
+        """Numbers of the canaries that are customers of a store, by pseudonym."""
+        homes = zip(self.names, self.stores, self.included, strict=True)
         return {
-            name: coordinate
-            for name, home, there, coordinate in zip(
-                self.names, self.stores, self.included, self.coordinates, strict=True
-            )
+            name: number
+            for number, (name, home, there) in enumerate(homes)
             if there and home == store
         }
 
+    def directions(self, *, number: int, length: int) -> Directions:
+        """The directions of all canaries in a round; see `Directions.draw`."""
+        return Directions.draw(len(self), length=length, seed=self.seed, number=number)
 
-def draw_canaries(stores: Sequence[str], *, count: int, parameters: int, seed: int) -> Canaries:
+
+def draw_canaries(stores: Sequence[str], *, count: int, seed: int) -> Canaries:
     """Spread canaries over stores and toss their coins.
 
     Args:
         stores: Names of the stores, over which canaries, in or out, are spread evenly.
         count: Number of canaries, m.
-        parameters: Number of trained parameters; each canary has one for itself.
         seed: Makes the coins repeatable. They have a key of their own, so that the nodes'
             lots and noise say nothing about them.
-
-    Raises:
-        ConfigError: There are more canaries than parameters.
     """
-    if count > parameters:
-        raise ConfigError(
-            f"{count} canaries cannot have a direction each among {parameters} trained parameters",
-            hint="take fewer canaries, or train more: --set model.trainable=heads",
-        )
     lots = keystream(repeatable_key(seed, _COINS))
     return Canaries(
         stores=tuple(stores[number % len(stores)] for number in range(count)),
         included=lots.random(count) < 0.5,
-        coordinates=tuple(int(place) for place in lots.permutation(parameters)[:count]),
+        seed=seed,
     )
 
 
 def with_canaries(histories: Histories, names: Sequence[str], *, until: float) -> Histories:
     """Add customers with the history of the store's least active customer.
 
-    Their history matters little, since their gradient is made up; but without a visit before
-    training ends they would never be drawn.
+    Their history matters little, since what they add is made up; but without a visit before
+    training ends they would never be counted.
 
     Args:
         histories: The store's histories.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hanse_client.clipping import BookKeeping
 from hanse_client.clipping.uses import Materialized, Use
 from hanse_common.vector import flatten
+from hanse_simulations.privacy_audit.canaries import Direction
 
 TIMES_THE_CLIP = 10.0
 """Norm of a canary's gradient before clipping, in clips."""
@@ -29,7 +30,7 @@ class CanaryClipper(BookKeeping):
         model: As `BookKeeping` takes it.
         max_grad_norm: The clip.
         replay: As `BookKeeping` takes it.
-        coordinates: Parameter index of each of the store's canaries, by pseudonym.
+        directions: Parameter index and sign of each of the store's canaries, by pseudonym.
     """
 
     def __init__(
@@ -38,14 +39,15 @@ class CanaryClipper(BookKeeping):
         *,
         max_grad_norm: float,
         replay: tuple[type[nn.Module], ...] = (),
-        coordinates: Mapping[str, int],
+        directions: Mapping[str, Direction],
     ) -> None:
         super().__init__(model, max_grad_norm=max_grad_norm, replay=replay)
-        self._coordinates = coordinates
+        self._directions = directions
         self._rows: list[int] = []
+        self._signs: list[float] = []
         self._places: dict[nn.Parameter, slice] = {}
         start = 0
-        # In the order of `flatten`, by name, in which `coordinates` count.
+        # In the order of `flatten`, by name, in which `directions` count.
         for parameter, _ in sorted(self._names.items(), key=lambda item: item[1]):
             self._places[parameter] = slice(start, start + parameter.numel())
             start += parameter.numel()
@@ -57,7 +59,10 @@ class CanaryClipper(BookKeeping):
 
     def expect(self, customers: Sequence[str]) -> None:
         """Set who is in the next pass: pseudonyms in the order of the rows."""
-        self._rows = [self._coordinates.get(name, -1) for name in customers]
+        nowhere = Direction(place=-1, sign=0.0)
+        found = [self._directions.get(name, nowhere) for name in customers]
+        self._rows = [direction.place for direction in found]
+        self._signs = [direction.sign for direction in found]
 
     def _add_clipped(self, uses: dict[nn.Parameter, Use]) -> None:
         rows = torch.tensor(self._rows)
@@ -84,7 +89,8 @@ class CanaryClipper(BookKeeping):
         if not bool(here.any()):
             return None
         values = torch.zeros(len(rows), parameter.numel())
-        values[here, rows[here] - place.start] = TIMES_THE_CLIP * self.max_grad_norm
+        signs = torch.tensor(self._signs)[here]
+        values[here, rows[here] - place.start] = signs * TIMES_THE_CLIP * self.max_grad_norm
         return Materialized(values.view(len(rows), *parameter.shape))
 
 

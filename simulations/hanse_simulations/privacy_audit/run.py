@@ -4,7 +4,7 @@
     result.lower_bound, result.claimed         # the first should not exceed the second
 
 The claim is the ledgers': epsilon of adding or removing one customer, at the plan's delta,
-over all rounds, for Poisson sampling. A bound below the claim is no proof of it: another
+over all phases and rounds, for Poisson sampling. A bound below the claim is no proof of it: another
 attack may find more. A bound above the claim refutes it.
 """
 
@@ -16,8 +16,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from hanse_client.features.histories import days
-from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, Interrupted, RunDirectoryError
 from hanse_common.paths import HISTORIES_FILE
@@ -29,10 +31,29 @@ from hanse_simulations.experiment.runner import runner
 from hanse_simulations.privacy_audit.bound import CONFIDENCE, Guesses, best_lower_bound
 from hanse_simulations.privacy_audit.canaries import Canaries, draw_canaries, with_canaries
 from hanse_simulations.privacy_audit.faults import Fault
-from hanse_simulations.privacy_audit.observations import seen_of_canaries
-from hanse_simulations.privacy_audit.scoring import guess, guess_counts, measured_noise, scores
+from hanse_simulations.privacy_audit.observations import Observed, observe
+from hanse_simulations.privacy_audit.scoring import guess, guess_counts, scores
 from hanse_simulations.privacy_audit.store_app import CLIENT_APP, Orders
 from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
+
+_SERVER_STEP = ("server_learning_rate", "server_momentum")
+"""The options of FedAvgM that FedAvg does not have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackedPhase:
+    """One phase of a run under attack."""
+
+    name: str
+    rounds: int
+    numbers: int
+    """Length of a round's vector: trained parameters, or numbers of statistics."""
+    sample_rate: float
+    noise_multiplier: float
+    """The plan's, in units of the most that one customer can add to a sum."""
+    measured_noise: float
+    """Measured by the attacker on the released sums, in the same units; where stores share the
+    noise, a sum of more stores than the smallest admissible one has more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,14 +67,8 @@ class AttackResult:
     customers: int
     """Number of real customers, without the canaries."""
     rounds: int
-    parameters: int
-    """Number of trained parameters."""
-    sample_rate: float
-    noise_multiplier: float
-    """The plan's, in units of the most that one customer can add to a sum."""
-    measured_noise: float
-    """Measured by the attacker on the released sums, in the same units; where stores share the
-    noise, a sum of more stores than the smallest admissible one has more."""
+    """Rounds of all phases together."""
+    phases: tuple[AttackedPhase, ...]
     canaries: int
     included: int
     tries: tuple[Guesses, ...]
@@ -111,10 +126,7 @@ def attack(
             raise ConfigError("privacy.mode='none' claims nothing", hint="take another mode")
         most = _most_provable(canaries, plan)
         # 2. Canaries whose coin says so become customers.
-        parameters = _parameters(prepared, settings)
-        drawn = draw_canaries(
-            prepared.names, count=canaries, parameters=parameters, seed=settings.seed
-        )
+        drawn = draw_canaries(prepared.names, count=canaries, seed=settings.seed)
         customers = customers_of(prepared.load())
         home = ArmFolder(folder)
         prepared = _joined(prepared, drawn, home, settings, fault)
@@ -124,9 +136,9 @@ def attack(
         except Interrupted:
             raise Interrupted("stopped", hint="an attack starts again from the beginning") from None
         work.progress.note("guessing the canaries' coins")
-        seen = seen_of_canaries(home, drawn, settings, plan)
+        observed = observe(home, drawn, settings, plan)
+        canary_scores = np.sum([_scores(phase) for phase in observed], axis=0)
         # Numbers of guesses are fixed beforehand, or the bound would not hold.
-        canary_scores = scores(seen, sample_rate=plan.sample_rate)
         tries = [guess(canary_scores, drawn.included, count) for count in guess_counts(canaries)]
         claimed = run.epsilon()
         seconds = work.seconds
@@ -137,10 +149,7 @@ def attack(
         stores=len(prepared.names),
         customers=customers,
         rounds=settings.federation.rounds,
-        parameters=parameters,
-        sample_rate=plan.sample_rate,
-        noise_multiplier=plan.noise_multiplier,
-        measured_noise=measured_noise(seen) * plan.store_clip / plan.max_grad_norm,
+        phases=tuple(_attacked(phase, plan) for phase in observed),
         canaries=canaries,
         included=int(drawn.included.sum()),
         tries=tuple(tries),
@@ -151,6 +160,23 @@ def attack(
         confidence=CONFIDENCE,
         relation=NEIGHBOURS,
         seconds=seconds,
+    )
+
+
+def _scores(phase: Observed) -> npt.NDArray[np.float64]:
+    # To one canary, what others add along its direction is noise.
+    noise = math.hypot(phase.noise, math.sqrt(phase.others))
+    return scores(phase.seen, sample_rate=phase.sample_rate, noise=noise)
+
+
+def _attacked(phase: Observed, plan: PrivacyPlan) -> AttackedPhase:
+    return AttackedPhase(
+        name=phase.phase,
+        rounds=len(phase.seen),
+        numbers=phase.length,
+        sample_rate=phase.sample_rate,
+        noise_multiplier=plan.phase_noise.get(phase.phase, plan.noise_multiplier),
+        measured_noise=phase.noise * plan.person_share,
     )
 
 
@@ -174,27 +200,44 @@ def _checked(settings: RunSettings) -> RunSettings:
     """
     if settings.privacy.mode == "none":
         raise ConfigError("privacy.mode='none' claims nothing that an attack could refute")
-    if settings.federation.strategy != "FedAvg":
+    if settings.federation.strategy not in ("FedAvg", "FedAvgM"):
         raise ConfigError(
             f"federation.strategy={settings.federation.strategy!r}: the attack reads the stores' "
             "sum off FedAvg's steps alone",
             hint="set federation.strategy=FedAvg; the promise does not depend on it",
+        )
+    if settings.phases and not settings.secure:
+        raise ConfigError(
+            "federation.secure_aggregation=false: the attack reads a store's statistics where "
+            "they are encoded for masks",
+            hint="leave secure aggregation on; in mode local the noise is the same",
         )
     if settings.privacy.one_home:
         raise ConfigError(
             "privacy.one_home=true: a canary is at home nowhere, and would never be drawn",
             hint="set privacy.one_home=false; the promise at one store is the same",
         )
-    changes: dict[str, object] = {
-        "compute.engine": "in-process",
-        "compare": False,
-        "sweep": None,
+    options = {
+        name: value
+        for name, value in settings.federation.strategy_options.items()
+        if name not in _SERVER_STEP
     }
     if settings.privacy.evaluation_noise_multiplier is None:
         # Evaluations stay at the stores, where no attacker sees them.
-        options = {**settings.federation.strategy_options, "fraction_evaluate": 0.0}
-        changes["federation.strategy_options"] = options
-    return settings.with_changes(changes)
+        options["fraction_evaluate"] = 0.0
+    return settings.with_changes(
+        {
+            "compute.engine": "in-process",
+            "compare": False,
+            "sweep": None,
+            # Without momentum and averaging, a round's sum is the change of the model. They alter
+            # which models the stores are sent, and nothing of what is released in a round given
+            # its model: the promise holds for every sequence of models.
+            "federation.strategy": "FedAvg",
+            "federation.average_last": 0.0,
+            "federation.strategy_options": options,
+        }
+    )
 
 
 def _most_provable(canaries: int, plan: PrivacyPlan) -> float:
@@ -215,12 +258,6 @@ def _most_provable(canaries: int, plan: PrivacyPlan) -> float:
     return most
 
 
-def _parameters(prepared: Prepared, settings: RunSettings) -> int:
-    model = InterestModel.from_pretrained(prepared.base_model)
-    model.train_only(settings.model.trainable)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def _joined(
     prepared: Prepared, canaries: Canaries, arm: ArmFolder, settings: RunSettings, fault: Fault
 ) -> Prepared:
@@ -234,5 +271,6 @@ def _joined(
         node = arm.stores_dir / store_folder_name(name)
         paths.append(node / HISTORIES_FILE)
         with_canaries(histories, list(mine), until=days(split.train_until)).save(paths[-1])
-        Orders(fault=fault, coordinates=mine).save(node)
+        orders = Orders(fault=fault, canaries=mine, count=len(canaries), seed=canaries.seed)
+        orders.save(node)
     return replace(prepared, histories=tuple(paths))

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hanse_common.phases import TRAIN
 from hanse_simulations.privacy_audit.run import AttackResult
 from hanse_simulations.report.wording import counted, delta, duration
 from hanse_simulations.report.wording import epsilon as rounded_up
@@ -29,7 +30,13 @@ def render(result: AttackResult) -> RenderableType:
         ("epsilon, at least (this attack)", f"{result.lower_bound:.2f}"),
         ("epsilon, at most (claimed by the ledgers)", rounded_up(result.claimed)),
         ("the most that this attack could have shown", f"{result.most_provable:.2f}"),
-        ("noise promised / measured, in clips", _noise(result)),
+        *(
+            (
+                f"noise of {phase.name}, promised / measured",
+                f"{phase.noise_multiplier:.2f} / {phase.measured_noise:.2f}",
+            )
+            for phase in result.phases
+        ),
         *(
             (f"right of {one.count} guesses (chance: {one.count // 2})", str(one.right))
             for one in result.tries
@@ -49,14 +56,12 @@ def _headline(result: AttackResult) -> str:
     )
 
 
-def _noise(result: AttackResult) -> str:
-    return f"{result.noise_multiplier:.2f} / {result.measured_noise:.2f}"
-
-
 def _reading(result: AttackResult) -> list[str]:
+    rates = [phase.sample_rate for phase in result.phases if phase.name == TRAIN]
+    lots = f"customers drawn by Poisson lots at {rates[0]:g}; " if rates else ""
     terms = (
-        f"For one customer more or less, delta {delta(result.delta)}, customers drawn by Poisson "
-        f"lots at {result.sample_rate:g}; the bound holds with {result.confidence:.0%} confidence."
+        f"For one customer more or less, delta {delta(result.delta)}, noise in units of what one "
+        f"adds at most, {lots}the bound holds with {result.confidence:.0%} confidence."
     )
     if result.refuted:
         return [terms, "The claim is refuted: something leaks more than it should."]
