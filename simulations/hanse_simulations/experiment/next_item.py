@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hanse_client.model.config import SequenceConfig
+from hanse_client.tasks.next_item.metrics import Ranks
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.tasks.next_item.task import NextItemTask, next_item
 from hanse_common.config import RunSettings
@@ -30,11 +31,11 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
     read = read_sequences(path, min_count=next_item(settings).min_count)
     data = read.sequences
 
-    def baselines() -> dict[str, dict[str, float]]:
+    def baselines() -> dict[str, Ranks]:
         known = _TASK.training_data(data, settings)
         return {
-            "global_popularity": popularity(known, data, "test").metrics(),
-            "markov": markov(known, data, "test").metrics(),
+            "global_popularity": popularity(known, data, "test"),
+            "markov": markov(known, data, "test"),
         }
 
     return replace(
