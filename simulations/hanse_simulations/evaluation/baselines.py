@@ -2,8 +2,8 @@
 
 Basket: global popularity, the customer's own purchases (decayed over 180 days), a Markov chain
 from the last basket. Outlook: return to the mean, the long-run rate, and a logistic regression
-on simple features. All are centralized, as no federation could be: they see more than any
-store does, and their metrics are not private.
+on simple features. All are centralized: they see more than any store does, and their metrics
+are not private.
 """
 
 from __future__ import annotations

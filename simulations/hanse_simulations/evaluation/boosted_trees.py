@@ -3,8 +3,9 @@
 About twenty features of a customer's past with a class (counts by window, decayed counts, days
 since, shares, popularity, how often the class rises or falls) go into scikit-learn's histogram
 gradient boosting: once as a ranker for the next basket (is this class in it?), and once each
-for rise and fall. It sees the customers of all stores in one place and adds no noise, which no
-federation could: it is an upper reference.
+for rise and fall. It sees the customers of all stores in one place and adds no noise.
+Federations can train trees too, under privacy with noise on every split; these have none, so
+that they are a reference for what the data hold.
 """
 
 from __future__ import annotations

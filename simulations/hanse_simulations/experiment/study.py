@@ -207,23 +207,25 @@ def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
     if settings.privacy.mode != "none":
         stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
         arms = [main, replace(half, overrides=stricter), federated, centralized]
-        return [*arms, *_alone(settings, centralized)] if settings.compare else [main]
+        return [*arms, *_alone(settings, study, centralized)] if settings.compare else [main]
     if settings.compare:
-        return [federated, centralized, *_alone(settings, centralized)]
+        return [federated, centralized, *_alone(settings, study, centralized)]
     return [centralized if settings.data.stores == 1 else federated]
 
 
-def _alone(settings: RunSettings, centralized: Arm) -> list[Arm]:
+def _alone(settings: RunSettings, study: Study, centralized: Arm) -> list[Arm]:
     """The arm of stores that train by themselves, which takes long and is for `--compare`.
 
     Each store makes as many passes over its own customers as the centralized arm over all.
     """
-    stores = settings.data.stores or 1
-    if settings.sweep is None or stores == 1:
+    if settings.sweep is None:
+        return []
+    stores = len(_stores_of(study, settings))
+    if stores == 1:
         return []
     terms = centralized.settings(settings)
     changes = {
-        "data.stores": stores,
+        "data.stores": settings.data.stores,
         "training.sample_rate": min(1.0, terms.training.sample_rate * stores),
         "training.local_steps": max(1, round(terms.training.local_steps / stores)),
     }

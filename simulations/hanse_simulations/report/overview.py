@@ -5,11 +5,11 @@ Whiskers are 95 % intervals over customers, from the intervals and groups of the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from hanse_common.config import RunSettings
@@ -83,6 +83,8 @@ def who_gains(result: RunResult) -> Plot | None:
         " customers. Whiskers: 95 % interval over customers, paired; one that crosses 0 shows no"
         " difference."
     )
+    if result.sweep and groups:
+        caption += " Groups: the run's own seed; all customers: staying alone is a mean of seeds."
     return Plot(title=title, caption=caption, svg=svg)
 
 
@@ -192,35 +194,44 @@ def _forest(
     zero: bool = False,
 ) -> str:
     """Draw spans by row and metric, two panels next to each other, as an SVG."""
-    lines = math.ceil(len(metrics) / 2)
-    with drawing(lines * (0.62 + 0.2 * len(rows))) as sheet:
-        panels = sheet.subplots(lines, min(len(metrics), 2), sharey=True, squeeze=False)
+    # Each line of panels has the rows with a span in one of its two metrics.
+    pairs = [metrics[start : start + 2] for start in range(0, len(metrics), 2)]
+    lines = [[row for row in rows if not row.spans.keys().isdisjoint(pair)] for pair in pairs]
+    heights = [0.62 + 0.2 * len(line) for line in lines]
+    with drawing(sum(heights)) as sheet:
+        panels = sheet.subplots(
+            len(pairs),
+            min(len(metrics), 2),
+            sharey="row",
+            squeeze=False,
+            height_ratios=heights,
+        )
         for axes in panels.flat[len(metrics) :]:
             axes.set_visible(False)
-        for axes, metric in zip(panels.flat, metrics, strict=False):
-            if zero:
-                axes.axvline(0.0, color=muted(), linewidth=1.0, linestyle=(0, (2, 2)))
-            for place, row in enumerate(reversed(rows)):
-                span = row.spans.get(metric)
-                if span is None or span.value is None:
-                    continue
-                if span.low is not None and span.high is not None:
-                    axes.plot(
-                        [span.low, span.high],
-                        [place, place],
-                        color=arm_colour(row.colour),
-                        linewidth=1.4,
-                    )
-                axes.plot(
-                    [span.value], [place], marker="o", color=arm_colour(row.colour), markersize=5
-                )
+        for place, metric in enumerate(metrics):
+            axes = panels.flat[place]
+            _spans(axes, lines[place // 2], metric, zero=zero)
             axes.set_title(METRICS[metric].label)
-            axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)], color=ink())
-            axes.set_ylim(-0.6, len(rows) - 0.4)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=[1, 2, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
             axes.grid(axis="y", visible=False)
         return to_svg(sheet, name, title, f"{described}.")
+
+
+def _spans(axes: Axes, rows: Sequence[_Row], metric: str, *, zero: bool) -> None:
+    """Draw the spans of one metric, the first row on top."""
+    if zero:
+        axes.axvline(0.0, color=muted(), linewidth=1.0, linestyle=(0, (2, 2)))
+    for place, row in enumerate(reversed(rows)):
+        span = row.spans.get(metric)
+        if span is None or span.value is None:
+            continue
+        colour = arm_colour(row.colour)
+        if span.low is not None and span.high is not None:
+            axes.plot([span.low, span.high], [place, place], color=colour, linewidth=1.4)
+        axes.plot([span.value], [place], marker="o", color=colour, markersize=5)
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)], color=ink())
+    axes.set_ylim(-0.6, len(rows) - 0.4)
 
 
 def _tick(value: float) -> str:

@@ -158,15 +158,15 @@ def _joining(row: SizeFigures, epsilon: float, metric: str) -> PairedInterval | 
 
 def _line(axes: Axes, points: Sequence[tuple[float, PairedInterval]], colour: str) -> None:
     """Draw differences by size with their intervals, where they have one."""
-    shown = [(size, one) for size, one in points if one.value is not None]
+    shown = [(size, one.value) for size, one in points if one.value is not None]
     axes.plot(
         [size for size, _ in shown],
-        [one.value for _, one in shown],
+        [value for _, value in shown],
         color=colour,
         marker="o",
         markersize=3.5,
         linewidth=1.2,
     )
-    for size, one in shown:
+    for size, one in points:
         if one.low is not None and one.high is not None:
             axes.plot([size, size], [one.low, one.high], color=colour, linewidth=1.0)

@@ -111,8 +111,9 @@ def accuracy_by_epsilon(
     with drawing(4.6) as sheet:
         panels = sheet.subplots(2, 2, sharex=True)
         for axes, metric in zip(panels.flat, _PANELS, strict=True):
-            for name, points in lines.items():
-                _line(axes, name, points, metric, paired)
+            for place, (name, points) in enumerate(lines.items()):
+                # Side by side, so that one whisker does not hide another.
+                _line(axes, name, points, metric, paired, shift=1.04 ** (place - len(lines) / 2))
             axes.set_title(METRICS[metric].label)
             axes.set_xscale("log")
             ticks = sorted({row.epsilon for row in rows if row.epsilon is not None})
@@ -150,6 +151,8 @@ def _line(
     rows: Sequence[SweepRow],
     metric: str,
     paired: Mapping[tuple[str, float | None, str], PairedInterval],
+    *,
+    shift: float,
 ) -> None:
     colour = arm_colour(_ARMS[name])
     points = []
@@ -161,7 +164,7 @@ def _line(
             axes.axhline(found.mean, color=colour, linestyle=(0, (5, 2)), linewidth=1.4)
             continue
         whisker = _whisker(found, paired.get((name, row.epsilon, metric)))
-        points.append((row.epsilon, found.mean, *whisker))
+        points.append((row.epsilon * shift, found.mean, *whisker))
     if not points:
         return
     epsilons, means, below, above = zip(*sorted(points), strict=True)

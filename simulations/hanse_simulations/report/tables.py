@@ -48,6 +48,8 @@ PLAIN_WIDTH = 110
 """Width of a table that does not go to a terminal."""
 _ROOMY = 104
 """Least width at which a figure and its spread fit on one line."""
+_ONE_LINE = 136
+"""Least width at which four differences and their intervals fit on one line."""
 
 
 def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
@@ -152,9 +154,10 @@ def print_differences(result: RunResult, console: Console) -> None:
         table.add_column("Who trains")
         table.add_column("ε", justify="right")
         for label in shown.columns:
-            table.add_column(label, justify="right")
+            table.add_column(label, justify="right", no_wrap=True)
+        gap = " " if console.width >= _ONE_LINE else "\n"
         for label, target, cells in shown.rows:
-            table.add_row(label, target, *map(Text, cells))
+            table.add_row(label, target, *(Text(cell.replace(" [", gap + "[")) for cell in cells))
         console.print()
         console.print(table)
     if tables:
