@@ -179,3 +179,4 @@ def test_metrics_that_do_not_apply_are_left_out_and_no_arm_gives_nothing():
     assert {row.metric for row in rows if row.arm == "markov"} == {"ndcg@10"}
     assert {row.against for row in rows} <= {None, *REFERENCES}
     assert compare_arms({}, seed=1) == []
+    assert compare_arms({**arms, ("federated", None): [{}]}, seed=1) == compare_arms(arms, seed=1)

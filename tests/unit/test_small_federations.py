@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from hanse_client.features.histories import Histories
 from hanse_simulations.bench.cli import app
-from hanse_simulations.experiment.small import small_federations
+from hanse_simulations.experiment.small import _up_to, small_federations
 from hanse_simulations.recipes import synthetic
 from hanse_simulations.report.build import write_report
 from hanse_simulations.report.small import joining_by_size, pays_from, size_table
@@ -74,6 +74,13 @@ def test_a_run_gets_its_small_federations_and_their_chart(run):
     # Everything is trained: the same again, from what is on disk.
     again = small_federations(run, stores=[3], customers=[30], epsilons=[8.0], federations=2)
     assert again == found[:1]
+    assert run.read_result().sizes == found
+
+
+def test_by_default_sizes_go_up_to_those_of_the_run():
+    assert _up_to((3, 5), 12) == [3, 5, 12]
+    assert _up_to((3, 5), 4) == [3, 4]
+    assert _up_to((150, 600), 96) == [96]
 
 
 def _present(store):

@@ -186,14 +186,14 @@ def bench_folds(
 def bench_small(
     run: RunArgument,
     stores: Annotated[
-        list[int] | None, typer.Option(min=3, help="Numbers of stores; may be repeated.")
+        list[int] | None, typer.Option(min=3, help="Numbers of stores; by default 3, 5 and all.")
     ] = None,
     customers: Annotated[
         list[int] | None,
-        typer.Option(min=10, help="Customers of all stores together; may be repeated."),
+        typer.Option(min=10, help="Customers of all stores together; by default 150, 600 and all."),
     ] = None,
     epsilon: Annotated[
-        list[float] | None, typer.Option(help="Target epsilons; may be repeated.")
+        list[float] | None, typer.Option(help="Target epsilons; by default 8, 4, 2 and 1.")
     ] = None,
     federations: Annotated[
         int, typer.Option(min=1, help="Federations of each size, with other customers.")
@@ -209,8 +209,8 @@ def bench_small(
     folder = RunFolder.open(run)
     rows = small.small_federations(
         folder,
-        stores=stores or small.STORES,
-        customers=customers or small.CUSTOMERS,
+        stores=stores,
+        customers=customers,
         epsilons=epsilon or small.EPSILONS,
         federations=federations,
         progress=say,

@@ -40,7 +40,8 @@ def compare_arms(
 ) -> list[PairedInterval]:
     """Compute the interval of every arm, and of its difference to each reference.
 
-    A store that one arm has no figures of is compared under none. The figure of an arm with
+    A store that one arm has no figures of is compared under none, and an arm without any
+    figures is left out. The figure of an arm with
     several trainings is their mean in every draw of customers.
 
     Args:
@@ -49,6 +50,8 @@ def compare_arms(
         wanted: Metrics that apply to an arm, by its name; all for an arm that is not named.
         references: Arms to compare with; those that were not trained are left out.
     """
+    evaluated = {key: [one for one in seeds if one] for key, seeds in arms.items()}
+    arms = {key: seeds for key, seeds in evaluated.items() if seeds}
     trainings = [by_store for seeds in arms.values() for by_store in seeds]
     if not trainings:
         return []

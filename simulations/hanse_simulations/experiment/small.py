@@ -30,8 +30,8 @@ from hanse_simulations.runs.arm_folder import ArmFolder
 from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import SizeFigures
 
-STORES: Final = (3, 5, 12)
-CUSTOMERS: Final = (150, 600, 2_440)
+_STORES: Final = (3, 5)
+_CUSTOMERS: Final = (150, 600)
 EPSILONS: Final = (8.0, 4.0, 2.0, 1.0)
 
 
@@ -53,20 +53,21 @@ class _Federation:
 def small_federations(
     folder: RunFolder,
     *,
-    stores: Sequence[int] = STORES,
-    customers: Sequence[int] = CUSTOMERS,
+    stores: Sequence[int] | None = None,
+    customers: Sequence[int] | None = None,
     epsilons: Sequence[float] = EPSILONS,
     federations: int = 3,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[SizeFigures]:
     """Train and compare federations of every size, and write them into the run's result.
 
-    What an earlier call has trained in the run's folder is not trained again.
+    What an earlier call has trained in the run's folder is not trained again, and the sizes that
+    it has measured stay in the result.
 
     Args:
         folder: A finished run, which has the stores and the settings.
-        stores: Numbers of stores, each into which the run's stores are merged.
-        customers: Numbers of customers of all stores together.
+        stores: Numbers of stores into which the run's stores are merged; 3, 5 and all if unset.
+        customers: Numbers of customers of all stores together; 150, 600 and all if unset.
         epsilons: Target epsilons of the private arm.
         federations: Federations of each size, with different customers; fewer where the run has
             too few customers for so many.
@@ -87,6 +88,8 @@ def small_federations(
     prepared = ArmRun.opened(folder).stores
     histories = prepared.load()
     everybody = sum(len(store.active()) for store in histories)
+    stores = stores or _up_to(_STORES, len(histories))
+    customers = customers or _up_to(_CUSTOMERS, everybody)
     for option, given, most in (
         ("stores", max(stores), len(histories)),
         ("customers", max(customers), everybody),
@@ -122,8 +125,16 @@ def small_federations(
                         ),
                     )
                 )
-    folder.write_result(result.model_copy(update={"sizes": rows}))
+    measured = {(row.stores, row.customers) for row in rows}
+    others = [row for row in result.sizes if (row.stores, row.customers) not in measured]
+    sizes = sorted([*others, *rows], key=lambda row: (row.stores, row.customers))
+    folder.write_result(result.model_copy(update={"sizes": sizes}))
     return rows
+
+
+def _up_to(sizes: Sequence[int], most: int) -> list[int]:
+    """The sizes below the largest one, and that."""
+    return [*(size for size in sizes if size < most), most]
 
 
 def _lay_out(
