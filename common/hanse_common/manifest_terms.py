@@ -95,7 +95,8 @@ def planned_manifest(
         settings: As for `manifest_for`.
         parameters: Number of trained parameters.
         stores: Number of stores.
-        released: Length of the vector of each statistics phase.
+        released: Length of the vector of each statistics phase; 1 where it is unknown, at
+            which the noise lacks what the rounding of more numbers needs.
 
     Raises:
         ConfigError: As `manifest_for`.
@@ -104,7 +105,8 @@ def planned_manifest(
     """
     ids = [f"{number:05}" for number in range(stores)]
     arrays = {"planned": (parameters,)}
-    arrays |= {RELEASED + name: (length + 1,) for name, length in (released or {}).items()}
+    lengths = {phase.name: 1 for phase in settings.schedule.statistics} | dict(released or {})
+    arrays |= {RELEASED + name: (length + 1,) for name, length in lengths.items()}
     return _written(settings, arrays, ids, federation="planned", model_digest="0" * 64)
 
 

@@ -71,6 +71,13 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Recipes sequences and reviews: the file to learn from."),
     ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Recipe sequences: public texts or vectors of the items, such as items.tsv.",
+        ),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What the basket head ranks: category, type, product."),
@@ -134,6 +141,7 @@ def run(
         "data.stores": stores,
         "data.customers": customers,
         "data.path": data,
+        "data.catalogue": catalogue,
         "data.level": level,
         "federation.strategy": strategy,
         "privacy.target_epsilon": epsilon,
@@ -184,7 +192,9 @@ def _simulate(
         folder = RunFolder.open(resume)
         settings = folder.read_settings().with_changes(changes)
     else:
-        settings = load_recipe(str(recipe)).with_changes(changes)
+        # A catalogue changes what is trained, so that another recipe holds its settings.
+        by_texts = recipe == "sequences" and "data.catalogue" in changes
+        settings = load_recipe("sequences-texts" if by_texts else str(recipe)).with_changes(changes)
     from hanse_simulations.run import create_run
 
     if resume is None:

@@ -2,8 +2,8 @@
 
 >>> RECIPES["grocery"]().data.partition
 'regions'
->>> print(*sorted(RECIPES))
-attack conversion grocery grocery-shops grocery-visits reviews sequences smoke synthetic
+>>> print(*list(RECIPES)[-4:])
+sequences sequences-texts reviews conversion
 """
 
 from __future__ import annotations
@@ -25,14 +25,58 @@ from hanse_common.config import (
     TrainingSettings,
 )
 from hanse_common.errors import ConfigError
+from hanse_common.phase_settings import PhaseSettings
 
 
 def grocery() -> RunSettings:
-    """Twelve co-shopping regions of Complete Journey; households disjoint by home region."""
+    """Twelve co-shopping regions of Complete Journey; households disjoint by home region.
+
+    Two sums of statistics, then a small head on the frozen base. Without privacy the base is
+    trained whole.
+    """
     return RunSettings(
         recipe="grocery",
         data=DataSettings(source="complete-journey", partition="regions", min_items=20),
-        model=ModelSettings(trainable="rules"),
+        model=ModelSettings(trainable="heads"),
+        phases=(
+            PhaseSettings(name="category-pairs", release="statistics", share=0.16),
+            PhaseSettings(name="class-residuals", release="statistics", share=0.24),
+            PhaseSettings(share=0.6),
+        ),
+        # All customers in every round: what the frozen base makes of them is kept, so that a
+        # round is cheap, and of all sampling rates 1 has the most signal for the noise.
+        training=TrainingSettings(sample_rate=1.0, learning_rate=2.0, expected_batch_size=175.0),
+        transformer_training=TrainingSettings(
+            sample_rate=0.1,
+            local_steps=5,
+            anchors=1,
+            non_private_optimizer="adam",
+            non_private_learning_rate=0.002,
+        ),
+        privacy=PrivacySettings(
+            mode="distributed",
+            target_epsilon=4.0,
+            max_grad_norm=0.0625,
+            # Gradients have noise of ten times the clip: as little on counts and losses would
+            # cost as much of epsilon as they do.
+            statistics_noise_multiplier=100.0,
+        ),
+        federation=FederationSettings(
+            rounds=42,
+            strategy="FedAvgM",
+            strategy_options={"server_momentum": 0.9},
+            average_last=0.5,
+            evaluate_every=42,
+        ),
+    )
+
+
+def grocery_rules() -> RunSettings:
+    """The same regions by a transformer over visits that amends rules; the rules are trained."""
+    return RunSettings(
+        recipe="grocery-rules",
+        data=DataSettings(source="complete-journey", partition="regions", min_items=20),
+        model=ModelSettings(kind="visits", trainable="rules"),
         training=TrainingSettings(
             sample_rate=0.1,
             learning_rate=3.2,
@@ -62,12 +106,12 @@ def grocery_visits() -> RunSettings:
 
 
 def _single_shops(recipe: str, partition: Partition) -> RunSettings:
-    """Grocery with shops instead of regions: a few customers a step, so a smaller divisor."""
+    """Grocery with shops instead of regions: some 21 customers each, so a smaller divisor."""
     return grocery().with_changes(
         {
             "recipe": recipe,
             "data.partition": partition,
-            "training.expected_batch_size": 4.0,
+            "training.expected_batch_size": 21.0,
         }
     )
 
@@ -87,7 +131,7 @@ def smoke() -> RunSettings:
 
 def synthetic() -> RunSettings:
     """Seeded synthetic shoppers of any size: for machinery and scale, not for claims."""
-    return grocery().with_changes(
+    return grocery_rules().with_changes(
         {
             "recipe": "synthetic",
             "data": DataSettings(source="synthetic", stores=6, customers=40).model_dump(),
@@ -111,6 +155,45 @@ def sequences() -> RunSettings:
         training=TrainingSettings(sample_rate=0.5, learning_rate=1000.0, expected_batch_size=224.0),
         privacy=PrivacySettings(mode="distributed", target_epsilon=8.0, max_grad_norm=0.5),
         federation=FederationSettings(rounds=5, evaluate_every=5, max_drawn=512),
+    )
+
+
+def sequences_by_texts() -> RunSettings:
+    """Next item from public texts of the items (`data.catalogue`), private: fifty stores.
+
+    Noisy popularity first, then a linear head in twelve rounds of all customers, then noisy
+    counts of pairs on the graph that popularity and head propose.
+    """
+    base = sequences()
+    return RunSettings(
+        recipe="sequences-texts",
+        task="next-item",
+        data=base.data,
+        model=ModelSettings(max_steps=20, trainable="heads"),
+        next_item=NextItemSettings(negatives=256),
+        # Head and clip were chosen on Amazon Beauty's validation items.
+        training=TrainingSettings(
+            sample_rate=1.0,
+            learning_rate=300.0,
+            final_learning_rate=0.3,
+            expected_batch_size=447.0,
+            loss_clip=200.0,
+        ),
+        privacy=base.privacy,
+        federation=FederationSettings(
+            rounds=14,
+            evaluate_every=14,
+            # The first rounds' sums have a norm of 2,000 clips on Amazon Beauty; a smaller bound
+            # would shorten them.
+            max_drawn=2048,
+            strategy="FedAvgM",
+            strategy_options={"server_learning_rate": 1.0, "server_momentum": 0.5},
+        ),
+        phases=(
+            PhaseSettings(name="popularity", release="statistics", share=0.07),
+            PhaseSettings(share=0.23),
+            PhaseSettings(name="pairs", release="statistics", share=0.7),
+        ),
     )
 
 
@@ -269,12 +352,14 @@ def attack() -> RunSettings:
 
 RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "grocery": grocery,
+    "grocery-rules": grocery_rules,
     "grocery-shops": grocery_shops,
     "grocery-visits": grocery_visits,
     "smoke": smoke,
     "synthetic": synthetic,
     "attack": attack,
     "sequences": sequences,
+    "sequences-texts": sequences_by_texts,
     "reviews": reviews,
     "conversion": conversion,
 }

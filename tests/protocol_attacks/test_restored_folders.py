@@ -108,7 +108,7 @@ def test_two_lists_of_survivors_are_never_signed():
     store = folder.resume(folder.backups[0])
     store.confirm(outgoing[NAME])
     folder.keep(store)
-    with raises("attempt-refused", match="has masked, the journal that it has confirmed"):
+    with raises("attempt-refused", match="confirmed"):
         folder.resume(folder.backups[0])
 
 
@@ -124,7 +124,7 @@ def test_what_the_ledger_charged_is_not_masked_again(stage):
     if stage == "confirm":  # it has masked: the charge is what belongs to it
         assert Store.resume(*arguments, **known, charged=True).stage is Stage.MASKED
         return
-    with raises("attempt-refused", match="is charged already"):
+    with raises("attempt-refused", match="charged"):
         Store.resume(*arguments, **known, charged=True)
 
 
@@ -161,7 +161,7 @@ def test_an_empty_folder_catches_up_as_well():
     folder = whole_round()
     fresh = Journal().caught_up(Mark.decode(folder.mark))
     assert fresh.begun == 1
-    with raises("attempt-refused", match="closed here"):
+    with raises("attempt-refused", match="closed"):
         fresh.admit(header(attempt=2))
 
 
@@ -172,7 +172,7 @@ def test_a_store_makes_one_attempt_at_a_time():
     state = federation.stores[NAME].encode()
     other = replace(federation.attempt, header=header(run=8, round=1))
     federation.start(NAME, other)
-    with raises("attempt-refused", match="not the newest one here"):
+    with raises("attempt-refused", match="newest"):
         Store.resume(
             federation.attempt, state, key=federation.keys[NAME], journal=federation.journals[NAME]
         )
@@ -196,9 +196,9 @@ def test_a_stage_is_reached_once_and_only_forward():
     journal = Journal().admit(header())
     journal = journal.reach(header(), Stage.MASKED)
     for stage in (Stage.GREETED, Stage.SHARED, Stage.MASKED):
-        with raises("attempt-refused", match="has masked here already"):
+        with raises("attempt-refused", match="masked"):
             journal.reach(header(), stage)
-    with raises("attempt-refused", match="not the newest"):
+    with raises("attempt-refused", match="newest"):
         journal.reach(header(round=9), Stage.CONFIRMED)
 
 

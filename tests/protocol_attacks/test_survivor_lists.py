@@ -20,21 +20,21 @@ def at_confirm():
 
 def test_an_outsider_of_the_roster(at_confirm):
     federation, message = at_confirm
-    with raises("bad-survivors", match=r"indices \[11\], not sharers"):
+    with raises("bad-survivors", match=r"\[11\]"):
         federation.stores["store-000"].confirm(replace(message, survivors=(*range(8), 11)))
     assert is_wiped(federation.stores["store-000"])
 
 
 def test_a_store_that_shared_nothing(at_confirm):
     federation, message = at_confirm
-    with raises("bad-survivors", match=r"indices \[8\], not sharers"):
+    with raises("bad-survivors", match=r"\[8\]"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(9))))
     assert is_wiped(federation.stores["store-000"])
 
 
 def test_without_oneself(at_confirm):
     federation, message = at_confirm
-    with raises("bad-survivors", match="lack 'store-000'"):
+    with raises("bad-survivors", match="'store-000'"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(1, 8))))
     assert is_wiped(federation.stores["store-000"])
 
@@ -42,7 +42,7 @@ def test_without_oneself(at_confirm):
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_too_few(at_confirm, count):
     federation, message = at_confirm
-    with raises("cohort-too-small", match=f"{count} survivors in a roster of 9, needed are 7"):
+    with raises("cohort-too-small", match=f"{count} survivors .* 7"):
         federation.stores["store-000"].confirm(replace(message, survivors=tuple(range(count))))
     assert is_wiped(federation.stores["store-000"])
 
@@ -67,5 +67,5 @@ def test_the_smallest_sum_of_the_manifest_holds():
 def test_unsorted_or_repeated_indices_are_not_a_message(at_confirm, indices):
     _, message = at_confirm
     data = replace(message, survivors=indices).encode()
-    with raises("malformed-message", match="strictly increasing"):
+    with raises("malformed-message", match="increasing"):
         Survivors.decode(data)

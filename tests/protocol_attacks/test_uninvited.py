@@ -27,7 +27,7 @@ def test_a_vector_of_a_store_that_dealt_no_shares():
     def intrude(name, message):
         if type(message) is MaskedVector and not sent:
             sent.append(uninvited_vector(federation, "store-006"))
-            with raises("out-of-turn", match="'store-006' was lost at an earlier stage"):
+            with raises("out-of-turn", match="'store-006'"):
                 federation.receive(sent[0])
         return message
 
@@ -90,7 +90,7 @@ def test_a_signer_too_many_who_did_not_survive():
     padded = replace(
         request, signers=(*request.signers, 8), signatures=(*request.signatures, bytes(64))
     )
-    with raises("too-few-confirmations", match="7 of 8 confirmations are of survivors"):
+    with raises("too-few-confirmations", match="7 of 8"):
         store.unmask(padded)
     assert is_wiped(store)
 

@@ -98,10 +98,10 @@ def test_a_share_key_of_small_order_is_refused_although_anybody_proves_to_hold_i
     digest = federation.attempt.header.digest()
     proof = forged_possession(point, digest, "store-002")
     bad = federation.forged_hello("store-002", share_public=point, possession=proof)
-    with raises("weak-key", match=r"'store-002'.*small order"):
+    with raises("weak-key", match="'store-002'"):
         federation.receive(bad)
     hellos = [bad if n == "store-002" else s.hello for n, s in federation.stores.items()]
-    with raises("weak-key", match=r"'store-002'.*small order"):
+    with raises("weak-key", match="'store-002'"):
         federation.stores["store-000"].share(Roster(header_digest=digest, hellos=tuple(hellos)))
 
 

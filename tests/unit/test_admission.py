@@ -150,7 +150,7 @@ def test_the_digest_of_a_node_key_is_of_its_der(request_file):
 )
 def test_an_altered_request_is_refused(request_file, change):
     table = json.loads(request_file.encode()) | change
-    with raises("bad-enrolment-request", match="not signed by the key in it"):
+    with raises("bad-enrolment-request", match="not signed"):
         Request.decode(json.dumps(table).encode()).check()
 
 

@@ -48,7 +48,7 @@ def test_the_class_to_raise_may_be_named(run):
     assert {row.category for row in rows} == {rows[0].category}
     again = forgery(folder, category=rows[0].category)
     assert again == rows
-    with raises("unknown-category", match="ranks no class 'nothing'"):
+    with raises("unknown-category", match="'nothing'"):
         forgery(folder, category="nothing")
 
 
@@ -58,7 +58,7 @@ def test_a_run_without_secure_aggregation_has_no_sum_to_forge(run):
         {"privacy.mode": "local", "federation.secure_aggregation": False}
     )
     folder.write_settings(open_run)
-    with raises("config", match="under secure aggregation"):
+    with raises("config", match="secure aggregation"):
         forgery(folder)
 
 

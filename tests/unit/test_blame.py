@@ -60,7 +60,7 @@ def test_in_memory_nothing_is_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "more": 1}'])
 def test_a_damaged_file_is_an_error_that_says_what_to_do(blame, tmp_path, content):
     (tmp_path / "blame.json").write_text(content)
-    with raises("federation", match=r"cannot read .*blame\.json") as raised:
+    with raises("federation", match=r"blame\.json") as raised:
         blame.plan("train", STORES, TERMS)
     assert "every store then takes part again" in raised.value.hint
 

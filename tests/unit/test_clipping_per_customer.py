@@ -75,7 +75,7 @@ class _Leaky(nn.Module):
 def test_a_layer_that_mixes_customers_is_refused_by_name(model, batch_of):
     model.train_only("heads")
     model.basket.popularity = _Leaky(model.basket.popularity)
-    with raises("inexact-clipping", match=r"layer '(basket|outlook)"):
+    with raises("inexact-clipping", match=r"'(basket|outlook)"):
         check_exactness(model, batch_of(4, model), losses=partial(losses_of, model))
 
 

@@ -29,7 +29,7 @@ def test_a_trained_parameter_in_no_known_layer_is_refused_by_name():
             self.linear, self.temperature = nn.Linear(WIDTH, 2), nn.Parameter(torch.ones(()))
 
     model = Bare()
-    with raises("inexact-clipping", match=r"'temperature' is in a Bare"):
+    with raises("inexact-clipping", match="'temperature' .* Bare"):
         BookKeeping(model, max_grad_norm=1.0).__enter__()
     assert "forward" not in model.linear.__dict__ and model.linear.weight.grad is None
     model.temperature.requires_grad_(False)
@@ -60,7 +60,7 @@ class Altered(nn.Linear):
 
 
 def test_a_subclass_that_runs_other_code_is_not_its_base():
-    with raises("inexact-clipping", match="is in a Altered"):
+    with raises("inexact-clipping", match="Altered"):
         BookKeeping(Altered(2, 2), max_grad_norm=1.0).__enter__()
 
 
@@ -124,7 +124,7 @@ def test_losses_that_no_layer_led_to_are_refused():
 
 def test_a_second_clipper_within_the_first_is_refused():
     model = nn.Linear(2, 2)
-    says = raises("inexact-clipping", match="forward was replaced")
+    says = raises("inexact-clipping", match="forward")
     with BookKeeping(model, max_grad_norm=1.0), says:
         BookKeeping(model, max_grad_norm=1.0).__enter__()
 
@@ -158,7 +158,7 @@ def test_an_input_of_a_replayed_layer_that_customers_share_is_refused():
     model, x = Shifted(nn.Identity()), states()
     with BookKeeping(model, max_grad_norm=1.0, replay=(Shifted,)) as clipper:
         clipper.backward(losses_of(model(x)))
-        with raises("inexact-clipping", match="saw 1 rows"):
+        with raises("inexact-clipping", match="1 rows"):
             clipper.backward(losses_of(x + model(x[:1])))
 
 
@@ -167,7 +167,7 @@ def test_a_parameter_that_is_unfrozen_within_the_context_is_refused():
     model[0].requires_grad_(False)
     with BookKeeping(model, max_grad_norm=1.0) as clipper:
         model[0].bias.requires_grad_(True)
-        with raises("inexact-clipping", match=r"'0\.bias' was frozen"):
+        with raises("inexact-clipping", match=r"'0\.bias'"):
             clipper.backward(losses_of(model(x)))
 
 

@@ -239,12 +239,12 @@ def test_limits_keep_the_largest_stores_and_a_seeded_sample_of_about_that_many(a
 
 
 def test_more_stores_than_there_are_is_an_error(assigned):
-    with raises("config", match=r"data.stores=13, and only 12 stores"):
+    with raises("config", match=r"data\.stores=13"):
         limited(assigned["regions"], stores=13)
 
 
 def test_no_store_large_enough_is_an_error(assigned):
-    with raises("too-few-customers", match=r"min_customers=1000.*largest has 617"):
+    with raises("too-few-customers", match="min_customers=1000"):
         limited(assigned["regions"], min_customers=1_000)
 
 

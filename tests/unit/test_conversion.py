@@ -280,7 +280,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted():
 def test_a_store_without_any_mailing_is_empty(settings):
     offers = prepared(sent=[], redeemed=[])
     assert len(offers) == 0 and offers.features.shape == (0, len(NAMES))
-    with raises("empty-store", match="no customer with a campaign that was over by"):
+    with raises("empty-store"):
         check_size("x", offers, settings)
 
 
@@ -291,10 +291,10 @@ def test_what_is_saved_is_read_again_and_homes_are_not_known(tmp_path):
     offers = many()
     offers.save(tmp_path / "o.npz")
     np.testing.assert_array_equal(Offers.load(tmp_path / "o.npz").features, offers.features)
-    with raises("config", match="does not know which"):
+    with raises("config"):
         offers.at_home(0, 2)
     np.savez(tmp_path / "x.npz", visit_days=np.zeros(1))
-    with raises("data", match="cannot be read"):
+    with raises("data"):
         Offers.load(tmp_path / "x.npz")
 
 

@@ -266,14 +266,14 @@ def test_the_smallest_admissible_sum_is_exact_and_has_its_noise(masked, manifest
 
 
 def test_several_steps_and_open_sums_are_refused(settings):
-    with raises("config", match="take one step a round"):
+    with raises("config", match="one step"):
         settings.with_changes({"training.local_steps": 2})
-    with raises("config", match="would show updates with too little noise"):
+    with raises("config", match="noise"):
         settings.with_changes({"federation.secure_aggregation": False})
 
 
 def test_an_accountant_that_underestimates_cannot_be_chosen(settings):
-    with raises("config", match=r"unknown setting 'privacy\.accountant'"):
+    with raises("config", match=r"privacy\.accountant"):
         settings.with_changes({"privacy.accountant": "gdp"})
 
 

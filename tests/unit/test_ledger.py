@@ -151,7 +151,7 @@ def test_an_entry_is_read_in_its_one_encoding_only(tmp_path):
         with raises("ledger"):
             Entry.decode(wrong)
     for number in (float("nan"), -0.0, -1.0):
-        with raises("ledger", match="zero or positive"):
+        with raises("ledger"):
             Entry(sequence=1, kind="charge", previous=GENESIS, time=0, target_delta=number).body()
 
 
@@ -162,7 +162,7 @@ def test_a_spent_budget_is_refused_and_the_refusal_is_written_once(tmp_path):
     ledger = new(tmp_path, KEY)
     charge(ledger, 2, budget=TWO_STEPS)
     for _ in range(2):
-        with raises("budget-spent", match="would have spent epsilon="):
+        with raises("budget-spent", match="epsilon="):
             ledger.check_affordable(CHARGE, budget=TWO_STEPS)
     with raises("budget-spent"):
         charge(ledger, budget=TWO_STEPS)
@@ -198,12 +198,12 @@ def test_a_charge_looks_at_the_budget_with_what_another_process_spent(tmp_path):
 def test_a_budget_renews_on_its_day_once_and_the_ledger_says_so(tmp_path):
     spent = replace(TWO_STEPS, renews=NOW + DAY)
     charge(new(tmp_path, now=NOW), 2, budget=spent)
-    with raises("budget-spent", match=r"the budget renews on 2025-06-16"):
+    with raises("budget-spent", match="2025-06-16"):
         charge(new(tmp_path, now=NOW + DAY - 1), budget=spent)
     ledger = new(tmp_path, now=NOW + DAY)
     ledger.check_affordable(UNNAMED, budget=spent)
     charge(ledger, 2, budget=spent)
-    with raises("budget-spent", match="leave the federation, or raise max_epsilon"):
+    with raises("budget-spent", match="max_epsilon"):
         charge(new(tmp_path, now=NOW + 9 * DAY), budget=spent)
     kinds = [entry.kind for entry in ledger]
     assert kinds == ["charge", "charge", "refusal", "renewal", "charge", "charge", "refusal"]

@@ -68,7 +68,7 @@ def test_a_damaged_head_counts_as_lost(headless):
 def test_a_head_that_can_be_read_is_never_replaced(remembers, headless):
     known = {1: verify(headless).entries[0].hash}
     write_head(headless, Head(remembers, known.get(remembers, bytes(32))))
-    with raises("ledger", match=f"is there, and remembers {remembers} entries"):
+    with raises("ledger", match=f"{remembers} entries"):
         restore_head(headless, KEY)
     assert read_head(headless).sequence == remembers
     assert len(rows(headless)) == 2
@@ -76,7 +76,7 @@ def test_a_head_that_can_be_read_is_never_replaced(remembers, headless):
 
 def test_a_head_that_is_out_of_reach_is_not_lost(headless):
     head_path(headless).mkdir()
-    with raises("ledger", match="cannot read"):
+    with raises("ledger"):
         restore_head(headless, KEY)
     assert len(rows(headless)) == 2
 
@@ -97,7 +97,7 @@ def test_a_ledger_that_does_not_verify_is_not_accepted(how, headless):
         }[how],
     )
     before = rows(headless)
-    with raises("ledger", match=f"does not verify: entry . is {how}"):
+    with raises("ledger", match=how):
         restore_head(headless, KEY)
     assert rows(headless) == before
     assert not head_path(headless).exists()
@@ -112,7 +112,7 @@ def test_a_key_that_the_store_had_before_counts(headless):
 
 
 def test_a_signed_ledger_is_not_accepted_without_a_key_and_an_unsigned_one_is(headless, tmp_path):
-    with raises("ledger", match="are signed, and no key was given"):
+    with raises("ledger", match="no key"):
         restore_head(headless, None)
     open_node = tmp_path / "open"
     open_node.mkdir()
@@ -124,7 +124,7 @@ def test_a_signed_ledger_is_not_accepted_without_a_key_and_an_unsigned_one_is(he
 
 
 def test_no_ledger_and_an_empty_one_are_named(tmp_path):
-    with raises("ledger", match="there is no ledger"):
+    with raises("ledger", match="no ledger"):
         restore_head(tmp_path / "ledger.sqlite", KEY)
     ledger = new(tmp_path, KEY)
     charge(ledger)

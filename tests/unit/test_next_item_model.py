@@ -190,12 +190,12 @@ def test_sums_are_those_that_a_manifest_has_room_for(node, model, settings):
 
 
 def test_stores_too_small_and_data_of_another_task_are_refused(node, settings):
-    with raises("empty-store", match="no customer with two items"):
+    with raises("empty-store"):
         check_size("x", Sequences.of([[1, 2, 3]], items=4), settings)
     np.savez(node.folder / "h.npz", visit_days=np.zeros(1))
-    with raises("data", match="cannot be read"):
+    with raises("data"):
         TASK.load_data(node)
-    with raises("config", match="research data sets have no homes"):
+    with raises("config", match="homes"):
         Sequences.of([[1, 2, 3]], items=4).at_home(0, 2)
 
 

@@ -3,11 +3,14 @@
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kits.packages import ROOT
 
 ROOTS = ("hanse_common", "hanse_client", "hanse_server", "hanse_simulations")
 MOST = 250
@@ -33,6 +36,25 @@ def test_every_export_exists_and_says_what_it_is(package):
         exported = getattr(module, name)
         if inspect.isclass(exported) or inspect.isfunction(exported):
             assert inspect.getdoc(exported), f"{package}.{name} has no docstring"
+
+
+def documented() -> dict[str, list[str]]:
+    """The names in each table of docs/api.md, by package."""
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## `([\w.]+)`$", page, flags=re.MULTILINE)[1:]
+    return {
+        package: re.findall(r"^\| `(\w+)` \| \w+ \| .+ \|$", table, re.MULTILINE)
+        for package, table in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+def test_the_page_lists_every_package_that_exports_names():
+    assert set(documented()) == set(packages())
+
+
+@pytest.mark.parametrize("package", packages())
+def test_the_page_lists_exactly_the_exported_names(package):
+    assert documented()[package] == list(importlib.import_module(package).__all__)
 
 
 def test_the_api_is_small():

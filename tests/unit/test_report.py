@@ -251,7 +251,7 @@ def test_a_run_with_hardly_any_figures_still_has_a_report(tmp_path: Path) -> Non
 def test_an_unfinished_run_has_no_report(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     folder.result_file.unlink()
-    with raises("run-not-found", match="has not finished"):
+    with raises("run-not-found"):
         write_report(folder)
 
 

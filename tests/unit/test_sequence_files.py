@@ -76,10 +76,10 @@ def test_what_cannot_be_read_is_refused_by_line_and_reason(tmp_path, name, text,
 
 
 def test_no_such_file_and_no_text_are_refused(tmp_path):
-    with raises("data", match="No such file"):
+    with raises("data"):
         read_sequences(tmp_path / "none.txt")
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00 1\n")
-    with raises("data", match="not text"):
+    with raises("data"):
         read_sequences(tmp_path / "b.txt")
-    with raises("data", match="not a file"):
+    with raises("data"):
         read_sequences(tmp_path)

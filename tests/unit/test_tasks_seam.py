@@ -124,7 +124,7 @@ def test_a_task_whose_losses_mix_customers_trains_nobody_privately(another):
 
 def test_a_task_that_is_not_installed_is_refused_by_name(small_node):
     _, settings = small_node
-    with raises("config", match="task='Horo scope'"):
+    with raises("config", match="'Horo scope'"):
         settings.with_changes({"task": "Horo scope"})
     with raises("config", match="'horoscope'"):
         task_of(settings.with_changes({"task": "horoscope"}).task)

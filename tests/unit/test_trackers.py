@@ -35,7 +35,7 @@ def test_no_names_is_the_null_tracker(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tracker_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with raises("config", match="known: tensorboard, mlflow"):
+    with raises("config", match="tensorboard, mlflow"):
         make_trackers(["tensorboard", "wandb"], tmp_path)
 
 

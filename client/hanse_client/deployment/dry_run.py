@@ -18,6 +18,7 @@ from hanse_common.config import RunSettings
 from hanse_common.identity import SIGNATURE_SIZE
 from hanse_common.manifest import Manifest
 from hanse_common.paths import LEDGER_FILE
+from hanse_common.phases import TRAIN
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.plan import PrivacyPlan
@@ -59,7 +60,7 @@ class Section:
     """One part of the masked vector.
 
     Args:
-        name: Name of the section.
+        name: Name of the section, and of its phase if that releases statistics.
         length: Number of coordinates.
         clip: Largest L2 norm of this store's section, in the model's units.
         noise: Standard deviation of the noise that this store adds to each coordinate, in the
@@ -95,12 +96,13 @@ def preview(folder: StoreFolder) -> Preview:
         messages=messages(enrolment, len(manifest.stores)),
         sections=tuple(
             Section(
-                name=part.name,
+                name=part.name if phase.name == TRAIN else f"{part.name} of {phase.name}",
                 length=part.length,
                 clip=part.clip,
                 noise=part.noise_variance**0.5 / part.scale if part.noise_variance else None,
             )
-            for part in manifest.sections
+            for phase in manifest.schedule.all
+            for part in manifest.sections_of(phase.name)
         ),
         cost=_cost(folder, enrolment, settings, manifest),
     )
@@ -116,7 +118,10 @@ def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
         manifest_digest=manifest.digest(),
         model_digest=_DIGEST,
     )
-    length = sum(part.length for part in manifest.sections)
+    length = max(manifest.terms(phase.name).layout.length for phase in manifest.schedule.all)
+    releases = "update, counts and losses"
+    if manifest.schedule.statistics:
+        releases = "an update, or a sum of statistics; the most of all phases"
     about: dict[str, Any] = {
         "header_digest": _DIGEST,
         "roster_digest": _DIGEST,
@@ -143,7 +148,7 @@ def messages(enrolment: Enrolment, count: int) -> tuple[Part, ...]:
     return (
         _part("hello", hello, "certificate, fresh public keys, the log cosigned; it has trained"),
         _part("share", shares, f"its secrets in shares, one sealed for each of {count - 1} others"),
-        _part("mask", vector, f"{length:,} masked numbers: update, counts and losses; charged"),
+        _part("mask", vector, f"{length:,} masked numbers: {releases}; charged"),
         _part("confirm", confirmation, "its signature on who is in the sum"),
         _part("unmask", unmasking, "one share a store, so that the masks of the sum come off"),
     )
@@ -160,11 +165,18 @@ def _cost(
     if plan is None:
         return {"mode": manifest.privacy.mode, "epsilon of a round": None}
     spent = Ledger.open(folder.path / LEDGER_FILE, enrolment.key).spent()
-    step, delta = plan.round_charge().steps, plan.target_delta
+    delta, phases = plan.target_delta, [phase.name for phase in plan.schedule.all]
+    steps = {name: charge.steps for name in phases if (charge := plan.charge(name)) is not None}
+    step = steps[phases[-1]]
     return {
         "mode": plan.mode,
         "delta": delta,
-        "epsilon of one round alone": epsilon([step], target_delta=delta),
+        **{
+            f"epsilon of one round{'' if name == TRAIN else f' of {name}'} alone": epsilon(
+                [one], target_delta=delta
+            )
+            for name, one in steps.items()
+        },
         "epsilon spent ever": epsilon(spent, target_delta=delta) if spent else 0.0,
         "epsilon after this round": epsilon([*spent, step], target_delta=delta),
         "epsilon of all rounds": plan.epsilon_after(rounds=manifest.rounds),

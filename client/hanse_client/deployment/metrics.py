@@ -22,6 +22,7 @@ from hanse_common.errors import HanseError
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.monitoring.health import Health, is_locked
 from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE
+from hanse_common.phases import EVALUATE
 from hanse_common.policy import StorePolicy
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _certificate_fault(ends: list[int]) -> str:
 
 def _rounds(entries: list[Entry]) -> int:
     """Number of rounds in which the store trained; a round that was charged twice counts once."""
-    trained = (e.release for e in entries if e.kind == "charge" and e.release.kind == "train")
+    trained = (e.release for e in entries if e.kind == "charge" and e.release.kind != EVALUATE)
     return len({(release.run, release.round) for release in trained})
 
 

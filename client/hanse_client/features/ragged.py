@@ -101,3 +101,16 @@ def offsets_of(sizes: Ints) -> Ints:
     [0, 2, 2, 3]
     """
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def ranges(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """Concatenate the ranges `starts[i]:stops[i]`; returns (i of each element, the element).
+
+    >>> owner, element = ranges(np.array([0, 5, 2]), np.array([2, 5, 3]))
+    >>> owner.tolist(), element.tolist()
+    ([0, 0, 2], [0, 1, 2])
+    """
+    sizes = stops - starts
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return owner, starts[owner] + within

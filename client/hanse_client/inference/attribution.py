@@ -12,7 +12,7 @@ these visits in proportion to what each contributes to the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ STEPS = 400
 """Points on the line. Many, since logarithms of counts bend sharply near an empty history."""
 _AT_ONCE = 50
 """Points that go through the model together, to bound memory."""
-_PAST = ("counts", "decayed", "days_since", "visits", "gap")
 _TRANSFORMER = "the transformer: item texts and facts of visits"
 
 
@@ -94,15 +93,16 @@ def attribute(
     )
     batch = collate(histories, anchors, config)
     uses_transformer = model.basket.uses_state()
-    inputs = tuple(getattr(batch.past, name) for name in _PAST)
-    empty = tuple(_empty(batch, name) for name in _PAST)
+    names = model.basket.READS
+    inputs = tuple(getattr(batch.past, name) for name in names)
+    empty = tuple(_empty(batch, name) for name in names)
     if uses_transformer:
         visit_inputs = (batch.visit_vectors, batch.visit_facts)
         inputs += visit_inputs
         empty += tuple(torch.zeros_like(part) for part in visit_inputs)
 
     def score(*parts: Tensor) -> Tensor:
-        scores: Tensor = model(_batch(batch, parts)).basket_scores
+        scores = model.basket_scores(_batch(batch, names, parts))
         return scores[:, 0, category]
 
     credits = IntegratedGradients(score).attribute(
@@ -113,14 +113,17 @@ def attribute(
         internal_batch_size=_AT_ONCE,
     )
     with torch.inference_mode():
-        scores = model(batch).basket_scores[0, 0]
+        scores = model.basket_scores(batch)[0, 0]
         baseline = float(score(*empty)[0])
-    past = dict(zip(_PAST, credits, strict=False))
+    past = {
+        field.name: torch.zeros_like(getattr(batch.past, field.name)) for field in fields(Interests)
+    }
+    past |= dict(zip(names, credits, strict=False))
     visits, ages, holds = _visits(histories, customer, moment, len(config.classes))
     by_visit = _by_visit(past, batch.past, ages, holds, model)
     by_feature = _features(past, category, model)
     if uses_transformer:
-        each = sum(part.sum(-1)[0].double().numpy() for part in credits[len(_PAST) :])
+        each = sum(part.sum(-1)[0].double().numpy() for part in credits[len(names) :])
         # The transformer reads the last `max_steps` visits only.
         read = min(len(visits), config.max_steps)
         by_visit[len(visits) - read :] += each[:read]
@@ -146,16 +149,22 @@ def _empty(batch: Batch, name: str) -> Tensor:
     return torch.zeros_like(value)
 
 
-def _batch(batch: Batch, parts: tuple[Tensor, ...]) -> Batch:
-    """The customer's batch with n variants of the inputs in place of its own."""
+def _batch(batch: Batch, names: tuple[str, ...], parts: tuple[Tensor, ...]) -> Batch:
+    """The customer's batch with n variants of these inputs in place of its own."""
     count = len(parts[0])
-    past = dict(zip(_PAST, parts, strict=False))
-    vectors, facts = parts[len(_PAST) :] or (batch.visit_vectors, batch.visit_facts)
+    past = {
+        field.name: getattr(batch.past, field.name).expand(
+            count, *getattr(batch.past, field.name).shape[1:]
+        )
+        for field in fields(Interests)
+    }
+    past |= dict(zip(names, parts, strict=False))
+    vectors, facts = parts[len(names) :] or (batch.visit_vectors, batch.visit_facts)
     return Batch(
         visit_vectors=vectors.expand(count, *vectors.shape[1:]),
         visit_facts=facts.expand(count, *facts.shape[1:]),
         anchor_visit=batch.anchor_visit.expand(count, -1),
-        past=Interests(**past, observed=batch.past.observed.expand(count, -1)),
+        past=Interests(**past),
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hanse_client.features.histories import Histories, item_class, prepare
 from hanse_client.features.prepare import observed_from
@@ -198,7 +197,7 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
 
 def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> dict[str, Vectors]:
     size = trained.config.vector_size
-    if not uses_transformer(trained.model):
+    if not trained.model.reads_texts():
         # No answer depends on the vectors; embedding texts takes minutes.
         return dict.fromkeys(texts, np.zeros(size, dtype=np.float32))
     cache = Path(os.environ.get("HANSE_CACHE") or folder / "cache") / TEXTS_FOLDER
@@ -209,12 +208,6 @@ def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> 
             hint="name the settings of the model's run with --settings",
         )
     return dict(zip(texts, vectors, strict=True))
-
-
-def uses_transformer(model: InterestModel) -> bool:
-    """Whether the model's output depends on its transformer, and so on item texts."""
-    with torch.inference_mode():
-        return model.basket.uses_state() or model.outlook.uses_state()
 
 
 def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettings | None:

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hanse_client.features.histories import Histories
 from hanse_client.inference.batching import Batcher
 from hanse_client.inference.choices import Candidates, When
-from hanse_client.inference.load import OpenStore, Trained, uses_transformer
+from hanse_client.inference.load import OpenStore, Trained
 from hanse_client.inference.predict import ask_all, moment_of, ranked
 from hanse_client.inference.requests import Question, Request, question
 from hanse_client.tasks.interest import InterestModel
@@ -58,7 +58,7 @@ def application(
         ready: Called once the service answers.
     """
     latest = moment_of(store, When.LATEST, None)
-    reads_texts = uses_transformer(trained.model)
+    reads_texts = trained.model.reads_texts()
     batcher: Batcher[Question, Answer] = Batcher(lambda qs: answers(model, qs), most=_BATCH)
 
     @asynccontextmanager

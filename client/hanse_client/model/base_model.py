@@ -20,6 +20,7 @@ import polars as pl
 from safetensors.numpy import save
 
 from hanse_client.features.histories import item_class
+from hanse_client.model.category_start import category_base, made_up_whitening
 from hanse_client.model.item_texts import encode_texts
 from hanse_client.model.pretrained import ModelCheckpoint, read_checkpoint
 from hanse_client.tasks import task_of
@@ -150,12 +151,24 @@ def fresh_model(
         max_steps=settings.model.max_steps,
         backbone=settings.model.backbone,
     )
+    class_texts = encode_texts(labels, encoder=encoder, cache=cache)
+    class_sizes = np.array([listed[name] for name in classes], dtype=np.float32)
+    if settings.model.kind == "categories":
+        centre, whitening = made_up_whitening()
+        return InterestModel.on_base(
+            config,
+            category_base(settings.model.checkpoint),
+            class_texts=class_texts,
+            class_sizes=class_sizes,
+            centre=centre,
+            whitening=whitening,
+        )
     checkpoint = _start(config, settings.model)
     return InterestModel.fresh(
         config,
-        class_texts=encode_texts(labels, encoder=encoder, cache=cache),
+        class_texts=class_texts,
         item_texts=vectors,
-        class_sizes=np.array([listed[name] for name in classes], dtype=np.float32),
+        class_sizes=class_sizes,
         seed=settings.seed,
         checkpoint=checkpoint,
     )

@@ -12,6 +12,10 @@ class InterestConfig(PretrainedConfig):
     """The shape of an `InterestModel`, and its public vocabulary.
 
     Args:
+        kind: What the outlook rests on. `categories`: a transformer over category tokens,
+            pre-trained without data of customers, and a linear head; `visits`: a transformer
+            over visits, and rules.
+        category: Settings of the `CategoryConfig` of the first kind's transformer.
         classes: The classes that the heads predict: category paths, type paths or item ids.
             Public, and the same for every store of a federation.
         level: Which of the three they are: category, type or product.
@@ -38,6 +42,8 @@ class InterestConfig(PretrainedConfig):
     def __init__(
         self,
         *,
+        kind: Literal["visits", "categories"] = "visits",
+        category: Mapping[str, Any] | None = None,
         classes: Sequence[str] = (),
         level: str = "category",
         vector_size: int = 384,
@@ -59,6 +65,8 @@ class InterestConfig(PretrainedConfig):
         adaptation: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self.kind = kind
+        self.category = dict(category or {})
         self.classes = list(classes)
         self.level = level
         self.vector_size = vector_size
@@ -157,6 +165,52 @@ class SequenceConfig(PretrainedConfig):
         self.max_steps = max_steps
         self.dropout = dropout
         super().__init__(**kwargs)
+
+
+class TextItemConfig(PretrainedConfig):
+    """The shape of a `TextItemModel`.
+
+    Args:
+        items: Number of items; ids start at 0.
+        vector_size: Width of the items' public vectors.
+        components: Number of their principal components that the head reads of the last item and
+            answers for the next one.
+        coarse: Number of those that it reads of earlier items.
+        max_steps: Number of latest items that are read.
+        closeness: Weight of the inner product of the last item's vector and the next one's.
+        decay: Factor by which an item counts less with each item after it.
+        partners: Number of partners of each item in the graph of likely pairs.
+    """
+
+    model_type = "hanse-text-items"
+
+    def __init__(
+        self,
+        *,
+        items: int = 2,
+        vector_size: int = 256,
+        components: int = 128,
+        coarse: int = 64,
+        max_steps: int = 20,
+        closeness: float = 8.0,
+        decay: float = 0.8,
+        partners: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        self.items = items
+        self.vector_size = vector_size
+        self.components = components
+        self.coarse = coarse
+        self.max_steps = max_steps
+        self.closeness = closeness
+        self.decay = decay
+        self.partners = partners
+        super().__init__(**kwargs)
+
+    @property
+    def cells(self) -> int:
+        """Length of the released vector of pairs, at least the number of pairs in the graph."""
+        return min(self.items * self.partners, self.items * (self.items - 1) // 2)
 
 
 class ConversionConfig(PretrainedConfig):

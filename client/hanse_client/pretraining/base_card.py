@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hanse_common.durable import write_durably
 from hanse_common.wording import counted
@@ -22,7 +22,7 @@ def base_card(base: PretrainedBase) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     # The terms of orders are free text of their owner; only "other" allows a name of one's own.
-    terms = (
+    terms: dict[str, Any] = (
         {"license": "apache-2.0"}
         if base.terms is None
         else {"license": "other", "license_name": "terms-of-the-training-data"}

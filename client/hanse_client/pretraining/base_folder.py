@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from transformers.utils import logging
 
@@ -79,9 +79,10 @@ def read_base(folder: Path) -> CategoryModel:
     try:
         logging.set_verbosity_error()
         with decoding(folder, ConfigError, *MODEL_ERRORS, hint=_AGAIN):
-            model, report = CategoryModel.from_pretrained(
+            loaded: Any = CategoryModel.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True
             )
+            model, report = loaded
     finally:
         logging.set_verbosity(loud)
     wrong = sorted({*report["missing_keys"], *report["unexpected_keys"]})

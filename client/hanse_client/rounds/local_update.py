@@ -23,7 +23,7 @@ from hanse_client.training.statistics import statistics_sum
 from hanse_client.training.train import at_home, check_ready
 from hanse_common.errors import OutOfTurn, unable
 from hanse_common.instructions import MESSAGE
-from hanse_common.phases import EVALUATE, TRAIN
+from hanse_common.phases import EVALUATE, TRAIN, is_released
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.roundlog.evidence import COSIGNATURE
 from hanse_common.secagg.layout import Integers
@@ -90,8 +90,17 @@ def compute_update(admitted: Admitted) -> Answer:
 
 
 def base_model(node: Node, settings: RunSettings) -> nn.Module:
-    """The task's initial model, frozen; its trained parameters come with each message."""
-    return _base_model(node.settings.base_model, settings.task)
+    """The task's initial model, frozen; its trained parameters and sums come with each message.
+
+    Guarantees:
+        Its released sums are zero, whatever was loaded into it before: the model is read once a
+        process, and a message does not name the sums that are not released yet.
+    """
+    model = _base_model(node.settings.base_model, settings.task)
+    for name, parameter in model.named_parameters():
+        if is_released(name):
+            parameter.detach().zero_()
+    return model
 
 
 @lru_cache(maxsize=1)

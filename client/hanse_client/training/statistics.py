@@ -78,6 +78,27 @@ def statistics_sum(
     return rows.sum(data.active()) * (1.0 if plan is None else plan.person_share)
 
 
+def absorb_own_statistics(node: Node, model: nn.Module, settings: RunSettings) -> None:
+    """Let a model hold the exact sums of this store's customers alone, without noise.
+
+    For training without a federation and without privacy; nothing of it may leave the store.
+
+    Args:
+        node: The store.
+        model: The task's model; its parameters `released.<phase>` are overwritten.
+        settings: The run's settings, without privacy.
+
+    Raises:
+        PrivacyError: The settings promise privacy.
+        EmptyStore, DataError [too-few-customers]: See `check_size`.
+    """
+    if PrivacyPlan.from_settings(settings) is not None:
+        raise PrivacyError("exact sums are for training without privacy only")
+    for phase in settings.schedule.statistics:
+        total = statistics_sum(node, model, settings, {}, phase.first)
+        load_arrays(model, {phase.array: np.append(total, 0.0)})
+
+
 def release_length(task: Task, model: nn.Module, settings: RunSettings, phase: str) -> int:
     """Return how many numbers a phase of a task releases.
 

@@ -33,6 +33,7 @@ from hanse_common.audit.terms import Finding
 from hanse_common.errors import HanseError, LedgerError
 from hanse_common.identity import Certificate
 from hanse_common.manifest import SignedManifest
+from hanse_common.phases import EVALUATE
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.privacy.accounting import ACCOUNTANT
@@ -156,7 +157,7 @@ def verify_store(
         ledger=evidence.ledger,
         entries=len(entries),
         charges=len(charges),
-        rounds=len({_round(entry.release) for entry in charges if entry.release.kind == "train"}),
+        rounds=len({_round(e.release) for e in charges if e.release.kind != EVALUATE}),
         head=Head(entries[-1].sequence, entries[-1].hash) if entries else EMPTY,
         epsilon=read[-1].epsilon_after if read else 0.0,
         target_delta=read[-1].target_delta if read else 0.0,

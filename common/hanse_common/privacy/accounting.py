@@ -406,8 +406,19 @@ def noise_multipliers_for(
     return multipliers(low)
 
 
+def squared_mu(steps: SampledGaussianSteps) -> float:
+    """Return the squared mu of steps; see `noise_multipliers_for`.
+
+    >>> round(squared_mu(SampledGaussianSteps(noise_multiplier=2.0, sample_rate=1.0, count=8)), 3)
+    2.0
+    """
+    if steps.sample_rate == 1.0:
+        return steps.count / steps.noise_multiplier**2
+    return steps.sample_rate**2 * steps.count * math.expm1(steps.noise_multiplier**-2)
+
+
 def _noise_of(steps: SampledGaussianSteps, squared_mu: float) -> float:
-    """Return the noise multiplier at which steps have a squared mu."""
+    """Return the noise multiplier at which steps have a squared mu: the inverse of it."""
     if steps.sample_rate == 1.0:
         return math.sqrt(steps.count / squared_mu)
     # Several stores per person draw independently; the mean of their draws has the same rate.

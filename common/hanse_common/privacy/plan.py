@@ -29,6 +29,7 @@ from hanse_common.privacy.accounting import (
     noise_multipliers_for,
     remaining_noise_multiplier,
     rounds_left,
+    squared_mu,
 )
 from hanse_common.privacy.charge import Charge, Release
 
@@ -365,6 +366,31 @@ def unsolved(settings: RunSettings) -> RunSettings:
     """Return settings without noise multipliers, so that they are solved from the target."""
     changes: dict[str, Any] = {"privacy.noise_multiplier": None}
     return settings.with_changes({**changes, "phases": _phases_with(settings, {})})
+
+
+def with_gradient_noise(settings: RunSettings, noise_multiplier: float) -> RunSettings:
+    """Return settings with a given noise of the gradient, and that of other phases by their shares.
+
+    Args:
+        settings: The run's settings, with or without phases.
+        noise_multiplier: Noise on the sum of gradients, in clips.
+    """
+    changes: dict[str, Any] = {"privacy.noise_multiplier": noise_multiplier}
+    gradient = settings.schedule.gradient
+    if settings.phases and gradient is not None:
+        shares = {phase.name: phase.share or 0.0 for phase in settings.phases}
+        steps = SampledGaussianSteps(
+            noise_multiplier=noise_multiplier,
+            sample_rate=settings.training.sample_rate,
+            count=gradient.rounds * settings.training.local_steps,
+        )
+        whole = squared_mu(steps) / shares[TRAIN]
+        noise = {
+            phase.name: (phase.rounds / (shares[phase.name] * whole)) ** 0.5
+            for phase in settings.schedule.statistics
+        }
+        changes["phases"] = _phases_with(settings, noise)
+    return settings.with_changes(changes)
 
 
 def _phases_with(settings: RunSettings, noise: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -81,24 +81,41 @@ validate_until = {validate}
 test_until = {test}
 
 [model]
-trainable = "rules"    # the few hundred parameters that amend simple rules
+trainable = "heads"    # the small head on the pre-trained transformer
+
+# What the rounds release, with shares of the budget; the gradient has all rounds but two.
+[[phases]]
+name = "category-pairs"      # which classes are bought by the same customers
+release = "statistics"
+share = 0.16
+
+[[phases]]
+name = "class-residuals"     # how often interests in a class rise and fall
+release = "statistics"
+share = 0.24
+
+[[phases]]
+release = "gradient"         # training of the head
+share = 0.6
 
 [training]
-sample_rate = 0.1
-learning_rate = 3.2
-expected_batch_size = 16.0
-outlook_weight = 2.0
+sample_rate = 1.0            # all customers in every round
+learning_rate = 2.0
+expected_batch_size = 175.0  # about the number of customers of a store; change this
 
 [privacy]
 mode = "distributed"   # the stores share the noise; "local" trusts no other party, at a price
 target_epsilon = 4.0
 target_delta = 1e-6
-max_grad_norm = 0.5
+max_grad_norm = 0.0625
+statistics_noise_multiplier = 100.0
 
 [federation]
-rounds = 80
-strategy = "FedAvg"
-evaluate_every = 20
+rounds = 42
+strategy = "FedAvgM"
+strategy_options = {{ server_momentum = 0.9 }}
+average_last = 0.5
+evaluate_every = 21
 minimum_cohort = 5
 """
 

@@ -4,14 +4,14 @@
 - RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
   `user_id:token	item_id:token	timestamp:float`
 
-A `name.items` next to either is the public list of items, one a line. Without it the items are
-those that the customers took, which no epsilon covers.
+A `name.items` next to either is the public list of items, one a line; without it a catalogue
+is. Without both the items are those that the customers took, which no epsilon covers.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Read:
     """A data set, with counts of rows that were repeated, reordered or left out."""
 
     sequences: Sequences
+    names: list[str]
+    """Ids of the items in the data set, by their number."""
     interactions: int
     duplicates: int
     """Rows that repeat another one. They are left out of atomic files, where the time
@@ -64,13 +66,17 @@ class Read:
         )
 
 
-def read_sequences(path: Path, *, min_count: int = 1) -> Read:
+def read_sequences(
+    path: Path, *, min_count: int = 1, catalogue: Sequence[str] | None = None
+) -> Read:
     """Read a data set; `.inter` files are atomic files, all others text.
 
     Args:
         path: The file.
         min_count: Drop customers and items with fewer interactions until none is left; 5 is
             the 5-core of the papers, and their own files have been through it.
+        catalogue: Ids of a public catalogue's items, which are the list of items where no file
+            `.items` is next to the data.
 
     Raises:
         DataError: The file is missing or malformed; names the line.
@@ -91,6 +97,8 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
         events = _read_text(path)
         duplicates, out_of_order = len(events) - len(set(events)), 0
     items = read_public_list(path, ".items")
+    if items is None and catalogue is not None:
+        items = list(catalogue)
     known = None if items is None else frozenset(items)
     listed = [(user, item) for user, item in events if known is None or item in known]
     core = _core(listed, min_count)
@@ -100,7 +108,11 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
     long_enough = {user: taken for user, taken in by_user.items() if len(taken) >= _SHORTEST}
     if not long_enough:
         raise DataError(
-            f"{path} has no customer with {_SHORTEST} items", hint="lower next_item.min_count"
+            f"{path} has no customer with {_SHORTEST} items"
+            + (" of the public list" if len(events) > len(listed) else ""),
+            hint="lower next_item.min_count"
+            if len(events) == len(listed)
+            else "the list or catalogue must name items as the data do",
         )
     names = (
         _in_order(i for taken in long_enough.values() for i in taken) if items is None else items
@@ -113,6 +125,7 @@ def read_sequences(path: Path, *, min_count: int = 1) -> Read:
             items=len(numbers),
             customers=customers,
         ),
+        names=names,
         interactions=sum(map(len, long_enough.values())),
         duplicates=duplicates,
         out_of_order=out_of_order,

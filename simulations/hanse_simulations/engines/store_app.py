@@ -86,7 +86,8 @@ def _unmasked_update(message: Message, node: Node) -> Message:
     if plan is not None:
         # Charged before the update leaves; a failure before this has released nothing.
         node.charge(plan.round_charge().of(round=number))
-    moved = {name: before[name] + change for name, change in trained.update.items()}
+    # What is sent comes back: released sums as they are, trained arrays moved.
+    moved = {**before, **{name: before[name] + move for name, move in trained.update.items()}}
     record = ArrayRecord({name: Array(array) for name, array in moved.items()})
     return _reply(message, {"arrays": record, "metrics": _public_weight()})
 
@@ -106,14 +107,18 @@ def _measure(message: Message, node: Node) -> Message:
 def _train_alone(message: Message, node: Node) -> Message:
     """Train and evaluate a model of this store's own."""
     from hanse_client.rounds.local_update import base_model
+    from hanse_client.tasks import task_of
     from hanse_client.training.evaluate import evaluate_round
-    from hanse_client.training.train import load_arrays, train_alone, trained_arrays
+    from hanse_client.training.statistics import absorb_own_statistics, exchanged_arrays
+    from hanse_client.training.train import load_arrays, train_alone
 
     settings = _settings(message)
     model = base_model(node, settings)
     load_arrays(model, _arrays(message))
+    absorb_own_statistics(node, model, settings)
     train_alone(node, model, settings)
-    rounds, own = settings.federation.rounds, trained_arrays(model)
+    rounds = settings.federation.rounds
+    own = exchanged_arrays(task_of(settings.task), model, settings)
     # The model before the test metrics: a store that has these is not trained again.
     write_arrays(node.folder / OWN_MODEL_FILE, own)
     for split in ("validate", "test"):

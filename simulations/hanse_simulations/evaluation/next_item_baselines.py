@@ -1,4 +1,4 @@
-"""Baselines of the next-item task: popularity, and a Markov chain from the last item."""
+"""Baselines of the next-item task: popularity, a Markov chain from the last item, its texts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_client.tasks.next_item.features import Sequences
+from hanse_client.tasks.next_item.item_vectors import ItemVectors
 from hanse_client.tasks.next_item.metrics import Past, Ranks, judge
 
 
@@ -44,5 +45,22 @@ def markov(known: Sequences, data: Sequences, split: str) -> Ranks:
         for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             np.add.at(table[row], then[start:stop], 1.0)
         return table
+
+    return judge(data, split, scores)
+
+
+def nearest_texts(vectors: ItemVectors, data: Sequences, split: str) -> Ranks:
+    """Rank items by the likeness of their public vectors to the last item's: no private data.
+
+    Args:
+        vectors: Of the public list of items.
+        data: The complete sequences.
+        split: validate or test.
+    """
+    public = vectors.vectors
+
+    def scores(past: Past) -> npt.NDArray[np.float32]:
+        likeness: npt.NDArray[np.float32] = public[[one[-1] for one in past]] @ public.T
+        return likeness
 
     return judge(data, split, scores)

@@ -81,6 +81,7 @@ _BASELINES: Final = {
         "interest returns to the customer's own average",
     ),
     "long_run_rate": ("Long-run rate", "the customer's rate over the whole history"),
+    "nearest_texts": ("Nearest public texts", "items whose texts are like the last item's"),
     "prior_rate": ("Customer's prior rate", "the rate that the customer's own past suggests"),
     "most_frequent": ("Most frequent label", "the same answer for all customers"),
     "words": ("Logistic regression on words", "a linear model of the words of a review"),
@@ -252,6 +253,25 @@ def arm(name: str, trainer: Trainer = "federated") -> Arm:
     if known is not None:
         return known
     return Arm(name=name, label=name.replace("_", " ").capitalize(), trainer=trainer)
+
+
+def non_private_terms(settings: RunSettings) -> dict[str, Any]:
+    """Settings by dotted keys in which an arm without privacy differs from the main arm.
+
+    Without privacy the base of the model of categories is trained whole: several local steps a
+    round, whose mean needs no momentum.
+    """
+    terms = dict(NON_PRIVATE)
+    if settings.model.kind != "categories":
+        return terms
+    if settings.transformer_training is not None:
+        terms["model.trainable"] = "all"
+        terms["training"] = settings.transformer_training.model_dump()
+    return terms | {
+        "federation.strategy": "FedAvg",
+        "federation.strategy_options": {},
+        "federation.average_last": 0.0,
+    }
 
 
 def main_arm(settings: RunSettings) -> Arm:

@@ -33,7 +33,7 @@ from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.runs.files import write_json
 
 # Raise it when the same stores and settings give other prepared files.
-_FORMAT = 7
+_FORMAT = 8
 
 ONE_PLACE = "all"
 """Name of the one store of an arm that has all customers in one place."""

@@ -22,7 +22,7 @@ from hanse_common.errors import ConfigError
 from hanse_common.paths import SMALL_FOLDER
 from hanse_simulations.evaluation.paired_arms import ByStore, Key, compare_arms
 from hanse_simulations.experiment.arm_run import ArmRun
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
+from hanse_simulations.experiment.arms import ARMS, Arm, non_private_terms
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.runner import Runner, runner
 from hanse_simulations.experiment.sweep import fresh_terms
@@ -187,14 +187,16 @@ def _train(
         "training.expected_batch_size": max(1.0, expected * share),
         "data.min_customers": 2,
     }
-    for arm, epsilon in _arms(plain, epsilons):
+    for arm, epsilon in _arms(plain, non_private_terms(settings), epsilons):
         run = work.train(arm, ArmFolder(home / arm.name), settings, stores)
         yield (arm.name.partition("-")[0], epsilon), run.figures()
 
 
-def _arms(plain: dict[str, Any], epsilons: Sequence[float]) -> Iterator[tuple[Arm, float | None]]:
+def _arms(
+    plain: dict[str, Any], non_private: dict[str, Any], epsilons: Sequence[float]
+) -> Iterator[tuple[Arm, float | None]]:
     for name in ("alone", "centralized", "federated"):
-        yield replace(ARMS[name], overrides={**plain, **NON_PRIVATE}), None
+        yield replace(ARMS[name], overrides={**plain, **non_private}), None
     private = ARMS["federated_private"]
     for epsilon in epsilons:
         terms = {**plain, "privacy.mode": "distributed", "privacy.target_epsilon": epsilon}

@@ -32,6 +32,7 @@ from hanse_common.errors import ConfigError
 from hanse_simulations.evaluation.paired_arms import compare_arms
 from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.experiment.arms import ARMS, Arm
+from hanse_simulations.experiment.exchange_notes import exchange_notes
 from hanse_simulations.experiment.prepare import ONE_PLACE, Prepared
 from hanse_simulations.experiment.runner import runner
 from hanse_simulations.monitoring.progress import Progress
@@ -150,7 +151,7 @@ def run_study(
             intervals=_intervals(study, runs, baselines),
             secure_aggregation=settings.secure,
             epsilon=spent.get("federated_private"),
-            notes=list(study.notes),
+            notes=[*study.notes, *exchange_notes(runs[0])],
             arm_seconds=seconds,
             arm_epsilon={name: one.max for name, one in spent.items()},
             published=study.published,

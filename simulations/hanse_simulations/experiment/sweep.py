@@ -19,7 +19,7 @@ from typing import Any, Final
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
 from hanse_common.privacy.plan import unsolved
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
+from hanse_simulations.experiment.arms import ARMS, Arm, non_private_terms
 from hanse_simulations.experiment.figures import spread_of
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.runner import Runner
@@ -120,7 +120,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     for seed in range(settings.seed, settings.seed + sweep.seeds):
         seeded = {**plain, "seed": seed}
         for name in ("centralized", "federated", "alone"):
-            arm = replace(ARMS[name], overrides={**seeded, **NON_PRIVATE})
+            arm = replace(ARMS[name], overrides={**seeded, **non_private_terms(settings)})
             yield Point(arm=arm, epsilon=None, seed=seed)
         for epsilon in sweep.epsilons:
             for name, changes in (

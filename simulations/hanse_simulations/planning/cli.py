@@ -79,6 +79,14 @@ def plan(
     noise_multiplier: Annotated[
         float | None, typer.Option(help="Sigma; solved from the target if unset.")
     ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PHASE=SHARE",
+            help="Share of the budget of a phase; one of a new name is a sum of statistics. "
+            "Shares add up to 1.",
+        ),
+    ] = None,
     at_stores: Annotated[
         list[int] | None,
         typer.Option(
@@ -112,6 +120,8 @@ def plan(
     hanse plan grocery --epsilon 2
 
     hanse plan grocery --solve rounds
+
+    hanse plan --customers 300 --stores 10 --variant 400 --share pairs=.2 --share train=.8
     """
     from hanse_simulations.planning.feasible import solved_plan
     from hanse_simulations.planning.forecast import Population, forecast
@@ -138,6 +148,7 @@ def plan(
     sources = Sources.read(
         settings, {key: value for key, value in given.items() if value is not None}
     )
+    sources = sources.with_shares(share or ())
     # The number of stores counts even where customers are solved for; their number does not.
     if solve is Unknown.CUSTOMERS:
         people = Population((1,) * (stores or len(sources.population().customers)))

@@ -18,8 +18,8 @@ import math
 
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PrivacyError
-from hanse_common.privacy.accounting import MOST_ROUNDS, largest
-from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.accounting import LEAST_NOISE, MOST_ROUNDS, largest
+from hanse_common.privacy.plan import PrivacyPlan, unsolved, with_gradient_noise
 from hanse_common.wording import counted, epsilon
 
 _MOST_NOISE = 100.0
@@ -53,29 +53,31 @@ def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None 
     Args:
         settings: The run's settings.
         noise_multiplier: Noise on the sum of gradients, in clips.
-        rounds: Number of rounds; that of the settings if unset.
+        rounds: Number of gradient rounds; that of the settings if unset.
 
     Raises:
         ConfigError: The settings ask for no privacy.
     """
     _check_private(settings)
-    changes: dict[str, object] = {
-        # A plan above its target does not exist; without a target it says what the noise costs.
-        "privacy.target_epsilon": math.inf,
-        "privacy.noise_multiplier": noise_multiplier,
-    }
+    if noise_multiplier < LEAST_NOISE:
+        return math.inf
+    # A plan above its target does not exist; without a target it says what the noise costs.
+    changes: dict[str, object] = {"privacy.target_epsilon": math.inf}
     if rounds is not None:
-        changes["federation.rounds"] = rounds
-    plan = PrivacyPlan.from_settings(settings.with_changes(changes))
+        statistics = settings.schedule.statistics
+        # Rounds of the gradient; those of statistics are as they are.
+        changes["federation.rounds"] = rounds + sum(phase.rounds for phase in statistics)
+    changed = unsolved(settings).with_changes(changes)
+    plan = PrivacyPlan.from_settings(with_gradient_noise(changed, noise_multiplier))
     if plan is None:
         raise _nothing_to_plan()
     return plan.granted_epsilon
 
 
 def most_rounds(settings: RunSettings, noise_multiplier: float) -> int:
-    """Number of rounds that stay within the target at a given noise; 0 if not even one does.
+    """Number of gradient rounds that stay within the target at a given noise.
 
-    At most `accounting.MOST_ROUNDS`.
+    0 if not even one does; at most `accounting.MOST_ROUNDS`.
     """
     return largest(
         lambda rounds: (
@@ -95,7 +97,8 @@ def _possible(settings: RunSettings) -> str:
         ways.append(f"epsilon >= {epsilon(least)} for {counted(wanted, 'round')}")
     rounds = most_rounds(settings, noise)
     # A plan solves for its own noise, up to 0.2 % too high: try it before promising it.
-    if rounds and _holds(settings.with_changes({"federation.rounds": rounds})):
+    more = sum(phase.rounds for phase in settings.schedule.statistics)
+    if rounds and _holds(settings.with_changes({"federation.rounds": rounds + more})):
         ways.append(f"{counted(rounds, 'round')} at epsilon = {target:g}")
     return f"possible: {', or '.join(ways)}" if ways else "raise privacy.noise_multiplier"
 

@@ -28,13 +28,17 @@ from hanse_common.manifest_noise import honest_survivors
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.privacy.plan import solved as with_solved_noise
 from hanse_common.vector import UPDATE
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE, Recommendation, advise
 from hanse_simulations.planning.feasible import solved_plan
+from hanse_simulations.planning.phases import PhaseForecast, phase_forecasts, phase_warnings
 from hanse_simulations.planning.variants import Variant
 
 _WORD = 4
 """Bytes of a masked coordinate: masks and sums are unsigned 32-bit integers."""
+_MOST_FOR_COUNTS = 0.1
+"""Part of a gradient's budget that counts and losses may take before a plan warns of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class Forecast:
         spare: Exchanges that may be repeated or lost, of each kind.
         granted_epsilon: Epsilon with every spare exchange used.
         at_stores: Upper bound of a person's epsilon by the number of their stores.
+        phases: One row per phase; none if all rounds release gradients.
         rows: One row per variant.
         threshold: Signal-to-noise below which a variant is not recommended.
         recommendation: Which variant to train, and why.
@@ -135,6 +140,7 @@ class Forecast:
     spare: int
     granted_epsilon: float
     at_stores: dict[int, float]
+    phases: tuple[PhaseForecast, ...]
     rows: tuple[ForecastRow, ...]
     threshold: float
     recommendation: Recommendation
@@ -174,7 +180,7 @@ def forecast(
         raise ConfigError("there is no variant to forecast", hint="give at least one variant")
     plan = solved_plan(settings)
     # Sigma is fixed here, or the manifest of every variant would solve for it again.
-    solved = settings.with_changes({"privacy.noise_multiplier": plan.noise_multiplier})
+    solved = with_solved_noise(settings)
     rows = tuple(_row(solved, plan, population, variant) for variant in variants)
     # Noise is sigma * C * sqrt(d): inverted for the d at which the ratio meets the threshold.
     least = min(rows, key=lambda row: row.parameters)
@@ -204,6 +210,7 @@ def forecast(
             )
             for count in stores
         },
+        phases=phase_forecasts(solved, plan, population),
         rows=rows,
         threshold=threshold,
         recommendation=advise(
@@ -211,7 +218,10 @@ def forecast(
             threshold=threshold,
             parameters=room,
         ),
-        warnings=tuple(_warnings(settings, plan, population)),
+        warnings=(
+            *_warnings(settings, plan, population),
+            *phase_warnings(solved, plan, population),
+        ),
     )
 
 
@@ -283,6 +293,16 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> l
             f"delta={plan.target_delta:g} is larger than 1/N^1.1 for {people.total:,} customers; "
             f"take {people.delta:g} or less"
         )
+    counts = plan.statistics_noise_multiplier
+    if counts is not None and plan.schedule.gradient is not None:
+        # Squared multipliers add up: see `combined_noise_multiplier`.
+        part = counts**-2 / (counts**-2 + plan.noise_multiplier**-2)
+        if part > _MOST_FOR_COUNTS:
+            warnings.append(
+                f"counts and losses take {part:.0%} of the gradient's budget; raise "
+                f"privacy.statistics_noise_multiplier from {counts:g} to some "
+                f"{10 * plan.noise_multiplier:.0f}"
+            )
     most = settings.max_drawn
     largest = plan.sample_rate * max(people.customers)
     if plan.mode == "distributed" and largest > most:

@@ -107,8 +107,10 @@ class _Task:
         rounds = most_rounds(self.given, noise)
         if not rounds:
             raise self.impossible(
-                "not even one round", self.given.with_changes({"federation.rounds": 1})
+                "not even one round",
+                self.given.with_changes({"federation.rounds": 1, "phases": ()}),
             )
+        rounds += sum(phase.rounds for phase in self.given.schedule.statistics)
         return self.solved(Unknown.ROUNDS, rounds, "federation.rounds", rounds)
 
     def epsilon(self) -> Solved:
@@ -166,6 +168,7 @@ class _Task:
                 "privacy.noise_multiplier": _TRIAL_NOISE,
                 "privacy.target_epsilon": _ANY_EPSILON,
                 "federation.rounds": 1,
+                "phases": (),
             }
         )
         plan = PrivacyPlan.from_settings(trial)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, RunNotFound
+from hanse_common.phases import TRAIN
+from hanse_common.privacy.plan import unsolved
 from hanse_simulations.planning.forecast import Population
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
 from hanse_simulations.recipes import RECIPES, load_recipe
@@ -56,8 +58,42 @@ class Sources:
                 hint=f"one of {', '.join(RECIPES)}, a .toml file, or one of `hanse runs list`",
             ) from error
         # A run's settings hold the noise that was solved for its own terms, not for the changes.
-        solved = {"privacy.noise_multiplier": None}
-        return cls(settings=settings.with_changes(solved | dict(changes)), named=True)
+        return cls(settings=unsolved(settings).with_changes(changes), named=True)
+
+    def with_shares(self, given: Sequence[str]) -> Self:
+        """Return sources whose phases have other shares of the budget.
+
+        Args:
+            given: Texts `PHASE=SHARE`. A new name is a phase of one sum of statistics, before
+                the gradient; `train` is the gradient.
+
+        Raises:
+            ConfigError: A text has another form, or the shares do not add up to 1.
+        """
+        if not given:
+            return self
+        phases = {phase.name: phase.model_dump() for phase in self.settings.phases}
+        rounds = self.settings.federation.rounds
+        for text in given:
+            name, _, number = text.partition("=")
+            try:
+                share = float(number)
+            except ValueError:
+                raise ConfigError(
+                    f"--share {text!r} is not PHASE=SHARE", hint="e.g. --share pairs=.2"
+                ) from None
+            if name not in phases and name != TRAIN:
+                phases[name] = {"name": name, "release": "statistics"}
+                rounds += 1
+            phases.setdefault(name, {"name": TRAIN})["share"] = share
+        changes = {
+            # The gradient last, unless the settings have an order of their own.
+            "phases": sorted(phases.values(), key=lambda phase: phase["name"] == TRAIN)
+            if not self.settings.phases
+            else list(phases.values()),
+            "federation.rounds": rounds,
+        }
+        return replace(self, settings=unsolved(self.settings).with_changes(changes))
 
     def population(self) -> Population:
         """Customers of the named stores, counted by the production ingestion.

@@ -40,6 +40,8 @@ def print_forecast(
         say(f"Found: {_found(solved)}. With it:")
     for line in _terms(planned):
         say(line)
+    if planned.phases:
+        screen.print(_phases(planned))
     screen.print(_variants(planned))
     if ledgers:
         screen.print(_ledgers(ledgers, planned.rounds))
@@ -84,6 +86,21 @@ def _terms(planned: Forecast) -> list[str]:
     ]
 
 
+def _phases(planned: Forecast) -> Table:
+    table = _table("phase", "releases", "rounds", "share", "σ", "ε alone", "seen from")
+    for row in planned.phases:
+        table.add_row(
+            row.phase,
+            row.release,
+            str(row.rounds),
+            f"{row.share:.0%}",
+            f"{row.noise_multiplier:.4g}",
+            epsilon(row.epsilon),
+            "" if row.seen_from is None else f"{row.seen_from:.1f} customers",
+        )
+    return table
+
+
 def _variants(planned: Forecast) -> Table:
     table = _table(
         *("variant", "parameters", "noise/coordinate", "noise", "signal ≤", "signal/noise"),
@@ -119,6 +136,6 @@ def _ledgers(rows: Sequence[LedgerRow], rounds: int) -> Table:
 def _table(*headings: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, header_style="", padding=(0, 1, 0, 0), pad_edge=False)
     for heading in headings:
-        left = heading in ("variant", "store")
+        left = heading in ("variant", "store", "phase", "releases")
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     return table

@@ -90,6 +90,7 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
     from hanse_client.tasks.interest import InterestConfig, InterestModel
 
     config = InterestConfig(
+        kind=settings.kind,
         classes=[f"{number:05}" for number in range(classes)],
         n_layer=settings.n_layer,
         n_head=settings.n_head,
@@ -97,7 +98,7 @@ def planned_model(settings: ModelSettings, classes: int) -> InterestModel:
         max_steps=settings.max_steps,
         backbone=settings.backbone,
     )
-    if settings.checkpoint is not None:
+    if settings.kind == "visits" and settings.checkpoint is not None:
         from hanse_client.model.pretrained import read_checkpoint
 
         read_checkpoint(settings.checkpoint).shape(config)
@@ -143,7 +144,8 @@ def _count(chosen: Trainable, model: InterestModel) -> int:
     # Adapters are created by the constructor, so a copy of the config is changed, not the model.
     config = copy.deepcopy(model.config)
     config.adaptation = chosen.adaptation
-    chosen.check(layers=config.n_layer, width=config.n_embd)
+    if config.kind == "visits":
+        chosen.check(layers=config.n_layer, width=config.n_embd)
     with torch.device("meta"):
         made = InterestModel(config)
     made.train_only(str(chosen))

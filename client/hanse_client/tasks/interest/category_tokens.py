@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from hanse_client.features.histories import Histories
-from hanse_client.features.ragged import Ints, offsets_of
+from hanse_client.features.ragged import Ints, offsets_of, ranges
 from hanse_client.tasks.interest.heads import has_interest, outlook_bounds
 
 Floats = npt.NDArray[np.float32]
@@ -213,8 +213,8 @@ class _Pairs:
     def of(cls, histories: Histories, customers: Ints) -> _Pairs:
         """All pairs of each row's customer, whatever their day."""
         starts, stops = histories.visit_offsets[customers], histories.visit_offsets[customers + 1]
-        visit_rows, visits = _ranges(starts, stops)
-        owner, pairs = _ranges(histories.pair_offsets[visits], histories.pair_offsets[visits + 1])
+        visit_rows, visits = ranges(starts, stops)
+        owner, pairs = ranges(histories.pair_offsets[visits], histories.pair_offsets[visits + 1])
         return cls(
             rows=visit_rows[owner],
             classes=histories.pair_classes[pairs].astype(np.int64),
@@ -357,11 +357,3 @@ def _poisson_tails(
     fall = torch.special.gammaincc((below + 1).clamp(min=1).expand_as(rate).double(), rate)
     fall = torch.where(below >= 0, fall, torch.zeros_like(fall))  # no count is below 0
     return torch.log(fall + 1e-3).numpy(), torch.log(rise + 1e-3).numpy(), expected
-
-
-def _ranges(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Concatenate the ranges `starts[i]:stops[i]`; returns (i of each element, the element)."""
-    sizes = stops - starts
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return owner, starts[owner] + within

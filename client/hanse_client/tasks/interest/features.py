@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 
 from hanse_client.features.histories import Histories
+from hanse_client.features.ragged import ranges
 from hanse_client.model.backbone import UNSEEN
 from hanse_client.tasks.interest import Batch, InterestConfig, Interests
 from hanse_client.tasks.interest.heads import VISIT_WINDOWS, has_interest, outlook_bounds
+from hanse_client.tasks.interest.token_batch import token_batch
 
 _NEVER = 3650.0  # days; with the longest window, ten years stand for "ever"
 # Rows times classes of a batch: each cell has P anchors in a dozen dense float tables.
@@ -40,6 +42,12 @@ class Anchors:
 
     def __len__(self) -> int:
         return len(self.customers)
+
+    @property
+    def forecast(self) -> npt.NDArray[np.bool_]:
+        """[R, P] whether an outlook is to be made: where it is a target, or without targets."""
+        has_targets = self.basket.any() or self.outlook.any()
+        return self.outlook if has_targets else np.ones_like(self.outlook)
 
     def rows(self, start: int, stop: int) -> Anchors:
         """The rows of a slice."""
@@ -174,13 +182,16 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         if len(customers)
         else np.zeros(moments.shape, dtype=np.int64)
     )
-    vectors, facts, first = _sequences(histories, starts, before, config)
+    by_category = config.kind == "categories"
+    # A model of categories reads no visits as such: one empty step stands for them.
+    steps = np.zeros_like(before) if by_category else before
+    vectors, facts, first = _sequences(histories, starts, steps, config)
     # An anchor may precede all visits of its row's window; it has seen none of them.
     last_visit = np.maximum(before - 1 - first[:, None], UNSEEN)
 
-    visit_rows, visit_index = _spread(starts, stops)
+    visit_rows, visit_index = ranges(starts, stops)
     pair_starts = histories.pair_offsets[visit_index]
-    pair_visits, pair_index = _spread(pair_starts, histories.pair_offsets[visit_index + 1])
+    pair_visits, pair_index = ranges(pair_starts, histories.pair_offsets[visit_index + 1])
     pairs = _Pairs(
         rows=visit_rows[pair_visits],
         classes=histories.pair_classes[pair_index].astype(np.int64),
@@ -196,6 +207,11 @@ def collate(histories: Histories, anchors: Anchors, config: InterestConfig) -> B
         visit_facts=torch.from_numpy(facts),
         anchor_visit=torch.from_numpy(last_visit),
         past=past,
+        tokens=(
+            token_batch(histories, customers, moments, wanted=anchors.forecast)
+            if by_category
+            else None
+        ),
         next_basket=torch.from_numpy(pairs.counted(pairs.visits[:, None] == target[pairs.rows])),
         outlook=_outlook(pairs, past, anchors, config),
         first_visit=_first_visit(pairs, anchors, config),
@@ -226,14 +242,6 @@ class _Pairs:
         """Add 1, or a weight, to [R, P, C] at each of the flat indices."""
         flat = np.bincount(cells, weights, minlength=int(np.prod(self.shape)))
         return flat.astype(np.float32).reshape(self.shape)
-
-
-def _spread(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Concatenate the ranges `starts[i]:stops[i]`; returns (i of each element, the element)."""
-    sizes = stops - starts
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return owner, starts[owner] + within
 
 
 def _sequences(

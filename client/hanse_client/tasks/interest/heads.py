@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -180,6 +181,9 @@ class _Mixer(nn.Module):
 
 class BasketHead(nn.Module):
     """Scores of all classes for the customer's next visit; softmax over classes."""
+
+    READS: Final = ("counts", "decayed", "days_since", "visits", "gap")
+    """Names of the fields of `Interests` that scores depend on."""
 
     def __init__(self, config: InterestConfig) -> None:
         super().__init__()

@@ -158,6 +158,7 @@ def evaluate_histories(
 ) -> Figures:
     """Evaluate the model on a split of a store's customers."""
     anchors = split_anchors(histories, settings, split)
+    model.eval()  # type: ignore[no-untyped-call]  # a base has dropout
     parts = []
     with torch.inference_mode():
         rows = rows_at_once(model.config)

@@ -1,5 +1,9 @@
 """Metrics of leave-one-out: HR, NDCG and MRR from the rank of the target among all items.
 
+Between items of the same score a public hash of customer and item decides, as fairly as a lot
+and the same in every run and partition. The item's number must not: research data sets number
+items in the order in which customers took them, so that low numbers are popular.
+
 There are two rankings. Papers on sequential recommendation (S3-Rec and its successors) exclude
 the items of the customer's history; the other ranking has all items.
 """
@@ -16,6 +20,7 @@ import numpy.typing as npt
 from hanse_client.features.array_files import concatenated
 from hanse_client.tasks.base import StoredFigures
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
+from hanse_client.tasks.next_item.public_hash import Hashes, hashes, of_names
 from hanse_client.tasks.scoring import TOP
 
 Ints = npt.NDArray[np.int64]
@@ -86,11 +91,14 @@ def judge(data: Sequences, split: str, scores: Callable[[Past], npt.NDArray[Any]
     history = data.without_last(HELD_OUT[split])
     customers = np.flatnonzero(history.sizes)
     targets = data.taken[data.offsets[customers + 1] - HELD_OUT[split]]
+    lots = of_names(data.customers[customers].tolist())
     parts = []
     for start in range(0, len(customers), _ROWS):
         part = slice(start, start + _ROWS)
         past = [history.of_customer(int(customer)) for customer in customers[part]]
-        parts.append(rank_of(scores(past), targets[part], past, customers=customers[part]))
+        parts.append(
+            rank_of(scores(past), targets[part], past, customers=customers[part], lots=lots[part])
+        )
     return Ranks.pooled(parts)
 
 
@@ -100,23 +108,27 @@ def rank_of(
     past: Past,
     *,
     customers: Ints,
+    lots: Hashes,
 ) -> Ranks:
-    """Each target's rank among all items; ties go to the lower item id.
+    """Each target's rank among all items; ties are broken by a public hash.
 
     Args:
         scores: [n, items], higher is likelier next.
         targets: [n] item ids.
         past: Each customer's history of item ids.
         customers: [n] index of each row's customer.
+        lots: [n] hash of each row's customer, the same wherever the customer is.
     """
     rows = np.arange(len(targets))
     own = scores[rows, targets][:, None]
     ahead = scores > own
-    ahead |= (scores == own) & (np.arange(scores.shape[1]) < np.asarray(targets)[:, None])
+    row, item = np.nonzero(scores == own)  # each target, and what ties with it
+    targets_lots = hashes(np.asarray(targets), lots)
+    ahead[row, item] = hashes(item, lots[row]) < targets_lots[row]
     every = 1 + ahead.sum(axis=1)
     # The target is never ahead of itself, so a repeated purchase still has a rank.
-    for row, taken in enumerate(past):
-        ahead[row, taken] = False
+    for number, taken in enumerate(past):
+        ahead[number, taken] = False
     return Ranks(new=1 + ahead.sum(axis=1), every=every, customers=customers)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -83,6 +85,21 @@ class SequenceModel(PreTrainedModel):
         """Scores of all items [B, T, items] after each item of histories [B, T]."""
         return self.scores(self.states(inputs))
 
+    def next_scores(self, past: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.float32]:
+        """Scores of all items [n, items] as the next one of n histories, each of some items."""
+        recent = [one[-self.config.max_steps :] for one in past]
+        last = torch.tensor([len(one) - 1 for one in recent])
+        states = self.states(padded(recent, 0))[torch.arange(len(past)), last]
+        scores: npt.NDArray[np.float32] = self.scores(states).numpy()
+        return scores
+
+    def draw_candidates(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Draw different items, each as likely as any, ascending; all if there are no more."""
+        items = self.config.items
+        if count >= items:
+            return np.arange(items)
+        return np.sort(rng.choice(items, count, replace=False))
+
     def sampled_losses(
         self,
         inputs: Tensor,
@@ -151,3 +168,12 @@ class SequenceModel(PreTrainedModel):
         # With a generator of its own: nn.Dropout draws from torch's global one.
         mask = torch.rand(values.shape, generator=noise) >= rate
         return values * mask / (1 - rate)
+
+
+def padded(rows: Sequence[npt.NDArray[np.int32]], filler: int) -> Tensor:
+    """Rows of any length as one table [n, longest], filled up on the right."""
+    width = max((len(row) for row in rows), default=0) or 1
+    table = np.full((len(rows), width), filler, dtype=np.int64)
+    for place, row in enumerate(rows):
+        table[place, : len(row)] = row
+    return torch.from_numpy(table)

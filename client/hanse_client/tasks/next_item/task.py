@@ -1,27 +1,36 @@
 """The adapter of the task `next-item`, for the data sets of published papers; leave-one-out.
 
-The item table grows with the list of items, and so does the noise on it in private training;
-`docs/published.md` has the cost.
+There are two models. Without privacy a sequence model trains a table of items. The table grows
+with the list of items, and so does the noise on it in private training; under privacy a text
+model takes public vectors of the items in its place (`docs/published.md` has both).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers import PretrainedConfig
 
+from hanse_client.model.config import TextItemConfig
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints, WithoutStatistics
+from hanse_client.tasks.base import Ints
+from hanse_client.tasks.contributions import Contributions
+from hanse_client.tasks.next_item import pairs, text_model
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
-from hanse_client.tasks.next_item.metrics import Past, Ranks, judge
-from hanse_client.tasks.next_item.model import NOTHING, SequenceModel
+from hanse_client.tasks.next_item.metrics import Ranks, judge
+from hanse_client.tasks.next_item.model import NOTHING, SequenceModel, padded
+from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import NextItemSettings, RunSettings
+from hanse_common.errors import ConfigError
 
 _ROWS = 64
+
+NextItemModel: TypeAlias = SequenceModel | TextItemModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,20 +78,44 @@ class _SequenceBatch:
         )
 
 
-class NextItemTask(WithoutStatistics):
+class NextItemTask:
     """See `hanse_client.tasks.base.Task`."""
 
     name = "next-item"
     figures = Ranks
 
-    def load_model(self, folder: Path) -> SequenceModel:
-        """Read a sequence model."""
-        model: SequenceModel = SequenceModel.from_pretrained(folder)
+    def load_model(self, folder: Path) -> NextItemModel:
+        """Read a sequence model or a text model, whichever the folder holds."""
+        table, _ = PretrainedConfig.get_config_dict(folder)
+        by_texts = table.get("model_type") == TextItemConfig.model_type
+        kind = TextItemModel if by_texts else SequenceModel
+        model: NextItemModel = kind.from_pretrained(folder)
         return model
 
-    def freeze(self, model: SequenceModel, settings: RunSettings) -> None:
+    def freeze(self, model: NextItemModel, settings: RunSettings) -> None:
         """Train the part that `model.trainable` names."""
         model.train_only(settings.model.trainable)
+
+    def releases(self, model: NextItemModel, settings: RunSettings) -> dict[str, int]:
+        """Length of each sum of statistics: of popularity and pairs for the text model.
+
+        Raises:
+            ConfigError: Pairs are released before what their graph is derived from is final.
+        """
+        names = [phase.name for phase in settings.schedule.all]
+        if pairs.PHASE in names[:-1]:
+            raise ConfigError(
+                f"phases={names}: a change of the model after the release of 'pairs' would change "
+                "the graph of pairs that the sum is about",
+                hint="make 'pairs' the last phase",
+            )
+        return text_model.releases(model.config) if isinstance(model, TextItemModel) else {}
+
+    def contributions(
+        self, phase: str, data: Sequences, model: TextItemModel, settings: RunSettings
+    ) -> Contributions:
+        """What each customer adds to a phase's sum: see `TextItemModel.contributions`."""
+        return model.contributions(phase, data)
 
     def load_data(self, node: Node) -> Sequences:
         """The store's prepared sequences."""
@@ -101,7 +134,7 @@ class NextItemTask(WithoutStatistics):
         self,
         data: Sequences,
         customers: Ints,
-        model: SequenceModel,
+        model: NextItemModel,
         settings: RunSettings,
         rng: np.random.Generator,
     ) -> _SequenceDraw:
@@ -110,24 +143,21 @@ class NextItemTask(WithoutStatistics):
         Customers are ordered by the length of their sequences, which reduces padding.
 
         Guarantees:
-            What `rng` draws depends only on the number of items.
+            What `rng` draws depends only on the number of items and, for the text model, on
+            the released popularity.
         """
-        count, items = next_item(settings).negatives, model.config.items
-        every = count >= items
         sizes = data.sizes[customers]
         return _SequenceDraw(
             customers=customers[np.argsort(sizes, kind="stable")],
-            candidates=np.arange(items)
-            if every
-            else np.sort(rng.choice(items, count, replace=False)),
+            candidates=model.draw_candidates(next_item(settings).negatives, rng),
             seed=int(rng.integers(2**62)),
         )
 
-    def rows_at_once(self, model: SequenceModel) -> int:
+    def rows_at_once(self, model: NextItemModel) -> int:
         """A constant: the scores are [T, K] a customer."""
         return _ROWS
 
-    def collate(self, data: Sequences, draw: _SequenceDraw, model: SequenceModel) -> _SequenceBatch:
+    def collate(self, data: Sequences, draw: _SequenceDraw, model: NextItemModel) -> _SequenceBatch:
         """Pair each of a customer's latest items with the next one.
 
         Guarantees:
@@ -135,13 +165,13 @@ class NextItemTask(WithoutStatistics):
         """
         length = model.config.max_steps + 1  # one more than is read: the last target
         recent = [data.of_customer(int(customer))[-length:] for customer in draw.customers]
-        inputs = _padded([one[:-1] for one in recent], 0)
-        targets = _padded([one[1:] for one in recent], NOTHING)
+        inputs = padded([one[:-1] for one in recent], 0)
+        targets = padded([one[1:] for one in recent], NOTHING)
         candidates = torch.from_numpy(draw.candidates).expand(len(draw), -1)
         return _SequenceBatch(inputs=inputs, targets=targets, candidates=candidates, seed=draw.seed)
 
-    def losses(self, model: SequenceModel, batch: _SequenceBatch, settings: RunSettings) -> Tensor:
-        """Each customer's mean cross-entropy of the next item [B]."""
+    def losses(self, model: NextItemModel, batch: _SequenceBatch, settings: RunSettings) -> Tensor:
+        """Each customer's cross-entropy of the next item [B]: see `sampled_losses`."""
         private = settings.privacy.mode != "none"
         # No dropout under privacy: its masks depend on a customer's place in the batch, and a
         # loss must be a function of the customer's row only.
@@ -151,29 +181,13 @@ class NextItemTask(WithoutStatistics):
         )
 
     def evaluate(
-        self, data: Sequences, model: SequenceModel, settings: RunSettings, split: str
+        self, data: Sequences, model: NextItemModel, settings: RunSettings, split: str
     ) -> Ranks:
         """Rank all items for every customer's held-out target."""
-
-        def scores(past: Past) -> npt.NDArray[np.float32]:
-            recent = [one[-model.config.max_steps :] for one in past]
-            last = torch.tensor([len(one) - 1 for one in recent])
-            states = model.states(_padded(recent, 0))[torch.arange(len(past)), last]
-            item_scores: npt.NDArray[np.float32] = model.scores(states).numpy()
-            return item_scores
-
         with torch.inference_mode():
-            return judge(data, split, scores)
+            return judge(data, split, model.next_scores)
 
 
 def next_item(settings: RunSettings) -> NextItemSettings:
     """The settings of this task, or their defaults."""
     return settings.next_item or NextItemSettings()
-
-
-def _padded(rows: list[npt.NDArray[np.int32]], filler: int) -> Tensor:
-    width = max((len(row) for row in rows), default=0) or 1
-    table = np.full((len(rows), width), filler, dtype=np.int64)
-    for place, row in enumerate(rows):
-        table[place, : len(row)] = row
-    return torch.from_numpy(table)
