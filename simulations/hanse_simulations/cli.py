@@ -103,7 +103,9 @@ def run(
     compare: Annotated[
         bool,
         typer.Option(
-            "--compare", help="Also train at epsilon 8, 4, 2, 1 in both modes, three seeds each."
+            "--compare",
+            help="Also train at epsilon 8, 4, 2, 1 in both modes, three seeds each; in other tasks,"
+            " each store alone.",
         ),
     ] = False,
     no_compare: Annotated[

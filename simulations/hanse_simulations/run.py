@@ -7,11 +7,10 @@ do and a coordinator cannot.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hanse_client.features.histories import days, run_split
 from hanse_client.inference.card import gather, write_card
@@ -24,15 +23,17 @@ from hanse_server.strategies import make_strategy
 from hanse_simulations.datasets import Stores
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
 from hanse_simulations.evaluation.baseline_figures import BaselineFigures
+from hanse_simulations.evaluation.boosted_trees import NAME as TREES
 from hanse_simulations.evaluation.group_figures import judge_groups
 from hanse_simulations.evaluation.interest_map import interest_map
 from hanse_simulations.evaluation.outlook_metrics import outlook_metrics
+from hanse_simulations.evaluation.paired_arms import compare_arms
 from hanse_simulations.experiment.arm_run import ArmRun
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm
+from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm, non_private_terms
 from hanse_simulations.experiment.figures import overall_figures, spreads
 from hanse_simulations.experiment.prepare import prepare_run
 from hanse_simulations.experiment.runner import runner
-from hanse_simulations.experiment.sweep import run_sweep
+from hanse_simulations.experiment.sweep import Point, SweepFigures, run_sweep, summarise
 from hanse_simulations.monitoring.peak_memory import PeakMemory
 from hanse_simulations.monitoring.trackers import make_trackers
 from hanse_simulations.report.build import write_report
@@ -127,8 +128,12 @@ def _simulate(
         tracker.log([row for row in rows if row["round"] is None], 0)
         # 5. Metrics by group of customers, whose bands are in the stores' own folders.
         main, figures = runs[0], {run.arm.name: run.figures() for run in runs}
+        rows_of_sweep = summarise([(point, SweepFigures.of(found)) for point, found in swept])
         groups, group_notes = judge_groups(
             {**figures, **baselines.test}, prepared, histories, stores, settings
+        )
+        intervals = compare_arms(
+            _trainings(runs, figures, baselines, swept), seed=settings.seed, wanted=baselines.wanted
         )
         splits = main.figures("validate"), figures[main.arm.name]
         quality, curves = outlook_metrics(
@@ -144,7 +149,8 @@ def _simulate(
         folder.write_metrics(rows)
         result = _result(folder, rows, runs, stores).model_copy(
             update={
-                "sweep": [*baselines.comparison(), *swept] if swept else [],
+                "sweep": [*baselines.comparison(), *rows_of_sweep] if swept else [],
+                "intervals": intervals,
                 "groups": groups,
                 "group_notes": group_notes,
                 "outlook_metrics": quality,
@@ -166,32 +172,42 @@ def arms_of(settings: RunSettings) -> list[Arm]:
     if not settings.compare:
         return arms
     centralized = replace(ARMS["centralized"], salt="centralised")
-    transformer: dict[str, Any] = {}
-    if settings.transformer_training is not None:
-        training = settings.transformer_training.model_dump()
-        transformer = {"model.trainable": "all", "training": training}
     if settings.model.kind == "categories":
-        # Without privacy the base is trained whole, in all arms: several local steps a round,
-        # whose mean needs no momentum.
-        transformer |= {
-            "federation.strategy": "FedAvg",
-            "federation.strategy_options": {},
-            "federation.average_last": 0.0,
-        }
         others = [centralized, ARMS["alone"]]
         if settings.privacy.mode != "none":
             others.insert(0, ARMS["federated"])
-        return [
-            *arms,
-            *(replace(arm, overrides={**NON_PRIVATE, **transformer}) for arm in others),
-        ]
+        return [*arms, *(replace(arm, overrides=non_private_terms(settings)) for arm in others)]
     if settings.privacy.mode != "none":
         arms.append(ARMS["federated"])
-    if transformer:
-        arms.append(
-            replace(ARMS["federated_transformer"], overrides={**NON_PRIVATE, **transformer})
-        )
+    if settings.transformer_training is not None:
+        training = settings.transformer_training.model_dump()
+        transformer = {**NON_PRIVATE, "model.trainable": "all", "training": training}
+        arms.append(replace(ARMS["federated_transformer"], overrides=transformer))
     return [*arms, centralized, ARMS["alone"]]
+
+
+def _trainings(
+    runs: Sequence[ArmRun],
+    figures: Mapping[str, dict[str, Figures]],
+    baselines: BaselineFigures,
+    swept: Sequence[tuple[Point, dict[str, Figures]]],
+) -> dict[tuple[str, float | None], list[dict[str, Figures]]]:
+    """Test figures of every arm, by arm and target epsilon: one training a seed.
+
+    With a sweep, its seeds stand for the run's own training of the same arm.
+    """
+    trainings: dict[tuple[str, float | None], list[dict[str, Figures]]] = {
+        (name, None): [by_store] for name, by_store in baselines.test.items()
+    }
+    trainings[TREES, None] = baselines.tree_seeds
+    for run in runs:
+        terms = run.settings.privacy
+        target = None if terms.mode == "none" else terms.target_epsilon
+        trainings[run.arm.name, target] = [figures[run.arm.name]]
+    by_point: dict[tuple[str, float | None], list[dict[str, Figures]]] = {}
+    for point, by_store in swept:
+        by_point.setdefault((point.arm.name, point.epsilon), []).append(by_store)
+    return {**trainings, **by_point}
 
 
 def _result(

@@ -17,7 +17,7 @@ pytestmark = in_a_browser
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(write_run(tmp_path_factory.mktemp("runs"))).resolve()
+    return write_report(write_run(tmp_path_factory.mktemp("runs"), compared=True)).resolve()
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +37,22 @@ def test_it_renders_without_complaint_and_asks_for_nothing(
         "[...document.querySelectorAll('svg.plot')]"
         ".map(e => e.getBoundingClientRect()).map(r => [r.width, r.height])"
     )
-    assert len(sizes) == 4
+    assert len(sizes) == 8
     assert all(w > 250 and h > 120 for w, h in sizes)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert "Federated, private" in tab.evaluate("document.body.innerText")
     assert tab.complaints() == []
     assert tab.asked_for() == {page.as_uri()}
+
+
+def test_tables_of_groups_are_folded_until_they_are_opened(tab: Tab, page: Path) -> None:
+    tab.open(page, width=1280)
+    visible = "[...document.querySelectorAll('details table')].map(e => e.checkVisibility())"
+    before = tab.evaluate(visible)
+    assert before.count(True) == 1
+    assert before.count(False) > 1
+    tab.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert all(tab.evaluate(visible))
 
 
 def test_text_in_drawings_can_be_read_on_a_phone(tab: Tab, page: Path) -> None:

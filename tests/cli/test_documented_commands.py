@@ -214,6 +214,9 @@ TABLE: dict[str, Run | By] = {
         f"bench rolling synthetic --windows 2 --new-rounds 1 {SETTINGS}", slow=True
     ),
     "hanse bench folds grocery": Run(f"bench folds synthetic --folds 2 {SETTINGS}", slow=True),
+    "hanse bench small RUN": By(
+        "tests/unit/test_small_federations.py::test_a_run_gets_its_small_federations_and_their_chart"
+    ),
     "hanse bench clipping": Run("bench clipping --batch 2 --repeats 1", slow=True),
     "hanse bench clipping --model tied": Run(
         "bench clipping --model tied --batch 2 --repeats 1 --method bookkeeping", slow=True

@@ -19,6 +19,7 @@ from hanse_simulations.evaluation.published_figures import BEAUTY
 from hanse_simulations.experiment.next_item import read_study, study_of
 from hanse_simulations.experiment.study import arms_of, deal_out, run_study
 from hanse_simulations.recipes import sequences, sequences_by_texts, synthetic
+from hanse_simulations.report.study_table import print_study
 from hanse_simulations.runs.folder import RunFolder
 from kits.errors import raises
 
@@ -179,6 +180,53 @@ def test_arms_keep_what_the_analyst_changed_and_their_own_terms(ring):
     assert list(settings_of_arms(sequences().with_changes(alone), study)) == ["federated"]
     one_place = sequences().with_changes(alone | {"data.stores": 1})
     assert list(settings_of_arms(one_place, study)) == ["centralized"]
+
+
+def test_to_compare_is_to_train_each_store_alone_too(ring):
+    changes = {"data.stores": 10, "sweep": {}}
+    settings = sequences().with_changes(changes)
+    arms = settings_of_arms(settings, study_of(read_sequences(ring)))
+    assert list(arms)[3:] == ["centralized", "alone"]
+    alone, together = arms["alone"], arms["centralized"]
+    assert (alone.data.stores, alone.privacy.mode, alone.model.trainable) == (10, "none", "all")
+    # As many customers and passes as in one place, each store for itself.
+    assert alone.training.sample_rate == pytest.approx(10 * together.training.sample_rate)
+    assert alone.training.local_steps == round(together.training.local_steps / 10)
+
+
+def test_every_arm_is_compared_on_the_same_customers(ring, tmp_path, capsys):
+    folder = RunFolder.create("sequences", root=tmp_path)
+    settings = sequences().with_changes(
+        {
+            "data.path": ring,
+            "data.stores": 4,
+            "federation.rounds": 1,
+            "federation.secure_aggregation": False,
+            "privacy.mode": "local",
+            "training.local_steps": 1,
+            "model.n_embd": 16,
+            "next_item.negatives": 16,
+            "compute.workers": 1,
+            "sweep": {},
+        }
+    )
+    result = run_study(folder, settings, read_study, quiet=True)
+    rows = {(r.arm, r.against, r.metric): r for r in result.intervals}
+    trained = {"federated_private", "federated_private_half", "federated", "centralized", "alone"}
+    rules = {"global_popularity", "markov"}
+    assert {arm for arm, against, _ in rows if against is None} == trained | rules
+    assert {against for _, against, _ in rows} == {None, "alone", "markov", "federated"}
+    assert {row.customers for row in rows.values()} == {60}
+    for name, figures in result.all_arms().items():
+        assert rows[name, None, "ndcg@10"].value == pytest.approx(figures["ndcg@10"])
+    ahead = rows["markov", "alone", "ndcg@10"]  # who goes round a ring is foreseen by a chain
+    assert ahead.value > 0
+    assert not ahead.is_none
+    print_study(result, "next-item")
+    printed = capsys.readouterr().out
+    for label in ("Each store alone", "Markov chain", "Federated, no privacy"):
+        assert f"Difference to: {label}" in printed
+    assert "none" in printed
 
 
 def test_papers_figures_are_those_of_the_data_set_that_they_used():

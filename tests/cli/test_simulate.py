@@ -65,6 +65,11 @@ def test_json_has_what_it_promises(hanse):
             "long_run_rate", "logistic_regression",
             "boosted_trees"} <= set(result["baselines"])  # fmt: skip
     assert set(result["arms"]) == {"alone", "centralized", "federated", "federated_transformer"}
+    compared = {(row["arm"], row["against"]) for row in result["intervals"]}
+    for reference in ("alone", "boosted_trees", "federated"):
+        assert ("federated_private", reference) in compared
+    for row in result["intervals"]:
+        assert row["low"] is None or row["low"] <= row["high"]
     assert 0 < result["epsilon"]["max"] <= 8
     assert result["epsilon"]["delta"] == 1e-6
     assert result["seconds"] > 0

@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common.config import DataSettings, RunSettings
-from hanse_simulations.experiment.arms import ALL_STORES, metrics_of
+from hanse_simulations.experiment.arms import ALL_STORES, ARMS, metrics_of
 from hanse_simulations.runs.folder import ArmFolder, RunFolder
-from hanse_simulations.runs.results import MetricRow, RunResult
+from hanse_simulations.runs.results import (
+    GroupFigure,
+    MetricRow,
+    PairedInterval,
+    RunResult,
+    Spread,
+    SweepRow,
+)
 
 BASKET = ("global_popularity", "personal_frequency", "markov")
 OUTLOOK = ("mean_reversion", "long_run_rate", "logistic_regression")
@@ -51,9 +58,13 @@ def write_run(
     rounds: int = 5,
     private: bool = True,
     seed: int = 7,
+    compared: bool = False,
     **changes: Any,
 ) -> RunFolder:
-    """Write a run folder that looks like the outcome of `hanse simulate grocery`."""
+    """Write a run folder that looks like the outcome of `hanse simulate grocery`.
+
+    With `compared` its result has intervals, groups and a sweep, as after `--compare`.
+    """
     chance = random.Random(seed)
     names = stores if stores is not None else [f"Region {k}" for k in range(1, 13)]
     sizes = {store: chance.randint(40, 400) for store in names}
@@ -74,9 +85,57 @@ def write_run(
     main = models[-1]
     for arm in models:
         write_logs(folder if arm == main else folder.arm(arm), names, rounds, arm == MODELS[-1])
-    folder.write_result(_result(folder, rows, sizes, rounds, main))
+    result = _result(folder, rows, sizes, rounds, main)
+    folder.write_result(result.model_copy(update=_comparisons(result)) if compared else result)
     folder.model_dir.mkdir()
     return folder
+
+
+def _comparisons(result: RunResult) -> dict[str, Any]:
+    """Intervals, groups and a sweep that go with a result's figures."""
+    intervals, groups, sweep = [], [], []
+    arms = {**result.all_arms(), "untrained": result.metrics}
+    targets: dict[str, tuple[float | None, ...]] = {"distributed": (8.0, 2.0)}
+    arms["distributed"] = result.metrics
+    for name, figures in arms.items():
+        for target in targets.get(name, (None,)):
+            for metric, value in figures.items():
+                if value is None:
+                    continue
+                against = {None: 0.0, "alone": result.arms["alone"].get(metric) or 0.0}
+                for reference, other in against.items():
+                    intervals.append(
+                        PairedInterval(
+                            arm=name,
+                            epsilon=target,
+                            against=reference,
+                            metric=metric,
+                            customers=900,
+                            value=value - other,
+                            low=value - other - 0.011,
+                            high=value - other + 0.012,
+                        )
+                    )
+            if name in ("alone", "distributed"):
+                spreads = {m: Spread(mean=v, std=0.002) for m, v in figures.items()}
+                sweep.append(
+                    SweepRow(arm=name, label=ARMS[name].label, epsilon=target, figures=spreads)
+                )
+    for group in ("largest stores", "smallest stores", "gap"):
+        for name in ("alone", "joining with privacy"):
+            groups.append(
+                GroupFigure(
+                    grouping="store size",
+                    group=group,
+                    customers=300,
+                    arm=name,
+                    metric="rise_auc",
+                    value=0.02,
+                    low=-0.01,
+                    high=0.05,
+                )
+            )
+    return {"intervals": intervals, "groups": groups, "sweep": sweep}
 
 
 def write_logs(folder: ArmFolder, stores: list[str], rounds: int, private: bool) -> None:

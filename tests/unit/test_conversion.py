@@ -428,3 +428,9 @@ def test_arms_keep_the_split_and_one_has_all_customers_in_one_place():
     assert len({arm.data.split for arm in arms.values()}) == 1
     assert list(study.stores(arms["centralized"])) == ["all"]
     assert list(study.stores(arms["federated"])) == ["a"]
+    compared = conversion().with_changes({"sweep": {}})
+    assert "alone" not in {arm.name for arm in arms_of(compared, study)}
+    two = study_of({"a": many(3, seed=1), "b": many(4, seed=2)})
+    alone = {arm.name: arm.settings(compared) for arm in arms_of(compared, two)}["alone"]
+    assert list(two.stores(alone)) == ["a", "b"]
+    assert (alone.privacy.mode, alone.training.sample_rate) == ("none", 1.0)

@@ -6,29 +6,13 @@ import pytest
 
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest.metrics import Figures
-from hanse_client.tasks.scoring import auc
 from hanse_simulations.datasets import Stores, make_stores
 from hanse_simulations.datasets.attributes import FILE, read_attributes, write_attributes
-from hanse_simulations.evaluation.gaps import group_figures, weighted_auc
+from hanse_simulations.evaluation.gaps import group_figures
 from hanse_simulations.evaluation.group_figures import judge_groups
 from hanse_simulations.evaluation.grouping import FEWEST, Grouping, groupings
 from hanse_simulations.experiment.arms import GAP
 from kits.metrics import figures
-
-
-def test_a_weighted_auc_is_that_of_repeated_cases():
-    rng = np.random.default_rng(0)
-    scores = np.round(rng.normal(size=60), 1).astype(np.float32)  # with ties
-    positive = rng.random(60) < 0.3
-    weights = rng.integers(0, 4, size=(5, 60))
-    found = weighted_auc(scores, positive, weights.astype(float))
-    for row, value in zip(weights, found, strict=True):
-        assert value == pytest.approx(auc(np.repeat(scores, row), np.repeat(positive, row)))
-
-
-def test_an_area_without_one_side_is_undefined():
-    found = weighted_auc(np.array([0.1, 0.2], np.float32), np.ones(2, bool), np.ones((1, 2)))
-    assert np.isnan(found).all()
 
 
 def test_what_is_judged_of_some_customers_adds_up_to_all():

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from hanse_common.privacy.plan import PrivacyPlan
+from hanse_simulations.recipes import grocery
 from hanse_simulations.report.build import headline, spent_by_round, write_report
 from hanse_simulations.report.groups import group_tables
+from hanse_simulations.report.overview import epsilon_by_phase, phase_costs
 from hanse_simulations.report.sweep import comparison_tables
 from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import GroupFigure, RunResult, Spread, SweepRow
@@ -65,6 +68,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = write_run(tmp_path_factory.mktemp("compared"), compared=True)
+    return write_report(folder).read_text(encoding="utf-8")
+
+
 def assert_self_contained(text: str) -> None:
     for url in re.findall(r"https?://[^\"'\s<]*", text):
         assert url.startswith("http://www.w3.org/"), url
@@ -88,6 +97,7 @@ def test_every_tag_is_closed_every_id_unique_and_every_reference_resolves(report
 def test_the_parts_stand_in_order(report: str) -> None:
     headings = re.findall(r"<h2[^>]*>([^<]+)</h2>", report)
     assert headings == [
+        "At a glance",
         "Against baselines, and against staying alone",
         "How it got there",
         "What is protected, and what is not",
@@ -102,10 +112,67 @@ def test_tables_have_captions_and_drawings_have_titles_and_descriptions(report: 
     page = Page(report)
     assert page.tags.count("table") == page.tags.count("caption") == 5
     drawings = re.findall(r'<svg [^>]*role="img"[^>]*aria-labelledby="[^"]+"', report)
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     assert page.tags.count("title") == 1 + len(drawings)
     assert page.tags.count("desc") == len(drawings)
     assert report.count('scope="row"') > 20
+
+
+def test_a_compared_run_leads_with_pictures_and_folds_its_groups(compared: str) -> None:
+    page = Page(compared)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.references) <= set(page.ids)
+    assert_self_contained(compared)
+    first = compared[compared.index("At a glance") : compared.index("Against baselines")]
+    assert re.findall(r"<h3>([^<]+)</h3>", first) == [
+        "Who gains by joining",
+        "Accuracy by ε",
+        "ε by phase",
+        "What was known before any private data",
+    ]
+    for part in ("all customers", "largest stores", "Model before training", "5 rounds"):
+        assert part in first, part
+    groups = compared[compared.index("Whom it serves worse") : compared.index("Store by store")]
+    assert groups.count("<table") == groups.count("<details>") == groups.count("</details>") == 2
+    assert compared.index("How it got there") < compared.index("Whom it serves worse")
+
+
+def test_a_difference_that_may_be_chance_is_called_none(compared: str) -> None:
+    start = compared.index("Differences that can be told from chance")
+    table = compared[start : compared.index("</table>", start)]
+    assert "Difference to: Each store alone" in table
+    private = next(line for line in table.splitlines() if "Federated, private" in line)
+    assert re.search(r"<td>[+-]\.\d{4} \[", private)
+    # Staying alone differs from itself by nothing.
+    assert "<td>none [-.0110, .0120]</td>" in table
+
+
+def test_phases_have_their_share_their_noise_and_an_epsilon_of_their_own() -> None:
+    settings = grocery().with_changes(
+        {
+            "federation.rounds": 11,
+            "phases": [
+                {"name": "pairs", "release": "statistics", "share": 0.36},
+                {"name": "train", "release": "gradient", "share": 0.64},
+            ],
+            "privacy.statistics_noise_multiplier": 100.0,
+            "training.sample_rate": 1.0,
+        }
+    )
+    plan = PrivacyPlan.from_settings(settings)
+    assert plan is not None
+    pairs, train = phase_costs(settings)
+    assert (pairs.name, pairs.rounds, pairs.share) == ("pairs", 1, 0.36)
+    assert (train.name, train.rounds, train.share) == ("train", 10, 0.64)
+    assert pairs.noise_multiplier == plan.phase_noise["pairs"]
+    assert train.noise_multiplier == plan.noise_multiplier
+    assert 0 < pairs.epsilon < train.epsilon < plan.target_epsilon
+    assert phase_costs(settings.with_changes({"privacy.mode": "none"})) == []
+    drawn = epsilon_by_phase([pairs, train])
+    assert drawn is not None
+    assert "pairs" in drawn.svg
+    assert epsilon_by_phase([]) is None
 
 
 def test_drawings_keep_their_text_and_follow_the_page_colours(report: str) -> None:

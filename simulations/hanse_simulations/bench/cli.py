@@ -182,6 +182,46 @@ def bench_folds(
     _print_rows(rows, cross_validation.render, format_)
 
 
+@app.command("small")
+def bench_small(
+    run: RunArgument,
+    stores: Annotated[
+        list[int] | None, typer.Option(min=3, help="Numbers of stores; by default 3, 5 and all.")
+    ] = None,
+    customers: Annotated[
+        list[int] | None,
+        typer.Option(min=10, help="Customers of all stores together; by default 150, 600 and all."),
+    ] = None,
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Target epsilons; by default 8, 4, 2 and 1.")
+    ] = None,
+    federations: Annotated[
+        int, typer.Option(min=1, help="Federations of each size, with other customers.")
+    ] = 3,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Train small federations of a run's customers: from which size on joining pays, at which ε."""
+    from hanse_simulations.experiment import small
+    from hanse_simulations.report.build import write_report
+    from hanse_simulations.report.small import size_table
+    from hanse_simulations.runs.folder import RunFolder
+
+    folder = RunFolder.open(run)
+    rows = small.small_federations(
+        folder,
+        stores=stores,
+        customers=customers,
+        epsilons=epsilon or small.EPSILONS,
+        federations=federations,
+        progress=say,
+    )
+    write_report(folder)
+    if format_ is Format.JSON:
+        echo(json_text({"rows": [row.model_dump(mode="json") for row in rows]}, indent=1))
+    else:
+        console(width=_width()).print(size_table(rows))
+
+
 @app.command("deployment")
 def bench_deployment(
     stores: Annotated[int, typer.Option(help="Number of stores.")] = 3,
@@ -202,9 +242,12 @@ def _print_rows(rows: list[Any], render: Callable[[Any], Any], format_: Format) 
     if format_ is Format.JSON:
         echo(json_text({"rows": [asdict(row) for row in rows]}, indent=1))
     else:
-        # A pipe has no width: rich would take 80 columns and fold the tables.
-        wide = None if sys.stdout.isatty() else 140
-        console(width=wide).print(render(rows))
+        console(width=_width()).print(render(rows))
+
+
+def _width() -> int | None:
+    # A pipe has no width: rich would take 80 columns and fold the tables.
+    return None if sys.stdout.isatty() else 140
 
 
 def _changed(recipe: str, changes: list[str] | None) -> RunSettings:

@@ -75,6 +75,11 @@ class BaselineFigures:
             )
         ]
 
+    @property
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """The metrics that apply, by baseline."""
+        return {rule: _wanted_of(rule) for rule in self.test}
+
     def comparison(self) -> list[SweepRow]:
         """The baselines' rows of the comparison table: rules have no seeds, the trees several."""
         rows = []

@@ -2,8 +2,8 @@
 
 Basket: global popularity, the customer's own purchases (decayed over 180 days), a Markov chain
 from the last basket. Outlook: return to the mean, the long-run rate, and a logistic regression
-on simple features. All are centralized, as no federation could be: they see more than any
-store does, and their metrics are not private.
+on simple features. All are centralized: they see more than any store does, and their metrics
+are not private.
 """
 
 from __future__ import annotations
@@ -177,11 +177,25 @@ def _fit_outlook(
 
 
 def outlook_batches(
-    training: Sequence[Histories], until: float, config: InterestConfig
+    training: Sequence[Histories],
+    until: float,
+    config: InterestConfig,
+    *,
+    moments_each: int = _TRAINING_OUTLOOKS,
+    days_apart: float | None = None,
 ) -> Iterator[Batch]:
-    """Outlooks of every customer before training ends, four weeks apart, in batches."""
+    """Outlooks of every customer at several moments before training ends, in batches.
+
+    Args:
+        training: The stores' histories until the end of training.
+        until: The day on which training ends.
+        config: The model's config, with the classes and the days of an outlook.
+        moments_each: Largest number of moments; the last outlook ends with the training.
+        days_apart: Days from one moment to the next; those of an outlook if unset.
+    """
+    apart = days_apart or config.horizon_days
     for store in training:
-        moments = until - config.horizon_days * np.arange(1, _TRAINING_OUTLOOKS + 1)
+        moments = until - config.horizon_days - apart * np.arange(moments_each)
         # As for the model: an outlook needs the reference weeks before it in the records.
         moments = moments[moments >= store.observed_from + config.reference_days]
         customers = store.active()

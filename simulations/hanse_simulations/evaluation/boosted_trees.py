@@ -3,14 +3,16 @@
 About twenty features of a customer's past with a class (counts by window, decayed counts, days
 since, shares, popularity, how often the class rises or falls) go into scikit-learn's histogram
 gradient boosting: once as a ranker for the next basket (is this class in it?), and once each
-for rise and fall. It sees the customers of all stores in one place and adds no noise, which no
-federation could: it is an upper reference.
+for rise and fall. It sees the customers of all stores in one place and adds no noise.
+Federations can train trees too, under privacy with noise on every split; these have none, so
+that they are a reference for what the data hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,11 @@ from hanse_common.config import RunSettings
 from hanse_simulations.evaluation.baselines import outlook_batches
 
 NAME = "boosted_trees"
+_MOMENTS_EACH = 13
+_DAYS_APART = 14.0
+"""A customer's moments: every other week of half a year, all that the references leave room for.
+On Complete Journey they lift the rises' AUC in the validation weeks from .718 with four moments,
+four weeks apart, to .723, and the falls' from .901 to .904."""
 _VISITS_EACH = 3
 _NEGATIVES = 40
 """Mean number of classes not bought that a training visit is contrasted with."""
@@ -67,8 +74,16 @@ class Trees:
         until = days(run_split(settings).train_until)
         training = [store.until(until) for store in stores]
         rng = np.random.default_rng(seed)
-        priors = _priors(training, outlook_batches(training, until, config), len(config.classes))
-        examples = _outlook_examples(outlook_batches(training, until, config), priors)
+        outlooks = partial(
+            outlook_batches,
+            training,
+            until,
+            config,
+            moments_each=_MOMENTS_EACH,
+            days_apart=_DAYS_APART,
+        )
+        priors = _priors(training, outlooks(), len(config.classes))
+        examples = _outlook_examples(outlooks(), priors)
         pairs = [
             _visit_examples(batch, priors, rng)
             for store in training

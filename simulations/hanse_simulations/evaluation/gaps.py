@@ -1,39 +1,28 @@
 """Metrics by group of customers, the gap between groups under each arm, and what changes it.
 
-Intervals are percentiles of a bootstrap over customers (Efron and Tibshirani 1993): customers
-are drawn with replacement inside each group, the same draw for every arm, so that differences
-between arms are paired.
+Intervals are of a bootstrap over the customers of each group (`paired`), with the same draws for
+every arm, so that differences between arms are paired.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from hanse_client.tasks.interest.metrics import FALL, RISE, Figures
+from hanse_client.tasks.interest.metrics import Figures
 from hanse_simulations.evaluation.grouping import Grouping, Members, count
+from hanse_simulations.evaluation.paired import Resampled, Weights, draw_weights, pooled
+from hanse_simulations.evaluation.paired_arms import statistics_of
 from hanse_simulations.experiment.arms import EFFECTS, GAP
 from hanse_simulations.runs.results import GroupFigure
 
 METRICS: Final = ("ndcg@10", "rise_auc", "fall_auc")
 _DRAWS: Final = 300
-_INTERVAL: Final = (2.5, 97.5)
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Sampled:
-    """A metric and its bootstrap draws."""
-
-    value: float
-    draws: Floats
-
-    def minus(self, other: _Sampled) -> _Sampled:
-        return _Sampled(value=self.value - other.value, draws=self.draws - other.draws)
+_Key = tuple[str, str]
+"""An arm and a metric."""
 
 
 def group_figures(
@@ -48,13 +37,10 @@ def group_figures(
     """
     rows: list[GroupFigure] = []
     for number, grouping in enumerate(groupings):
-        by_group: dict[str, dict[tuple[str, str], _Sampled]] = {}
+        by_group: dict[str, dict[_Key, Resampled]] = {}
         for place, (name, members) in enumerate(grouping.groups.items()):
-            # One generator per group, the same for all arms: differences of arms are paired.
-            rng = np.random.default_rng([seed, number, place])
-            weights = rng.multinomial(
-                count(members), np.full(count(members), 1 / count(members)), size=_DRAWS
-            ).astype(np.float64)
+            # One seed per group, the same for all arms: differences of arms are paired.
+            weights = draw_weights(count(members), seed=[seed, number, place], draws=_DRAWS)
             by_group[name] = _with_effects(
                 {
                     (arm, metric): sampled
@@ -75,7 +61,7 @@ def group_figures(
     return rows
 
 
-def _with_effects(sampled: dict[tuple[str, str], _Sampled]) -> dict[tuple[str, str], _Sampled]:
+def _with_effects(sampled: dict[_Key, Resampled]) -> dict[_Key, Resampled]:
     effects = {
         (name, metric): sampled[more, metric].minus(sampled[less, metric])
         for name, (more, less) in EFFECTS.items()
@@ -86,10 +72,9 @@ def _with_effects(sampled: dict[tuple[str, str], _Sampled]) -> dict[tuple[str, s
 
 
 def _row(
-    grouping: str, group: str, customers: int, arm: str, metric: str, sampled: _Sampled
+    grouping: str, group: str, customers: int, arm: str, metric: str, sampled: Resampled
 ) -> GroupFigure:
-    known = sampled.draws[np.isfinite(sampled.draws)]
-    low, high = np.percentile(known, _INTERVAL) if len(known) else (np.nan, np.nan)
+    low, high = sampled.interval()
     return GroupFigure(
         grouping=grouping,
         group=group,
@@ -97,76 +82,26 @@ def _row(
         arm=arm,
         metric=metric,
         value=sampled.value,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
     )
 
 
 def _sampled(
-    stores: Mapping[str, Figures], members: Members, weights: Floats
-) -> dict[str, _Sampled]:
+    stores: Mapping[str, Figures], members: Members, weights: Weights
+) -> dict[str, Resampled]:
     """Metrics of one group under one arm; undefined ones are left out."""
     ranks, place = {}, 0
     for store, own in members.items():
         ranks[store] = np.full(int(own.max(initial=0)) + 1, -1)
         ranks[store][own] = place + np.arange(len(own))
         place += len(own)
-    parts = {store: stores[store].of(own) for store, own in members.items()}
-    together = Figures.pooled(list(parts.values()))
-    baskets = np.concatenate([ranks[store][part.customers] for store, part in parts.items()])
-    owners = np.concatenate(
-        [ranks[store][part.interest_customers] for store, part in parts.items()]
-    )
-    # The first row, all ones, is the metric itself; the others are the bootstrap.
-    weighed = np.concatenate([np.ones((1, place)), weights])
-    metrics = {"ndcg@10": _weighted_mean(together.ndcg, baskets, weighed)}
-    for side, metric, scores in (
-        (RISE, "rise_auc", together.rise_scores),
-        (FALL, "fall_auc", together.fall_scores),
-    ):
-        metrics[metric] = weighted_auc(scores, together.outcomes == side, weighed[:, owners])
-    return {
-        metric: _Sampled(value=float(values[0]), draws=values[1:])
-        for metric, values in metrics.items()
-        if np.isfinite(values[0])
-    }
-
-
-def _weighted_mean(values: Floats, owners: npt.NDArray[np.int64], weights: Floats) -> Floats:
-    """Mean over baskets [1 + draws]; a draw weighs all baskets of a customer alike."""
-    sums = np.bincount(owners, values, minlength=weights.shape[1])
-    counts = np.bincount(owners, minlength=weights.shape[1])
-    with np.errstate(invalid="ignore"):
-        result: Floats = (weights @ sums) / (weights @ counts)
-    return result
-
-
-def weighted_auc(
-    scores: npt.NDArray[np.float32], positive: npt.NDArray[np.bool_], weights: Floats
-) -> Floats:
-    """Area under the ROC curve where each case counts with a weight.
-
-    Args:
-        scores: Scores of the cases [n].
-        positive: Whether a case is positive [n].
-        weights: k weightings of the cases [k, n].
-
-    Returns:
-        One AUC per weighting [k]; NaN where all positives or all negatives weigh zero.
-
-    >>> scores, positive = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
-    >>> weighted_auc(scores, positive, np.ones((1, 4))).tolist()
-    [0.75]
-    """
-    if not len(scores):
-        return np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    ranked, weights = scores[order], weights[:, order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    positives = np.add.reduceat(weights * positive[order], starts, axis=1)
-    negatives = np.add.reduceat(weights * ~positive[order], starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2  # ties count one half
-    total = positives.sum(axis=1) * negatives.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        result: Floats = (positives * below).sum(axis=1) / total
-    return result
+    parts = {store: statistics_of(stores[store].of(own)) for store, own in members.items()}
+    resampled = {}
+    for metric in METRICS:
+        found = [
+            part[metric].owned_by(ranks[store][part[metric].owners])
+            for store, part in parts.items()
+        ]
+        resampled[metric] = pooled(found).resampled(weights)
+    return {metric: one for metric, one in resampled.items() if math.isfinite(one.value)}

@@ -255,6 +255,25 @@ def arm(name: str, trainer: Trainer = "federated") -> Arm:
     return Arm(name=name, label=name.replace("_", " ").capitalize(), trainer=trainer)
 
 
+def non_private_terms(settings: RunSettings) -> dict[str, Any]:
+    """Settings by dotted keys in which an arm without privacy differs from the main arm.
+
+    Without privacy the base of the model of categories is trained whole: several local steps a
+    round, whose mean needs no momentum.
+    """
+    terms = dict(NON_PRIVATE)
+    if settings.model.kind != "categories":
+        return terms
+    if settings.transformer_training is not None:
+        terms["model.trainable"] = "all"
+        terms["training"] = settings.transformer_training.model_dump()
+    return terms | {
+        "federation.strategy": "FedAvg",
+        "federation.strategy_options": {},
+        "federation.average_last": 0.0,
+    }
+
+
 def main_arm(settings: RunSettings) -> Arm:
     """The arm of a run whose model is saved; it has the run's settings without overrides."""
     private = settings.privacy.mode != "none"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from hanse_client.model.config import SequenceConfig
 from hanse_client.tasks.next_item.item_vectors import ItemVectors, public_vectors
+from hanse_client.tasks.next_item.metrics import Ranks
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.tasks.next_item.task import NextItemModel, NextItemTask, next_item
 from hanse_client.tasks.next_item.text_model import TextItemModel
@@ -63,7 +64,7 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
         progress.note("encoding the catalogue")
         vectors = _encoded(catalogue.arranged(read.names), settings)
 
-    def baselines() -> dict[str, dict[str, float]]:
+    def baselines() -> dict[str, Ranks]:
         known = _TASK.training_data(data, settings)
         by_name = {
             "global_popularity": popularity(known, data, "test"),
@@ -71,7 +72,7 @@ def read_study(settings: RunSettings, progress: Progress) -> Study:
         }
         if vectors is not None:
             by_name["nearest_texts"] = nearest_texts(vectors, data, "test")
-        return {name: ranks.metrics() for name, ranks in by_name.items()}
+        return by_name
 
     return replace(
         study_of(read, vectors),

@@ -6,6 +6,9 @@ The production ServerApp and ClientApp do the work, as in every simulation. Arms
 - `federated`: customers assigned to stores by lot; no privacy
 - `federated_private`, `federated_private_half`: the same stores at the target ε and at half
   of it, masked sums with the noise shared among the stores
+- `alone`, with `--compare`: each store trains its own model without privacy
+
+All arms are compared with intervals over the same customers.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ from hanse_client.tasks.base import Ints, StoreData
 from hanse_client.training.train import check_size
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
+from hanse_simulations.evaluation.paired_arms import compare_arms
+from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.experiment.arms import ARMS, Arm
 from hanse_simulations.experiment.exchange_notes import exchange_notes
-from hanse_simulations.experiment.prepare import Prepared
+from hanse_simulations.experiment.prepare import ONE_PLACE, Prepared
 from hanse_simulations.experiment.runner import runner
 from hanse_simulations.monitoring.progress import Progress
 from hanse_simulations.runs.arm_folder import ArmFolder
 from hanse_simulations.runs.folder import RunFolder
-from hanse_simulations.runs.results import RunResult
+from hanse_simulations.runs.results import PairedInterval, RunResult
 
 
 class StudyResult(RunResult):
@@ -84,8 +89,9 @@ class Study:
     stores: Callable[[RunSettings], Mapping[str, Any]] | None = None
     """An arm's stores by name, where customers belong to stores; assigned by lot if None."""
     data_note: str = ""
-    baselines: Callable[[], dict[str, dict[str, float]]] = dict
-    """Fits and evaluates the baselines: test metrics by baseline."""
+    baselines: Callable[[], Mapping[str, Any]] = dict
+    """Fits and evaluates the baselines: by baseline its test figures, whose customers are indices
+    into `data`, or else its metrics, which cannot be compared with intervals."""
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -126,6 +132,7 @@ def run_study(
             seconds[arm.name] = round(time.monotonic() - begun, 1)
         runs[0].model().save_pretrained(folder.model_dir)
         work.progress.note("judging the baselines")
+        baselines = study.baselines()
         figures = {run.arm.name: run.overall() for run in runs}
         spent = {run.arm.name: one for run in runs if (one := run.epsilon()) is not None}
         main = runs[0].arm.name
@@ -140,7 +147,8 @@ def run_study(
             main=main,
             metrics=figures.pop(main),
             arms=figures,
-            baselines=study.baselines(),
+            baselines={name: _metrics(one) for name, one in baselines.items()},
+            intervals=_intervals(study, runs, baselines),
             secure_aggregation=settings.secure,
             epsilon=spent.get("federated_private"),
             notes=[*study.notes, *exchange_notes(runs[0])],
@@ -180,10 +188,10 @@ def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
             and terms of privacy for arms without it.
         study: The study, with the recipes.
     """
-    recipe = dict(_flat(study.private().model_dump()))
+    recipe = dict(_flat(study.private().model_dump(exclude={"sweep"})))
     changes = {
         key: value
-        for key, value in _flat(settings.model_dump())
+        for key, value in _flat(settings.model_dump(exclude={"sweep"}))
         if key not in recipe or recipe[key] != value
     }
     plain = {key: value for key, value in changes.items() if not key.startswith("privacy.")}
@@ -200,10 +208,29 @@ def arms_of(settings: RunSettings, study: Study) -> list[Arm]:
     if settings.privacy.mode != "none":
         stricter = {"privacy.target_epsilon": settings.privacy.target_epsilon / 2}
         arms = [main, replace(half, overrides=stricter), federated, centralized]
-        return arms if settings.compare else [main]
+        return [*arms, *_alone(settings, study, centralized)] if settings.compare else [main]
     if settings.compare:
-        return [federated, centralized]
+        return [federated, centralized, *_alone(settings, study, centralized)]
     return [centralized if settings.data.stores == 1 else federated]
+
+
+def _alone(settings: RunSettings, study: Study, centralized: Arm) -> list[Arm]:
+    """The arm of stores that train by themselves, which takes long and is for `--compare`.
+
+    Each store makes as many passes over its own customers as the centralized arm over all.
+    """
+    if settings.sweep is None:
+        return []
+    stores = len(_stores_of(study, settings))
+    if stores == 1:
+        return []
+    terms = centralized.settings(settings)
+    changes = {
+        "data.stores": settings.data.stores,
+        "training.sample_rate": min(1.0, terms.training.sample_rate * stores),
+        "training.local_steps": max(1, round(terms.training.local_steps / stores)),
+    }
+    return [replace(ARMS["alone"], overrides=terms.with_changes(changes).model_dump())]
 
 
 def deal_out(data: Divisible, stores: int, *, seed: int) -> list[Divisible]:
@@ -226,10 +253,50 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield prefix + key, value
 
 
+def _metrics(figures: Any) -> dict[str, Any]:
+    """Metrics of a baseline that is given by its figures or by its metrics."""
+    return dict(figures) if isinstance(figures, Mapping) else figures.metrics()
+
+
+def _intervals(
+    study: Study, runs: Sequence[ArmRun], baselines: Mapping[str, Any]
+) -> list[PairedInterval]:
+    """Compare all arms and baselines on the same customers."""
+    places = {customer: i for i, customer in enumerate(study.data.customers.tolist())}
+    trainings: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    known = {name: one for name, one in baselines.items() if not isinstance(one, Mapping)}
+    for name, figures in known.items():
+        trainings[name, None] = [{ONE_PLACE: figures}]
+    for run in runs:
+        terms = run.settings.privacy
+        target = None if terms.mode == "none" else terms.target_epsilon
+        stores = _stores_of(study, run.settings)
+        # An arm's stores are not another's: customers are numbered by the data set.
+        parts = [
+            replace(figures, customers=_placed(stores[name].customers, places)[figures.customers])
+            for name, figures in run.figures().items()
+        ]
+        if parts:
+            trainings[run.arm.name, target] = [{ONE_PLACE: type(parts[0]).pooled(parts)}]
+    strongest = max(known, key=lambda name: next(iter(_metrics(known[name]).values())), default="")
+    return compare_arms(
+        trainings, seed=runs[0].settings.seed, references=("alone", strongest, "federated")
+    )
+
+
+def _placed(customers: Any, places: Mapping[Any, int]) -> Ints:
+    return np.array([places[customer] for customer in customers.tolist()], dtype=np.int64)
+
+
+def _stores_of(study: Study, settings: RunSettings) -> Mapping[str, Any]:
+    """An arm's stores by name."""
+    return (study.stores or partial(_by_lot, study.data))(settings)
+
+
 def _prepare(home: ArmFolder, settings: RunSettings, study: Study) -> Prepared:
     """Write the prepared stores and the untrained model of an arm."""
     folder = home.path / "prepared"
-    stores = (study.stores or partial(_by_lot, study.data))(settings)
+    stores = _stores_of(study, settings)
     histories = tuple(folder / f"{name}.npz" for name in stores)
     for path, (name, store) in zip(histories, stores.items(), strict=True):
         check_size(name, store, settings)

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
 from hanse_common.privacy.plan import unsolved
-from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm
+from hanse_simulations.experiment.arms import ARMS, Arm, non_private_terms
 from hanse_simulations.experiment.figures import spread_of
 from hanse_simulations.experiment.prepare import Prepared
 from hanse_simulations.experiment.runner import Runner
@@ -67,7 +67,7 @@ class Point:
 
 def run_sweep(
     home: Path, settings: RunSettings, prepared: Prepared, work: Runner
-) -> list[SweepRow]:
+) -> list[tuple[Point, dict[str, Figures]]]:
     """Train every point of the settings' sweep; finished ones are skipped.
 
     Args:
@@ -76,14 +76,17 @@ def run_sweep(
         prepared: The run's stores.
         work: The runner that trains.
 
+    Returns:
+        Each point with its test figures by store.
+
     Raises:
         HanseError: `Runner.train` failed.
     """
     trained = []
     for point in points(settings, len(prepared.names)):
         run = work.train(point.named(), ArmFolder(home / point.name), settings, prepared)
-        trained.append((point, SweepFigures.of(run.figures())))
-    return summarise(trained)
+        trained.append((point, run.figures()))
+    return trained
 
 
 def points(settings: RunSettings, stores: int) -> Iterator[Point]:
@@ -96,13 +99,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     sweep = settings.sweep
     if sweep is None:
         return
-    plain = {
-        "sweep": None,
-        "continues": None,
-        "federation.evaluate_every": settings.federation.rounds,
-        "privacy.noise_multiplier": None,
-        "phases": [phase.model_dump() for phase in unsolved(settings).phases],
-    }
+    plain = fresh_terms(settings)
     # In mode local a store adds all of the noise, which is the root of the number of stores
     # times its share; its steps are smaller by the same factor, since with steps of the others'
     # size it comes out far worse (docs/lab-notes.md).
@@ -123,7 +120,7 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     for seed in range(settings.seed, settings.seed + sweep.seeds):
         seeded = {**plain, "seed": seed}
         for name in ("centralized", "federated", "alone"):
-            arm = replace(ARMS[name], overrides={**seeded, **NON_PRIVATE})
+            arm = replace(ARMS[name], overrides={**seeded, **non_private_terms(settings)})
             yield Point(arm=arm, epsilon=None, seed=seed)
         for epsilon in sweep.epsilons:
             for name, changes in (
@@ -134,6 +131,17 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
                 terms = {**seeded, "privacy.target_epsilon": epsilon, **changes}
                 arm = replace(ARMS[name], overrides=terms)
                 yield Point(arm=arm, epsilon=epsilon, seed=seed)
+
+
+def fresh_terms(settings: RunSettings) -> dict[str, Any]:
+    """Changes to a run's settings for a training of its own, whose noise is solved again."""
+    return {
+        "sweep": None,
+        "continues": None,
+        "federation.evaluate_every": settings.federation.rounds,
+        "privacy.noise_multiplier": None,
+        "phases": [phase.model_dump() for phase in unsolved(settings).phases],
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,20 @@ from typing import Any
 
 import polars as pl
 
+from hanse_common.errors import HanseError
 from hanse_common.pages import page_environment
 from hanse_simulations.experiment.arms import ALL_STORES, METRICS, TASKS, Metric, Task, arm
 from hanse_simulations.monitoring.tail import JsonLines
+from hanse_simulations.report.differences import READING, difference_tables
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.interest_map import interest_plane
 from hanse_simulations.report.outlook_metrics import COLUMNS, outlook_curves, outlook_lines
+from hanse_simulations.report.overview import (
+    before_private_data,
+    epsilon_by_phase,
+    phase_costs,
+    who_gains,
+)
 from hanse_simulations.report.plots import (
     Plot,
     accuracy_by_round,
@@ -29,6 +37,7 @@ from hanse_simulations.report.plots import (
     last_by_store,
     rise_and_fall,
 )
+from hanse_simulations.report.small import joining_by_size
 from hanse_simulations.report.svg import arm_variable
 from hanse_simulations.report.sweep import accuracy_by_epsilon, comparison_tables
 from hanse_simulations.report.tables import arms_of_task, best_arms, masking, promise, shown_metrics
@@ -127,6 +136,9 @@ def write_report(folder: RunFolder) -> Path:
         facts=_key_figures(result, target),
         comparisons=[_comparison(result, task) for task in TASKS if arms_of_task(result, task)],
         comparison=comparison_tables(result),
+        overview=_overview(folder, result),
+        differences=difference_tables(result.intervals),
+        differences_reading=READING,
         groups=group_tables(result),
         outlook_columns=tuple(COLUMNS.values()),
         outlook_metrics=outlook_lines(result),
@@ -186,6 +198,22 @@ def spent_by_round(folder: ArmFolder, figures: pl.DataFrame) -> dict[str, list[t
     return spent
 
 
+def _overview(folder: RunFolder, result: RunResult) -> list[Plot]:
+    """The drawings of the first screen, without those that the run has nothing for."""
+    try:
+        costs = phase_costs(folder.read_settings()) if result.epsilon else []
+    except HanseError:  # settings of another version, or a plan that no longer holds
+        costs = []
+    plots = (
+        who_gains(result),
+        accuracy_by_epsilon(result.sweep, result.intervals),
+        joining_by_size(result.sizes),
+        epsilon_by_phase(costs),
+        before_private_data(result),
+    )
+    return [plot for plot in plots if plot is not None]
+
+
 def _plots(
     folder: RunFolder, figures: pl.DataFrame, result: RunResult, target: float | None
 ) -> list[Plot]:
@@ -195,7 +223,6 @@ def _plots(
         accuracy_by_round(figures, result, "ndcg@10"),
         accuracy_by_store(figures, result, "ndcg@10"),
         rise_and_fall(result),
-        accuracy_by_epsilon(result.sweep),
         epsilon_by_round(spent, target),
         outlook_curves(drawings.curves, result),
         interest_plane(drawings.interest_map),

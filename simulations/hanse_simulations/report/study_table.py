@@ -13,7 +13,7 @@ from rich.table import Table
 from hanse_common.printing import console
 from hanse_simulations.experiment.arms import arm
 from hanse_simulations.experiment.study import StudyResult
-from hanse_simulations.report.tables import PLAIN_WIDTH
+from hanse_simulations.report.tables import PLAIN_WIDTH, print_differences
 from hanse_simulations.report.wording import ABSENT
 
 _COLUMNS = {
@@ -42,6 +42,7 @@ def print_study(result: StudyResult, task: str, *, file: IO[str] | None = None) 
     for label, figures, seconds in _rows(result):
         table.add_row(label, *(_cell(figures.get(name)) for name in _COLUMNS[task]), seconds)
     screen.print(table)
+    print_differences(result, screen)
     for note in result.notes:
         screen.print(note, highlight=False, soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +14,7 @@ from hanse_simulations.report.plots import Key, Plot
 from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, to_svg
 from hanse_simulations.report.tables import comparison_of, mean_of, seed_spreads
 from hanse_simulations.report.wording import ABSENT, counted, figure
-from hanse_simulations.runs.results import RunResult, SweepRow
+from hanse_simulations.runs.results import PairedInterval, RunResult, Spread, SweepRow
 
 _PANELS: Final = ("rise_auc", "fall_auc", "ndcg@10", "explore_ndcg@10")
 # Colours of arms elsewhere on the page to which these correspond.
@@ -27,6 +27,12 @@ _ARMS: Final = {
     "alone": "alone",
 }
 _MARKERS: Final = {"distributed": "o", "local": "s", "centralized_private": "D"}
+_REFERENCE: Final = "alone"
+_WHISKERS: Final = {
+    True: "whiskers: 95 % interval of the difference to each store alone, paired over customers,"
+    " from its line; one that crosses the line shows no difference",
+    False: "whiskers: standard deviation over seeds",
+}
 _SHAPES: Final = {"o": "circle", "s": "square", "D": "diamond"}
 
 
@@ -79,11 +85,16 @@ def comparison_tables(result: RunResult) -> list[ComparisonTable]:
     return tables
 
 
-def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
+def accuracy_by_epsilon(
+    rows: Sequence[SweepRow], intervals: Sequence[PairedInterval] = ()
+) -> Plot | None:
     """Draw accuracy against ε, one panel per metric; arms without privacy as dashed lines.
 
     Args:
         rows: The rows of a run's sweep.
+        intervals: The run's intervals. A whisker is the interval of the difference to each store
+            alone, drawn from its line: one that crosses the line shows no difference. Without
+            them it is the standard deviation over seeds.
 
     Returns:
         None where the run has no sweep.
@@ -94,11 +105,15 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     lines: dict[str, list[SweepRow]] = {}
     for row in rows:
         lines.setdefault(row.arm, []).append(row)
+    paired = {
+        (row.arm, row.epsilon, row.metric): row for row in intervals if row.against == _REFERENCE
+    }
     with drawing(4.6) as sheet:
         panels = sheet.subplots(2, 2, sharex=True)
         for axes, metric in zip(panels.flat, _PANELS, strict=True):
-            for name, points in lines.items():
-                _line(axes, name, points, metric)
+            for place, (name, points) in enumerate(lines.items()):
+                # Side by side, so that one whisker does not hide another.
+                _line(axes, name, points, metric, paired, shift=1.04 ** (place - len(lines) / 2))
             axes.set_title(METRICS[metric].label)
             axes.set_xscale("log")
             ticks = sorted({row.epsilon for row in rows if row.epsilon is not None})
@@ -116,7 +131,7 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
         svg = to_svg(sheet, "accuracy-by-epsilon", "Accuracy by ε", f"Rise AUC: {text}.")
     caption = (
         f"Test figures of all customers together, mean over {counted(rows[0].seeds, 'seed')};"
-        " whiskers: standard deviation over seeds; dashed: without privacy."
+        f" {_WHISKERS[bool(paired)]}; dashed: without privacy."
     )
     legend = tuple(
         Key(
@@ -130,22 +145,42 @@ def accuracy_by_epsilon(rows: Sequence[SweepRow]) -> Plot | None:
     return Plot(title="Accuracy by ε", caption=caption, svg=svg, legend=legend)
 
 
-def _line(axes: Axes, name: str, rows: Sequence[SweepRow], metric: str) -> None:
+def _line(
+    axes: Axes,
+    name: str,
+    rows: Sequence[SweepRow],
+    metric: str,
+    paired: Mapping[tuple[str, float | None, str], PairedInterval],
+    *,
+    shift: float,
+) -> None:
     colour = arm_colour(_ARMS[name])
-    known = [(row.epsilon, row.figures[metric]) for row in rows if row.epsilon is not None]
-    if not known:
-        mean = rows[0].figures[metric].mean
-        if mean is None:
-            return
-        axes.axhline(mean, color=colour, linestyle=(0, (5, 2)), linewidth=1.4)
+    points = []
+    for row in rows:
+        found = row.figures.get(metric)
+        if found is None or found.mean is None:
+            continue
+        if row.epsilon is None:
+            axes.axhline(found.mean, color=colour, linestyle=(0, (5, 2)), linewidth=1.4)
+            continue
+        whisker = _whisker(found, paired.get((name, row.epsilon, metric)))
+        points.append((row.epsilon * shift, found.mean, *whisker))
+    if not points:
         return
-    epsilons, figures = zip(*sorted(known, key=lambda item: item[0]), strict=True)
+    epsilons, means, below, above = zip(*sorted(points), strict=True)
     axes.errorbar(
         epsilons,
-        [f.mean for f in figures],
-        yerr=[f.std for f in figures],
+        means,
+        yerr=[below, above],
         color=colour,
         marker=_MARKERS[name],
         markersize=5.5,
         elinewidth=1.2,
     )
+
+
+def _whisker(found: Spread, against: PairedInterval | None) -> tuple[float, float]:
+    """Lengths of the whisker below and above a mean."""
+    if against is None or against.value is None or against.low is None or against.high is None:
+        return found.std or 0.0, found.std or 0.0
+    return max(against.value - against.low, 0.0), max(against.high - against.value, 0.0)

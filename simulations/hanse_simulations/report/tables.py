@@ -37,6 +37,7 @@ from hanse_simulations.experiment.arms import (
     arm,
     metrics_of,
 )
+from hanse_simulations.report.differences import READING, difference_tables
 from hanse_simulations.report.wording import ABSENT, counted, delta, duration, epsilon, figure
 from hanse_simulations.runs.results import EpsilonSpent, GroupFigure, RunResult, Spread, SweepRow
 
@@ -47,6 +48,8 @@ PLAIN_WIDTH = 110
 """Width of a table that does not go to a terminal."""
 _ROOMY = 104
 """Least width at which a figure and its spread fit on one line."""
+_ONE_LINE = 136
+"""Least width at which four differences and their intervals fit on one line."""
 
 
 def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
@@ -69,6 +72,7 @@ def print_result(result: RunResult, *, file: IO[str] | None = None) -> None:
             for task, title in TASKS.items():
                 console.print()
                 console.print(_sweep_table(result.sweep, task, title))
+        print_differences(result, console)
         if result.groups:
             console.print()
             console.print(_groups_table(result))
@@ -140,6 +144,24 @@ def seed_spreads(row: SweepRow, metric: str) -> str:
     seeds = figure(shown.std) if row.seeds > 1 else ABSENT
     stores = row.over_stores.get(metric)
     return f"±{seeds}/{figure(stores.std if stores else None)}"
+
+
+def print_differences(result: RunResult, console: Console) -> None:
+    """Print every arm's paired differences to each reference, and how to read them."""
+    tables = difference_tables(result.intervals)
+    for shown in tables:
+        table = _table(shown.title)
+        table.add_column("Who trains")
+        table.add_column("ε", justify="right")
+        for label in shown.columns:
+            table.add_column(label, justify="right", no_wrap=True)
+        gap = " " if console.width >= _ONE_LINE else "\n"
+        for label, target, cells in shown.rows:
+            table.add_row(label, target, *(Text(cell.replace(" [", gap + "[")) for cell in cells))
+        console.print()
+        console.print(table)
+    if tables:
+        _say(console, READING)
 
 
 def _sweep_table(rows: Sequence[SweepRow], task: Task, title: str) -> Table:

@@ -103,6 +103,49 @@ class GroupFigure(Record):
     """97.5th percentile."""
 
 
+class PairedInterval(Record):
+    """A test figure of an arm, or its difference to another arm, with a 95 % interval.
+
+    The interval is of a bootstrap over customers, with the same draws for every arm.
+    """
+
+    arm: str
+    epsilon: float | None = None
+    """Target epsilon; None without privacy."""
+    against: str | None = None
+    """The arm that is subtracted; None for the arm's own figure."""
+    metric: str
+    seeds: int = 1
+    """Trainings that the figure is the mean of."""
+    customers: int = 0
+    """Customers that are drawn from."""
+    value: Figure = None
+    low: Figure = None
+    """2.5th percentile; None where there are too few customers."""
+    high: Figure = None
+    """97.5th percentile."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether no difference can be seen: the interval contains 0, or there is none.
+
+        >>> PairedInterval(arm="a", metric="m", value=0.01, low=-0.01, high=0.03).is_none
+        True
+        """
+        return self.low is None or self.high is None or self.low <= 0 <= self.high
+
+
+class SizeFigures(Record):
+    """Comparisons of small federations of one size; see `experiment.small`."""
+
+    stores: int
+    customers: int
+    """Customers of all stores of one federation together, about."""
+    federations: int = 1
+    """Federations with different customers that are evaluated together."""
+    intervals: list[PairedInterval] = Field(default_factory=list)
+
+
 class InterestMap(Record):
     """Customers on a plane; see `interest_map`."""
 
@@ -183,6 +226,10 @@ class RunResult(Record):
     groups: list[GroupFigure] = Field(default_factory=list)
     """Test figures by group of customers, of the run's own seed."""
     group_notes: list[str] = Field(default_factory=list)
+    intervals: list[PairedInterval] = Field(default_factory=list)
+    """Of every arm's test figures, and of their differences to other arms."""
+    sizes: list[SizeFigures] = Field(default_factory=list)
+    """Of small federations made from this run's stores, where they were trained."""
     outlook_metrics: list[OutlookMetrics] = Field(default_factory=list)
     """Of the main arm's outlook, in the test weeks."""
     notes: list[str] = Field(default_factory=list)
