@@ -96,8 +96,9 @@ def _histories(folder: StoreFolder) -> Finding:
     mend = "`hanse store data prepare`; `join` does it too"
     if done is None:
         return _warn("histories", "not prepared yet", mend)
-    if not done.fits(folder.model, store, settings):
-        return _warn("histories", "prepared for another model or other settings", mend)
+    reason = done.outdated(folder.model, store, settings)
+    if reason:
+        return _warn("histories", reason, mend)
     needed = settings.data.min_customers
     if done.customers < needed:
         return _fail(
