@@ -170,21 +170,17 @@ def _code(folder: StoreFolder) -> Finding:
 
 
 def _model(folder: StoreFolder) -> Finding:
-    from hanse_client.deployment.enrol import check_settings, start_of
-    from hanse_common.instructions import model_digest
-    from hanse_common.manifest_terms import check_base_model
+    from hanse_client.deployment.enrol import check_model, check_settings
 
     settings, manifest = folder.settings(), folder.membership().manifest
     check_settings(folder, settings)
-    check_base_model(folder.model, manifest)
-    named = manifest.model_digest
-    if model_digest(start_of(folder.model, settings)).hex() != named:
-        return _fail(
-            "model",
-            "not the one that the manifest names",
-            "`hanse store enrol --model DIR`, with the coordinator's folder",
-        )
-    return _ok("model", f"{named[:12]}…, as the manifest names it")
+    if check_model(folder.model, settings, manifest):
+        return _ok("model", f"{manifest.model_digest[:12]}…, as the manifest names it")
+    return _ok(
+        "model",
+        f"as the manifest names it; the run starts from an earlier run's parameters, "
+        f"{manifest.model_digest[:12]}…, which come with the first message",
+    )
 
 
 def _disk(folder: StoreFolder) -> Finding:
