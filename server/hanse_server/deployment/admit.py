@@ -77,7 +77,8 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
             raise DeploymentError(
                 f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
                 code="admission-refused",
-                hint="a revoked store needs new keys to come back: `hanse store init` again",
+                hint="a revoked store needs two new keys to come back: ask it to run `hanse store "
+                "keys rotate --node-key` and to send the new request",
             )
     return request
 
