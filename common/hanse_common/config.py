@@ -229,7 +229,7 @@ class FederationSettings(Settings):
     """Smallest cohort of a round; a simulation with fewer stores takes all of them."""
     minimum_survivors: int | None = Field(default=None, ge=1)
     """Fewest stores in a masked sum. In mode distributed each store's share of the noise is
-    calibrated to it; if unset, one store in ten may be lost there, rounded up."""
+    calibrated to it; there it is nine tenths of the stores if unset."""
     colluders: int = Field(default=1, ge=0)
     """Stores that may collude with the coordinator without exposing the others."""
     max_update_norm: float = Field(default=16.0, gt=0)

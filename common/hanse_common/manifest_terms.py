@@ -361,9 +361,7 @@ def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:
     if settings.privacy.mode != "distributed":
         cohort = min(federated.minimum_cohort, stores)
         return max(cohort, federated.minimum_survivors or 0), federated.minimum_survivors or 0
-    # One in ten may be lost, rounded up: 1 of 5, 2 of 12, 4 of 40. Of twelve stores one is away
-    # for some reason on most days, and a second must not end the run.
-    survivors = federated.minimum_survivors or stores + -stores // 10
+    survivors = federated.minimum_survivors or stores - max(1, stores // 10)
     return max(min(federated.minimum_cohort, stores), survivors, SMALLEST_COHORT), survivors
 
 

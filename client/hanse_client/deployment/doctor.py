@@ -16,7 +16,7 @@ from typing import Literal
 
 from hanse_client.deployment.budget import budget_row
 from hanse_client.deployment.folder import StoreFolder, load_node_key
-from hanse_client.deployment.tls_check import Handshake, handshake
+from hanse_client.deployment.tls_check import LARGEST_AHEAD, Handshake, handshake
 from hanse_client.enrolment import Enrolment
 from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
@@ -32,7 +32,7 @@ _SOON = 14 * _DAY
 """Seconds before a certificate's end from which a check warns."""
 _OLD_KEY = 365 * _DAY
 _CLOCK = 60.0
-"""Seconds by which the clocks may differ; Flower's authentication fails at five minutes."""
+"""Seconds by which this clock may be behind; Flower's authentication fails at five minutes."""
 _DISK = 1 << 30
 """Free bytes below which a check warns."""
 _LITTLE_DISK = 100 << 20
@@ -195,7 +195,8 @@ def _disk(folder: StoreFolder) -> Finding:
 def _server(folder: StoreFolder) -> Iterator[Finding]:
     invitation = folder.invitation()
     result: Handshake = handshake(invitation.fleet, invitation.ca)
-    yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms")
+    through = "" if result.proxy is None else f", through the proxy {result.proxy}"
+    yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms{through}")
     left = result.expires - time.time()
     message = f"{result.version}, certificate valid for {left / _DAY:.0f} days"
     if left < _SOON:
@@ -204,7 +205,7 @@ def _server(folder: StoreFolder) -> Iterator[Finding]:
         yield _ok("TLS", message)
     if result.clock is None:
         yield Finding(check="clock", state="skipped", message="the server does not say its time")
-    elif abs(result.clock) > _CLOCK:
+    elif not -_CLOCK <= result.clock <= LARGEST_AHEAD:
         ahead = "ahead of" if result.clock > 0 else "behind"
         yield _fail(
             "clock",
