@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from hanse_client.deployment.fleet_api import Address, _named
 from hanse_client.deployment.proxy import proxy_for
 from hanse_client.deployment.tls_check import handshake, untrusted
 from hanse_common.errors import NotAdmitted
+from hanse_common.flower import environment
 from kits.apps.deployment import make_tls
 from kits.errors import raises
 
@@ -132,3 +134,15 @@ def test_a_variable_that_names_no_http_proxy_is_refused_or_ignored(value, monkey
         return
     with raises("config", match="HTTPS_PROXY"):
         proxy_for("hanse.example.org")
+
+
+def test_the_coordinators_programs_reach_each_other_without_the_proxy(tmp_path, monkeypatch):
+    """Flower's own client would ask the proxy for 127.0.0.1."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    variables = environment(tmp_path, inherited=dict(os.environ))
+    assert variables["HTTPS_PROXY"] == "http://proxy.example:3128"
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, variables[name])
+    assert proxy_for("127.0.0.1") is proxy_for("localhost") is proxy_for("intranet.example") is None
+    assert proxy_for("hanse.example.org") is not None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 from hanse_common.errors import ConfigError
 
@@ -46,7 +46,7 @@ def proxy_for(host: str) -> Proxy | None:
     """
     proxies = getproxies_environment()
     address = proxies.get("https") or proxies.get("all")
-    if not address or proxy_bypass_environment(host, proxies):
+    if not address or proxy_bypass(host, proxies):
         return None
     hint = "export HTTPS_PROXY=http://[user:password@]host:port, or list the host in NO_PROXY"
     try:
