@@ -95,3 +95,15 @@ def test_a_revoked_store_with_one_new_key_is_told_the_command_and_it_works(parti
     with raises("key-file", match="exists already|waits for"):
         begin(parties.store, node_key=True)
         begin(parties.store, node_key=True)
+
+
+def test_keys_of_every_revocation_stay_refused(parties, tmp_path):
+    stolen = tmp_path / "stolen.request"
+    stolen.write_bytes(enrol.write_request(parties.store).read_bytes())
+    for _ in range(2):
+        revoke(parties.federation, "luebeck")
+        begin(parties.store, node_key=True)
+        parties.come_in()
+    revoke(parties.federation, "luebeck")
+    with raises("admission-refused", match="revoked"):
+        open_request(parties.federation, stolen)
