@@ -17,9 +17,10 @@ pages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from copy import copy
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, requires
 from typing import Any, ClassVar
 
 import click
@@ -32,6 +33,9 @@ from hanse_common.errors import MissingDependency
 
 WHOLE_NUMBER = "N"
 NUMBER = "X"
+_OWN = "hanse_"
+"""Beginning of the names of our own packages; one that is missing is a defect, not an extra."""
+_EXTRA = re.compile(r"(?P<name>[\w.-]+).*;.*extra == ['\"](?P<extra>[\w-]+)")
 OTHERS = "Other commands"
 """Title of the panel for commands that are in no other panel of a group."""
 
@@ -48,6 +52,16 @@ class Command(TyperCommand):
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the help page."""
         _print_help(self, ctx)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a package that is not installed on this machine is named."""
+        try:
+            return super().invoke(ctx)
+        # Commands import heavy packages on use, and each part's machine lacks those of the others.
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0].startswith(_OWN):
+                raise
+            raise _missing(ctx.command_path, error) from error
 
 
 class Group(TyperGroup):
@@ -210,9 +224,19 @@ def _name_values(command: Command) -> None:
 
 def _not_installed(path: str, name: str, error: ModuleNotFoundError) -> click.Command:
     def refuse() -> None:
-        raise MissingDependency(
-            f"`{path}` needs the package {error.name!r}, which is not installed",
-            hint="pip install 'hanse[simulate]', or the extra for this machine's part",
-        )
+        raise _missing(path, error)
 
     return Command(name, callback=refuse, help="(not installed on this machine)")
+
+
+def _missing(path: str, error: ModuleNotFoundError) -> MissingDependency:
+    """Return the error that names a package and the extra of `hanse` that installs it."""
+    package = (error.name or "").split(".")[0]
+    # Lines such as `torch<2.14,>=2.9; extra == "client"`.
+    parts = (_EXTRA.match(line) for line in requires("hanse") or ())
+    extras = [part["extra"] for part in parts if part and part["name"].replace("-", "_") == package]
+    return MissingDependency(
+        f"`{path}` needs the package {error.name!r}, which is not installed here",
+        hint=f"pip install 'hanse[{extras[0] if extras else 'simulate'}]', or run it on a machine "
+        "that has it",
+    )

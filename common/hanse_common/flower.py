@@ -18,8 +18,28 @@ QUIET = {
 }
 """Switches off telemetry, the update check, and the installation of an app's dependencies."""
 
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _POLL_SECONDS = "0.2"
 """Interval at which Flower's SuperExec looks for tasks."""
+
+
+def direct_loopback(inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables by which connections within this machine go through no proxy.
+
+    Flower's programs find one another at 127.0.0.1, and its clients follow `HTTPS_PROXY`: the
+    proxy would be asked for its own loopback address.
+
+    Args:
+        inherited: The variables to start from; hosts that they list stay listed.
+
+    >>> direct_loopback({"NO_PROXY": "intranet.example"})["no_proxy"]
+    'intranet.example,127.0.0.1,localhost,::1'
+    """
+    listed = inherited.get("no_proxy") or inherited.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    hosts += [host for host in _LOOPBACK if host not in hosts]
+    # Programs disagree on which of the two names counts.
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
 
 
 def environment(home: Path, *, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -35,6 +55,7 @@ def environment(home: Path, *, inherited: Mapping[str, str] = os.environ) -> dic
     return {
         **inherited,
         **QUIET,
+        **direct_loopback(inherited),
         "FLWR_HOME": str(home),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _POLL_SECONDS,
         "PATH": os.pathsep.join([programs, inherited.get("PATH", os.defpath)]),

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from hanse_common.codec import digest
 from hanse_common.errors import ConfigError
 from hanse_common.identity import SIGNATURE_SIZE
+from hanse_common.phases import EXCHANGES_PER_ROUND
 from hanse_common.secagg.terms import Header
 
 NDArray = npt.NDArray[Any]
@@ -116,7 +117,7 @@ class Instructions:
     @property
     def exchange(self) -> int:
         """Number of the exchange within the run, three per round; it only grows."""
-        return 3 * self.round + _PLACES[self.kind, self.split]
+        return EXCHANGES_PER_ROUND * self.round + _PLACES[self.kind, self.split]
 
     def header(self, manifest_digest: bytes) -> Header:
         """Return the secure aggregation header of this attempt, which binds the whole message.

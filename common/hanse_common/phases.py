@@ -27,6 +27,8 @@ TRAIN: Final = "train"
 EVALUATE: Final = "evaluate"
 RELEASED: Final = "released."
 """Prefix of the arrays that hold released sums; they are sent, and no step changes them."""
+EXCHANGES_PER_ROUND: Final = 3
+"""Exchange numbers per round: training or statistics, evaluation, test."""
 PHASE_NAME: Final = r"^(?!(?:train|evaluate)$)[a-z][a-z0-9-]{0,39}$"
 """Names of statistics phases: they are kinds of exchange next to `train` and `evaluate`."""
 
@@ -113,6 +115,16 @@ class Phases:
         """
         later = {phase.array for phase in self.statistics if phase.first > after}
         return {name: value for name, value in arrays.items() if name not in later}
+
+
+def exchange_name(exchange: int) -> str:
+    """Name an exchange by its number within the run, for people.
+
+    >>> exchange_name(15), exchange_name(16), exchange_name(17)
+    ('round 5', 'the evaluation of round 5', 'the test of round 5')
+    """
+    number, place = divmod(exchange, EXCHANGES_PER_ROUND)
+    return ("", "the evaluation of ", "the test of ")[place] + f"round {number}"
 
 
 def is_released(name: str) -> bool:

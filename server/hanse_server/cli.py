@@ -195,10 +195,15 @@ def sign(
         str | None,
         typer.Option(metavar="RUN", help="Start from the model that a finished run has trained."),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STORE", help="Leave out an admitted store, such as one that leaves."),
+    ] = None,
     authority_key: _AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Write and sign the terms for all admitted stores."""
+    from hanse_server.deployment.attendance import attendance
     from hanse_server.deployment.run import trained
     from hanse_server.deployment.sign import sign_manifest
 
@@ -209,6 +214,7 @@ def sign(
         settings=settings,
         model=model,
         start=trained(federation, continue_from) if continue_from else None,
+        without=without or (),
     )
     terms = signed.manifest
     if output is Format.JSON:
@@ -216,6 +222,7 @@ def sign(
             "manifest": str(federation.manifest),
             "digest": terms.digest().hex(),
             "expired": list(signed.expired),
+            "attendance": attendance(terms).row(),
         }
         _print_json(row | {"terms": terms.model_dump(mode="json")})
         return
@@ -226,6 +233,10 @@ def sign(
             f"epsilon at most {terms.privacy.target_epsilon} at delta {terms.privacy.target_delta}"
         )
     say(f"signed for {len(terms.stores)} stores: {terms.rounds} rounds, {promise}")
+    for line in attendance(terms).lines():
+        say(line)
+    for store in without or ():
+        say(f"left out {store!r}; it stays admitted, and `hanse server revoke` shuts it out")
     for store in signed.expired:
         say(f"left out {store!r}: its certificate has expired")
     say(f"give {federation.manifest.name} to every store")

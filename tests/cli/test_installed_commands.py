@@ -1,6 +1,7 @@
 """Groups of commands that other packages add to."""
 
 import sys
+from importlib import import_module
 
 import pytest
 import typer
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from hanse_common.audit.cli import app as audit
 from hanse_common.cli import app as hanse
+from hanse_common.commands import command_group
 from hanse_common.errors import MissingDependency
 
 
@@ -52,6 +54,22 @@ def test_a_command_whose_packages_are_missing_says_so_when_it_is_called(installe
     error = CliRunner().invoke(hanse, ["audit", "far"], prog_name="hanse").exception
     assert isinstance(error, MissingDependency)
     assert "`hanse audit far` needs the package 'nowhere_to_be_found'" in str(error)
+
+
+def test_a_command_that_needs_the_packages_of_another_part_names_the_extra(monkeypatch):
+    app = command_group("Commands of a coordinator.")
+
+    @app.command()
+    def export() -> None:
+        """Import what only a store has."""
+        import_module("nowhere_to_be_found")
+
+    lines = ["numpy>=2.0", "nowhere-to-be-found<2; extra == 'client'", "flwr; extra == 'server'"]
+    monkeypatch.setattr("hanse_common.commands.requires", lambda _: lines)
+    error = CliRunner().invoke(app, ["export"]).exception
+    assert isinstance(error, MissingDependency)
+    assert "needs the package 'nowhere_to_be_found'" in str(error)
+    assert "pip install 'hanse[client]'" in str(error)
 
 
 def test_the_attack_is_offered_as_a_command_of_audit(installed):

@@ -396,6 +396,24 @@ def test_revoked_stores_and_ended_certificates_are_not_in_the_terms(members, tmp
     assert [SignedManifest.load(p).unchecked.digest().hex() for p in kept] == [first["digest"]]
 
 
+def test_a_store_that_leaves_is_left_out_without_being_revoked(members):
+    line = ("manifest", "sign", "--folder", members, "--format", "json")
+    row = json.loads(hanse(*line, "--without", "store-2"))
+    assert row["terms"]["stores"] == ["store-1", "store-3", "store-4", "store-5"]
+    assert (members / "certificates" / "store-2").exists()
+    assert sign(members)["terms"]["stores"][1] == "store-2", "and comes back with the next terms"
+    assert "no store 'store-9'" in refused("config", *line, "--without", "store-9")
+
+
+def test_signing_says_who_must_be_there_and_what_that_costs(members):
+    write_settings(members, privacy__mode="distributed")
+    done = cli.invoke(app, ["manifest", "sign", "--folder", str(members)])
+    assert "5 of 5 stores must be there when a round begins (0 may be away)" in done.output
+    assert "and 4 must stay until its sum" in done.output
+    assert "1.29 times the noise" in done.output  # sqrt(5 / (4 - 1))
+    assert "5 stay: 1.12" in done.output and "federation.minimum_survivors" in done.output
+
+
 def test_too_few_stores_or_no_model_or_open_updates_are_refused_by_name(members):
     hanse("revoke", "store-1", "--folder", members)
     hanse("revoke", "store-2", "--folder", members)

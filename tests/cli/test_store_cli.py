@@ -23,6 +23,7 @@ from hanse_common.admission import Invitation, Request
 from hanse_common.errors import StoreNotReady
 from hanse_common.identity import AuthorityKey, Certificate, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.manifest_terms import plan_of
 from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
 from hanse_common.policy import StorePolicy
 from hanse_common.privacy.accounting import SampledGaussianSteps
@@ -395,6 +396,20 @@ def test_budget_counts_charges(member):
     assert found["rounds_left"] > 0
 
 
+def test_rounds_left_are_those_of_the_new_terms(member, authority):
+    """The next round costs what the manifest says, not what the last one cost."""
+    member.node().charge(CHARGE.of(round=1), budget=Budget(max_epsilon=8.0))
+    before = hanse(member, "budget")["rounds_left"]
+    privacy = member.membership().manifest.privacy
+    noise = {"noise_multiplier": 1.0, "target_epsilon": 8.0}
+    terms = authority.manifest(rounds=5, privacy=privacy.model_copy(update=noise))
+    hanse(member, "enrol", "--manifest", terms)
+    after = hanse(member, "budget")["rounds_left"]
+    plan = plan_of(member.membership().manifest)
+    assert after == plan.rounds_left([CHARGE.steps], limit=hanse(member, "budget")["limit"])
+    assert 0 < after < before
+
+
 def test_a_store_leaves_after_a_round_for_good(store):
     assert hanse(store, "leave", "--after-round", 3)["leaves"] == "after round 3"
     check_staying(store.path, 3)
@@ -460,6 +475,32 @@ def test_a_ledger_across_a_rotation_passes_the_audit(member, authority):
     done = cli.invoke(audit, [*line, "--format", "json"])
     (row,) = json.loads(done.stdout)["stores"]
     assert (row["ok"], row["entries"]) == (True, 2), row["fault"]
+
+
+def test_charges_under_earlier_terms_are_checked_against_those_terms(member, authority):
+    """A store keeps every manifest that it took in, and an auditor reads all of them."""
+    from hanse_common.audit.cli import app as audit
+
+    node = member.node()
+    for number, terms in enumerate(({}, {"rounds": 60}, {"rounds": 70}), start=1):
+        if terms:
+            hanse(member, "enrol", "--manifest", authority.manifest(**terms))
+        manifest = member.membership().manifest
+        charge = plan_of(manifest).round_charge()
+        node.charge(
+            charge.of(run=number, round=1, exchange=3, attempt=1, manifest_digest=manifest.digest())
+        )
+    line = ["verify", str(member.path), "--authority", authority.key.public.hex()]
+    done = cli.invoke(audit, [*line, "--no-second-opinion", "--format", "json"])
+    (row,) = json.loads(done.stdout)["stores"]
+    assert (row["ok"], row["entries"]) == (True, 3), row["fault"]
+    assert not any("charges that name" in text for text in row["unverified"])
+    assert len(row["exchanges"]) == 3
+    for kept in member.enrolment.glob("manifest.*.json"):
+        kept.unlink()
+    done = cli.invoke(audit, [*line, "--no-second-opinion", "--format", "json"])
+    (row,) = json.loads(done.stdout)["stores"]
+    assert sum("the terms of 1 charges that name" in text for text in row["unverified"]) == 2
 
 
 def test_a_second_rotation_waits_for_the_first(member):

@@ -191,7 +191,7 @@ def test_a_round_below_its_threshold_fails_after_two_attempts(stage, found_feder
         failed_at, absent = "hello", [n for n in federation.names if n not in absent]
     count = 5 - len(absent)
     said_first = (
-        f"attempt 2 of round 3 has {count} stores at stage '{failed_at}', needed are 4; "
+        f"attempt 2 of round 1 has {count} stores at stage '{failed_at}', needed are 4; "
         f"missing: {failed_at}: {', '.join(absent)}; "
     )
     assert raised.value.message.startswith(said_first)

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -14,7 +15,9 @@ from hanse_client.deployment import enrol
 from hanse_client.deployment.cli import app
 from hanse_client.deployment.doctor import examine
 from hanse_client.deployment.folder import StoreFolder, make_node_key
-from hanse_client.deployment.join import prepare
+from hanse_client.deployment.preparing import prepare
+from hanse_client.features.histories import Histories
+from hanse_client.ingest.store_config import load_store
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import trained_arrays
 from hanse_common.errors import (
@@ -189,18 +192,41 @@ def test_a_changed_bundle_without_code_is_refused_as_well(federation):
 
 
 def test_a_store_whose_data_disappear_says_so_and_stays(federation):
-    histories = federation.stores["rostock"].histories
-    aside = histories.with_name("elsewhere.npz")
-    histories.rename(aside)
+    store = federation.stores["rostock"]
+    sales = Path(load_store(store.store_toml).events.path)
+    aside = sales.with_name("elsewhere")
+    sales.rename(aside)
     try:
         run = federation.coordinator.start_run(federation.again(), stores=3)
         assert federation.coordinator.wait_for_run(run).sub_status == "failed"
     finally:
-        aside.rename(histories)
+        aside.rename(sales)
     assert UNABLE in federation.joined[2].said()
-    assert str(histories) not in federation.coordinator.logged()
-    assert str(histories) in (histories.parent / "log.jsonl").read_text()
+    assert "not prepared: no file matches" in federation.joined[2].said()
+    assert str(sales) not in federation.coordinator.logged()
+    assert str(sales) in (store.path / "log.jsonl").read_text()
     assert federation.coordinator.online() == set(NAMES)
+
+
+def test_a_customer_erased_while_the_node_runs_is_gone_before_the_next_round(federation):
+    store = federation.stores["luebeck"]
+    sales = Path(load_store(store.store_toml).events.path)
+    events, before = pl.read_parquet(sales), set(Histories.load(store.histories).customers)
+    charged = [entry.hash for entry in store.node().ledger]
+    left = events.filter(pl.col("user_id") != events["user_id"].min())
+    left.write_parquet(store.path / "events.parquet")
+    described = store.store_toml.read_text()
+    store.store_toml.write_text(described.replace(json.dumps(str(sales)), '"events.parquet"'))
+    try:
+        run = federation.coordinator.start_run(federation.again(), stores=3)
+        assert federation.coordinator.wait_for_run(run).sub_status == "completed"
+        (_,) = before - set(Histories.load(store.histories).customers)
+        assert "preparing the store's histories: the data have changed" in (
+            federation.joined[1].said()
+        )
+        assert [entry.hash for entry in store.node().ledger][: len(charged)] == charged
+    finally:
+        store.store_toml.write_text(described)
 
 
 def test_a_server_that_is_down_is_named(copied):

@@ -242,6 +242,7 @@ UNUSED = load.Trained(folder=Path("none"), model=None, digest="")  # type: ignor
 WEIGHTS = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2)})
 STATE = {"round": 3, "settings_digest": "00", "settings": {"recipe": "x"}}
 PREPARED = {
+    **{"sources": "c", "keys": "d", "settings": "e", "read": 1.5},
     **{"vocabulary": "a", "encoder": "b", "observed_from": "2026-01-01T00:00:00"},
     **{"customers": 1, "rows": 2, "rejected": 0, "unranked": 0},
 }

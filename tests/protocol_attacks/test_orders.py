@@ -281,7 +281,7 @@ def test_the_same_attempt_is_made_once(federation, monkeypatch):
     federation.tell(STORE)
     forbid_work(monkeypatch)
     reply = federation.tell(STORE)
-    assert reply.error.reason.startswith("[attempt-refused] attempt 1 of round 3")
+    assert reply.error.reason.startswith("[attempt-refused] attempt 1 of round 1")
 
 
 def test_a_round_gives_no_third_attempt(federation, monkeypatch):

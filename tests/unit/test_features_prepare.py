@@ -51,13 +51,13 @@ def test_what_was_prepared_is_known_to_fit_or_not(shop, tmp_path):
     assert Preparation.load(target) is None
     prepare_store(store, settings, model=prepared.base_model, target=target, cache=tmp_path)
     done = Preparation.load(target)
-    assert done is not None and done.fits(prepared.base_model, store, settings)
+    assert done is not None and not done.outdated(prepared.base_model, store, settings)
     other = settings.with_changes({"model.encoder": "another"})
-    assert not done.fits(prepared.base_model, store, other)
+    assert "settings" in done.outdated(prepared.base_model, store, other)
     (tmp_path / "model").mkdir()
     config = (prepared.base_model / "config.json").read_text().replace('"level": "', '"level": "x')
     (tmp_path / "model" / "config.json").write_text(config)
-    assert not done.fits(tmp_path / "model", store, settings)
+    assert "model" in done.outdated(tmp_path / "model", store, settings)
 
 
 def test_data_that_are_gone_leave_what_was_prepared(shop, tmp_path):

@@ -1,8 +1,11 @@
 """Plans and accounting: figures against other accountants, and terms that cannot be kept."""
 
+from dataclasses import replace
+
 import pytest
 from opacus.accountants import create_accountant
 
+from hanse_common.phases import Phases
 from hanse_common.privacy.accounting import (
     SampledGaussianSteps,
     epsilon,
@@ -130,3 +133,26 @@ def test_rounds_left_are_the_most_that_fit():
     spent = [steps(half.noise_multiplier, half.sample_rate, plan.rounds + plan.spare - 7)]
     assert plan.rounds_left(spent, limit=plan.target_epsilon) == 7
     assert plan.rounds_left(spent, limit=0.1) == 0
+
+
+def test_rounds_left_count_the_phases_in_their_order():
+    """A statistics round before the gradient is paid for first, and once."""
+    plan = replace(
+        PrivacyPlan.from_settings(RECIPES["grocery"]()),
+        rounds=4,
+        phases=Phases.of([("pairs", "statistics", 2), ("train", "gradient", 2)]),
+        phase_noise={"pairs": 4.0},
+        target_epsilon=8.0,
+    )
+    pair, step = (plan.charge(kind).steps for kind in ("pairs", "train"))
+
+    def cost(*steps):
+        return epsilon(list(steps), target_delta=plan.target_delta) + 1e-9
+
+    assert plan.rounds_left([], limit=cost(pair) - 1e-3) == 0
+    assert plan.rounds_left([], limit=cost(pair)) == 1
+    both = replace(pair, count=2)
+    assert plan.rounds_left([], limit=cost(both, replace(step, count=3))) == 5
+    done = {"pairs": 2, "train": 1}
+    spent = [both, step]
+    assert plan.rounds_left(spent, limit=cost(both, replace(step, count=3)), done=done) == 2

@@ -131,7 +131,7 @@ def prepare(folder: StoreFolderOption = Path(), output: FormatOption = Format.TA
     from dataclasses import asdict
 
     from hanse_client.deployment.folder import StoreFolder
-    from hanse_client.deployment.join import prepare
+    from hanse_client.deployment.preparing import prepare
 
     done = asdict(prepare(StoreFolder(folder)))
     print_facts({key: done[key] for key in ("customers", "rows", "rejected", "unranked")}, output)

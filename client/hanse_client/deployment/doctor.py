@@ -16,7 +16,7 @@ from typing import Literal
 
 from hanse_client.deployment.budget import budget_row
 from hanse_client.deployment.folder import StoreFolder, load_node_key
-from hanse_client.deployment.tls_check import Handshake, handshake
+from hanse_client.deployment.tls_check import LARGEST_AHEAD, Handshake, handshake
 from hanse_client.enrolment import Enrolment
 from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
@@ -32,7 +32,7 @@ _SOON = 14 * _DAY
 """Seconds before a certificate's end from which a check warns."""
 _OLD_KEY = 365 * _DAY
 _CLOCK = 60.0
-"""Seconds by which the clocks may differ; Flower's authentication fails at five minutes."""
+"""Seconds by which this clock may be behind; Flower's authentication fails at five minutes."""
 _DISK = 1 << 30
 """Free bytes below which a check warns."""
 _LITTLE_DISK = 100 << 20
@@ -96,8 +96,9 @@ def _histories(folder: StoreFolder) -> Finding:
     mend = "`hanse store data prepare`; `join` does it too"
     if done is None:
         return _warn("histories", "not prepared yet", mend)
-    if not done.fits(folder.model, store, settings):
-        return _warn("histories", "prepared for another model or other settings", mend)
+    reason = done.outdated(folder.model, store, settings)
+    if reason:
+        return _warn("histories", reason, mend)
     needed = settings.data.min_customers
     if done.customers < needed:
         return _fail(
@@ -169,21 +170,17 @@ def _code(folder: StoreFolder) -> Finding:
 
 
 def _model(folder: StoreFolder) -> Finding:
-    from hanse_client.deployment.enrol import check_settings, start_of
-    from hanse_common.instructions import model_digest
-    from hanse_common.manifest_terms import check_base_model
+    from hanse_client.deployment.enrol import check_model, check_settings
 
     settings, manifest = folder.settings(), folder.membership().manifest
     check_settings(folder, settings)
-    check_base_model(folder.model, manifest)
-    named = manifest.model_digest
-    if model_digest(start_of(folder.model, settings)).hex() != named:
-        return _fail(
-            "model",
-            "not the one that the manifest names",
-            "`hanse store enrol --model DIR`, with the coordinator's folder",
-        )
-    return _ok("model", f"{named[:12]}…, as the manifest names it")
+    if check_model(folder.model, settings, manifest):
+        return _ok("model", f"{manifest.model_digest[:12]}…, as the manifest names it")
+    return _ok(
+        "model",
+        f"as the manifest names it; the run starts from an earlier run's parameters, "
+        f"{manifest.model_digest[:12]}…, which come with the first message",
+    )
 
 
 def _disk(folder: StoreFolder) -> Finding:
@@ -198,7 +195,8 @@ def _disk(folder: StoreFolder) -> Finding:
 def _server(folder: StoreFolder) -> Iterator[Finding]:
     invitation = folder.invitation()
     result: Handshake = handshake(invitation.fleet, invitation.ca)
-    yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms")
+    through = "" if result.proxy is None else f", through the proxy {result.proxy}"
+    yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms{through}")
     left = result.expires - time.time()
     message = f"{result.version}, certificate valid for {left / _DAY:.0f} days"
     if left < _SOON:
@@ -207,7 +205,7 @@ def _server(folder: StoreFolder) -> Iterator[Finding]:
         yield _ok("TLS", message)
     if result.clock is None:
         yield Finding(check="clock", state="skipped", message="the server does not say its time")
-    elif abs(result.clock) > _CLOCK:
+    elif not -_CLOCK <= result.clock <= LARGEST_AHEAD:
         ahead = "ahead of" if result.clock > 0 else "behind"
         yield _fail(
             "clock",

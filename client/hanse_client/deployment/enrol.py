@@ -233,10 +233,7 @@ def check_settings(folder: StoreFolder, settings: RunSettings) -> None:
 
 
 def accept_model(folder: StoreFolder, source: Path) -> None:
-    """Store the initial model if trained parameters and frozen rest are those of the manifest.
-
-    The frozen rest is the vocabulary, the text vectors, and the transformer where it is not
-    trained. Clipping and noise do not depend on it.
+    """Store the base model if it is the manifest's; see `check_model`.
 
     Raises:
         ConfigError: The folder contains no model.
@@ -255,13 +252,42 @@ def accept_model(folder: StoreFolder, source: Path) -> None:
         for name in BASE_MODEL_FILES:
             shutil.copyfile(source / name, aside / name)
         # Checked on the copy, as the source could change after a check.
-        actual = model_digest(start_of(aside, settings)).hex()
-        if actual != manifest.model_digest:
-            raise PolicyViolation(
-                f"the model's digest is {actual}, the manifest names {manifest.model_digest}",
-                hint="ask the coordinator for the model that the manifest was signed for",
-            )
-        check_base_model(aside, manifest)
+        check_model(aside, settings, manifest)
+
+
+def check_model(model: Path, settings: RunSettings, manifest: Manifest) -> bool:
+    """Compare a model's folder with the manifest.
+
+    The frozen part is the vocabulary, the text vectors, and the transformer where it is not
+    trained; messages carry only the trained parameters. A run may start from the parameters of an
+    earlier run. They are not in the folder then, which stays as it is over any number of runs;
+    the guard compares those of the first message with the manifest.
+
+    Args:
+        model: The model's folder.
+        settings: The run's.
+        manifest: The federation's terms.
+
+    Returns:
+        Whether the run starts from the parameters in the folder.
+
+    Raises:
+        ConfigError: The folder contains no model of the settings' task.
+        PolicyViolation: The manifest names another model.
+    """
+    check_base_model(model, manifest)
+    start = start_of(model, settings)
+    actual = model_digest(start).hex()
+    if actual == manifest.model_digest:
+        return True
+    wanted = manifest.schedule.known(manifest.arrays, after=0)
+    # Without the digest of the files, nothing says that the frozen part is the manifest's.
+    if manifest.base_digest is None or wanted != {n: a.shape for n, a in start.items()}:
+        raise PolicyViolation(
+            f"the model's digest is {actual}, the manifest names {manifest.model_digest}",
+            hint="ask the coordinator for the model that the manifest was signed for",
+        )
+    return False
 
 
 def start_of(model: Path, settings: RunSettings) -> Mapping[str, Any]:

@@ -50,6 +50,12 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
+from hanse_client.deployment.tls_check import (
+    LARGEST_AHEAD,
+    LARGEST_BEHIND,
+    clock_ahead,
+    untrusted,
+)
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
 
 T = TypeVar("T")
@@ -277,10 +283,7 @@ def _named(call: Callable[[], T], address: Address) -> T:
         return call()
     except httpx.TransportError as error:
         if _CERTIFICATE in str(error):
-            raise UntrustedServer(
-                f"the TLS certificate of {address.fleet} cannot be trusted: {_reason(str(error))}",
-                hint="compare invitation.json with the coordinator's: is somebody in between?",
-            ) from error
+            raise untrusted(address.fleet, _reason(str(error))) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
             hint="is the server up, and does a firewall let this machine reach it?",
@@ -291,10 +294,18 @@ def _named(call: Callable[[], T], address: Address) -> T:
         if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
         if status == httpx.codes.UNAUTHORIZED:
+            ahead = clock_ahead(error.response.headers.get("date"))
+            if ahead is not None and not -LARGEST_BEHIND <= ahead <= LARGEST_AHEAD:
+                raise NotAdmitted(
+                    f"this machine's clock is {abs(ahead):.0f} s "
+                    f"{'ahead of' if ahead > 0 else 'behind'} that of {address.fleet}, which "
+                    "refuses requests with such times",
+                    hint="set this machine's clock by NTP",
+                ) from error
             raise NotAdmitted(
-                f"{address.fleet} does not know this store's node key, or its clock differs",
-                hint="check this machine's clock; has the coordinator admitted this store's newest "
-                "request, and not revoked it?",
+                f"{address.fleet} does not know this store's node key",
+                hint="has the coordinator admitted this store's newest request, and not revoked "
+                "it?",
             ) from error
         if status == httpx.codes.FORBIDDEN:
             raise FederationError("the run has ended", code="run-over") from error

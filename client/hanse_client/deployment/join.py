@@ -12,12 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 from hanse_client.deployment.folder import StoreFolder, load_node_key
-from hanse_client.features.prepare import Preparation, prepare_store
-from hanse_client.ingest.store_config import load_store
+from hanse_client.deployment.preparing import Freshness, outdated, prepare_aside
 from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
 from hanse_common.flower import QUIET
-from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE, TEXTS_FOLDER
+from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
 
 
 def join(
@@ -37,7 +36,9 @@ def join(
     os.environ.update(QUIET)  # before Flower is imported, which reads it then
     with _alone(folder), _stopped_by_signal() as stop:
         logs.set_up(store=folder.node().name)
-        check_ready(folder, report)
+        check_ready(folder, report, stop=stop)
+        if stop.is_set():
+            return
         from hanse_client.deployment.fleet_api import Address, connected
         from hanse_client.deployment.node_loop import serve
         from hanse_client.deployment.worker import Answering
@@ -55,7 +56,14 @@ def join(
         try:
             with connected(address, stop=stop, patience=patience) as fleet:
                 report(f"connected to {address.fleet} as {folder.node().name!r}")
-                serve(fleet, folder.node(), answering, stop=stop, report=report)
+                serve(
+                    fleet,
+                    folder.node(),
+                    answering,
+                    stop=stop,
+                    report=report,
+                    refresh=Freshness(folder, stop=stop, report=report),
+                )
         except Unreachable:
             # A stop ends the retries, so that the last failure is raised; that is no error.
             if not stop.is_set():
@@ -63,12 +71,15 @@ def join(
         report("stopped")
 
 
-def check_ready(folder: StoreFolder, report: Callable[[str], None]) -> None:
-    """Check that a store can take part, and prepare its histories where they are missing or stale.
+def check_ready(
+    folder: StoreFolder, report: Callable[[str], None], *, stop: threading.Event
+) -> None:
+    """Check that a store can take part, and prepare its histories if they are out of date.
 
     Args:
         folder: The store's folder.
         report: Called with one line for each event.
+        stop: Ends the preparation.
 
     Raises:
         StoreNotReady: Something is missing.
@@ -90,27 +101,10 @@ def check_ready(folder: StoreFolder, report: Callable[[str], None]) -> None:
             hint="`hanse store enrol --model DIR`, with the coordinator's folder",
         )
     check_base_model(folder.model, folder.membership().manifest)
-    store = load_store(folder.store_toml)
-    done = Preparation.load(folder.histories)
-    if done is None or not done.fits(folder.model, store, settings):
-        report("preparing the store's histories")
-        prepare(folder)
-
-
-def prepare(folder: StoreFolder) -> Preparation:
-    """Prepare the store's histories from its current data.
-
-    Raises:
-        StoreNotReady: Model or settings are missing.
-        DataError: The data cannot be used.
-    """
-    return prepare_store(
-        load_store(folder.store_toml),
-        folder.settings(),
-        model=folder.model,
-        target=folder.histories,
-        cache=folder.path / TEXTS_FOLDER,
-    )
+    # However young the rows of a query are: the node may have been restarted for newer ones.
+    reason = outdated(folder, query_seconds=0)
+    if reason:
+        prepare_aside(folder, reason, stop=stop, report=report)
 
 
 @contextmanager

@@ -18,17 +18,22 @@ def begin(folder: StoreFolder, *, node_key: bool) -> None:
     Raises:
         StoreNotReady: The folder contains no store.
         KeyFileError: A new key waits for its certificate already.
+
+    Edge cases:
+        A rotation of the store's key alone can be extended to the node's: a store that was revoked
+        needs two new keys, and may learn so from the refusal of its request.
     """
     folder.node()
     waiting = folder.store_key.with_name(folder.store_key.name + NEXT_SUFFIX)
     waiting_node = folder.node_key.with_name(folder.node_key.name + NEXT_SUFFIX)
     # A second rotation would overwrite a key whose certificate may be on its way.
     for path in (waiting, waiting_node):
-        if path.exists():
+        if path.exists() and not (node_key and path == waiting and not waiting_node.exists()):
             raise KeyFileError(
                 f"{path} waits for its certificate already",
                 hint="`hanse store enrol` writes its request again; or remove the file",
             )
-    StoreKey.generate().save(waiting)
+    if not waiting.exists():
+        StoreKey.generate().save(waiting)
     if node_key:
         make_node_key(waiting_node, folder.path / (NODE_PUBLIC_FILE + NEXT_SUFFIX))

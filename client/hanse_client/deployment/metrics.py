@@ -178,7 +178,7 @@ def _budget_metrics(row: BudgetRow | None) -> Iterator[Metric]:
         ("epsilon_spent_ever", "Epsilon charged over all renewals.", row.spent_ever),
         ("epsilon_limit", "Epsilon that the policy allows.", row.limit),
         ("epsilon_left", "Epsilon that is left of it.", row.left),
-        ("rounds_left", "Rounds like the last one that are left of it.", row.rounds_left),
+        ("rounds_left", "Rounds of the manifest that are left of it.", row.rounds_left),
     ):
         if value is not None:
             yield GaugeMetricFamily(f"hanse_store_{name}", text, value=value)

@@ -12,12 +12,14 @@ import math
 import time
 from collections.abc import Callable
 from threading import Event
+from typing import Protocol
 
 from flwr.app import Message
 
 from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.deployment.fleet_api import Fleet
 from hanse_client.deployment.worker import Answering
+from hanse_client.guard import OPENING
 from hanse_client.node import Node
 from hanse_common.errors import FederationError, HanseError, NotAdmitted
 from hanse_common.wording import printable
@@ -61,6 +63,18 @@ class Pace:
         return min(_LONGEST, max(self._shortest, _PART_OF_THE_WAIT * (now - self._last)))
 
 
+class Refresh(Protocol):
+    """Brings the store's prepared data up to date."""
+
+    def __call__(self, *, idle: bool) -> None:
+        """Compare and prepare; `idle` says that no message waits."""
+        ...
+
+
+def _nothing_to_refresh(*, idle: bool) -> None:
+    """Used where a store's data cannot change."""
+
+
 def serve(
     fleet: Fleet,
     node: Node,
@@ -68,6 +82,7 @@ def serve(
     *,
     stop: Event,
     report: Callable[[str], None] = lambda _: None,
+    refresh: Refresh = _nothing_to_refresh,
 ) -> None:
     """Answer messages until `stop` is set.
 
@@ -77,6 +92,7 @@ def serve(
         answering: Answers a message in a process of its own.
         stop: Ends the loop after the current message.
         report: Called with one line for each event.
+        refresh: Called before a message that begins an exchange, and while none arrives.
 
     Raises:
         NotAdmitted: The server no longer knows this node.
@@ -96,6 +112,7 @@ def serve(
             report(f"{error} [{error.code}]")
             received = None  # a malformed answer is treated like none: poll again later
         if received is None:
+            refresh(idle=True)
             stop.wait(pace.wait(now=time.monotonic()))
             continue
         begun = time.monotonic()
@@ -103,6 +120,8 @@ def serve(
         # The coordinator writes the type: without control codes, and of bounded length.
         kind = printable(message.metadata.message_type)[:_LONGEST_KIND]
         try:
+            if message.metadata.message_type in OPENING:
+                refresh(idle=False)
             bundle = bundles.of(message)
             reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
             if reply is None:

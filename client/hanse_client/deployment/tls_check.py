@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPSConnection
 
+from hanse_client.deployment.proxy import Proxy, proxy_for
 from hanse_common.errors import Unreachable, UntrustedServer
 
 _SECONDS = 10.0
 """Timeout of the connection."""
-_LINES = 8192
-"""Bytes of an HTTP answer in which its `Date` is searched."""
+LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
+"""Seconds by which a node's clock may be ahead of the coordinator's, and behind it: Flower refuses
+requests that are signed with other times."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,12 +29,14 @@ class Handshake:
         expires: Unix seconds until which the server's certificate is valid.
         clock: Seconds by which this machine's clock is ahead of the server's; None if the server
             did not send its time.
+        proxy: The proxy in between; None if the connection is direct.
     """
 
     seconds: float
     version: str
     expires: float
     clock: float | None
+    proxy: Proxy | None
 
 
 def handshake(fleet: str, ca: str) -> Handshake:
@@ -44,46 +48,77 @@ def handshake(fleet: str, ca: str) -> Handshake:
 
     Raises:
         UntrustedServer: The root did not issue the server's certificate, or it has expired.
-        Unreachable: The server does not answer.
+        Unreachable: The server, or the proxy that the environment names, does not answer.
+        ConfigError: The environment names something else than an HTTP proxy.
     """
     host, _, port = fleet.rpartition(":")
     host = host.strip("[]")
     # A bare context has no roots of the system: those of `ca` are the only ones.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca)
+    proxy = proxy_for(host)
+    if proxy is None:
+        connection = HTTPSConnection(host, int(port), timeout=_SECONDS, context=context)
+    else:
+        connection = HTTPSConnection(proxy.host, proxy.port, timeout=_SECONDS, context=context)
+        connection.set_tunnel(host, int(port), headers=proxy.headers)
     begun = time.monotonic()
-    try:
-        with (
-            socket.create_connection((host, int(port)), timeout=_SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
+    with contextlib.closing(connection):
+        try:
+            connection.connect()
             seconds = time.monotonic() - begun
+            secure: ssl.SSLSocket = connection.sock
             certificate, version = secure.getpeercert(), secure.version()
-            clock = _clock(secure, host)
-    except ssl.SSLCertVerificationError as error:
-        raise UntrustedServer(
-            f"the TLS certificate of {fleet} cannot be trusted: {error.verify_message}",
-            hint="compare invitation.json with the coordinator's: is somebody in between?",
-        ) from error
-    except OSError as error:
-        raise Unreachable(
-            f"{fleet} does not answer: {error.strerror or error}",
-            hint="is the server up, and does a firewall let this machine reach it?",
-        ) from error
+            clock = _clock(connection)
+        except ssl.SSLCertVerificationError as error:
+            raise untrusted(fleet, error.verify_message) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or error
+            if proxy is None:
+                raise Unreachable(
+                    f"{fleet} does not answer: {reason}",
+                    hint="is the server up, and does a firewall let this machine reach it?",
+                ) from error
+            raise Unreachable(
+                f"{fleet} does not answer through the proxy {proxy}: {reason}",
+                hint="does the proxy allow CONNECT to that port, with this password? or list the "
+                "host in NO_PROXY",
+            ) from error
     return Handshake(
         seconds=seconds,
         version=str(version),
         expires=ssl.cert_time_to_seconds(str((certificate or {}).get("notAfter"))),
         clock=clock,
+        proxy=proxy,
     )
 
 
-def _clock(secure: ssl.SSLSocket, host: str) -> float | None:
-    """Seconds by which this clock is ahead of the `Date` in the server's HTTP answer."""
-    with contextlib.suppress(OSError, ValueError, UnicodeDecodeError):
-        secure.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-        for line in secure.recv(_LINES).decode("latin-1").split("\r\n"):
-            name, _, value = line.partition(":")
-            if name.lower() == "date":
-                return time.time() - parsedate_to_datetime(value.strip()).timestamp()
+def untrusted(fleet: str, reason: str) -> UntrustedServer:
+    """Return the error about a server's certificate, with a hint that fits OpenSSL's reason."""
+    hint = "compare invitation.json with the coordinator's: is somebody in between?"
+    if "expired" in reason:
+        hint = "tell the coordinator to renew it, and check this machine's clock"
+    elif "not yet valid" in reason:
+        hint = "check this machine's clock: it may be behind"
+    return UntrustedServer(f"the TLS certificate of {fleet} cannot be trusted: {reason}", hint=hint)
+
+
+def clock_ahead(date: str | None) -> float | None:
+    """Return the seconds by which this clock is ahead of the `Date` in an HTTP answer.
+
+    Args:
+        date: The header's value; None without one.
+
+    Returns:
+        None if there is no date, or it cannot be read.
+    """
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return time.time() - parsedate_to_datetime((date or "").strip()).timestamp()
+    return None
+
+
+def _clock(connection: HTTPSConnection) -> float | None:
+    with contextlib.suppress(OSError, HTTPException):
+        connection.request("GET", "/", headers={"Connection": "close"})
+        return clock_ahead(connection.getresponse().getheader("date"))
     return None

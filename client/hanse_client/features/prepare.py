@@ -2,6 +2,10 @@
 
 The public inputs come from the federation: the classes that the model ranks, the text encoder,
 and the first day of the records. All other inputs are the store's own data and stay there.
+
+A store's data change between rounds: new weeks arrive, and customers are erased. The record of a
+preparation holds fingerprints of everything that it was made from; the node compares them before
+every round, and computes on no histories that are out of date.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time as clock
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -17,21 +22,30 @@ from typing import TYPE_CHECKING, Any
 from hanse_client.features.histories import Histories, prepare, unranked
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError
-from hanse_common.paths import CONFIG_FILE, PREPARED_FILE
+from hanse_common.errors import ConfigError, DataError
+from hanse_common.manifest_terms import settings_digest
+from hanse_common.paths import CONFIG_FILE, PREPARED_FILE, STORE_FILE
 from hanse_common.settings_files import read_json
 
 if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig
+    from hanse_client.node import Node
 
 _RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
+QUERY_SECONDS = 86_400.0
+"""Age at which a query is repeated, in seconds. A database tells nobody that its rows changed, and
+reading them all before every round would take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """The inputs of a prepared histories file other than the data, and the counts of ingestion.
+    """The inputs of a prepared histories file, and the counts of ingestion.
 
     Args:
+        sources: Fingerprint of `store.toml` and of the source files; see `source_fingerprint`.
+        keys: Fingerprint of the keys that pseudonyms and homes are computed with.
+        settings: Digest of the run's settings, with the split in time.
+        read: Unix seconds when the sources were read.
         vocabulary: Digest of the vocabulary in the model's `config.json`.
         encoder: The text encoder.
         observed_from: First day of the store's records, ISO 8601.
@@ -42,6 +56,10 @@ class Preparation:
             visits count, their classes do not.
     """
 
+    sources: str
+    keys: str
+    settings: str
+    read: float
     vocabulary: str
     encoder: str
     observed_from: str
@@ -50,13 +68,54 @@ class Preparation:
     rejected: int
     unranked: int
 
-    def fits(self, model: Path, store: StoreConfig, settings: RunSettings) -> bool:
-        """Whether the prepared histories can be used with this model and these settings."""
-        return (self.vocabulary, self.encoder, self.observed_from) == (
-            _vocabulary(model),
+    def outdated(
+        self,
+        model: Path,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        query_seconds: float = QUERY_SECONDS,
+        now: float | None = None,
+    ) -> str:
+        """Say in what the prepared histories differ from what would be prepared now.
+
+        Args:
+            model: Folder of the initial model.
+            store: The store's sources.
+            settings: The run's.
+            query_seconds: Age from which data of a query are out of date.
+            now: Unix seconds; the system clock's if unset.
+
+        Returns:
+            What has changed, in words without data; empty if the histories can be used.
+
+        Raises:
+            ConfigError: Model or settings lack something that preparation needs.
+            DataError: A source file cannot be read.
+        """
+        from hanse_client.ingest.fingerprint import (
+            key_fingerprint,
+            queries_database,
+            source_fingerprint,
+        )
+
+        now = clock.time() if now is None else now
+        if self.vocabulary != _vocabulary(model):
+            return "prepared for another model"
+        if self.sources != source_fingerprint(store):
+            return "the data have changed since they were prepared"
+        if self.keys != key_fingerprint(store):
+            return "prepared with another customer key or home key"
+        if (self.settings, self.encoder, self.observed_from) != (
+            settings_digest(settings).hex(),
             settings.model.encoder,
             observed_from(store, settings).isoformat(),
-        )
+        ):
+            return "prepared for other settings"
+        # A clock that was set back must not make old rows look new.
+        if queries_database(store) and not 0 <= now - self.read < query_seconds:
+            return "the query of the data was made too long ago"
+        return ""
 
     @classmethod
     def load(cls, histories: Path) -> Preparation | None:
@@ -68,6 +127,36 @@ class Preparation:
             return cls(**read_json(path))
         except TypeError:  # fields of another version: the store prepares again
             return None
+
+
+def check_prepared(node: Node, settings: RunSettings) -> None:
+    """Refuse to compute on histories that are not those of the store's data of today.
+
+    Raises:
+        DataError: They are missing, or out of date; says in what.
+        ConfigError: `store.toml` or the model cannot be read.
+
+    Guarantees:
+        A customer whose rows were deleted from the source files is in no batch that is drawn
+        later.
+
+    Edge cases:
+        The stores of a simulation have no `store.toml` in their folders: their data were prepared
+        from one public data set, and do not change.
+    """
+    from hanse_client.ingest.store_config import load_store
+
+    if not (node.folder / STORE_FILE).exists():
+        return
+    store = load_store(node.folder / STORE_FILE)
+    done = Preparation.load(node.settings.histories)
+    reason = (
+        "the store's data are not prepared"
+        if done is None
+        else done.outdated(node.settings.base_model, store, settings)
+    )
+    if reason:
+        raise DataError(reason, hint="`hanse store data prepare`; `hanse store join` does it too")
 
 
 def prepare_store(
@@ -89,11 +178,14 @@ def prepare_store(
     """
     import numpy as np
 
+    from hanse_client.ingest.fingerprint import key_fingerprint, source_fingerprint
     from hanse_client.ingest.pipeline import ingest
     from hanse_client.model.item_texts import encode_texts
 
     vocabulary = read_json(model / CONFIG_FILE)
     begun = observed_from(store, settings)
+    # Before the data are read: a change in the meantime then makes them out of date at once.
+    sources, read = source_fingerprint(store), clock.time()
     data = ingest(store)
     texts = sorted(data.catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
@@ -112,6 +204,10 @@ def prepare_store(
     )
     _save(histories, target)
     done = Preparation(
+        sources=sources,
+        keys=key_fingerprint(store),  # afterwards: ingestion creates a missing key
+        settings=settings_digest(settings).hex(),
+        read=read,
         vocabulary=_vocabulary(model),
         encoder=settings.model.encoder,
         observed_from=begun.isoformat(),

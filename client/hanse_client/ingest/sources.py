@@ -57,7 +57,7 @@ def read_source(source: Source) -> pl.DataFrame:
     """
     if source.sql is not None:
         return _read_sql(source)
-    frames = [_read_file(source, path) for path in _files(source)]
+    frames = [_read_file(source, path) for path in files_of(source)]
     try:
         return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError:
@@ -67,7 +67,12 @@ def read_source(source: Source) -> pl.DataFrame:
         ) from None
 
 
-def _files(source: Source) -> list[Path]:
+def files_of(source: Source) -> list[Path]:
+    """Return the files that a source's path matches, sorted.
+
+    Raises:
+        DataError: No file matches.
+    """
     path = Path(source.path or "").absolute()
     # Sorted: a glob has no order of its own, and the order of rows decides between duplicates.
     files = sorted(

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hanse_client.features.prepare import check_prepared
 from hanse_client.guard import Admitted, Order
 from hanse_client.node import Randomness
 from hanse_client.rounds.secure_exchange import Answer, Waiting
@@ -63,7 +64,8 @@ def compute_update(admitted: Admitted) -> Answer:
 
     Guarantees:
         A vector is masked in one attempt at most. A second attempt has a fresh sample, noise and
-        rounding, unless the first attempt's vector was never masked.
+        rounding, unless the first attempt's vector was never masked and the store's data are
+        still those that it was computed on.
     """
     order = admitted.order
     if order is None:
@@ -73,7 +75,7 @@ def compute_update(admitted: Admitted) -> Answer:
     # `begin` enters the attempt in the journal before any data are read, so that the coordinator
     # cannot ask again until an answer pleases it; it also deletes the vector that waits.
     hello = exchange.begin(order.header, order.kind)
-    vector = _compute(admitted, order) if unmasked is None else unmasked.vector
+    vector = _compute(admitted, order, unmasked)
     # On disk before the Hello leaves.
     exchange.put_aside(
         Waiting(
@@ -111,8 +113,8 @@ def _base_model(folder: Path, task: str) -> nn.Module:
     return task_of(task).load_model(folder)
 
 
-def _compute(admitted: Admitted, order: Order) -> Integers:
-    """Train or evaluate, and quantise the result.
+def _compute(admitted: Admitted, order: Order, unmasked: Waiting | None) -> Integers:
+    """Train or evaluate, and quantise the result; or return the one of an unmasked attempt.
 
     Raises:
         ProtocolError [unable]: The data cannot be read, or clipping is not exact on them;
@@ -126,6 +128,10 @@ def _compute(admitted: Admitted, order: Order) -> Integers:
     # This part may fail visibly: it depends on signed settings, and the check of clipping has
     # weights of its own, so that a coordinator learns nothing that it can choose.
     try:
+        # First: a customer who was erased meanwhile may be in the unmasked vector too.
+        check_prepared(node, settings)
+        if unmasked is not None:
+            return unmasked.vector
         model = base_model(node, settings)
         if order.kind == TRAIN and order.charge is not None:
             check_ready(node, model, settings, order.instructions.round)

@@ -145,6 +145,10 @@ class SecureExchange:
         waiting = self.current()
         if waiting is None or self._journal().was_masked(header):
             return None
+        histories, path = self._node.settings.histories, self._folder / WAITING_FILE
+        # Prepared again in between: a customer who was erased may be in the vector.
+        if histories.exists() and histories.stat().st_mtime_ns > path.stat().st_mtime_ns:
+            return None
         # All must agree: another manifest may have other bounds and other noise, and other
         # instructions another model.
         first, now = (

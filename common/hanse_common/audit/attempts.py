@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hanse_common.audit.findings import Notes
-from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, Occurrence, Use, kind_of, uses_of
+from hanse_common.audit.repeats import Occurrence, Use, kind_of, uses_of
 from hanse_common.manifest import Manifest
+from hanse_common.phases import EXCHANGES_PER_ROUND
 from hanse_common.roundlog.records import Announced, Closed
 
 

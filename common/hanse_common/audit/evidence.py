@@ -10,6 +10,7 @@
     <run>/roundlog.sqlite            the coordinator's instructions and their outcomes
     <run>/roundlog.checkpoint        signed size and root of the log
     <run>/manifest.json              the coordinator's copy of the terms
+    <run>/manifests/*.json           terms that it replaced
 
 The files of `enrolment/` may also be in the ledger's folder, or in the one that `node.json`
 names.
@@ -36,6 +37,7 @@ from hanse_common.paths import (
     LOG_CHECKPOINTS_FOLDER,
     MANIFEST_FILE,
     MANIFEST_STEM,
+    MANIFESTS_FOLDER,
     NODE_FILE,
     POLICY_FILE,
     ROUND_LOG_FILE,
@@ -327,8 +329,10 @@ def certificate_files(folder: Path) -> list[Path]:
 
 
 def manifest_files(folder: Path) -> list[Path]:
-    """Return the paths of the manifests in a folder, earlier ones included."""
-    return sorted(folder.glob(f"{MANIFEST_STEM}*.json"))
+    """Return the paths of the manifests of a store or a coordinator, earlier ones included."""
+    # `manifest.<digest>.json`, and with `-2` at the end where another authority signed the same.
+    here = (path for path in folder.glob(f"{MANIFEST_STEM}*.json*") if path.suffix != PARTIAL)
+    return sorted([*here, *(folder / MANIFESTS_FOLDER).glob("*.json")])
 
 
 def trusted(signed: Iterable[SignedManifest], authority: bytes | None) -> dict[bytes, Manifest]:

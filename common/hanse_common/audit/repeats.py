@@ -23,12 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanse_common.manifest import Manifest
-from hanse_common.phases import EVALUATE, TRAIN
+from hanse_common.phases import EVALUATE, EXCHANGES_PER_ROUND, TRAIN, exchange_name
 from hanse_common.privacy.entry import Entry
 from hanse_common.wording import counted
 
-EXCHANGES_PER_ROUND = 3
-"""Exchange numbers per round: training, evaluation, test."""
 _MOST_NAMED = 8
 """Most repeats, and occurrences of each, that a sentence names; JSON lists all of them."""
 
@@ -195,12 +193,10 @@ def kind_of(exchange: int, manifest: Manifest) -> str:
 
 def _named(times: Sequence[Occurrence], place: str) -> str:
     first = times[0]
-    what = {0: "round", 1: "the evaluation of round", 2: "the test of round"}
     shown = ", ".join(
         f"{place} {one.place} (run {one.run}, attempt {one.attempt})" for one in times[:_MOST_NAMED]
     )
     more = len(times) - _MOST_NAMED
     often = "twice" if len(times) == 2 else f"{len(times)} times"
-    return f"{what[first.exchange % EXCHANGES_PER_ROUND]} {first.round} {often}: {shown}" + (
-        f" and {more} more" if more > 0 else ""
-    )
+    rest = f" and {more} more" if more > 0 else ""
+    return f"{exchange_name(first.exchange)} {often}: {shown}{rest}"

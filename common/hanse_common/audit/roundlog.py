@@ -15,10 +15,11 @@ from pathlib import Path
 from hanse_common.audit.attempts import LoggedAttempt
 from hanse_common.audit.evidence import is_there
 from hanse_common.audit.findings import Notes
-from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, kind_of
+from hanse_common.audit.repeats import kind_of
 from hanse_common.errors import BadSignature, HanseError, LedgerError, RoundLogError
 from hanse_common.instructions import logged_digest
 from hanse_common.manifest import Manifest
+from hanse_common.phases import EXCHANGES_PER_ROUND
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.file import FORMAT, checkpoint_path, read_records
 from hanse_common.roundlog.merkle import Tree

@@ -5,12 +5,19 @@ The ledger is read as it is; `verify_store` checks it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.shared_customers import covered, epsilon_at_stores
-from hanse_common.privacy.accounting import epsilon, rounds_left
+from hanse_common.audit.terms import under
+from hanse_common.errors import PrivacyError
+from hanse_common.manifest import Manifest
+from hanse_common.manifest_terms import plan_of
+from hanse_common.phases import TRAIN
+from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon, rounds_left
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.entry import Entry
 
@@ -67,7 +74,8 @@ class BudgetRow:
         spent_ever: Epsilon over all renewals.
         limit: The policy's limit; without a policy that of the last charge.
         left: Remainder of the limit.
-        rounds_left: How many more rounds at the last round's terms stay within the limit.
+        rounds_left: How many more rounds stay within the limit: those that the manifest plans
+            next; without a manifest, rounds like the last one.
         covers_stores: At how many stores a person may shop for the values above to hold.
         at_stores: By number of stores, an upper bound on epsilon for a person at so many stores
             that each spent as this one did over all renewals.
@@ -115,10 +123,9 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
     policy = evidence.policy()
     # The policy of today comes first: the ledger only has the limit at the last charge.
     limit = policy.max_epsilon if policy else (charges[-1].max_epsilon or None)
-    rounds = [entry.steps for entry in charges if entry.release.kind == "train"]
-    last = rounds[-1] if rounds else None
     signed = evidence.manifest()
-    covers = covered(entries, signed.unchecked if signed else None)
+    manifest = signed.unchecked if signed else None
+    covers = covered(entries, manifest)
     return BudgetRow(
         store=evidence.store,
         target_delta=delta,
@@ -126,15 +133,45 @@ def budget_of(evidence: Evidence, *, stores: Sequence[int] = (1, 2, 4)) -> Budge
         spent_ever=ever,
         limit=limit,
         left=None if limit is None else limit - spent,
-        rounds_left=(
-            rounds_left(since, last, target_delta=delta, limit=limit) if last and limit else None
-        ),
+        rounds_left=None if limit is None else _rounds_left(charges, manifest, since, limit=limit),
         covers_stores=covers,
         at_stores={
             count: epsilon_at_stores(entries, count, covers=covers, target_delta=delta)
             for count in stores
         },
     )
+
+
+def _rounds_left(
+    charges: Sequence[Entry],
+    manifest: Manifest | None,
+    spent: Sequence[SampledGaussianSteps],
+    *,
+    limit: float,
+) -> int | None:
+    """Return how many rounds a limit still allows; None if no round has ever been charged.
+
+    Args:
+        charges: The ledger's charges.
+        manifest: The terms of the next rounds; None if they are missing.
+        spent: The steps since the last renewal.
+        limit: Epsilon that must not be exceeded.
+    """
+    plan = None
+    # Terms that promise more than they keep are refused elsewhere, and say nothing here.
+    with suppress(PrivacyError):
+        plan = None if manifest is None else plan_of(manifest)
+    if plan is not None and manifest is not None:
+        paid_rounds = {
+            (entry.release.kind, entry.release.round) for entry in under(charges, manifest)
+        }
+        done = Counter(kind for kind, _ in paid_rounds)
+        return plan.rounds_left(spent, limit=limit, done=done)
+    rounds = [entry for entry in charges if entry.release.kind == TRAIN]
+    if not rounds or rounds[-1].steps is None:
+        return None
+    last = rounds[-1]
+    return rounds_left(spent, rounds[-1].steps, target_delta=last.target_delta, limit=limit)
 
 
 def _round(store: str, entries: Sequence[Entry]) -> RoundRow:

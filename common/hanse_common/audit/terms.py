@@ -7,12 +7,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hanse_common.audit.repeats import EXCHANGES_PER_ROUND, Use, charges_of, uses_of
+from hanse_common.audit.repeats import Use, charges_of, uses_of
 from hanse_common.errors import PolicyViolation, PrivacyError
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_noise import check_noise
 from hanse_common.manifest_terms import plan_of
-from hanse_common.phases import EVALUATE
+from hanse_common.phases import EVALUATE, EXCHANGES_PER_ROUND
 from hanse_common.privacy.accounting import epsilon
 from hanse_common.privacy.chain import paid
 from hanse_common.privacy.charge import Charge, Release

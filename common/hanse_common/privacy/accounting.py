@@ -166,6 +166,7 @@ def rounds_left(
     *,
     target_delta: float,
     limit: float,
+    most: int | None = None,
 ) -> int:
     """Return the number of further rounds that stay within a limit.
 
@@ -174,16 +175,17 @@ def rounds_left(
         one_round: The steps of one round.
         target_delta: The delta at which epsilon is read.
         limit: Epsilon that must not be exceeded.
+        most: The largest number of interest; `MOST_ROUNDS` if unset.
 
     Returns:
-        0 if not even one round fits; at most `MOST_ROUNDS`.
+        0 if not even one round fits; at most `most`.
     """
 
     def fits(rounds: int) -> bool:
         more = replace(one_round, count=one_round.count * rounds)
         return epsilon([*spent, more], target_delta=target_delta) <= limit
 
-    return largest(fits, most=MOST_ROUNDS)
+    return largest(fits, most=MOST_ROUNDS if most is None else most)
 
 
 def largest(fits: Callable[[int], bool], *, most: int) -> int:

@@ -14,7 +14,7 @@ accountant takes its event from the same plan.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from hanse_common.config import RunSettings
@@ -268,18 +268,39 @@ class PrivacyPlan:
         """Return the first `rounds` rounds as one event of `dp_accounting`."""
         return composed_event(self.spent_after(rounds))
 
-    def rounds_left(self, spent: Sequence[SampledGaussianSteps], *, limit: float) -> int:
-        """Return how many more rounds of the gradient phase, without evaluations, a limit allows.
+    def rounds_left(
+        self,
+        spent: Sequence[SampledGaussianSteps],
+        *,
+        limit: float,
+        done: Mapping[str, int] | None = None,
+    ) -> int:
+        """Return how many more rounds of this plan, without evaluations, a limit allows.
 
         Args:
             spent: The steps that were spent before.
             limit: Epsilon that must not be exceeded, at `target_delta`.
+            done: Rounds of each phase that `spent` has paid for already, by its name.
 
         Returns:
-            0 if not even one round fits; at most `accounting.MOST_ROUNDS`.
+            0 if not even the next round fits; at most `accounting.MOST_ROUNDS` of a phase. Rounds
+            are counted in the order of the phases, and beyond the plan in its last phase.
         """
-        step = self.round_charge().steps
-        return rounds_left(spent, step, target_delta=self.target_delta, limit=limit)
+        paid, total, last = list(spent), 0, self.schedule.all[-1]
+        for phase in self.schedule.all:
+            charge = self.charge(phase.name)
+            due = phase.rounds - (done or {}).get(phase.name, 0)
+            if charge is None or (due <= 0 and phase is not last):
+                continue
+            steps = charge.steps
+            if phase is last:
+                return total + rounds_left(paid, steps, target_delta=self.target_delta, limit=limit)
+            fits = rounds_left(paid, steps, target_delta=self.target_delta, limit=limit, most=due)
+            total += fits
+            if fits < due:
+                return total
+            paid.append(replace(steps, count=steps.count * due))
+        return total
 
     def spent_after(self, rounds: int) -> list[SampledGaussianSteps]:
         """Return the steps of the first `rounds` rounds and their evaluations."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError, RoundFailed, WeakKey
+from hanse_common.phases import exchange_name
 from hanse_common.secagg.complaints import Complaints
 from hanse_common.secagg.keys import KEY_SIZE, ExchangeKey, share_key_u
 from hanse_common.secagg.masking import Words, add_masks
@@ -398,8 +399,8 @@ class Coordinator:
             for name, stores in self.missing.items()
         )
         return RoundFailed(
-            f"attempt {header.attempt} of round {header.round} has {count} stores at stage "
-            f"{stage!r}, needed are {needed}; missing: {lost or 'none that is known'}",
+            f"attempt {header.attempt} of {exchange_name(header.round)} has {count} stores at "
+            f"stage {stage!r}, needed are {needed}; missing: {lost or 'none that is known'}",
             hint="the model is unchanged; check those stores, then start the next round",
             culprits=tuple(sorted(self.suspects | self.proven.keys())),
         )

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from hanse_common.codec import DIGEST_SIZE, Reader, Writer
 from hanse_common.errors import MalformedMessage, ProtocolError
 from hanse_common.identity import KEY_SIZE, Certificate, check_store_id
+from hanse_common.phases import exchange_name
 from hanse_common.secagg.stage import Stage
 from hanse_common.secagg.terms import MAX_ATTEMPTS, MAX_OPENINGS, Header
 
@@ -178,15 +179,15 @@ class Journal:
         # the difference of the two sums could hold a single update.
         if entry and entry.closed and header.round == entry.round:
             raise ProtocolError(
-                f"round {header.round} of run {header.run} is closed here: its shares "
+                f"{exchange_name(header.round)} of run {header.run} is closed here: its shares "
                 f"were released",
                 code="attempt-refused",
                 hint="go on with the next round",
             )
         if entry and (header.round, header.attempt) <= (entry.round, entry.attempt):
             raise ProtocolError(
-                f"attempt {header.attempt} of round {header.round} comes after attempt "
-                f"{entry.attempt} of round {entry.round} of the same run",
+                f"attempt {header.attempt} of {exchange_name(header.round)} comes after attempt "
+                f"{entry.attempt} of {exchange_name(entry.round)} of the same run",
                 code="attempt-refused",
                 hint="rounds and attempts only move forward",
             )
@@ -195,7 +196,7 @@ class Journal:
         count = counts.get(header.round, 0)
         if count >= max_openings:
             raise ProtocolError(
-                f"exchange {header.round} was begun {count} times under this manifest, "
+                f"{exchange_name(header.round)} was begun {count} times under this manifest, "
                 f"max_openings is {max_openings}",
                 code="attempt-refused",
                 hint="ask the federation why this exchange is repeated; the authority can "
@@ -221,8 +222,8 @@ class Journal:
         entry = self._current(header)
         if stage <= entry.stage:
             raise ProtocolError(
-                f"attempt {header.attempt} of round {header.round} has {entry.stage.name.lower()} "
-                f"here already",
+                f"attempt {header.attempt} of {exchange_name(header.round)} has "
+                f"{entry.stage.name.lower()} here already",
                 code="attempt-refused",
                 hint="nothing is done twice in one attempt; go on with the next one",
             )
@@ -238,8 +239,8 @@ class Journal:
         entry = self._current(header)
         if entry.closed or entry.stage is not stage:
             raise ProtocolError(
-                f"the state of attempt {header.attempt} of round {header.round} says that it "
-                f"has {stage.name.lower()}, the journal that it has {entry.stage.name.lower()}",
+                f"the state of attempt {header.attempt} of {exchange_name(header.round)} says that "
+                f"it has {stage.name.lower()}, the journal that it has {entry.stage.name.lower()}",
                 code="attempt-refused",
                 hint="nothing is done twice in one attempt; go on with the next one",
             )
@@ -279,8 +280,8 @@ class Journal:
         known = entry and (entry.number, entry.round, entry.attempt)
         if entry is None or known != (self.begun, header.round, header.attempt):
             raise ProtocolError(
-                f"attempt {header.attempt} of round {header.round} of run {header.run} is "
-                f"not the newest one here",
+                f"attempt {header.attempt} of {exchange_name(header.round)} of run {header.run} "
+                f"is not the newest one here",
                 code="attempt-refused",
                 hint="rounds and attempts only move forward",
             )

@@ -23,6 +23,7 @@ import numpy as np
 
 from hanse_common.errors import BadShares, MalformedMessage, OutOfTurn, ProtocolError
 from hanse_common.identity import SIGNATURE_SIZE, Certificate, StoreKey
+from hanse_common.phases import exchange_name
 from hanse_common.secagg import keys
 from hanse_common.secagg.dealing import deal, evidence, mask_keys, open_all
 from hanse_common.secagg.journal import Journal
@@ -173,8 +174,9 @@ class Store:
         # The ledger is a second witness: journal and state may be from one backup.
         if charged and restored.stage < Stage.MASKED:
             raise ProtocolError(
-                f"the vector of attempt {attempt.header.attempt} of round "
-                f"{attempt.header.round} is charged already, and this state would mask it",
+                f"the vector of attempt {attempt.header.attempt} of "
+                f"{exchange_name(attempt.header.round)} is charged already, and this state "
+                f"would mask it",
                 code="attempt-refused",
                 hint="no mask is used twice; continue with the next attempt",
             )

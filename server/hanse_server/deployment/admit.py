@@ -71,13 +71,15 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
                     code="admission-refused",
                     hint="every store needs its own keys: ask it to run `hanse store init` again",
                 )
-    for path in _store_files(folder.revoked):
+    earlier = sorted((folder.revoked / EARLIER_FOLDER).glob("*@*"))
+    for path in (*_store_files(folder.revoked), *earlier):
         out = Certificate.load(path)
         if request.public_key == out.public_key or request.node_digest == out.node_key:
             raise DeploymentError(
                 f"request of {store_id!r} shows a key of {out.store_id!r} that was revoked",
                 code="admission-refused",
-                hint="a revoked store needs new keys to come back: `hanse store init` again",
+                hint="a revoked store needs two new keys to come back: ask it to run `hanse store "
+                "keys rotate --node-key` and to send the new request",
             )
     return request
 
@@ -174,6 +176,9 @@ def revoke(folder: FederationFolder, store_id: str) -> Member:
         )
     try:
         folder.revoked.mkdir(exist_ok=True)
+        if (folder.revoked / store_id).exists():
+            # Revoked once before: those keys stay refused too.
+            _set_aside(folder.revoked / store_id)
         # One rename: at no moment is the store both admitted and revoked, or neither.
         folder.certificate(store_id).replace(folder.revoked / store_id)
     except OSError as error:
@@ -281,7 +286,7 @@ def _certificate(path: Path) -> Certificate | None:
 
 
 def _set_aside(path: Path) -> None:
-    """Move a certificate that is being replaced to `earlier/`, named by its first day."""
+    """Move a certificate that is being replaced to `earlier/` beside it, named by its first day."""
     earlier = path.parent / EARLIER_FOLDER
     earlier.mkdir(exist_ok=True)
     old = Certificate.load(path)

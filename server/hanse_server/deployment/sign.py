@@ -7,7 +7,7 @@ parameters as plain arrays.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,7 @@ def sign_manifest(
     settings: Path | None = None,
     model: Path | None = None,
     start: Mapping[str, NDArray] | None = None,
+    without: Collection[str] = (),
     now: int | None = None,
 ) -> Signed:
     """Write and sign the terms for all admitted stores.
@@ -56,11 +57,14 @@ def sign_manifest(
         start: Parameters for the next run to start from, such as those of an earlier run
             (`run.trained`). They replace the initial parameters in the model's folder. The
             frozen rest of the model, which stores hold, is unchanged.
+        without: Admitted stores to leave out, such as one that leaves. They stay admitted, and
+            later terms may list them again.
         now: Unix seconds; the system clock's if unset.
 
     Raises:
-        ConfigError: The key is another authority's, a setting is wrong, the model is missing,
-            `start` belongs to another model, or there are too few stores.
+        ConfigError: A store in `without` is not admitted, the key is another authority's, a
+            setting is wrong, the model is missing, `start` belongs to another model, or there
+            are too few stores.
         KeyFileError: The coordinator's key is missing, or readable by others.
         ProtocolError [unsafe-terms]: The terms break one of the protocol's promises.
         PrivacyError: The settings promise more than their noise can keep.
@@ -78,8 +82,11 @@ def sign_manifest(
         _check_same_parameters(start, arrays)
         arrays = dict(start)
     now = int(time.time()) if now is None else now
-    stores, expired = [], []
-    for member in members(folder):
+    stores, expired, admitted = [], [], members(folder)
+    _check_admitted(without, [member.store_id for member in admitted])
+    for member in admitted:
+        if member.store_id in without:
+            continue
         try:
             member.certificate.check(authority.public, now=now)
             stores.append(member.store_id)
@@ -106,6 +113,16 @@ def sign_manifest(
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.manifest}: {error.strerror}") from error
     return Signed(manifest=manifest, expired=tuple(expired))
+
+
+def _check_admitted(stores: Collection[str], admitted: Collection[str]) -> None:
+    """Refuse to leave out a store that would not have been in the terms: the name is wrong."""
+    for store in stores:
+        if store not in admitted:
+            raise ConfigError(
+                f"no store {store!r} is admitted, so that it cannot be left out",
+                hint=f"admitted: {', '.join(admitted) or 'none'}",
+            )
 
 
 def read_run_settings(path: Path) -> RunSettings:

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.deployment import enrol
 from hanse_client.deployment.folder import StoreFolder, create
-from hanse_client.deployment.join import prepare
+from hanse_client.deployment.preparing import prepare
 from hanse_client.model.base_model import make_base_model
 from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from hanse_common.audit.crosscheck import LogAudit
-from hanse_common.audit.evidence import Evidence
+from hanse_common.audit.evidence import Evidence, trusted
 from hanse_common.audit.repeats import repeats_in_words
 from hanse_common.audit.report import sentences
 from hanse_common.audit.report.content import (
@@ -220,10 +220,15 @@ def _terms(
 ) -> list[FederationTerms]:
     by_digest: dict[bytes, tuple[Manifest, list[Evidence]]] = {}
     for evidence, _ in good:
-        signed = evidence.manifest()
+        signed, policy = evidence.manifest(), evidence.policy()
+        named = {entry.release.manifest_digest for entry in entries.get(evidence.store, ())}
+        by = bytes.fromhex(policy.authority) if authority is None and policy else authority
+        # Earlier terms matter as long as the ledger has charges under them.
+        terms = {d: m for d, m in trusted(evidence.manifests(), by).items() if d in named}
         if signed is not None:
-            digest = signed.unchecked.digest()
-            by_digest.setdefault(digest, (signed.unchecked, []))[1].append(evidence)
+            terms[signed.unchecked.digest()] = signed.unchecked
+        for digest, manifest in terms.items():
+            by_digest.setdefault(digest, (manifest, []))[1].append(evidence)
     return [
         _federation_terms(
             manifest,

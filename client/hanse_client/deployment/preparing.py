@@ -1,0 +1,147 @@
+"""Preparation of a store's histories: whether they are out of date, and preparing them again.
+
+A node prepares in a process of its own: reading months of sales needs some 600 MB, which the
+process returns when it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from threading import Event
+
+from hanse_client.deployment.folder import StoreFolder
+from hanse_client.features.prepare import QUERY_SECONDS, Preparation, prepare_store
+from hanse_client.ingest.store_config import load_store
+from hanse_common.errors import DataError, HanseError
+from hanse_common.paths import TEXTS_FOLDER
+
+_IDLE_SECONDS = 60.0
+"""Seconds from one comparison to the next while no message arrives."""
+_RETRY_SECONDS = 300.0
+"""Seconds until a preparation that failed is repeated."""
+_STOP_SECONDS = 0.5
+"""Seconds after which a preparation notices that the node is stopped."""
+
+
+def outdated(folder: StoreFolder, *, query_seconds: float = QUERY_SECONDS) -> str:
+    """Say why the store's histories have to be prepared; empty if they can be used.
+
+    Args:
+        folder: The store's folder.
+        query_seconds: Age from which data of a query are out of date.
+
+    Raises:
+        StoreNotReady: Model or settings are missing.
+        ConfigError: `store.toml` or the model cannot be read.
+        DataError: A source file cannot be read.
+    """
+    store, settings = load_store(folder.store_toml), folder.settings()
+    done = Preparation.load(folder.histories)
+    if done is None:
+        return "not prepared yet"
+    return done.outdated(folder.model, store, settings, query_seconds=query_seconds)
+
+
+def prepare(folder: StoreFolder) -> Preparation:
+    """Prepare the store's histories from its current data, in this process.
+
+    Raises:
+        StoreNotReady: Model or settings are missing.
+        DataError: The data cannot be used.
+    """
+    return prepare_store(
+        load_store(folder.store_toml),
+        folder.settings(),
+        model=folder.model,
+        target=folder.histories,
+        cache=folder.path / TEXTS_FOLDER,
+    )
+
+
+def prepare_aside(
+    folder: StoreFolder, reason: str, *, stop: Event, report: Callable[[str], None]
+) -> None:
+    """Prepare the store's histories in a process of its own.
+
+    Args:
+        folder: The store's folder.
+        reason: Why, in words; reported.
+        stop: Ends the preparation, and leaves the histories as they are.
+        report: Called with a line at the beginning and one at the end.
+
+    Raises:
+        HanseError: As `prepare` does.
+        DataError: The process died.
+    """
+    report(f"preparing the store's histories: {reason}")
+    begun = time.monotonic()
+    processes = multiprocessing.get_context("spawn")
+    ours, theirs = processes.Pipe(duplex=False)
+    child = processes.Process(target=_prepare, args=(theirs, folder), daemon=True)
+    try:
+        child.start()
+        theirs.close()  # while this copy is open, `recv` would not notice the child's end
+        while not ours.poll(_STOP_SECONDS):
+            if stop.is_set():
+                return
+        result = ours.recv()
+    except EOFError:
+        child.join()
+        raise DataError(
+            f"the process that prepares the histories ended with status {child.exitcode}",
+            hint="it may have run out of memory: `hanse store data prepare` shows more",
+        ) from None
+    finally:
+        ours.close()
+        if child.is_alive() and stop.is_set():
+            child.kill()
+        child.join()
+    if isinstance(result, HanseError):
+        raise result
+    report(f"prepared {result} customers in {time.monotonic() - begun:.0f} s")
+
+
+class Freshness:
+    """Keeps a running node's histories up to date; call it before messages and while idle."""
+
+    def __init__(self, folder: StoreFolder, *, stop: Event, report: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._stop = stop
+        self._report = report
+        self._next = 0.0
+        self._failed_until = 0.0
+
+    def __call__(self, *, idle: bool) -> None:
+        """Compare the data with what was prepared, and prepare again if they have changed.
+
+        A failure is reported. The node goes on, and refuses to train (`check_prepared`) until a
+        later preparation succeeds.
+
+        Args:
+            idle: Whether no message waits; then the data are compared once a minute.
+        """
+        now = time.monotonic()
+        if now < self._failed_until or (idle and now < self._next):
+            return
+        self._next = now + _IDLE_SECONDS
+        try:
+            reason = outdated(self._folder)
+            if reason:
+                prepare_aside(self._folder, reason, stop=self._stop, report=self._report)
+        except HanseError as error:
+            self._failed_until = time.monotonic() + _RETRY_SECONDS
+            self._report(f"not prepared: {error} [{error.code}]")
+
+
+def _prepare(conn: Connection, folder: StoreFolder) -> None:
+    """Prepare, and send the number of customers or the error; runs in the child process."""
+    result: int | HanseError
+    try:
+        result = prepare(folder).customers
+    except HanseError as error:
+        result = error
+    conn.send(result)
+    conn.close()

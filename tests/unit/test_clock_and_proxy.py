@@ -1,0 +1,148 @@
+"""A store's connection to the coordinator: a wrong clock, an expired certificate, a proxy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+import time
+from email.utils import formatdate
+
+import httpx
+import pytest
+
+from hanse_client.deployment.fleet_api import Address, _named
+from hanse_client.deployment.proxy import proxy_for
+from hanse_client.deployment.tls_check import handshake, untrusted
+from hanse_common.errors import NotAdmitted
+from hanse_common.flower import environment
+from kits.apps.deployment import make_tls
+from kits.errors import raises
+
+VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def refusal(clock: float | None) -> NotAdmitted:
+    """What a node raises on a 401 of a server whose clock is `clock` seconds behind its own."""
+    headers = {} if clock is None else {"Date": formatdate(time.time() - clock, usegmt=True)}
+
+    def call() -> None:
+        request = httpx.Request("POST", "https://hanse.example.org/")
+        httpx.Response(401, headers=headers, request=request).raise_for_status()
+
+    with pytest.raises(NotAdmitted) as caught:
+        _named(call, Address(fleet="hanse.example.org:9443", root=b"", key=None))
+    return caught.value
+
+
+@pytest.mark.parametrize(("clock", "words"), [(600, "600 s ahead of"), (-600, "behind that of")])
+def test_a_clock_ten_minutes_off_is_named_and_not_taken_for_an_unknown_key(clock, words):
+    error = refusal(clock)
+    assert words.split(" s ")[-1] in error.message and "clock" in error.message
+    assert "NTP" in error.hint
+
+
+@pytest.mark.parametrize("clock", [0, 2, -200, None])
+def test_a_refused_key_is_named_where_the_clock_is_right(clock):
+    error = refusal(clock)
+    assert "does not know this store's node key" in error.message
+    assert "clock" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("certificate has expired", "renew"),
+        ("certificate is not yet valid", "clock"),
+        ("self-signed certificate", "in between"),
+    ],
+)
+def test_the_hint_fits_what_is_wrong_with_the_certificate(reason, hint):
+    assert hint in untrusted("hanse.example.org:9443", reason).hint
+
+
+class Forwarding:
+    """A TLS server that answers one request at a time, and a proxy before it."""
+
+    def __init__(self, folder, *, allow: bool) -> None:
+        folder = folder / "tls"
+        make_tls(folder)
+        self.ca = (folder / "ca.crt").read_text()
+        self.asked: list[str] = []
+        self._allow = allow
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(folder / "server.crt", folder / "server.key")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        plain, _ = self._listener.accept()
+        with plain:
+            request = b""
+            while not request.endswith(b"\r\n\r\n"):
+                request += plain.recv(1024)
+            self.asked += request.decode().splitlines()
+            if not self._allow:
+                plain.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                return
+            plain.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            with self._context.wrap_socket(plain, server_side=True) as secure:
+                secure.recv(4096)
+                date = formatdate(time.time() - 600, usegmt=True)
+                answer = f"HTTP/1.1 404 Not Found\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n"
+                secure.sendall(answer.encode())
+
+
+def test_doctor_connects_through_the_proxy_that_the_environment_names(tmp_path, monkeypatch):
+    proxy = Forwarding(tmp_path, allow=True)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://ada:pass%20word@127.0.0.1:{proxy.port}")
+    result = handshake("127.0.0.1:9443", proxy.ca)
+    assert str(result.proxy) == f"127.0.0.1:{proxy.port}"
+    assert proxy.asked[0].startswith("CONNECT 127.0.0.1:9443")
+    assert "Proxy-Authorization: Basic YWRhOnBhc3Mgd29yZA==" in proxy.asked
+    assert result.clock == pytest.approx(600, abs=5)
+
+
+def test_a_proxy_that_refuses_is_named_without_its_password(tmp_path, monkeypatch):
+    proxy = Forwarding(tmp_path, allow=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://ada:secret@127.0.0.1:{proxy.port}")
+    with raises("unreachable", match=r"through the proxy 127.0.0.1:\d+: .*407") as caught:
+        handshake("127.0.0.1:9443", proxy.ca)
+    assert "secret" not in str(caught.value)
+
+
+def test_no_proxy_makes_a_connection_direct(monkeypatch):
+    monkeypatch.setenv("https_proxy", "proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,.example.org")
+    assert proxy_for("127.0.0.1") is None and proxy_for("hanse.example.org") is None
+    assert str(proxy_for("hanse.example.com")) == "proxy.example:3128"
+
+
+@pytest.mark.parametrize("value", ["socks5://proxy:1080", "https://proxy:3128", "http://:x", ""])
+def test_a_variable_that_names_no_http_proxy_is_refused_or_ignored(value, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", value)
+    if not value:
+        assert proxy_for("hanse.example.org") is None
+        return
+    with raises("config", match="HTTPS_PROXY"):
+        proxy_for("hanse.example.org")
+
+
+def test_the_coordinators_programs_reach_each_other_without_the_proxy(tmp_path, monkeypatch):
+    """Flower's own client would ask the proxy for 127.0.0.1."""
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", "intranet.example")
+    variables = environment(tmp_path, inherited=dict(os.environ))
+    assert variables["HTTPS_PROXY"] == "http://proxy.example:3128"
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, variables[name])
+    assert proxy_for("127.0.0.1") is proxy_for("localhost") is proxy_for("intranet.example") is None
+    assert proxy_for("hanse.example.org") is not None
