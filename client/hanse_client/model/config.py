@@ -143,6 +143,8 @@ class SequenceConfig(PretrainedConfig):
         items: Number of items; ids start at 0.
         max_steps: Number of latest items that the transformer reads.
         dropout: Rate on input vectors and states in non-private training.
+        score_temperature: Divisor of the cosines that are an item's score; scores are inner
+            products if it is None. (`transformers` keeps `temperature` for itself.)
     """
 
     model_type = "hanse-sequence"
@@ -156,6 +158,7 @@ class SequenceConfig(PretrainedConfig):
         n_embd: int = 64,
         max_steps: int = 50,
         dropout: float = 0.0,
+        score_temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
         self.items = items
@@ -164,6 +167,7 @@ class SequenceConfig(PretrainedConfig):
         self.n_embd = n_embd
         self.max_steps = max_steps
         self.dropout = dropout
+        self.score_temperature = score_temperature
         super().__init__(**kwargs)
 
 
