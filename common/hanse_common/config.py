@@ -196,6 +196,9 @@ class NextItemSettings(Settings):
     """With a catalogue: partners of each item in the graph of pairs that are counted."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """In training without privacy only."""
+    item_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Rate of items that the transformer does not see, in training without privacy only: it
+    learns to predict from earlier items when it knows little about the last one."""
     temperature: float | None = Field(default=None, gt=0)
     """Scores from an item table are cosines divided by it; inner products if unset."""
     train_through_validation: bool = False

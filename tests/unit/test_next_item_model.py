@@ -234,6 +234,42 @@ def test_with_a_temperature_scores_are_cosines_over_it():
     torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+def test_dropout_is_that_of_its_generator_and_of_training_only(rates):
+    dropout, item_dropout = rates
+    shape = SequenceConfig(
+        items=ITEMS, n_embd=8, max_steps=6, dropout=dropout, item_dropout=item_dropout
+    )
+    model = SequenceModel.fresh(shape, seed=1)
+    inputs = torch.arange(24).reshape(4, 6)
+    before = torch.get_rng_state()
+
+    def dropped(seed):
+        return model.states(inputs, noise=torch.Generator().manual_seed(seed))
+
+    whole = model.states(inputs)
+    torch.testing.assert_close(dropped(3), dropped(3), rtol=0, atol=0)
+    assert not torch.equal(dropped(3), dropped(4))
+    assert not torch.equal(dropped(3), whole)
+    torch.testing.assert_close(model.states(inputs), whole, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_customers_count_by_their_targets_without_privacy_and_alike_with_it(node, model, settings):
+    known = TASK.training_data(TASK.load_data(node), settings)
+    sizes = np.minimum(known.sizes - 1, model.config.max_steps)
+    chosen = known.active()
+    draw = TASK.draw(known, chosen, model, settings, np.random.default_rng(0))
+    batch = TASK.collate(known, draw, model)
+    noise = torch.Generator().manual_seed(batch.seed)
+    means = model.sampled_losses(batch.inputs, batch.targets, batch.candidates, noise=noise)
+    weights = torch.from_numpy(sizes[draw.customers] / sizes[chosen].mean())
+    expected = (means * weights).float()
+    torch.testing.assert_close(TASK.losses(model, batch, settings), expected)
+    alike = model.sampled_losses(batch.inputs, batch.targets, batch.candidates, apart=True)
+    torch.testing.assert_close(TASK.losses(model, batch, private(settings)), alike)
+
+
 def test_a_model_read_back_is_the_one_that_was_saved(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = TASK.load_model(tmp_path / "model")
