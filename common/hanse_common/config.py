@@ -246,7 +246,7 @@ class FederationSettings(Settings):
     evaluate_every: int = Field(default=5, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Early stopping of arms without privacy (a store on its own, or centralized): training ends
-    after so many evaluations on the validation weeks, one every `evaluate_every` rounds,
+    after so many evaluations on validation data, one every `evaluate_every` rounds,
     without an improvement, and the best round is used. A federation's coordinator sees no
     validation metric."""
     secure_aggregation: bool | None = None
