@@ -57,6 +57,8 @@ class Split(Settings):
         return self
 
 
+_RANKS_IN_VALIDATION = ("interest", "next-item")
+"""Tasks whose validation metrics have an NDCG, by which the best round is chosen."""
 _FROM_A_PATH = ("stores", "sequences", "reviews")
 
 
@@ -194,6 +196,11 @@ class NextItemSettings(Settings):
     """With a catalogue: partners of each item in the graph of pairs that are counted."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """In training without privacy only."""
+    item_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Rate of items that the transformer does not see, in training without privacy only: it
+    learns to predict from earlier items when it knows little about the last one."""
+    temperature: float | None = Field(default=None, gt=0)
+    """Scores from an item table are cosines divided by it; inner products if unset."""
     train_through_validation: bool = False
     """Whether the last training target is the validation item, as in some papers, or the item
     before it."""
@@ -239,7 +246,7 @@ class FederationSettings(Settings):
     evaluate_every: int = Field(default=5, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Early stopping of arms without privacy (a store on its own, or centralized): training ends
-    after so many evaluations on the validation weeks, one every `evaluate_every` rounds,
+    after so many evaluations on validation data, one every `evaluate_every` rounds,
     without an improvement, and the best round is used. A federation's coordinator sees no
     validation metric."""
     secure_aggregation: bool | None = None
@@ -355,12 +362,24 @@ class RunSettings(Settings):
                     f"{self.privacy.mode!r}: the choice of the best round depends on customers and "
                     "has no noise; leave it out, or add --no-privacy"
                 )
-        if self.federation.patience is not None and self.task != "interest":
-            raise ValueError(
-                f"federation.patience={self.federation.patience} with task={self.task!r}: the "
-                "best round is defined for 'interest' only; leave it out"
-            )
+        self._check_that_stopping_has_a_metric()
         return self
+
+    def _check_that_stopping_has_a_metric(self) -> None:
+        patience = self.federation.patience
+        if patience is None:
+            return
+        if self.task not in _RANKS_IN_VALIDATION:
+            raise ValueError(
+                f"federation.patience={patience} with task={self.task!r}: the best round is "
+                f"defined for {' and '.join(_RANKS_IN_VALIDATION)} only; leave it out"
+            )
+        if self.next_item is not None and self.next_item.train_through_validation:
+            raise ValueError(
+                f"federation.patience={patience} with next_item.train_through_validation=true: "
+                "the validation items are trained on and no longer tell when to stop; leave one "
+                "of the two out"
+            )
 
     @property
     def secure(self) -> bool:

@@ -225,16 +225,20 @@ def sequences_centralized() -> RunSettings:
     return sequences().with_changes(
         {
             "model.trainable": "all",
+            "model.n_embd": 128,
+            "next_item": NextItemSettings(
+                negatives=512, dropout=0.2, item_dropout=0.2, temperature=0.07
+            ).model_dump(),
             "data.stores": 1,
             "privacy": {"mode": "none"},
-            # 87 steps of 256 customers in expectation are one pass over Amazon Beauty.
+            # 175 steps of 128 customers in expectation are one pass over Amazon Beauty.
             "training": TrainingSettings(
-                sample_rate=256 / 22_363,
-                local_steps=87,
+                sample_rate=128 / 22_363,
+                local_steps=175,
                 non_private_optimizer="adam",
-                non_private_learning_rate=0.004,
+                non_private_learning_rate=0.002,
             ).model_dump(),
-            "federation": FederationSettings(rounds=14, evaluate_every=14).model_dump(),
+            "federation": FederationSettings(rounds=10, evaluate_every=10).model_dump(),
         }
     )
 

@@ -121,6 +121,18 @@ TABLE: dict[str, Run | By] = {
         "simulate sequences --data {sequences} --no-privacy --no-compare --stores 1 --rounds 1 "
         "--workers 1 --quiet --set next_item.negatives=16"
     ),
+    "hanse simulate sequences --data Beauty.txt --no-privacy --no-compare --stores 1 "
+    "--set next_item.train_through_validation=true": Run(
+        "simulate sequences --data {sequences} --no-privacy --no-compare --stores 1 --rounds 1 "
+        "--workers 1 --quiet --set next_item.negatives=16 "
+        "--set next_item.train_through_validation=true"
+    ),
+    "hanse simulate sequences --data Beauty.txt --no-privacy --no-compare --stores 1 "
+    "--rounds 40 --set federation.patience=3 --set federation.evaluate_every=1": Run(
+        "simulate sequences --data {sequences} --no-privacy --no-compare --stores 1 --rounds 2 "
+        "--workers 1 --quiet --set next_item.negatives=16 --set federation.patience=3 "
+        "--set federation.evaluate_every=1"
+    ),
     "hanse simulate grocery --set model.checkpoint=pretrained --set model.trainable=heads": Run(
         f"simulate synthetic {SMALL} --set model.checkpoint={{checkpoint}} "
         "--set model.trainable=heads",

@@ -14,7 +14,14 @@ from hanse_client.node import Node
 from hanse_client.tasks import task_of
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.model import SequenceModel
-from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
+from hanse_client.training.early_stopping import EarlyStopping, validation_score
+from hanse_client.training.train import (
+    check_size,
+    load_arrays,
+    train_alone,
+    train_round,
+    trained_arrays,
+)
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
 from hanse_common.manifest_terms import settings_digest
 from hanse_common.vector import evaluation_names, flatten
@@ -50,11 +57,13 @@ def settings():
     )
 
 
-@pytest.fixture
-def model():
-    return SequenceModel.fresh(
-        SequenceConfig(items=ITEMS, n_embd=8, max_steps=6, dropout=0.2), seed=1
+@pytest.fixture(params=[None, 0.1])
+def model(request):
+    """Scores by inner product, and by cosine over a temperature."""
+    shape = SequenceConfig(
+        items=ITEMS, n_embd=8, max_steps=6, dropout=0.2, score_temperature=request.param
     )
+    return SequenceModel.fresh(shape, seed=1)
 
 
 @pytest.fixture
@@ -156,6 +165,39 @@ def test_a_store_learns_the_ring_alone_and_the_same_seed_gives_the_same_bits(nod
     assert TASK.evaluate(data, model, settings, "test").metrics()["hr@5"] > untrained + 0.3
 
 
+def test_a_store_alone_keeps_the_round_that_ranks_the_validation_items_best(node, model, settings):
+    # A constant rate: n rounds of a longer run are those of a run of n rounds.
+    settings = settings.with_changes(
+        {"federation.evaluate_every": 1, "training.final_learning_rate": 1.0}
+    )
+    data, untrained = TASK.load_data(node), trained_arrays(model)
+
+    def trained(rounds, patience):
+        load_arrays(model, untrained)
+        chosen = {"federation.rounds": rounds, "federation.patience": patience}
+        train_alone(node, model, settings.with_changes(chosen))
+        return validation_score(TASK.evaluate(data, model, settings, "validate"))
+
+    stopping = EarlyStopping(patience=2)
+    scores = [trained(rounds, None) for rounds in range(1, 9)]
+    for score in scores:
+        if stopping.is_enough(score, {"score": score}):
+            break
+    assert trained(len(scores), 2) == stopping.best["score"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"task": "review"}, "interest and next-item"),
+        ({"next_item": {"train_through_validation": True}}, "validation items are trained on"),
+    ],
+)
+def test_patience_without_validation_items_to_rank_is_refused(settings, change, reason):
+    with raises("config", match=reason):
+        settings.with_changes({"federation.patience": 2, **change})
+
+
 def test_candidates_that_are_the_target_do_not_count_against_it(model):
     inputs, targets = torch.tensor([[3, 4]]), torch.tensor([[4, 5]])
     met = model.sampled_losses(inputs, targets, torch.tensor([[4, 5, 9]]))
@@ -175,6 +217,57 @@ def test_all_items_as_candidates_are_a_full_softmax(model):
     scores = model(inputs)[0, :2]
     expected = torch.nn.functional.cross_entropy(scores, torch.tensor([4, 7]))
     torch.testing.assert_close(found[0], expected)
+
+
+def test_with_a_temperature_scores_are_cosines_over_it():
+    shape = SequenceConfig(items=ITEMS, n_embd=8, max_steps=6, score_temperature=0.05)
+    model = SequenceModel.fresh(shape, seed=1)
+    with torch.no_grad():
+        model.items.weight *= torch.linspace(0.1, 9, ITEMS).unsqueeze(1)
+        model.popularity.weight[7] = 1.5
+    inputs = torch.tensor([[3, 4, 7]])
+    cosines = torch.nn.functional.cosine_similarity(
+        model.states(inputs).unsqueeze(2), model.items.weight, dim=-1
+    )
+    expected = cosines / 0.05
+    expected[..., 7] += 1.5
+    torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+def test_dropout_is_that_of_its_generator_and_of_training_only(rates):
+    dropout, item_dropout = rates
+    shape = SequenceConfig(
+        items=ITEMS, n_embd=8, max_steps=6, dropout=dropout, item_dropout=item_dropout
+    )
+    model = SequenceModel.fresh(shape, seed=1)
+    inputs = torch.arange(24).reshape(4, 6)
+    before = torch.get_rng_state()
+
+    def dropped(seed):
+        return model.states(inputs, noise=torch.Generator().manual_seed(seed))
+
+    whole = model.states(inputs)
+    torch.testing.assert_close(dropped(3), dropped(3), rtol=0, atol=0)
+    assert not torch.equal(dropped(3), dropped(4))
+    assert not torch.equal(dropped(3), whole)
+    torch.testing.assert_close(model.states(inputs), whole, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_customers_count_by_their_targets_without_privacy_and_alike_with_it(node, model, settings):
+    known = TASK.training_data(TASK.load_data(node), settings)
+    sizes = np.minimum(known.sizes - 1, model.config.max_steps)
+    chosen = known.active()
+    draw = TASK.draw(known, chosen, model, settings, np.random.default_rng(0))
+    batch = TASK.collate(known, draw, model)
+    noise = torch.Generator().manual_seed(batch.seed)
+    means = model.sampled_losses(batch.inputs, batch.targets, batch.candidates, noise=noise)
+    weights = torch.from_numpy(sizes[draw.customers] / sizes[chosen].mean())
+    expected = (means * weights).float()
+    torch.testing.assert_close(TASK.losses(model, batch, settings), expected)
+    alike = model.sampled_losses(batch.inputs, batch.targets, batch.candidates, apart=True)
+    torch.testing.assert_close(TASK.losses(model, batch, private(settings)), alike)
 
 
 def test_a_model_read_back_is_the_one_that_was_saved(model, tmp_path):

@@ -116,9 +116,14 @@ class VisitEncoder(nn.Module):
         return states
 
 
-def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
-    """GPT-2 without dropout and token table, for input vectors of size `config.n_embd`."""
-    # No dropout: its masks would make a loss depend on the row's place in the batch.
+def gpt2_blocks(config: InterestConfig | SequenceConfig, *, dropout: float = 0.0) -> GPT2Model:
+    """GPT-2 without token table, for input vectors of size `config.n_embd`.
+
+    Args:
+        config: The shape.
+        dropout: Rate on what each layer adds, in train mode only. Private training must not use
+            it: its masks make a loss depend on the row's place in the batch.
+    """
     blocks = GPT2Model(
         GPT2Config(
             vocab_size=1,
@@ -128,7 +133,7 @@ def gpt2_blocks(config: InterestConfig | SequenceConfig) -> GPT2Model:
             n_embd=config.n_embd,
             n_layer=config.n_layer,
             n_head=config.n_head,
-            resid_pdrop=0.0,
+            resid_pdrop=dropout,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
             **getattr(config, "backbone_options", {}),

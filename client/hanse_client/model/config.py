@@ -142,7 +142,11 @@ class SequenceConfig(PretrainedConfig):
     Args:
         items: Number of items; ids start at 0.
         max_steps: Number of latest items that the transformer reads.
-        dropout: Rate on input vectors and states in non-private training.
+        dropout: Rate on input vectors, on what each layer adds and on states, in non-private
+            training.
+        item_dropout: Rate of items that are hidden from the input, likewise.
+        score_temperature: Divisor of the cosines that are an item's score; scores are inner
+            products if it is None. (`transformers` keeps `temperature` for itself.)
     """
 
     model_type = "hanse-sequence"
@@ -156,6 +160,8 @@ class SequenceConfig(PretrainedConfig):
         n_embd: int = 64,
         max_steps: int = 50,
         dropout: float = 0.0,
+        item_dropout: float = 0.0,
+        score_temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
         self.items = items
@@ -164,6 +170,8 @@ class SequenceConfig(PretrainedConfig):
         self.n_embd = n_embd
         self.max_steps = max_steps
         self.dropout = dropout
+        self.item_dropout = item_dropout
+        self.score_temperature = score_temperature
         super().__init__(**kwargs)
 
 

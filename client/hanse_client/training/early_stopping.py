@@ -1,7 +1,7 @@
-"""Early stopping by the score on the validation weeks.
+"""Early stopping by the score on the validation weeks or, for sequences, validation items.
 
 Only for training on a store's own customers without privacy. Under privacy, the choice of a
-round would depend on the customers of the validation weeks, and no noise would cover it.
+round would depend on the customers of the validation data, and no noise would cover it.
 
 >>> stopping = EarlyStopping(patience=2)
 >>> [stopping.is_enough(score, {"weights": score}) for score in (0.1, 0.3, 0.2, 0.25)]

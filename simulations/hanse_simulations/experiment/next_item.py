@@ -106,6 +106,8 @@ def study_of(read: Read, vectors: ItemVectors | None = None) -> Study:
             n_embd=settings.model.n_embd,
             max_steps=settings.model.max_steps,
             dropout=next_item(settings).dropout,
+            item_dropout=next_item(settings).item_dropout,
+            score_temperature=next_item(settings).temperature,
         )
         return SequenceModel.fresh(shape, seed=settings.seed)
 

@@ -28,7 +28,7 @@ from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import NextItemSettings, RunSettings
 from hanse_common.errors import ConfigError
 
-_ROWS = 64
+_ROWS = 32
 
 NextItemModel: TypeAlias = SequenceModel | TextItemModel
 
@@ -40,6 +40,8 @@ class _SequenceDraw:
     customers: Ints
     candidates: Ints
     """[K] item ids of the sampled softmax, ascending."""
+    usual_targets: float
+    """Mean number of targets of the step's customers, at least 1; not used under privacy."""
     seed: int
     """Of dropout."""
 
@@ -62,6 +64,7 @@ class _SequenceBatch:
     """[B, T] the next item of each, or `NOTHING`."""
     candidates: Tensor
     """[B, K] the same in every row."""
+    usual_targets: float
     seed: int
 
     def __len__(self) -> int:
@@ -147,9 +150,11 @@ class NextItemTask:
             the released popularity.
         """
         sizes = data.sizes[customers]
+        targets = np.minimum(sizes - 1, model.config.max_steps)
         return _SequenceDraw(
             customers=customers[np.argsort(sizes, kind="stable")],
             candidates=model.draw_candidates(next_item(settings).negatives, rng),
+            usual_targets=max(float(targets.mean()), 1.0) if len(targets) else 1.0,
             seed=int(rng.integers(2**62)),
         )
 
@@ -168,17 +173,30 @@ class NextItemTask:
         inputs = padded([one[:-1] for one in recent], 0)
         targets = padded([one[1:] for one in recent], NOTHING)
         candidates = torch.from_numpy(draw.candidates).expand(len(draw), -1)
-        return _SequenceBatch(inputs=inputs, targets=targets, candidates=candidates, seed=draw.seed)
+        return _SequenceBatch(
+            inputs=inputs,
+            targets=targets,
+            candidates=candidates,
+            usual_targets=draw.usual_targets,
+            seed=draw.seed,
+        )
 
     def losses(self, model: NextItemModel, batch: _SequenceBatch, settings: RunSettings) -> Tensor:
-        """Each customer's cross-entropy of the next item [B]: see `sampled_losses`."""
+        """Each customer's cross-entropy of the next item [B]: see `sampled_losses`.
+
+        Without privacy customers count by their number of targets, so that the mean over
+        customers is one over targets, as in papers.
+        """
         private = settings.privacy.mode != "none"
         # No dropout under privacy: its masks depend on a customer's place in the batch, and a
         # loss must be a function of the customer's row only.
         noise = None if private else torch.Generator().manual_seed(batch.seed)
-        return model.sampled_losses(
+        means = model.sampled_losses(
             batch.inputs, batch.targets, batch.candidates, noise=noise, apart=private
         )
+        if private:  # a weight would depend on the other customers of the step
+            return means
+        return means * (batch.targets != NOTHING).sum(1) / batch.usual_targets
 
     def evaluate(
         self, data: Sequences, model: NextItemModel, settings: RunSettings, split: str
