@@ -29,6 +29,7 @@ METAVARS = {
     "MODEL": "a model's folder, or its run's",
     "NAME": "any name",
     "PATH": "a file or a folder",
+    "PHASE=SHARE": "a phase and its share of the budget",
     "PSEUDONYM": "a customer's pseudonym, as predictions have it",
     "RECIPE": "a recipe's name, or a file of settings",
     "RUN": "a run's name, or its folder",

@@ -6,7 +6,7 @@ visits (`leaders`); it *changes* if it has not the most visits of the next 4 wee
 several classes are often tied: naming one of them counts as right. Metrics: AUC of the change;
 top-1 and HR@5 of the next leading class, over all classes.
 
-Baselines, fitted centralized on the training weeks of all stores, as no federation could:
+Baselines, fitted centralized on the training weeks of all stores, without masks or noise:
 
 - stay: the counts of the 12 weeks as they are; change by how narrowly the leader leads
 - Markov: transitions from leading class to leading class, over windows

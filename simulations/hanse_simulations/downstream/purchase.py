@@ -4,7 +4,7 @@ There is one prediction at the first moment of the test weeks for each earlier c
 for the classes that the customer bought before, and for all classes. Metrics: AUC, average
 precision, expected calibration error.
 
-Baselines, fitted centralized on the training weeks of all stores, as no federation could:
+Baselines, fitted centralized on the training weeks of all stores, without masks or noise:
 
 - long-run rate: a Poisson process at the daily rate of visits with the class so far
 - logistic regression and boosted trees on counts and their logarithms, one for each horizon,
