@@ -306,7 +306,7 @@ def test_no_second_attempt_follows_released_shares(federation, monkeypatch):
     charged = federation.charged(STORE)
     for name in federation.names:
         reply = federation.tell(name, attempt=2)
-        assert reply.error.reason.startswith("[attempt-refused] round 3 of run 1 is closed here")
+        assert reply.error.reason.startswith("[attempt-refused] round 1 of run 1 is closed here")
     assert federation.charged(STORE) == charged == 2
 
 
