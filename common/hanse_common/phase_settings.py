@@ -120,7 +120,8 @@ def _check_noise(phases: tuple[PhaseSettings, ...], noise_multiplier: float | No
         for phase in phases
     }
     given = [name for name, noise in noises.items() if noise is not None]
-    if given and len(given) < len(noises):
+    # That of the gradient alone is enough: the shares say what the others have.
+    if given and given != [TRAIN] and len(given) < len(noises):
         raise ValueError(
             f"phases: the noise of {given} is given, and that of others is not: give it for all "
             "phases, or for none, and it will be computed from the shares"

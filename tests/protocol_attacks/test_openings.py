@@ -25,7 +25,7 @@ def test_new_run_numbers_begin_an_exchange_no_more_often_than_the_terms_allow():
     federation = Federation(5, max_openings=3)
     for run in range(3):
         federation.start(NAME, replace(federation.attempt, header=header(run=100 + run)))
-    with raises("attempt-refused", match="exchange 3 .* max_openings is 3"):
+    with raises("attempt-refused", match="round 1 .* max_openings is 3"):
         federation.start(NAME, replace(federation.attempt, header=header(run=103)))
     federation.start(NAME, replace(federation.attempt, header=header(run=103, round=4)))
 

@@ -26,7 +26,7 @@ from hanse_common.privacy.accounting import (
     skellam_variance,
 )
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.recipes import grocery
+from hanse_simulations.recipes import grocery_rules
 
 
 def spent(sigma, rate, count, delta, stores=1):
@@ -240,7 +240,7 @@ def test_sampled_and_composed_skellam_costs_what_the_gaussian_accounting_reports
 
 @pytest.mark.parametrize("classes", [1, 201, 994])
 def test_the_grocery_manifests_noise_is_at_most_a_thousandth_above_gaussian(classes):
-    settings = grocery().with_changes({"privacy.noise_multiplier": 3.0})
+    settings = grocery_rules().with_changes({"privacy.noise_multiplier": 3.0})
     model = InterestModel(
         InterestConfig(classes=[f"c{i}" for i in range(classes)], n_embd=8, vector_size=8)
     )

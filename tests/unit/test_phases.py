@@ -84,7 +84,10 @@ def test_the_learning_rate_falls_over_the_gradient_rounds_alone():
         ({"phases": [{**PHASES[0], "name": "evaluate"}]}, "name of its own"),
         ({"phases": [{**PHASES[0], "name": "Pairs!"}]}, "name of its own"),
         ({"phases": [{"name": "pairs", "share": 1.0}]}, "is called 'train'"),
-        ({"privacy.noise_multiplier": 4.0}, r"noise of \['train'\] is given"),
+        (
+            {"phases": [{**PHASES[0], "noise_multiplier": 4.0}, *PHASES[1:]]},
+            r"noise of \['pairs'\] is given",
+        ),
         ({"phases": [{"share": 1.0, "noise_multiplier": 2.0}]}, "privacy.noise_multiplier"),
     ],
 )
@@ -140,6 +143,19 @@ def test_noise_is_solved_once_and_written_into_the_settings():
     fixed = solved(settings())
     assert PrivacyPlan.from_settings(fixed) == PrivacyPlan.from_settings(settings())
     assert unsolved(fixed) == settings()
+
+
+def test_the_gradients_noise_alone_gives_the_others_theirs_by_their_shares():
+    found = PrivacyPlan.from_settings(settings())
+    given = PrivacyPlan.from_settings(settings(**{"privacy.noise_multiplier": 20.0}))
+    # A little more than the ratio of multipliers: counts and losses share the gradient's part.
+    factor = 20.0 / found.noise_multiplier
+    assert given.phase_noise["pairs"] == pytest.approx(
+        factor * found.phase_noise["pairs"], rel=0.05
+    )
+    assert given.phase_noise["residuals"] / given.phase_noise["pairs"] == pytest.approx(
+        found.phase_noise["residuals"] / found.phase_noise["pairs"]
+    )
 
 
 def test_a_manifest_lists_every_phase_with_its_own_noise_and_sections():

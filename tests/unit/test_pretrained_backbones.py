@@ -41,7 +41,8 @@ def catalogue():
 
 def settings(**model):
     plain = RunSettings(recipe="x", data=DataSettings(source="synthetic"))
-    return plain.with_changes({f"model.{name}": value for name, value in model.items()})
+    visits = {"kind": "visits", **model}
+    return plain.with_changes({f"model.{name}": value for name, value in visits.items()})
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def read_base(folder: Path) -> CategoryModel:
     if kind != CategoryConfig.model_type:
         raise ConfigError(
             f"{folder} holds a model of the family {kind!r}, not {CategoryConfig.model_type!r}",
-            hint=_AGAIN,
+            hint=f'a text model goes with model.kind="visits"; for a base, {_AGAIN}',
         )
     version = table.get("base_version")
     if version != BASE_VERSION or table.get("token_inputs") != list(INPUTS):

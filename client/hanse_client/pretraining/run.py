@@ -94,6 +94,8 @@ def pretrain(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise AlreadyThere(f"{folder} is not empty", hint="choose another --output")
+    # The model of visits alone has a transformer that begins elsewhere.
+    settings = settings.with_changes({"model.kind": "visits"})
     histories, model, classes = _prepared(public, settings, cache)
     rng = np.random.default_rng(settings.seed)
     able = np.flatnonzero(np.diff(histories.visit_offsets) > 1)

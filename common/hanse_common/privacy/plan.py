@@ -133,6 +133,9 @@ class PrivacyPlan:
         noise, shared = terms.noise_multiplier, terms.mode == "distributed"
         spare = settings.spare_exchanges if settings.secure else 0
         schedule = settings.schedule
+        if settings.phases and noise is not None:
+            # The gradient's noise alone is enough: the shares say what the others have.
+            settings = with_gradient_noise(settings, noise, keep=True)
         phase_noise = {
             p.name: p.noise_multiplier for p in settings.phases if p.release != "gradient"
         }
@@ -389,16 +392,20 @@ def unsolved(settings: RunSettings) -> RunSettings:
     return settings.with_changes({**changes, "phases": _phases_with(settings, {})})
 
 
-def with_gradient_noise(settings: RunSettings, noise_multiplier: float) -> RunSettings:
+def with_gradient_noise(
+    settings: RunSettings, noise_multiplier: float, *, keep: bool = False
+) -> RunSettings:
     """Return settings with a given noise of the gradient, and that of other phases by their shares.
 
     Args:
         settings: The run's settings, with or without phases.
         noise_multiplier: Noise on the sum of gradients, in clips.
+        keep: Whether noise of other phases that is given stays as it is.
     """
     changes: dict[str, Any] = {"privacy.noise_multiplier": noise_multiplier}
     gradient = settings.schedule.gradient
-    if settings.phases and gradient is not None:
+    given = keep and all(phase.noise_multiplier for phase in settings.phases if phase.name != TRAIN)
+    if settings.phases and gradient is not None and not given:
         shares = {phase.name: phase.share or 0.0 for phase in settings.phases}
         steps = SampledGaussianSteps(
             noise_multiplier=noise_multiplier,

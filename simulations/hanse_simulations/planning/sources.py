@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Self
 
-from hanse_common.config import DataSettings, RunSettings
+from hanse_common.config import DataSettings, ModelSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, RunNotFound
 from hanse_common.phases import TRAIN
 from hanse_common.privacy.plan import unsolved
@@ -46,7 +46,11 @@ class Sources:
             ConfigError: There is nothing of that name, or a term is out of range.
         """
         if name is None:
-            empty = RunSettings(recipe="planned", data=DataSettings(source="synthetic"))
+            # A transformer over visits alone has every variant that can be named.
+            visits = ModelSettings(kind="visits")
+            empty = RunSettings(
+                recipe="planned", data=DataSettings(source="synthetic"), model=visits
+            )
             return cls(settings=empty.with_changes(changes), named=False)
         if name in RECIPES or name.endswith(".toml"):
             return cls(settings=load_recipe(name).with_changes(changes), named=True)
