@@ -133,7 +133,8 @@ TABLE: dict[str, Run | By] = {
         "--workers 1 --quiet --set next_item.negatives=16 --set federation.patience=3 "
         "--set federation.evaluate_every=1"
     ),
-    "hanse simulate grocery-rules --set model.checkpoint=pretrained --set model.trainable=heads": Run(
+    "hanse simulate grocery-rules --set model.checkpoint=pretrained "
+    "--set model.trainable=heads": Run(
         f"simulate synthetic {SMALL} --set model.checkpoint={{checkpoint}} "
         "--set model.trainable=heads",
         slow=True,
