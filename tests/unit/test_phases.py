@@ -150,9 +150,7 @@ def test_the_gradients_noise_alone_gives_the_others_theirs_by_their_shares():
     given = PrivacyPlan.from_settings(settings(**{"privacy.noise_multiplier": 20.0}))
     # A little more than the ratio of multipliers: counts and losses share the gradient's part.
     factor = 20.0 / found.noise_multiplier
-    assert given.phase_noise["pairs"] == pytest.approx(
-        factor * found.phase_noise["pairs"], rel=0.05
-    )
+    assert given.phase_noise["pairs"] == pytest.approx(factor * found.phase_noise["pairs"], rel=0.1)
     assert given.phase_noise["residuals"] / given.phase_noise["pairs"] == pytest.approx(
         found.phase_noise["residuals"] / found.phase_noise["pairs"]
     )

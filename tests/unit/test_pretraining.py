@@ -84,7 +84,11 @@ def test_it_learns_more_than_popularity_and_a_model_can_start_from_it(
     found = read_checkpoint(str(tmp_path / "out"))
     assert (found.backbone, found.n_embd, found.n_layer) == (backbone, 16, 1)
     settings = RunSettings(recipe="x", data=DataSettings(source="synthetic")).with_changes(
-        {"model.checkpoint": str(tmp_path / "out"), "model.max_steps": 12}
+        {
+            "model.kind": "visits",
+            "model.checkpoint": str(tmp_path / "out"),
+            "model.max_steps": 12,
+        }
     )
     catalogue = pl.read_csv(shop / "items.csv", infer_schema=False)
     listed = dict.fromkeys(catalogue["category"], 1)
