@@ -74,8 +74,8 @@ PRETRAIN = "tests/unit/test_pretraining.py::"
 TABLE: dict[str, Run | By] = {
     "make demo": MAKE,
     "make test": MAKE,
-    "hanse simulate smoke": Run(f"simulate smoke {SMALL}", slow=True),
-    "hanse simulate grocery": Run(f"simulate grocery {SMALL}", slow=True),
+    "hanse simulate smoke": Run(f"simulate smoke {SMALL} --rounds 3", slow=True),
+    "hanse simulate grocery": Run(f"simulate grocery {SMALL} --rounds 3", slow=True),
     "hanse simulate grocery --no-compare": By(
         "tests/cli/test_simulate.py::test_a_table_on_stdout_and_people_on_stderr"
     ),
