@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import signal
+import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from hanse_client.deployment.folder import StoreFolder
 from hanse_common.errors import UNABLE, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
+from hanse_common.paths import PROGRESS_FILE
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
@@ -102,8 +105,15 @@ def test_a_store_killed_at_any_stage_is_named_and_the_round_goes_on(shops, momen
 
 def test_a_run_that_is_stopped_goes_on_when_it_is_resumed(shops):
     shops.server("run", "--name", "stopped", "--detach")
-    wait_for(lambda: bool(shops.status()["progress"]), "the first stage", 120)
-    stopped = shops.server("stop", "--format", "json").json
+    progress = shops.run_dir("stopped") / PROGRESS_FILE
+    wait_for(progress.exists, "the first stage", 120)
+    # A node that stands still keeps the round from its end until the run is stopped.
+    still = shops.joined["riga"].process.pid
+    os.killpg(still, signal.SIGSTOP)
+    try:
+        stopped = shops.server("stop", "--format", "json").json
+    finally:
+        os.killpg(still, signal.SIGCONT)
     assert (stopped["name"], stopped["state"]) == ("stopped", "stopped")
     assert shops.try_server("stop").status == RunNotFound.exit_status
     done = shops.server("resume", "--format", "json", timeout=500).json
@@ -184,19 +194,29 @@ def spend(shops, name, budget):
                 node.charge(charge.of(round=number), budget=budget)
 
 
-def test_data_that_disappear_are_named_at_both_sides_and_the_round_goes_on(shops):
-    histories = shops.stores["danzig"].histories
-    before = charges(shops)
-    aside = histories.with_name("elsewhere.npz")
-    histories.rename(aside)
+@contextmanager
+def gone(path: Path):
+    """A file is elsewhere for a while."""
+    aside = path.with_name(f"elsewhere-{path.name}")
+    path.rename(aside)
     try:
-        replies, refusals = run(shops, "no-data")
+        yield
     finally:
-        aside.rename(histories)
+        aside.rename(path)
+
+
+def test_data_that_disappear_are_named_at_both_sides_and_the_round_goes_on(shops):
+    store = shops.stores["danzig"]
+    # The source too: a node that only lacks what was prepared of it prepares it again.
+    events = Path(tomllib.loads(store.store_toml.read_text())["events"]["path"])
+    before = charges(shops)
+    with gone(store.histories), gone(events):
+        replies, refusals = run(shops, "no-data")
     assert (replies, list(refusals)) == (4, ["danzig"])
     assert UNABLE in refusals["danzig"] and "[data]" not in refusals["danzig"]
-    assert str(histories) not in json.dumps(read_stages(shops.run_dir("no-data")))
-    assert str(histories) in (shops.stores["danzig"].path / "log.jsonl").read_text()
+    stages = json.dumps(read_stages(shops.run_dir("no-data")))
+    assert str(store.histories) not in stages and str(events) not in stages
+    assert "error" in (store.path / "log.jsonl").read_text().splitlines()[-1]
     assert charges(shops)["danzig"] == before["danzig"]
     assert run(shops, "data-again") == (5, {})
 
