@@ -11,12 +11,12 @@ backup of the first does not restore with it.
 >>> journal.admit(replace(header, attempt=2))
 Traceback (most recent call last):
     ...
-hanse_common.errors.ProtocolError: round 3 of run 1 is closed here: its shares were released \
+hanse_common.errors.ProtocolError: round 1 of run 1 is closed here: its shares were released \
 (go on with the next round)
 >>> Journal().caught_up(journal.mark).admit(header)
 Traceback (most recent call last):
     ...
-hanse_common.errors.ProtocolError: round 3 of run 1 is closed here: its shares were released \
+hanse_common.errors.ProtocolError: round 1 of run 1 is closed here: its shares were released \
 (go on with the next round)
 """
 
