@@ -76,7 +76,7 @@ def check_phases(
     names = [phase.name for phase in phases]
     if len(set(names)) < len(names):
         raise ValueError(f"phases: one of {names} is named twice")
-    counted = sum(phase.rounds for phase in phases if phase.release == "statistics")
+    counted = _statistics_rounds(phases)
     if rounds <= counted and TRAIN in names:
         raise ValueError(
             f"federation.rounds={rounds} leaves no round for the gradient after {counted} of "
@@ -96,11 +96,15 @@ def schedule_of(phases: tuple[PhaseSettings, ...], rounds: int) -> Phases:
     """Return phases that fit together with the numbers of their rounds."""
     if not phases:
         return Phases.of([(TRAIN, "gradient", rounds)])
-    rest = rounds - sum(phase.rounds for phase in phases if phase.release == "statistics")
+    rest = rounds - _statistics_rounds(phases)
     return Phases.of(
         (phase.name, phase.release, phase.rounds if phase.release == "statistics" else rest)
         for phase in phases
     )
+
+
+def _statistics_rounds(phases: tuple[PhaseSettings, ...]) -> int:
+    return sum(phase.rounds for phase in phases if phase.release == "statistics")
 
 
 def _check_shares(phases: tuple[PhaseSettings, ...]) -> None:

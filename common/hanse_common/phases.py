@@ -90,6 +90,11 @@ class Phases:
         """The phases that release statistics."""
         return tuple(phase for phase in self.all if phase.release == "statistics")
 
+    @property
+    def statistics_rounds(self) -> int:
+        """Number of rounds that release statistics."""
+        return sum(phase.rounds for phase in self.statistics)
+
     def at(self, number: int) -> Phase:
         """Return the phase of a round; of the nearest one for a number outside the run."""
         return next((phase for phase in self.all if number <= phase.last), self.all[-1])

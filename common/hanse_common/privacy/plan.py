@@ -133,12 +133,10 @@ class PrivacyPlan:
         noise, shared = terms.noise_multiplier, terms.mode == "distributed"
         spare = settings.spare_exchanges if settings.secure else 0
         schedule = settings.schedule
-        if settings.phases and noise is not None:
+        phase_noise = _phase_noise(settings)
+        if noise is not None and None in phase_noise.values():
             # The gradient's noise alone is enough: the shares say what the others have.
-            settings = with_gradient_noise(settings, noise, keep=True)
-        phase_noise = {
-            p.name: p.noise_multiplier for p in settings.phases if p.release != "gradient"
-        }
+            phase_noise = _phase_noise(with_gradient_noise(settings, noise))
         if noise is None or None in phase_noise.values():
             # In mode local each of a person's stores is a release of its own, and they compose; in
             # one sum, the stores share the person's clip.
@@ -392,20 +390,16 @@ def unsolved(settings: RunSettings) -> RunSettings:
     return settings.with_changes({**changes, "phases": _phases_with(settings, {})})
 
 
-def with_gradient_noise(
-    settings: RunSettings, noise_multiplier: float, *, keep: bool = False
-) -> RunSettings:
+def with_gradient_noise(settings: RunSettings, noise_multiplier: float) -> RunSettings:
     """Return settings with a given noise of the gradient, and that of other phases by their shares.
 
     Args:
         settings: The run's settings, with or without phases.
         noise_multiplier: Noise on the sum of gradients, in clips.
-        keep: Whether noise of other phases that is given stays as it is.
     """
     changes: dict[str, Any] = {"privacy.noise_multiplier": noise_multiplier}
     gradient = settings.schedule.gradient
-    given = keep and all(phase.noise_multiplier for phase in settings.phases if phase.name != TRAIN)
-    if settings.phases and gradient is not None and not given:
+    if settings.phases and gradient is not None:
         shares = {phase.name: phase.share or 0.0 for phase in settings.phases}
         steps = SampledGaussianSteps(
             noise_multiplier=noise_multiplier,
@@ -419,6 +413,12 @@ def with_gradient_noise(
         }
         changes["phases"] = _phases_with(settings, noise)
     return settings.with_changes(changes)
+
+
+def _phase_noise(settings: RunSettings) -> dict[str, float | None]:
+    """Return the noise multiplier of each statistics phase, by name; None where none is given."""
+    statistics = (phase for phase in settings.phases if phase.release == "statistics")
+    return {phase.name: phase.noise_multiplier for phase in statistics}
 
 
 def _phases_with(settings: RunSettings, noise: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -64,9 +64,8 @@ def price(settings: RunSettings, noise_multiplier: float, *, rounds: int | None 
     # A plan above its target does not exist; without a target it says what the noise costs.
     changes: dict[str, object] = {"privacy.target_epsilon": math.inf}
     if rounds is not None:
-        statistics = settings.schedule.statistics
         # Rounds of the gradient; those of statistics are as they are.
-        changes["federation.rounds"] = rounds + sum(phase.rounds for phase in statistics)
+        changes["federation.rounds"] = rounds + settings.schedule.statistics_rounds
     changed = unsolved(settings).with_changes(changes)
     plan = PrivacyPlan.from_settings(with_gradient_noise(changed, noise_multiplier))
     if plan is None:
@@ -97,7 +96,7 @@ def _possible(settings: RunSettings) -> str:
         ways.append(f"epsilon >= {epsilon(least)} for {counted(wanted, 'round')}")
     rounds = most_rounds(settings, noise)
     # A plan solves for its own noise, up to 0.2 % too high: try it before promising it.
-    more = sum(phase.rounds for phase in settings.schedule.statistics)
+    more = settings.schedule.statistics_rounds
     if rounds and _holds(settings.with_changes({"federation.rounds": rounds + more})):
         ways.append(f"{counted(rounds, 'round')} at epsilon = {target:g}")
     return f"possible: {', or '.join(ways)}" if ways else "raise privacy.noise_multiplier"

@@ -110,7 +110,7 @@ class _Task:
                 "not even one round",
                 self.given.with_changes({"federation.rounds": 1, "phases": ()}),
             )
-        rounds += sum(phase.rounds for phase in self.given.schedule.statistics)
+        rounds += self.given.schedule.statistics_rounds
         return self.solved(Unknown.ROUNDS, rounds, "federation.rounds", rounds)
 
     def epsilon(self) -> Solved:
