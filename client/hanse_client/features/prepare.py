@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
 QUERY_SECONDS = 86_400.0
-"""Age at which a query is repeated, in seconds. A database tells nobody that its rows changed, and
-reading them all before every round would take minutes."""
+"""Age at which a query is repeated, in seconds. A database does not report that its rows changed,
+and reading them all before every round would take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

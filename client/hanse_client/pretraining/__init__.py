@@ -4,6 +4,6 @@ Only public data may be used, as nothing is clipped or noised: a checkpoint can 
 training data, and no federation's epsilon covers them. Items are represented by the text
 vectors of the frozen encoder, so that a checkpoint can be used with another catalogue.
 
-Made-up shoppers (`category_base.py`) are nobody's data: a base that learnt from them reveals
-nothing, whatever its epsilon.
+Made-up shoppers (`category_base.py`) contain no person's data: a base that learnt from them
+reveals nothing of anyone, and needs no epsilon.
 """

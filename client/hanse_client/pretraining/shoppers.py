@@ -1,4 +1,4 @@
-"""Made-up shoppers: histories drawn from a random process, which contain nobody's data.
+"""Made-up shoppers: histories from a random process, without any person's data.
 
 A set of shoppers is one invented shop. Its hyper-parameters are drawn first (domain
 randomisation, Tobin et al. 2017), its histories from them. A model that is pre-trained on many

@@ -77,7 +77,7 @@ def random_moments(
     """[R, P] moments at random times that have reference days before and a horizon after them.
 
     Edge cases:
-        In records that are too short nobody has a token at the moment that they began.
+        In records that are too short no customer has a token at the moment that they began.
     """
     earliest = histories.observed_from + REFERENCE_DAYS
     latest = until - HORIZON_DAYS

@@ -1,8 +1,8 @@
 """Made-up opinions: public sentences of praise and complaint, from word lists and a seed.
 
 An encoder's states of them say, before any customer's text is read, where its states lie and in
-which direction praise and complaint differ. They are nobody's: no epsilon covers them, and none
-is needed.
+which direction praise and complaint differ. No person wrote them, so that no epsilon has to cover
+them.
 
 >>> texts, praise = made_up_opinions(3, seed=7)
 >>> for text, good in zip(texts, praise, strict=True):
