@@ -361,7 +361,7 @@ def _sizes(settings: RunSettings, stores: int) -> tuple[int, int]:
     if settings.privacy.mode != "distributed":
         cohort = min(federated.minimum_cohort, stores)
         return max(cohort, federated.minimum_survivors or 0), federated.minimum_survivors or 0
-    survivors = federated.minimum_survivors or stores - max(1, stores // 10)
+    survivors = federated.minimum_survivors or stores - math.ceil(stores / 10)
     return max(min(federated.minimum_cohort, stores), survivors, SMALLEST_COHORT), survivors
 
 
