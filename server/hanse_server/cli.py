@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hanse_common.admission import Request
     from hanse_common.identity import AuthorityKey, Certificate
     from hanse_server.deployment.folder import FederationFolder
-    from hanse_server.deployment.run import RunState
+    from hanse_server.deployment.run_state import RunState
 
 
 _AuthorityOption = Annotated[
@@ -336,8 +336,8 @@ def resume(
 @app.command()
 def stop(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
     """Stop the current run; the stores stay connected, and it can be resumed."""
-    from hanse_server.deployment.run import as_row
     from hanse_server.deployment.run import stop as halt
+    from hanse_server.deployment.run_state import as_row
 
     state = halt(_folder(folder))
     if output is Format.JSON:
@@ -366,7 +366,8 @@ app.command()(metrics)
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
     """Show a run's stages as they finish, then print its final state."""
-    from hanse_server.deployment.run import as_row, find, state_of, watch
+    from hanse_server.deployment.run import watch
+    from hanse_server.deployment.run_state import as_row, find, state_of
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:

@@ -36,6 +36,9 @@ _STAGE = re.compile(r"^at stage '\w+': ")
 
 Stage = Literal["train", "evaluate", "done"]
 
+CONNECT = "connect"
+"""The stage in which a round waits for stores that are away; no message is sent in it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageOutcome:
@@ -223,6 +226,10 @@ class Progress:
             "refusals": self._table["refusals"] if same else {},
         }
         self._write()
+
+    def absent(self, number: int, kind: str, stores: Collection[str]) -> None:
+        """Record that a round waits for stores that are away."""
+        self.stage(number, kind, 0, CONNECT, stores)
 
     def answered(self, store: str, refusal: str | None = None) -> None:
         """Record a store's answer, or the reason why it gave none."""

@@ -123,6 +123,12 @@ class Shops:
         self.joined[name] = Joined(self.stores[name].path, program=program)
         return self.joined[name]
 
+    def join_with_clock(self, name: str, seconds: int) -> Joined:
+        """Start a store's node whose clock is wrong by some seconds; see `wrong_clock.py`."""
+        program = (str(Path(__file__).parent / "apps" / "wrong_clock.py"), str(seconds))
+        self.joined[name] = Joined(self.stores[name].path, program=program)
+        return self.joined[name]
+
     def wait_until_online(self, *names: str) -> None:
         """Wait until the coordinator sees these stores; all if unset."""
         wanted = set(names or self.stores)
@@ -179,6 +185,20 @@ class Shops:
         wait_for(over, f"the end of {run}", 500)
         return found
 
+    def wait_for_state(self, run: str, state: str) -> Any:
+        """Wait until a run is in a state, such as `finished`; returns what `status` says of it."""
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self.status()["run"])
+            assert found["name"] == run
+            over = found["state"] in ("finished", "failed", "ended early", "stopped")
+            assert found["state"] == state or not over, found
+            return bool(found["state"] == state)
+
+        wait_for(there, f"{run} is {state}", 500)
+        return found
+
     def superlinks(self) -> list[int]:
         """The SuperLink's process."""
         return pids_of("hanse_server.deployment.superlink", self.folder.path)
@@ -187,6 +207,10 @@ class Shops:
         """Change a store's node.json."""
         path = self.stores[name].path / "node.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    def edit_policy(self, name: str, **changes: object) -> None:
+        """Change a store's policy.toml."""
+        edit(self.stores[name].policy, changes)
 
     def close(self) -> None:
         """End every process."""

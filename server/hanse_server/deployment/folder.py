@@ -101,6 +101,8 @@ class WaitSettings(Settings):
 
     connect: float = Field(default=120.0, gt=0)
     """Until the stores are connected, when a run starts."""
+    absent: float = Field(default=300.0, gt=0)
+    """Until stores are back that fell away later, before a round goes on without them."""
     train: float = Field(default=900.0, gt=0)
     """Until stores have trained or evaluated."""
     stage: float = Field(default=120.0, gt=0)

@@ -14,10 +14,10 @@ from hanse_server.deployment import tls
 from hanse_server.deployment.admit import Member, members, revoked_ids
 from hanse_server.deployment.control import Control, RegisteredNode
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.run import RunState, all_runs, state_of
+from hanse_server.deployment.run_state import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
-from hanse_server.stage_log import read_progress, read_stages
+from hanse_server.stage_log import CONNECT, read_progress, read_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +152,7 @@ def _row(
 def _stage(store_id: str, progress: dict[str, Any]) -> str | None:
     stage = progress.get("stage")
     if store_id in progress.get("waiting", ()):
-        return f"asked for {stage}"
+        return "waited for" if stage == CONNECT else f"asked for {stage}"
     if store_id in progress.get("answered", ()):
         return f"answered {stage}"
     if store_id in progress.get("refusals", {}):

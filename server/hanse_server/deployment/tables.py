@@ -11,7 +11,7 @@ from rich.text import Text
 from hanse_common.printing import console
 from hanse_common.roundlog.records import SUMMED
 from hanse_common.wording import printable
-from hanse_server.deployment.run import RunState
+from hanse_server.deployment.run_state import RunState
 from hanse_server.deployment.status import Status
 
 

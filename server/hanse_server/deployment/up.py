@@ -28,6 +28,7 @@ from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.recovery import looking_after_runs
 from hanse_server.deployment.superlink import SuperLink, last_lines
 
 _LOOK_SECONDS = 0.2
@@ -35,6 +36,18 @@ _BACKLOG = 256
 """Connections that the operating system queues until the gateway accepts them."""
 _OTHER_FILES = 256
 """Open files other than connections."""
+
+
+_MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
+"""A SuperLink that ended by itself is started again, so often within so many seconds."""
+
+
+class _SuperLinkCrashed(Exception):
+    """The SuperLink ended by itself after it had been ready."""
+
+    def __init__(self, failure: DeploymentError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +72,12 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         AlreadyThere: The federation is up already.
         DeploymentError [tls]: Stores would refuse the gateway's certificate.
         DeploymentError: A port is taken.
-        DeploymentError [superlink-failed]: The SuperLink ended by itself.
+        DeploymentError [superlink-failed]: The SuperLink did not start, or ended by itself again
+            and again.
     """
     file = folder.file
     fleet = file.fleet
+    crashes: list[float] = []
     certificate, key, ca = (folder.resolve(p) for p in (fleet.certificate, fleet.key, fleet.ca))
     with _alone(folder), suppress(KeyboardInterrupt):
         # SIGTERM raises KeyboardInterrupt too: by default it would skip the `finally` below.
@@ -70,21 +85,30 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         tls.check_server(certificate, key, ca, fleet.host)
         _check_free(fleet.bind, fleet.port, "fleet.listen")
         _check_free("127.0.0.1", file.superlink.port, "superlink.port")
-        # Behind the checks above, and before the gateway: stores find a SuperLink that is ready.
-        superlink = SuperLink(folder)
-        try:
-            superlink.wait_until_ready()
-            registration = register(folder)
-            _stop_lost_runs(folder)
-            for store_id, reason in registration.refused.items():
-                tell(f"{store_id}: {reason}")
-            tell(
-                f"up: {len(registration.admitted)} stores admitted; they connect to "
-                f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
-            )
-            asyncio.run(_serve_gateway(folder, superlink, certificate, key))
-        finally:
-            superlink.stop()
+        while True:
+            # Behind the checks above, and before the gateway: stores find one that is ready.
+            superlink = SuperLink(folder)
+            try:
+                superlink.wait_until_ready()
+                registration = register(folder)
+                _stop_lost_runs(folder)
+                for store_id, reason in registration.refused.items():
+                    tell(f"{store_id}: {reason}")
+                tell(
+                    f"up: {len(registration.admitted)} stores admitted; they connect to "
+                    f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
+                )
+                with looking_after_runs(folder):
+                    asyncio.run(_serve_gateway(folder, superlink, certificate, key))
+                return
+            except _SuperLinkCrashed as crash:
+                crashes = [then for then in crashes if time.monotonic() - then < _CRASH_SECONDS]
+                crashes.append(time.monotonic())
+                if len(crashes) > _MOST_CRASHES:
+                    raise crash.failure from None
+                tell(f"{crash.failure.message}; starting it again")
+            finally:
+                superlink.stop()
 
 
 def register(folder: FederationFolder) -> Registration:
@@ -248,7 +272,7 @@ async def _serve_gateway(
     finally:
         watching.cancel()
     if not superlink.running:
-        raise superlink.failure()
+        raise _SuperLinkCrashed(superlink.failure())
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:

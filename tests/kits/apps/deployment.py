@@ -313,6 +313,12 @@ class Joined:
         self.process.wait(PATIENCE)
         return self.process.returncode
 
+    def kill(self) -> None:
+        """End the node and whatever it started at once, as a loss of power does."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.stop()
+
     def stop(self) -> None:
         end(self.process)
         self._log.close()
