@@ -15,6 +15,7 @@ from hanse_common.errors import (
     SuperLinkDown,
 )
 from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.monitoring.codes import known_codes
 from hanse_common.monitoring.health import is_locked
 from hanse_common.paths import (
     FLOWER_RUNS_FILE,
@@ -101,7 +102,9 @@ def _recovery(
     if not is_open(run_dir) or not is_locked(folder.state / UP_PID_FILE):
         return state, failure
     last = stages[-1]["refusals"] if stages else {}
-    refused = sum(bool(code_of(why)) for why in last.values())
+    # Words without a code are of Flower or of the coordinator itself, about a silent store.
+    answers = known_codes() - {FederationError.code}
+    refused = sum(code_of(why) in answers for why in last.values())
     terms = SignedManifest.load(run_dir / MANIFEST_FILE).unchecked
     if not _is_passing(code, refused, terms):
         return "failed", failure
