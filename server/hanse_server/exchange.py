@@ -23,6 +23,7 @@ from hanse_common.errors import (
 )
 from hanse_common.identity import Certificate
 from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, UNMASK, Kind
+from hanse_common.monitoring.codes import NO_REPLY
 from hanse_common.roundlog.records import SUMMED, Closed
 from hanse_common.secagg import Aggregate, Coordinator
 from hanse_common.secagg.messages import Hello, decode
@@ -309,7 +310,7 @@ class StageRunner:
             if store_id is not None and store_id not in stages and node not in self._reasons:
                 continue
             stage = stages.get(store_id or "", "hello" if store_id is None else "")
-            reason = self._reasons.get(node) or "no reply in time"
+            reason = self._reasons.get(node) or NO_REPLY
             lost[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
         return lost
 

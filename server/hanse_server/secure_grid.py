@@ -45,6 +45,7 @@ from hanse_common.instructions import (
     model_digest,
 )
 from hanse_common.manifest import Manifest
+from hanse_common.monitoring.codes import AWAY
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
@@ -123,6 +124,8 @@ class SecureGrid(ForwardingGrid):
         self._late = LateAnswers(grid)
         self._away: set[str] = set()
         """Stores that were waited for in vain, until they are connected again."""
+        self._absent: set[str] = set()
+        """Stores that were not connected when the round began."""
         self._sums = SumReader(manifest)
         # Every process draws its own: a coordinator that starts again begins a new run, since a
         # store's journal admits no round of a run twice. 62 bits fit Flower's signed integers.
@@ -159,7 +162,8 @@ class SecureGrid(ForwardingGrid):
             return len(listed.intersection(here)) >= max(wanted, least)
 
         here = self._await(number, kind, listed, enough)
-        self._away |= listed - here
+        self._absent = listed - here
+        self._away |= self._absent
         if len(here) < least:
             absent = ", ".join(sorted(listed - here))
             raise RoundFailed(
@@ -423,8 +427,9 @@ class SecureGrid(ForwardingGrid):
         return RoundFailed(message, hint=hint, culprits=error.culprits)
 
     def _so_far(self, so_far: _SoFar) -> ExchangeResult:
+        away = dict.fromkeys(self._absent.difference(so_far.picked), AWAY)
         return ExchangeResult(
-            refusals={**self.absent, **dict(sorted(so_far.lost.items()))},
+            refusals={**self.absent, **dict(sorted({**away, **so_far.lost}.items()))},
             roster=so_far.roster,
             attempts=so_far.attempts,
             stages=tuple(so_far.stages),

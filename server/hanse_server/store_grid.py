@@ -21,6 +21,7 @@ from flwr.supercore.run import Run
 
 from hanse_common.errors import FederationError, HanseError, MalformedMessage
 from hanse_common.instructions import NDArray
+from hanse_common.monitoring.codes import NO_REPLY
 from hanse_common.roundlog.evidence import LOG_SIZE
 from hanse_common.wording import printable
 from hanse_server.stage_log import ExchangeResult
@@ -240,7 +241,7 @@ class StoreGrid(ForwardingGrid):
         """The reason of each store that failed: its own words, or that no reply came in time."""
         answered = {_sender(reply) for reply in replies}
         reasons = {
-            self.stores[message.metadata.dst_node_id]: "no reply in time"
+            self.stores[message.metadata.dst_node_id]: NO_REPLY
             for message in messages
             if message.metadata.dst_node_id not in answered
         }

@@ -11,8 +11,11 @@ import shutil
 import signal
 from contextlib import contextmanager
 
+import polars as pl
 import pytest
 
+from hanse_client.features.histories import Histories
+from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import RoundFailed
 from hanse_server.deployment.up import running
 from hanse_server.stage_log import CONNECT, read_progress, read_stages
@@ -212,6 +215,23 @@ def test_a_full_disk_at_the_coordinator_pauses_the_run_until_there_is_room(shops
         finally:
             runs.unlink()
             shutil.move(aside, runs)
+
+
+def test_an_erased_customer_takes_part_no_more_and_the_ledger_goes_on(shops):
+    """The store's node notices the changed source by itself, and prepares it again."""
+    store, before = shops.stores["luebeck"], charges(shops)
+    events = load_store(store.store_toml).events
+    column, rows = events.source_of("user_id")[0], pl.read_parquet(events.path)
+    prepared = set(Histories.load(store.histories).customers)
+    rows.filter(pl.col(column) != rows[column].min()).write_parquet(events.path)
+    try:
+        shops.server("run", "--name", "erased", "--detach")
+        assert ends(shops, "erased") == [5] * ROUNDS
+        assert len(prepared - set(Histories.load(store.histories).customers)) == 1
+        assert charges(shops) == {name: count + ROUNDS for name, count in before.items()}
+        ledgers_are_true(shops, "erased", before)
+    finally:
+        rows.write_parquet(events.path)
 
 
 CLOCKS = {"ahead": 600, "behind": -600}
