@@ -78,7 +78,9 @@ class Tab:
                 result: dict[str, Any] = reply["result"]
                 return result
 
-    def open(self, page: Path, *, width: int, dark: bool = False, media: str = "screen") -> None:
+    def open(
+        self, page: Path | str, *, width: int, dark: bool = False, media: str = "screen"
+    ) -> None:
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -89,7 +91,7 @@ class Tab:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=page.as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._next()
 

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from hanse_common.pages.live.advice import Advice, by_urgency
 from hanse_server.deployment.run import RunState
 from hanse_server.deployment.status import Status
 from hanse_server.deployment.watch.certificates import SOON_DAYS, Ending
 from hanse_server.deployment.watch.exchanges import LEAST_NOISE, Exchange
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advice:
-    """Something to do.
-
-    Args:
-        tone: `bad` if nothing works without it, `warn` if it should be done soon, else `calm`.
-        text: What is so, and what to do.
-        command: The command line that does it; empty if none does.
-    """
-
-    tone: str
-    text: str
-    command: str = ""
 
 
 def advice(
@@ -40,7 +25,7 @@ def advice(
         *_noise(folder, exchanges),
         *_certificates(folder, endings),
     ]
-    return sorted(found, key=lambda one: ("bad", "warn", "calm").index(one.tone))
+    return by_urgency(found)
 
 
 def command(folder: Path, *words: str) -> str:

@@ -75,6 +75,18 @@ class Exchange:
     cut: float | None
     note: str
 
+    @property
+    def tone(self) -> str:
+        """`good`, `warn` if a store was lost, `bad` if there is no sum."""
+        return "bad" if self.code else "warn" if self.lost else "good"
+
+    @property
+    def title(self) -> str:
+        """The exchange in one line, for a chart."""
+        result = f"lost, {self.code}" if self.code else f"{self.stores} stores"
+        without = f", without {', '.join(gone.store for gone in self.lost)}" if self.lost else ""
+        return f"Round {self.round}: {self.seconds:.1f} s, {result}{without}"
+
 
 def last_exchanges(runs: Sequence[Path]) -> list[Exchange]:
     """Return the exchanges of the last `MOST_ROUNDS` rounds, the newest first.

@@ -14,14 +14,15 @@ from typing import Any
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import plan_of
 from hanse_common.pages import page_environment
+from hanse_common.pages.live.advice import Advice
+from hanse_common.pages.live.charts import bars, line, width_for
 from hanse_common.pages.live.parts import LivePage, Part
 from hanse_server.deployment.attendance import attendance
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run import RunState, all_runs
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.status import Status, StoreRow, read_status
-from hanse_server.deployment.watch.advice import Advice, advice, command
-from hanse_server.deployment.watch.bars import bars, noise_line
+from hanse_server.deployment.watch.advice import advice, command
 from hanse_server.deployment.watch.budget import charged_uploads, granted_uploads
 from hanse_server.deployment.watch.certificates import Ending, endings
 from hanse_server.deployment.watch.exchanges import (
@@ -225,8 +226,17 @@ class _Reading:
         trained = [one for one in exchanges if one.what == "trained"][::-1]
         return {
             "exchanges": exchanges,
-            "bars": bars(trained),
-            "noise": noise_line(trained, least=LEAST_NOISE),
+            "bars": bars([(one.seconds, one.tone, one.title) for one in trained]),
+            "width": width_for(len(trained)),
+            "longest": max((one.seconds for one in trained), default=0.0),
+            "no_sum": sum(bool(one.code) for one in trained),
+            "with_losses": sum(bool(one.lost) for one in trained),
+            "noise": line(
+                [one.noise_share for one in trained],
+                low=0.8,
+                high=1.2,
+                marks={"promised": 1.0, "least": LEAST_NOISE},
+            ),
             "least_noise": LEAST_NOISE,
             "several_runs": len({one.run for one in exchanges}) > 1,
         }
