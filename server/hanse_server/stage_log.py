@@ -287,10 +287,15 @@ def lost_at(reason: str) -> tuple[str, str]:
     >>> lost_at("at stage 'hello': [budget-spent] a release would cost more")
     ('hello', 'budget-spent')
     """
+    stage, rest = split_reason(reason)
     # Known words only: the reason is the store's text.
+    return stage if stage in PROTOCOL_STAGES else "", code_in(rest)
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """The stage at the beginning of a reason, empty if there is none, and the rest."""
     stage = _STAGE.match(reason)
-    at = stage[1] if stage and stage[1] in PROTOCOL_STAGES else ""
-    return at, code_in(reason[stage.end() :] if stage else reason)
+    return (stage[1], reason[stage.end() :]) if stage else ("", reason)
 
 
 def code_of(reason: str) -> str:

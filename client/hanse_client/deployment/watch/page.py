@@ -10,7 +10,9 @@ from typing import Any
 from hanse_client.deployment.folder import StoreFolder
 from hanse_client.deployment.watch.advice import advice
 from hanse_client.deployment.watch.state import Event, StoreState
+from hanse_common.audit.terms import under
 from hanse_common.errors import HanseError
+from hanse_common.manifest_terms import grant_of
 from hanse_common.pages import page_environment
 from hanse_common.pages.live.charts import line
 from hanse_common.pages.live.parts import LivePage, Part
@@ -132,9 +134,13 @@ class _Page:
     def _terms(self) -> dict[str, Any]:
         state = self._state
         until = state.certificate_until
+        manifest = state.manifest
+        grant = grant_of(manifest)
         return {
-            "manifest": state.manifest,
-            "digest": state.manifest.digest().hex(),
+            "manifest": manifest,
+            "digest": manifest.digest().hex(),
+            "granted": None if grant is None else sum(grant.exchanges.values()),
+            "charged": len(under(state.entries, manifest)),
             "policy": state.folder.membership().policy,
             "until": None
             if until is None

@@ -6,14 +6,18 @@ Nothing here derives from customers: sums, such as losses and counts, are left o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hanse_common.errors import HanseError
 from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK
+from hanse_common.manifest import SignedManifest
+from hanse_common.paths import MANIFEST_FILE
 from hanse_common.roundlog.records import SUMMED
-from hanse_server.stage_log import PROTOCOL_STAGES, lost_at, read_stages
+from hanse_server.stage_log import PROTOCOL_STAGES, lost_at, read_stages, split_reason
 
 MOST_ROUNDS = 50
 """Rounds on the page."""
@@ -51,6 +55,7 @@ class Exchange:
         what: `trained`, or `evaluated` and the split.
         code: Empty if there is a sum, else the code of the error that it was lost to.
         stores: Number of stores in the sum.
+        listed: Number of stores that the run's terms name; None if they cannot be read.
         lost: Stores that it went on without.
         attempts: Number of attempts.
         deadlines: Number of stages that lasted until their deadline.
@@ -66,6 +71,7 @@ class Exchange:
     what: str
     code: str
     stores: int
+    listed: int | None
     lost: tuple[Lost, ...]
     attempts: int
     deadlines: int
@@ -77,8 +83,9 @@ class Exchange:
 
     @property
     def tone(self) -> str:
-        """`good`, `warn` if a store was lost, `bad` if there is no sum."""
-        return "bad" if self.code else "warn" if self.lost else "good"
+        """`good`, `warn` if a store is missing in the sum or was lost, `bad` without a sum."""
+        missing = self.listed is not None and self.stores < self.listed
+        return "bad" if self.code else "warn" if self.lost or missing else "good"
 
     @property
     def title(self) -> str:
@@ -97,18 +104,25 @@ def last_exchanges(runs: Sequence[Path]) -> list[Exchange]:
     found: list[Exchange] = []
     for run_dir in reversed(runs):
         lines = [line for line in read_stages(run_dir) if line["stage"] != "done"]
-        found += [_exchange(run_dir.name, line) for line in reversed(lines)]
+        listed = _listed(run_dir)
+        found += [_exchange(run_dir.name, listed, line) for line in reversed(lines)]
         if len(_rounds(found)) >= MOST_ROUNDS:
             break
     kept = _rounds(found)[:MOST_ROUNDS]
     return [one for one in found if (one.run, one.round) in kept]
 
 
+def _listed(run_dir: Path) -> int | None:
+    with suppress(HanseError):
+        return len(SignedManifest.load(run_dir / MANIFEST_FILE).unchecked.stores)
+    return None
+
+
 def _rounds(exchanges: Sequence[Exchange]) -> list[tuple[str, int]]:
     return list(dict.fromkeys((one.run, one.round) for one in exchanges))
 
 
-def _exchange(run: str, line: Mapping[str, Any]) -> Exchange:
+def _exchange(run: str, listed: int | None, line: Mapping[str, Any]) -> Exchange:
     cut = line["cut"]
     return Exchange(
         run=run,
@@ -116,6 +130,7 @@ def _exchange(run: str, line: Mapping[str, Any]) -> Exchange:
         what="trained" if line["stage"] == "train" else f"evaluated ({line['split']})",
         code="" if line["outcome"] == SUMMED else line["outcome"],
         stores=line["replies"],
+        listed=listed,
         lost=lost_stores(line["refusals"]),
         attempts=line["attempts"],
         deadlines=line["deadlines"],
@@ -132,7 +147,8 @@ def lost_stores(refusals: Mapping[str, str]) -> tuple[Lost, ...]:
     lost = []
     for store, reason in sorted(refusals.items()):
         at, code = lost_at(reason)
-        short = reason if len(reason) <= _LONGEST else reason[:_LONGEST] + "…"
+        rest = split_reason(reason)[1]
+        short = rest if len(rest) <= _LONGEST else rest[:_LONGEST] + "…"
         lost.append(Lost(store=store, at=at, code=code, reason=short))
     return tuple(lost)
 

@@ -14,7 +14,6 @@ from typing import Any
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import plan_of
 from hanse_common.pages import page_environment
-from hanse_common.pages.live.advice import Advice
 from hanse_common.pages.live.charts import bars, line, width_for
 from hanse_common.pages.live.parts import LivePage, Part
 from hanse_server.deployment.attendance import attendance
@@ -22,7 +21,7 @@ from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run import RunState, all_runs
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.status import Status, StoreRow, read_status
-from hanse_server.deployment.watch.advice import advice, command
+from hanse_server.deployment.watch.advice import advice
 from hanse_server.deployment.watch.budget import charged_uploads, granted_uploads
 from hanse_server.deployment.watch.certificates import Ending, endings
 from hanse_server.deployment.watch.exchanges import (
@@ -32,6 +31,7 @@ from hanse_server.deployment.watch.exchanges import (
     UnderWay,
     last_exchanges,
     lost_stores,
+    stage_name,
     under_way,
 )
 
@@ -81,6 +81,12 @@ class StoreView:
         if self.row.connection == "online":
             return "warn" if self.row.blamed else "good"
         return "calm" if self.row.connection == "unknown" else "warn"
+
+    @property
+    def stage(self) -> str:
+        """The stage that it is asked for, or has answered, by the protocol's name."""
+        verb, _, message_type = (self.row.stage or "").rpartition(" ")
+        return f"{verb} {stage_name(message_type)}" if verb else ""
 
     @property
     def connection(self) -> str:
@@ -172,18 +178,9 @@ class _Reading:
 
     def _next(self) -> dict[str, Any]:
         found = advice(self._folder.path, self._status, self._exchanges, self._endings)
-        waiting = not found and self._status.run is not None
-        follow: list[Advice] = []
-        if waiting and self._status.run and self._status.run.state == "underway":
-            follow = [
-                Advice(
-                    tone="calm",
-                    text="Nothing. The run goes on by itself; this stops it, and it can be "
-                    "resumed.",
-                    command=command(self._folder.path, "stop"),
-                )
-            ]
-        return {"advice": found or follow}
+        run = self._status.run
+        goes_on = run is not None and run.state == "underway"
+        return {"advice": found, "goes_on": goes_on}
 
     def _round(self) -> dict[str, Any]:
         run = self._status.run
@@ -230,7 +227,7 @@ class _Reading:
             "width": width_for(len(trained)),
             "longest": max((one.seconds for one in trained), default=0.0),
             "no_sum": sum(bool(one.code) for one in trained),
-            "with_losses": sum(bool(one.lost) for one in trained),
+            "with_losses": sum(one.tone == "warn" for one in trained),
             "noise": line(
                 [one.noise_share for one in trained],
                 low=0.8,
