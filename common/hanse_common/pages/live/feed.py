@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 from hanse_common.pages.live.parts import LivePage, render
 
 PERIOD = 2.0
-"""Seconds from the end of one update to the beginning of the next."""
+"""Seconds from the end of one update to the beginning of the next, at least."""
+_REST = 4.0
+"""Least rest between two updates, in durations of an update."""
 _LOOK = 0.5
 """Seconds after which a reader notices that the server ends."""
 
@@ -97,8 +99,10 @@ class Feed:
             if not self.readers:
                 self._wanted.clear()
                 await self._wanted.wait()
+            begun = time.monotonic()
             await self._read()
-            await asyncio.sleep(self._period)
+            # Where reading is slow, it is done more rarely: the page must not load the machine.
+            await asyncio.sleep(max(self._period, _REST * (time.monotonic() - begun)))
 
     async def _read(self) -> None:
         async with self._reading:  # two updates at a time would only read the same twice

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hanse_common.pages.live.advice import Advice, by_urgency
-from hanse_server.deployment.run import RunState
+from hanse_server.deployment.run_state import RunState
 from hanse_server.deployment.status import Status
 from hanse_server.deployment.watch.certificates import SOON_DAYS, Ending
 from hanse_server.deployment.watch.exchanges import LEAST_NOISE, Exchange
@@ -39,9 +39,11 @@ def command(folder: Path, *words: str) -> str:
 
 def _link(folder: Path, status: Status) -> Iterator[Advice]:
     if not status.up:
+        done = status.run is not None and status.run.state in ("finished", "ended early")
         yield Advice(
-            tone="bad",
-            text="No store can connect until the coordinator is up.",
+            tone="calm" if done else "bad",
+            text="No store can connect until the coordinator is up. A run that was interrupted "
+            "then goes on by itself.",
             command=command(folder, "up"),
         )
 
@@ -86,17 +88,20 @@ def _run(folder: Path, status: Status) -> Iterator[Advice]:
                 text="Once the stores of the terms are online, start the first run.",
                 command=command(folder, "run"),
             )
-    elif run.state in ("failed", "lost", "stopped"):
-        text = {
-            "failed": f"Run {run.name} failed in round {run.round + 1}. {_failure(run)}",
-            "lost": f"Run {run.name} was lost with the coordinator after round {run.round}.",
-            "stopped": f"Run {run.name} was stopped after round {run.round}.",
-        }[run.state]
+    elif run.state == "stopped":
         yield Advice(
-            tone="calm" if run.state == "stopped" else "bad",
-            text=f"{text} It goes on from its last complete round.",
+            tone="calm",
+            text=f"Run {run.name} was stopped after round {run.round}. It goes on from there.",
             command=command(folder, "resume", "--name", run.name),
         )
+    elif run.state == "failed":
+        yield Advice(
+            tone="bad",
+            text=f"Run {run.name} failed after round {run.round}. {_failure(run)}",
+            command=command(folder, "resume", "--name", run.name),
+        )
+    elif run.state == "recovering":
+        yield Advice(tone="warn", text=f"Run {run.name} pauses. {_failure(run)}")
     elif run.state == "ended early":
         yield Advice(
             tone="warn",
@@ -179,8 +184,13 @@ def _certificates(folder: Path, endings: Sequence[Ending]) -> Iterator[Advice]:
 
 
 def _failure(run: RunState) -> str:
-    code, message = run.failure.get("code"), run.failure.get("message")
-    return f"The reason: {message} [{code}]." if message else ""
+    table = {key: str(run.failure.get(key) or "") for key in ("code", "message", "hint")}
+    if not table["message"]:
+        return ""
+    hint = table["hint"]
+    # Hints begin in lower case, because an error prints them in brackets.
+    sentence = f" {hint[0].upper()}{hint[1:]}." if hint else ""
+    return f"The reason: {table['message']} [{table['code']}].{sentence}"
 
 
 def _names(stores: Sequence[str]) -> str:

@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hanse_common.errors import HanseError
-from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK
+from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK, Kind
 from hanse_common.manifest import SignedManifest
 from hanse_common.paths import MANIFEST_FILE
 from hanse_common.roundlog.records import SUMMED
-from hanse_server.stage_log import PROTOCOL_STAGES, lost_at, read_stages, split_reason
+from hanse_server.stage_log import CONNECT, PROTOCOL_STAGES, lost_at, read_stages, split_reason
 
 MOST_ROUNDS = 50
 """Rounds on the page."""
@@ -25,7 +25,11 @@ LEAST_NOISE = 0.95
 """Noise share below which a store adds less noise than it promised (docs/operators.md)."""
 _LONGEST = 300
 """Characters of a reason: it is in the words of a store."""
-_STAGE_OF = dict(zip((SHARE, MASK, CONFIRM, UNMASK), PROTOCOL_STAGES[1:], strict=True))
+_HELLO, *_LATER = PROTOCOL_STAGES
+_STAGE_OF = {
+    **dict.fromkeys(get_args(Kind), _HELLO),  # an exchange's kind is its first message's type
+    **dict(zip((SHARE, MASK, CONFIRM, UNMASK), _LATER, strict=True)),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,8 +186,15 @@ class UnderWay:
     since: str
 
     @property
+    def connecting(self) -> bool:
+        """Whether it waits for stores that are away, before anything is sent."""
+        return self.stage == CONNECT
+
+    @property
     def stages(self) -> list[tuple[str, str]]:
         """The stages of the protocol, each `done`, `now` or `later`."""
+        if self.stage not in PROTOCOL_STAGES:
+            return [(name, "later") for name in PROTOCOL_STAGES]
         at = PROTOCOL_STAGES.index(self.stage)
         words = ["done"] * at + ["now"] + ["later"] * (len(PROTOCOL_STAGES) - at - 1)
         return list(zip(PROTOCOL_STAGES, words, strict=True))
@@ -208,12 +219,12 @@ def under_way(run: str, rounds: int, progress: Mapping[str, Any]) -> UnderWay | 
 
 
 def stage_name(message_type: str) -> str:
-    """Return the protocol's name of the stage that a message type begins.
+    """Return the protocol's name of the stage that a message type begins; others as they are.
 
     >>> stage_name("train"), stage_name("query.confirm")
     ('hello', 'confirm')
     """
-    return _STAGE_OF.get(message_type, PROTOCOL_STAGES[0])
+    return _STAGE_OF.get(message_type, message_type)
 
 
 def _instant(seconds: float) -> str:

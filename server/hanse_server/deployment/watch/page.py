@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hanse_common.errors import HanseError
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_terms import plan_of
 from hanse_common.pages import page_environment
@@ -18,7 +19,7 @@ from hanse_common.pages.live.charts import bars, line, width_for
 from hanse_common.pages.live.parts import LivePage, Part
 from hanse_server.deployment.attendance import attendance
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.run import RunState, all_runs
+from hanse_server.deployment.run_state import RunState, all_runs
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.status import Status, StoreRow, read_status
 from hanse_server.deployment.watch.advice import advice
@@ -40,6 +41,7 @@ _STATES = {
     "finished": ("good", "finished"),
     "ended early": ("warn", "ended early"),
     "failed": ("bad", "failed"),
+    "recovering": ("warn", "pauses, and goes on by itself"),
     "stopped": ("calm", "stopped"),
     "lost": ("bad", "lost"),
 }
@@ -86,7 +88,7 @@ class StoreView:
     def stage(self) -> str:
         """The stage that it is asked for, or has answered, by the protocol's name."""
         verb, _, message_type = (self.row.stage or "").rpartition(" ")
-        return f"{verb} {stage_name(message_type)}" if verb else ""
+        return f"{verb} {stage_name(message_type)}".strip()
 
     @property
     def connection(self) -> str:
@@ -191,10 +193,7 @@ class _Reading:
 
     def _stores(self) -> dict[str, Any]:
         status = self._status
-        granted, charged = None, {}
-        if status.manifest is not None:
-            granted = granted_uploads(self._manifest)
-            charged = charged_uploads(self._folder.path, self._manifest)
+        granted, charged, unreadable = self._uploads()
         days = {one.store: one.days for one in self._endings if one.store}
         views = []
         for row in status.stores:
@@ -213,10 +212,21 @@ class _Reading:
         return {
             "stores": views,
             "granted": granted,
+            "unreadable": unreadable,
             "searches": status.searches,
             "versions": any(view.version for view in views),
             "folder": str(self._folder.path),
         }
+
+    def _uploads(self) -> tuple[int | None, dict[str, int], str]:
+        """What the terms grant, what stores have charged of it, and why that is unknown."""
+        if self._status.manifest is None:
+            return None, {}, ""
+        try:
+            charged = charged_uploads(self._folder.path, self._manifest)
+        except HanseError as error:
+            return None, {}, error.message
+        return granted_uploads(self._manifest), charged, ""
 
     def _rounds(self) -> dict[str, Any]:
         exchanges = self._exchanges
@@ -265,9 +275,10 @@ def _version(row: StoreRow) -> str:
 def _sentence(status: Status) -> tuple[str, str]:
     """The state in one sentence, without figures that change at every update."""
     run = status.run
-    if not status.up:
+    ended = run is not None and run.state in ("finished", "ended early", "failed")
+    if not status.up and not ended:
         return "bad", "The coordinator is down: no store can connect."
-    if status.manifest is None:
+    if status.manifest is None and not ended:
         return "calm", "The coordinator is up. No terms are signed yet."
     if run is None:
         return "calm", "The coordinator is up. No run has been started yet."
@@ -281,6 +292,10 @@ def _sentence(status: Status) -> tuple[str, str]:
         "ended early": ("warn", f"Run {run.name} ended after round {run.round}: budget spent."),
         "failed": ("bad", f"Run {run.name} has failed after round {run.round}."),
         "stopped": ("calm", f"Run {run.name} is stopped after round {run.round}."),
+        "recovering": (
+            "warn",
+            f"Run {run.name} pauses after round {run.round}, and goes on by itself.",
+        ),
         "lost": ("bad", f"Run {run.name} was lost with its SuperLink after round {run.round}."),
     }[run.state]
 
