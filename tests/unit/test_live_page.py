@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -112,12 +113,9 @@ def test_without_a_named_proxy_it_listens_on_loopback_only():
 
 
 def test_a_port_that_is_taken_is_said():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with raises("config", match="cannot listen"):
-            port = taken.getsockname()[1]
-            serve(page(), host="127.0.0.1", port=port, announce=fails(AssertionError("no")))
+    with socket.create_server(("127.0.0.1", 0)) as taken, raises("config", match="cannot listen"):
+        port = taken.getsockname()[1]
+        serve(page(), host="127.0.0.1", port=port, announce=fails(AssertionError("no")))
 
 
 def test_changes_are_sent_and_what_stays_is_not():

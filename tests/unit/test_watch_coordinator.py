@@ -5,107 +5,25 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from numpy import zeros
 
-from hanse_common.identity import AuthorityKey
-from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
 from hanse_common.pages.live.parts import render
-from hanse_server.checkpoint import RunCheckpoint, save_checkpoint
-from hanse_server.deployment.admit import admit, open_request, revoke
+from hanse_server.deployment.admit import revoke
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.init import init_federation
-from hanse_server.deployment.run_record import RunRecord
 from hanse_server.deployment.watch.certificates import endings
 from hanse_server.deployment.watch.exchanges import last_exchanges, under_way
 from hanse_server.deployment.watch.page import coordinator_page
 from hanse_server.stage_log import Progress
-from hanse_simulations.recipes import synthetic
-from kits.deployment import StoreFiles, free_ports
+from kits.watched import NAMES, line, made_federation, run, sign
 
-NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e"
 DAY = 86_400
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> FederationFolder:
-    """A federation of five admitted stores, with signed terms and no run."""
-    fleet, superlink = free_ports(2)
-    found = FederationFolder(tmp_path / "federation")
-    init_federation(
-        found,
-        name="baltic",
-        address=f"127.0.0.1:{fleet}",
-        bind="127.0.0.1",
-        superlink_port=superlink,
-    )
-    authority = AuthorityKey.load(found.authority_key)
-    for name in NAMES:
-        store = StoreFiles(tmp_path / name, name)
-        admit(found, open_request(found, store.request), authority)
-    sign(found, NAMES)
-    return found
-
-
-def sign(folder: FederationFolder, stores: tuple[str, ...]) -> None:
-    manifest = Manifest(
-        federation="baltic",
-        stores=stores,
-        sections=(SectionTerms(name="update", length=10, clip=1.0),),
-        model_digest="00" * 32,
-        arrays={"head.weight": (10,)},
-        minimum_cohort=3,
-        rounds=60,
-        spare_exchanges=4,
-        privacy=PrivacyTerms(
-            mode="local",
-            target_epsilon=4.0,
-            target_delta=1e-6,
-            noise_multiplier=8.0,
-            sample_rate=0.1,
-            max_grad_norm=1.0,
-            local_steps=1,
-        ),
-    )
-    SignedManifest.sign(manifest, AuthorityKey.load(folder.authority_key)).save(folder.manifest)
-
-
-def line(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "round": number,
-        "stage": "train",
-        "split": None,
-        "replies": 5,
-        "refusals": {},
-        "sums": {"loss": 77.125, "examples": 4321.5},
-        "attempts": 1,
-        "noise_share": 1.01,
-        "outcome": "summed",
-        "cut": None,
-        "deadlines": 0,
-        "note": "",
-        "seconds": 2.5,
-        "time": 1_750_000_000.0 + number,
-        **changes,
-    }
-
-
-def run(folder: FederationFolder, name: str, *lines: dict[str, Any], at: int = 0) -> Path:
-    """A run's folder with finished stages, and a checkpoint of a round."""
-    run_dir = folder.run(name)
-    run_dir.mkdir(parents=True)
-    settings = synthetic().with_changes({"federation.rounds": 60})
-    (run_dir / "settings.json").write_text(settings.model_dump_json())
-    (run_dir / "manifest.json").write_bytes(folder.manifest.read_bytes())
-    (run_dir / "rounds.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-    if at:
-        arrays = {"head.weight": zeros(10, "float32")}
-        save_checkpoint(run_dir, RunCheckpoint(round=at, arrays=arrays, strategy={}, settings={}))
-    RunRecord(runs=(1,), stopped=False).write(run_dir)
-    return run_dir
+    return made_federation(tmp_path)
 
 
 def shown(folder: FederationFolder) -> dict[str, str]:
