@@ -20,6 +20,7 @@ from hanse_common.options import FederationFolderOption, RunNameOption, YesOptio
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 from hanse_server.blame_cli import blame
+from hanse_server.deployment.watch.cli import watch
 from hanse_server.metrics_cli import metrics
 
 if TYPE_CHECKING:
@@ -362,18 +363,19 @@ def status(folder: FederationFolderOption = _HERE, output: FormatOption = Format
 
 app.command()(blame)
 app.command()(metrics)
+app.command()(watch)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
     """Show a run's stages as they finish, then print its final state."""
-    from hanse_server.deployment.run import watch
+    from hanse_server.deployment.run import watch as follow
     from hanse_server.deployment.run_state import as_row, find, state_of
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:
         say(f"run {state.name}, in {state.folder}")
         try:
-            for stage in watch(federation, state.name):
+            for stage in follow(federation, state.name):
                 say(stage_line(stage, state.rounds))
         except KeyboardInterrupt:
             # The run is a process of the SuperLink, in a session that Ctrl-C does not reach.

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from hanse_common.secagg import Aggregate
 
 _log = logging.getLogger(__name__)
-_STAGE = re.compile(r"^at stage '\w+': ")
+_STAGE = re.compile(r"^at stage '(\w+)': ")
+PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
+"""The stages of an attempt, in order."""
 
 Stage = Literal["train", "evaluate", "done"]
 
@@ -276,13 +278,29 @@ def ended_early(stage: Mapping[str, Any]) -> bool:
     return bool(stage["stage"] == "done" and stage["outcome"] != SUMMED)
 
 
-def code_of(reason: str) -> str:
-    """The error code in a reason, which may begin with the stage.
+def lost_at(reason: str) -> tuple[str, str]:
+    """The stage of the protocol and the error code in a reason for which a store was lost.
 
-    >>> code_of("at stage 'hello': [budget-spent] a release would cost more")
-    'budget-spent'
+    Returns:
+        Two known words; the stage is empty if the reason names none of `PROTOCOL_STAGES`.
+
+    >>> lost_at("at stage 'hello': [budget-spent] a release would cost more")
+    ('hello', 'budget-spent')
     """
-    return code_in(_STAGE.sub("", reason))
+    stage, rest = split_reason(reason)
+    # Known words only: the reason is the store's text.
+    return stage if stage in PROTOCOL_STAGES else "", code_in(rest)
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """The stage at the beginning of a reason, empty if there is none, and the rest."""
+    stage = _STAGE.match(reason)
+    return (stage[1], reason[stage.end() :]) if stage else ("", reason)
+
+
+def code_of(reason: str) -> str:
+    """The error code in a reason; see `lost_at`."""
+    return lost_at(reason)[1]
 
 
 def _as_line(stage: Mapping[str, Any]) -> str:
