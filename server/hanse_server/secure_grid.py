@@ -373,6 +373,7 @@ class SecureGrid(ForwardingGrid):
             roster=so_far.roster,
             attempts=so_far.attempts,
             stages=tuple(so_far.stages),
+            releases=dict(sorted(so_far.releases.items())),
             note=so_far.note,
         )
 
@@ -407,6 +408,7 @@ class _SoFar:
     """Stores that the last attempt lost although they were not left out."""
     roster: tuple[str, ...] = ()
     stages: list[StageOutcome] = field(default_factory=list)
+    releases: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
     def begin(self, number: int, plan: Plan) -> None:
@@ -419,6 +421,7 @@ class _SoFar:
         self.lost |= {**result.lost, **dict.fromkeys(result.liars, liars)}
         self.roster = result.roster
         self.stages += result.stages
+        self.releases |= result.releases
 
 
 def _too_few(count: int, terms: Terms) -> RoundFailed:

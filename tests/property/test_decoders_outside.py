@@ -73,6 +73,7 @@ from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
 from hanse_server.deployment import run, sign, tls
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.node_versions import NodeVersions
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
@@ -393,6 +394,11 @@ DECODERS = {
     ),
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
+    "versions.json": Decoder(
+        of_folder(lambda p: NodeVersions(FederationFolder(p.parent)).of(b"key")),
+        b'{"00": "1 0.1.0"}',
+        "state/versions.json",
+    ),
     "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
@@ -721,6 +727,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
+    "hanse_server.deployment.node_versions": ("versions.json",),
     "hanse_server.deployment.run": ("flower.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
     "hanse_server.sums": "settings that this coordinator has just sent",
