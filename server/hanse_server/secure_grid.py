@@ -433,6 +433,7 @@ class SecureGrid(ForwardingGrid):
             roster=so_far.roster,
             attempts=so_far.attempts,
             stages=tuple(so_far.stages),
+            releases=dict(sorted(so_far.releases.items())),
             note=so_far.note,
         )
 
@@ -467,6 +468,7 @@ class _SoFar:
     """Stores that the last attempt lost although they were not left out."""
     roster: tuple[str, ...] = ()
     stages: list[StageOutcome] = field(default_factory=list)
+    releases: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
     def begin(self, number: int, plan: Plan) -> None:
@@ -479,6 +481,7 @@ class _SoFar:
         self.lost |= {**result.lost, **dict.fromkeys(result.liars, liars)}
         self.roster = result.roster
         self.stages += result.stages
+        self.releases |= result.releases
 
 
 def _round(sent: Sequence[Message]) -> int:

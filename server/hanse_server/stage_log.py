@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -76,6 +77,7 @@ class ExchangeResult:
         survivors: Stores whose updates are in the replies; none if there is an error.
         attempts: The number of attempts.
         stages: The stages of all attempts, in order; empty without secure aggregation.
+        releases: The release of Hanse of each store that said hello.
         noise_share: Measured over promised variance of the noise, all rounds of this process
             together; None where it is not measured.
         cut: The factor that shortened the sum of updates to the public norm, at most 1; None
@@ -92,6 +94,7 @@ class ExchangeResult:
     survivors: tuple[str, ...] = ()
     attempts: int = 1
     stages: tuple[StageOutcome, ...] = ()
+    releases: Mapping[str, str] = field(default_factory=dict)
     noise_share: float | None = None
     cut: float | None = None
     note: str = ""
@@ -178,6 +181,8 @@ class StageLog:
             "outcome": exchange.outcome,
             "cut": exchange.cut,
             "deadlines": exchange.deadlines,
+            # How many stores have each, and not which: a line holds nothing of one store.
+            "releases": dict(sorted(Counter(exchange.releases.values()).items())),
             "note": note,
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),

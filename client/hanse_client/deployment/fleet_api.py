@@ -57,6 +57,13 @@ from hanse_client.deployment.tls_check import (
     untrusted,
 )
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
+from hanse_common.versions import (
+    OTHER_VERSION_STATUS,
+    VERSION_FIELD,
+    Version,
+    other_protocol,
+    own_version,
+)
 
 T = TypeVar("T")
 
@@ -238,6 +245,7 @@ def connected(
     Raises:
         UntrustedServer: The root did not issue the server's TLS certificate.
         NotAdmitted: The server does not know this node's key.
+        ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
         Unreachable: The server did not answer for `patience` seconds.
     """
 
@@ -266,6 +274,7 @@ def connected(
         ],
     ) as client:
         bound_answers(client)  # before the first answer is read
+        client._client.headers[VERSION_FIELD] = own_version().encode()
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
@@ -293,6 +302,9 @@ def _named(call: Callable[[], T], address: Address) -> T:
         # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
+        if status == OTHER_VERSION_STATUS:
+            theirs = Version.decode(error.response.headers.get(VERSION_FIELD))
+            raise other_protocol(theirs, they=address.fleet, we="this store") from error
         if status == httpx.codes.UNAUTHORIZED:
             ahead = clock_ahead(error.response.headers.get("date"))
             if ahead is not None and not -LARGEST_BEHIND <= ahead <= LARGEST_AHEAD:

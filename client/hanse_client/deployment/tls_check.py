@@ -1,22 +1,28 @@
-"""A TLS handshake with the coordinator's server, for `hanse store doctor`."""
+"""A TLS handshake with the coordinator's server and one request, for `hanse store doctor`."""
 
 from __future__ import annotations
 
 import contextlib
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPSConnection
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, HTTPSConnection
 
 from hanse_client.deployment.proxy import Proxy, proxy_for
 from hanse_common.errors import Unreachable, UntrustedServer
+from hanse_common.versions import VERSION_FIELD, VERSION_PATH, Version
 
 _SECONDS = 10.0
 """Timeout of the connection."""
 LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
 """Seconds by which a node's clock may be ahead of the coordinator's, and behind it: Flower refuses
 requests that are signed with other times."""
+
+# Earlier releases know no such path, and answer 404 to everybody.
+_ADMITTED = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +36,9 @@ class Handshake:
         clock: Seconds by which this machine's clock is ahead of the server's; None if the server
             did not send its time.
         proxy: The proxy in between; None if the connection is direct.
+        admitted: Whether the coordinator knows the key that signed the request; None if it did
+            not say.
+        coordinator: Version of the coordinator; None if it did not say.
     """
 
     seconds: float
@@ -37,14 +46,17 @@ class Handshake:
     expires: float
     clock: float | None
     proxy: Proxy | None
+    admitted: bool | None = None
+    coordinator: Version | None = None
 
 
-def handshake(fleet: str, ca: str) -> Handshake:
+def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) -> Handshake:
     """Connect, check the certificate against the invitation's root alone, and read the time.
 
     Args:
         fleet: `host:port`.
         ca: PEM root certificates.
+        headers: Headers of the request, by which the node signs it.
 
     Raises:
         UntrustedServer: The root did not issue the server's certificate, or it has expired.
@@ -69,7 +81,7 @@ def handshake(fleet: str, ca: str) -> Handshake:
             seconds = time.monotonic() - begun
             secure: ssl.SSLSocket = connection.sock
             certificate, version = secure.getpeercert(), secure.version()
-            clock = _clock(connection)
+            answer = _ask(connection, headers or {})
         except ssl.SSLCertVerificationError as error:
             raise untrusted(fleet, error.verify_message) from error
         except (OSError, HTTPException) as error:
@@ -88,8 +100,10 @@ def handshake(fleet: str, ca: str) -> Handshake:
         seconds=seconds,
         version=str(version),
         expires=ssl.cert_time_to_seconds(str((certificate or {}).get("notAfter"))),
-        clock=clock,
+        clock=clock_ahead(answer.getheader("date")) if answer else None,
         proxy=proxy,
+        admitted=_ADMITTED.get(answer.status) if answer else None,
+        coordinator=_coordinator(answer) if answer else None,
     )
 
 
@@ -117,8 +131,13 @@ def clock_ahead(date: str | None) -> float | None:
     return None
 
 
-def _clock(connection: HTTPSConnection) -> float | None:
+def _ask(connection: HTTPSConnection, headers: Mapping[str, str]) -> HTTPResponse | None:
     with contextlib.suppress(OSError, HTTPException):
-        connection.request("GET", "/", headers={"Connection": "close"})
-        return clock_ahead(connection.getresponse().getheader("date"))
+        connection.request("GET", VERSION_PATH, headers={**headers, "Connection": "close"})
+        return connection.getresponse()
     return None
+
+
+def _coordinator(answer: HTTPResponse) -> Version | None:
+    text = answer.getheader(VERSION_FIELD)
+    return None if text is None else Version.decode(text)

@@ -244,6 +244,7 @@ async def _serve_gateway(
 ) -> None:
     from hanse_server.deployment.connections import Limits
     from hanse_server.deployment.node_signature import AdmittedNodes
+    from hanse_server.deployment.node_versions import NodeVersions
     from hanse_server.deployment.tls_gateway import BEHIND, gate
 
     fleet, limits = folder.file.fleet, Limits()
@@ -254,6 +255,7 @@ async def _serve_gateway(
         certificate=certificate,
         key=key,
         nodes=AdmittedNodes(folder),
+        versions=NodeVersions(folder),
         largest_request=fleet.largest_request,
         limits=limits,
     )

@@ -282,7 +282,11 @@ class Joined:
     """A `hanse store join` process."""
 
     def __init__(
-        self, folder: Path, *arguments: str, program: Sequence[str] = ("-c", _STORE)
+        self,
+        folder: Path,
+        *arguments: str,
+        program: Sequence[str] = ("-c", _STORE),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
@@ -293,7 +297,7 @@ class Joined:
             command,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
             start_new_session=True,
         )
 
