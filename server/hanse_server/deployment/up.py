@@ -23,14 +23,18 @@ from pathlib import Path
 
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
+from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.superlink import SuperLink, last_lines
+from hanse_server.deployment.tls_renewal import Reload, renew_loopback
 
 _LOOK_SECONDS = 0.2
+_STUCK_SECONDS = 30.0
+"""Seconds after which a gateway that answers nothing is started anew by the service manager."""
 _BACKLOG = 256
 """Connections that the operating system queues until the gateway accepts them."""
 _OTHER_FILES = 256
@@ -61,13 +65,21 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         DeploymentError: A port is taken.
         DeploymentError [superlink-failed]: The SuperLink ended by itself.
     """
+    from hanse_server.deployment.alerts import (
+        watching,
+    )  # imported on use: a run's state needs Flower
+
     file = folder.file
     fleet = file.fleet
     certificate, key, ca = (folder.resolve(p) for p in (fleet.certificate, fleet.key, fleet.ca))
     with _alone(folder), suppress(KeyboardInterrupt):
         # SIGTERM raises KeyboardInterrupt too: by default it would skip the `finally` below.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        manager = ServiceManager.of_environment()
+        manager.expect(file.superlink.start_seconds + _STUCK_SECONDS)
         tls.check_server(certificate, key, ca, fleet.host)
+        if renew_loopback(folder):
+            tell("the certificate for connections within this machine was renewed")
         _check_free(fleet.bind, fleet.port, "fleet.listen")
         _check_free("127.0.0.1", file.superlink.port, "superlink.port")
         # Behind the checks above, and before the gateway: stores find a SuperLink that is ready.
@@ -82,8 +94,10 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
                 f"up: {len(registration.admitted)} stores admitted; they connect to "
                 f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
             )
-            asyncio.run(_serve_gateway(folder, superlink, certificate, key))
+            with watching(folder):
+                asyncio.run(_serve_gateway(folder, superlink, certificate, key, manager))
         finally:
+            manager.stopping()
             superlink.stop()
 
 
@@ -216,7 +230,11 @@ def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
 
 
 async def _serve_gateway(
-    folder: FederationFolder, superlink: SuperLink, certificate: Path, key: Path
+    folder: FederationFolder,
+    superlink: SuperLink,
+    certificate: Path,
+    key: Path,
+    manager: ServiceManager,
 ) -> None:
     from hanse_server.deployment.connections import Limits
     from hanse_server.deployment.node_signature import AdmittedNodes
@@ -239,14 +257,23 @@ async def _serve_gateway(
     # Without a SuperLink the gateway would answer every call with 503: end both instead.
     async def watch() -> None:
         while superlink.running:
+            manager.expect(_STUCK_SECONDS)
             await asyncio.sleep(_LOOK_SECONDS)
         server.should_exit = True
 
-    watching = asyncio.create_task(watch())
+    reload = Reload(
+        certificate,
+        key,
+        check=lambda: tls.check_server(certificate, key, folder.resolve(fleet.ca), fleet.host),
+        install=lambda: server.use_certificate(certificate, key),
+    )
+    watching = [asyncio.create_task(task) for task in (watch(), reload.keep_looking())]
+    manager.ready(f"stores connect to {fleet.address}")
     try:
         await server.serve([listener])  # after a signal, uvicorn raises it again for the caller
     finally:
-        watching.cancel()
+        for task in watching:
+            task.cancel()
     if not superlink.running:
         raise superlink.failure()
 
