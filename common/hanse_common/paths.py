@@ -49,6 +49,11 @@ TEXTS_FOLDER = "texts"
 JOIN_LOCK_FILE = "join.lock"
 """Locked by `hanse store join` while it runs: two nodes of one store would refuse each other's
 attempts."""
+TOLD_FILE = "told.json"
+"""The events that somebody was told of; `hanse store join` writes it, and in `state/` of a
+federation's folder `hanse server up`."""
+TLS_END_FILE = "tls-end.json"
+"""When the coordinator's TLS certificate ends, as the node last saw it."""
 LEAVING_FILE = "leaving.json"
 """The operator's decision to leave the federation; written by `hanse store leave`."""
 

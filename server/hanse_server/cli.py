@@ -22,6 +22,8 @@ from hanse_common.wording import json_text
 from hanse_server.blame_cli import blame
 from hanse_server.deployment.watch.cli import watch
 from hanse_server.metrics_cli import metrics
+from hanse_server.notify_cli import notify
+from hanse_server.tls_cli import tls
 
 if TYPE_CHECKING:
     from hanse_common.admission import Request
@@ -46,6 +48,7 @@ _HERE = Path()
 app = command_group("Coordinate a federation of real stores.")
 manifest = command_group("The signed terms.")
 app.add_typer(manifest, name="manifest")
+app.add_typer(tls, name="tls")
 
 
 @app.command()
@@ -364,6 +367,7 @@ def status(folder: FederationFolderOption = _HERE, output: FormatOption = Format
 app.command()(blame)
 app.command()(metrics)
 app.command()(watch)
+app.command()(notify)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:

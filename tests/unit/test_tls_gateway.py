@@ -7,6 +7,7 @@ admitted node has signed, nothing may.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -307,3 +308,20 @@ def test_requests_in_a_row_on_one_connection_are_answered_one_by_one(front):
         *[b"200"] * 3,
         b"401",
     ]
+
+
+def test_a_renewed_certificate_is_used_and_no_connection_is_cut(federation, front):
+    folder, _ = federation
+
+    def serial(connection: ssl.SSLSocket) -> str:
+        return connection.getpeercert()["serialNumber"]
+
+    succeed(server(folder.path, "tls", "renew", "--new-key"))
+    with front.connect() as before:
+        front.serving.server.use_certificate(folder.tls / "server.crt", folder.tls / "server.key")
+        with front.connect() as after:
+            assert serial(after) != serial(before)
+            after.sendall(head(front.signed() | size(2)) + b"ab")
+            assert answer(after) == 200
+        before.sendall(head(front.signed() | size(2)) + b"ab")
+        assert answer(before) == 200

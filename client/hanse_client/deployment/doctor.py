@@ -24,6 +24,7 @@ from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import HanseError, KeyFileError, StoreNotReady
 from hanse_common.identity import StoreKey
+from hanse_common.monitoring.expiry import WARNING_DAYS
 from hanse_common.paths import CUSTOMER_KEY_FILE, LEDGER_FILE, NEXT_SUFFIX
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.versions import Version, other_protocol, own_version
@@ -31,7 +32,7 @@ from hanse_common.versions import Version, other_protocol, own_version
 State = Literal["ok", "warning", "failed", "skipped"]
 
 _DAY = 86_400
-_SOON = 14 * _DAY
+_SOON = max(WARNING_DAYS) * _DAY
 """Seconds before a certificate's end from which a check warns."""
 _OLD_KEY = 365 * _DAY
 _CLOCK = 60.0
@@ -206,7 +207,7 @@ def _server(folder: StoreFolder) -> Iterator[Finding]:
     left = result.expires - time.time()
     message = f"{result.version}, certificate valid for {left / _DAY:.0f} days"
     if left < _SOON:
-        yield _warn("TLS", message, "tell the coordinator to renew it")
+        yield _warn("TLS", message, "ask the coordinator for `hanse server tls renew`")
     else:
         yield _ok("TLS", message)
     if result.clock is None:

@@ -29,6 +29,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError
 from hanse_common.paths import (
     AUTHORITY_FILE,
@@ -122,6 +123,8 @@ class FederationFile(Settings):
     fleet: FleetSettings
     superlink: SuperLinkSettings = SuperLinkSettings()
     wait: WaitSettings = WaitSettings()
+    notify: NotifySettings = NotifySettings()
+    """Who is told of events."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
