@@ -175,9 +175,11 @@ def prepare_store(
         ConfigError: The model and the encoder do not match, or the first day of the records
             is unknown.
         DataError: The data cannot be used; see `ingest`.
+        DataError [other-catalogue]: The catalogue's own vectors are not those of the model.
     """
     import numpy as np
 
+    from hanse_client.features.own_vectors import own_vectors
     from hanse_client.ingest.fingerprint import key_fingerprint, source_fingerprint
     from hanse_client.ingest.pipeline import ingest
     from hanse_client.model.item_texts import encode_texts
@@ -189,10 +191,12 @@ def prepare_store(
     data = ingest(store)
     texts = sorted(data.catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
-    if vectors.shape[1] != vocabulary.get("vector_size"):
+    own_size = vocabulary.get("own_vector_size", 0)
+    text_size = vocabulary.get("vector_size", 0) - own_size
+    if vectors.shape[1] != text_size:
         raise ConfigError(
             f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
-            f"reads {vocabulary.get('vector_size')}",
+            f"reads {text_size}",
             hint="model and settings belong to different runs; ask the coordinator for both",
         )
     histories = prepare(
@@ -200,6 +204,8 @@ def prepare_store(
         classes=vocabulary["classes"],
         level=vocabulary["level"],
         text_vectors=dict(zip(texts, vectors, strict=True)),
+        # A model of categories reads the vectors of classes, which it brings along.
+        own=own_vectors(data.catalogue, own_size, required=vocabulary.get("kind") != "categories"),
         observed_from=begun,
     )
     _save(histories, target)
@@ -261,5 +267,6 @@ def _vocabulary(model: Path) -> str:
         table: dict[str, Any] = read_json(model / CONFIG_FILE)
     except ConfigError as error:
         raise ConfigError(error.message, hint="`hanse store enrol --model DIR` first") from None
-    words = [table.get("classes"), table.get("level"), table.get("vector_size")]
+    names = ("classes", "level", "vector_size", "own_vector_size", "kind")
+    words = [table.get(name) for name in names]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
