@@ -56,6 +56,7 @@ class Shops:
         wait: The coordinator's `[wait]`.
         policy: What the stores' policies say other than by default.
         seeds: Make each store's sampling and noise repeatable, as only a test may.
+        environment: Of the stores' commands and nodes.
     """
 
     def __init__(
@@ -67,7 +68,9 @@ class Shops:
         wait: Mapping[str, float],
         policy: Mapping[str, float],
         seeds: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self.environment = dict(environment or {})
         self.folder = FederationFolder(root / "federation")
         self.stores: dict[str, StoreFolder] = {}
         self.joined: dict[str, Joined] = {}
@@ -105,21 +108,28 @@ class Shops:
 
     def try_store(self, name: str, *words: object) -> Done:
         """Run `hanse store …` on a store's folder."""
-        return hanse("store", *words, "--folder", self.stores[name].path)
+        return hanse("store", *words, "--folder", self.stores[name].path, **self.environment)
 
     def up(self, **environment: str) -> None:
         """Let stores connect."""
         self.server("up", "--detach", **environment)
 
-    def join(self, name: str) -> Joined:
+    def join(self, name: str, **environment: str) -> Joined:
         """Start a store's node."""
-        self.joined[name] = Joined(self.stores[name].path)
+        there = {**self.environment, **environment}
+        self.joined[name] = Joined(self.stores[name].path, environment=there)
         return self.joined[name]
 
     def join_and_die(self, name: str, where: str) -> Joined:
         """Start a node in place of a store's, to be killed; see `apps/dying_node.py`."""
         self.joined[name].stop()
         program = (str(Path(__file__).parent / "apps" / "dying_node.py"), where)
+        self.joined[name] = Joined(self.stores[name].path, program=program)
+        return self.joined[name]
+
+    def join_with_clock(self, name: str, seconds: int) -> Joined:
+        """Start a store's node whose clock is wrong by some seconds; see `wrong_clock.py`."""
+        program = (str(Path(__file__).parent / "apps" / "wrong_clock.py"), str(seconds))
         self.joined[name] = Joined(self.stores[name].path, program=program)
         return self.joined[name]
 
@@ -179,6 +189,20 @@ class Shops:
         wait_for(over, f"the end of {run}", 500)
         return found
 
+    def wait_for_state(self, run: str, state: str) -> Any:
+        """Wait until a run is in a state, such as `finished`; returns what `status` says of it."""
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self.status()["run"])
+            assert found["name"] == run
+            over = found["state"] in ("finished", "failed", "ended early", "stopped")
+            assert found["state"] == state or not over, found
+            return bool(found["state"] == state)
+
+        wait_for(there, f"{run} is {state}", 500)
+        return found
+
     def superlinks(self) -> list[int]:
         """The SuperLink's process."""
         return pids_of("hanse_server.deployment.superlink", self.folder.path)
@@ -187,6 +211,10 @@ class Shops:
         """Change a store's node.json."""
         path = self.stores[name].path / "node.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    def edit_policy(self, name: str, **changes: object) -> None:
+        """Change a store's policy.toml."""
+        edit(self.stores[name].policy, changes)
 
     def close(self) -> None:
         """End every process."""
@@ -197,7 +225,7 @@ class Shops:
     def _ask(self, name: str, data: Path, policy: Mapping[str, float]) -> None:
         store = StoreFolder(self.folder.path.parent / "stores" / name)
         self.stores[name] = store
-        succeed(hanse("store", "init", name, "--folder", store.path))
+        self.store(name, "init", name)
         fill_in(store, name, data)
         edit(store.policy, policy)
         invitation = json.loads(self.folder.invitation.read_text())
@@ -222,15 +250,33 @@ class Shops:
 
 @contextmanager
 def joined_shops(
-    root: Path, settings: Any, cache: Path, *, wait: Mapping[str, float]
+    root: Path,
+    settings: Any,
+    cache: Path,
+    *,
+    wait: Mapping[str, float],
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Shops]:
-    """Five small stores that are joined, each with repeatable noise; ends every process."""
+    """Five small stores that are joined, each with repeatable noise; ends every process.
+
+    Args:
+        root, settings, wait, environment: See `Shops`.
+        cache: Folder of the stores' data.
+    """
     from hanse_simulations.datasets import make_stores
 
     made = make_stores(settings.data, seed=settings.seed, cache=cache)
     settings = settings.with_changes({"data.split": made.split.model_dump()})
     policy = {"minimum_cohort": 4, "max_epsilon": 60.0}
-    shops = Shops(root, settings, made.folders, wait=wait, policy=policy, seeds=True)
+    shops = Shops(
+        root,
+        settings,
+        made.folders,
+        wait=wait,
+        policy=policy,
+        seeds=True,
+        environment=environment,
+    )
     try:
         shops.up()
         for name in shops.stores:

@@ -71,8 +71,10 @@ from hanse_common.roundlog.evidence import Proofs
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import run, sign, tls
+from hanse_server.deployment import sign, tls
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.node_versions import NodeVersions
+from hanse_server.deployment.run_record import RunRecord
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
@@ -393,7 +395,14 @@ DECODERS = {
     ),
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
-    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
+    "flower.json": Decoder(
+        of_folder(RunRecord.read), b'{"runs": [1, 2], "stopped": false}', FLOWER_RUNS_FILE
+    ),
+    "versions.json": Decoder(
+        of_folder(lambda p: NodeVersions(FederationFolder(p.parent)).of(b"key")),
+        b'{"00": "1 0.1.0"}',
+        "state/versions.json",
+    ),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
     ),
@@ -721,7 +730,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
-    "hanse_server.deployment.run": ("flower.json",),
+    "hanse_server.deployment.run_record": ("flower.json",),
+    "hanse_server.deployment.node_versions": ("versions.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
     "hanse_server.sums": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),

@@ -14,7 +14,7 @@ import pytest
 
 from hanse_client.deployment.fleet_api import Address, _named
 from hanse_client.deployment.proxy import proxy_for
-from hanse_client.deployment.tls_check import handshake, untrusted
+from hanse_client.deployment.tls_check import handshake
 from hanse_common.errors import NotAdmitted
 from hanse_common.flower import environment
 from kits.apps.deployment import make_tls
@@ -54,18 +54,6 @@ def test_a_refused_key_is_named_where_the_clock_is_right(clock):
     error = refusal(clock)
     assert "does not know this store's node key" in error.message
     assert "clock" not in error.message
-
-
-@pytest.mark.parametrize(
-    ("reason", "hint"),
-    [
-        ("certificate has expired", "renew"),
-        ("certificate is not yet valid", "clock"),
-        ("self-signed certificate", "in between"),
-    ],
-)
-def test_the_hint_fits_what_is_wrong_with_the_certificate(reason, hint):
-    assert hint in untrusted("hanse.example.org:9443", reason).hint
 
 
 class Forwarding:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import distribution
 
 import pytest
 
 from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
+from hanse_common.alerting.events import EVENTS
+from hanse_common.alerting.settings import NotifySettings
+from hanse_common.settings_files import parse_settings
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
 from kits.packages import ROOT, closure, extras
 
@@ -71,6 +75,16 @@ def test_every_figure_that_is_named_exists():
     for name in named:
         short = name.removeprefix("hanse_store_")
         assert f'"{name}"' in sources or f'"{short}"' in sources, name
+
+
+def test_the_table_of_events_and_the_sample_of_notify_are_complete():
+    section = DOC.partition("## Who is told")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    assert named == set(EVENTS) - {"test"}
+    (sample,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    settings = parse_settings(NotifySettings, tomllib.loads(sample)["notify"])
+    assert settings.ways == ("webhook", "command", "email")
+    assert (settings.lost_rounds, settings.budget_share) == (3, 0.9), "the defaults"
 
 
 def test_every_page_that_is_linked_exists():

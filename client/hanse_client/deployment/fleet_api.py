@@ -1,8 +1,9 @@
 """A store's connection to the coordinator's SuperLink: Flower's Fleet API, with Hanse's errors.
 
 TLS is checked against the invitation's root alone, and every request is signed with the node's
-key (Flower's SuperNode authentication). Transient failures are retried for as long as the
-operator allows; a wrong certificate or an unknown key is an error at once.
+key (Flower's SuperNode authentication). A server that does not answer, or whose certificate
+cannot be trusted, is tried again for as long as the operator allows: an expired certificate is
+renewed some day. Nothing is sent to it meanwhile. An unknown key is an error at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,9 +55,17 @@ from hanse_client.deployment.tls_check import (
     LARGEST_AHEAD,
     LARGEST_BEHIND,
     clock_ahead,
+    read_period,
     untrusted,
 )
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
+from hanse_common.versions import (
+    OTHER_VERSION_STATUS,
+    VERSION_FIELD,
+    Version,
+    other_protocol,
+    own_version,
+)
 
 T = TypeVar("T")
 
@@ -226,32 +235,49 @@ class Fleet:
 
 @contextmanager
 def connected(
-    address: Address, *, stop: threading.Event, patience: float | None = None
+    address: Address,
+    *,
+    stop: threading.Event,
+    patience: float | None = None,
+    report: Callable[[str], None] = _log.warning,
+    waiting: Callable[[], None] = lambda: None,
+    certificate_ends: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Fleet]:
     """Connect, activate the node, and send heartbeats until the block ends.
 
     Args:
         address: The SuperLink's address, with keys.
         stop: Ends every wait when it is set.
-        patience: Seconds for which a server that does not answer is retried; for ever if None.
+        patience: Seconds for which a server that does not answer, or that cannot be trusted, is
+            retried; for ever if None.
+        report: Called with a line when waiting begins, when its reason changes, and when it ends.
+        waiting: Called before each wait.
+        certificate_ends: Called with the end of the server's TLS certificate, in Unix seconds,
+            when the first connection shows it and when it changes.
 
     Raises:
-        UntrustedServer: The root did not issue the server's TLS certificate.
+        UntrustedServer: The root did not issue the server's TLS certificate, or that is out of
+            date, for `patience` seconds.
         NotAdmitted: The server does not know this node's key.
+        ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
         Unreachable: The server did not answer for `patience` seconds.
     """
+    telling = _Telling(report)
 
     def wait(seconds: float) -> None:
+        waiting()
         stop.wait(seconds)
 
-    def trying(error: type[Exception], seconds: float | None) -> RetryInvoker:
+    def trying(
+        error: type[Exception] | tuple[type[Exception], ...], seconds: float | None
+    ) -> RetryInvoker:
         return RetryInvoker(
             lambda: exponential(max_delay=_LONGEST_WAIT),
             error,
             max_tries=None,
             max_time=seconds,
-            on_backoff=_say_waiting,
-            on_success=_say_back,
+            on_backoff=telling.waits,
+            on_success=telling.is_back,
             should_giveup=lambda _: stop.is_set(),
             wait_function=wait,
         )
@@ -266,7 +292,9 @@ def connected(
         ],
     ) as client:
         bound_answers(client)  # before the first answer is read
-        fleet = Fleet(client, trying(Unreachable, patience), address)
+        client._client.headers[VERSION_FIELD] = own_version().encode()
+        client._client.event_hooks["response"].append(_Noticing(certificate_ends))
+        fleet = Fleet(client, trying((Unreachable, UntrustedServer), patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
         trying(NotAdmitted, admission).invoke(fleet.activate)
@@ -283,7 +311,9 @@ def _named(call: Callable[[], T], address: Address) -> T:
         return call()
     except httpx.TransportError as error:
         if _CERTIFICATE in str(error):
-            raise untrusted(address.fleet, _reason(str(error))) from error
+            raise untrusted(
+                address.fleet, address.root.decode("ascii"), _reason(str(error))
+            ) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
             hint="is the server up, and does a firewall let this machine reach it?",
@@ -293,6 +323,9 @@ def _named(call: Callable[[], T], address: Address) -> T:
         # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
             raise Unreachable(f"{address.fleet} answers {status}") from error
+        if status == OTHER_VERSION_STATUS:
+            theirs = Version.decode(error.response.headers.get(VERSION_FIELD))
+            raise other_protocol(theirs, they=address.fleet, we="this store") from error
         if status == httpx.codes.UNAUTHORIZED:
             ahead = clock_ahead(error.response.headers.get("date"))
             if ahead is not None and not -LARGEST_BEHIND <= ahead <= LARGEST_AHEAD:
@@ -325,11 +358,43 @@ def _reason(text: str) -> str:
     return text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
 
 
-def _say_waiting(state: RetryState) -> None:
-    if state.tries == 1:
-        _log.warning("%s; trying again", state.exception)
+class _Telling:
+    """Tells that a call waits for the server: once for each reason in a row."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._told = ""
+
+    def waits(self, state: RetryState) -> None:
+        """Called before a wait."""
+        error = state.exception
+        words = f"{error} [{getattr(error, 'code', 'error')}]"
+        if words != self._told:
+            self._told = words
+            self._report(f"{words}; trying again")
+
+    def is_back(self, state: RetryState) -> None:
+        """Called after a success."""
+        self._told = ""
+        if state.tries > 1:
+            self._report(f"the server answers again after {state.elapsed_time:.0f} s")
 
 
-def _say_back(state: RetryState) -> None:
-    if state.tries > 1:
-        _log.warning("the server answers again after %.0f s", state.elapsed_time)
+class _Noticing:
+    """A hook of the HTTP client that notices when the server's certificate ends."""
+
+    def __init__(self, ends: Callable[[float], None]) -> None:
+        self._ends = ends
+        self._last = 0.0
+
+    def __call__(self, response: httpx.Response) -> None:
+        """Read the certificate of a response's connection."""
+        stream = response.extensions.get("network_stream")
+        secure = None if stream is None else stream.get_extra_info("ssl_object")
+        if secure is None:
+            return
+        with suppress(ValueError):
+            _, end = read_period(secure)
+            if end != self._last:
+                self._last = end
+                self._ends(end)

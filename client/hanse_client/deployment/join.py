@@ -10,13 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
+from hanse_client.deployment.alerts import watching
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.preparing import Freshness, outdated, prepare_aside
+from hanse_client.deployment.tls_check import note_tls_end
 from hanse_common import logs
 from hanse_common.errors import StoreNotReady, Unreachable
 from hanse_common.flower import QUIET
+from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
+
+if TYPE_CHECKING:
+    from hanse_client.deployment.node_loop import Refresh
+
+_PREPARING_SECONDS = 6 * 3600.0
+"""Longest time that preparing a store's histories takes before the node counts as stuck."""
+_WAITING_SECONDS = 300.0
+"""Longest time between two signs of the node's loop: a poll, or a try to connect."""
 
 
 def join(
@@ -34,8 +46,11 @@ def join(
         HanseError: See `check_ready`, `connected` and `serve`.
     """
     os.environ.update(QUIET)  # before Flower is imported, which reads it then
+    manager = ServiceManager.of_environment()
+    report = _telling(report, manager)
     with _alone(folder), _stopped_by_signal() as stop:
         logs.set_up(store=folder.node().name)
+        manager.expect(_PREPARING_SECONDS)
         check_ready(folder, report, stop=stop)
         if stop.is_set():
             return
@@ -53,8 +68,21 @@ def join(
         answering = Answering(folder.path)
         # Before connecting: heavy imports take seconds, in which a message would wait.
         answering.warm()
+        # Not only once connected: a coordinator that is away is no fault of this service.
+        manager.ready(f"connecting to {address.fleet}")
+        manager.expect(_WAITING_SECONDS)
         try:
-            with connected(address, stop=stop, patience=patience) as fleet:
+            with (
+                watching(folder),
+                connected(
+                    address,
+                    stop=stop,
+                    patience=patience,
+                    report=report,
+                    waiting=lambda: manager.expect(_WAITING_SECONDS),
+                    certificate_ends=lambda end: note_tls_end(folder.path, end),
+                ) as fleet,
+            ):
                 report(f"connected to {address.fleet} as {folder.node().name!r}")
                 serve(
                     fleet,
@@ -62,13 +90,36 @@ def join(
                     answering,
                     stop=stop,
                     report=report,
-                    refresh=Freshness(folder, stop=stop, report=report),
+                    refresh=_awaited(Freshness(folder, stop=stop, report=report), manager),
+                    expect=manager.expect,
                 )
         except Unreachable:
             # A stop ends the retries, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise
+        manager.stopping()
         report("stopped")
+
+
+def _telling(report: Callable[[str], None], manager: ServiceManager) -> Callable[[str], None]:
+    """Report each line to the service manager too."""
+
+    def tell(line: str) -> None:
+        report(line)
+        manager.status(line)
+
+    return tell
+
+
+def _awaited(refresh: Freshness, manager: ServiceManager) -> Refresh:
+    """Allow a preparation its time, which may be long."""
+
+    def refreshed(*, idle: bool) -> None:
+        manager.expect(_PREPARING_SECONDS)
+        refresh(idle=idle)
+        manager.expect(_WAITING_SECONDS)
+
+    return refreshed
 
 
 def check_ready(

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.node import Node
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
@@ -65,6 +66,14 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
             "hanse_store_certificate_end_timestamp_seconds",
             "When the store's certificate ends.",
             value=certificate.valid_until,
+        )
+
+    tls_end = read_tls_end(folder)
+    if tls_end is not None:
+        yield GaugeMetricFamily(
+            "hanse_store_tls_certificate_end_timestamp_seconds",
+            "When the coordinator's TLS certificate ends, as the node last saw it.",
+            value=tls_end,
         )
 
     entries = evidence.entries()

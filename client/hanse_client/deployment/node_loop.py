@@ -18,7 +18,7 @@ from flwr.app import Message
 
 from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.deployment.fleet_api import Fleet
-from hanse_client.deployment.worker import Answering
+from hanse_client.deployment.worker import Answering, time_left
 from hanse_client.guard import OPENING
 from hanse_client.node import Node
 from hanse_common.errors import FederationError, HanseError, NotAdmitted
@@ -35,6 +35,8 @@ _PART_OF_THE_WAIT = 0.05
 """Time to the next poll, as a part of the time since the last message."""
 _LONGEST_KIND = 80
 """Characters of a message's type, which the coordinator writes, in a line of the _log."""
+_POLL_SECONDS = 300.0
+"""Longest time of one poll: the connection's timeout is far shorter."""
 _PER_STORE = 0.03
 """Seconds between two polls for each store of the federation. A poll costs the SuperLink 5 to 12 ms
 (docs/lab-notes.md), so that all stores together take less than half a core."""
@@ -83,6 +85,7 @@ def serve(
     stop: Event,
     report: Callable[[str], None] = lambda _: None,
     refresh: Refresh = _nothing_to_refresh,
+    expect: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Answer messages until `stop` is set.
 
@@ -93,6 +96,7 @@ def serve(
         stop: Ends the loop after the current message.
         report: Called with one line for each event.
         refresh: Called before a message that begins an exchange, and while none arrives.
+        expect: Called with the seconds within which the loop calls it again.
 
     Raises:
         NotAdmitted: The server no longer knows this node.
@@ -101,6 +105,7 @@ def serve(
     stores = len(node.enrolment.manifest.stores) if node.enrolment else 1
     pace, bundles = Pace(stores=stores, now=time.monotonic()), _Bundles(fleet)
     while not stop.is_set():
+        expect(_POLL_SECONDS)
         if fleet.lost.is_set():
             raise NotAdmitted(
                 "the server no longer knows this node",
@@ -123,6 +128,7 @@ def serve(
             if message.metadata.message_type in OPENING:
                 refresh(idle=False)
             bundle = bundles.of(message)
+            expect(time_left(message) + _POLL_SECONDS)
             reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
             if reply is None:
                 report(f"{kind}: expired before it was answered")

@@ -82,7 +82,7 @@ class Answering:
             # The child has its own copy. While this one is open, `recv` would not notice its end.
             theirs.close()
         try:
-            if not ours.poll(_time_left(message)):
+            if not ours.poll(time_left(message)):
                 return None
             reply: Message = ours.recv()
             return reply
@@ -145,7 +145,7 @@ def _nothing() -> None:
     """Target of a child that is started only to start the server process."""
 
 
-def _time_left(message: Message) -> float:
+def time_left(message: Message) -> float:
     """Seconds until a message expires, between 0 and `_LONGEST_WAIT`."""
     # Both numbers are the coordinator's, and may be infinite or NaN.
     left = message.metadata.created_at + message.metadata.ttl - time.time()

@@ -110,7 +110,7 @@ def as_vector(column: pl.Series, where: str) -> pl.Series:
         # Splitting an empty text gives one empty number, which is no vector.
         parts = numbers.str.strip_chars().str.split(" ")
         vectors = parts.list.eval(pl.element().cast(pl.Float32, strict=False))
-    elif isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric():  # type: ignore[union-attr]
+    elif isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric():
         vectors = column.cast(_VECTOR)
     # Beyond Float32 a number is infinite, which no direction can be taken from.
     sound = vectors.list.eval(pl.element().is_finite().fill_null(False)).list.all()

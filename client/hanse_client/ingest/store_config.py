@@ -34,6 +34,7 @@ from hanse_client.ingest.schema import (
     REQUIRED_EVENT_COLUMNS,
     EventType,
 )
+from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.paths import CUSTOMER_KEY_FILE
 from hanse_common.settings_files import Settings, parse_settings, read_toml
@@ -216,6 +217,8 @@ class StoreConfig(Settings):
     home_key: Path | None = None
     """32 bytes that the stores of a federation share and its coordinator does not have. They
     decide, the same way at every store, which one may train on a person."""
+    notify: NotifySettings = NotifySettings()
+    """Who is told of events; no part of what the data are prepared from."""
 
 
 def load_store(path: Path) -> StoreConfig:

@@ -19,10 +19,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.config import create_ssl_context
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -186,6 +188,24 @@ class GateServer(uvicorn.Server):
         self._connections = connections
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def use_certificate(self, certificate: Path, key: Path) -> None:
+        """Use another certificate for connections that are accepted from now on.
+
+        Connections that exist keep the one that they began with. A new context takes the place
+        of the old one: loading into that one could fail after the certificate and before the
+        key, and leave a pair that does not fit.
+        """
+        config = self.config
+        config.ssl = create_ssl_context(
+            certfile=certificate,
+            keyfile=key,
+            password=None,
+            ssl_version=config.ssl_version,
+            cert_reqs=config.ssl_cert_reqs,
+            ca_certs=None,
+            ciphers=config.ssl_ciphers,
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections on listening sockets."""

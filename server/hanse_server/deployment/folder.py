@@ -29,6 +29,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError
 from hanse_common.paths import (
     AUTHORITY_FILE,
@@ -101,6 +102,8 @@ class WaitSettings(Settings):
 
     connect: float = Field(default=120.0, gt=0)
     """Until the stores are connected, when a run starts."""
+    absent: float = Field(default=300.0, gt=0)
+    """Until stores are back that fell away later, before a round goes on without them."""
     train: float = Field(default=900.0, gt=0)
     """Until stores have trained or evaluated."""
     stage: float = Field(default=120.0, gt=0)
@@ -120,6 +123,8 @@ class FederationFile(Settings):
     fleet: FleetSettings
     superlink: SuperLinkSettings = SuperLinkSettings()
     wait: WaitSettings = WaitSettings()
+    notify: NotifySettings = NotifySettings()
+    """Who is told of events."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:

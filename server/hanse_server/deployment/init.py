@@ -17,9 +17,6 @@ from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
 from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
 from hanse_common.paths import (
     FEDERATION_FILE,
-    LOOPBACK_CERTIFICATE_FILE,
-    LOOPBACK_KEY_FILE,
-    LOOPBACK_ROOT_FILE,
     TLS_CERTIFICATE_FILE,
     TLS_FOLDER,
     TLS_KEY_FILE,
@@ -29,6 +26,7 @@ from hanse_common.paths import (
 from hanse_common.settings_files import parse_settings
 from hanse_server.deployment import tls
 from hanse_server.deployment.folder import FederationFile, FederationFolder
+from hanse_server.deployment.tls_renewal import make_loopback
 
 _TEMPLATE = """\
 # A federation, as its coordinator runs it. Unknown keys are errors.
@@ -60,8 +58,13 @@ port = {superlink}
 # How long a run waits for stores, in seconds.
 [wait]
 connect = 120
+absent = 300
 train = 900
 stage = 120
+
+# Whom to tell of events, by webhook, command or e-mail: docs/operators.md, "Who is told".
+# [notify.command]
+# argv = ["/usr/local/bin/page", "on-call"]
 """
 
 
@@ -215,7 +218,7 @@ def init_federation(
             part.mkdir(exist_ok=True, mode=0o700)
         if not own_tls:
             _make_tls(folder, file)
-        _make_loopback(folder)
+        make_loopback(folder)
         if not authority_path.exists():
             authority_path.parent.mkdir(parents=True, exist_ok=True)
             authority.save(authority_path)
@@ -255,15 +258,6 @@ def _make_tls(folder: FederationFolder, file: FederationFile) -> None:
     tls.save_certificate(folder.tls / TLS_ROOT_FILE, root)
     tls.save_key(folder.tls / TLS_KEY_FILE, key)
     tls.save_certificate(folder.tls / TLS_CERTIFICATE_FILE, certificate)
-
-
-def _make_loopback(folder: FederationFolder) -> None:
-    # This root's key is never written: nothing else can be certified by it later.
-    root_key, root = tls.make_root("this machine only")
-    key, certificate = tls.make_server(root_key, root, ("127.0.0.1", "localhost"))
-    tls.save_certificate(folder.tls / LOOPBACK_ROOT_FILE, root)
-    tls.save_key(folder.tls / LOOPBACK_KEY_FILE, key)
-    tls.save_certificate(folder.tls / LOOPBACK_CERTIFICATE_FILE, certificate)
 
 
 def _toml(file: FederationFile) -> str:

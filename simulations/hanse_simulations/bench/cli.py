@@ -120,7 +120,7 @@ def bench_forgery(
     norm: Annotated[
         float | None,
         typer.Option(
-            help="Norm of the forged vector that is not clipped; by default the sum of all clips."
+            help="Norm of the forged vector that is not bounded; by default the sum of all clips."
         ),
     ] = None,
     category: Annotated[
@@ -133,7 +133,7 @@ def bench_forgery(
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Effect of one forged vector in the last round, clipped and not, and of an honest one."""
+    """Effect of one forged vector on a run's model, bounded and not, and of an honest one."""
     from hanse_simulations.bench.forgery import forgery, render
     from hanse_simulations.runs.folder import RunFolder
 
