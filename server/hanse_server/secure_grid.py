@@ -308,6 +308,9 @@ class SecureGrid(ForwardingGrid):
             reading = self._sums.read(sent[0], instructions, result.aggregate, arrays)
         except BadSum as error:
             self._judge_failure(result, instructions, error, so_far)
+            if error.code == "forged-vector":
+                # A plan with too few customers is the other cause, which no search can find.
+                so_far.note = f"{error.message} ({error.hint}); {so_far.note}"
             return self._lost_to(error, so_far)
         self._judge(result, instructions, so_far, wrong=None)
         return replace(

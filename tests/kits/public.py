@@ -34,7 +34,7 @@ from hanse_simulations.datasets.synthetic import SPLIT
 from hanse_simulations.experiment.conversion import study_of as conversion_study
 from hanse_simulations.experiment.enrolment import store_ids
 from hanse_simulations.experiment.next_item import study_of as sequences_study
-from hanse_simulations.experiment.prepare import prepare_run
+from hanse_simulations.experiment.prepare import Prepared, prepare_run
 from hanse_simulations.experiment.review import study_of as reviews_study
 from hanse_simulations.experiment.study import Study, deal_out
 from hanse_simulations.recipes import (
@@ -353,6 +353,26 @@ class ReviewsFile:
         texts = read_reviews(path)
         data = prepare_reviews(texts, encoder=encoder, tokens=16, seed=settings.seed)
         return settings, reviews_study(texts, data)
+
+
+def category_stores(
+    home: Path, out: Path, changes: Mapping[str, Any] = {}
+) -> tuple[RunSettings, Prepared]:
+    """Four synthetic stores, prepared for the recipe `grocery` and its phases.
+
+    Args:
+        home: Where an encoder lies.
+        out: Where the stores are made.
+        changes: Of the recipe's settings.
+    """
+    data = {"source": "synthetic", "stores": 4, "customers": 24}
+    settings = grocery().with_changes(
+        {"data": data, "model.encoder": str(home / "encoder"), **changes}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANSE_CACHE", str(out))
+        _, fixed, prepared = prepare_run(out / "run", with_known_noise(settings))
+    return fixed, prepared
 
 
 def dealt(study: Study, settings: RunSettings) -> dict[str, Any]:

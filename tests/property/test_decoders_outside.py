@@ -75,6 +75,7 @@ from hanse_server.deployment import sign, tls
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_versions import NodeVersions
 from hanse_server.deployment.run_record import RunRecord
+from hanse_simulations.datasets.item_catalogue import read_item_catalogue
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
@@ -409,7 +410,15 @@ DECODERS = {
     "federation.toml, watched": Decoder(
         of_folder(server_metrics._federation), FEDERATION, "federation.toml"
     ),
-    # What a person hands an auditor, a model's user or the service.
+    # What a person hands an analyst, an auditor, a model's user or the service.
+    "catalogue of items": Decoder(
+        read_item_catalogue,
+        b"item_id\ttext\tvector\n17\tOPI | Nails\t0.1 -0.4\n18\t\t1e-3,2\n",
+        "items.tsv",
+    ),
+    "catalogue of items without a header": Decoder(
+        read_item_catalogue, b"17\tOPI | Nails\n18\tsoap\n", "items.tsv"
+    ),
     "round log's checkpoint": Decoder(Checkpoint.load, CHECKPOINT.line().encode()),
     "round log's proofs": Decoder(
         lambda p: Proofs.decode(p.read_bytes().decode("utf-8", "replace")),

@@ -16,11 +16,17 @@ import pytest
 from hanse_common.phases import EVALUATE, TRAIN
 from hanse_simulations.datasets import campaigns
 from hanse_simulations.experiment.conversion import study_of as conversion_study
-from hanse_simulations.experiment.prepare import Prepared, prepare_run
-from hanse_simulations.recipes import conversion, grocery
+from hanse_simulations.experiment.prepare import Prepared
+from hanse_simulations.recipes import conversion
 from kits.apps.secure_federation import SecureFederation
 from kits.encoder import tiny_encoder
-from kits.public import ReviewsFile, SequencesFile, dealt, with_known_noise
+from kits.public import (
+    ReviewsFile,
+    SequencesFile,
+    category_stores,
+    dealt,
+    with_known_noise,
+)
 from kits.replies import replies
 
 EVALUATED = {
@@ -66,14 +72,8 @@ def offers(home, out):
 
 
 def categories(home, out):
-    data = {"source": "synthetic", "stores": 4, "customers": 24}
-    settings = grocery().with_changes(
-        {"data": data, "model.encoder": str(home / "encoder")} | EVALUATED
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HANSE_CACHE", str(out))
-        _, fixed, prepared = prepare_run(out / "run", with_known_noise(settings))
-    return fixed, dict(zip(prepared.names, prepared.load(), strict=True)), prepared.base_model
+    settings, prepared = category_stores(home, out, EVALUATED)
+    return settings, dict(zip(prepared.names, prepared.load(), strict=True)), prepared.base_model
 
 
 CASES = {
