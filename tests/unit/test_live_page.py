@@ -13,9 +13,10 @@ import pytest
 
 from hanse_common.errors import LedgerError
 from hanse_common.pages import page_environment
-from hanse_common.pages.live import LivePage, Part, serve
 from hanse_common.pages.live.application import HEADERS, MOST_READERS, application
 from hanse_common.pages.live.feed import Feed
+from hanse_common.pages.live.parts import LivePage, Part
+from hanse_common.pages.live.serving import serve
 from kits.errors import raises
 
 GOOD = "<b>Lübeck</b>\u202e"

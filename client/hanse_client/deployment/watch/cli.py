@@ -22,7 +22,7 @@ def watch(
     It answers on this machine only, and changes nothing.
     """
     from hanse_client.deployment.watch.page import store_page
-    from hanse_common.pages.live import serve
+    from hanse_common.pages.live.serving import serve
 
     page = store_page(folder)
     say("open this address in a browser; Ctrl-C ends the page, and nothing else")

@@ -5,8 +5,3 @@ reads files and fills a template; a part that cannot be read says so, and the ot
 browser gets changed parts as server-sent events. There is no build step, nothing is loaded from
 another place, and nothing can be changed through the page.
 """
-
-from hanse_common.pages.live.parts import LivePage, Part
-from hanse_common.pages.live.serving import serve
-
-__all__ = ["LivePage", "Part", "serve"]

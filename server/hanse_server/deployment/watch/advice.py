@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hanse_common.pages.live.advice import Advice, by_urgency
+from hanse_common.paths import AUTHORITY_KEY_FILE, INVITATION_FILE, REQUEST_SUFFIX
+from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_state import RunState
 from hanse_server.deployment.status import Status
 from hanse_server.deployment.watch.certificates import SOON_DAYS, Ending
@@ -14,13 +16,17 @@ from hanse_server.deployment.watch.exchanges import LEAST_NOISE, Exchange
 
 
 def advice(
-    folder: Path, status: Status, exchanges: Sequence[Exchange], endings: Sequence[Ending]
+    federation: FederationFolder,
+    status: Status,
+    exchanges: Sequence[Exchange],
+    endings: Sequence[Ending],
 ) -> list[Advice]:
     """Return what to do next, the most urgent first."""
+    folder = federation.path
     found = [
         *_link(folder, status),
         *_terms(folder, status),
-        *_run(folder, status),
+        *_run(federation, status),
         *_stores(folder, status),
         *_noise(folder, exchanges),
         *_certificates(folder, endings),
@@ -49,14 +55,16 @@ def _link(folder: Path, status: Status) -> Iterator[Advice]:
 
 
 def _terms(folder: Path, status: Status) -> Iterator[Advice]:
-    sign = command(folder, "manifest", "sign", "--authority-key", "authority.key")
+    sign = command(folder, "manifest", "sign", "--authority-key", AUTHORITY_KEY_FILE)
     if status.manifest is None:
         if len(status.stores) < 3:
             yield Advice(
                 tone="calm",
-                text="Hand invitation.json to the stores, and admit those that answer; three "
+                text=f"Hand {INVITATION_FILE} to the stores, and admit those that answer; three "
                 "stores are the least.",
-                command=command(folder, "admit", "STORE.request", "--authority-key", "KEY"),
+                command=command(
+                    folder, "admit", f"STORE{REQUEST_SUFFIX}", "--authority-key", "KEY"
+                ),
             )
         else:
             yield Advice(tone="warn", text="No terms are signed yet. Sign them.", command=sign)
@@ -79,7 +87,8 @@ def _terms(folder: Path, status: Status) -> Iterator[Advice]:
         )
 
 
-def _run(folder: Path, status: Status) -> Iterator[Advice]:
+def _run(federation: FederationFolder, status: Status) -> Iterator[Advice]:
+    folder = federation.path
     run = status.run
     if run is None:
         if status.up and status.manifest is not None:
@@ -113,7 +122,8 @@ def _run(folder: Path, status: Status) -> Iterator[Advice]:
         model = shlex.join(
             [
                 *("hanse", "model", "export", run.folder),
-                *("--base", str(folder / "model"), "--output", str(folder / f"{run.name}-model")),
+                *("--base", str(federation.resolve(federation.file.model))),
+                *("--output", str(folder / f"trained-{run.name}")),
             ]
         )
         yield Advice(
@@ -172,7 +182,7 @@ def _certificates(folder: Path, endings: Sequence[Ending]) -> Iterator[Advice]:
                 tone="bad" if one.days < 0 else "warn",
                 text=f"The certificate of {one.store} {ended}. Ask it for a new request "
                 "(`hanse store enrol`), and admit that.",
-                command=command(folder, "admit", f"{one.store}.request", "--replace"),
+                command=command(folder, "admit", f"{one.store}{REQUEST_SUFFIX}", "--replace"),
             )
         else:
             yield Advice(

@@ -26,7 +26,7 @@ def watch(
 
     It answers on this machine only, and changes nothing.
     """
-    from hanse_common.pages.live import serve
+    from hanse_common.pages.live.serving import serve
     from hanse_server.deployment.watch.page import coordinator_page
 
     page = coordinator_page(folder)

@@ -179,7 +179,7 @@ class _Reading:
         }
 
     def _next(self) -> dict[str, Any]:
-        found = advice(self._folder.path, self._status, self._exchanges, self._endings)
+        found = advice(self._folder, self._status, self._exchanges, self._endings)
         run = self._status.run
         goes_on = run is not None and run.state == "underway"
         return {"advice": found, "goes_on": goes_on}
