@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hanse_common.commands import NUMBER, WHOLE_NUMBER
+from hanse_common.errors import ConfigError
 
 METAVARS = {
     "CATALOGUE": "a file with the items that shops sell",
@@ -47,6 +48,14 @@ StoreFolderOption = Annotated[
 ]
 FederationFolderOption = Annotated[
     Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
+]
+AuthorityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--authority",
+        metavar="HEX|FILE",
+        help="The enrolment authority's public key, from a source that you trust.",
+    ),
 ]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A finished run: its name, or its folder.")
@@ -85,3 +94,25 @@ CheckOption = Annotated[
     bool,
     typer.Option("--check", help="Check the state once and exit: with status 0 if all is well."),
 ]
+
+
+def public_key(text: str) -> bytes:
+    """Return the public key that `--authority` gives, in hexadecimal or as a file's name.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    from hanse_common.identity import KEY_SIZE
+
+    try:
+        path = Path(text)
+        given = path.read_text(encoding="ascii").strip() if path.is_file() else text
+        key = bytes.fromhex(given)
+    except (OSError, ValueError):
+        key = b""  # a path with a null byte, an unreadable file, or other text
+    if len(key) != KEY_SIZE:
+        raise ConfigError(
+            f"--authority {text!r} is not a public key",
+            hint=f"{KEY_SIZE} bytes in hexadecimal, or a file that holds them",
+        )
+    return key

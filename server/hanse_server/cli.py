@@ -16,9 +16,16 @@ import typer
 from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
-from hanse_common.options import FederationFolderOption, RunNameOption, YesOption
+from hanse_common.options import (
+    AuthorityOption,
+    FederationFolderOption,
+    RunNameOption,
+    YesOption,
+    public_key,
+)
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
+from hanse_server.authority_cli import authority
 from hanse_server.blame_cli import blame
 from hanse_server.deployment.watch.cli import watch
 from hanse_server.metrics_cli import metrics
@@ -49,6 +56,7 @@ app = command_group("Coordinate a federation of real stores.")
 manifest = command_group("The signed terms.")
 app.add_typer(manifest, name="manifest")
 app.add_typer(tls, name="tls")
+app.add_typer(authority, name="authority")
 
 
 @app.command()
@@ -81,12 +89,13 @@ def init(
         Path | None, typer.Option(metavar="FILE", help="The roots that issued it (PEM).")
     ] = None,
     authority_key: _AuthorityOption = None,
+    authority: AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Found a federation: keys, TLS files, federation.toml and the invitation for stores.
 
     Existing files are never replaced. Without TLS files of your own, a root and a certificate
-    for trials are made.
+    for trials are made; without --authority, an authority's key.
     """
     from hanse_server.deployment.init import OwnTls, init_federation
 
@@ -95,6 +104,11 @@ def init(
         own = OwnTls(certificate=tls_certificate, key=tls_key, ca=tls_ca)
     elif tls_certificate or tls_key or tls_ca:
         raise ConfigError("--tls-certificate, --tls-key and --tls-ca must be given together")
+    if authority and authority_key:
+        raise ConfigError(
+            "--authority names an authority elsewhere, --authority-key one whose key is here",
+            hint="give one of the two",
+        )
     made = init_federation(
         _folder(folder),
         name=name,
@@ -105,6 +119,7 @@ def init(
         certificate_days=certificate_days,
         own_tls=own,
         authority_key=authority_key,
+        authority_public=public_key(authority) if authority else None,
     )
     row = {
         "folder": str(made.folder),
@@ -112,7 +127,7 @@ def init(
         "authority": made.authority,
         "address": made.fleet,
         "invitation": str(made.invitation),
-        "authority_key": str(made.authority_key),
+        "authority_key": None if made.authority_key is None else str(made.authority_key),
     }
     if output is Format.JSON:
         _print_json(row)
@@ -120,7 +135,8 @@ def init(
     echo(f"authority {made.authority}")
     say(f"founded {made.name!r} in {made.folder}")
     say(f"give {made.invitation} to the stores, and read them the authority's fingerprint by phone")
-    say(f"keep {made.authority_key} offline: anyone who has it can admit stores")
+    if made.authority_key is not None:
+        say(f"keep {made.authority_key} offline: anyone who has it can admit stores")
 
 
 @app.command()
@@ -143,16 +159,21 @@ def admit(
 ) -> None:
     """Admit a store: check its request, compare its fingerprint, write its certificate."""
     from hanse_server.deployment.admit import admit as grant
-    from hanse_server.deployment.admit import open_request
+    from hanse_server.deployment.admit import company_of, open_request
 
     federation = _folder(folder)
     opened = open_request(federation, request)
     key = _authority(federation, authority_key)
     # Before anything is signed: a certificate, once handed out, is only revoked here.
-    _confirm(opened, fingerprint, yes)
+    company = company_of(federation, opened)
+    if company is None:
+        _confirm(opened, fingerprint, yes)
+    else:
+        say(f"{opened.store_id!r} is vouched for by the company's certificate of {company}")
     certificate = grant(federation, opened, key, days=days, replace=replace)
-    connection = _register(federation)
-    row = _certificate_row(federation, certificate) | {"connection": connection}
+    connection = update_nodes(federation)
+    row = _certificate_row(federation, certificate)
+    row |= {"connection": connection, "company": company}
     if output is Format.JSON:
         _print_json(row)
         return
@@ -173,7 +194,7 @@ def revoke(
 
     federation = _folder(folder)
     refuse(federation, store)
-    connection = _register(federation)
+    connection = update_nodes(federation)
     if output is Format.JSON:
         _print_json({"store": store, "revoked": True, "connection": connection})
         return
@@ -439,7 +460,7 @@ def _digits(fingerprint: str) -> str:
     return fingerprint.lower().replace(":", "").replace(" ", "")
 
 
-def _register(federation: FederationFolder) -> str:
+def update_nodes(federation: FederationFolder) -> str:
     """Update the SuperLink's nodes if it is up, and describe the changes on one line."""
     from hanse_server.deployment.up import register
 

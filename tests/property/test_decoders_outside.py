@@ -32,7 +32,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from hanse_client.deployment import code_bundle, leave, metrics
+from hanse_client.deployment import alerts as store_alerts
+from hanse_client.deployment import code_bundle, leave, metrics, tls_check
 from hanse_client.deployment import folder as store_folder
 from hanse_client.deployment.inbox import first_message, whole_message
 from hanse_client.deployment.templates import AUTHORITY_LINE, policy_toml, store_toml
@@ -46,8 +47,9 @@ from hanse_client.node import Node, NodeSettings
 from hanse_client.pretraining.base_folder import SHIPPED_BASE, read_base
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks.interest import InterestConfig, InterestModel
-from hanse_common import bundle, config, settings_files
+from hanse_common import bundle, company_certificate, config, settings_files
 from hanse_common.admission import Invitation, Request
+from hanse_common.alerting import watcher
 from hanse_common.audit import evidence as audit_evidence
 from hanse_common.audit.remembered import Remembered
 from hanse_common.errors import HanseError
@@ -62,6 +64,7 @@ from hanse_common.paths import (
     NODE_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
+    TLS_END_FILE,
     WEIGHTS_FILE,
 )
 from hanse_common.policy import StorePolicy
@@ -71,11 +74,12 @@ from hanse_common.roundlog.evidence import Proofs
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import sign, tls
+from hanse_server.deployment import sign, tls, tls_renewal
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_versions import NodeVersions
 from hanse_server.deployment.run_record import RunRecord
 from hanse_simulations.datasets.item_catalogue import read_item_catalogue
+from kits.company import Company
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
@@ -250,6 +254,12 @@ PREPARED = {
     **{"customers": 1, "rows": 2, "rejected": 0, "unranked": 0},
 }
 REQUEST = Request.make("luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000)
+with tempfile.TemporaryDirectory() as _folder:
+    COMPANY = Company().certify(Path(_folder))
+    VOUCHED = Request.make(
+        "luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000, certificate=COMPANY
+    )
+    COMPANY_KEY = COMPANY[1].read_bytes()
 
 
 @cache
@@ -370,6 +380,18 @@ DECODERS = {
     "store.key": Decoder(private(StoreKey.load), f"hanse-store-key-1 {'ab' * 32}\n".encode()),
     # What a store hands the coordinator, and the coordinator's own files.
     "request": Decoder(Request.load, REQUEST.encode()),
+    "request with a company's certificate": Decoder(Request.load, VOUCHED.encode()),
+    "company's key": Decoder(private(company_certificate._private_key), COMPANY_KEY),
+    "TLS key": Decoder(private(tls_renewal._read_key), COMPANY_KEY),
+    "told.json": Decoder(watcher._read_told, b'{"told": {"run-failed x": ["log", "email"]}}'),
+    "tls-end.json": Decoder(
+        of_folder(tls_check.read_tls_end), b'{"ends": 1800000000.5}', TLS_END_FILE
+    ),
+    "refusals": Decoder(
+        of_folder(lambda p: list(store_alerts._refusals(store_folder.StoreFolder(p), 4))),
+        b'{"time": 1.5, "error": "[data] x"}\n' * 3,
+        "log.jsonl",
+    ),
     "authority.key": Decoder(private(AuthorityKey.load), KEY_LINE),
     "coordinator.key": Decoder(
         private(CoordinatorKey.load), KEY_LINE.replace(b"authority", b"coordinator")
@@ -711,7 +733,14 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.inference.load": ("model's config.json", "model's weights"),
     "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
+    "hanse_client.deployment.alerts": ("refusals",),
+    "hanse_client.deployment.tls_check": ("tls-end.json",),
     "hanse_common.admission": ("invitation", "request"),
+    "hanse_common.alerting.watcher": ("told.json",),
+    "hanse_common.company_certificate": (
+        "request with a company's certificate",
+        "company's key",
+    ),
     "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",
     "hanse_common.audit.crosscheck": "hexadecimal that the policy has checked",
     "hanse_common.audit.evidence": ("node.json of evidence",),
@@ -742,6 +771,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.deployment.run_record": ("flower.json",),
     "hanse_server.deployment.node_versions": ("versions.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
+    "hanse_server.deployment.tls_renewal": ("TLS key",),
     "hanse_server.sums": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),
     "hanse_server.stage_log": ("rounds.jsonl", "progress.json", "failure.json"),

@@ -13,6 +13,7 @@ from hanse_client.deployment.watch.cli import PORT as STORE_PAGE
 from hanse_common.alerting.events import EVENTS
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.settings_files import parse_settings
+from hanse_server.deployment.folder import FederationFile
 from hanse_server.deployment.watch.cli import PORT as COORDINATOR_PAGE
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
 from kits.packages import ROOT, closure, extras
@@ -87,6 +88,14 @@ def test_the_table_of_events_and_the_sample_of_notify_are_complete():
     settings = parse_settings(NotifySettings, tomllib.loads(sample)["notify"])
     assert settings.ways == ("webhook", "command", "email")
     assert (settings.lost_rounds, settings.budget_share) == (3, 0.9), "the defaults"
+
+
+def test_other_samples_of_settings_are_valid():
+    before, _, after = DOC.partition("## Who is told")
+    rest = before + after.partition("\n## ")[2]
+    fleet = {"address": "hanse.example.org:9443"}
+    for sample in re.findall(r"```toml\n(.*?)```", rest, re.DOTALL):
+        parse_settings(FederationFile, {"name": "baltic", "fleet": fleet, **tomllib.loads(sample)})
 
 
 def test_every_page_that_is_linked_exists():

@@ -17,7 +17,7 @@ from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.preparing import Freshness, outdated, prepare_aside
 from hanse_client.deployment.tls_check import note_tls_end
 from hanse_common import logs
-from hanse_common.errors import StoreNotReady, Unreachable
+from hanse_common.errors import StoreNotReady, Unreachable, UntrustedServer
 from hanse_common.flower import QUIET
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
@@ -93,7 +93,7 @@ def join(
                     refresh=_awaited(Freshness(folder, stop=stop, report=report), manager),
                     expect=manager.expect,
                 )
-        except Unreachable:
+        except (Unreachable, UntrustedServer):
             # A stop ends the retries, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise

@@ -24,6 +24,8 @@ from hanse_common.versions import VERSION_FIELD, VERSION_PATH, Version
 _SECONDS = 10.0
 """Timeout of the connection."""
 _ENDS = "ends"
+_LATEST = 1e12
+"""Unix seconds beyond every calendar."""
 _NO_CHECK_TIME = 0x200000
 """OpenSSL's `X509_V_FLAG_NO_CHECK_TIME`, which Python has no name for."""
 LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
@@ -179,7 +181,9 @@ def note_tls_end(folder: Path, end: float) -> None:
 def read_tls_end(folder: Path) -> float | None:
     """When the coordinator's TLS certificate ends, as the node last saw it; None if it has not."""
     end = json_file(folder / TLS_END_FILE).get(_ENDS)
-    return float(end) if isinstance(end, int | float) else None
+    if not isinstance(end, int | float) or abs(end) >= _LATEST:
+        return None
+    return float(end)
 
 
 def _connection(fleet: str, context: ssl.SSLContext) -> HTTPSConnection:

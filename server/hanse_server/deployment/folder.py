@@ -31,11 +31,13 @@ from pydantic import Field, field_validator, model_validator
 
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError
+from hanse_common.identity import KEY_SIZE, CoordinatorKey
 from hanse_common.paths import (
     AUTHORITY_FILE,
     AUTHORITY_KEY_FILE,
     CERTIFICATES_FOLDER,
     COORDINATOR_KEY_FILE,
+    COORDINATOR_PUBLIC_FILE,
     FEDERATION_FILE,
     INVITATION_FILE,
     MANIFEST_FILE,
@@ -110,6 +112,13 @@ class WaitSettings(Settings):
     """Until each later stage of secure aggregation is answered."""
 
 
+class EnrolmentSettings(Settings):
+    """What a store's request may be proven by, besides a fingerprint that is read by phone."""
+
+    ca: Path | None = None
+    """PEM roots of a company's own authority, whose certificates vouch for stores."""
+
+
 class FederationFile(Settings):
     """`federation.toml`."""
 
@@ -123,6 +132,7 @@ class FederationFile(Settings):
     fleet: FleetSettings
     superlink: SuperLinkSettings = SuperLinkSettings()
     wait: WaitSettings = WaitSettings()
+    enrolment: EnrolmentSettings = EnrolmentSettings()
     notify: NotifySettings = NotifySettings()
     """Who is told of events."""
 
@@ -171,14 +181,21 @@ class FederationFolder:
         Raises:
             ConfigError: The file is missing or malformed.
         """
-        try:
-            key = bytes.fromhex(self.authority_file.read_text(encoding="ascii").strip())
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot read the enrolment authority's public key {self.authority_file}: {error}",
-                hint="`hanse server init` wrote it; put it back",
-            ) from error
-        return key
+        return read_public_key(self.authority_file, "the enrolment authority's")
+
+    @cached_property
+    def log_key(self) -> bytes:
+        """The public key of the coordinator, which signs the round log.
+
+        A copy of the folder for the authority holds this key alone, not the private one.
+
+        Raises:
+            ConfigError, KeyFileError: The key is missing, malformed, or readable by others.
+        """
+        public = self.path / COORDINATOR_PUBLIC_FILE
+        if public.exists():
+            return read_public_key(public, "the coordinator's")
+        return CoordinatorKey.load(self.coordinator_key).public
 
     def resolve(self, path: Path) -> Path:
         """A path in `federation.toml`; relative paths begin at the folder."""
@@ -250,3 +267,21 @@ class FederationFolder:
     def run(self, name: str) -> Path:
         """The folder of one run."""
         return self.runs / name
+
+
+def read_public_key(path: Path, whose: str) -> bytes:
+    """Read a public key in hexadecimal.
+
+    Raises:
+        ConfigError: The file is missing or malformed.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {whose} public key {path}: {error}",
+            hint="put back the file that `hanse server init` or `hanse server authority` wrote",
+        ) from error
+    if len(key) != KEY_SIZE:
+        raise ConfigError(f"{path} holds {len(key)} bytes, and a public key has {KEY_SIZE}")
+    return key
