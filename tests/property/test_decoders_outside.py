@@ -60,6 +60,7 @@ from hanse_common.paths import (
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
     NODE_FILE,
+    NODE_VERSIONS_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
     WEIGHTS_FILE,
@@ -395,9 +396,7 @@ DECODERS = {
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
     "versions.json": Decoder(
-        of_folder(lambda p: NodeVersions(FederationFolder(p.parent)).of(b"key")),
-        b'{"00": "1 0.1.0"}',
-        "state/versions.json",
+        of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
     ),
     "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
     "rounds.jsonl": Decoder(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,12 +51,14 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
+from hanse_client.deployment.proxy import Proxy, no_proxy_variables, proxy_for, through
 from hanse_client.deployment.tls_check import (
     LARGEST_AHEAD,
     LARGEST_BEHIND,
     clock_ahead,
     untrusted,
 )
+from hanse_common.addresses import split_address
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
 from hanse_common.versions import (
     OTHER_VERSION_STATUS,
@@ -76,6 +79,12 @@ _ADMISSION_SECONDS = 75.0
 connected until its heartbeats are missing, and refuses the same key meanwhile."""
 _PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 """HTTP statuses of refusals that may be over soon: the line was too slow, or calls too many."""
+_IN_BETWEEN = dict.fromkeys(
+    (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT),
+    "the coordinator never answers so: an ingress in between ends TLS, and cannot reach it",
+)
+_SECONDS = 30.0
+"""Timeout of connecting, and of each wait for bytes: as Flower's client has it."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -92,6 +101,15 @@ class Address:
     fleet: str
     root: bytes
     key: ec.EllipticCurvePrivateKey
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """The proxy in between, by the environment.
+
+        Raises:
+            ConfigError: The environment names something else than an HTTP proxy.
+        """
+        return proxy_for(split_address(self.fleet)[0])
 
 
 class Fleet:
@@ -247,6 +265,7 @@ def connected(
         NotAdmitted: The server does not know this node's key.
         ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
         Unreachable: The server did not answer for `patience` seconds.
+        ConfigError: The environment names a proxy that cannot be used.
     """
 
     def wait(seconds: float) -> None:
@@ -264,17 +283,8 @@ def connected(
             wait_function=wait,
         )
 
-    with FleetHttpClient.from_server_address(
-        address.fleet,
-        insecure=False,
-        root_certificates=address.root,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(address.key, address.key.public_key()),
-        ],
-    ) as client:
+    with _client(address) as client:
         bound_answers(client)  # before the first answer is read
-        client._client.headers[VERSION_FIELD] = own_version().encode()
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
@@ -286,6 +296,38 @@ def connected(
             fleet.leave()
 
 
+def _client(address: Address) -> FleetHttpClient:
+    """Make Flower's client, with this module's own HTTP connections.
+
+    Raises:
+        ConfigError: The environment names a proxy that cannot be used.
+    """
+    proxy = address.proxy
+    with no_proxy_variables():
+        client = FleetHttpClient.from_server_address(
+            address.fleet,
+            insecure=False,
+            root_certificates=address.root,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(address.key, address.key.public_key()),
+            ],
+        )
+    client._client.close()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=address.root.decode("ascii"))
+    # Flower's own client takes proxies from the environment by rules of its own, fails on entries
+    # of `NO_PROXY` such as `[::1]`, and has no setting for it.
+    client._client = httpx.Client(
+        verify=context,
+        timeout=_SECONDS,
+        trust_env=False,
+        proxy=None if proxy is None else httpx.Proxy(proxy.url, headers=proxy.headers),
+        headers={VERSION_FIELD: own_version().encode()},
+    )
+    return client
+
+
 def _named(call: Callable[[], T], address: Address) -> T:
     """Make a call, and translate its errors to Hanse's."""
     try:
@@ -293,6 +335,8 @@ def _named(call: Callable[[], T], address: Address) -> T:
     except httpx.TransportError as error:
         if _CERTIFICATE in str(error):
             raise untrusted(address.fleet, _reason(str(error))) from error
+        if (proxy := address.proxy) is not None:
+            raise through(proxy, address.fleet, str(error) or type(error).__name__) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
             hint="is the server up, and does a firewall let this machine reach it?",
@@ -301,7 +345,9 @@ def _named(call: Callable[[], T], address: Address) -> T:
         status = error.response.status_code
         # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
-            raise Unreachable(f"{address.fleet} answers {status}") from error
+            raise Unreachable(
+                f"{address.fleet} answers {status}", hint=_IN_BETWEEN.get(status, "")
+            ) from error
         if status == OTHER_VERSION_STATUS:
             theirs = Version.decode(error.response.headers.get(VERSION_FIELD))
             raise other_protocol(theirs, they=address.fleet, we="this store") from error

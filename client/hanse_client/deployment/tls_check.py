@@ -11,7 +11,8 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, HTTPSConnection
 
-from hanse_client.deployment.proxy import Proxy, proxy_for
+from hanse_client.deployment.proxy import Proxy, proxy_for, through
+from hanse_common.addresses import split_address
 from hanse_common.errors import Unreachable, UntrustedServer
 from hanse_common.versions import VERSION_FIELD, VERSION_PATH, Version
 
@@ -63,17 +64,16 @@ def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) 
         Unreachable: The server, or the proxy that the environment names, does not answer.
         ConfigError: The environment names something else than an HTTP proxy.
     """
-    host, _, port = fleet.rpartition(":")
-    host = host.strip("[]")
+    host, port = split_address(fleet)
     # A bare context has no roots of the system: those of `ca` are the only ones.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca)
     proxy = proxy_for(host)
     if proxy is None:
-        connection = HTTPSConnection(host, int(port), timeout=_SECONDS, context=context)
+        connection = HTTPSConnection(host, port, timeout=_SECONDS, context=context)
     else:
         connection = HTTPSConnection(proxy.host, proxy.port, timeout=_SECONDS, context=context)
-        connection.set_tunnel(host, int(port), headers=proxy.headers)
+        connection.set_tunnel(host, port, headers=proxy.headers)
     begun = time.monotonic()
     with contextlib.closing(connection):
         try:
@@ -91,11 +91,7 @@ def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) 
                     f"{fleet} does not answer: {reason}",
                     hint="is the server up, and does a firewall let this machine reach it?",
                 ) from error
-            raise Unreachable(
-                f"{fleet} does not answer through the proxy {proxy}: {reason}",
-                hint="does the proxy allow CONNECT to that port, with this password? or list the "
-                "host in NO_PROXY",
-            ) from error
+            raise through(proxy, fleet, str(reason)) from error
     return Handshake(
         seconds=seconds,
         version=str(version),
@@ -109,7 +105,10 @@ def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) 
 
 def untrusted(fleet: str, reason: str) -> UntrustedServer:
     """Return the error about a server's certificate, with a hint that fits OpenSSL's reason."""
-    hint = "compare invitation.json with the coordinator's: is somebody in between?"
+    hint = (
+        "compare invitation.json with the coordinator's: is somebody in between, such as a proxy "
+        "that inspects TLS or an ingress that ends it? it must pass the connection on as it is"
+    )
     if "expired" in reason:
         hint = "tell the coordinator to renew it, and check this machine's clock"
     elif "not yet valid" in reason:

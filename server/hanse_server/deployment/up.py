@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hanse_common.addresses import family_of, join_address, listening
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
@@ -80,7 +81,7 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
                 tell(f"{store_id}: {reason}")
             tell(
                 f"up: {len(registration.admitted)} stores admitted; they connect to "
-                f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
+                f"{fleet.address}, which is {join_address(fleet.bind, fleet.port)} here"
             )
             asyncio.run(_serve_gateway(folder, superlink, certificate, key))
         finally:
@@ -231,12 +232,11 @@ async def _serve_gateway(
         certificate=certificate,
         key=key,
         nodes=AdmittedNodes(folder),
-        versions=NodeVersions(folder),
+        versions=NodeVersions(folder.state),
         largest_request=fleet.largest_request,
         limits=limits,
     )
-    family = socket.AF_INET6 if ":" in fleet.bind else socket.AF_INET
-    listener = socket.create_server((fleet.bind, fleet.port), family=family, backlog=_BACKLOG)
+    listener = listening(fleet.bind, fleet.port, backlog=_BACKLOG)
 
     # Without a SuperLink the gateway would answer every call with 503: end both instead.
     async def watch() -> None:
@@ -271,14 +271,13 @@ def _allow_open_files(wanted: int) -> None:
 
 
 def _check_free(host: str, port: int, setting: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         # As servers set it: a port of a process that ended a moment ago counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise DeploymentError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
+                f"cannot listen on {join_address(host, port)}: {error.strerror}",
                 hint=f"end what listens there, or change {setting} in federation.toml",
             ) from error
