@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from hanse_client.deployment.fleet_api import Address, _named, connected
 from hanse_client.deployment.proxy import no_proxy_variables, proxy_for
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import handshake, untrusted
 from hanse_common.errors import NotAdmitted
 from hanse_common.flower import environment
@@ -163,7 +164,7 @@ def test_a_node_names_the_proxy_and_not_its_password(tmp_path, monkeypatch):
     address = Address(fleet="127.0.0.1:9443", root=proxy.ca.encode(), key=key)
     with (
         raises("unreachable", match=r"through the proxy 127.0.0.1:\d+: .*407") as caught,
-        connected(address, stop=threading.Event(), patience=0.0),
+        connected(address, stop=Stop(), patience=0.0),
     ):
         pass
     assert "secret" not in str(caught.value) and "password" in caught.value.hint

@@ -52,6 +52,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
 from hanse_client.deployment.proxy import Proxy, no_proxy_variables, proxy_for, through
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import (
     LARGEST_AHEAD,
     LARGEST_BEHIND,
@@ -85,6 +86,8 @@ _IN_BETWEEN = dict.fromkeys(
 )
 _SECONDS = 30.0
 """Timeout of connecting, and of each wait for bytes: as Flower's client has it."""
+_LEAVING_SECONDS = 1.0
+"""Timeout of the call by which a node leaves, which may be on a line that is down."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -235,6 +238,7 @@ class Fleet:
 
     def leave(self) -> None:
         """Deactivate the node, without retries: the server notices missing heartbeats anyway."""
+        self._client._client.timeout = httpx.Timeout(_LEAVING_SECONDS)
         try:
             request = DeactivateNodeRequest(node_id=self._node.node_id)
             _named(lambda: self._client.DeactivateNode(request), self._address)
@@ -250,9 +254,7 @@ class Fleet:
 
 
 @contextmanager
-def connected(
-    address: Address, *, stop: threading.Event, patience: float | None = None
-) -> Iterator[Fleet]:
+def connected(address: Address, *, stop: Stop, patience: float | None = None) -> Iterator[Fleet]:
     """Connect, activate the node, and send heartbeats until the block ends.
 
     Args:
@@ -261,6 +263,7 @@ def connected(
         patience: Seconds for which a server that does not answer is retried; for ever if None.
 
     Raises:
+        Interrupted: `stop` was set by a signal during activation.
         UntrustedServer: The root did not issue the server's TLS certificate.
         NotAdmitted: The server does not know this node's key.
         ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
@@ -288,7 +291,8 @@ def connected(
         fleet = Fleet(client, trying(Unreachable, patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
-        trying(NotAdmitted, admission).invoke(fleet.activate)
+        with stop.interrupts():
+            trying(NotAdmitted, admission).invoke(fleet.activate)
         try:
             with beating(fleet.heartbeat):
                 yield fleet

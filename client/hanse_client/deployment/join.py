@@ -5,16 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from hanse_client.deployment.budget_refresh import BudgetRefresh
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.preparing import Freshness, outdated, prepare_aside
+from hanse_client.deployment.stopping import Stop
 from hanse_common import logs
-from hanse_common.errors import StoreNotReady, Unreachable
+from hanse_common.errors import Interrupted, StoreNotReady, Unreachable
 from hanse_common.flower import QUIET
 from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
 
@@ -52,7 +53,18 @@ def join(
         )
         answering = Answering(folder.path)
         # Before connecting: heavy imports take seconds, in which a message would wait.
-        answering.warm()
+        report("loading the packages that answer messages")
+        if not answering.warm(stop):
+            return
+        freshness = Freshness(folder, stop=stop, report=report)
+        figures = BudgetRefresh(folder.path)
+
+        def refresh(*, idle: bool) -> None:
+            freshness(idle=idle)
+            if idle:
+                figures()
+                answering.rest()
+
         try:
             with connected(address, stop=stop, patience=patience) as fleet:
                 report(f"connected to {address.fleet} as {folder.node().name!r}")
@@ -62,18 +74,16 @@ def join(
                     answering,
                     stop=stop,
                     report=report,
-                    refresh=Freshness(folder, stop=stop, report=report),
+                    refresh=refresh,
                 )
-        except Unreachable:
-            # A stop ends the retries, so that the last failure is raised; that is no error.
+        except (Unreachable, Interrupted):
+            # A stop ends retries and waits, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise
         report("stopped")
 
 
-def check_ready(
-    folder: StoreFolder, report: Callable[[str], None], *, stop: threading.Event
-) -> None:
+def check_ready(folder: StoreFolder, report: Callable[[str], None], *, stop: Stop) -> None:
     """Check that a store can take part, and prepare its histories if they are out of date.
 
     Args:
@@ -124,14 +134,14 @@ def _alone(folder: StoreFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signal() -> Iterator[threading.Event]:
+def _stopped_by_signal() -> Iterator[Stop]:
     """Yield an event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts."""
-    stop = threading.Event()
+    stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def finish(number: int, frame: FrameType | None) -> None:
-        stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop.by_signal()
 
     for number in before:
         signal.signal(number, finish)

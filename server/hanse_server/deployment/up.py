@@ -1,7 +1,7 @@
 """`hanse server up`: runs the SuperLink and the gateway before it until this process ends.
 
 state/up.pid          the id of this process, which holds a lock on the file
-state/superlink.log   output of the SuperLink and of its runs
+state/superlink.log   output of the SuperLink and of its runs; `.1` to `.4` are the lines before
 state/up.log          output of this process, if it is detached
 """
 
