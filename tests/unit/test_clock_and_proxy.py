@@ -71,6 +71,17 @@ def test_the_hint_fits_what_is_wrong_with_the_certificate(reason, hint):
     assert hint in untrusted("hanse.example.org:9443", reason).hint
 
 
+@pytest.mark.parametrize(("status", "hint"), [(502, "ingress"), (504, "ingress"), (503, "")])
+def test_an_answer_that_the_coordinator_never_gives_is_told_from_its_own(status, hint):
+    def call() -> None:
+        request = httpx.Request("POST", "https://hanse.example.org/")
+        httpx.Response(status, request=request).raise_for_status()
+
+    with raises("unreachable", match=f"answers {status}") as caught:
+        _named(call, Address(fleet="hanse.example.org:9443", root=b"", key=None))
+    assert (hint in caught.value.hint) if hint else not caught.value.hint
+
+
 class Forwarding:
     """A TLS server that answers one request at a time, and a proxy before it."""
 

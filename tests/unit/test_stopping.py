@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -50,3 +53,15 @@ def test_a_beat_that_hangs_does_not_hold_a_node():
         assert begun.wait(10)
     assert not hanging.is_set(), "the block ended first"
     hanging.set()
+
+
+def test_packages_draw_no_progress_bar_between_the_lines_of_a_log():
+    program = (
+        "from hanse_common import logs; logs.set_up()\n"
+        "import logging, tqdm, tqdm.auto\n"
+        "for bar in (tqdm.tqdm, tqdm.auto.tqdm, tqdm.trange):\n"
+        "    list(bar(range(3) if bar is not tqdm.trange else 3))\n"
+        "logging.getLogger('hanse_client').info('done')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["done"]

@@ -80,8 +80,8 @@ _ADMISSION_SECONDS = 75.0
 connected until its heartbeats are missing, and refuses the same key meanwhile."""
 _PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 """HTTP statuses of refusals that may be over soon: the line was too slow, or calls too many."""
-_IN_BETWEEN = dict.fromkeys(
-    (httpx.codes.BAD_GATEWAY, httpx.codes.GATEWAY_TIMEOUT),
+_IN_BETWEEN: dict[int, str] = dict.fromkeys(
+    (int(httpx.codes.BAD_GATEWAY), int(httpx.codes.GATEWAY_TIMEOUT)),
     "the coordinator never answers so: an ingress in between ends TLS, and cannot reach it",
 )
 _SECONDS = 30.0

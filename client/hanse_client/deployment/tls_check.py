@@ -23,7 +23,7 @@ LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
 requests that are signed with other times."""
 
 # Earlier releases know no such path, and answer 404 to everybody.
-_ADMITTED = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
+_ADMITTED: Mapping[int, bool] = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
