@@ -225,6 +225,9 @@ TABLE: dict[str, Run | By] = {
         "tests/e2e/test_privacy_audit.py::test_statistics_without_their_noise_are_found",
     ),
     "hanse bench engines": Run("bench engines --stores 2 --rounds 2", slow=True),
+    "hanse bench commands --folder STORE": By(
+        "tests/unit/test_bench_commands.py::test_each_command_is_measured_beside_the_reference"
+    ),
     "hanse bench secagg": Run("bench secagg --stores 3 --parameters 50 --dropouts 0"),
     "hanse bench secagg --stores 100 --parameters 100000 --dropouts 0.1": Run(
         "bench secagg --stores 4 --parameters 50 --dropouts 0.25"

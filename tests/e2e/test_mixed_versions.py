@@ -11,7 +11,7 @@ import pytest
 from hanse_common.errors import ProtocolError
 from hanse_common.versions import EARLIER, own_version
 from hanse_server.stage_log import read_stages
-from kits.commands import joined_shops
+from kits.commands import Place, joined_shops
 from kits.trees import ROOT, environment, tree_at, tree_with_protocol
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ BEFORE = "3ee43233bf06e535cecfb4a4113027dd6708989e"
 def shops(secure_stores, store_cache, tmp_path_factory):
     """Five stores of the version before, made and joined by its own commands."""
     root = tmp_path_factory.mktemp("versions")
-    before = environment(tree_at(BEFORE, root / "before"))
+    before = Place(environment=environment(tree_at(BEFORE, root / "before")))
     settings = secure_stores[0].with_changes(
         {
             "federation.rounds": 1,
@@ -34,7 +34,7 @@ def shops(secure_stores, store_cache, tmp_path_factory):
         }
     )
     wait = {"connect": 240, "train": 100, "stage": 25}
-    with joined_shops(root, settings, store_cache, wait=wait, environment=before) as shops:
+    with joined_shops(root, settings, store_cache, wait=wait, at_stores=before) as shops:
         yield shops
 
 

@@ -17,8 +17,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 _HANSE = "from hanse_common.cli import main; main()"
 
 
-def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
-    """Run `hanse …` as a process."""
+def hanse(
+    *words: object, timeout: float = 300, prefix: Sequence[str] = (), **environment: str
+) -> Done:
+    """Run `hanse …` as a process, behind the words of a program that runs another."""
     done = subprocess.run(
-        [sys.executable, "-c", _HANSE, *map(str, words)],
+        [*prefix, sys.executable, "-c", _HANSE, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -44,6 +47,24 @@ def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
         stdin=subprocess.DEVNULL,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where processes run.
+
+    Args:
+        prefix: Words before each command.
+        environment: Variables of each command.
+        address: The address at which others reach them.
+    """
+
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+
+
+HERE = Place()
 
 
 class Shops:
@@ -56,7 +77,7 @@ class Shops:
         wait: The coordinator's `[wait]`.
         policy: What the stores' policies say other than by default.
         seeds: Make each store's sampling and noise repeatable, as only a test may.
-        environment: Of the stores' commands and nodes.
+        at_stores, at_coordinator: Where their commands and nodes run.
     """
 
     def __init__(
@@ -68,16 +89,17 @@ class Shops:
         wait: Mapping[str, float],
         policy: Mapping[str, float],
         seeds: bool = False,
-        environment: Mapping[str, str] | None = None,
+        at_stores: Place = HERE,
+        at_coordinator: Place = HERE,
     ) -> None:
-        self.environment = dict(environment or {})
+        self.at_stores, self.at_coordinator = at_stores, at_coordinator
         self.folder = FederationFolder(root / "federation")
         self.stores: dict[str, StoreFolder] = {}
         self.joined: dict[str, Joined] = {}
         fleet, superlink = free_ports(2)
         self.server(
-            *("init", "--name", "baltic", "--address", f"127.0.0.1:{fleet}"),
-            *("--bind", "127.0.0.1", "--superlink-port", superlink),
+            *("init", "--name", "baltic", "--address", f"{at_coordinator.address}:{fleet}"),
+            *("--bind", at_coordinator.address, "--superlink-port", superlink),
         )
         at = self.folder.path
         edit(at / "federation.toml", wait)
@@ -100,15 +122,18 @@ class Shops:
 
     def try_server(self, *words: object, **options: Any) -> Done:
         """Run `hanse server …` on the federation's folder."""
-        return hanse("server", *words, "--folder", self.folder.path, **options)
+        where = {"prefix": self.at_coordinator.prefix, **self.at_coordinator.environment}
+        return hanse("server", *words, "--folder", self.folder.path, **(where | options))
 
     def store(self, name: str, *words: object) -> Done:
         """Run `hanse store …` on a store's folder; it must succeed."""
         return succeed(self.try_store(name, *words))
 
-    def try_store(self, name: str, *words: object) -> Done:
+    def try_store(self, name: str, *words: object, **environment: str) -> Done:
         """Run `hanse store …` on a store's folder."""
-        return hanse("store", *words, "--folder", self.stores[name].path, **self.environment)
+        there = {**self.at_stores.environment, **environment}
+        folder = self.stores[name].path
+        return hanse("store", *words, "--folder", folder, prefix=self.at_stores.prefix, **there)
 
     def up(self, **environment: str) -> None:
         """Let stores connect."""
@@ -116,8 +141,9 @@ class Shops:
 
     def join(self, name: str, **environment: str) -> Joined:
         """Start a store's node."""
-        there = {**self.environment, **environment}
-        self.joined[name] = Joined(self.stores[name].path, environment=there)
+        there = {**self.at_stores.environment, **environment}
+        folder, prefix = self.stores[name].path, self.at_stores.prefix
+        self.joined[name] = Joined(folder, environment=there, prefix=prefix)
         return self.joined[name]
 
     def join_and_die(self, name: str, where: str) -> Joined:
@@ -255,27 +281,31 @@ def joined_shops(
     cache: Path,
     *,
     wait: Mapping[str, float],
-    environment: Mapping[str, str] | None = None,
+    count: int = 5,
+    at_stores: Place = HERE,
+    at_coordinator: Place = HERE,
 ) -> Iterator[Shops]:
     """Five small stores that are joined, each with repeatable noise; ends every process.
 
     Args:
-        root, settings, wait, environment: See `Shops`.
+        root, settings, wait, at_stores, at_coordinator: See `Shops`.
         cache: Folder of the stores' data.
+        count: How many of the stores there are.
     """
     from hanse_simulations.datasets import make_stores
 
     made = make_stores(settings.data, seed=settings.seed, cache=cache)
     settings = settings.with_changes({"data.split": made.split.model_dump()})
-    policy = {"minimum_cohort": 4, "max_epsilon": 60.0}
+    policy = {"minimum_cohort": min(4, count), "max_epsilon": 60.0}
     shops = Shops(
         root,
         settings,
-        made.folders,
+        made.folders[:count],
         wait=wait,
         policy=policy,
         seeds=True,
-        environment=environment,
+        at_stores=at_stores,
+        at_coordinator=at_coordinator,
     )
     try:
         shops.up()

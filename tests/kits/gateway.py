@@ -94,7 +94,7 @@ class Gate:
                 certificate=tls / "server.crt",
                 key=tls / "server.key",
                 nodes=AdmittedNodes(folder),
-                versions=NodeVersions(folder),
+                versions=NodeVersions(folder.state),
                 largest_request=LARGEST,
                 limits=limits,
             )

@@ -62,6 +62,7 @@ from hanse_common.paths import (
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
     NODE_FILE,
+    NODE_VERSIONS_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
     TLS_END_FILE,
@@ -422,9 +423,7 @@ DECODERS = {
         of_folder(RunRecord.read), b'{"runs": [1, 2], "stopped": false}', FLOWER_RUNS_FILE
     ),
     "versions.json": Decoder(
-        of_folder(lambda p: NodeVersions(FederationFolder(p.parent)).of(b"key")),
-        b'{"00": "1 0.1.0"}',
-        "state/versions.json",
+        of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
     ),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE

@@ -213,6 +213,16 @@ def test_a_connection_that_speaks_no_tls_is_closed(federation):
     made.stop()
 
 
+def test_http_without_tls_is_named_once_as_an_ingress_that_ends_tls(front, caplog):
+    for _ in range(3):
+        with front.plain() as ingress:
+            ingress.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\n\r\n")
+            assert ended(ingress)
+    wait_for(lambda: front.connections.waiting == 0, "no connection")
+    said = [record.message for record in caplog.records if "HTTP without TLS" in record.message]
+    assert len(said) == 1 and "pass TCP through" in said[0]
+
+
 def test_a_signed_body_that_does_not_come_is_cut_off(front):
     with front.connect() as connection:
         connection.sendall(head(front.signed() | size(1000)) + b"abc")

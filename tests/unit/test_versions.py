@@ -94,7 +94,7 @@ def test_the_gateway_refuses_another_protocol_and_status_names_the_store(gate):
     assert answer.status_code == 426 and answer.headers[VERSION_FIELD] == own_version().encode()
     assert "upgrade the coordinator to Hanse 9.9" in answer.text
     assert len(gate.behind.bodies) == 2, "nothing of the third request is passed on"
-    assert NodeVersions(gate.folder).of(gate.store.node_pem.encode()) == NEWER
+    assert NodeVersions(gate.folder.state).of(gate.store.node_pem.encode()) == NEWER
     (row,) = read_status(gate.folder).stores
     assert (row.release, row.protocol) == ("9.9", NEWER.protocol)
     assert row.upgrade is not None and row.upgrade.startswith("luebeck speaks protocol version")

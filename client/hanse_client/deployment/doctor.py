@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hanse_client.deployment.budget import budget_row
+from hanse_client.deployment.budget import budget_row, evidence_of
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.node_headers import signed_headers
 from hanse_client.deployment.tls_check import LARGEST_AHEAD, Handshake, handshake
@@ -24,6 +24,7 @@ from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
 from hanse_common.errors import HanseError, KeyFileError, StoreNotReady
 from hanse_common.identity import StoreKey
+from hanse_common.manifest_terms import check_base_model
 from hanse_common.monitoring.expiry import WARNING_DAYS
 from hanse_common.paths import CUSTOMER_KEY_FILE, LEDGER_FILE, NEXT_SUFFIX
 from hanse_common.privacy.ledger import Ledger
@@ -178,6 +179,10 @@ def _model(folder: StoreFolder) -> Finding:
 
     settings, manifest = folder.settings(), folder.membership().manifest
     check_settings(folder, settings)
+    if manifest.base_digest is not None:
+        # Byte for byte what was signed, so that loading it, with torch, would show nothing more.
+        check_base_model(folder.model, manifest)
+        return _ok("model", f"{manifest.base_digest[:12]}…, as the manifest names its files")
     if check_model(folder.model, settings, manifest):
         return _ok("model", f"{manifest.model_digest[:12]}…, as the manifest names it")
     return _ok(
@@ -248,7 +253,7 @@ def _versions(coordinator: Version | None) -> Finding:
 
 
 def _budget(folder: StoreFolder) -> Finding:
-    row = budget_row(folder)
+    row = budget_row(evidence_of(folder.node()))
     # `budget_row` only reads; opening also compares the ledger with its head.
     Ledger.open(folder.path / LEDGER_FILE, StoreKey.load(folder.store_key))
     if row is None or row.limit is None:

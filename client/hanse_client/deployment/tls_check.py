@@ -13,7 +13,8 @@ from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 
-from hanse_client.deployment.proxy import Proxy, proxy_for
+from hanse_client.deployment.proxy import Proxy, proxy_for, through
+from hanse_common.addresses import split_address
 from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import Unreachable, UntrustedServer
@@ -33,7 +34,7 @@ LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
 requests that are signed with other times."""
 
 # Earlier releases know no such path, and answer 404 to everybody.
-_ADMITTED: dict[int, bool] = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
+_ADMITTED: Mapping[int, bool] = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) 
     # A bare context has no roots of the system: those of `ca` are the only ones.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca)
-    proxy = proxy_for(_host(fleet))
+    proxy = proxy_for(split_address(fleet)[0])
     connection = _connection(fleet, context)
     begun = time.monotonic()
     with contextlib.closing(connection):
@@ -96,11 +97,7 @@ def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) 
                     f"{fleet} does not answer: {reason}",
                     hint="is the server up, and does a firewall let this machine reach it?",
                 ) from error
-            raise Unreachable(
-                f"{fleet} does not answer through the proxy {proxy}: {reason}",
-                hint="does the proxy allow CONNECT to that port, with this password? or list the "
-                "host in NO_PROXY",
-            ) from error
+            raise through(proxy, fleet, str(reason)) from error
     return Handshake(
         seconds=seconds,
         version=str(version),
@@ -127,7 +124,9 @@ def untrusted(fleet: str, ca: str, reason: str) -> UntrustedServer:
     if period is None:
         return UntrustedServer(
             f"the TLS certificate of {fleet} cannot be trusted: {reason}",
-            hint="compare invitation.json with the coordinator's: is somebody in between?",
+            hint="compare invitation.json with the coordinator's: is somebody in between, such as "
+            "a proxy that inspects TLS or an ingress that ends it? it must pass the connection on "
+            "as it is",
         )
     begins, ends = period
     now = time.time()
@@ -188,17 +187,13 @@ def read_tls_end(folder: Path) -> float | None:
 
 def _connection(fleet: str, context: ssl.SSLContext) -> HTTPSConnection:
     """A connection to the server, through the environment's proxy; it is not opened yet."""
-    host, port = _host(fleet), int(fleet.rpartition(":")[2])
+    host, port = split_address(fleet)
     proxy = proxy_for(host)
     if proxy is None:
         return HTTPSConnection(host, port, timeout=_SECONDS, context=context)
     connection = HTTPSConnection(proxy.host, proxy.port, timeout=_SECONDS, context=context)
     connection.set_tunnel(host, port, headers=proxy.headers)
     return connection
-
-
-def _host(fleet: str) -> str:
-    return fleet.rpartition(":")[0].strip("[]")
 
 
 def clock_ahead(date: str | None) -> float | None:

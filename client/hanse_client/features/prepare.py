@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time as clock
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -160,7 +161,13 @@ def check_prepared(node: Node, settings: RunSettings) -> None:
 
 
 def prepare_store(
-    store: StoreConfig, settings: RunSettings, *, model: Path, target: Path, cache: Path
+    store: StoreConfig,
+    settings: RunSettings,
+    *,
+    model: Path,
+    target: Path,
+    cache: Path,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Preparation:
     """Ingest a store's data and write its histories.
 
@@ -170,6 +177,8 @@ def prepare_store(
         model: Folder of the initial model, for the vocabulary.
         target: The file to write; an old one is replaced atomically.
         cache: Folder in which text vectors are cached.
+        report: Called with a line before each step that may take minutes; it names no customer
+            and no count of them.
 
     Raises:
         ConfigError: The model and the encoder do not match, or the first day of the records
@@ -187,9 +196,11 @@ def prepare_store(
     vocabulary = read_json(model / CONFIG_FILE)
     begun = observed_from(store, settings)
     # Before the data are read: a change in the meantime then makes them out of date at once.
+    report("reading the store's data")
     sources, read = source_fingerprint(store), clock.time()
     data = ingest(store)
     texts = sorted(data.catalogue["text"].unique())
+    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
     own_size = vocabulary.get("own_vector_size", 0)
     text_size = vocabulary.get("vector_size", 0) - own_size
@@ -199,6 +210,7 @@ def prepare_store(
             f"reads {text_size}",
             hint="model and settings belong to different runs; ask the coordinator for both",
         )
+    report("arranging the events by customer")
     histories = prepare(
         data,
         classes=vocabulary["classes"],

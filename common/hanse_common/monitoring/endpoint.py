@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from hanse_common.addresses import bare_host, family_of, join_address
 from hanse_common.errors import ConfigError, HanseError, MissingDependency
 from hanse_common.monitoring.health import Health
 from hanse_common.monitoring.hosts import is_loopback
@@ -58,12 +59,15 @@ class Endpoint:
                 f"metrics need the package {error.name!r}, which is not installed",
                 hint="pip install 'hanse[metrics]'",
             ) from None
+        host = bare_host(host)
         handler = type("_BoundHandler", (_Handler,), {"endpoint": self})
+        server = type("_Server", (ThreadingHTTPServer,), {"address_family": family_of(host)})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server: ThreadingHTTPServer = server((host, port), handler)
         except OSError as error:
+            where = join_address(host, port)
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="name another --port"
+                f"cannot listen on {where}: {error.strerror}", hint="name another --port"
             ) from error
         self._server.daemon_threads = True
         self._read, self._check = read, check
@@ -73,7 +77,7 @@ class Endpoint:
     def url(self) -> str:
         """Address of the server, without a path."""
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"http://{join_address(str(host), port)}"
 
     def start(self) -> None:
         """Serve in a background thread."""

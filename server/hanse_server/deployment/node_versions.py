@@ -9,25 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from pathlib import Path
 
 from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.paths import NODE_VERSIONS_FILE
 from hanse_common.versions import Version, other_protocol, own_version
-from hanse_server.deployment.folder import FederationFolder
 
 _log = logging.getLogger(__name__)
 
 
 class NodeVersions:
-    """The last version of each node, by the digest of its key, in a file of the folder.
+    """The last version of each node, by the digest of its key, in a file.
 
     Args:
-        folder: The federation's folder.
+        state: The folder for files of running processes.
     """
 
-    def __init__(self, folder: FederationFolder) -> None:
-        self._path = folder.state / NODE_VERSIONS_FILE
+    def __init__(self, state: Path) -> None:
+        self._path = state / NODE_VERSIONS_FILE
         self._known = {
             key: text for key, text in json_file(self._path).items() if isinstance(text, str)
         }

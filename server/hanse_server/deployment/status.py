@@ -96,7 +96,7 @@ def read_status(folder: FederationFolder) -> Status:
         manifest = signed_manifest(folder)
     except BadManifest:
         manifest = None  # none is signed yet: members are shown all the same
-    nodes, versions = _nodes(folder), NodeVersions(folder)
+    nodes, versions = _nodes(folder), NodeVersions(folder.state)
     listed = manifest.stores if manifest else ()
     rows = [
         _row(member, nodes, versions, listed, progress, refusals.get(member.store_id))

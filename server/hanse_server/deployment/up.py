@@ -1,7 +1,7 @@
 """`hanse server up`: runs the SuperLink and the gateway before it until this process ends.
 
 state/up.pid          the id of this process, which holds a lock on the file
-state/superlink.log   output of the SuperLink and of its runs
+state/superlink.log   output of the SuperLink and of its runs; `.1` to `.4` are the lines before
 state/up.log          output of this process, if it is detached
 """
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from hanse_common.addresses import family_of, join_address, listening
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.monitoring.service_manager import ServiceManager
@@ -118,7 +119,7 @@ def _serve_until_stopped(
                 tell(f"{store_id}: {reason}")
             tell(
                 f"up: {len(registration.admitted)} stores admitted; they connect to "
-                f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
+                f"{fleet.address}, which is {join_address(fleet.bind, fleet.port)} here"
             )
             # The gateway last: stores find a SuperLink that is ready.
             with looking_after_runs(folder):
@@ -279,12 +280,11 @@ async def _serve_gateway(
         certificate=certificate,
         key=key,
         nodes=AdmittedNodes(folder),
-        versions=NodeVersions(folder),
+        versions=NodeVersions(folder.state),
         largest_request=fleet.largest_request,
         limits=limits,
     )
-    family = socket.AF_INET6 if ":" in fleet.bind else socket.AF_INET
-    listener = socket.create_server((fleet.bind, fleet.port), family=family, backlog=_BACKLOG)
+    listener = listening(fleet.bind, fleet.port, backlog=_BACKLOG)
 
     # Without a SuperLink the gateway would answer every call with 503: end both instead.
     async def watch() -> None:
@@ -328,14 +328,13 @@ def _allow_open_files(wanted: int) -> None:
 
 
 def _check_free(host: str, port: int, setting: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         # As servers set it: a port of a process that ended a moment ago counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise DeploymentError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
+                f"cannot listen on {join_address(host, port)}: {error.strerror}",
                 hint=f"end what listens there, or change {setting} in federation.toml",
             ) from error

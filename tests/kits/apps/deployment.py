@@ -287,11 +287,12 @@ class Joined:
         *arguments: str,
         program: Sequence[str] = ("-c", _STORE),
         environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
         command = [
-            *(sys.executable, *program, "join", "--folder", str(folder), *arguments),
+            *(*prefix, sys.executable, *program, "join", "--folder", str(folder), *arguments),
         ]
         self.process = subprocess.Popen(
             command,
