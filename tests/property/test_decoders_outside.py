@@ -404,7 +404,7 @@ DECODERS = {
         of_folder(lambda p: FederationFolder(p).file), FEDERATION, "federation.toml"
     ),
     "certificate of the gate": Decoder(
-        lambda p: server_metrics._certificate(p.parent, {"certificate": p.name}),
+        server_metrics.tls_end,
         json.loads(invitation())["ca"].encode(),
     ),
     "TLS certificate": Decoder(tls.read_certificates, json.loads(invitation())["ca"].encode()),
