@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -38,7 +38,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, StringConstraints, field_validator
 
+from hanse_common.addresses import split_address
 from hanse_common.codec import Writer
+from hanse_common.company_certificate import CompanyProof, read_chain
 from hanse_common.durable import write_durably
 from hanse_common.errors import BadSignature, ConfigError, MalformedMessage, ProtocolError
 from hanse_common.identity import (
@@ -64,7 +66,6 @@ _LARGEST_FILE = 64 * 1024
 _REQUEST_LABEL = b"hanse/request/1"
 _REFUSED_REQUEST = "ask the store for the file as `hanse store enrol` wrote it"
 _REFUSED_INVITATION = "ask the coordinator for invitation.json as `hanse server init` wrote it"
-_HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
 class Invitation(Settings):
@@ -82,10 +83,7 @@ class Invitation(Settings):
     @field_validator("fleet")
     @classmethod
     def _host_and_port(cls, fleet: str) -> str:
-        host, _, port = fleet.rpartition(":")
-        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-        if not (_HOST.fullmatch(host) and 1 <= number <= 65_535):
-            raise ValueError("expected host:port, such as hanse.example.org:9092")
+        split_address(fleet)
         return fleet
 
     @field_validator("ca")
@@ -157,7 +155,8 @@ class Request:
         public_key: Its Ed25519 key, 32 bytes.
         node_key: Its Flower node's public key, PEM, on a NIST curve.
         created: Unix seconds, by the store's clock.
-        signature: Ed25519 signature over all other fields, by `public_key`.
+        signature: Ed25519 signature over the fields above, by `public_key`.
+        company: A proof by an X.509 certificate of the store's company, if it has one.
     """
 
     store_id: str
@@ -165,12 +164,29 @@ class Request:
     node_key: str
     created: int
     signature: bytes
+    company: CompanyProof | None = None
 
     @classmethod
-    def make(cls, store_id: str, key: StoreKey, *, node_key: str, created: int) -> Request:
+    def make(
+        cls,
+        store_id: str,
+        key: StoreKey,
+        *,
+        node_key: str,
+        created: int,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> Request:
         """Create and sign a request.
 
+        Args:
+            store_id: The id that the store wants.
+            key: The store's key.
+            node_key: Its Flower node's public key, PEM.
+            created: Unix seconds.
+            certificate: PEM files of a company's certificate and its key, which sign it too.
+
         Raises:
+            KeyFileError: The certificate or its key cannot be used.
             ProtocolError [bad-enrolment-request]: Flower's authentication does not support the
                 node's key.
             MalformedMessage: The store id is malformed.
@@ -182,9 +198,12 @@ class Request:
             created=created,
             signature=b"",
         )
+        company = None
+        if certificate is not None:
+            company = CompanyProof.sign(*certificate, unsigned.payload())
         signature = key.sign(_REQUEST_LABEL, unsigned.payload())
         # Decoded again, so that a request is never written that the authority would refuse.
-        return cls.decode(unsigned._encoded(signature))
+        return cls.decode(replace(unsigned, signature=signature, company=company).encode())
 
     @property
     def fingerprint(self) -> str:
@@ -251,19 +270,18 @@ class Request:
 
     def encode(self) -> bytes:
         """Return the file's bytes: readable JSON."""
-        return self._encoded(self.signature)
-
-    def _encoded(self, signature: bytes) -> bytes:
-        return _readable(
-            {
-                "version": _REQUEST_VERSION,
-                "store": self.store_id,
-                "public_key": self.public_key.hex(),
-                "node_key": self.node_key,
-                "created": self.created,
-                "signature": signature.hex(),
-            }
-        )
+        table: dict[str, Any] = {
+            "version": _REQUEST_VERSION,
+            "store": self.store_id,
+            "public_key": self.public_key.hex(),
+            "node_key": self.node_key,
+            "created": self.created,
+            "signature": self.signature.hex(),
+        }
+        if self.company is not None:
+            proof = {"certificates": self.company.pem, "signature": self.company.signature.hex()}
+            table["company"] = proof
+        return _readable(table)
 
     @classmethod
     def decode(cls, data: bytes) -> Request:
@@ -280,6 +298,7 @@ class Request:
                 node_key=public_pem(_node_key(table.node_key)),
                 created=table.created,
                 signature=_raw(table.signature, SIGNATURE_SIZE, "signature"),
+                company=None if table.company is None else table.company.proof(),
             )
         except (ConfigError, MalformedMessage) as error:
             raise ProtocolError(
@@ -309,6 +328,22 @@ class Request:
             ) from error
 
 
+class _CompanyTable(Settings):
+    """The proof by a company's certificate in a request's file."""
+
+    certificates: Annotated[str, StringConstraints(max_length=_LARGEST_FILE)]
+    signature: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}){1,1024}$")]
+
+    def proof(self) -> CompanyProof:
+        """Return the proof, which is not checked.
+
+        Raises:
+            ValueError: The certificates cannot be read.
+        """
+        chain = read_chain(self.certificates)
+        return CompanyProof(chain=chain, signature=bytes.fromhex(self.signature))
+
+
 class _RequestFile(Settings):
     """The fields of a request's file."""
 
@@ -318,6 +353,7 @@ class _RequestFile(Settings):
     node_key: Annotated[str, StringConstraints(max_length=2048)]
     created: int = Field(ge=0, lt=2**63)
     signature: str
+    company: _CompanyTable | None = None
 
 
 def public_pem(key: ec.EllipticCurvePublicKey) -> str:

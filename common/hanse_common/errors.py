@@ -347,6 +347,9 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "unproven-statistics": "A phase releases statistics that the task cannot bound.",
         "base-version": "A pre-trained base is of another version than this program reads.",
     },
+    NotReady: {
+        "not-told": "A way by which somebody is told of an event failed.",
+    },
     DataError: {
         "too-few-customers": "A store has fewer customers than it may train with.",
         "other-catalogue": "A model ranks classes of another catalogue than the store's.",

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from hanse_common.commands import NUMBER, WHOLE_NUMBER
+from hanse_common.errors import ConfigError
 
 METAVARS = {
     "CATALOGUE": "a file with the items that shops sell",
@@ -48,6 +49,14 @@ StoreFolderOption = Annotated[
 FederationFolderOption = Annotated[
     Path, typer.Option("--folder", metavar="FOLDER", help="The federation's folder.")
 ]
+AuthorityOption = Annotated[
+    str | None,
+    typer.Option(
+        "--authority",
+        metavar="HEX|FILE",
+        help="The enrolment authority's public key, from a source that you trust.",
+    ),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="A finished run: its name, or its folder.")
 ]
@@ -70,6 +79,14 @@ HostOption = Annotated[
         help="Address to listen on; you must protect any that other machines can reach.",
     ),
 ]
+PublicHostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--public-host",
+        metavar="HOST",
+        help="Name under which your reverse proxy shows the page, behind its login; repeatable.",
+    ),
+]
 PortOption = Annotated[
     int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
 ]
@@ -77,3 +94,25 @@ CheckOption = Annotated[
     bool,
     typer.Option("--check", help="Check the state once and exit: with status 0 if all is well."),
 ]
+
+
+def public_key(text: str) -> bytes:
+    """Return the public key that `--authority` gives, in hexadecimal or as a file's name.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    from hanse_common.identity import KEY_SIZE
+
+    try:
+        path = Path(text)
+        given = path.read_text(encoding="ascii").strip() if path.is_file() else text
+        key = bytes.fromhex(given)
+    except (OSError, ValueError):
+        key = b""  # a path with a null byte, an unreadable file, or other text
+    if len(key) != KEY_SIZE:
+        raise ConfigError(
+            f"--authority {text!r} is not a public key",
+            hint=f"{KEY_SIZE} bytes in hexadecimal, or a file that holds them",
+        )
+    return key

@@ -16,17 +16,27 @@ import typer
 from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, DeploymentError, SuperLinkDown
 from hanse_common.formats import Format, FormatOption, say
-from hanse_common.options import FederationFolderOption, RunNameOption, YesOption
+from hanse_common.options import (
+    AuthorityOption,
+    FederationFolderOption,
+    RunNameOption,
+    YesOption,
+    public_key,
+)
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
+from hanse_server.authority_cli import authority
 from hanse_server.blame_cli import blame
+from hanse_server.deployment.watch.cli import watch
 from hanse_server.metrics_cli import metrics
+from hanse_server.notify_cli import notify
+from hanse_server.tls_cli import tls
 
 if TYPE_CHECKING:
     from hanse_common.admission import Request
     from hanse_common.identity import AuthorityKey, Certificate
     from hanse_server.deployment.folder import FederationFolder
-    from hanse_server.deployment.run import RunState
+    from hanse_server.deployment.run_state import RunState
 
 
 _AuthorityOption = Annotated[
@@ -45,6 +55,8 @@ _HERE = Path()
 app = command_group("Coordinate a federation of real stores.")
 manifest = command_group("The signed terms.")
 app.add_typer(manifest, name="manifest")
+app.add_typer(tls, name="tls")
+app.add_typer(authority, name="authority")
 
 
 @app.command()
@@ -77,12 +89,13 @@ def init(
         Path | None, typer.Option(metavar="FILE", help="The roots that issued it (PEM).")
     ] = None,
     authority_key: _AuthorityOption = None,
+    authority: AuthorityOption = None,
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Found a federation: keys, TLS files, federation.toml and the invitation for stores.
 
     Existing files are never replaced. Without TLS files of your own, a root and a certificate
-    for trials are made.
+    for trials are made; without --authority, an authority's key.
     """
     from hanse_server.deployment.init import OwnTls, init_federation
 
@@ -91,6 +104,11 @@ def init(
         own = OwnTls(certificate=tls_certificate, key=tls_key, ca=tls_ca)
     elif tls_certificate or tls_key or tls_ca:
         raise ConfigError("--tls-certificate, --tls-key and --tls-ca must be given together")
+    if authority and authority_key:
+        raise ConfigError(
+            "--authority names an authority elsewhere, --authority-key one whose key is here",
+            hint="give one of the two",
+        )
     made = init_federation(
         _folder(folder),
         name=name,
@@ -101,6 +119,7 @@ def init(
         certificate_days=certificate_days,
         own_tls=own,
         authority_key=authority_key,
+        authority_public=public_key(authority) if authority else None,
     )
     row = {
         "folder": str(made.folder),
@@ -108,7 +127,7 @@ def init(
         "authority": made.authority,
         "address": made.fleet,
         "invitation": str(made.invitation),
-        "authority_key": str(made.authority_key),
+        "authority_key": None if made.authority_key is None else str(made.authority_key),
     }
     if output is Format.JSON:
         _print_json(row)
@@ -116,7 +135,8 @@ def init(
     echo(f"authority {made.authority}")
     say(f"founded {made.name!r} in {made.folder}")
     say(f"give {made.invitation} to the stores, and read them the authority's fingerprint by phone")
-    say(f"keep {made.authority_key} offline: anyone who has it can admit stores")
+    if made.authority_key is not None:
+        say(f"keep {made.authority_key} offline: anyone who has it can admit stores")
 
 
 @app.command()
@@ -139,16 +159,21 @@ def admit(
 ) -> None:
     """Admit a store: check its request, compare its fingerprint, write its certificate."""
     from hanse_server.deployment.admit import admit as grant
-    from hanse_server.deployment.admit import open_request
+    from hanse_server.deployment.admit import company_of, open_request
 
     federation = _folder(folder)
     opened = open_request(federation, request)
     key = _authority(federation, authority_key)
     # Before anything is signed: a certificate, once handed out, is only revoked here.
-    _confirm(opened, fingerprint, yes)
+    company = company_of(federation, opened)
+    if company is None:
+        _confirm(opened, fingerprint, yes)
+    else:
+        say(f"{opened.store_id!r} is vouched for by the company's certificate of {company}")
     certificate = grant(federation, opened, key, days=days, replace=replace)
-    connection = _register(federation)
-    row = _certificate_row(federation, certificate) | {"connection": connection}
+    connection = update_nodes(federation)
+    row = _certificate_row(federation, certificate)
+    row |= {"connection": connection, "company": company}
     if output is Format.JSON:
         _print_json(row)
         return
@@ -169,7 +194,7 @@ def revoke(
 
     federation = _folder(folder)
     refuse(federation, store)
-    connection = _register(federation)
+    connection = update_nodes(federation)
     if output is Format.JSON:
         _print_json({"store": store, "revoked": True, "connection": connection})
         return
@@ -336,8 +361,8 @@ def resume(
 @app.command()
 def stop(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
     """Stop the current run; the stores stay connected, and it can be resumed."""
-    from hanse_server.deployment.run import as_row
     from hanse_server.deployment.run import stop as halt
+    from hanse_server.deployment.run_state import as_row
 
     state = halt(_folder(folder))
     if output is Format.JSON:
@@ -362,17 +387,20 @@ def status(folder: FederationFolderOption = _HERE, output: FormatOption = Format
 
 app.command()(blame)
 app.command()(metrics)
+app.command()(watch)
+app.command()(notify)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
     """Show a run's stages as they finish, then print its final state."""
-    from hanse_server.deployment.run import as_row, find, state_of, watch
+    from hanse_server.deployment.run import watch as follow
+    from hanse_server.deployment.run_state import as_row, find, state_of
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:
         say(f"run {state.name}, in {state.folder}")
         try:
-            for stage in watch(federation, state.name):
+            for stage in follow(federation, state.name):
                 say(stage_line(stage, state.rounds))
         except KeyboardInterrupt:
             # The run is a process of the SuperLink, in a session that Ctrl-C does not reach.
@@ -432,7 +460,7 @@ def _digits(fingerprint: str) -> str:
     return fingerprint.lower().replace(":", "").replace(" ", "")
 
 
-def _register(federation: FederationFolder) -> str:
+def update_nodes(federation: FederationFolder) -> str:
     """Update the SuperLink's nodes if it is up, and describe the changes on one line."""
     from hanse_server.deployment.up import register
 

@@ -12,11 +12,9 @@ customers and the manifest alone decides what may be released of them.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,8 @@ from hanse_common.decoding import json_file
 from hanse_common.durable import PARTIAL
 from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
-from hanse_common.monitoring.codes import OTHER, code_in, known_codes
+from hanse_common.monitoring.codes import OTHER, known_codes
+from hanse_common.monitoring.expiry import day
 from hanse_common.monitoring.health import Health, is_locked, listens
 from hanse_common.paths import (
     CERTIFICATES_FOLDER,
@@ -35,19 +34,18 @@ from hanse_common.paths import (
     SETTINGS_FILE,
     TLS_CERTIFICATE_FILE,
     TLS_FOLDER,
+    TLS_ROOT_FILE,
     UP_PID_FILE,
 )
 from hanse_common.roundlog.records import SUMMED
 from hanse_common.settings_files import read_toml
-from hanse_server.stage_log import ended_early, read_stages
+from hanse_server.stage_log import ended_early, lost_at, read_stages
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Upper bounds of the histogram of stage durations, in seconds."""
-_PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
-_LOST = re.compile(r"at stage '(\w+)': ")
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
@@ -77,6 +75,17 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
             ends.add_metric([certificate.store_id], certificate.valid_until)
     if ends.samples:
         yield ends
+    yield from _tls_metrics(folder)
+
+
+def tls_files(folder: Path) -> dict[str, Path]:
+    """The PEM files of the TLS certificates whose end would shut stores out, by name."""
+    # As a plain table: a malformed setting must not end the metrics.
+    fleet = _federation(folder).get("fleet")
+    fleet = fleet if isinstance(fleet, dict) else {}
+    own = {"certificate": TLS_CERTIFICATE_FILE, "ca": TLS_ROOT_FILE}
+    paths = {key: str(fleet.get(key, f"{TLS_FOLDER}/{name}")) for key, name in own.items()}
+    return {"server": folder / paths["certificate"], "root": folder / paths["ca"]}
 
 
 def read_health(folder: Path) -> Health:
@@ -93,8 +102,34 @@ def read_health(folder: Path) -> Health:
     if str(port).isascii() and str(port).isdigit():
         open_ = listens(str(fleet.get("bind", "0.0.0.0")), int(port))
         checks["fleet"] = "" if open_ else f"nothing accepts connections on port {port}"
-        checks["certificate"] = _certificate(folder, fleet)
+        checks["certificate"] = _certificate(folder)
     return Health(checks=checks)
+
+
+def _tls_metrics(folder: Path) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    ends = GaugeMetricFamily(
+        "hanse_tls_certificate_end_timestamp_seconds",
+        "When the TLS certificate that stores see ends, and when its root does.",
+        labels=["certificate"],
+    )
+    for name, path in tls_files(folder).items():
+        end = tls_end(path)
+        if end is not None:
+            ends.add_metric([name], end)
+    if ends.samples:
+        yield ends
+
+
+def tls_end(path: Path) -> float | None:
+    """When a PEM file's first certificate ends, in Unix seconds; None if it cannot be read."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return None
 
 
 def _begun(run: Path) -> float:
@@ -196,12 +231,9 @@ def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, s
     counts: Counter[tuple[str, str, str, str]] = Counter()
     for stage in stages:
         for store, reason in stage["refusals"].items():
-            where = _LOST.match(reason)
-            # Labels take known values only: reasons are in the store's words, and each new
-            # value would be another time series.
-            at = where[1] if where and where[1] in _PROTOCOL_STAGES else ""
-            rest = reason[where.end() :] if where else reason
-            counts[_name(stage), at, code_in(rest), store] += 1
+            # Labels take known values only: each new value would be another time series.
+            at, code = lost_at(reason)
+            counts[_name(stage), at, code, store] += 1
     return counts
 
 
@@ -217,16 +249,12 @@ def _federation(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _certificate(folder: Path, fleet: Mapping[str, Any]) -> str:
+def _certificate(folder: Path) -> str:
     """The fault of the certificate that stores see; empty if there is none."""
-    from cryptography import x509
-
-    default = f"{TLS_FOLDER}/{TLS_CERTIFICATE_FILE}"
-    path = folder / str(fleet.get("certificate", default))
-    try:
-        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError):
+    path = tls_files(folder)["server"]
+    end = tls_end(path)
+    if end is None:
         return f"{path} cannot be read"
-    if ends < datetime.fromtimestamp(time.time(), UTC):
-        return f"{path.name} ended on {ends.date()}"
+    if end < time.time():
+        return f"{path.name} ended on {day(end)}; `hanse server tls renew` issues the next one"
     return ""

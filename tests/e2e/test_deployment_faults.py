@@ -15,22 +15,27 @@ import signal
 import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hanse_client.deployment.folder import StoreFolder
+from hanse_client.deployment.tls_check import handshake
 from hanse_common.errors import UNABLE, RoundFailed, RunNotFound
 from hanse_common.manifest import SignedManifest
 from hanse_common.paths import PROGRESS_FILE
 from hanse_common.privacy.budget import Budget
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
+from hanse_server.deployment import tls
 from hanse_server.stage_log import read_stages
 from kits.commands import edit, joined_shops
 from kits.deployment import as_toml, wait_for
 from kits.disk import small_disk
 from kits.errors import raises
+from kits.forwarding import Forwarder
 
 pytestmark = pytest.mark.slow
 
@@ -285,6 +290,57 @@ def test_a_round_that_a_coordinator_plays_again_is_refused_by_every_store(shops,
     shops.up()
     shops.wait_until_online()
     assert shops.audit()["ok"]
+
+
+def test_a_certificate_that_expires_in_mid_run_is_renewed_and_every_store_stays(shops, monkeypatch):
+    """A store whose line drops meanwhile waits, says why, and goes on by itself."""
+    line = Forwarder()
+    monkeypatch.setenv("HTTPS_PROXY", line.url)
+    shops.joined["riga"].stop()
+    node = shops.join("riga")
+    monkeypatch.delenv("HTTPS_PROXY")
+    shops.wait_until_online()
+    before = pids(shops)
+    ends = expire_in(shops, seconds=15)
+    shops.server("run", "--name", "expired", "--detach")
+    wait_for((shops.run_dir("expired") / PROGRESS_FILE).exists, "the first stage", 120)
+    os.killpg(node.process.pid, signal.SIGSTOP)  # the round waits for this store
+    wait_for(lambda: datetime.now(UTC) > ends, "the certificate's end", 60)
+    assert line.cut() > 0
+    os.killpg(node.process.pid, signal.SIGCONT)
+    node.wait_for(f"expired on {ends.date()}")
+    assert "hanse server tls renew" in node.said() and "in between" not in node.said()
+    shops.server("tls", "renew")
+    node.wait_for("the server answers again")
+    assert shops.wait_for_end("expired")["state"] == "finished"
+    assert trained(shops, "expired") == (5, {})
+    assert pids(shops) == before, "no process was started anew, at either side"
+    line.close()
+    shops.joined["riga"].stop()
+    shops.join("riga")
+    shops.wait_until_online()
+
+
+def pids(shops):
+    nodes = {name: node.process.pid for name, node in shops.joined.items()}
+    assert all(node.process.poll() is None for node in shops.joined.values())
+    return nodes | {"coordinator": shops.status()["pid"]}
+
+
+def expire_in(shops, *, seconds):
+    """Put a certificate in place that soon expires, and wait until the gateway uses it."""
+    folder = shops.folder.tls
+    root_key, key = (
+        load_pem_private_key((folder / name).read_bytes(), None)
+        for name in ("ca.key", "server.key")
+    )
+    (root,) = tls.read_certificates(folder / "ca.crt")
+    ends = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
+    _, certificate = tls.make_server(root_key, root, ("127.0.0.1",), key=key, until=ends)
+    tls.save_certificate(folder / "server.crt", certificate)
+    fleet, ca = shops.folder.file.fleet.address, (folder / "ca.crt").read_text()
+    wait_for(lambda: handshake(fleet, ca).expires == ends.timestamp(), "the new certificate", 10)
+    return ends
 
 
 def test_a_coordinator_put_back_to_an_older_state_is_found_out_by_every_store(shops, tmp_path):

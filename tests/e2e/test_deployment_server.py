@@ -25,6 +25,7 @@ from hanse_common.flower import environment
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tls_gateway import CALLS
+from kits.alerting import Datagrams, Webhook
 from kits.deployment import PROGRAMS, StoreFiles, found, free_ports, server, succeed
 
 pytestmark = pytest.mark.slow
@@ -162,8 +163,11 @@ def test_a_taken_port_is_named(gate, tmp_path):
     assert done.status == 41 and "fleet.listen" in done.err
 
 
-def test_when_the_superlink_dies_up_ends_with_its_words(tmp_path):
+def test_when_the_superlink_dies_up_ends_with_its_words_and_somebody_is_told(tmp_path):
     found(tmp_path / "f")
+    hook = Webhook()
+    with (tmp_path / "f" / "federation.toml").open("a") as file:
+        file.write(f"\n[notify.webhook]\nurl = {hook.url!r}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "hanse_server", "up", "--folder", str(tmp_path / "f")],
         stderr=subprocess.PIPE,
@@ -175,12 +179,19 @@ def test_when_the_superlink_dies_up_ends_with_its_words(tmp_path):
         os.kill(child, signal.SIGKILL)
     assert process.wait(timeout=30) == DeploymentError.exit_status
     assert "superlink.log" in process.stderr.read()
+    (told,) = hook.bodies
+    assert (told["event"], told["source"]) == ("coordinator-stopped", "baltic")
+    assert "[superlink-failed]" in told["message"] and told["next"] == "hanse server up"
     assert server(tmp_path / "f", "stop").status == 45
     assert not (folder.path / "runs").exists()
 
 
-def test_up_ends_in_order_with_everything_it_started(tmp_path):
+def test_up_ends_in_order_with_everything_it_started(tmp_path, monkeypatch):
+    """The service manager hears that it is ready, that it is alive, and that it ends."""
     found(tmp_path / "f")
+    heard = Datagrams(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(heard.path))
+    monkeypatch.setenv("WATCHDOG_USEC", "900000")
     pid = int(succeed(server(tmp_path / "f", "up", "--detach")).out)
     below = children(pid)
     assert len(below) == 1
@@ -189,6 +200,10 @@ def test_up_ends_in_order_with_everything_it_started(tmp_path):
     assert superlink_gone(FederationFolder(tmp_path / "f"))
     log = (tmp_path / "f" / "state" / "up.log").read_text()
     assert "Traceback" not in log and "error" not in log
+    messages = heard.read()
+    (ready,) = (message for message in messages if message.startswith("READY=1"))
+    assert "WATCHDOG=1" in messages[messages.index(ready) :]
+    assert messages.index("STOPPING=1") > messages.index(ready)
 
 
 def children(pid: int) -> list[int]:

@@ -138,9 +138,15 @@ def test_doctor_and_join_say_the_same_of_another_root(federation, copied, tmp_pa
     federation.coordinator.invitation(root=root).save(copied.path / "invitation.json")
     (server,) = (found for found in examine(copied) if found.check == "server")
     assert server.state == "failed" and "[untrusted-server]" in server.message
-    status, said = ended(copied)
+    status, said = ended(copied, "--patience", "1")
     assert status == UntrustedServer.exit_status
     assert "[untrusted-server]" in said
+    (copied.path / "join.log").unlink()
+    waiting = Joined(copied.path)
+    waiting.wait_for("[untrusted-server]; trying again")
+    assert "is somebody in between?" in waiting.said()
+    waiting.stop()
+    assert waiting.process.returncode == 0
 
 
 def test_a_dry_run_says_what_a_round_costs_and_leaves_no_trace(federation, copied):

@@ -32,7 +32,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from hanse_client.deployment import code_bundle, leave, metrics
+from hanse_client.deployment import alerts as store_alerts
+from hanse_client.deployment import code_bundle, leave, metrics, tls_check
 from hanse_client.deployment import folder as store_folder
 from hanse_client.deployment.inbox import first_message, whole_message
 from hanse_client.deployment.templates import AUTHORITY_LINE, policy_toml, store_toml
@@ -46,8 +47,9 @@ from hanse_client.node import Node, NodeSettings
 from hanse_client.pretraining.base_folder import SHIPPED_BASE, read_base
 from hanse_client.rounds.secure_exchange import Waiting
 from hanse_client.tasks.interest import InterestConfig, InterestModel
-from hanse_common import bundle, config, settings_files
+from hanse_common import bundle, company_certificate, config, settings_files
 from hanse_common.admission import Invitation, Request
+from hanse_common.alerting import watcher
 from hanse_common.audit import evidence as audit_evidence
 from hanse_common.audit.remembered import Remembered
 from hanse_common.errors import HanseError
@@ -60,8 +62,10 @@ from hanse_common.paths import (
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
     NODE_FILE,
+    NODE_VERSIONS_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
+    TLS_END_FILE,
     WEIGHTS_FILE,
 )
 from hanse_common.policy import StorePolicy
@@ -71,9 +75,12 @@ from hanse_common.roundlog.evidence import Proofs
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import run, sign, tls
+from hanse_server.deployment import sign, tls, tls_renewal
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.node_versions import NodeVersions
+from hanse_server.deployment.run_record import RunRecord
 from hanse_simulations.datasets.item_catalogue import read_item_catalogue
+from kits.company import Company
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
 SETTINGS: dict[str, Any] = {
@@ -248,6 +255,12 @@ PREPARED = {
     **{"customers": 1, "rows": 2, "rejected": 0, "unranked": 0},
 }
 REQUEST = Request.make("luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000)
+with tempfile.TemporaryDirectory() as _folder:
+    COMPANY = Company().certify(Path(_folder))
+    VOUCHED = Request.make(
+        "luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000, certificate=COMPANY
+    )
+    COMPANY_KEY = COMPANY[1].read_bytes()
 
 
 @cache
@@ -368,6 +381,18 @@ DECODERS = {
     "store.key": Decoder(private(StoreKey.load), f"hanse-store-key-1 {'ab' * 32}\n".encode()),
     # What a store hands the coordinator, and the coordinator's own files.
     "request": Decoder(Request.load, REQUEST.encode()),
+    "request with a company's certificate": Decoder(Request.load, VOUCHED.encode()),
+    "company's key": Decoder(private(company_certificate._private_key), COMPANY_KEY),
+    "TLS key": Decoder(private(tls_renewal._read_key), COMPANY_KEY),
+    "told.json": Decoder(watcher._read_told, b'{"told": {"run-failed x": ["log", "email"]}}'),
+    "tls-end.json": Decoder(
+        of_folder(tls_check.read_tls_end), b'{"ends": 1800000000.5}', TLS_END_FILE
+    ),
+    "refusals": Decoder(
+        of_folder(lambda p: list(store_alerts._refusals(store_folder.StoreFolder(p), 4))),
+        b'{"time": 1.5, "error": "[data] x"}\n' * 3,
+        "log.jsonl",
+    ),
     "authority.key": Decoder(private(AuthorityKey.load), KEY_LINE),
     "coordinator.key": Decoder(
         private(CoordinatorKey.load), KEY_LINE.replace(b"authority", b"coordinator")
@@ -379,7 +404,7 @@ DECODERS = {
         of_folder(lambda p: FederationFolder(p).file), FEDERATION, "federation.toml"
     ),
     "certificate of the gate": Decoder(
-        lambda p: server_metrics._certificate(p.parent, {"certificate": p.name}),
+        server_metrics.tls_end,
         json.loads(invitation())["ca"].encode(),
     ),
     "TLS certificate": Decoder(tls.read_certificates, json.loads(invitation())["ca"].encode()),
@@ -394,7 +419,12 @@ DECODERS = {
     ),
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
-    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
+    "flower.json": Decoder(
+        of_folder(RunRecord.read), b'{"runs": [1, 2], "stopped": false}', FLOWER_RUNS_FILE
+    ),
+    "versions.json": Decoder(
+        of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
+    ),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
     ),
@@ -702,8 +732,17 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.inference.load": ("model's config.json", "model's weights"),
     "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
+    "hanse_client.deployment.alerts": ("refusals",),
+    "hanse_client.deployment.budget": "tests/unit/test_budget_figures.py",
+    "hanse_client.deployment.watch.state": "`log.jsonl`, whose lines the store itself writes",
+    "hanse_client.deployment.tls_check": ("tls-end.json",),
     "hanse_common.admission": ("invitation", "request"),
-    "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",
+    "hanse_common.alerting.watcher": ("told.json",),
+    "hanse_common.company_certificate": (
+        "request with a company's certificate",
+        "company's key",
+    ),
+    "hanse_common.options": "hexadecimal of an option; tests/cli/test_audit_cli.py",
     "hanse_common.audit.crosscheck": "hexadecimal that the policy has checked",
     "hanse_common.audit.evidence": ("node.json of evidence",),
     "hanse_common.audit.remembered": ("earlier audit",),
@@ -730,8 +769,10 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
-    "hanse_server.deployment.run": ("flower.json",),
+    "hanse_server.deployment.run_record": ("flower.json",),
+    "hanse_server.deployment.node_versions": ("versions.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
+    "hanse_server.deployment.tls_renewal": ("TLS key",),
     "hanse_server.sums": "settings that this coordinator has just sent",
     "hanse_server.metrics": ("federation.toml, watched", "certificate of the gate"),
     "hanse_server.stage_log": ("rounds.jsonl", "progress.json", "failure.json"),

@@ -292,6 +292,8 @@ def test_a_unit_says_where_it_belongs_and_keeps_other_users_out(path: Path):
         assert {"IPAddressDeny=any", "IPAddressAllow=localhost"} <= set(text.splitlines())
     else:
         assert {"StateDirectory=hanse", "StateDirectoryMode=0700"} <= set(text.splitlines())
+        told = {"Type=notify", "NotifyAccess=main", "WatchdogSec=120", "Restart=on-failure"}
+        assert told <= set(text.splitlines())
 
 
 # Kubernetes

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.metadata import distribution
 
 import pytest
 
 from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
+from hanse_client.deployment.watch.cli import PORT as STORE_PAGE
+from hanse_common.alerting.events import EVENTS
+from hanse_common.alerting.settings import NotifySettings
+from hanse_common.settings_files import parse_settings
+from hanse_server.deployment.folder import FederationFile
+from hanse_server.deployment.watch.cli import PORT as COORDINATOR_PAGE
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
 from kits.packages import ROOT, closure, extras
 
@@ -53,7 +60,7 @@ def test_every_listed_licence_is_the_packages_own():
 
 
 def test_ports_are_the_commands_own():
-    for port in (COORDINATOR_PORT, STORE_PORT):
+    for port in (COORDINATOR_PORT, STORE_PORT, COORDINATOR_PAGE, STORE_PAGE):
         assert f"| {port} |" in DOC
 
 
@@ -71,6 +78,24 @@ def test_every_figure_that_is_named_exists():
     for name in named:
         short = name.removeprefix("hanse_store_")
         assert f'"{name}"' in sources or f'"{short}"' in sources, name
+
+
+def test_the_table_of_events_and_the_sample_of_notify_are_complete():
+    section = DOC.partition("## Who is told")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    assert named == set(EVENTS) - {"test"}
+    (sample,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    settings = parse_settings(NotifySettings, tomllib.loads(sample)["notify"])
+    assert settings.ways == ("webhook", "command", "email")
+    assert (settings.lost_rounds, settings.budget_share) == (3, 0.9), "the defaults"
+
+
+def test_other_samples_of_settings_are_valid():
+    before, _, after = DOC.partition("## Who is told")
+    rest = before + after.partition("\n## ")[2]
+    fleet = {"address": "hanse.example.org:9443"}
+    for sample in re.findall(r"```toml\n(.*?)```", rest, re.DOTALL):
+        parse_settings(FederationFile, {"name": "baltic", "fleet": fleet, **tomllib.loads(sample)})
 
 
 def test_every_page_that_is_linked_exists():

@@ -14,7 +14,9 @@ import typer
 from hanse_client.deployment.keys_cli import keys
 from hanse_client.deployment.ledger_cli import accept_head
 from hanse_client.deployment.metrics_cli import metrics
+from hanse_client.deployment.notify_cli import notify
 from hanse_client.deployment.tables import print_facts
+from hanse_client.deployment.watch.cli import watch
 from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, Interrupted, ProtocolError, StoreNotReady
 from hanse_common.formats import Format, FormatOption, say
@@ -28,6 +30,8 @@ ledger = command_group("The store's own ledger.")
 ledger.command("accept-head")(accept_head)
 app.add_typer(ledger, name="ledger")
 app.command()(metrics)
+app.command()(watch)
+app.command()(notify)
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +73,16 @@ def enrol(
     ] = None,
     yes: YesOption = False,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The certificate that the authority issued.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The certificate that the authority issued; with --certificate-key, one of your "
+            "company (PEM) that signs the request.",
+        ),
+    ] = None,
+    certificate_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The private key of your company's certificate (PEM)."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The federation's signed manifest.json.")
@@ -85,6 +98,7 @@ def enrol(
     """Ask to be admitted, and check and store the files that come back.
 
     Without a certificate, manifest, settings or model, writes the request to the coordinator.
+    A certificate of your company with its key signs that request, and saves the phone call.
     """
     from hanse_client.deployment import enrol
     from hanse_client.deployment.folder import StoreFolder
@@ -99,6 +113,12 @@ def enrol(
         facts |= {"federation": invited.federation, "authority": invited.fingerprint}
     elif fingerprint is not None:
         raise ConfigError("--fingerprint goes with --invitation")
+    company = None
+    if certificate_key is not None:
+        if certificate is None:
+            raise ConfigError("--certificate-key goes with --certificate")
+        # A certificate that signs the request is not one that comes back for it.
+        company, certificate = (certificate, certificate_key), None
     if certificate is not None:
         admitted = enrol.accept_certificate(store, certificate)
         facts["certificate until"] = _day(admitted.valid_until)
@@ -118,7 +138,7 @@ def enrol(
         enrol.accept_model(store, model)
         facts["model"] = "as the manifest names it"
     if certificate is manifest is settings is model is None:
-        request = enrol.write_request(store)
+        request = enrol.write_request(store, company=company)
         facts |= {"request": str(request), "fingerprint": enrol.own_fingerprint(store)}
     print_facts(facts, output)
     if "request" in facts:

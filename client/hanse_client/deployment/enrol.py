@@ -32,12 +32,16 @@ from hanse_common.policy import StorePolicy
 from hanse_common.settings_files import parse_settings, parse_toml, read_json
 
 
-def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
+def write_request(
+    folder: StoreFolder, *, now: int | None = None, company: tuple[Path, Path] | None = None
+) -> Path:
     """Write the request for a certificate of this store's newest keys.
 
     Args:
         folder: The store's folder.
         now: Unix seconds; the current time if None.
+        company: PEM files of an X.509 certificate of the store's company and its private key,
+            which sign the request too.
 
     Returns:
         The file to send to the coordinator; it contains no secret.
@@ -52,6 +56,7 @@ def write_request(folder: StoreFolder, *, now: int | None = None) -> Path:
         StoreKey.load(newest(folder.store_key)),
         node_key=_node_public_pem(newest(folder.node_key)),
         created=int(time.time()) if now is None else now,
+        certificate=company,
     )
     path = folder.path / request.file_name
     request.save(path)

@@ -1,17 +1,19 @@
 """A store's connection to the coordinator's SuperLink: Flower's Fleet API, with Hanse's errors.
 
 TLS is checked against the invitation's root alone, and every request is signed with the node's
-key (Flower's SuperNode authentication). Transient failures are retried for as long as the
-operator allows; a wrong certificate or an unknown key is an error at once.
+key (Flower's SuperNode authentication). A server that does not answer, or whose certificate
+cannot be trusted, is tried again for as long as the operator allows: an expired certificate is
+renewed some day. Nothing is sent to it meanwhile. An unknown key is an error at once.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -50,13 +52,24 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
+from hanse_client.deployment.proxy import Proxy, no_proxy_variables, proxy_for, through
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import (
     LARGEST_AHEAD,
     LARGEST_BEHIND,
     clock_ahead,
+    read_period,
     untrusted,
 )
+from hanse_common.addresses import split_address
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
+from hanse_common.versions import (
+    OTHER_VERSION_STATUS,
+    VERSION_FIELD,
+    Version,
+    other_protocol,
+    own_version,
+)
 
 T = TypeVar("T")
 
@@ -69,6 +82,14 @@ _ADMISSION_SECONDS = 75.0
 connected until its heartbeats are missing, and refuses the same key meanwhile."""
 _PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 """HTTP statuses of refusals that may be over soon: the line was too slow, or calls too many."""
+_IN_BETWEEN: dict[int, str] = dict.fromkeys(
+    (int(httpx.codes.BAD_GATEWAY), int(httpx.codes.GATEWAY_TIMEOUT)),
+    "the coordinator never answers so: an ingress in between ends TLS, and cannot reach it",
+)
+_SECONDS = 30.0
+"""Timeout of connecting, and of each wait for bytes: as Flower's client has it."""
+_LEAVING_SECONDS = 1.0
+"""Timeout of the call by which a node leaves, which may be on a line that is down."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -85,6 +106,15 @@ class Address:
     fleet: str
     root: bytes
     key: ec.EllipticCurvePrivateKey
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """The proxy in between, by the environment.
+
+        Raises:
+            ConfigError: The environment names something else than an HTTP proxy.
+        """
+        return proxy_for(split_address(self.fleet)[0])
 
 
 class Fleet:
@@ -210,6 +240,7 @@ class Fleet:
 
     def leave(self) -> None:
         """Deactivate the node, without retries: the server notices missing heartbeats anyway."""
+        self._client._client.timeout = httpx.Timeout(_LEAVING_SECONDS)
         try:
             request = DeactivateNodeRequest(node_id=self._node.node_id)
             _named(lambda: self._client.DeactivateNode(request), self._address)
@@ -226,55 +257,100 @@ class Fleet:
 
 @contextmanager
 def connected(
-    address: Address, *, stop: threading.Event, patience: float | None = None
+    address: Address,
+    *,
+    stop: Stop,
+    patience: float | None = None,
+    report: Callable[[str], None] = _log.warning,
+    waiting: Callable[[], None] = lambda: None,
+    certificate_ends: Callable[[float], None] = lambda _: None,
 ) -> Iterator[Fleet]:
     """Connect, activate the node, and send heartbeats until the block ends.
 
     Args:
         address: The SuperLink's address, with keys.
         stop: Ends every wait when it is set.
-        patience: Seconds for which a server that does not answer is retried; for ever if None.
+        patience: Seconds for which a server that does not answer, or that cannot be trusted, is
+            retried; for ever if None.
+        report: Called with a line when waiting begins, when its reason changes, and when it ends.
+        waiting: Called before each wait.
+        certificate_ends: Called with the end of the server's TLS certificate, in Unix seconds,
+            when the first connection shows it and when it changes.
 
     Raises:
-        UntrustedServer: The root did not issue the server's TLS certificate.
+        Interrupted: `stop` was set by a signal during activation.
+        UntrustedServer: The root did not issue the server's TLS certificate, or that is out of
+            date, for `patience` seconds.
         NotAdmitted: The server does not know this node's key.
+        ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
         Unreachable: The server did not answer for `patience` seconds.
+        ConfigError: The environment names a proxy that cannot be used.
     """
+    telling = _Telling(report)
 
     def wait(seconds: float) -> None:
+        waiting()
         stop.wait(seconds)
 
-    def trying(error: type[Exception], seconds: float | None) -> RetryInvoker:
+    def trying(
+        error: type[Exception] | tuple[type[Exception], ...], seconds: float | None
+    ) -> RetryInvoker:
         return RetryInvoker(
             lambda: exponential(max_delay=_LONGEST_WAIT),
             error,
             max_tries=None,
             max_time=seconds,
-            on_backoff=_say_waiting,
-            on_success=_say_back,
+            on_backoff=telling.waits,
+            on_success=telling.is_back,
             should_giveup=lambda _: stop.is_set(),
             wait_function=wait,
         )
 
-    with FleetHttpClient.from_server_address(
-        address.fleet,
-        insecure=False,
-        root_certificates=address.root,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(address.key, address.key.public_key()),
-        ],
-    ) as client:
+    with _client(address) as client:
         bound_answers(client)  # before the first answer is read
-        fleet = Fleet(client, trying(Unreachable, patience), address)
+        client._client.event_hooks["response"].append(_Noticing(certificate_ends))
+        fleet = Fleet(client, trying((Unreachable, UntrustedServer), patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
-        trying(NotAdmitted, admission).invoke(fleet.activate)
+        with stop.interrupts():
+            trying(NotAdmitted, admission).invoke(fleet.activate)
         try:
             with beating(fleet.heartbeat):
                 yield fleet
         finally:
             fleet.leave()
+
+
+def _client(address: Address) -> FleetHttpClient:
+    """Make Flower's client, with this module's own HTTP connections.
+
+    Raises:
+        ConfigError: The environment names a proxy that cannot be used.
+    """
+    proxy = address.proxy
+    with no_proxy_variables():
+        client = FleetHttpClient.from_server_address(
+            address.fleet,
+            insecure=False,
+            root_certificates=address.root,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(address.key, address.key.public_key()),
+            ],
+        )
+    client._client.close()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=address.root.decode("ascii"))
+    # Flower's own client takes proxies from the environment by rules of its own, fails on entries
+    # of `NO_PROXY` such as `[::1]`, and has no setting for it.
+    client._client = httpx.Client(
+        verify=context,
+        timeout=_SECONDS,
+        trust_env=False,
+        proxy=None if proxy is None else httpx.Proxy(proxy.url, headers=proxy.headers),
+        headers={VERSION_FIELD: own_version().encode()},
+    )
+    return client
 
 
 def _named(call: Callable[[], T], address: Address) -> T:
@@ -283,7 +359,11 @@ def _named(call: Callable[[], T], address: Address) -> T:
         return call()
     except httpx.TransportError as error:
         if _CERTIFICATE in str(error):
-            raise untrusted(address.fleet, _reason(str(error))) from error
+            raise untrusted(
+                address.fleet, address.root.decode("ascii"), _reason(str(error))
+            ) from error
+        if (proxy := address.proxy) is not None:
+            raise through(proxy, address.fleet, str(error) or type(error).__name__) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
             hint="is the server up, and does a firewall let this machine reach it?",
@@ -292,7 +372,12 @@ def _named(call: Callable[[], T], address: Address) -> T:
         status = error.response.status_code
         # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
-            raise Unreachable(f"{address.fleet} answers {status}") from error
+            raise Unreachable(
+                f"{address.fleet} answers {status}", hint=_IN_BETWEEN.get(status, "")
+            ) from error
+        if status == OTHER_VERSION_STATUS:
+            theirs = Version.decode(error.response.headers.get(VERSION_FIELD))
+            raise other_protocol(theirs, they=address.fleet, we="this store") from error
         if status == httpx.codes.UNAUTHORIZED:
             ahead = clock_ahead(error.response.headers.get("date"))
             if ahead is not None and not -LARGEST_BEHIND <= ahead <= LARGEST_AHEAD:
@@ -325,11 +410,43 @@ def _reason(text: str) -> str:
     return text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0] or text
 
 
-def _say_waiting(state: RetryState) -> None:
-    if state.tries == 1:
-        _log.warning("%s; trying again", state.exception)
+class _Telling:
+    """Tells that a call waits for the server: once for each reason in a row."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self._told = ""
+
+    def waits(self, state: RetryState) -> None:
+        """Called before a wait."""
+        error = state.exception
+        words = f"{error} [{getattr(error, 'code', 'error')}]"
+        if words != self._told:
+            self._told = words
+            self._report(f"{words}; trying again")
+
+    def is_back(self, state: RetryState) -> None:
+        """Called after a success."""
+        self._told = ""
+        if state.tries > 1:
+            self._report(f"the server answers again after {state.elapsed_time:.0f} s")
 
 
-def _say_back(state: RetryState) -> None:
-    if state.tries > 1:
-        _log.warning("the server answers again after %.0f s", state.elapsed_time)
+class _Noticing:
+    """A hook of the HTTP client that notices when the server's certificate ends."""
+
+    def __init__(self, ends: Callable[[float], None]) -> None:
+        self._ends = ends
+        self._last = 0.0
+
+    def __call__(self, response: httpx.Response) -> None:
+        """Read the certificate of a response's connection."""
+        stream = response.extensions.get("network_stream")
+        secure = None if stream is None else stream.get_extra_info("ssl_object")
+        if secure is None:
+            return
+        with suppress(ValueError):
+            _, end = read_period(secure)
+            if end != self._last:
+                self._last = end
+                self._ends(end)

@@ -11,14 +11,14 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from threading import Event
 from typing import Protocol
 
 from flwr.app import Message
 
 from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.deployment.fleet_api import Fleet
-from hanse_client.deployment.worker import Answering
+from hanse_client.deployment.stopping import Stop
+from hanse_client.deployment.worker import Answering, time_left
 from hanse_client.guard import OPENING
 from hanse_client.node import Node
 from hanse_common.errors import FederationError, HanseError, NotAdmitted
@@ -35,6 +35,8 @@ _PART_OF_THE_WAIT = 0.05
 """Time to the next poll, as a part of the time since the last message."""
 _LONGEST_KIND = 80
 """Characters of a message's type, which the coordinator writes, in a line of the _log."""
+_POLL_SECONDS = 300.0
+"""Longest time of one poll: the connection's timeout is far shorter."""
 _PER_STORE = 0.03
 """Seconds between two polls for each store of the federation. A poll costs the SuperLink 5 to 12 ms
 (docs/lab-notes.md), so that all stores together take less than half a core."""
@@ -80,9 +82,10 @@ def serve(
     node: Node,
     answering: Answering,
     *,
-    stop: Event,
+    stop: Stop,
     report: Callable[[str], None] = lambda _: None,
     refresh: Refresh = _nothing_to_refresh,
+    expect: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Answer messages until `stop` is set.
 
@@ -90,24 +93,28 @@ def serve(
         fleet: The connection to the SuperLink.
         node: The store's node.
         answering: Answers a message in a process of its own.
-        stop: Ends the loop after the current message.
+        stop: Ends the loop after the current message, and the wait for one at once.
         report: Called with one line for each event.
         refresh: Called before a message that begins an exchange, and while none arrives.
+        expect: Called with the seconds within which the loop calls it again.
 
     Raises:
         NotAdmitted: The server no longer knows this node.
+        Interrupted: `stop` was set by a signal while no message was there.
         HanseError: See `Fleet`.
     """
     stores = len(node.enrolment.manifest.stores) if node.enrolment else 1
     pace, bundles = Pace(stores=stores, now=time.monotonic()), _Bundles(fleet)
     while not stop.is_set():
+        expect(_POLL_SECONDS)
         if fleet.lost.is_set():
             raise NotAdmitted(
                 "the server no longer knows this node",
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
         try:
-            received = fleet.receive()
+            with stop.interrupts():
+                received = fleet.receive()
         except FederationError as error:
             report(f"{error} [{error.code}]")
             received = None  # a malformed answer is treated like none: poll again later
@@ -123,6 +130,7 @@ def serve(
             if message.metadata.message_type in OPENING:
                 refresh(idle=False)
             bundle = bundles.of(message)
+            expect(time_left(message) + _POLL_SECONDS)
             reply = answering.answer(fleet.content(message, tree), fleet.node_id, bundle)
             if reply is None:
                 report(f"{kind}: expired before it was answered")

@@ -38,6 +38,10 @@ path = "catalogue.parquet"
 [catalogue.columns]
 # text = "description"
 # category = "department"
+
+# Whom to tell of events, by webhook, command or e-mail: docs/operators.md, "Who is told".
+# [notify.command]
+# argv = ["/usr/local/bin/page", "on-call"]
 '''
 
 

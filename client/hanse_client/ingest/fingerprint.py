@@ -60,7 +60,7 @@ def source_fingerprint(store: StoreConfig) -> str:
         A large file that is overwritten in place, with its size and its time set back, looks
         unchanged, as does a database.
     """
-    parts: list[object] = [store.model_dump_json()]
+    parts: list[object] = [store.model_dump_json(exclude={"notify"})]
     for source in (store.events, store.catalogue):
         if source.sql is None:
             parts += [[str(path), _file(path)] for path in files_of(source)]

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from hanse_common.commands import command_group
-from hanse_common.errors import ConfigError, LedgerError
+from hanse_common.errors import LedgerError
 from hanse_common.formats import Format, FormatOption
+from hanse_common.options import AuthorityOption, public_key
 from hanse_common.printing import echo
 from hanse_common.wording import json_text
 
@@ -21,14 +22,6 @@ _PathArgument = Annotated[
     typer.Argument(
         metavar="PATH",
         help="A ledger.sqlite, a roundlog.sqlite, a store's folder, or a run's folder.",
-    ),
-]
-
-_AuthorityOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HEX|FILE",
-        help="The enrolment authority's public key, from a source that you trust.",
     ),
 ]
 _RememberedOption = Annotated[
@@ -63,7 +56,7 @@ app = command_group(
 @app.command("verify")
 def _verify(
     path: _PathArgument,
-    authority: _AuthorityOption = None,
+    authority: AuthorityOption = None,
     remembered: _RememberedOption = None,
     require_all: _RequireAllOption = False,
     second_opinion: _SecondOpinionOption = True,
@@ -80,7 +73,7 @@ def _verify(
 
     verdict = verify_all(
         path,
-        authority=None if authority is None else _key(authority),
+        authority=None if authority is None else public_key(authority),
         remembered=None if remembered is None else Remembered.read(remembered),
         second_opinion=second_opinion,
         require_all=require_all,
@@ -100,7 +93,7 @@ def _verify(
 @app.command("report")
 def _report(
     path: _PathArgument,
-    authority: _AuthorityOption = None,
+    authority: AuthorityOption = None,
     remembered: _RememberedOption = None,
     require_all: _RequireAllOption = False,
     second_opinion: _SecondOpinionOption = True,
@@ -124,7 +117,7 @@ def _report(
 
     report, verdict = audit_for_signing(
         path,
-        authority=None if authority is None else _key(authority),
+        authority=None if authority is None else public_key(authority),
         remembered=remembered,
         require_all=require_all,
         second_opinion=second_opinion,
@@ -206,24 +199,6 @@ def _export(
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(map(for_spreadsheet, rows))
-
-
-def _key(text: str) -> bytes:
-    """Return the public key that an option gives, in hexadecimal or as a file's name."""
-    from hanse_common.identity import KEY_SIZE
-
-    try:
-        path = Path(text)
-        given = path.read_text(encoding="ascii").strip() if path.is_file() else text
-        key = bytes.fromhex(given)
-    except (OSError, ValueError):
-        key = b""  # a path with a null byte, an unreadable file, or other text
-    if len(key) != KEY_SIZE:
-        raise ConfigError(
-            f"--authority {text!r} is not a public key",
-            hint=f"{KEY_SIZE} bytes in hexadecimal, or a file that holds them",
-        )
-    return key
 
 
 def _print_json(value: object) -> None:

@@ -22,6 +22,7 @@ from hanse_common.errors import (
 from hanse_common.identity import AuthorityKey, Certificate, check_store_id, fingerprint
 from hanse_common.paths import EARLIER_FOLDER
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.tls import read_certificates
 
 _DAY = 86_400
 _CLOCK = 3_600
@@ -56,6 +57,16 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
     """
     request = Request.load(path)
     request.check(now=int(time.time()) if now is None else now)
+    check_keys(folder, request)
+    return request
+
+
+def check_keys(folder: FederationFolder, request: Request) -> None:
+    """Check that a request shows no key of another store, and none that was revoked.
+
+    Raises:
+        DeploymentError [admission-refused]: It does.
+    """
     store_id = request.store_id
     for other in members(folder):
         if other.store_id == store_id:
@@ -81,7 +92,28 @@ def open_request(folder: FederationFolder, path: Path, *, now: int | None = None
                 hint="a revoked store needs two new keys to come back: ask it to run `hanse store "
                 "keys rotate --node-key` and to send the new request",
             )
-    return request
+
+
+def company_of(folder: FederationFolder, request: Request, *, now: int | None = None) -> str | None:
+    """Return the subject of the company's certificate that vouches for a request.
+
+    Returns:
+        None if the request shows none, or `federation.toml` names no company's roots; then a
+        person compares the fingerprint.
+
+    Raises:
+        ProtocolError [bad-enrolment-request]: The certificate does not vouch for this request.
+        DeploymentError [tls]: The roots cannot be read.
+    """
+    roots = folder.file.enrolment.ca
+    if request.company is None or roots is None:
+        return None
+    return request.company.check(
+        request.payload(),
+        store_id=request.store_id,
+        roots=read_certificates(folder.resolve(roots)),
+        now=int(time.time()) if now is None else now,
+    )
 
 
 def _replaced_by(folder: FederationFolder, request: Request) -> Certificate | None:
@@ -134,18 +166,31 @@ def admit(
             hint="if the store itself says by phone that it changed its key, add --replace",
         )
     now = int(time.time()) if now is None else now
-    period = (days or folder.file.certificate_days) * _DAY
+    until = now + (days or folder.file.certificate_days) * _DAY
+    if request.company is not None and folder.file.enrolment.ca is not None:
+        # What the company vouches for ends with its own certificate.
+        until = min(until, request.company.ends)
     certificate = authority.certify(
         request.store_id,
         request.public_key,
         valid_from=now - _CLOCK,
-        valid_until=now + period,
+        valid_until=until,
         node_key=request.node_digest,
     )
+    install(folder, request, certificate)
+    return certificate
+
+
+def install(folder: FederationFolder, request: Request, certificate: Certificate) -> None:
+    """Save a certificate and its request; an earlier certificate is set aside.
+
+    Raises:
+        DeploymentError: The folder cannot be written.
+    """
     try:
         for path in (folder.certificates, folder.request(request.store_id).parent):
             path.mkdir(exist_ok=True)
-        if before is not None:
+        if folder.certificate(request.store_id).exists():
             _set_aside(folder.certificate(request.store_id))
         # The request first: `members` refuses a certificate without its request.
         request.save(folder.request(request.store_id))
@@ -153,7 +198,6 @@ def admit(
         certificate.save(folder.certificate(request.store_id))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
-    return certificate
 
 
 def revoke(folder: FederationFolder, store_id: str) -> Member:

@@ -15,20 +15,25 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.config import create_ssl_context
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 CONNECTION = "hanse_connection"
 """The key of a request's `Connection` in `scope["state"]`."""
 
+_PLAIN_HTTP = "HTTP_REQUEST"
+"""OpenSSL's reason for a handshake that begins with a line of HTTP."""
 _ACCEPT_AGAIN_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -186,6 +191,25 @@ class GateServer(uvicorn.Server):
         self._connections = connections
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
+        self._plain_said = False
+
+    def use_certificate(self, certificate: Path, key: Path) -> None:
+        """Use another certificate for connections that are accepted from now on.
+
+        Connections that exist keep the one that they began with. A new context takes the place
+        of the old one: loading into that one could fail after the certificate and before the
+        key, and leave a pair that does not fit.
+        """
+        config = self.config
+        config.ssl = create_ssl_context(
+            certfile=certificate,
+            keyfile=key,
+            password=None,
+            ssl_version=config.ssl_version,
+            cert_reqs=config.ssl_cert_reqs,
+            ca_certs=None,
+            ciphers=config.ssl_ciphers,
+        )
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections on listening sockets."""
@@ -234,11 +258,22 @@ class GateServer(uvicorn.Server):
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )
-        except OSError:  # no TLS, too slow, or gone; asyncio has closed the socket
+        except OSError as error:  # no TLS, too slow, or gone; asyncio has closed the socket
             self._connections.leave(connection)
+            if isinstance(error, ssl.SSLError) and error.reason == _PLAIN_HTTP:
+                self._say_plain()
         except asyncio.CancelledError:
             self._connections.leave(connection)
             raise
+
+    def _say_plain(self) -> None:
+        """Log once that HTTP came without TLS: strangers could fill the log otherwise."""
+        if not self._plain_said:
+            self._plain_said = True
+            _log.warning(
+                "a connection brought HTTP without TLS. An ingress that ends TLS cannot stand "
+                "before the coordinator: nodes check its own certificate, so pass TCP through"
+            )
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

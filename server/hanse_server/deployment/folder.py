@@ -29,12 +29,16 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from hanse_common.addresses import bare_host, split_address
+from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError
+from hanse_common.identity import KEY_SIZE, CoordinatorKey
 from hanse_common.paths import (
     AUTHORITY_FILE,
     AUTHORITY_KEY_FILE,
     CERTIFICATES_FOLDER,
     COORDINATOR_KEY_FILE,
+    COORDINATOR_PUBLIC_FILE,
     FEDERATION_FILE,
     INVITATION_FILE,
     MANIFEST_FILE,
@@ -59,7 +63,7 @@ class FleetSettings(Settings):
     address: str
     """`host:port` as stores reach it; the TLS certificate must be valid for the host."""
     bind: str = "0.0.0.0"
-    """Local address to listen on."""
+    """Local address to listen on; `::` is every address, of IPv6 and of IPv4."""
     listen: int | None = Field(default=None, ge=1, le=65535)
     """Local port to listen on, if it is not that of `address`."""
     certificate: Path = Path(TLS_FOLDER, TLS_CERTIFICATE_FILE)
@@ -72,20 +76,23 @@ class FleetSettings(Settings):
     @field_validator("address")
     @classmethod
     def _host_and_port(cls, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-            raise ValueError("expected host:port, such as hanse.example.org:9443")
+        split_address(address)
         return address
+
+    @field_validator("bind")
+    @classmethod
+    def _without_brackets(cls, bind: str) -> str:
+        return bare_host(bind)
 
     @property
     def host(self) -> str:
         """The host that stores know."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return split_address(self.address)[0]
 
     @property
     def port(self) -> int:
         """The port that this machine listens on."""
-        return self.listen or int(self.address.rpartition(":")[2])
+        return self.listen or split_address(self.address)[1]
 
 
 class SuperLinkSettings(Settings):
@@ -101,10 +108,19 @@ class WaitSettings(Settings):
 
     connect: float = Field(default=120.0, gt=0)
     """Until the stores are connected, when a run starts."""
+    absent: float = Field(default=300.0, gt=0)
+    """Until stores are back that fell away later, before a round goes on without them."""
     train: float = Field(default=900.0, gt=0)
     """Until stores have trained or evaluated."""
     stage: float = Field(default=120.0, gt=0)
     """Until each later stage of secure aggregation is answered."""
+
+
+class EnrolmentSettings(Settings):
+    """What a store's request may be proven by, besides a fingerprint that is read by phone."""
+
+    ca: Path | None = None
+    """PEM roots of a company's own authority, whose certificates vouch for stores."""
 
 
 class FederationFile(Settings):
@@ -120,6 +136,9 @@ class FederationFile(Settings):
     fleet: FleetSettings
     superlink: SuperLinkSettings = SuperLinkSettings()
     wait: WaitSettings = WaitSettings()
+    enrolment: EnrolmentSettings = EnrolmentSettings()
+    notify: NotifySettings = NotifySettings()
+    """Who is told of events."""
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Self:
@@ -166,14 +185,21 @@ class FederationFolder:
         Raises:
             ConfigError: The file is missing or malformed.
         """
-        try:
-            key = bytes.fromhex(self.authority_file.read_text(encoding="ascii").strip())
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot read the enrolment authority's public key {self.authority_file}: {error}",
-                hint="`hanse server init` wrote it; put it back",
-            ) from error
-        return key
+        return read_public_key(self.authority_file, "the enrolment authority's")
+
+    @cached_property
+    def log_key(self) -> bytes:
+        """The public key of the coordinator, which signs the round log.
+
+        A copy of the folder for the authority holds this key alone, not the private one.
+
+        Raises:
+            ConfigError, KeyFileError: The key is missing, malformed, or readable by others.
+        """
+        public = self.path / COORDINATOR_PUBLIC_FILE
+        if public.exists():
+            return read_public_key(public, "the coordinator's")
+        return CoordinatorKey.load(self.coordinator_key).public
 
     def resolve(self, path: Path) -> Path:
         """A path in `federation.toml`; relative paths begin at the folder."""
@@ -245,3 +271,21 @@ class FederationFolder:
     def run(self, name: str) -> Path:
         """The folder of one run."""
         return self.runs / name
+
+
+def read_public_key(path: Path, whose: str) -> bytes:
+    """Read a public key in hexadecimal.
+
+    Raises:
+        ConfigError: The file is missing or malformed.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {whose} public key {path}: {error}",
+            hint="put back the file that `hanse server init` or `hanse server authority` wrote",
+        ) from error
+    if len(key) != KEY_SIZE:
+        raise ConfigError(f"{path} holds {len(key)} bytes, and a public key has {KEY_SIZE}")
+    return key

@@ -17,9 +17,6 @@ from hanse_common.errors import AlreadyThere, ConfigError, DeploymentError
 from hanse_common.identity import AuthorityKey, CoordinatorKey, fingerprint
 from hanse_common.paths import (
     FEDERATION_FILE,
-    LOOPBACK_CERTIFICATE_FILE,
-    LOOPBACK_KEY_FILE,
-    LOOPBACK_ROOT_FILE,
     TLS_CERTIFICATE_FILE,
     TLS_FOLDER,
     TLS_KEY_FILE,
@@ -29,6 +26,7 @@ from hanse_common.paths import (
 from hanse_common.settings_files import parse_settings
 from hanse_server.deployment import tls
 from hanse_server.deployment.folder import FederationFile, FederationFolder
+from hanse_server.deployment.tls_renewal import make_loopback
 
 _TEMPLATE = """\
 # A federation, as its coordinator runs it. Unknown keys are errors.
@@ -60,8 +58,13 @@ port = {superlink}
 # How long a run waits for stores, in seconds.
 [wait]
 connect = 120
+absent = 300
 train = 900
 stage = 120
+
+# Whom to tell of events, by webhook, command or e-mail: docs/operators.md, "Who is told".
+# [notify.command]
+# argv = ["/usr/local/bin/page", "on-call"]
 """
 
 
@@ -138,7 +141,8 @@ class NewFederation:
     authority: str
     fleet: str
     invitation: Path
-    authority_key: Path
+    authority_key: Path | None
+    """File of the private key; None if it is on the authority's own machine."""
 
 
 def init_federation(
@@ -152,6 +156,7 @@ def init_federation(
     certificate_days: int = 365,
     own_tls: OwnTls | None = None,
     authority_key: Path | None = None,
+    authority_public: bytes | None = None,
 ) -> NewFederation:
     """Make a federation's folder.
 
@@ -166,6 +171,8 @@ def init_federation(
         own_tls: The operator's own certificate; one for trials is made if unset.
         authority_key: Path of the authority's key, which is made if it does not exist; in the
             folder if unset.
+        authority_public: The public key of an authority on another machine, whose private key
+            is never here.
 
     Raises:
         AlreadyThere: The folder already holds a federation; nothing was changed.
@@ -207,7 +214,11 @@ def init_federation(
     if own_tls:
         tls.check_server(certificate, key, ca, file.fleet.host)
     authority_path = authority_key or folder.authority_key
-    authority = _authority(authority_path)
+    if authority_public is None:
+        authority = _authority(authority_path)
+        public = authority.public
+    else:
+        authority, public = None, authority_public
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # 0700: private keys, and Flower's database.
@@ -215,21 +226,21 @@ def init_federation(
             part.mkdir(exist_ok=True, mode=0o700)
         if not own_tls:
             _make_tls(folder, file)
-        _make_loopback(folder)
-        if not authority_path.exists():
+        make_loopback(folder)
+        if authority is not None and not authority_path.exists():
             authority_path.parent.mkdir(parents=True, exist_ok=True)
             authority.save(authority_path)
         CoordinatorKey.generate().save(folder.coordinator_key)
         roots = folder.resolve(ca).read_text(encoding="ascii")
-        Invitation(federation=name, authority=authority.public.hex(), fleet=address, ca=roots).save(
+        Invitation(federation=name, authority=public.hex(), fleet=address, ca=roots).save(
             folder.invitation
         )
-        write_durably(folder.authority_file, authority.public.hex() + "\n")
+        write_durably(folder.authority_file, public.hex() + "\n")
         settings = folder.resolve(file.settings)
         if not settings.exists():
             write_durably(settings, _settings_toml(date.today()))
         # Last: every other command refuses the folder until this file exists.
-        write_durably(folder.path / FEDERATION_FILE, _toml(file))
+        write_durably(folder.path / FEDERATION_FILE, federation_toml(file))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.path}: {error.strerror}") from error
     except ValueError as error:
@@ -237,10 +248,10 @@ def init_federation(
     return NewFederation(
         folder=folder.path,
         name=name,
-        authority=fingerprint(authority.public),
+        authority=fingerprint(public),
         fleet=address,
         invitation=folder.invitation,
-        authority_key=authority_path,
+        authority_key=authority_path if authority else None,
     )
 
 
@@ -257,16 +268,8 @@ def _make_tls(folder: FederationFolder, file: FederationFile) -> None:
     tls.save_certificate(folder.tls / TLS_CERTIFICATE_FILE, certificate)
 
 
-def _make_loopback(folder: FederationFolder) -> None:
-    # This root's key is never written: nothing else can be certified by it later.
-    root_key, root = tls.make_root("this machine only")
-    key, certificate = tls.make_server(root_key, root, ("127.0.0.1", "localhost"))
-    tls.save_certificate(folder.tls / LOOPBACK_ROOT_FILE, root)
-    tls.save_key(folder.tls / LOOPBACK_KEY_FILE, key)
-    tls.save_certificate(folder.tls / LOOPBACK_CERTIFICATE_FILE, certificate)
-
-
-def _toml(file: FederationFile) -> str:
+def federation_toml(file: FederationFile) -> str:
+    """The text of a `federation.toml` with these names, addresses and TLS files."""
     fleet = file.fleet
     return _TEMPLATE.format(
         name=_quoted(file.name),

@@ -15,7 +15,7 @@ from hanse_common import bundle
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
-from hanse_common.identity import AuthorityKey, CoordinatorKey
+from hanse_common.identity import AuthorityKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_noise import check_noise
@@ -94,8 +94,7 @@ def sign_manifest(
             expired.append(member.store_id)
     # Solved once and written down: stores and coordinator need not agree on a solver.
     run = solved(run)
-    log_key = CoordinatorKey.load(folder.coordinator_key).public
-    draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=log_key)
+    draft = manifest_for(run, arrays, stores, federation=folder.file.name, log_key=folder.log_key)
     terms = draft.model_dump() | {
         "fab_digest": bundle.digest(),
         "base_digest": None if base is None else base.hex(),
@@ -105,7 +104,7 @@ def sign_manifest(
     check_noise(manifest)
     try:
         # The manifest last: it holds the digests of model and settings, which must exist then.
-        _keep_earlier(folder)
+        keep_earlier(folder)
         if start is not None:
             write_arrays(model / INITIAL_FILE, arrays)
         write_durably(folder.settings, run.model_dump_json(indent=2) + "\n")
@@ -184,7 +183,7 @@ def signed_manifest(folder: FederationFolder) -> Manifest:
     return SignedManifest.load(folder.manifest).check(folder.authority)
 
 
-def _keep_earlier(folder: FederationFolder) -> None:
+def keep_earlier(folder: FederationFolder) -> None:
     """Keep terms that are being replaced: an audit of their runs needs them later."""
     if folder.manifest.exists():
         old = SignedManifest.load(folder.manifest)

@@ -21,9 +21,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hanse_common.durable import write_durably
 from hanse_common.errors import DeploymentError
 
-_CA_DAYS, _SERVER_DAYS = 3650, 825
+_CA_DAYS, SERVER_DAYS = 3650, 825
 """A root lasts as long as a federation; clients refuse server certificates beyond 825 days."""
 _BACKDATED = timedelta(hours=1)  # for stores whose clock is behind
+_RENEW = "`hanse server tls renew` issues the next one from the federation's own root"
 
 
 def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -42,7 +43,7 @@ def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         decipher_only=False,
     )
     builder = (
-        _builder(subject, subject, key.public_key(), _CA_DAYS)
+        _builder(subject, subject, key.public_key(), datetime.now(UTC) + timedelta(days=_CA_DAYS))
         # No intermediate authorities: the root signs server certificates and nothing else.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
@@ -52,7 +53,12 @@ def make_root(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 
 def make_server(
-    root_key: ec.EllipticCurvePrivateKey, root: x509.Certificate, hosts: tuple[str, ...]
+    root_key: ec.EllipticCurvePrivateKey,
+    root: x509.Certificate,
+    hosts: tuple[str, ...],
+    *,
+    key: ec.EllipticCurvePrivateKey | None = None,
+    until: datetime | None = None,
 ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     """Make a server's key and certificate.
 
@@ -60,11 +66,14 @@ def make_server(
         root_key: The key that signs the certificate.
         root: The certificate of that key.
         hosts: Names or IP addresses for which the certificate is valid.
+        key: The server's key; a new one if unset.
+        until: When it expires (UTC); after 825 days if unset.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    until = until or datetime.now(UTC) + timedelta(days=SERVER_DAYS)
     names = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     builder = (
-        _builder(names, root.subject, key.public_key(), _SERVER_DAYS)
+        _builder(names, root.subject, key.public_key(), until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_name(h) for h in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -129,7 +138,9 @@ def check_server(certificate: Path, key: Path, ca: Path, host: str) -> None:
             f"stores will refuse {certificate} for {host!r}, by the roots in {ca}: "
             f"{error.verify_message}",
             code="tls",
-            hint="it must be in date, name that host, and be issued by one of those roots; "
+            hint=_RENEW
+            if "expired" in error.verify_message
+            else "it must be in date, name that host, and be issued by one of those roots; "
             "a new root needs a new invitation for stores",
         ) from error
     except ssl.SSLError as error:
@@ -176,17 +187,16 @@ def expires(path: Path) -> datetime:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_before(datetime.now(UTC) - _BACKDATED)
+        .not_valid_after(until)
     )
 
 

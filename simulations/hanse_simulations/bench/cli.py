@@ -11,7 +11,7 @@ import typer
 
 from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption, say
-from hanse_common.options import RunArgument, ServingStoreOption
+from hanse_common.options import RunArgument, ServingStoreOption, StoreFolderOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
 from hanse_simulations.options import RecipeArgument, SetOption, changed_by
@@ -99,6 +99,17 @@ def bench_serve(
     from hanse_simulations.bench.serve import render, serve
 
     _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
+
+
+@app.command("commands")
+def bench_commands(
+    folder: StoreFolderOption = Path(),
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """CPU-seconds of `hanse store budget`, `metrics --check` and `doctor` on a store's folder."""
+    from hanse_simulations.bench.commands import commands, render
+
+    _print_rows(commands(folder), render, format_)
 
 
 @app.command("tasks")

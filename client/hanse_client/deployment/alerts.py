@@ -1,0 +1,129 @@
+"""The events that a store's operator is told of, decided from the store's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+
+from hanse_client.deployment.folder import StoreFolder
+from hanse_client.deployment.tls_check import read_tls_end
+from hanse_client.ingest.store_config import load_store
+from hanse_common.alerting.delivery import ways
+from hanse_common.alerting.events import Event, expiring
+from hanse_common.alerting.settings import NotifySettings
+from hanse_common.alerting.watcher import Watcher, Way
+from hanse_common.audit.evidence import Evidence
+from hanse_common.decoding import json_lines
+from hanse_common.identity import Certificate
+from hanse_common.monitoring.codes import OTHER, code_in
+from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE, TOLD_FILE
+from hanse_common.policy import StorePolicy
+from hanse_common.privacy.entry import Entry
+
+_NOT_REFUSED = frozenset({"run-over", "out-of-turn", "wrong-header", "store-left"})
+"""Codes of errors that are no sign of a fault at this store."""
+
+
+def notify_settings(folder: StoreFolder) -> NotifySettings:
+    """The table `[notify]` of the store's `store.toml`.
+
+    Raises:
+        ConfigError: The file cannot be read, or holds an unknown or malformed setting.
+    """
+    return load_store(folder.store_toml).notify
+
+
+def store_ways(folder: StoreFolder) -> dict[str, Way]:
+    """The ways by which the store's operator is told.
+
+    Raises:
+        ConfigError: See `notify_settings`.
+    """
+    return ways(notify_settings(folder), source=folder.node().name, folder=folder.path)
+
+
+@contextmanager
+def watching(folder: StoreFolder) -> Iterator[None]:
+    """Tell of events while the node runs.
+
+    Raises:
+        ConfigError: See `notify_settings`.
+    """
+    settings = notify_settings(folder)
+    with Watcher(
+        lambda: store_events(folder, settings),
+        told=folder.path / TOLD_FILE,
+        ways=store_ways(folder),
+    ):
+        yield
+
+
+def store_events(
+    folder: StoreFolder, settings: NotifySettings, *, now: float | None = None
+) -> Iterator[Event]:
+    """Yield every event that holds now.
+
+    Args:
+        folder: The store's folder.
+        settings: From when on somebody is told.
+        now: Unix seconds; the current time if unset.
+
+    Raises:
+        HanseError: A file of the store cannot be read.
+    """
+    now = time.time() if now is None else now
+    if folder.certificate.exists():
+        end = float(Certificate.load(folder.certificate).valid_until)
+        yield from expiring("certificate-near-end", "this store's certificate", end, now=now)
+    tls_end = read_tls_end(folder.path)
+    if tls_end is not None:
+        about = "the coordinator's TLS certificate"
+        yield from expiring("tls-near-end", about, tls_end, now=now)
+    yield from _refusals(folder, settings.lost_rounds)
+    yield from _budget(folder, settings.budget_share)
+
+
+def _refusals(folder: StoreFolder, rounds: int) -> Iterator[Event]:
+    """Yield the event of a store that did nothing but refuse for some rounds."""
+    path = folder.path / STORE_LOG_FILE
+    if not path.exists():
+        return
+    lines = list(json_lines(path))
+    last = list(takewhile(lambda line: "error" in line, reversed(lines)))
+    codes = [code_in(str(line["error"])) or OTHER for line in last]
+    codes = [code for code in codes if code not in _NOT_REFUSED]
+    if len(codes) >= rounds:
+        yield Event(
+            kind="rounds-refused",
+            subject=folder.node().name,
+            message=f"it refused the last {rounds} messages or more [{codes[0]}]",
+        )
+
+
+def _budget(folder: StoreFolder, share: float) -> Iterator[Event]:
+    """Yield the event of a budget of which a share is spent.
+
+    The ledger's own figures are read, which takes no accountant. Since the last renewal at least
+    the difference was spent: epsilon of two parts together is at most the sum of theirs.
+    """
+    evidence = Evidence(
+        store=folder.node().name,
+        ledger=folder.path / LEDGER_FILE,
+        enrolment=folder.enrolment,
+        simulated=False,
+    )
+    entries: list[Entry] = evidence.entries()
+    policy: StorePolicy | None = evidence.policy()
+    if policy is None or policy.max_epsilon is None or not entries:
+        return
+    renewed = [entry.epsilon_before for entry in entries if entry.kind == "renewal"]
+    spent = entries[-1].epsilon_after - (renewed[-1] if renewed else 0.0)
+    if spent >= share * policy.max_epsilon:
+        yield Event(
+            kind="budget-near-end",
+            subject=folder.node().name,
+            # Not the figure itself: epsilon derives from what the store computed.
+            message=f"{share:.0%} or more of the policy's max_epsilon is spent",
+        )
