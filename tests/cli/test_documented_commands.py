@@ -116,6 +116,11 @@ TABLE: dict[str, Run | By] = {
         "tests/cli/test_sequences_cli.py::"
         "test_a_catalogue_gives_the_private_arm_texts_and_three_phases"
     ),
+    "hanse simulate sequences --data Beauty.txt --catalogue items.tsv --no-compare --epsilon 4 "
+    "--seed 7": By(
+        "tests/cli/test_sequences_cli.py::"
+        "test_a_catalogue_gives_the_private_arm_texts_and_three_phases"
+    ),
     "hanse simulate sequences --data ml-100k.inter --set next_item.min_count=5": Run(
         "simulate sequences --data {sequences} --stores 5 --rounds 1 --workers 1 --no-compare "
         "--quiet --set next_item.negatives=16 --set next_item.min_count=5",

@@ -1,8 +1,7 @@
 """Is joining expected to pay? Looked up in a study of small federations that ships with the code.
 
-The study is of one recipe on one data set (`hanse bench small`). What it measured is reported with
-its interval for the nearest size that is no larger than the federation asked about; nothing is
-extrapolated.
+The study is of one recipe on one data set (`hanse bench small`). What it measured at the nearest
+size and epsilon is reported with its interval, and nothing where that is far off.
 
 >>> [row.customers for row in shipped_study().rows] != []
 True
@@ -10,6 +9,7 @@ True
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,8 @@ from hanse_simulations.runs.results import PairedInterval, Record, SizeFigures
 
 _ARM: Final = "federated_private"
 _REFERENCE: Final = "alone"
+_FURTHEST: Final = math.log(2.0)
+"""Largest distance to a measured size that is still reported, as a logarithm: a factor of two."""
 
 
 class ShippedStudy(Record):
@@ -50,7 +52,7 @@ class Joining:
         epsilon: Their target epsilon.
         federations: How many of them, with different customers, were evaluated together.
         differences: Private federation less each store alone without privacy, one a metric.
-        source: Data set and command of the study.
+        source: Data set and recipe of the study, and the page that has its commands.
     """
 
     stores: int
@@ -98,7 +100,7 @@ def shipped_study() -> ShippedStudy:
 def expected_joining(
     settings: RunSettings, population: Population, study: ShippedStudy | None = None
 ) -> Joining | None:
-    """Look up what joining changed in federations that are at most as large.
+    """Look up what joining changed in federations of about the same size.
 
     Args:
         settings: The run's settings, for the task, the mode and the target epsilon.
@@ -106,45 +108,45 @@ def expected_joining(
         study: The study; the one in the package if unset.
 
     Returns:
-        None where nothing comparable was measured: another task, noise that is not shared,
-        fewer customers or stores than any, or a smaller epsilon.
+        None where nothing comparable was measured: another task, noise that is not shared, or
+        customers, stores or epsilon that differ by more than a factor of two from any.
     """
     study = shipped_study() if study is None else study
     if settings.task != "interest" or settings.privacy.mode != "distributed":
         return None
-    # Rounded down in everything: a larger federation, or more epsilon, does at least as well.
-    sizes = [
-        row
+    asked = (population.total, len(population.customers), settings.privacy.target_epsilon)
+    near = [
+        (far, row, one.epsilon)
         for row in study.rows
-        if row.stores <= len(population.customers) and row.customers <= population.total
+        for one in row.intervals
+        if one.epsilon is not None
+        and (far := _distances(asked, (row.customers, row.stores, one.epsilon)))
+        and max(far) <= _FURTHEST
     ]
-    if not sizes:
+    if not near:
         return None
-    row = max(sizes, key=lambda row: (row.customers, row.stores))
-    target = settings.privacy.target_epsilon
+    # Of two that are equally near, the one that promises less.
+    _, row, epsilon = min(near, key=lambda each: (sum(each[0]), each[2], each[1].customers))
     own = [
         one
         for one in row.intervals
-        if (one.arm, one.against) == (_ARM, _REFERENCE)
+        if (one.arm, one.against, one.epsilon) == (_ARM, _REFERENCE, epsilon)
         and one.metric in SHOWN
-        and one.epsilon is not None
-        and one.epsilon <= target
     ]
-    if not own:
-        return None
-    epsilon = max(one.epsilon for one in own if one.epsilon is not None)
     order = {metric: place for place, metric in enumerate(SHOWN)}
-    chosen = sorted(
-        (one for one in own if one.epsilon == epsilon), key=lambda one: order[one.metric]
-    )
     return Joining(
         stores=row.stores,
         customers=row.customers,
         epsilon=epsilon,
         federations=row.federations,
-        differences=tuple(chosen),
-        source=f"measured on {study.data}, recipe {study.recipe}; {study.command}",
+        differences=tuple(sorted(own, key=lambda one: order[one.metric])),
+        source=f"measured on {study.data} with the recipe {study.recipe}; docs/results.md",
     )
+
+
+def _distances(asked: tuple[float, ...], measured: tuple[float, ...]) -> list[float]:
+    """Absolute logarithms of the ratios."""
+    return [abs(math.log(a / b)) for a, b in zip(asked, measured, strict=True)]
 
 
 def _shown(one: PairedInterval, how: str = "") -> str:
