@@ -723,7 +723,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
         "request with a company's certificate",
         "company's key",
     ),
-    "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",
+    "hanse_common.options": "hexadecimal of an option; tests/cli/test_audit_cli.py",
     "hanse_common.audit.crosscheck": "hexadecimal that the policy has checked",
     "hanse_common.audit.evidence": ("node.json of evidence",),
     "hanse_common.audit.remembered": ("earlier audit",),
