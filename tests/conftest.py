@@ -109,6 +109,51 @@ def found_federation(secure_stores, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def counting(secure_stores, tmp_path, monkeypatch):
+    """Enrol the five stores for one release of statistics, then rounds of gradients."""
+    from hanse_common.privacy.plan import solved, unsolved
+    from kits.apps import counting_task
+    from kits.apps.secure_federation import SecureFederation
+
+    def make(
+        mode="distributed", *, task=counting_task.CountingTask, name="run", **changes
+    ) -> SecureFederation:
+        counting_task.install(monkeypatch, task)
+        settings, prepared = secure_stores
+        settings = unsolved(settings).with_changes(
+            {
+                "task": "counting",
+                "privacy.mode": mode,
+                "training.local_steps": 1,
+                "training.sample_rate": 1.0,
+                "federation.rounds": 3,
+                "federation.evaluate_every": 3,
+                "federation.secure_aggregation": True,
+                "privacy.statistics_noise_multiplier": 100.0,
+                "phases": [
+                    {
+                        "name": counting_task.PHASE,
+                        "release": "statistics",
+                        "share": 0.5,
+                        "max_norm": 64.0,
+                    },
+                    {"share": 0.5},
+                ],
+                **changes,
+            }
+        )
+        folder = tmp_path / name
+        folder.mkdir()
+        federation = SecureFederation(folder, solved(settings), prepared)
+        federation.skip_clipping_check()
+        monkeypatch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
+        return federation
+
+    yield make
+    counting_task.task_of.cache_clear()
+
+
+@pytest.fixture
 def federation(found_federation):
     """Five enrolled stores, as they come."""
     return found_federation()

@@ -27,6 +27,7 @@ from hanse_client.rounds.witness import Witness
 from hanse_common.errors import ConfigError, HanseError, public_reason
 from hanse_common.instructions import CONFIRM, MASK, SHARE, UNMASK
 from hanse_common.roundlog.evidence import LOG_SIZE
+from hanse_common.versions import VERSION_FIELD, own_version
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 500
@@ -44,7 +45,8 @@ def begin(admitted: Admitted) -> Answer:
     """Stage 0: train or evaluate, store the vector for masking, and reply with a Hello."""
     from hanse_client.rounds.local_update import compute_update
 
-    return compute_update(admitted)
+    # Beside the Hello: the bytes that a store signs, and their golden bytes, stay as they are.
+    return {**compute_update(admitted), VERSION_FIELD: own_version().encode()}
 
 
 ACTIONS: Mapping[str, Callable[[Admitted], Answer]] = {

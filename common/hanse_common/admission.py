@@ -38,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import Field, StringConstraints, field_validator
 
+from hanse_common.addresses import split_address
 from hanse_common.codec import Writer
 from hanse_common.company_certificate import CompanyProof, read_chain
 from hanse_common.durable import write_durably
@@ -65,7 +66,6 @@ _LARGEST_FILE = 64 * 1024
 _REQUEST_LABEL = b"hanse/request/1"
 _REFUSED_REQUEST = "ask the store for the file as `hanse store enrol` wrote it"
 _REFUSED_INVITATION = "ask the coordinator for invitation.json as `hanse server init` wrote it"
-_HOST = re.compile(r"\[[0-9a-fA-F:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 
 
 class Invitation(Settings):
@@ -83,10 +83,7 @@ class Invitation(Settings):
     @field_validator("fleet")
     @classmethod
     def _host_and_port(cls, fleet: str) -> str:
-        host, _, port = fleet.rpartition(":")
-        number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else 0
-        if not (_HOST.fullmatch(host) and 1 <= number <= 65_535):
-            raise ValueError("expected host:port, such as hanse.example.org:9092")
+        split_address(fleet)
         return fleet
 
     @field_validator("ca")

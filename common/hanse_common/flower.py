@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from hanse_common.addresses import bare_host, is_ipv6
+
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -30,16 +32,29 @@ def direct_loopback(inherited: Mapping[str, str] = os.environ) -> dict[str, str]
     proxy would be asked for its own loopback address.
 
     Args:
-        inherited: The variables to start from; hosts that they list stay listed.
+        inherited: The variables to start from; hosts that they list stay listed, but for
+            those, such as networks of IPv6, on which httpx fails.
 
     >>> direct_loopback({"NO_PROXY": "intranet.example"})["no_proxy"]
     'intranet.example,127.0.0.1,localhost,::1'
     """
     listed = inherited.get("no_proxy") or inherited.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in listed.split(",") if host.strip()]
+    hosts = [host for entry in listed.split(",") if (host := _readable(entry.strip()))]
     hosts += [host for host in _LOOPBACK if host not in hosts]
     # Programs disagree on which of the two names counts.
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
+
+
+def _readable(entry: str) -> str:
+    """An entry of `NO_PROXY` as httpx 0.28 reads it; empty if it would fail on it.
+
+    >>> _readable("[::1]"), _readable("example.org:80"), _readable("fd00::/8")
+    ('::1', 'example.org:80', '')
+    """
+    host = bare_host(entry)
+    name, colon, port = host.rpartition(":")
+    plain = not colon or (":" not in name and port.isdigit()) or is_ipv6(host)
+    return host if plain and host.isascii() else ""
 
 
 def environment(home: Path, *, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -33,6 +33,7 @@ FIELDS = (
 )
 """Extras that a line may hold, besides time, level, logger and event; others are dropped."""
 
+_NO_PROGRESS_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 _STDERR = 2
 _OURS = ("hanse_common", "hanse_client", "hanse_server", "hanse_simulations")
 _TAKEN_OVER = ("flwr", "uvicorn", "uvicorn.error", "uvicorn.access")
@@ -50,13 +51,16 @@ def set_up(*, store: str = "", level: str = "INFO", stream: TextIO | None = None
     Guarantees:
         Of an exception a line holds kind, code and constant words (`loggable_reason`), no
         traceback and no local variable. Of other packages' records it holds the message template
-        without its arguments. Extras that are not in `FIELDS` are dropped.
+        without its arguments. Extras that are not in `FIELDS` are dropped. Packages that are
+        imported later draw no progress bars.
 
     Edge cases:
         The messages of Hanse's own records are not filtered: their callers must not put data
         in them. A second call replaces the first. Flower adds a handler when it is imported, so
         this must be called after that. A forked or spawned process must call it again.
     """
+    # Packages draw progress bars on stderr, between the lines; both read these when imported.
+    os.environ.update(_NO_PROGRESS_BARS)
     take_down()  # a second handler would write every line twice
     handler = _Handler(stream or _stderr())
     handler.setFormatter(_Formatter(store))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from hanse_common.config import RunSettings
 from hanse_common.errors import PolicyViolation
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms
 from hanse_common.phases import EVALUATE, TRAIN
@@ -27,6 +28,10 @@ probabilities in double precision: at a variance of 10^14 it is off by 2 %, at 4
 _FLOAT_SLACK = 2e-4
 """Rounding error of a sum in float32, relative to one clip: twice the 10^-4 of a sum of 256
 clipped gradients; see docs/privacy.md."""
+
+_PLANNING_ERROR = 2.0
+"""How many times as many customers as planned a federation may have."""
+_NORM_DEVIATIONS = 6.0
 
 
 def check_noise(manifest: Manifest) -> None:
@@ -164,15 +169,11 @@ def _one_customer(section: SectionTerms, privacy: PrivacyTerms, kind: str) -> fl
     return values * section.scale + stores * math.sqrt(section.length)
 
 
-def sum_norm(manifest: Manifest, kind: str = TRAIN) -> float:
+def sum_norm(manifest: Manifest) -> float:
     """Return the L2 norm to which the coordinator clips the sum of a round's updates.
 
     It is max(clip, sqrt(stores · noise_variance · length) / scale) in the units of the update:
     the largest norm of one honest store's update, or the expected norm of all stores' noise.
-
-    Args:
-        manifest: The federation's manifest.
-        kind: `train`, or the name of a statistics phase.
 
     Guarantees:
         Whatever one store sends, the sum moves the model no further than one honest store's
@@ -181,10 +182,43 @@ def sum_norm(manifest: Manifest, kind: str = TRAIN) -> float:
 
     Edge cases:
         In modes `local` and `none` a store's noise is within its clip, and the norm is the clip.
-        A sum of statistics is cut at what all stores can add: each customer of a large store
-        counts in it, and honest stores' sums point into one direction.
+        Sums of statistics are not clipped: what is computed from them may not depend on their
+        length. `statistics_norm` bounds them.
     """
-    section = next(part for part in manifest.sections_of(kind) if part.name == UPDATE)
+    section = _update(manifest, TRAIN)
     noise = len(manifest.stores) * section.noise_variance * section.length
-    stores = 1 if kind == TRAIN else len(manifest.stores)
-    return max(section.clip * stores, math.sqrt(noise) / section.scale)
+    return max(section.clip, math.sqrt(noise) / section.scale)
+
+
+def planned_customers(settings: RunSettings) -> float:
+    """Return the number of customers of a store that the settings were planned with; public."""
+    return settings.training.expected_batch_size / settings.training.sample_rate
+
+
+def statistics_norm(manifest: Manifest, settings: RunSettings, kind: str) -> float:
+    """Return the largest L2 norm that all stores' sums of statistics together may have.
+
+    A customer's row has a norm of at most 1, and the sum of all rows therefore at most their
+    number. A longer sum is not used, so that a forged vector adds no more than this to it.
+
+    Args:
+        manifest: The federation's manifest.
+        settings: The run's settings.
+        kind: Name of the phase.
+
+    Returns:
+        Twice the planned number of customers of all stores or, if it is more, the largest norm
+        of one store's sum (`max_norm` of the phase), before rounding and shared noise. In mode
+        `local` it includes the noise of all stores.
+    """
+    section, stores = _update(manifest, kind), len(manifest.stores)
+    most = max(section.clip, _PLANNING_ERROR * stores * planned_customers(settings))
+    if manifest.privacy.mode == "local":
+        noise = (_multiplier(section, manifest, kind) or 0.0) * math.sqrt(stores)
+        # The norm of Gaussian noise exceeds this with a chance of e^-18 (Laurent, Massart 2000).
+        most += noise * (math.sqrt(section.length) + _NORM_DEVIATIONS)
+    return most
+
+
+def _update(manifest: Manifest, kind: str) -> SectionTerms:
+    return next(part for part in manifest.sections_of(kind) if part.name == UPDATE)

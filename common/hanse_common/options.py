@@ -79,6 +79,14 @@ HostOption = Annotated[
         help="Address to listen on; you must protect any that other machines can reach.",
     ),
 ]
+PublicHostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--public-host",
+        metavar="HOST",
+        help="Name under which your reverse proxy shows the page, behind its login; repeatable.",
+    ),
+]
 PortOption = Annotated[
     int, typer.Option("--port", min=0, max=65_535, help="Port to listen on; 0 takes a free one.")
 ]

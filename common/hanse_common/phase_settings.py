@@ -37,7 +37,9 @@ class PhaseSettings(Settings):
     target and the shares if unset. That of the gradient is `privacy.noise_multiplier`."""
     max_norm: float = Field(default=4096.0, gt=0)
     """Largest L2 norm of one store's sum of statistics; a longer one is scaled down before
-    masking. A public bound that no honest store should reach."""
+    masking. A public bound that no honest store should reach. The sum of all stores may be as
+    long, or twice the number of customers that the federation is planned with if that is more;
+    a longer one is taken for forged."""
 
     @model_validator(mode="after")
     def _name_goes_with_release(self) -> Self:

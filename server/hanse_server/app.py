@@ -28,7 +28,13 @@ from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
 from hanse_server.secure_grid import STAGE_SECONDS, SecureGrid
 from hanse_server.stage_log import Progress
-from hanse_server.store_grid import CONNECT_SECONDS, AdmittedGrid, StoreGrid, look_again_sooner
+from hanse_server.store_grid import (
+    ABSENT_SECONDS,
+    CONNECT_SECONDS,
+    AdmittedGrid,
+    StoreGrid,
+    look_again_sooner,
+)
 from hanse_server.strategies import make_strategy
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
     - `resume` (`HANSE_RESUME=1`): go on from the last checkpoint.
     - `stores` (`HANSE_STORES`): how many stores to wait for.
     - `patience`: seconds to wait for them to connect.
+    - `absence`: seconds for which a later round waits for stores that are away.
     - `timeout`: seconds to wait for stores to train or evaluate.
     - `stage-timeout`: seconds for each later stage of secure aggregation.
     - `federation`: in a deployment, the coordinator's folder. Stores are then named by their
@@ -115,7 +122,12 @@ def _stores(grid: Grid, config: UserConfig, settings: RunSettings, *, deployed: 
     least = max(expected, strategy_minimum(make_strategy(settings)))
     patience = float(config.get("patience") or CONNECT_SECONDS)
     if deployed:
-        return AdmittedGrid(cast("HttpGrid", grid), expected_stores=least, patience=patience)
+        return AdmittedGrid(
+            cast("HttpGrid", grid),
+            expected_stores=least,
+            patience=patience,
+            absence=float(config.get("absence") or ABSENT_SECONDS),
+        )
     return StoreGrid(grid, expected_stores=least, patience=patience)
 
 

@@ -27,6 +27,7 @@ from hanse_common.printing import echo
 from hanse_common.wording import json_text
 from hanse_server.authority_cli import authority
 from hanse_server.blame_cli import blame
+from hanse_server.deployment.watch.cli import watch
 from hanse_server.metrics_cli import metrics
 from hanse_server.notify_cli import notify
 from hanse_server.tls_cli import tls
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from hanse_common.admission import Request
     from hanse_common.identity import AuthorityKey, Certificate
     from hanse_server.deployment.folder import FederationFolder
-    from hanse_server.deployment.run import RunState
+    from hanse_server.deployment.run_state import RunState
 
 
 _AuthorityOption = Annotated[
@@ -360,8 +361,8 @@ def resume(
 @app.command()
 def stop(folder: FederationFolderOption = _HERE, output: FormatOption = Format.TABLE) -> None:
     """Stop the current run; the stores stay connected, and it can be resumed."""
-    from hanse_server.deployment.run import as_row
     from hanse_server.deployment.run import stop as halt
+    from hanse_server.deployment.run_state import as_row
 
     state = halt(_folder(folder))
     if output is Format.JSON:
@@ -386,18 +387,20 @@ def status(folder: FederationFolderOption = _HERE, output: FormatOption = Format
 
 app.command()(blame)
 app.command()(metrics)
+app.command()(watch)
 app.command()(notify)
 
 
 def _follow(federation: FederationFolder, state: RunState, detach: bool, output: Format) -> None:
     """Show a run's stages as they finish, then print its final state."""
-    from hanse_server.deployment.run import as_row, find, state_of, watch
+    from hanse_server.deployment.run import watch as follow
+    from hanse_server.deployment.run_state import as_row, find, state_of
     from hanse_server.deployment.tables import run_line, stage_line
 
     if not detach:
         say(f"run {state.name}, in {state.folder}")
         try:
-            for stage in watch(federation, state.name):
+            for stage in follow(federation, state.name):
                 say(stage_line(stage, state.rounds))
         except KeyboardInterrupt:
             # The run is a process of the SuperLink, in a session that Ctrl-C does not reach.

@@ -23,12 +23,14 @@ from hanse_common.errors import (
 )
 from hanse_common.identity import Certificate
 from hanse_common.instructions import CONFIRM, MASK, MESSAGE, SHARE, UNMASK, Kind
+from hanse_common.monitoring.codes import NO_REPLY
 from hanse_common.roundlog.records import SUMMED, Closed
 from hanse_common.secagg import Aggregate, Coordinator
 from hanse_common.secagg.messages import Hello, decode
 from hanse_common.secagg.refusal import Refusal
 from hanse_common.secagg.wire import Message as ProtocolMessage
 from hanse_common.secagg.wire import StoreMessage
+from hanse_common.versions import EARLIER, VERSION_FIELD, Version, other_protocol, own_version
 from hanse_server.roundlog import AttemptLog
 from hanse_server.stage_log import Progress, StageOutcome
 from hanse_server.store_grid import UNREADABLE, StoreGrid, refusal_reason
@@ -64,6 +66,7 @@ class AttemptResult:
         complete: Stores that answered every message.
         unanswered: The store of each message without an answer, by message id.
         stages: The stages in order, with the stores that each one asked.
+        releases: The release of each store whose Hello was accepted.
         record: The attempt's record for the round log; None if there is no log.
     """
 
@@ -80,6 +83,7 @@ class AttemptResult:
     complete: frozenset[str]
     unanswered: Mapping[str, str]
     stages: tuple[StageOutcome, ...]
+    releases: Mapping[str, str]
     record: Closed | None
 
 
@@ -126,6 +130,7 @@ class StageRunner:
         self._unanswered: dict[str, str] = {}
         self._summed: tuple[str, ...] = ()
         self._accused: dict[str, tuple[str, ...]] = {}
+        self._releases: dict[str, str] = {}
 
     def run(
         self,
@@ -292,6 +297,7 @@ class StageRunner:
             complete=recipients - frozenset(self._unanswered.values()),
             unanswered=self._unanswered,
             stages=tuple(self._stages),
+            releases=self._releases,
             record=None if self._record is None else self._record.closed(outcome),
         )
 
@@ -309,7 +315,7 @@ class StageRunner:
             if store_id is not None and store_id not in stages and node not in self._reasons:
                 continue
             stage = stages.get(store_id or "", "hello" if store_id is None else "")
-            reason = self._reasons.get(node) or "no reply in time"
+            reason = self._reasons.get(node) or NO_REPLY
             lost[names[node]] = f"at stage {stage!r}: {reason}" if stage else reason
         return lost
 
@@ -326,6 +332,9 @@ class StageRunner:
             if self._record is not None:
                 self._record.check(message, config)
             self._coordinator.receive(message)
+            if isinstance(message, Hello):
+                release = Version.decode(config.get(VERSION_FIELD)).release
+                self._releases[self._grid.stores[node]] = release or EARLIER
             # The first node that uses an id keeps it; its certificate was checked just now.
             self._nodes.setdefault(message.store_id, node)
             if self._record is not None:
@@ -395,6 +404,10 @@ def _protocol_message(reply: Message) -> tuple[StoreMessage, Mapping[str, object
             "the store sent no protocol message; its reply was dropped unread",
             hint="it may not be enrolled, and would have sent its update without a mask",
         )
+    theirs = Version.decode(config.get(VERSION_FIELD))
+    # Before its bytes, whose error could not name the release to upgrade to.
+    if VERSION_FIELD in config and theirs.protocol != own_version().protocol:
+        raise other_protocol(theirs, they="the store", we="this coordinator")
     message = decode(data)
     if not isinstance(message, StoreMessage):
         raise FederationError(f"the store sent a {type(message).__name__}")

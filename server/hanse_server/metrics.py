@@ -12,7 +12,6 @@ customers and the manifest alone decides what may be released of them.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from hanse_common.decoding import json_file
 from hanse_common.durable import PARTIAL
 from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
-from hanse_common.monitoring.codes import OTHER, code_in, known_codes
+from hanse_common.monitoring.codes import OTHER, known_codes
 from hanse_common.monitoring.expiry import day
 from hanse_common.monitoring.health import Health, is_locked, listens
 from hanse_common.paths import (
@@ -40,15 +39,13 @@ from hanse_common.paths import (
 )
 from hanse_common.roundlog.records import SUMMED
 from hanse_common.settings_files import read_toml
-from hanse_server.stage_log import ended_early, read_stages
+from hanse_server.stage_log import ended_early, lost_at, read_stages
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _BUCKETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Upper bounds of the histogram of stage durations, in seconds."""
-_PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
-_LOST = re.compile(r"at stage '(\w+)': ")
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
@@ -234,12 +231,9 @@ def _lost(stages: Sequence[Mapping[str, Any]]) -> Counter[tuple[str, str, str, s
     counts: Counter[tuple[str, str, str, str]] = Counter()
     for stage in stages:
         for store, reason in stage["refusals"].items():
-            where = _LOST.match(reason)
-            # Labels take known values only: reasons are in the store's words, and each new
-            # value would be another time series.
-            at = where[1] if where and where[1] in _PROTOCOL_STAGES else ""
-            rest = reason[where.end() :] if where else reason
-            counts[_name(stage), at, code_in(rest), store] += 1
+            # Labels take known values only: each new value would be another time series.
+            at, code = lost_at(reason)
+            counts[_name(stage), at, code, store] += 1
     return counts
 
 

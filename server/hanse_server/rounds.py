@@ -102,6 +102,8 @@ def run_rounds(
     # Everything that can be refused is, before a store trains and pays for it.
     strategy = make_strategy(settings)
     _check_writable(run_dir)
+    last = latest_checkpoint(run_dir)
+    grid.gather(last.round + 1 if last else 1, "train", everyone=True)
     _check_enough_stores(grid, strategy)
     start = _starting_point(run_dir, settings, resume)
     restore_state(strategy, start.strategy)
@@ -222,6 +224,8 @@ class _Stages:
         started = time.monotonic()
         self._seed(number, _TRAIN)
         phase = self._settings.schedule.at(number)
+        # A sum of statistics is released once: who is missing then is missing in the model.
+        self._grid.gather(number, "train", everyone=phase.release == "statistics")
         known = self._settings.schedule.known(arrays, after=number - 1)
         if phase.release == "statistics":
             return self._release(phase, number, arrays, known, started)
@@ -315,6 +319,7 @@ class _Stages:
         if not self._grid.evaluates or self._log.holds(number, "evaluate", split):
             return
         started = time.monotonic()
+        self._grid.gather(number, "evaluate")
         self._seed(number, _VALIDATE if split == "validate" else _TEST)
         messages = self._strategy.configure_evaluate(
             number,

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -45,6 +45,7 @@ from hanse_common.instructions import (
     model_digest,
 )
 from hanse_common.manifest import Manifest
+from hanse_common.monitoring.codes import AWAY
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
@@ -121,6 +122,10 @@ class SecureGrid(ForwardingGrid):
         self._progress = progress
         self._blame = blame or Blame(None)
         self._late = LateAnswers(grid)
+        self._away: set[str] = set()
+        """Stores that were waited for in vain, until they are connected again."""
+        self._absent: set[str] = set()
+        """Stores that were not connected when the round began."""
         self._sums = SumReader(manifest)
         # Every process draws its own: a coordinator that starts again begins a new run, since a
         # store's journal admits no round of a run twice. 62 bits fit Flower's signed integers.
@@ -135,6 +140,55 @@ class SecureGrid(ForwardingGrid):
     def absent(self) -> dict[str, str]:
         """Nodes that could not say their name; see `StoreGrid`."""
         return self._stores.absent
+
+    def gather(self, number: int, kind: str, *, everyone: bool = False) -> None:
+        """Wait until as many stores are connected as the terms ask for.
+
+        Args:
+            number: The training round that is about to begin.
+            kind: `train` or `evaluate`.
+            everyone: Wait for all stores, and go on without those that do not come in time. For
+                the beginning of a run, and for a round that happens once.
+
+        Raises:
+            RoundFailed: There are too few. Nothing was asked of anybody.
+        """
+        listed = set(self._manifest.stores) - self._blame.record.left_out.keys()
+        least = self._manifest.minimum_cohort
+
+        def enough(here: Collection[str]) -> bool:
+            self._away.difference_update(here)
+            wanted = min(self._stores.expected, len(listed - self._away)) if everyone else least
+            return len(listed.intersection(here)) >= max(wanted, least)
+
+        here = self._await(number, kind, listed, enough)
+        self._absent = listed - here
+        self._away |= self._absent
+        if len(here) < least:
+            absent = ", ".join(sorted(listed - here))
+            raise RoundFailed(
+                f"{len(here)} of {len(self._manifest.stores)} stores are connected, {least} must "
+                f"be there when a round begins; away: {absent}",
+                hint="the model is unchanged; start their nodes, or sign terms without them "
+                "(`hanse server manifest sign --without STORE`)",
+            )
+
+    def _await(
+        self,
+        number: int,
+        kind: str,
+        wanted: Collection[str],
+        enough: Callable[[Collection[str]], bool],
+    ) -> set[str]:
+        """Wait for stores, and record for displays which are missing; those of `wanted` there."""
+
+        def waiting(here: Collection[str]) -> None:
+            missing = sorted(set(wanted).difference(here))
+            _log.info("round %d: waiting for %s", number, ", ".join(missing))
+            if self._progress is not None:
+                self._progress.absent(number, kind, missing)
+
+        return set(wanted).intersection(self._stores.await_stores(enough, waiting=waiting))
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
         """Append the digest of the model after a round to the log.
@@ -188,6 +242,7 @@ class SecureGrid(ForwardingGrid):
         terms = self._manifest.terms(self._exchanged(sent, kind))
         so_far = _SoFar(
             kind=kind,
+            round=_round(sent),
             picked=tuple(self._stores.stores[message.metadata.dst_node_id] for message in sent),
         )
         for number in range(1, MAX_ATTEMPTS + 1):
@@ -204,6 +259,10 @@ class SecureGrid(ForwardingGrid):
             lost = result.error
             if number < MAX_ATTEMPTS:
                 _log.warning("%s; trying once more", lost)
+                # Those that fell silent may be starting again. Who refused is there, and who
+                # does not come back in time is missed by the second attempt's own count.
+                missed = so_far.gone
+                self._await(so_far.round, kind, missed, missed.issubset)
         return self._lost_to(self._failed(lost, so_far), so_far)
 
     def _attempt(
@@ -249,6 +308,9 @@ class SecureGrid(ForwardingGrid):
             reading = self._sums.read(sent[0], instructions, result.aggregate, arrays)
         except BadSum as error:
             self._judge_failure(result, instructions, error, so_far)
+            if error.code == "forged-vector":
+                # A plan with too few customers is the other cause, which no search can find.
+                so_far.note = f"{error.message} ({error.hint}); {so_far.note}"
             return self._lost_to(error, so_far)
         self._judge(result, instructions, so_far, wrong=None)
         return replace(
@@ -368,11 +430,13 @@ class SecureGrid(ForwardingGrid):
         return RoundFailed(message, hint=hint, culprits=error.culprits)
 
     def _so_far(self, so_far: _SoFar) -> ExchangeResult:
+        away = dict.fromkeys(self._absent.difference(so_far.picked), AWAY)
         return ExchangeResult(
-            refusals={**self.absent, **dict(sorted(so_far.lost.items()))},
+            refusals={**self.absent, **dict(sorted({**away, **so_far.lost}.items()))},
             roster=so_far.roster,
             attempts=so_far.attempts,
             stages=tuple(so_far.stages),
+            releases=dict(sorted(so_far.releases.items())),
             note=so_far.note,
         )
 
@@ -385,8 +449,7 @@ class SecureGrid(ForwardingGrid):
         return self._manifest.schedule.kind(instructions.kind, instructions.round)
 
     def _exchanged(self, sent: Sequence[Message], kind: Kind) -> str:
-        config = cast(ConfigRecord, sent[0].content["config"])
-        return self._manifest.schedule.kind(kind, int(cast(int, config[ROUND])))
+        return self._manifest.schedule.kind(kind, _round(sent))
 
     def _summed_kind(self, sent: Sequence[Message]) -> Kind | None:
         """The kind of the exchange that messages begin, if its result is a sum; None otherwise."""
@@ -399,6 +462,7 @@ class _SoFar:
     """The results of an exchange's attempts so far; the object lives as long as the exchange."""
 
     kind: Kind
+    round: int
     picked: tuple[str, ...]
     attempts: int = 0
     lost: dict[str, str] = field(default_factory=dict)
@@ -407,6 +471,7 @@ class _SoFar:
     """Stores that the last attempt lost although they were not left out."""
     roster: tuple[str, ...] = ()
     stages: list[StageOutcome] = field(default_factory=list)
+    releases: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
     def begin(self, number: int, plan: Plan) -> None:
@@ -419,6 +484,12 @@ class _SoFar:
         self.lost |= {**result.lost, **dict.fromkeys(result.liars, liars)}
         self.roster = result.roster
         self.stages += result.stages
+        self.releases |= result.releases
+
+
+def _round(sent: Sequence[Message]) -> int:
+    """The training round that a strategy's messages belong to."""
+    return int(cast(int, cast(ConfigRecord, sent[0].content["config"])[ROUND]))
 
 
 def _too_few(count: int, terms: Terms) -> RoundFailed:

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
     from hanse_common.secagg import Aggregate
 
 _log = logging.getLogger(__name__)
-_STAGE = re.compile(r"^at stage '\w+': ")
+_STAGE = re.compile(r"^at stage '(\w+)': ")
+PROTOCOL_STAGES = ("hello", "share", "mask", "confirm", "unmask")
+"""The stages of an attempt, in order."""
 
 Stage = Literal["train", "evaluate", "done"]
+
+CONNECT = "connect"
+"""The stage in which a round waits for stores that are away; no message is sent in it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +77,7 @@ class ExchangeResult:
         survivors: Stores whose updates are in the replies; none if there is an error.
         attempts: The number of attempts.
         stages: The stages of all attempts, in order; empty without secure aggregation.
+        releases: The release of Hanse of each store that said hello.
         noise_share: Measured over promised variance of the noise, all rounds of this process
             together; None where it is not measured.
         cut: The factor that shortened the sum of updates to the public norm, at most 1; None
@@ -87,6 +94,7 @@ class ExchangeResult:
     survivors: tuple[str, ...] = ()
     attempts: int = 1
     stages: tuple[StageOutcome, ...] = ()
+    releases: Mapping[str, str] = field(default_factory=dict)
     noise_share: float | None = None
     cut: float | None = None
     note: str = ""
@@ -173,6 +181,8 @@ class StageLog:
             "outcome": exchange.outcome,
             "cut": exchange.cut,
             "deadlines": exchange.deadlines,
+            # How many stores have each, and not which: a line holds nothing of one store.
+            "releases": dict(sorted(Counter(exchange.releases.values()).items())),
             "note": note,
             "seconds": round(time.monotonic() - started, 6) if started is not None else 0.0,
             "time": round(time.time(), 6),
@@ -224,6 +234,10 @@ class Progress:
         }
         self._write()
 
+    def absent(self, number: int, kind: str, stores: Collection[str]) -> None:
+        """Record that a round waits for stores that are away."""
+        self.stage(number, kind, 0, CONNECT, stores)
+
     def answered(self, store: str, refusal: str | None = None) -> None:
         """Record a store's answer, or the reason why it gave none."""
         if store in self._table.get("waiting", ()):
@@ -269,13 +283,29 @@ def ended_early(stage: Mapping[str, Any]) -> bool:
     return bool(stage["stage"] == "done" and stage["outcome"] != SUMMED)
 
 
-def code_of(reason: str) -> str:
-    """The error code in a reason, which may begin with the stage.
+def lost_at(reason: str) -> tuple[str, str]:
+    """The stage of the protocol and the error code in a reason for which a store was lost.
 
-    >>> code_of("at stage 'hello': [budget-spent] a release would cost more")
-    'budget-spent'
+    Returns:
+        Two known words; the stage is empty if the reason names none of `PROTOCOL_STAGES`.
+
+    >>> lost_at("at stage 'hello': [budget-spent] a release would cost more")
+    ('hello', 'budget-spent')
     """
-    return code_in(_STAGE.sub("", reason))
+    stage, rest = split_reason(reason)
+    # Known words only: the reason is the store's text.
+    return stage if stage in PROTOCOL_STAGES else "", code_in(rest)
+
+
+def split_reason(reason: str) -> tuple[str, str]:
+    """The stage at the beginning of a reason, empty if there is none, and the rest."""
+    stage = _STAGE.match(reason)
+    return (stage[1], reason[stage.end() :]) if stage else ("", reason)
+
+
+def code_of(reason: str) -> str:
+    """The error code in a reason; see `lost_at`."""
+    return lost_at(reason)[1]
 
 
 def _as_line(stage: Mapping[str, Any]) -> str:

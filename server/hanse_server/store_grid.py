@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +21,7 @@ from flwr.supercore.run import Run
 
 from hanse_common.errors import FederationError, HanseError, MalformedMessage
 from hanse_common.instructions import NDArray
+from hanse_common.monitoring.codes import NO_REPLY
 from hanse_common.roundlog.evidence import LOG_SIZE
 from hanse_common.wording import printable
 from hanse_server.stage_log import ExchangeResult
@@ -32,8 +33,11 @@ _log = logging.getLogger(__name__)
 
 _DESCRIBE = f"{MessageType.QUERY}.describe"
 CONNECT_SECONDS = 120.0
+ABSENT_SECONDS = 300.0
+"""Seconds for which a round waits for stores that are away; a machine restarts within them."""
 UNREADABLE = f"[{MalformedMessage.code}] the store's reply cannot be read"
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS, _LONGEST_LOOK, _LOOKS = 0.1, 2.0, 50
+"""Seconds between two looks for connected stores: first, longest, and as a part of the wait."""
 _LONGEST_REASON = 300
 _MOST_UNANSWERED = 256
 """The number of messages whose late answers are still looked for."""
@@ -109,7 +113,8 @@ class StoreGrid(ForwardingGrid):
         self, grid: Grid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
     ) -> None:
         super().__init__(grid)
-        self._expected = expected_stores
+        self.expected = expected_stores
+        """The number of stores that a run waits for at its beginning."""
         self._patience = patience
         self._names: dict[int, str] | None = None
         self.absent: dict[str, str] = {}
@@ -130,11 +135,10 @@ class StoreGrid(ForwardingGrid):
 
     def _ask_names(self) -> dict[int, str]:
         deadline = time.monotonic() + self._patience
-        while len(nodes := list(self._grid.get_node_ids())) < self._expected:
+        while len(nodes := list(self._grid.get_node_ids())) < self.expected:
             if time.monotonic() > deadline:
                 raise FederationError(
-                    f"{len(nodes)} of {self._expected} stores connected "
-                    f"within {self._patience:g} s",
+                    f"{len(nodes)} of {self.expected} stores connected within {self._patience:g} s",
                     hint="start the missing stores' nodes",
                 )
             time.sleep(0.05)
@@ -158,6 +162,28 @@ class StoreGrid(ForwardingGrid):
         if not names:
             raise FederationError(f"no store answered: {describe_refusals(self.absent)}")
         return dict(sorted(names.items(), key=lambda item: item[1]))
+
+    def gather(self, number: int, kind: str, *, everyone: bool = False) -> None:
+        """Do nothing: rounds without masks have no terms to meet; see `SecureGrid.gather`."""
+
+    def await_stores(
+        self,
+        enough: Callable[[Collection[str]], bool],
+        *,
+        waiting: Callable[[Collection[str]], None] = lambda _: None,
+    ) -> Collection[str]:
+        """Wait until enough stores are connected, at most as long as the grid allows.
+
+        Simulated stores are always there, and nothing is waited for.
+
+        Args:
+            enough: Says whether the stores of these names are enough.
+            waiting: Called with the stores that are connected, whenever others are.
+
+        Returns:
+            The names of the stores that are connected.
+        """
+        return set(self.stores.values())
 
     def publish(self, number: int, arrays: Mapping[str, NDArray]) -> None:
         """Do nothing: rounds without masks have no log; see `SecureGrid.publish`."""
@@ -215,7 +241,7 @@ class StoreGrid(ForwardingGrid):
         """The reason of each store that failed: its own words, or that no reply came in time."""
         answered = {_sender(reply) for reply in replies}
         reasons = {
-            self.stores[message.metadata.dst_node_id]: "no reply in time"
+            self.stores[message.metadata.dst_node_id]: NO_REPLY
             for message in messages
             if message.metadata.dst_node_id not in answered
         }
@@ -288,13 +314,20 @@ class AdmittedGrid(StoreGrid):
         grid: Flower's Grid at a SuperLink.
         expected_stores: How many stores to wait for before the first round.
         patience: Seconds to wait for them.
+        absence: Seconds to wait for stores that are away later.
     """
 
     def __init__(
-        self, grid: HttpGrid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
+        self,
+        grid: HttpGrid,
+        *,
+        expected_stores: int = 1,
+        patience: float = CONNECT_SECONDS,
+        absence: float = ABSENT_SECONDS,
     ) -> None:
         super().__init__(grid, expected_stores=expected_stores, patience=patience)
         self._superlink = grid
+        self._absence = absence
 
     def get_node_ids(self) -> Iterable[int]:
         """List the nodes that are connected now, in the order of their stores' names."""
@@ -303,18 +336,28 @@ class AdmittedGrid(StoreGrid):
         self._names = dict(sorted({**known, **connected}.items(), key=lambda item: item[1]))
         return [node for node in self._names if node in connected]
 
+    def await_stores(
+        self,
+        enough: Callable[[Collection[str]], bool],
+        *,
+        waiting: Callable[[Collection[str]], None] = lambda _: None,
+    ) -> Collection[str]:
+        """Wait for `patience` seconds the first time, for `absence` later; see `StoreGrid`."""
+        seconds, self._patience = self._patience, self._absence
+        begun, said = time.monotonic(), None
+        while True:
+            here = set(self._connected().values())
+            waited = time.monotonic() - begun
+            if enough(here) or waited > seconds:
+                return here
+            if here != said:
+                waiting(here)
+                said = here
+            time.sleep(min(max(_LOOK_SECONDS, waited / _LOOKS), _LONGEST_LOOK))
+
     def _ask_names(self) -> dict[int, str]:
-        deadline = time.monotonic() + self._patience
-        while len(names := self._connected()) < self._expected:
-            if time.monotonic() > deadline:
-                present = ", ".join(sorted(names.values())) or "none"
-                raise FederationError(
-                    f"{len(names)} of {self._expected} stores connected within "
-                    f"{self._patience:g} s: {present}",
-                    hint="start the missing stores' nodes, or wait for fewer with --stores",
-                )
-            time.sleep(_LOOK_SECONDS)
-        return dict(sorted(names.items(), key=lambda item: item[1]))
+        # Whoever is there: the terms say how many are enough, and `SecureGrid.gather` waits.
+        return dict(sorted(self._connected().items(), key=lambda item: item[1]))
 
     def _connected(self) -> dict[int, str]:
         return {node.node_id: node.name for node in self._superlink.get_nodes() if node.name}

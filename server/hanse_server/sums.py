@@ -29,11 +29,12 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import BadSum, FederationError, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_noise import sum_norm
+from hanse_common.manifest_noise import planned_customers, statistics_norm, sum_norm
 from hanse_common.manifest_terms import plan_of
 from hanse_common.phases import trained
 from hanse_common.secagg import Aggregate
 from hanse_common.secagg.layout import Floats, Integers
+from hanse_common.secagg.reach import largest_norm
 from hanse_common.vector import (
     NOISE_ONLY,
     UPDATE,
@@ -141,7 +142,8 @@ class SumReader:
         manifest: The federation's signed terms.
 
     Guarantees:
-        The reply moves the model by no more than `sum_norm(manifest)` allows.
+        The reply moves the model by no more than `sum_norm(manifest)` allows, and holds no
+        sum of statistics beyond `statistics_norm`.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -178,6 +180,7 @@ class SumReader:
             arrays: The model that was sent, by name.
 
         Raises:
+            BadSum [forged-vector]: The planned customers cannot have made a sum of statistics.
             BadSum, PrivacyError: See `NoiseMonitor.take`.
         """
         settings, stores = _settings(instructions.settings), len(aggregate.survivors)
@@ -188,15 +191,12 @@ class SumReader:
         if phase.release == "statistics":
             released = decode_statistics(aggregate.total, self._manifest, phase.name)
             self._measure(released.noise_only, phase.name, stores)
-            cut = self._cut(released.total, phase.name)
-            deviation = self._deviation(phase.name, stores)
-            array = released_array(cut * released.total, cut * deviation)
-            return self._reading(
-                _reply(first, {"arrays": to_record({phase.array: array})}, {}), cut
-            )
+            self._check_reach(released.total, settings, phase.name, stores)
+            array = released_array(released.total, self._deviation(phase.name, stores))
+            return self._reading(_reply(first, {"arrays": to_record({phase.array: array})}, {}))
         sums = decode_training(aggregate.total, self._manifest)
         self._measure(sums.noise_only, phase.name, stores)
-        cut = self._cut(sums.update, phase.name)
+        cut = self._cut(sums.update)
         factor, old = cut * settings.update_factor(instructions.round), trained(arrays)
         mean = unflatten(sums.update * (factor / stores), old)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in old.items()}
@@ -209,11 +209,32 @@ class SumReader:
         if self._monitor is not None and noise_only is not None:
             self._monitor.take(noise_only, stores=stores, variance=self._variances[kind])
 
-    def _cut(self, total: Floats, kind: str) -> float:
-        """The factor that cuts a sum to its public norm, at most 1."""
+    def _cut(self, total: Floats) -> float:
+        """The factor that cuts a sum of updates to its public norm, at most 1."""
         # The sum was released when it was unmasked; cutting it afterwards costs no epsilon.
-        longest, norm = sum_norm(self._manifest, kind), float(np.sqrt(np.square(total).sum()))
+        longest, norm = sum_norm(self._manifest), float(np.sqrt(np.square(total).sum()))
         return min(1.0, longest / max(norm, longest))
+
+    def _check_reach(self, total: Floats, settings: RunSettings, kind: str, stores: int) -> None:
+        """Check that all planned customers together can have made a sum of statistics.
+
+        Raises:
+            BadSum [forged-vector]: They cannot. It is not cut instead: models that take only
+                ratios of a sum would follow a forged vector all the same.
+        """
+        section = next(s for s in self._manifest.terms(kind).layout.sections if s.name == UPDATE)
+        most = statistics_norm(self._manifest, settings, kind)
+        longest = largest_norm(section, stores, most=most) / section.scale
+        norm = float(np.sqrt(np.square(total).sum()))
+        if norm > longest:
+            planned = len(self._manifest.stores) * planned_customers(settings)
+            raise BadSum(
+                f"the sum of {kind!r} has norm {norm:,.0f}, and with its noise {longest:,.0f} is "
+                f"the most for a federation planned with {planned:,.0f} customers",
+                code="forged-vector",
+                hint="the model is unchanged; if there are more customers than the settings' "
+                "expected_batch_size / sample_rate for each store, raise max_norm of the phase",
+            )
 
     def _deviation(self, kind: str, stores: int) -> float:
         """The standard deviation of the noise in each number of a sum of statistics."""
@@ -224,7 +245,7 @@ class SumReader:
             one = plan.phase_noise[kind]
         return math.sqrt(stores) * one
 
-    def _reading(self, reply: Message, cut: float) -> Reading:
+    def _reading(self, reply: Message, cut: float | None = None) -> Reading:
         share = None if self._monitor is None else self._monitor.share
         return Reading(reply=reply, cut=cut, noise_share=share)
 

@@ -30,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "Makefile",
 ]
-NO_COMMANDS = ("python", "toml", "json", "ini", "sql")
+NO_COMMANDS = ("python", "toml", "json", "ini", "nginx", "sql")
 """Languages of fenced blocks that hold something else."""
 
 
@@ -62,6 +62,10 @@ DEPLOYMENT = By(
     "tests/e2e/test_deployment.py::test_commands_alone_make_a_federation_that_the_doctor_finds_ready",
     "tests/e2e/test_deployment.py::test_five_stores_run_three_private_rounds",
 )
+WATCH = By(
+    "tests/browser/test_watch_pages.py::test_it_fits_loads_nothing_else_and_is_legible",
+    "tests/e2e/test_deployment.py::test_both_pages_fit_hold_nothing_of_a_customer_and_follow_a_run",
+)
 MAKE = By("tests/unit/test_makefile.py::test_each_target_runs_what_it_is_for")
 SEQUENCES = By("tests/cli/test_sequences_cli.py::test_a_data_set_is_trained_under_masks_and_noise")
 REVIEWS = By(
@@ -72,6 +76,10 @@ REVIEWS = By(
 PRETRAIN = "tests/unit/test_pretraining.py::"
 
 TABLE: dict[str, Run | By] = {
+    "hanse server watch": WATCH,
+    "hanse server watch --folder /var/lib/hanse --public-host watch.example.org": By(
+        "tests/unit/test_live_page.py::test_a_request_under_another_name_is_refused"
+    ),
     "make demo": MAKE,
     "make test": MAKE,
     "hanse simulate smoke": Run(f"simulate smoke {SMALL} --rounds 3", slow=True),
@@ -217,6 +225,9 @@ TABLE: dict[str, Run | By] = {
         "tests/e2e/test_privacy_audit.py::test_statistics_without_their_noise_are_found",
     ),
     "hanse bench engines": Run("bench engines --stores 2 --rounds 2", slow=True),
+    "hanse bench commands --folder STORE": By(
+        "tests/unit/test_bench_commands.py::test_each_command_is_measured_beside_the_reference"
+    ),
     "hanse bench secagg": Run("bench secagg --stores 3 --parameters 50 --dropouts 0"),
     "hanse bench secagg --stores 100 --parameters 100000 --dropouts 0.1": Run(
         "bench secagg --stores 4 --parameters 50 --dropouts 0.25"

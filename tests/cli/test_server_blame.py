@@ -13,7 +13,7 @@ from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import write_arrays
 from hanse_server.cli import app
-from hanse_server.deployment import run
+from hanse_server.deployment import run, run_state
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tables import stage_line
 from hanse_server.stage_log import ExchangeResult, StageLog, read_stages
@@ -97,7 +97,7 @@ def test_a_run_that_ended_early_says_so_and_how_to_go_on(folder):
     ended = ExchangeResult(error=BudgetSpent("spent"), note="ended early after round 4")
     StageLog(run_dir, -1).append(4, "done", ended)
     write_arrays(run_dir / "global.safetensors", {})
-    state = run.state_of(FederationFolder(folder), run_dir)
+    state = run_state.state_of(FederationFolder(folder), run_dir)
     assert state.state == "ended early"
     assert "--continue-from spring" in state.failure["hint"]
     assert "ended early" in stage_line(read_stages(run_dir)[-1], 10)

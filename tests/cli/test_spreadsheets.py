@@ -9,6 +9,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hanse_client.inference.files import write_table
@@ -28,9 +30,12 @@ FORMULAS = (
     "\t=1",
     "\r=1",
     "\n=1",
+    "'=1",
+    "\uff1d1+1",
+    "\uff20SUM(A1)",
 )
 PLAIN = ("milk", "", "'quoted", "a=b", "0.5", "ü")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff20")
 
 
 def cells(text: str) -> list[str]:
@@ -56,6 +61,18 @@ def test_a_text_is_marked_and_comes_back(text):
     assert not marked.startswith(FORMULA_STARTS)
     assert spreadsheets.from_text(marked) == text
     assert (marked == text) == (text in PLAIN)
+
+
+@given(st.text(alphabet="'=;\t\n-a\uff1d", max_size=8))
+def test_no_separator_of_any_locale_begins_a_formula_and_every_text_comes_back(text):
+    """Semicolons separate cells where a comma is the decimal point, and quotes do not help."""
+    marked = spreadsheets.as_text(text)
+    assert spreadsheets.from_text(marked) == text
+    for separator in (";", "\n"):
+        assert not any(cell.startswith(("=", "-", "\uff1d")) for cell in marked.split(separator))
+    table = pl.DataFrame({"a": [text]})
+    assert spreadsheets.as_texts(table)["a"].item() == marked
+    assert spreadsheets.from_texts(spreadsheets.as_texts(table)).equals(table)
 
 
 def frame() -> pl.DataFrame:

@@ -11,9 +11,11 @@ import shutil
 from datetime import timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings
 from hanse_common.errors import PolicyViolation, SuperLinkDown
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
@@ -22,8 +24,10 @@ from hanse_server.stage_log import read_stages
 from hanse_simulations.engines import run_federation
 from hanse_simulations.experiment.enrolment import enrol_stores
 from hanse_simulations.runs.arm_folder import ArmFolder
+from kits.browser import CHROMIUM, Tab
 from kits.commands import joined_shops, kill, pids_of
 from kits.deployment import as_toml, wait_for
+from kits.watched import check_keyboard, check_looks, check_structure, wait_for_parts, watching
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +105,47 @@ def test_an_audit_of_coordinator_and_stores_finds_nothing(shops, first_run):
     assert "another history is refused" in findings["round log"]["message"]
     assert verdict["ok"] and not verdict["gone"]
     assert len(verdict["stores"]) == 5 and len(verdict["logs"]) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+def test_both_pages_fit_hold_nothing_of_a_customer_and_follow_a_run(shops, first_run, tmp_path):
+    """`hanse server watch` and `hanse store watch`, in a browser beside the real federation."""
+    shops.wait_until_online()
+    events = pl.read_parquet(load_store(shops.stores["riga"].store_toml).events.path)
+    words = {str(value) for row in events.head(500).iter_rows() for value in row}
+    telling = {word for word in words if len(word) > 6}
+    assert telling
+    tab = Tab(tmp_path / "profile")
+    coordinator, store = shops.folder.path, shops.stores["riga"].path
+    try:
+        with watching("server", coordinator) as above, watching("store", store) as below:
+            for url in (above, below):
+                for width, dark in ((400, False), (400, True), (1600, False), (1600, True)):
+                    check_looks(tab, url, width=width, dark=dark)
+                check_structure(tab, url, width=400)
+                check_keyboard(tab, url)
+                text = tab.evaluate("document.documentElement.outerHTML")
+                assert "This cannot be read" not in text
+                assert not [word for word in telling if word in text]
+            tab.open(below, width=1600)
+            wait_for_parts(tab)
+            charges = tab.evaluate("document.querySelectorAll('.events tbody tr').length")
+            assert charges == len(shops.charges("riga"))
+            tab.open(above, width=1600)
+            wait_for_parts(tab)
+            assert tab.evaluate("document.querySelectorAll('.stores .tag.good').length") == 5
+            tab.evaluate("window.here = document.querySelector('main'); 1")
+            shops.server("run", "--name", "watched", "--detach")
+            tab.wait_until("document.querySelector('.headline').textContent.includes('way')", 300)
+            tab.wait_until("document.querySelector('[aria-current=step]')", 300)
+            tab.wait_until("document.body.innerText.includes('Run watched is finished')", 500)
+            assert tab.evaluate("window.here === document.querySelector('main')")
+            tab.open(below, width=1600)
+            wait_for_parts(tab)
+            more = f"document.querySelectorAll('.events tbody tr').length > {charges}"
+            tab.wait_until(more, 60)
+    finally:
+        tab.close()
 
 
 def test_a_run_goes_on_after_its_own_process_and_then_the_superlink_were_killed(shops):

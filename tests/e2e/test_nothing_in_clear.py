@@ -26,6 +26,7 @@ from hanse_common.secagg.messages import (
     decode,
 )
 from hanse_common.vector import flatten
+from hanse_common.versions import VERSION_FIELD, own_version
 from hanse_server.rounds import run_rounds
 from hanse_simulations.engines import CLIENT_APP as SIMULATED
 from hanse_simulations.engines.client import AnsweringClientApp
@@ -92,8 +93,9 @@ MAY_LEAVE = {
         "signature": "over the fields above",
     },
 }
-WITH = {Hello: {COSIGNATURE}, MaskedVector: {RECEIPT}}
-"""What goes with a message: a signature over the coordinator's own bytes, and a receipt."""
+WITH = {Hello: {COSIGNATURE, VERSION_FIELD}, MaskedVector: {RECEIPT}}
+"""What goes with a message: a signature over the coordinator's own bytes, the version of the
+program, and a receipt."""
 
 # Of a Flower message, beside its content: all set by Flower from the question.
 METADATA = {
@@ -150,6 +152,7 @@ def check_reply(sent: Sent, names: list[str]) -> object | None:
     message = protocol_message(sent)
     assert message.store_id == sent.store
     assert set(found["config"]) == {MESSAGE} | WITH.get(type(message), set())
+    assert found["config"].get(VERSION_FIELD, own_version().encode()) == own_version().encode()
     if RECEIPT in found["config"]:
         receipt = Receipt.decode(found["config"][RECEIPT])
         assert receipt.encode() == found["config"][RECEIPT]

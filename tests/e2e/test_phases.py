@@ -9,53 +9,15 @@ from typer.testing import CliRunner
 from hanse_common.audit.cli import app
 from hanse_common.paths import GLOBAL_FILE
 from hanse_common.privacy.accounting import epsilon
-from hanse_common.privacy.plan import PrivacyPlan, solved, unsolved
+from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.checkpoint import latest_checkpoint, read_arrays
 from hanse_server.rounds import run_rounds
 from hanse_server.stage_log import read_stages
 from kits.apps import counting_task
 from kits.apps.counting_task import PHASE
-from kits.apps.secure_federation import SecureFederation
 from kits.errors import raises
 
 ARRAY = f"released.{PHASE}"
-
-
-@pytest.fixture
-def counting(secure_stores, tmp_path, monkeypatch):
-    """A federation of five stores with one release of statistics among three rounds."""
-
-    def make(
-        mode="distributed", *, task=counting_task.CountingTask, name="run", **changes
-    ) -> SecureFederation:
-        counting_task.install(monkeypatch, task)
-        settings, prepared = secure_stores
-        settings = unsolved(settings).with_changes(
-            {
-                "task": "counting",
-                "privacy.mode": mode,
-                "training.local_steps": 1,
-                "training.sample_rate": 1.0,
-                "federation.rounds": 3,
-                "federation.evaluate_every": 3,
-                "federation.secure_aggregation": True,
-                "privacy.statistics_noise_multiplier": 100.0,
-                "phases": [
-                    {"name": PHASE, "release": "statistics", "share": 0.5, "max_norm": 64.0},
-                    {"share": 0.5},
-                ],
-                **changes,
-            }
-        )
-        folder = tmp_path / name
-        folder.mkdir()
-        federation = SecureFederation(folder, solved(settings), prepared)
-        federation.skip_clipping_check()
-        monkeypatch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
-        return federation
-
-    yield make
-    counting_task.task_of.cache_clear()
 
 
 def exact_sum(federation):

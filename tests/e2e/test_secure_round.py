@@ -269,6 +269,6 @@ def test_what_a_run_writes_down_holds_nothing_of_one_store(federation):
     for line in read_stages(federation.folder.path):
         assert set(line) == {
             *("round", "stage", "split", "replies", "refusals", "sums", "seconds", "time"),
-            *("attempts", "noise_share", "outcome", "cut", "deadlines", "note"),
+            *("attempts", "noise_share", "outcome", "cut", "deadlines", "note", "releases"),
         }
         assert not any(name in json.dumps(line) for name in federation.names)

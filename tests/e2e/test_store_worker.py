@@ -55,7 +55,7 @@ def test_a_message_is_answered_by_what_is_installed_here(member, message):
 def test_a_process_that_dies_costs_its_message_only(member, message):
     node = member
     answering = Answering(node.folder)
-    answering.warm()
+    assert answering.warm(threading.Event())
     path, text = node.folder / "node.json", (node.folder / "node.json").read_text()
     path.unlink()
     os.mkfifo(path)  # the child waits for somebody to write
@@ -122,3 +122,20 @@ def test_a_dry_run_shows_the_very_sizes_of_a_real_round(federation):
         replies = by_hand.open() if stage == "hello" else by_hand.next(stage)
         sent[stage] = len(replies[name].content["config"][MESSAGE])
     assert sent == shown
+
+
+def test_a_node_that_rests_returns_its_memory_and_answers_the_next_message(member, message):
+    answering = Answering(member.folder)
+    assert answering.warm(threading.Event())
+    assert not answering.rest(), "a message may come"
+    assert answering.rest(now=time.monotonic() + 3600)
+    assert not answering.rest(now=time.monotonic() + 3600), "it has ended already"
+    reply = answering.answer(message(), node_id=7, bundle=BUNDLE)
+    assert reply.content["config"]["store"] == member.name
+    assert answering.rest(now=time.monotonic() + 3600)
+
+
+def test_a_stop_ends_the_wait_for_the_imports(member):
+    answering, stopped = Answering(member.folder), threading.Event()
+    stopped.set()
+    answering.warm(stopped)  # returns, whether or not the imports were quicker

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ class Tab:
                 result: dict[str, Any] = reply["result"]
                 return result
 
-    def open(self, page: Path, *, width: int, dark: bool = False, media: str = "screen") -> None:
+    def open(
+        self, page: Path | str, *, width: int, dark: bool = False, media: str = "screen"
+    ) -> None:
         self.ask(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -89,7 +92,7 @@ class Tab:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.events.clear()
-        self.ask("Page.navigate", url=page.as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._next()
 
@@ -97,6 +100,19 @@ class Tab:
         found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def wait_until(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression on the page is true."""
+        deadline = time.monotonic() + seconds
+        while not self.evaluate(f"!!({expression})"):
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {expression}"
+            time.sleep(0.1)
+
+    def press_tab(self) -> None:
+        """Press the tabulator key."""
+        key = {"key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9}
+        for kind in ("rawKeyDown", "keyUp"):
+            self.ask("Input.dispatchKeyEvent", type=kind, **key)
 
     def close(self) -> None:
         self._process.kill()

@@ -17,8 +17,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
 _HANSE = "from hanse_common.cli import main; main()"
 
 
-def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
-    """Run `hanse …` as a process."""
+def hanse(
+    *words: object, timeout: float = 300, prefix: Sequence[str] = (), **environment: str
+) -> Done:
+    """Run `hanse …` as a process, behind the words of a program that runs another."""
     done = subprocess.run(
-        [sys.executable, "-c", _HANSE, *map(str, words)],
+        [*prefix, sys.executable, "-c", _HANSE, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -44,6 +47,24 @@ def hanse(*words: object, timeout: float = 300, **environment: str) -> Done:
         stdin=subprocess.DEVNULL,
     )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where processes run.
+
+    Args:
+        prefix: Words before each command.
+        environment: Variables of each command.
+        address: The address at which others reach them.
+    """
+
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    address: str = "127.0.0.1"
+
+
+HERE = Place()
 
 
 class Shops:
@@ -56,6 +77,7 @@ class Shops:
         wait: The coordinator's `[wait]`.
         policy: What the stores' policies say other than by default.
         seeds: Make each store's sampling and noise repeatable, as only a test may.
+        at_stores, at_coordinator: Where their commands and nodes run.
     """
 
     def __init__(
@@ -67,14 +89,17 @@ class Shops:
         wait: Mapping[str, float],
         policy: Mapping[str, float],
         seeds: bool = False,
+        at_stores: Place = HERE,
+        at_coordinator: Place = HERE,
     ) -> None:
+        self.at_stores, self.at_coordinator = at_stores, at_coordinator
         self.folder = FederationFolder(root / "federation")
         self.stores: dict[str, StoreFolder] = {}
         self.joined: dict[str, Joined] = {}
         fleet, superlink = free_ports(2)
         self.server(
-            *("init", "--name", "baltic", "--address", f"127.0.0.1:{fleet}"),
-            *("--bind", "127.0.0.1", "--superlink-port", superlink),
+            *("init", "--name", "baltic", "--address", f"{at_coordinator.address}:{fleet}"),
+            *("--bind", at_coordinator.address, "--superlink-port", superlink),
         )
         at = self.folder.path
         edit(at / "federation.toml", wait)
@@ -97,29 +122,40 @@ class Shops:
 
     def try_server(self, *words: object, **options: Any) -> Done:
         """Run `hanse server …` on the federation's folder."""
-        return hanse("server", *words, "--folder", self.folder.path, **options)
+        where = {"prefix": self.at_coordinator.prefix, **self.at_coordinator.environment}
+        return hanse("server", *words, "--folder", self.folder.path, **(where | options))
 
     def store(self, name: str, *words: object) -> Done:
         """Run `hanse store …` on a store's folder; it must succeed."""
         return succeed(self.try_store(name, *words))
 
-    def try_store(self, name: str, *words: object) -> Done:
+    def try_store(self, name: str, *words: object, **environment: str) -> Done:
         """Run `hanse store …` on a store's folder."""
-        return hanse("store", *words, "--folder", self.stores[name].path)
+        there = {**self.at_stores.environment, **environment}
+        folder = self.stores[name].path
+        return hanse("store", *words, "--folder", folder, prefix=self.at_stores.prefix, **there)
 
     def up(self, **environment: str) -> None:
         """Let stores connect."""
         self.server("up", "--detach", **environment)
 
-    def join(self, name: str) -> Joined:
+    def join(self, name: str, **environment: str) -> Joined:
         """Start a store's node."""
-        self.joined[name] = Joined(self.stores[name].path)
+        there = {**self.at_stores.environment, **environment}
+        folder, prefix = self.stores[name].path, self.at_stores.prefix
+        self.joined[name] = Joined(folder, environment=there, prefix=prefix)
         return self.joined[name]
 
     def join_and_die(self, name: str, where: str) -> Joined:
         """Start a node in place of a store's, to be killed; see `apps/dying_node.py`."""
         self.joined[name].stop()
         program = (str(Path(__file__).parent / "apps" / "dying_node.py"), where)
+        self.joined[name] = Joined(self.stores[name].path, program=program)
+        return self.joined[name]
+
+    def join_with_clock(self, name: str, seconds: int) -> Joined:
+        """Start a store's node whose clock is wrong by some seconds; see `wrong_clock.py`."""
+        program = (str(Path(__file__).parent / "apps" / "wrong_clock.py"), str(seconds))
         self.joined[name] = Joined(self.stores[name].path, program=program)
         return self.joined[name]
 
@@ -179,6 +215,20 @@ class Shops:
         wait_for(over, f"the end of {run}", 500)
         return found
 
+    def wait_for_state(self, run: str, state: str) -> Any:
+        """Wait until a run is in a state, such as `finished`; returns what `status` says of it."""
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self.status()["run"])
+            assert found["name"] == run
+            over = found["state"] in ("finished", "failed", "ended early", "stopped")
+            assert found["state"] == state or not over, found
+            return bool(found["state"] == state)
+
+        wait_for(there, f"{run} is {state}", 500)
+        return found
+
     def superlinks(self) -> list[int]:
         """The SuperLink's process."""
         return pids_of("hanse_server.deployment.superlink", self.folder.path)
@@ -187,6 +237,10 @@ class Shops:
         """Change a store's node.json."""
         path = self.stores[name].path / "node.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    def edit_policy(self, name: str, **changes: object) -> None:
+        """Change a store's policy.toml."""
+        edit(self.stores[name].policy, changes)
 
     def close(self) -> None:
         """End every process."""
@@ -197,7 +251,7 @@ class Shops:
     def _ask(self, name: str, data: Path, policy: Mapping[str, float]) -> None:
         store = StoreFolder(self.folder.path.parent / "stores" / name)
         self.stores[name] = store
-        succeed(hanse("store", "init", name, "--folder", store.path))
+        self.store(name, "init", name)
         fill_in(store, name, data)
         edit(store.policy, policy)
         invitation = json.loads(self.folder.invitation.read_text())
@@ -222,15 +276,37 @@ class Shops:
 
 @contextmanager
 def joined_shops(
-    root: Path, settings: Any, cache: Path, *, wait: Mapping[str, float]
+    root: Path,
+    settings: Any,
+    cache: Path,
+    *,
+    wait: Mapping[str, float],
+    count: int = 5,
+    at_stores: Place = HERE,
+    at_coordinator: Place = HERE,
 ) -> Iterator[Shops]:
-    """Five small stores that are joined, each with repeatable noise; ends every process."""
+    """Five small stores that are joined, each with repeatable noise; ends every process.
+
+    Args:
+        root, settings, wait, at_stores, at_coordinator: See `Shops`.
+        cache: Folder of the stores' data.
+        count: How many of the stores there are.
+    """
     from hanse_simulations.datasets import make_stores
 
     made = make_stores(settings.data, seed=settings.seed, cache=cache)
     settings = settings.with_changes({"data.split": made.split.model_dump()})
-    policy = {"minimum_cohort": 4, "max_epsilon": 60.0}
-    shops = Shops(root, settings, made.folders, wait=wait, policy=policy, seeds=True)
+    policy = {"minimum_cohort": min(4, count), "max_epsilon": 60.0}
+    shops = Shops(
+        root,
+        settings,
+        made.folders[:count],
+        wait=wait,
+        policy=policy,
+        seeds=True,
+        at_stores=at_stores,
+        at_coordinator=at_coordinator,
+    )
     try:
         shops.up()
         for name in shops.stores:

@@ -34,7 +34,7 @@ from hanse_simulations.datasets.synthetic import SPLIT
 from hanse_simulations.experiment.conversion import study_of as conversion_study
 from hanse_simulations.experiment.enrolment import store_ids
 from hanse_simulations.experiment.next_item import study_of as sequences_study
-from hanse_simulations.experiment.prepare import prepare_run
+from hanse_simulations.experiment.prepare import Prepared, prepare_run
 from hanse_simulations.experiment.review import study_of as reviews_study
 from hanse_simulations.experiment.study import Study, deal_out
 from hanse_simulations.recipes import (
@@ -154,13 +154,17 @@ def of_shops(settings: RunSettings, out: Path) -> Made:
 def of_study(settings: RunSettings, study: Study, stores: Mapping[str, Any], out: Path) -> Made:
     """Make the base model of research data, whose stores are laid out."""
     study.base(settings).save_pretrained(out / "base")
-    # All noise is given, or none: that of the sums is the gradient's.
+    return started(with_known_noise(settings), stores, out / "base")
+
+
+def with_known_noise(settings: RunSettings) -> RunSettings:
+    """The settings with all noise given: that of the sums is the gradient's."""
     noise = {"noise_multiplier": KNOWN_NOISE["privacy.noise_multiplier"]}
     phases = [
         phase.model_dump() | (noise if phase.release == "statistics" else {})
         for phase in settings.phases
     ]
-    return started(settings.with_changes({**KNOWN_NOISE, "phases": phases}), stores, out / "base")
+    return settings.with_changes({**KNOWN_NOISE, "phases": phases})
 
 
 class _Journey:
@@ -277,7 +281,7 @@ class _Brought:
         return replace(three, public=public)
 
 
-class _Sequences:
+class SequencesFile:
     """A file of items taken, with the list of items beside it; `described` by a catalogue."""
 
     def __init__(self, *, described: bool = False) -> None:
@@ -287,6 +291,11 @@ class _Sequences:
         return ["user-3", "user-17", "user-29"]
 
     def made(self, home: Path, out: Path, without: str | None) -> Made:
+        settings, study = self.study(home, without)
+        return of_study(settings, study, dealt(study, settings), out)
+
+    def study(self, home: Path, without: str | None = None) -> tuple[RunSettings, Study]:
+        """The settings, and the study of the file without somebody."""
         rng = np.random.default_rng(2)
         lines = [
             " ".join(
@@ -308,11 +317,10 @@ class _Sequences:
         settings = recipe.with_changes({"data.path": path, "data.stores": 4})
         rows = np.random.default_rng(5).normal(size=(120, 6)).astype(np.float32)
         vectors = public_vectors(None, rows, cache=home) if self.described else None
-        study = sequences_study(read_sequences(path), vectors)
-        return of_study(settings, study, dealt(study, settings), out)
+        return settings, sequences_study(read_sequences(path), vectors)
 
 
-class _Reviews:
+class ReviewsFile:
     """A file of reviews, with the list of labels beside it; `named` says whether by whom."""
 
     def __init__(self, *, named: bool) -> None:
@@ -322,6 +330,11 @@ class _Reviews:
         return [0, 11, 35]
 
     def made(self, home: Path, out: Path, without: int | None) -> Made:
+        settings, study = self.study(home, without)
+        return of_study(settings, study, dealt(study, settings), out)
+
+    def study(self, home: Path, without: int | None = None) -> tuple[RunSettings, Study]:
+        """The settings, and the study of the file without somebody."""
         rows = [
             (who, f"thing {who} is {('bad', 'good')[who % 2]}", 1 + who % 5) for who in range(40)
         ]
@@ -339,8 +352,27 @@ class _Reviews:
         )
         texts = read_reviews(path)
         data = prepare_reviews(texts, encoder=encoder, tokens=16, seed=settings.seed)
-        study = reviews_study(texts, data)
-        return of_study(settings, study, dealt(study, settings), out)
+        return settings, reviews_study(texts, data)
+
+
+def category_stores(
+    home: Path, out: Path, changes: Mapping[str, Any] = {}
+) -> tuple[RunSettings, Prepared]:
+    """Four synthetic stores, prepared for the recipe `grocery` and its phases.
+
+    Args:
+        home: Where an encoder lies.
+        out: Where the stores are made.
+        changes: Of the recipe's settings.
+    """
+    data = {"source": "synthetic", "stores": 4, "customers": 24}
+    settings = grocery().with_changes(
+        {"data": data, "model.encoder": str(home / "encoder"), **changes}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HANSE_CACHE", str(out))
+        _, fixed, prepared = prepare_run(out / "run", with_known_noise(settings))
+    return fixed, prepared
 
 
 def dealt(study: Study, settings: RunSettings) -> dict[str, Any]:
@@ -369,7 +401,7 @@ def sources(home: Path) -> dict[str, list[Source]]:
         ],
         "synthetic": [_Synthetic()],
         "stores": [_Brought()],
-        "sequences": [_Sequences(), _Sequences(described=True)],
-        "reviews": [_Reviews(named=True), _Reviews(named=False)],
+        "sequences": [SequencesFile(), SequencesFile(described=True)],
+        "reviews": [ReviewsFile(named=True), ReviewsFile(named=False)],
         "own": [],  # a deployment's stores: nothing of their data is laid out here
     }

@@ -62,6 +62,7 @@ from hanse_common.paths import (
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
     NODE_FILE,
+    NODE_VERSIONS_FILE,
     PROGRESS_FILE,
     ROUNDS_FILE,
     TLS_END_FILE,
@@ -74,8 +75,11 @@ from hanse_common.roundlog.evidence import Proofs
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import run, sign, tls, tls_renewal
+from hanse_server.deployment import sign, tls, tls_renewal
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.node_versions import NodeVersions
+from hanse_server.deployment.run_record import RunRecord
+from hanse_simulations.datasets.item_catalogue import read_item_catalogue
 from kits.company import Company
 from kits.vectors import AUTHORITY, CERTIFICATE, CHECKPOINT, STORE
 
@@ -400,7 +404,7 @@ DECODERS = {
         of_folder(lambda p: FederationFolder(p).file), FEDERATION, "federation.toml"
     ),
     "certificate of the gate": Decoder(
-        lambda p: server_metrics._certificate(p.parent, {"certificate": p.name}),
+        server_metrics.tls_end,
         json.loads(invitation())["ca"].encode(),
     ),
     "TLS certificate": Decoder(tls.read_certificates, json.loads(invitation())["ca"].encode()),
@@ -415,14 +419,27 @@ DECODERS = {
     ),
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
-    "flower.json": Decoder(of_folder(run._flower_ids), b'{"runs": [1, 2]}', FLOWER_RUNS_FILE),
+    "flower.json": Decoder(
+        of_folder(RunRecord.read), b'{"runs": [1, 2], "stopped": false}', FLOWER_RUNS_FILE
+    ),
+    "versions.json": Decoder(
+        of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
+    ),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
     ),
     "federation.toml, watched": Decoder(
         of_folder(server_metrics._federation), FEDERATION, "federation.toml"
     ),
-    # What a person hands an auditor, a model's user or the service.
+    # What a person hands an analyst, an auditor, a model's user or the service.
+    "catalogue of items": Decoder(
+        read_item_catalogue,
+        b"item_id\ttext\tvector\n17\tOPI | Nails\t0.1 -0.4\n18\t\t1e-3,2\n",
+        "items.tsv",
+    ),
+    "catalogue of items without a header": Decoder(
+        read_item_catalogue, b"17\tOPI | Nails\n18\tsoap\n", "items.tsv"
+    ),
     "round log's checkpoint": Decoder(Checkpoint.load, CHECKPOINT.line().encode()),
     "round log's proofs": Decoder(
         lambda p: Proofs.decode(p.read_bytes().decode("utf-8", "replace")),
@@ -716,6 +733,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
     "hanse_client.deployment.alerts": ("refusals",),
+    "hanse_client.deployment.budget": "tests/unit/test_budget_figures.py",
+    "hanse_client.deployment.watch.state": "`log.jsonl`, whose lines the store itself writes",
     "hanse_client.deployment.tls_check": ("tls-end.json",),
     "hanse_common.admission": ("invitation", "request"),
     "hanse_common.alerting.watcher": ("told.json",),
@@ -750,7 +769,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
-    "hanse_server.deployment.run": ("flower.json",),
+    "hanse_server.deployment.run_record": ("flower.json",),
+    "hanse_server.deployment.node_versions": ("versions.json",),
     "hanse_server.deployment.tls": ("TLS certificate",),
     "hanse_server.deployment.tls_renewal": ("TLS key",),
     "hanse_server.sums": "settings that this coordinator has just sent",

@@ -22,6 +22,7 @@ from hanse_client.guard import DESCRIBE, OPENING
 from hanse_common.identity import AuthorityKey, CoordinatorKey
 from hanse_common.instructions import MESSAGE
 from hanse_common.manifest import SignedManifest
+from hanse_common.phases import is_released
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.charge import Charge, Release
 from hanse_common.secagg.terms import MAX_ATTEMPTS
@@ -154,7 +155,7 @@ def spend(attack, *, under_manifest: bool) -> None:
     digest = manifest.digest() if under_manifest else bytes(32)
     noise = 1e3 if under_manifest else 0.5
     steps = SampledGaussianSteps(noise_multiplier=noise, sample_rate=1.0, count=1)
-    for kind in ("train", "evaluate"):
+    for kind in {*manifest.kinds, "train", "evaluate"}:
         for _ in range(manifest.granted(kind) if under_manifest else 40):
             release = Release(kind=kind, manifest_digest=digest)
             attack.node.charge(Charge(steps=steps, target_delta=1e-6, release=release))
@@ -373,6 +374,86 @@ def a_model_that_is_not_finite(attack):
     attack.arrays(shaped(lambda _, a: np.full_like(a, np.nan)))
 
 
+# A round of statistics, and what was released before
+
+
+def phase(attack, **changes) -> None:
+    """Change the settings' phase of statistics."""
+    first, *rest = attack.federation.settings.phases
+    phases = [first.model_copy(update=changes), *rest]
+    attack.settings(phases=[part.model_dump() for part in phases])
+
+
+@way("statistics", "policy-violation")
+def less_noise_on_statistics(attack):
+    phase(attack, noise_multiplier=0.99 * attack.federation.settings.phases[0].noise_multiplier)
+
+
+@way("statistics", "policy-violation")
+def statistics_of_another_name(attack):
+    phase(attack, name="first-visits")
+
+
+@way("statistics", "policy-violation")
+def statistics_with_another_bound(attack):
+    phase(attack, max_norm=1e6)
+
+
+@way("statistics", "policy-violation")
+def statistics_in_two_rounds(attack):
+    phase(attack, rounds=2)
+
+
+@way("statistics", "policy-violation")
+def phases_the_other_way_round(attack):
+    phases = reversed(attack.federation.settings.phases)
+    attack.settings(phases=[part.model_dump() for part in phases])
+
+
+@way("statistics", "policy-violation")
+def gradients_where_the_terms_have_statistics(attack):
+    attack.settings(phases=[])
+
+
+@way("statistics", "policy-violation")
+def a_sum_before_its_release(attack):
+    attack.arrays(lambda arrays: arrays | released(attack))
+
+
+@way("statistics", "policy-violation")
+def the_sum_missing_after_its_release(attack):
+    attack.entry(server_round=2)
+
+
+@way("statistics", "policy-violation")
+def a_sum_of_another_length(attack):
+    attack.entry(server_round=2)
+    attack.arrays(lambda arrays: arrays | {n: a[1:] for n, a in released(attack).items()})
+
+
+@way("statistics", "policy-violation")
+def a_sum_that_is_not_finite(attack):
+    attack.entry(server_round=2)
+    attack.arrays(lambda arrays: arrays | {n: a + np.inf for n, a in released(attack).items()})
+
+
+@way("statistics", "policy-violation")
+def a_sum_of_another_name(attack):
+    attack.entry(server_round=2)
+    attack.arrays(lambda arrays: arrays | {f"{n}.x": a for n, a in released(attack).items()})
+
+
+@way("statistics", "budget-spent")
+def statistics_once_more_under_another_run_number(attack):
+    ByHand(attack.federation, run=41).upto("mask")
+    attack.entry(run=42)
+
+
+def released(attack) -> dict[str, np.ndarray]:
+    """The sums that are released, as they are sent afterwards."""
+    return {n: a for n, a in attack.federation.all_arrays.items() if is_released(n)}
+
+
 # Again, and out of turn
 
 
@@ -400,29 +481,37 @@ def a_stage_twice(attack):
     assert not attack.federation.give(STORE, attack.record, attack.action).has_error()
 
 
-def applies(actions: str, action: str) -> bool:
+def applies(actions: str, action: str, terms: str) -> bool:
     stage = action not in OPENING and action != DESCRIBE
     return (
         actions in ("any", action)
+        or (actions == "statistics" and terms == "statistics" and action == "train")
         or (actions == "opening" and action in OPENING)
         or (actions == "stage" and stage)
     )
 
 
+ANSWERED = {"gradients": tuple(ACTIONS), "statistics": ("train", "train.mask")}
+"""The actions by the terms of the federation: under those with a phase of statistics, the first
+round's order, and the stage that charges it."""
 CASES = [
-    (action, name)
-    for action in ACTIONS
-    for name, (actions, _, _) in WAYS.items()
-    if applies(actions, action)
+    (terms, action, name)
+    for terms, actions in ANSWERED.items()
+    for action in actions
+    for name, (those, _, _) in WAYS.items()
+    if applies(those, action, terms)
 ]
 
 
 @pytest.fixture
-def attacked(found_federation):
+def attacked(request, found_federation, counting):
     """A federation that evaluates under noise too, so that every action can be right."""
-    federation = found_federation(
-        {"privacy.evaluation_noise_multiplier": 30.0, "privacy.target_epsilon": 12.0}
-    )
+    if getattr(request, "param", "gradients") == "statistics":
+        federation = counting()
+    else:
+        federation = found_federation(
+            {"privacy.evaluation_noise_multiplier": 30.0, "privacy.target_epsilon": 12.0}
+        )
     federation.restore = lambda: None
     yield federation
     federation.restore()
@@ -439,7 +528,7 @@ def everything_kept(node) -> Mapping[str, object]:
     }
 
 
-@pytest.mark.parametrize(("action", "name"), CASES)
+@pytest.mark.parametrize(("attacked", "action", "name"), CASES, indirect=["attacked"])
 def test_every_action_is_refused_in_every_way_before_a_customer_is_looked_at(
     action, name, attacked, monkeypatch
 ):
@@ -455,12 +544,16 @@ def test_every_action_is_refused_in_every_way_before_a_customer_is_looked_at(
     assert after == before
 
 
-@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    ("attacked", "action"),
+    [(terms, action) for terms, actions in ANSWERED.items() for action in actions],
+    indirect=["attacked"],
+)
 def test_every_action_is_answered_when_nothing_is_wrong(action, attacked):
     """So that the refusals above are not the kit's own failings; and each has its cases."""
     prepared = ready(attacked, action)
     assert not attacked.give(STORE, prepared.record, action).has_error()
-    assert {name for found, name in CASES if found == action}
+    assert {name for _, found, name in CASES if found == action}
 
 
 @pytest.mark.parametrize(
@@ -493,3 +586,11 @@ def test_a_node_that_is_no_member_answers_nothing(federation, monkeypatch):
     for action in ACTIONS:
         reply = federation.give(STORE, federation.order(), action)
         assert reply.error.reason.startswith("[not-answered] ")
+
+
+def test_a_round_after_the_release_is_answered_with_the_sum(counting):
+    """So that what is refused about released sums is refused for what is wrong with it."""
+    federation = counting()
+    order = federation.order(arrays=federation.all_arrays, **{"server-round": 2})
+    reply = federation.give(STORE, federation.announced(order))
+    assert not reply.has_error(), reply.error.reason

@@ -7,7 +7,6 @@ errors. The pairs lie at the borders of every limit that a store looks at.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import json
 
@@ -18,18 +17,11 @@ from hanse_client.deployment.node_loop import REPORTED_GRID, reported_seconds
 from hanse_client.features.by_customer import customers_and_means
 from hanse_client.features.histories import Histories
 from hanse_common.errors import UNABLE, PrivacyError
-from hanse_common.roundlog.receipt import Receipt
-from hanse_common.secagg.messages import Hello, MaskedVector, ShareBundle, Unmasking
-from kits.apps.secure_federation import STAGES, ByHand, said
+from hanse_common.secagg.messages import Hello
+from kits.apps.secure_federation import said
+from kits.replies import replies
 
 STORE = "synthetic-03"
-RANDOM = {
-    Hello: ("mask_public", "share_public", "possession", "commitment", "signature"),
-    ShareBundle: ("roster_digest", "sealed", "vouched", "digests", "signature"),
-    MaskedVector: ("roster_digest", "body", "signature"),
-    Unmasking: ("roster_digest", "seed_shares", "signature"),
-}
-"""Fields that fresh keys make different each time; their lengths are compared all the same."""
 
 
 def keep(federation, customers: np.ndarray) -> None:
@@ -59,48 +51,6 @@ PAIRS = {
 }
 
 
-def replies(federation, kind: str, **order) -> dict[str, object]:
-    """What the store says at every stage, without what is random in it."""
-    found = {"describe": seen(federation.tell_nothing(STORE))}
-    by_hand = ByHand(federation, kind, **order)
-    for stage in STAGES:
-        answers = by_hand.open() if stage == "hello" else by_hand.next(stage)
-        found[stage] = seen(answers[STORE])
-    return found
-
-
-def seen(reply) -> object:
-    """What somebody sees of a reply who holds no key."""
-    if reply.has_error():
-        return reply.error.code, reply.error.reason
-    entries = dict(reply.content["config"])
-    found: dict[str, object] = {key: _length(value) for key, value in entries.items()}
-    if "message" in entries:
-        message = said(reply)
-        fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
-        for name in RANDOM.get(type(message), ("signature", "survivors_digest", "sharers_digest")):
-            if name in fields:
-                fields[name] = _length(fields[name])
-        fields["certificate"] = str(fields.get("certificate"))[
-            :40
-        ]  # its key is a new one each time
-        fields.pop("header", None)
-        fields.pop("header_digest", None)
-        fields.pop("roster_digest", None)
-        found["message"] = (type(message).__name__, len(entries["message"]), repr(fields))
-    if "receipt" in entries:
-        found["receipt"] = Receipt.decode(entries["receipt"]).sequence
-    return found
-
-
-def _length(value: object) -> object:
-    if isinstance(value, bytes | memoryview):
-        return len(value)
-    if isinstance(value, tuple):
-        return [_length(part) for part in value]
-    return value
-
-
 @pytest.mark.parametrize("mode", ["local", "distributed"])
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 @pytest.mark.parametrize("pair", PAIRS)
@@ -118,7 +68,7 @@ def test_replies_do_not_depend_on_a_customer(pair, kind, mode, found_federation)
         federation = found_federation(changes, name=f"{number}")
         keep(federation, PAIRS[pair](by_length(federation))[number])
         extra = {} if kind == "train" else {"split": "validate", "server-round": 2}
-        said_by.append(replies(federation, kind, **extra))
+        said_by.append(replies(federation, STORE, kind, **extra))
     assert said_by[0] == said_by[1]
     assert not any(isinstance(answer, tuple) for answer in said_by[0].values()), said_by[0]
 

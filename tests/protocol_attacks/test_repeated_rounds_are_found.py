@@ -259,6 +259,29 @@ def test_receipts_beyond_the_grant_are_named_at_the_logs_record(twice):
     assert verify(run)[0]["logs"][0]["fault"] == log["fault"]
 
 
+def test_a_second_sum_of_statistics_is_named_by_ledger_and_round_log(counting, monkeypatch):
+    """A sum of statistics is granted once, whatever spare exchanges there are."""
+    federation = counting()
+    for module in (guard, secure_exchange):
+        monkeypatch.setattr(module, "grant_of", lambda _: None)
+    for node in federation.nodes():
+        path = node.enrolment.folder / "policy.toml"
+        lines = [line for line in path.read_text().splitlines() if "max_epsilon" not in line]
+        path.write_text("\n".join([*lines, "max_epsilon = 100.0"]) + "\n")
+    path = federation.folder.path
+    run_rounds(federation.grid(), path, federation.settings)
+    for made in path.glob("checkpoint*"):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    run_rounds(federation.grid(), path, federation.settings)
+    found, error = verify(path)
+    assert error is not None
+    problem = "beyond the manifest's grant"
+    for row in found["stores"]:
+        assert row["fault"]["problem"] == problem
+        assert "2 exchanges of kind 'class-buyers'" in row["fault"]["detail"]
+    assert found["logs"][0]["fault"]["problem"] == problem
+
+
 def test_the_price_of_what_is_granted_is_within_the_promise(tmp_path):
     """So that a count within the grant needs no other check, and one beyond it is a fault."""
     run = AuditedRun(tmp_path, rounds=2, spare=2)

@@ -247,7 +247,7 @@ def test_the_grocery_manifests_noise_is_at_most_a_thousandth_above_gaussian(clas
     model.train_only("rules")
     arrays = {n: p.detach().numpy() for n, p in model.named_parameters() if p.requires_grad}
     manifest = manifest_for(settings, arrays, [f"r{i:02}" for i in range(12)], federation="f")
-    honest = 11 - 1  # of twelve regions one may be missing and one may collude
+    honest = 10 - 1  # of twelve regions two may be missing and one may collude
     (update,) = (part for part in manifest.sections if part.name == "update")
     gaussian = (3.0 * 0.5 * update.scale) ** 2
     assert 1 <= update.noise_variance * honest / gaussian <= 1.001

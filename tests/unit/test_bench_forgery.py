@@ -7,12 +7,15 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hanse_common.manifest_noise import sum_norm
+from hanse_common.manifest_noise import planned_customers, statistics_norm, sum_norm
 from hanse_server.rounds import run_rounds
 from hanse_simulations.bench.cli import app
 from hanse_simulations.bench.forgery import forgery
 from hanse_simulations.runs.folder import RunFolder
+from kits.apps.secure_federation import SecureFederation
+from kits.encoder import tiny_encoder
 from kits.errors import raises
+from kits.public import category_stores
 
 
 @pytest.fixture
@@ -73,3 +76,31 @@ def test_the_command_prints_rows(run):
         "forged, cut to the public norm",
         "honest, at the largest clip",
     ]
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """A run of the recipe `grocery`, which releases pairs of classes."""
+    tiny_encoder(tmp_path / "encoder")
+    changes = {"federation.rounds": 3, "federation.evaluate_every": 3}
+    settings, prepared = category_stores(tmp_path, tmp_path / "made", changes)
+    (tmp_path / "run").mkdir()
+    federation = SecureFederation(tmp_path / "run", settings, prepared)
+    federation.skip_clipping_check()
+    monkeypatch.setenv("HANSE_FEDERATION", str(federation.folder.stores_dir))
+    run_rounds(federation.grid(), federation.folder.path, federation.settings)
+    folder = RunFolder(federation.folder.path)
+    folder.write_settings(federation.settings)
+    return folder, federation
+
+
+def test_a_forged_release_does_no_more_than_an_honest_one_at_the_largest_clip(released):
+    folder, federation = released
+    manifest, settings = federation.manifest(), federation.settings
+    none, unbounded, forged, honest, usual = forgery(folder, norm=1e6)
+    assert forged.norm == statistics_norm(manifest, settings, "category-pairs")
+    assert honest.norm == manifest.sections_of("category-pairs")[0].clip
+    assert usual.norm == planned_customers(settings) == 175
+    assert none.first <= usual.first <= forged.first <= honest.first < 1.0
+    # What the model makes of the sums is bounded, so that even a million customers say no more.
+    assert unbounded.first <= 1.1 * honest.first

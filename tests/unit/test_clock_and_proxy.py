@@ -8,12 +8,15 @@ import ssl
 import threading
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from hanse_client.deployment.fleet_api import Address, _named
-from hanse_client.deployment.proxy import proxy_for
+from hanse_client.deployment.fleet_api import Address, _named, connected
+from hanse_client.deployment.proxy import no_proxy_variables, proxy_for
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import handshake
 from hanse_common.errors import NotAdmitted
 from hanse_common.flower import environment
@@ -54,6 +57,17 @@ def test_a_refused_key_is_named_where_the_clock_is_right(clock):
     error = refusal(clock)
     assert "does not know this store's node key" in error.message
     assert "clock" not in error.message
+
+
+@pytest.mark.parametrize(("status", "hint"), [(502, "ingress"), (504, "ingress"), (503, "")])
+def test_an_answer_that_the_coordinator_never_gives_is_told_from_its_own(status, hint):
+    def call() -> None:
+        request = httpx.Request("POST", "https://hanse.example.org/")
+        httpx.Response(status, request=request).raise_for_status()
+
+    with raises("unreachable", match=f"answers {status}") as caught:
+        _named(call, Address(fleet="hanse.example.org:9443", root=b"", key=None))
+    assert (hint in caught.value.hint) if hint else not caught.value.hint
 
 
 class Forwarding:
@@ -105,6 +119,54 @@ def test_a_proxy_that_refuses_is_named_without_its_password(tmp_path, monkeypatc
     with raises("unreachable", match=r"through the proxy 127.0.0.1:\d+: .*407") as caught:
         handshake("127.0.0.1:9443", proxy.ca)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("listed", "host"),
+    [
+        *(("10.0.0.0/8", "10.1.2.3"), ("[::1]", "::1"), ("fd00::/8", "fd00::7"), ("::1", "::1")),
+        *(("*", "hanse.example.org"), ("example.org", "hanse.example.org")),
+    ],
+)
+def test_no_proxy_lists_addresses_networks_and_domains(listed, host, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", f"intranet, {listed}")
+    assert proxy_for(host) is None
+    assert proxy_for("192.0.2.1") is None if listed == "*" else proxy_for("192.0.2.1") is not None
+
+
+@pytest.mark.parametrize("listed", ["[::1]", "fd00::/8", "ö.example", "a:b:c"])
+def test_what_httpx_cannot_read_in_no_proxy_ends_neither_side(listed, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://ada:secret@proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", listed)
+    with pytest.raises(httpx.InvalidURL):
+        httpx.Client()
+    with no_proxy_variables():
+        httpx.Client().close()
+    assert os.environ["NO_PROXY"] == listed, "hidden for the moment only"
+    for name, value in environment(Path(), inherited=dict(os.environ)).items():
+        monkeypatch.setenv(name, value)
+    httpx.Client().close()
+
+
+def test_an_ipv6_address_behind_a_proxy_is_refused_in_words(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://[fd00::1]:3128")
+    assert str(proxy_for("hanse.example.org")) == "[fd00::1]:3128"
+    with raises("config", match="cannot be asked for the IPv6 address fd00::7"):
+        proxy_for("fd00::7")
+
+
+def test_a_node_names_the_proxy_and_not_its_password(tmp_path, monkeypatch):
+    proxy = Forwarding(tmp_path, allow=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://ada:secret@127.0.0.1:{proxy.port}")
+    key = ec.generate_private_key(ec.SECP384R1())
+    address = Address(fleet="127.0.0.1:9443", root=proxy.ca.encode(), key=key)
+    with (
+        raises("unreachable", match=r"through the proxy 127.0.0.1:\d+: .*407") as caught,
+        connected(address, stop=Stop(), patience=0.0),
+    ):
+        pass
+    assert "secret" not in str(caught.value) and "password" in caught.value.hint
 
 
 def test_no_proxy_makes_a_connection_direct(monkeypatch):

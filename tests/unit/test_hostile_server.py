@@ -24,6 +24,7 @@ from flwr.proto.message_pb2 import Metadata, ObjectTree
 from hanse_client.deployment import inbox
 from hanse_client.deployment.fleet_api import Address, Fleet, connected
 from hanse_client.deployment.node_loop import serve
+from hanse_client.deployment.stopping import Stop
 from hanse_client.node import Node, NodeSettings
 from hanse_common.errors import HanseError
 from hanse_common.paths import NODE_FILE
@@ -88,13 +89,13 @@ class Server:
         self._server.server_close()
 
     @contextmanager
-    def node(self, stop: threading.Event | None = None) -> Iterator[Fleet]:
+    def node(self, stop: Stop | None = None) -> Iterator[Fleet]:
         address = Address(
             fleet=f"127.0.0.1:{self.port}",
             root=self.root,
             key=ec.generate_private_key(ec.SECP384R1()),
         )
-        with connected(address, stop=stop or threading.Event(), patience=0.01) as fleet:
+        with connected(address, stop=stop or Stop(), patience=0.01) as fleet:
             yield fleet
 
 
@@ -167,7 +168,7 @@ def test_the_loop_goes_on_after_nonsense(hostile, tmp_path):
     """A server that hands out nonsense is asked again, as one that has nothing."""
     settings = NodeSettings(name="luebeck", histories=Path("none"), base_model=Path("none"))
     (tmp_path / NODE_FILE).write_text(settings.model_dump_json())
-    stop, told = threading.Event(), []
+    stop, told = Stop(), []
 
     def hear(line: str) -> None:
         told.append(line)

@@ -111,7 +111,7 @@ def test_every_kind_of_source_gives_the_same_events(store: Ingested, tmp_path: P
 
 
 def test_no_raw_id_is_anywhere_in_the_result(store: Ingested):
-    result = repr(store) + store.events.write_csv() + store.catalogue.write_csv()
+    result = repr(store) + store.events.write_csv() + store.catalogue.drop("vector").write_csv()
     assert "card-" not in result
     assert "tel-" not in result  # nor a column that nobody mapped
 
@@ -231,7 +231,7 @@ defaults = { quantity = 4, shop_id = "7" }""",
         (datetime(2017, 1, 1, 1), "purchase", 4.0, "7", False),
         (datetime(2017, 1, 1, 2), "view", 2.0, "7", True),
     ]
-    assert store.catalogue.row(0) == ("9", "milk DAIRY", "DAIRY/FISH-MEAT", None, None)
+    assert store.catalogue.row(0) == ("9", "milk DAIRY", "DAIRY/FISH-MEAT", None, None, None)
 
 
 def test_an_aware_now_is_put_on_the_shops_clock(tmp_path: Path):
@@ -272,7 +272,7 @@ def test_summary_counts_and_names_nobody(store: Ingested):
         "first_day": "2017-01-01",
         "last_day": "2017-03-01",
         "event_types": {"purchase": 4},
-        "catalogue": {"rows_read": 2, "kept": 2, "rejects": {}, "categories": 2},
+        "catalogue": {"rows_read": 2, "kept": 2, "rejects": {}, "categories": 2, "vectors": 0},
     }
 
 

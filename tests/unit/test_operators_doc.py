@@ -9,10 +9,12 @@ from importlib.metadata import distribution
 import pytest
 
 from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
+from hanse_client.deployment.watch.cli import PORT as STORE_PAGE
 from hanse_common.alerting.events import EVENTS
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.settings_files import parse_settings
 from hanse_server.deployment.folder import FederationFile
+from hanse_server.deployment.watch.cli import PORT as COORDINATOR_PAGE
 from hanse_server.metrics_cli import PORT as COORDINATOR_PORT
 from kits.packages import ROOT, closure, extras
 
@@ -58,7 +60,7 @@ def test_every_listed_licence_is_the_packages_own():
 
 
 def test_ports_are_the_commands_own():
-    for port in (COORDINATOR_PORT, STORE_PORT):
+    for port in (COORDINATOR_PORT, STORE_PORT, COORDINATOR_PAGE, STORE_PAGE):
         assert f"| {port} |" in DOC
 
 

@@ -12,6 +12,7 @@ from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.sources import Sources
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant
+from hanse_simulations.recipes import load_recipe
 from kits.errors import raises
 
 SHARES = ("pairs=.1", "residuals=.3", "train=.6")
@@ -92,3 +93,11 @@ def test_the_command_prints_the_phases():
     done = CliRunner().invoke(app, ["plan", *stores, "--variant", "400", *shares])
     assert done.exit_code == 0, done.output
     assert "ε alone" in done.output and "pairs" in done.output
+
+
+@pytest.mark.parametrize("recipe", ["grocery", "sequences-texts"])
+@pytest.mark.parametrize("epsilon", [8.0, 2.0])
+def test_recipes_with_phases_leave_the_gradients_budget_to_the_gradient(recipe, epsilon):
+    terms = load_recipe(recipe).with_changes({"privacy.target_epsilon": epsilon})
+    warned = forecast(terms, PEOPLE, [VARIANT], stores=(1,)).warnings
+    assert [warning for warning in warned if "counts and losses" in warning] == []

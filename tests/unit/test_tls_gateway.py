@@ -6,30 +6,19 @@ admitted node has signed, nothing may.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import ssl
-import threading
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-import uvicorn
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from hanse_server.deployment import admit
 from hanse_server.deployment.connections import Connections, Limits, _network
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.node_signature import AdmittedNodes
-from hanse_server.deployment.tls_gateway import gate
 from kits.deployment import StoreFiles, found, server, succeed, wait_for
+from kits.gateway import LARGEST, Gate
 
-LARGEST = 2**20
 SHORT = Limits(
     waiting=6,
     waiting_per_address=4,
@@ -43,53 +32,6 @@ SHORT = Limits(
 PATH = "/v1/fleet/push-object"
 
 
-class Behind:
-    """What stands in for the SuperLink: writes down every request's body, or waits with it."""
-
-    def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        self.chunks = 0
-        self.go_on = threading.Event()
-        self.go_on.set()
-
-    async def __call__(self, scope, receive, send) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message["body"]
-            self.chunks += 1
-            if not message["more_body"]:
-                break
-        self.bodies.append(body)
-        while not self.go_on.is_set():
-            await asyncio.sleep(0.01)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"taken"})
-
-
-class Serving:
-    """A server in a thread of its own."""
-
-    def __init__(self, make) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.port = self.socket.getsockname()[1]
-        self.server: uvicorn.Server | None = None
-        self._make = make
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-        self._thread.start()
-        wait_for(lambda: self.server is not None and self.server.started, "the server")
-
-    async def _run(self) -> None:
-        self.server = self._make()
-        await self.server.serve([self.socket])
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self._thread.join(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory) -> tuple[FederationFolder, StoreFiles]:
     root = tmp_path_factory.mktemp("front")
@@ -97,62 +39,6 @@ def federation(tmp_path_factory) -> tuple[FederationFolder, StoreFiles]:
     store = StoreFiles(root / "luebeck", "luebeck")
     succeed(server(root / "federation", "admit", store.request, "--yes"))
     return FederationFolder(root / "federation"), store
-
-
-class Gate:
-    """The gate with its limits, and a way to talk to it byte by byte."""
-
-    def __init__(self, folder: FederationFolder, store: StoreFiles, limits: Limits) -> None:
-        self.folder, self.store, self.behind = folder, store, Behind()
-        tls = folder.tls
-        config = uvicorn.Config(
-            self.behind,
-            ssl_certfile=str(tls / "loopback.crt"),
-            ssl_keyfile=str(tls / "loopback.key"),
-            log_level="error",
-            lifespan="off",
-        )
-        self.upstream = Serving(lambda: uvicorn.Server(config))
-        self.serving = Serving(
-            lambda: gate(
-                f"https://127.0.0.1:{self.upstream.port}",
-                tls / "loopback-ca.crt",
-                certificate=tls / "server.crt",
-                key=tls / "server.key",
-                nodes=AdmittedNodes(folder),
-                largest_request=LARGEST,
-                limits=limits,
-            )
-        )
-        self.trust = ssl.create_default_context(cafile=str(tls / "ca.crt"))
-
-    @property
-    def connections(self) -> Connections:
-        return self.serving.server._connections
-
-    def plain(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.serving.port), timeout=20)
-
-    def connect(self) -> ssl.SSLSocket:
-        return self.trust.wrap_socket(self.plain(), server_hostname="127.0.0.1")
-
-    def signed(self, key_file: Path | None = None, *, age: float = 0.0) -> dict[str, str]:
-        """Headers as Flower's node makes them."""
-        private = load_ssh_private_key((key_file or self.store.node_key).read_bytes(), None)
-        stamp = (datetime.now(UTC) - timedelta(seconds=age)).isoformat()
-        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-        signature = private.sign(stamp.encode(), ec.ECDSA(hashes.SHA256()))
-        return {
-            "flwr-public-key": b64encode(public_key_to_bytes(private.public_key())).decode(),
-            "flwr-timestamp": stamp,
-            "flwr-signature": b64encode(signature).decode(),
-        }
-
-    def stop(self) -> None:
-        self.behind.go_on.set()
-        self.serving.stop()
-        self.upstream.stop()
 
 
 @pytest.fixture
@@ -325,6 +211,16 @@ def test_a_connection_that_speaks_no_tls_is_closed(federation):
         assert ended(rude) and ended(silent)
     wait_for(lambda: made.connections.waiting == 0, "no connection")
     made.stop()
+
+
+def test_http_without_tls_is_named_once_as_an_ingress_that_ends_tls(front, caplog):
+    for _ in range(3):
+        with front.plain() as ingress:
+            ingress.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\n\r\n")
+            assert ended(ingress)
+    wait_for(lambda: front.connections.waiting == 0, "no connection")
+    said = [record.message for record in caplog.records if "HTTP without TLS" in record.message]
+    assert len(said) == 1 and "pass TCP through" in said[0]
 
 
 def test_a_signed_body_that_does_not_come_is_cut_off(front):

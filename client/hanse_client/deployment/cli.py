@@ -16,6 +16,7 @@ from hanse_client.deployment.ledger_cli import accept_head
 from hanse_client.deployment.metrics_cli import metrics
 from hanse_client.deployment.notify_cli import notify
 from hanse_client.deployment.tables import print_facts
+from hanse_client.deployment.watch.cli import watch
 from hanse_common.commands import command_group
 from hanse_common.errors import ConfigError, Interrupted, ProtocolError, StoreNotReady
 from hanse_common.formats import Format, FormatOption, say
@@ -29,6 +30,7 @@ ledger = command_group("The store's own ledger.")
 ledger.command("accept-head")(accept_head)
 app.add_typer(ledger, name="ledger")
 app.command()(metrics)
+app.command()(watch)
 app.command()(notify)
 
 _log = logging.getLogger(__name__)

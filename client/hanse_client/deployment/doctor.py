@@ -10,21 +10,25 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hanse_client.deployment.budget import budget_row
+from hanse_client.deployment.budget import budget_row, evidence_of
 from hanse_client.deployment.folder import StoreFolder, load_node_key
+from hanse_client.deployment.node_headers import signed_headers
 from hanse_client.deployment.tls_check import LARGEST_AHEAD, Handshake, handshake
 from hanse_client.enrolment import Enrolment
 from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import load_store
-from hanse_common.errors import HanseError, StoreNotReady
+from hanse_common.errors import HanseError, KeyFileError, StoreNotReady
 from hanse_common.identity import StoreKey
+from hanse_common.manifest_terms import check_base_model
 from hanse_common.monitoring.expiry import WARNING_DAYS
 from hanse_common.paths import CUSTOMER_KEY_FILE, LEDGER_FILE, NEXT_SUFFIX
 from hanse_common.privacy.ledger import Ledger
+from hanse_common.versions import Version, other_protocol, own_version
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -175,6 +179,10 @@ def _model(folder: StoreFolder) -> Finding:
 
     settings, manifest = folder.settings(), folder.membership().manifest
     check_settings(folder, settings)
+    if manifest.base_digest is not None:
+        # Byte for byte what was signed, so that loading it, with torch, would show nothing more.
+        check_base_model(folder.model, manifest)
+        return _ok("model", f"{manifest.base_digest[:12]}…, as the manifest names its files")
     if check_model(folder.model, settings, manifest):
         return _ok("model", f"{manifest.model_digest[:12]}…, as the manifest names it")
     return _ok(
@@ -195,7 +203,10 @@ def _disk(folder: StoreFolder) -> Finding:
 
 def _server(folder: StoreFolder) -> Iterator[Finding]:
     invitation = folder.invitation()
-    result: Handshake = handshake(invitation.fleet, invitation.ca)
+    headers: dict[str, str] = {}
+    with suppress(KeyFileError):  # which the check of key files reports
+        headers = signed_headers(load_node_key(folder.node_key))
+    result: Handshake = handshake(invitation.fleet, invitation.ca, headers=headers)
     through = "" if result.proxy is None else f", through the proxy {result.proxy}"
     yield _ok("server", f"{invitation.fleet} answers in {result.seconds * 1000:.0f} ms{through}")
     left = result.expires - time.time()
@@ -215,10 +226,34 @@ def _server(folder: StoreFolder) -> Iterator[Finding]:
         )
     else:
         yield _ok("clock", f"within {max(1.0, abs(result.clock)):.0f} s of the server's")
+        if result.admitted is not None:
+            yield _admitted(result.admitted)
+    yield _versions(result.coordinator)
+
+
+def _admitted(admitted: bool) -> Finding:
+    if admitted:
+        return _ok("admission", "the coordinator knows this store's node key")
+    return _fail(
+        "admission",
+        "the coordinator does not know this store's node key",
+        "has the coordinator admitted this store's newest request, and not revoked it?",
+    )
+
+
+def _versions(coordinator: Version | None) -> Finding:
+    own = own_version()
+    if coordinator is None:
+        return _ok("versions", f"{own} here; the coordinator names none")
+    if coordinator.protocol != own.protocol:
+        error = other_protocol(coordinator, they="the coordinator", we="this store")
+        return _fail("versions", error.message, error.hint)
+    theirs = coordinator.release_name
+    return _ok("versions", f"{own} here, {theirs} at the coordinator")
 
 
 def _budget(folder: StoreFolder) -> Finding:
-    row = budget_row(folder)
+    row = budget_row(evidence_of(folder.node()))
     # `budget_row` only reads; opening also compares the ledger with its head.
     Ledger.open(folder.path / LEDGER_FILE, StoreKey.load(folder.store_key))
     if row is None or row.limit is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,8 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
+from hanse_client.deployment.proxy import Proxy, no_proxy_variables, proxy_for, through
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import (
     LARGEST_AHEAD,
     LARGEST_BEHIND,
@@ -58,7 +61,15 @@ from hanse_client.deployment.tls_check import (
     read_period,
     untrusted,
 )
+from hanse_common.addresses import split_address
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
+from hanse_common.versions import (
+    OTHER_VERSION_STATUS,
+    VERSION_FIELD,
+    Version,
+    other_protocol,
+    own_version,
+)
 
 T = TypeVar("T")
 
@@ -71,6 +82,14 @@ _ADMISSION_SECONDS = 75.0
 connected until its heartbeats are missing, and refuses the same key meanwhile."""
 _PASSING = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 """HTTP statuses of refusals that may be over soon: the line was too slow, or calls too many."""
+_IN_BETWEEN: dict[int, str] = dict.fromkeys(
+    (int(httpx.codes.BAD_GATEWAY), int(httpx.codes.GATEWAY_TIMEOUT)),
+    "the coordinator never answers so: an ingress in between ends TLS, and cannot reach it",
+)
+_SECONDS = 30.0
+"""Timeout of connecting, and of each wait for bytes: as Flower's client has it."""
+_LEAVING_SECONDS = 1.0
+"""Timeout of the call by which a node leaves, which may be on a line that is down."""
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 
 
@@ -87,6 +106,15 @@ class Address:
     fleet: str
     root: bytes
     key: ec.EllipticCurvePrivateKey
+
+    @property
+    def proxy(self) -> Proxy | None:
+        """The proxy in between, by the environment.
+
+        Raises:
+            ConfigError: The environment names something else than an HTTP proxy.
+        """
+        return proxy_for(split_address(self.fleet)[0])
 
 
 class Fleet:
@@ -212,6 +240,7 @@ class Fleet:
 
     def leave(self) -> None:
         """Deactivate the node, without retries: the server notices missing heartbeats anyway."""
+        self._client._client.timeout = httpx.Timeout(_LEAVING_SECONDS)
         try:
             request = DeactivateNodeRequest(node_id=self._node.node_id)
             _named(lambda: self._client.DeactivateNode(request), self._address)
@@ -230,7 +259,7 @@ class Fleet:
 def connected(
     address: Address,
     *,
-    stop: threading.Event,
+    stop: Stop,
     patience: float | None = None,
     report: Callable[[str], None] = _log.warning,
     waiting: Callable[[], None] = lambda: None,
@@ -249,10 +278,13 @@ def connected(
             when the first connection shows it and when it changes.
 
     Raises:
+        Interrupted: `stop` was set by a signal during activation.
         UntrustedServer: The root did not issue the server's TLS certificate, or that is out of
             date, for `patience` seconds.
         NotAdmitted: The server does not know this node's key.
+        ProtocolError [unsupported-version]: The coordinator speaks another protocol version.
         Unreachable: The server did not answer for `patience` seconds.
+        ConfigError: The environment names a proxy that cannot be used.
     """
     telling = _Telling(report)
 
@@ -274,26 +306,51 @@ def connected(
             wait_function=wait,
         )
 
-    with FleetHttpClient.from_server_address(
-        address.fleet,
-        insecure=False,
-        root_certificates=address.root,
-        interceptors=[
-            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-            NodeAuthHttpInterceptor(address.key, address.key.public_key()),
-        ],
-    ) as client:
+    with _client(address) as client:
         bound_answers(client)  # before the first answer is read
         client._client.event_hooks["response"].append(_Noticing(certificate_ends))
         fleet = Fleet(client, trying((Unreachable, UntrustedServer), patience), address)
         admission = min(_ADMISSION_SECONDS, math.inf if patience is None else patience)
         # Two retry rules: `NotAdmitted` passes only here, after a node was killed.
-        trying(NotAdmitted, admission).invoke(fleet.activate)
+        with stop.interrupts():
+            trying(NotAdmitted, admission).invoke(fleet.activate)
         try:
             with beating(fleet.heartbeat):
                 yield fleet
         finally:
             fleet.leave()
+
+
+def _client(address: Address) -> FleetHttpClient:
+    """Make Flower's client, with this module's own HTTP connections.
+
+    Raises:
+        ConfigError: The environment names a proxy that cannot be used.
+    """
+    proxy = address.proxy
+    with no_proxy_variables():
+        client = FleetHttpClient.from_server_address(
+            address.fleet,
+            insecure=False,
+            root_certificates=address.root,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(address.key, address.key.public_key()),
+            ],
+        )
+    client._client.close()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=address.root.decode("ascii"))
+    # Flower's own client takes proxies from the environment by rules of its own, fails on entries
+    # of `NO_PROXY` such as `[::1]`, and has no setting for it.
+    client._client = httpx.Client(
+        verify=context,
+        timeout=_SECONDS,
+        trust_env=False,
+        proxy=None if proxy is None else httpx.Proxy(proxy.url, headers=proxy.headers),
+        headers={VERSION_FIELD: own_version().encode()},
+    )
+    return client
 
 
 def _named(call: Callable[[], T], address: Address) -> T:
@@ -305,6 +362,8 @@ def _named(call: Callable[[], T], address: Address) -> T:
             raise untrusted(
                 address.fleet, address.root.decode("ascii"), _reason(str(error))
             ) from error
+        if (proxy := address.proxy) is not None:
+            raise through(proxy, address.fleet, str(error) or type(error).__name__) from error
         raise Unreachable(
             f"{address.fleet} does not answer: {error or type(error).__name__}",
             hint="is the server up, and does a firewall let this machine reach it?",
@@ -313,7 +372,12 @@ def _named(call: Callable[[], T], address: Address) -> T:
         status = error.response.status_code
         # `Unreachable` is what is retried.
         if error.response.is_server_error or status in _PASSING:
-            raise Unreachable(f"{address.fleet} answers {status}") from error
+            raise Unreachable(
+                f"{address.fleet} answers {status}", hint=_IN_BETWEEN.get(status, "")
+            ) from error
+        if status == OTHER_VERSION_STATUS:
+            theirs = Version.decode(error.response.headers.get(VERSION_FIELD))
+            raise other_protocol(theirs, they=address.fleet, we="this store") from error
         if status == httpx.codes.UNAUTHORIZED:
             ahead = clock_ahead(error.response.headers.get("date"))
             if ahead is not None and not -LARGEST_BEHIND <= ahead <= LARGEST_AHEAD:

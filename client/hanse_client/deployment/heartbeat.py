@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 INTERVAL = 15.0
 """Seconds announced to the SuperLink, which gives a node up after twice as long without a beat."""
+_LAST_BEAT = 1.0
+"""Seconds to wait for a beat that is being sent when the block ends."""
 _PAUSE = 6.0
 """Seconds between two beats: four in a row may be lost within twice the interval."""
 
@@ -43,4 +45,5 @@ def beating(beat: Callable[[], object], *, pause: float = _PAUSE) -> Iterator[No
         yield
     finally:
         stop.set()
-        thread.join()
+        # A beat on a line that is down takes as long as its call; the thread ends with the process.
+        thread.join(timeout=_LAST_BEAT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,17 +12,20 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from hanse_client.deployment.alerts import watching
+from hanse_client.deployment.budget_refresh import BudgetRefresh
 from hanse_client.deployment.folder import StoreFolder, load_node_key
 from hanse_client.deployment.preparing import Freshness, outdated, prepare_aside
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.tls_check import note_tls_end
 from hanse_common import logs
-from hanse_common.errors import StoreNotReady, Unreachable, UntrustedServer
+from hanse_common.errors import Interrupted, StoreNotReady, Unreachable, UntrustedServer
 from hanse_common.flower import QUIET
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
 
 if TYPE_CHECKING:
     from hanse_client.deployment.node_loop import Refresh
+    from hanse_client.deployment.worker import Answering
 
 _PREPARING_SECONDS = 6 * 3600.0
 """Longest time that preparing a store's histories takes before the node counts as stuck."""
@@ -67,10 +69,13 @@ def join(
         )
         answering = Answering(folder.path)
         # Before connecting: heavy imports take seconds, in which a message would wait.
-        answering.warm()
+        report("loading the packages that answer messages")
+        if not answering.warm(stop):
+            return
         # Not only once connected: a coordinator that is away is no fault of this service.
         manager.ready(f"connecting to {address.fleet}")
         manager.expect(_WAITING_SECONDS)
+        refresh = _refreshing(folder, answering, manager, stop=stop, report=report)
         try:
             with (
                 watching(folder),
@@ -90,11 +95,11 @@ def join(
                     answering,
                     stop=stop,
                     report=report,
-                    refresh=_awaited(Freshness(folder, stop=stop, report=report), manager),
+                    refresh=refresh,
                     expect=manager.expect,
                 )
-        except (Unreachable, UntrustedServer):
-            # A stop ends the retries, so that the last failure is raised; that is no error.
+        except (Unreachable, UntrustedServer, Interrupted):
+            # A stop ends retries and waits, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise
         manager.stopping()
@@ -111,20 +116,30 @@ def _telling(report: Callable[[str], None], manager: ServiceManager) -> Callable
     return tell
 
 
-def _awaited(refresh: Freshness, manager: ServiceManager) -> Refresh:
-    """Allow a preparation its time, which may be long."""
+def _refreshing(
+    folder: StoreFolder,
+    answering: Answering,
+    manager: ServiceManager,
+    *,
+    stop: Stop,
+    report: Callable[[str], None],
+) -> Refresh:
+    """Keep the histories up to date and, while no message waits, the budget and the memory."""
+    freshness = Freshness(folder, stop=stop, report=report)
+    figures = BudgetRefresh(folder.path)
 
-    def refreshed(*, idle: bool) -> None:
-        manager.expect(_PREPARING_SECONDS)
-        refresh(idle=idle)
+    def refresh(*, idle: bool) -> None:
+        manager.expect(_PREPARING_SECONDS)  # a preparation may be long
+        freshness(idle=idle)
         manager.expect(_WAITING_SECONDS)
+        if idle:
+            figures()
+            answering.rest()
 
-    return refreshed
+    return refresh
 
 
-def check_ready(
-    folder: StoreFolder, report: Callable[[str], None], *, stop: threading.Event
-) -> None:
+def check_ready(folder: StoreFolder, report: Callable[[str], None], *, stop: Stop) -> None:
     """Check that a store can take part, and prepare its histories if they are out of date.
 
     Args:
@@ -175,14 +190,14 @@ def _alone(folder: StoreFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_signal() -> Iterator[threading.Event]:
+def _stopped_by_signal() -> Iterator[Stop]:
     """Yield an event that SIGTERM and the first Ctrl-C set; a second Ctrl-C interrupts."""
-    stop = threading.Event()
+    stop = Stop()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def finish(number: int, frame: FrameType | None) -> None:
-        stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop.by_signal()
 
     for number in before:
         signal.signal(number, finish)

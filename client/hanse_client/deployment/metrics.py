@@ -10,28 +10,25 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hanse_client.deployment.budget import budget_row, evidence_of
 from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.node import Node
 from hanse_common.audit.evidence import Evidence
-from hanse_common.audit.spending import BudgetRow, budget_of
+from hanse_common.audit.spending import BudgetRow
 from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.monitoring.health import Health, is_locked
-from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE
+from hanse_common.paths import JOIN_LOCK_FILE, STORE_LOG_FILE
 from hanse_common.phases import EVALUATE
-from hanse_common.policy import StorePolicy
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from hanse_common.privacy.entry import Entry
-
-from hanse_common.paths import JOIN_LOCK_FILE
 
 
 def read_metrics(folder: Path) -> Iterator[Metric]:
@@ -43,8 +40,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
     """
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-    node = Node(folder)
-    evidence = _evidence(node)
+    evidence = evidence_of(Node(folder))
 
     refusals = CounterMetricFamily(
         "hanse_store_refusals", "What the store refused, by code.", labels=["code"]
@@ -86,7 +82,7 @@ def read_metrics(folder: Path) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "hanse_store_rounds", "Training rounds taken part in.", value=_rounds(entries)
     )
-    yield from _budget_metrics(_budget(evidence, entries))
+    yield from _budget_metrics(_budget(evidence))
 
 
 def read_health(folder: Path) -> Health:
@@ -95,8 +91,8 @@ def read_health(folder: Path) -> Health:
         "joined": "" if is_locked(folder / JOIN_LOCK_FILE) else "`hanse store join` does not run"
     }
     try:
-        evidence = _evidence(Node(folder))
-        row = _budget(evidence, evidence.entries())
+        evidence = evidence_of(Node(folder))
+        row = _budget(evidence)
         certificates = evidence.certificates()
     except HanseError as error:
         return Health(checks=checks | {"folder": f"{error} [{error.code}]"})
@@ -105,16 +101,6 @@ def read_health(folder: Path) -> Health:
     if evidence.enrolment is not None:
         checks["certificate"] = _certificate_fault([c.valid_until for c in certificates[:1]])
     return Health(checks=checks)
-
-
-def _evidence(node: Node) -> Evidence:
-    enrolment = None if node.enrolment is None else node.enrolment.folder
-    return Evidence(
-        store=node.name,
-        ledger=node.folder / LEDGER_FILE,
-        enrolment=enrolment,
-        simulated=node.settings.seed is not None,
-    )
 
 
 def _certificate_fault(ends: list[int]) -> str:
@@ -147,23 +133,12 @@ def _refusals(folder: Path) -> tuple[Counter[str], float]:
     return codes, last
 
 
-def _budget(evidence: Evidence, entries: list[Entry]) -> BudgetRow | None:
+def _budget(evidence: Evidence) -> BudgetRow | None:
     """The budget that is left."""
-    # Head and policy are the cache's key, so that a scrape composes epsilon only after a change.
-    policy = evidence.policy()
-    head = entries[-1].hash if entries else b""
-    return _budget_at(evidence, head, "" if policy is None else policy.model_dump_json())
-
-
-@lru_cache(maxsize=8)
-def _budget_at(evidence: Evidence, head: bytes, policy: str) -> BudgetRow | None:
-    if head:
-        row = budget_of(evidence, stores=())
-        if row is not None:
-            return row
-    if not policy:
-        return None
-    limit = StorePolicy.model_validate_json(policy).max_epsilon
+    row, policy = budget_row(evidence), evidence.policy()
+    if row is not None or policy is None:
+        return row
+    limit = policy.max_epsilon
     return BudgetRow(
         store=evidence.store,
         target_delta=0.0,

@@ -11,13 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from threading import Event
 from typing import Protocol
 
 from flwr.app import Message
 
 from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.deployment.fleet_api import Fleet
+from hanse_client.deployment.stopping import Stop
 from hanse_client.deployment.worker import Answering, time_left
 from hanse_client.guard import OPENING
 from hanse_client.node import Node
@@ -82,7 +82,7 @@ def serve(
     node: Node,
     answering: Answering,
     *,
-    stop: Event,
+    stop: Stop,
     report: Callable[[str], None] = lambda _: None,
     refresh: Refresh = _nothing_to_refresh,
     expect: Callable[[float], None] = lambda _: None,
@@ -93,13 +93,14 @@ def serve(
         fleet: The connection to the SuperLink.
         node: The store's node.
         answering: Answers a message in a process of its own.
-        stop: Ends the loop after the current message.
+        stop: Ends the loop after the current message, and the wait for one at once.
         report: Called with one line for each event.
         refresh: Called before a message that begins an exchange, and while none arrives.
         expect: Called with the seconds within which the loop calls it again.
 
     Raises:
         NotAdmitted: The server no longer knows this node.
+        Interrupted: `stop` was set by a signal while no message was there.
         HanseError: See `Fleet`.
     """
     stores = len(node.enrolment.manifest.stores) if node.enrolment else 1
@@ -112,7 +113,8 @@ def serve(
                 hint="ask the coordinator whether this store was revoked, or the server restarted",
             )
         try:
-            received = fleet.receive()
+            with stop.interrupts():
+                received = fleet.receive()
         except FederationError as error:
             report(f"{error} [{error.code}]")
             received = None  # a malformed answer is treated like none: poll again later

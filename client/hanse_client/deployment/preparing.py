@@ -22,6 +22,8 @@ _IDLE_SECONDS = 60.0
 """Seconds from one comparison to the next while no message arrives."""
 _RETRY_SECONDS = 300.0
 """Seconds until a preparation that failed is repeated."""
+_SAY_SECONDS = 60.0
+"""Seconds between two lines about a step that takes long."""
 _STOP_SECONDS = 0.5
 """Seconds after which a preparation notices that the node is stopped."""
 
@@ -45,8 +47,12 @@ def outdated(folder: StoreFolder, *, query_seconds: float = QUERY_SECONDS) -> st
     return done.outdated(folder.model, store, settings, query_seconds=query_seconds)
 
 
-def prepare(folder: StoreFolder) -> Preparation:
+def prepare(folder: StoreFolder, *, report: Callable[[str], None] = lambda _: None) -> Preparation:
     """Prepare the store's histories from its current data, in this process.
+
+    Args:
+        folder: The store's folder.
+        report: Called with a line before each step.
 
     Raises:
         StoreNotReady: Model or settings are missing.
@@ -58,6 +64,7 @@ def prepare(folder: StoreFolder) -> Preparation:
         model=folder.model,
         target=folder.histories,
         cache=folder.path / TEXTS_FOLDER,
+        report=report,
     )
 
 
@@ -70,7 +77,8 @@ def prepare_aside(
         folder: The store's folder.
         reason: Why, in words; reported.
         stop: Ends the preparation, and leaves the histories as they are.
-        report: Called with a line at the beginning and one at the end.
+        report: Called with a line at the beginning, before each step, once a minute in a step,
+            and at the end.
 
     Raises:
         HanseError: As `prepare` does.
@@ -84,10 +92,7 @@ def prepare_aside(
     try:
         child.start()
         theirs.close()  # while this copy is open, `recv` would not notice the child's end
-        while not ours.poll(_STOP_SECONDS):
-            if stop.is_set():
-                return
-        result = ours.recv()
+        result = _result(ours, stop, report)
     except EOFError:
         child.join()
         raise DataError(
@@ -99,6 +104,8 @@ def prepare_aside(
         if child.is_alive() and stop.is_set():
             child.kill()
         child.join()
+    if result is None:
+        return
     if isinstance(result, HanseError):
         raise result
     report(f"prepared {result} customers in {time.monotonic() - begun:.0f} s")
@@ -136,11 +143,31 @@ class Freshness:
             self._report(f"not prepared: {error} [{error.code}]")
 
 
+def _result(
+    conn: Connection, stop: Event, report: Callable[[str], None]
+) -> int | HanseError | None:
+    """Report the steps of a child process until it sends its result; None if it is stopped."""
+    step, begun = "starting", time.monotonic()
+    said = begun
+    while not stop.is_set():
+        if conn.poll(_STOP_SECONDS):
+            received: str | int | HanseError = conn.recv()
+            if not isinstance(received, str):
+                return received
+            step, begun = received, time.monotonic()
+        elif time.monotonic() - said < _SAY_SECONDS:
+            continue
+        said = time.monotonic()
+        waited = f", for {said - begun:.0f} s" if said - begun >= 1 else ""
+        report(f"preparing: {step}{waited}")
+    return None
+
+
 def _prepare(conn: Connection, folder: StoreFolder) -> None:
-    """Prepare, and send the number of customers or the error; runs in the child process."""
+    """Prepare, and send each step and the number of customers or the error; in the child."""
     result: int | HanseError
     try:
-        result = prepare(folder).customers
+        result = prepare(folder, report=conn.send).customers
     except HanseError as error:
         result = error
     conn.send(result)

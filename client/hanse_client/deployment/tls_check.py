@@ -1,4 +1,4 @@
-"""The coordinator's TLS certificate: a handshake for `hanse store doctor`, faults, its end."""
+"""The coordinator's TLS certificate: a handshake and one request for `doctor`, faults, its end."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import contextlib
 import json
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException, HTTPSConnection
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 
-from hanse_client.deployment.proxy import Proxy, proxy_for
+from hanse_client.deployment.proxy import Proxy, proxy_for, through
+from hanse_common.addresses import split_address
 from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
 from hanse_common.errors import Unreachable, UntrustedServer
 from hanse_common.monitoring.expiry import day
 from hanse_common.paths import TLS_END_FILE
+from hanse_common.versions import VERSION_FIELD, VERSION_PATH, Version
 
 _SECONDS = 10.0
 """Timeout of the connection."""
@@ -28,6 +32,9 @@ _NO_CHECK_TIME = 0x200000
 LARGEST_AHEAD, LARGEST_BEHIND = 5.0, 300.0
 """Seconds by which a node's clock may be ahead of the coordinator's, and behind it: Flower refuses
 requests that are signed with other times."""
+
+# Earlier releases know no such path, and answer 404 to everybody.
+_ADMITTED: Mapping[int, bool] = {HTTPStatus.OK: True, HTTPStatus.UNAUTHORIZED: False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +48,9 @@ class Handshake:
         clock: Seconds by which this machine's clock is ahead of the server's; None if the server
             did not send its time.
         proxy: The proxy in between; None if the connection is direct.
+        admitted: Whether the coordinator knows the key that signed the request; None if it did
+            not say.
+        coordinator: Version of the coordinator; None if it did not say.
     """
 
     seconds: float
@@ -48,14 +58,17 @@ class Handshake:
     expires: float
     clock: float | None
     proxy: Proxy | None
+    admitted: bool | None = None
+    coordinator: Version | None = None
 
 
-def handshake(fleet: str, ca: str) -> Handshake:
+def handshake(fleet: str, ca: str, *, headers: Mapping[str, str] | None = None) -> Handshake:
     """Connect, check the certificate against the invitation's root alone, and read the time.
 
     Args:
         fleet: `host:port`.
         ca: PEM root certificates.
+        headers: Headers of the request, by which the node signs it.
 
     Raises:
         UntrustedServer: The root did not issue the server's certificate, or it has expired.
@@ -65,7 +78,7 @@ def handshake(fleet: str, ca: str) -> Handshake:
     # A bare context has no roots of the system: those of `ca` are the only ones.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=ca)
-    proxy = proxy_for(_host(fleet))
+    proxy = proxy_for(split_address(fleet)[0])
     connection = _connection(fleet, context)
     begun = time.monotonic()
     with contextlib.closing(connection):
@@ -74,7 +87,7 @@ def handshake(fleet: str, ca: str) -> Handshake:
             seconds = time.monotonic() - begun
             secure: ssl.SSLSocket = connection.sock
             (_, ends), version = read_period(secure), secure.version()
-            clock = _clock(connection)
+            answer = _ask(connection, headers or {})
         except ssl.SSLCertVerificationError as error:
             raise untrusted(fleet, ca, error.verify_message) from error
         except (OSError, HTTPException) as error:
@@ -84,17 +97,15 @@ def handshake(fleet: str, ca: str) -> Handshake:
                     f"{fleet} does not answer: {reason}",
                     hint="is the server up, and does a firewall let this machine reach it?",
                 ) from error
-            raise Unreachable(
-                f"{fleet} does not answer through the proxy {proxy}: {reason}",
-                hint="does the proxy allow CONNECT to that port, with this password? or list the "
-                "host in NO_PROXY",
-            ) from error
+            raise through(proxy, fleet, str(reason)) from error
     return Handshake(
         seconds=seconds,
         version=str(version),
         expires=ends,
-        clock=clock,
+        clock=clock_ahead(answer.getheader("date")) if answer else None,
         proxy=proxy,
+        admitted=_ADMITTED.get(answer.status) if answer else None,
+        coordinator=_coordinator(answer) if answer else None,
     )
 
 
@@ -113,7 +124,9 @@ def untrusted(fleet: str, ca: str, reason: str) -> UntrustedServer:
     if period is None:
         return UntrustedServer(
             f"the TLS certificate of {fleet} cannot be trusted: {reason}",
-            hint="compare invitation.json with the coordinator's: is somebody in between?",
+            hint="compare invitation.json with the coordinator's: is somebody in between, such as "
+            "a proxy that inspects TLS or an ingress that ends it? it must pass the connection on "
+            "as it is",
         )
     begins, ends = period
     now = time.time()
@@ -174,17 +187,13 @@ def read_tls_end(folder: Path) -> float | None:
 
 def _connection(fleet: str, context: ssl.SSLContext) -> HTTPSConnection:
     """A connection to the server, through the environment's proxy; it is not opened yet."""
-    host, port = _host(fleet), int(fleet.rpartition(":")[2])
+    host, port = split_address(fleet)
     proxy = proxy_for(host)
     if proxy is None:
         return HTTPSConnection(host, port, timeout=_SECONDS, context=context)
     connection = HTTPSConnection(proxy.host, proxy.port, timeout=_SECONDS, context=context)
     connection.set_tunnel(host, port, headers=proxy.headers)
     return connection
-
-
-def _host(fleet: str) -> str:
-    return fleet.rpartition(":")[0].strip("[]")
 
 
 def clock_ahead(date: str | None) -> float | None:
@@ -201,8 +210,13 @@ def clock_ahead(date: str | None) -> float | None:
     return None
 
 
-def _clock(connection: HTTPSConnection) -> float | None:
+def _ask(connection: HTTPSConnection, headers: Mapping[str, str]) -> HTTPResponse | None:
     with contextlib.suppress(OSError, HTTPException):
-        connection.request("GET", "/", headers={"Connection": "close"})
-        return clock_ahead(connection.getresponse().getheader("date"))
+        connection.request("GET", VERSION_PATH, headers={**headers, "Connection": "close"})
+        return connection.getresponse()
     return None
+
+
+def _coordinator(answer: HTTPResponse) -> Version | None:
+    text = answer.getheader(VERSION_FIELD)
+    return None if text is None else Version.decode(text)

@@ -83,7 +83,7 @@ class Histories:
     visit_days: npt.NDArray[np.float64]
     """[V] beginning of the visit, in days since 1970; ascending within a customer."""
     visit_vectors: npt.NDArray[np.float16]
-    """[V, vector_size] mean text vector of the visit's items."""
+    """[V, vector_size] mean vector of the visit's items: of their texts, then their own."""
     visit_facts: npt.NDArray[np.float32]
     """[V, len(FACTS)]."""
     pair_offsets: npt.NDArray[np.int64]
@@ -197,6 +197,7 @@ def prepare(
     classes: Sequence[str],
     level: str,
     text_vectors: dict[str, npt.NDArray[np.float32]],
+    own: npt.NDArray[np.float32] | None = None,
     observed_from: datetime | None = None,
 ) -> Histories:
     """Build histories from a store's ingested events.
@@ -205,7 +206,9 @@ def prepare(
         data: The result of `ingest`.
         classes: The federation's public vocabulary, in the model's order.
         level: The kind of the classes: category, type or product.
-        text_vectors: Item text -> vector [vector_size], for every text of the catalogue.
+        text_vectors: Item text -> vector, for every text of the catalogue.
+        own: [items, any width] the items' own vectors in the catalogue's order, which follow
+            those of the texts; see `own_vectors`.
         observed_from: First day of the store's records, a public fact. If left out, the day
             of the first event: then one customer can change the rates of all others, and no
             promise of privacy covers it.
@@ -223,6 +226,7 @@ def prepare(
         "item_id",
         text_index=pl.col("text").replace_strict(texts, range(len(texts)), return_dtype=pl.Int64),
         class_index=_class_index(data.catalogue, classes, level),
+        item_index=pl.int_range(pl.len()),
     )
     events = _with_visits(data.events.join(items, on="item_id", how="left", validate="m:1"))
     visits = _visits(events)
@@ -230,6 +234,10 @@ def prepare(
     visit = events["visit"].to_numpy()
     sums = np.zeros((visits.height, vectors.shape[1]), dtype=np.float32)
     np.add.at(sums, visit, vectors[events["text_index"].to_numpy()])
+    if own is not None and own.shape[1]:
+        added = np.zeros((visits.height, own.shape[1]), dtype=np.float32)
+        np.add.at(added, visit, own[events["item_index"].to_numpy()])
+        sums = np.concatenate([sums, added], axis=1)
     # Only purchases make a (visit, class) pair: views and carts describe the visit alone.
     pairs = (
         events.filter(pl.col("class_index").is_not_null() & (pl.col("event_type") == "purchase"))

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import time as clock
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -160,7 +161,13 @@ def check_prepared(node: Node, settings: RunSettings) -> None:
 
 
 def prepare_store(
-    store: StoreConfig, settings: RunSettings, *, model: Path, target: Path, cache: Path
+    store: StoreConfig,
+    settings: RunSettings,
+    *,
+    model: Path,
+    target: Path,
+    cache: Path,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Preparation:
     """Ingest a store's data and write its histories.
 
@@ -170,14 +177,18 @@ def prepare_store(
         model: Folder of the initial model, for the vocabulary.
         target: The file to write; an old one is replaced atomically.
         cache: Folder in which text vectors are cached.
+        report: Called with a line before each step that may take minutes; it names no customer
+            and no count of them.
 
     Raises:
         ConfigError: The model and the encoder do not match, or the first day of the records
             is unknown.
         DataError: The data cannot be used; see `ingest`.
+        DataError [other-catalogue]: The catalogue's own vectors are not those of the model.
     """
     import numpy as np
 
+    from hanse_client.features.own_vectors import own_vectors
     from hanse_client.ingest.fingerprint import key_fingerprint, source_fingerprint
     from hanse_client.ingest.pipeline import ingest
     from hanse_client.model.item_texts import encode_texts
@@ -185,21 +196,28 @@ def prepare_store(
     vocabulary = read_json(model / CONFIG_FILE)
     begun = observed_from(store, settings)
     # Before the data are read: a change in the meantime then makes them out of date at once.
+    report("reading the store's data")
     sources, read = source_fingerprint(store), clock.time()
     data = ingest(store)
     texts = sorted(data.catalogue["text"].unique())
+    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
-    if vectors.shape[1] != vocabulary.get("vector_size"):
+    own_size = vocabulary.get("own_vector_size", 0)
+    text_size = vocabulary.get("vector_size", 0) - own_size
+    if vectors.shape[1] != text_size:
         raise ConfigError(
             f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
-            f"reads {vocabulary.get('vector_size')}",
+            f"reads {text_size}",
             hint="model and settings belong to different runs; ask the coordinator for both",
         )
+    report("arranging the events by customer")
     histories = prepare(
         data,
         classes=vocabulary["classes"],
         level=vocabulary["level"],
         text_vectors=dict(zip(texts, vectors, strict=True)),
+        # A model of categories reads the vectors of classes, which it brings along.
+        own=own_vectors(data.catalogue, own_size, required=vocabulary.get("kind") != "categories"),
         observed_from=begun,
     )
     _save(histories, target)
@@ -261,5 +279,6 @@ def _vocabulary(model: Path) -> str:
         table: dict[str, Any] = read_json(model / CONFIG_FILE)
     except ConfigError as error:
         raise ConfigError(error.message, hint="`hanse store enrol --model DIR` first") from None
-    words = [table.get("classes"), table.get("level"), table.get("vector_size")]
+    names = ("classes", "level", "vector_size", "own_vector_size", "kind")
+    words = [table.get(name) for name in names]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hanse_client.features.histories import Histories, item_class, prepare
+from hanse_client.features.own_vectors import own_vectors
 from hanse_client.features.prepare import observed_from
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
@@ -149,10 +150,11 @@ def _open_node(path: Path, trained: Trained) -> OpenStore:
         own = InterestConfig.from_pretrained(base)
     wanted = trained.config
     # Histories hold class indices: with another vocabulary they would silently mean others.
-    if (own.classes, own.level, own.vector_size) != (
+    if (own.classes, own.level, own.vector_size, own.own_vector_size) != (
         wanted.classes,
         wanted.level,
         wanted.vector_size,
+        wanted.own_vector_size,
     ):
         raise DataError(
             f"store {node.name!r} is prepared for {len(own.classes)} classes at level "
@@ -190,13 +192,14 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
         classes=config.classes,
         level=config.level,
         text_vectors=_vectors(texts, trained, encoder, path.parent),
+        own=own_vectors(bought, config.own_vector_size, required=trained.model.reads_texts()),
         observed_from=observed_from(store, settings),
     )
     return OpenStore(name=store.name, histories=histories, categories=dict(rows))
 
 
 def _vectors(texts: list[str], trained: Trained, encoder: str, folder: Path) -> dict[str, Vectors]:
-    size = trained.config.vector_size
+    size = trained.config.vector_size - trained.config.own_vector_size
     if not trained.model.reads_texts():
         # No answer depends on the vectors; embedding texts takes minutes.
         return dict.fromkeys(texts, np.zeros(size, dtype=np.float32))

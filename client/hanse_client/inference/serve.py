@@ -33,13 +33,14 @@ from hanse_client.inference.predict import ask_all, moment_of, ranked
 from hanse_client.inference.requests import Question, Request, question
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.errors import ConfigError, HanseError
+from hanse_common.monitoring.hosts import host_name
 
 _LOOPBACK = "127.0.0.1"
 _BATCH = 64
 """Largest number of requests in one pass through the model."""
 _MOST_BYTES = 4_000_000
 """Bytes of a request's body; a longer one is refused before it is read to the end."""
-_HOSTS = frozenset((_LOOPBACK, "localhost", "[::1]"))
+_HOSTS = frozenset((_LOOPBACK, "localhost", "::1"))
 """Host names by which programs on this machine reach it, with any port."""
 _JSON = "application/json"
 
@@ -181,7 +182,7 @@ class _OwnMachine:
         """Pass a request on, or refuse it."""
         if scope["type"] == "http":
             headers = HttpRequest(scope).headers
-            if _without_port(headers.get("host", "")) not in _HOSTS:
+            if host_name(headers.get("host", "")) not in _HOSTS:
                 refused = _refusal(421, "another-host", "ask 127.0.0.1 or localhost")
             elif "origin" in headers:
                 refused = _refusal(403, "web-page", "web pages may not use this service")
@@ -193,16 +194,6 @@ class _OwnMachine:
                 await refused(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _without_port(host: str) -> str:
-    """The host name of a `Host` header, in lower case, without the port.
-
-    >>> _without_port("127.0.0.1:8080"), _without_port("[::1]:80"), _without_port("localhost")
-    ('127.0.0.1', '[::1]', 'localhost')
-    """
-    name, colon, port = host.rpartition(":")
-    return (name if colon and port.isdigit() else host).lower()
 
 
 def _refusal(status: int, code: str, message: str) -> JSONResponse:

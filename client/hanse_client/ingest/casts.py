@@ -1,4 +1,4 @@
-"""Casts of raw columns to ids, numbers or timestamps; a cell that cannot be read becomes null.
+"""Casts of raw columns to ids, numbers, vectors or times; an unreadable cell becomes null.
 
 If no cell of a column can be read, the mapping is wrong rather than the rows. That raises
 `WrongTypes`, which shows the shape of a cell (`99/99/9999`) instead of its value.
@@ -19,6 +19,7 @@ import polars as pl
 from hanse_common.errors import WrongTypes
 
 _DATETIME = pl.Datetime("us")
+_VECTOR = pl.List(pl.Float32)
 # The letter T is replaced by a blank first; an offset may be Z, +01, +0100 or +01:00.
 _ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M")
 _ISO_WITH_OFFSET = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z")
@@ -58,6 +59,8 @@ def present(column: pl.Series) -> pl.Series:
     """Return which cells are neither null nor blank; (n,) booleans."""
     if column.dtype == pl.String:
         return (column.str.strip_chars() != "").fill_null(False)
+    if isinstance(column.dtype, pl.List):
+        return (column.list.len() > 0).fill_null(False)
     return column.is_not_null()
 
 
@@ -87,6 +90,33 @@ def as_number(column: pl.Series, where: str) -> pl.Series:
     numbers = numbers.set((~numbers.is_finite()).fill_null(False), None)
     _check_any_readable(column, numbers, where, "numbers")
     return numbers
+
+
+def as_vector(column: pl.Series, where: str) -> pl.Series:
+    """Read a column as vectors of finite numbers; (n,) lists of Float32.
+
+    Args:
+        column: Lists of numbers, or text with spaces or commas between the numbers, in square
+            brackets or without, as databases and spreadsheets write them; (n,).
+        where: The column's name in error messages.
+
+    Raises:
+        WrongTypes: Cells are filled, but none is a vector.
+    """
+    dtype = column.dtype
+    vectors = pl.Series(column.name, [None] * len(column), dtype=_VECTOR)
+    if dtype == pl.String:
+        numbers = column.str.strip_chars().str.strip_chars("[]").str.replace_all(r"[\s,]+", " ")
+        # Splitting an empty text gives one empty number, which is no vector.
+        parts = numbers.str.strip_chars().str.split(" ")
+        vectors = parts.list.eval(pl.element().cast(pl.Float32, strict=False))
+    elif isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric():
+        vectors = column.cast(_VECTOR)
+    # Beyond Float32 a number is infinite, which no direction can be taken from.
+    sound = vectors.list.eval(pl.element().is_finite().fill_null(False)).list.all()
+    vectors = vectors.set(~(sound & (vectors.list.len() > 0)).fill_null(False), None)
+    _check_any_readable(column, vectors, where, "vectors of numbers", 'such as "0.1 -0.4 0.9"')
+    return vectors
 
 
 def as_timestamp(

@@ -51,6 +51,8 @@ def _print_table(counts: dict[str, Any]) -> None:
     catalogue = counts["catalogue"]
     table.add_row("catalogue items", f"{catalogue['kept']:,}")
     table.add_row("catalogue categories", f"{catalogue['categories']:,}")
+    if catalogue["vectors"]:
+        table.add_row("catalogue items with a vector", f"{catalogue['vectors']:,}")
     for title, rejects in (
         ("rejected events", counts["rejects"]),
         ("rejected catalogue rows", catalogue["rejects"]),

@@ -30,7 +30,14 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from hanse_client.ingest.casts import as_id, as_number, as_text, as_timestamp, present
+from hanse_client.ingest.casts import (
+    as_id,
+    as_number,
+    as_text,
+    as_timestamp,
+    as_vector,
+    present,
+)
 from hanse_client.ingest.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
 from hanse_client.ingest.schema import (
     EVENT_DEFAULTS,
@@ -163,6 +170,7 @@ def summarise(store: Ingested) -> dict[str, Any]:
             "kept": store.catalogue.height,
             "rejects": store.catalogue_rejects,
             "categories": store.catalogue["category"].n_unique(),
+            "vectors": store.catalogue["vector"].count(),
         },
     }
 
@@ -188,6 +196,7 @@ def read_catalogue(
     path = category.str.replace_all(r"\s*/[\s/]*", "/").str.strip_chars("/ ")
     path = path.set((path == "").fill_null(False), None)
     price, price_reasons = _number(raw, source, "price")
+    vector, vector_reasons = _vector(raw, source)
     columns = pl.DataFrame(
         {
             "item_id": _id(raw, source, "item_id"),
@@ -196,6 +205,7 @@ def read_catalogue(
             "category": path.fill_null(UNCATEGORISED),
             "brand": _text(raw, source, "brand"),
             "price": price,
+            "vector": vector,
         }
     )
     accepted, rejects = _reject(
@@ -204,6 +214,7 @@ def read_catalogue(
             ("missing item_id", columns["item_id"].is_null()),
             ("missing text", columns["text"].is_null()),
             *price_reasons,
+            *vector_reasons,
         ],
     )
     # Equal rows of an item (say, one per branch) are no error; rows that contradict each
@@ -302,6 +313,18 @@ def _number(raw: pl.DataFrame, source: Source, name: str) -> tuple[pl.Series, _R
         reasons.append(("negative price", numbers < 0))
     default = source.defaults.get(name)
     return (numbers if default is None else numbers.fill_null(float(default))), reasons
+
+
+def _vector(raw: pl.DataFrame, source: Source) -> tuple[pl.Series, _Reasons]:
+    column = _column(raw, "vector")
+    vectors = as_vector(column, _where(source, "vector"))
+    lengths = vectors.list.len()
+    # The length of most items is right: a catalogue is public, so what the others have may decide.
+    most = max(lengths.drop_nulls().mode().to_list(), default=0)
+    return vectors, [
+        ("unreadable vector", present(column) & vectors.is_null()),
+        ("vector of another length", lengths != most),
+    ]
 
 
 def _shop_time(now: datetime | None, time_zone: str | None) -> datetime:

@@ -49,7 +49,9 @@ CATALOGUE_COLUMNS: Final[Mapping[str, DataTypeClass | DataType]] = {
     "category": pl.String,
     "brand": pl.String,
     "price": pl.Float64,
+    "vector": pl.List(pl.Float32),
 }
+"""`vector` has numbers by any public encoder, as many for every item that has one."""
 
 REQUIRED_EVENT_COLUMNS: Final = ("user_id", "item_id", "timestamp")
 REQUIRED_CATALOGUE_COLUMNS: Final = ("item_id", "text", "category")
@@ -105,6 +107,7 @@ def _catalogue_schema() -> Any:
             "category": column(pl.String, check.str_length(min_value=1)),
             "brand": column(pl.String, nullable=True),
             "price": column(pl.Float64, check.in_range(0, sys.float_info.max), nullable=True),
+            "vector": column(pl.List(pl.Float32), nullable=True),
         },
         name="catalogue",
         strict=True,

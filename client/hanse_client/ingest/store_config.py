@@ -55,6 +55,8 @@ class Source(Settings):
     TABLE: ClassVar[str]
     CANONICAL: ClassVar[tuple[str, ...]]
     REQUIRED: ClassVar[tuple[str, ...]]
+    OMISSIBLE: ClassVar[tuple[str, ...]] = ()
+    """Required columns that the mapping may leave out by an empty name."""
 
     path: str | None = None
     """Parquet, CSV or TSV by suffix; `*`, `?` and `**` match several files."""
@@ -129,7 +131,7 @@ class Source(Settings):
         for name, source in self.columns.items():
             if not isinstance(source, str) and name not in _JOINABLE:
                 raise ConfigError(f"{self.TABLE}.columns.{name} cannot be joined from several")
-            if not source and name in self.REQUIRED:
+            if not source and name in self.REQUIRED and name not in self.OMISSIBLE:
                 raise ConfigError(f"{self.TABLE}.columns.{name} is required and cannot be empty")
         return self
 
@@ -139,6 +141,8 @@ class Source(Settings):
             label = f"{self.TABLE}.defaults.{name}={value!r}"
             if name in self.REQUIRED or name == "timestamp":
                 raise ConfigError(f"{label}: a required column has no default")
+            if name == "vector":
+                raise ConfigError(f"{label}: an item without a vector has none")
             if name in _NUMBERS and not (isinstance(value, float) and isfinite(value)):
                 raise ConfigError(f"{label} is not a number")
             if name == "event_type" and value not in EVENT_TYPES:
@@ -193,6 +197,8 @@ class CatalogueSource(Source):
     TABLE = "catalogue"
     CANONICAL = tuple(CATALOGUE_COLUMNS)
     REQUIRED = REQUIRED_CATALOGUE_COLUMNS
+    # Only in so many words: a column of another name would otherwise be lost without notice.
+    OMISSIBLE = ("text",)
 
 
 class StoreConfig(Settings):

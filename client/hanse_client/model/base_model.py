@@ -20,8 +20,9 @@ import polars as pl
 from safetensors.numpy import save
 
 from hanse_client.features.histories import item_class
+from hanse_client.features.own_vectors import class_means, own_vector_size, own_vectors
 from hanse_client.model.category_start import category_base, made_up_whitening
-from hanse_client.model.item_texts import encode_texts
+from hanse_client.model.item_texts import Vectors, encode_texts
 from hanse_client.model.pretrained import ModelCheckpoint, read_checkpoint
 from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import InterestConfig, InterestModel
@@ -126,6 +127,9 @@ def fresh_model(
 ) -> InterestModel:
     """An untrained model over classes of a catalogue.
 
+    Where the catalogue has vectors of its own, they follow those of the texts: an item has both,
+    and a class its text's vector and the mean of its items' own.
+
     Args:
         catalogue: The canonical catalogue.
         listed: The classes to rank -> number of their items.
@@ -134,17 +138,21 @@ def fresh_model(
 
     Raises:
         ConfigError: There is no such encoder or checkpoint, or they do not match.
+        DataError [other-catalogue]: The catalogue has vectors of different encoders.
     """
     # Sorted: the order of classes is part of the model's bytes, which all stores compare.
     classes, level = sorted(listed), settings.data.level
     encoder = settings.model.encoder
-    vectors = encode_texts(sorted(catalogue["text"].unique()), encoder=encoder, cache=cache)
+    texts = sorted(catalogue["text"].unique())
+    vectors = encode_texts(texts, encoder=encoder, cache=cache)
+    own_size = own_vector_size(catalogue)
     text_of = dict(catalogue.select("item_id", "text").iter_rows())
     labels = [_class_text(name, level, text_of) for name in classes]
     config = InterestConfig(
         classes=classes,
         level=level,
-        vector_size=vectors.shape[1],
+        vector_size=vectors.shape[1] + own_size,
+        own_vector_size=own_size,
         n_layer=settings.model.n_layer,
         n_head=settings.model.n_head,
         n_embd=settings.model.n_embd,
@@ -152,6 +160,12 @@ def fresh_model(
         backbone=settings.model.backbone,
     )
     class_texts = encode_texts(labels, encoder=encoder, cache=cache)
+    if own_size:
+        own = own_vectors(catalogue, own_size)
+        rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
+        names = [item_class(path, item, level) for path, item in rows]
+        class_texts = np.concatenate([class_texts, class_means(own, names, classes)], axis=1)
+        vectors = _with_own(catalogue["text"].to_list(), texts, vectors, own)
     class_sizes = np.array([listed[name] for name in classes], dtype=np.float32)
     if settings.model.kind == "categories":
         centre, whitening = made_up_whitening()
@@ -172,6 +186,14 @@ def fresh_model(
         seed=settings.seed,
         checkpoint=checkpoint,
     )
+
+
+def _with_own(listed: list[str], texts: list[str], vectors: Vectors, own: Vectors) -> Vectors:
+    """[M, vector_size] the different vectors of all items: of their texts, then their own."""
+    places = {text: place for place, text in enumerate(texts)}
+    rows = vectors[[places[text] for text in listed]]
+    # Each once, as texts are: a text that a thousand items share counts once.
+    return np.unique(np.concatenate([rows, own], axis=1), axis=0)
 
 
 def _start(config: InterestConfig, settings: ModelSettings) -> ModelCheckpoint | None:

@@ -19,7 +19,8 @@ class InterestConfig(PretrainedConfig):
         classes: The classes that the heads predict: category paths, type paths or item ids.
             Public, and the same for every store of a federation.
         level: Which of the three they are: category, type or product.
-        vector_size: Width of the frozen text encoder's vectors.
+        vector_size: Width of an item's vector: the frozen text encoder's, and the catalogue's own.
+        own_vector_size: Width of the latter, which comes last; 0 without a column `vector`.
         class_vector_size: Width of a class's vector: leading principal components of the
             vocabulary's text vectors.
         windows: Lengths, in days, of the windows in which a customer's visits are counted.
@@ -47,6 +48,7 @@ class InterestConfig(PretrainedConfig):
         classes: Sequence[str] = (),
         level: str = "category",
         vector_size: int = 384,
+        own_vector_size: int = 0,
         class_vector_size: int = 16,
         visit_facts: int = 11,
         n_layer: int = 2,
@@ -70,6 +72,7 @@ class InterestConfig(PretrainedConfig):
         self.classes = list(classes)
         self.level = level
         self.vector_size = vector_size
+        self.own_vector_size = own_vector_size
         # The vocabulary's centred vectors span at most one dimension fewer than it has classes.
         self.class_vector_size = min(class_vector_size, max(len(self.classes) - 1, 1), vector_size)
         self.visit_facts = visit_facts

@@ -118,9 +118,10 @@ class ModelCheckpoint:
         own = tuple(self.projections[name].shape[1] for name in ("text.weight", "facts.weight"))
         if own != (vector_size, visit_facts):
             raise ConfigError(
-                f"checkpoint {self.source!r} reads text vectors of {own[0]} and {own[1]} facts, "
+                f"checkpoint {self.source!r} reads vectors of {own[0]} and {own[1]} facts, "
                 f"the model {vector_size} and {visit_facts}",
-                hint="pre-train again with this version and encoder",
+                hint="pre-train again with this version and encoder; a catalogue's own vectors "
+                'go with no such checkpoint (columns = { vector = "" })',
             )
 
     def shape(self, config: InterestConfig) -> None:

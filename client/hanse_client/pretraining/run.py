@@ -177,6 +177,8 @@ def _prepared(
     # By purchases, which a federation must not do: these data are public.
     classes = sorted(sorted(bought, key=lambda name: (-bought[name], name))[:_MOST_CLASSES])
     catalogue = data.catalogue.filter(pl.col("item_id").is_in(sold["item_id"].implode()))
+    # Texts alone: with own vectors the checkpoint would fit no catalogue by another encoder.
+    catalogue = catalogue.with_columns(vector=pl.lit(None, catalogue.schema["vector"]))
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
     by_text = dict(zip(texts, vectors, strict=True))

@@ -18,7 +18,11 @@ from functools import cache
 
 from hanse_common.errors import families
 
-_NO_REPLY, _INTERNAL, OTHER = "no-reply", "internal", "other"
+NO_REPLY = "no reply in time"
+AWAY = "its node was not connected when the round began"
+"""Reasons in the coordinator's own words, for stores that said nothing."""
+_SILENT = {NO_REPLY: "no-reply", AWAY: "away"}
+_INTERNAL, OTHER = "internal", "other"
 _CODE = re.compile(r"\[([a-z-]+)\]")
 _KIND = re.compile(r"([A-Za-z]\w*): ")
 
@@ -44,7 +48,7 @@ def code_in(reason: str) -> str:
     if bracketed:
         code = bracketed[1]
         return code if code in known_codes() or code == _INTERNAL else OTHER
-    if reason == "no reply in time":
-        return _NO_REPLY
+    if reason in _SILENT:
+        return _SILENT[reason]
     named = _KIND.match(reason)
     return _by_class().get(named[1], _INTERNAL) if named else OTHER

@@ -10,7 +10,6 @@ r"""An HTTP endpoint with `/healthz`, `/readyz`, and `/metrics` in Prometheus' t
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import threading
@@ -18,8 +17,10 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from hanse_common.addresses import bare_host, family_of, join_address
 from hanse_common.errors import ConfigError, HanseError, MissingDependency
 from hanse_common.monitoring.health import Health
+from hanse_common.monitoring.hosts import is_loopback
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -58,22 +59,25 @@ class Endpoint:
                 f"metrics need the package {error.name!r}, which is not installed",
                 hint="pip install 'hanse[metrics]'",
             ) from None
+        host = bare_host(host)
         handler = type("_BoundHandler", (_Handler,), {"endpoint": self})
+        server = type("_Server", (ThreadingHTTPServer,), {"address_family": family_of(host)})
         try:
-            self._server = ThreadingHTTPServer((host, port), handler)
+            self._server: ThreadingHTTPServer = server((host, port), handler)
         except OSError as error:
+            where = join_address(host, port)
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror}", hint="name another --port"
+                f"cannot listen on {where}: {error.strerror}", hint="name another --port"
             ) from error
         self._server.daemon_threads = True
         self._read, self._check = read, check
-        self._loopback_only = _is_loopback(host)
+        self._loopback_only = is_loopback(host)
 
     @property
     def url(self) -> str:
         """Address of the server, without a path."""
         host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
+        return f"http://{join_address(str(host), port)}"
 
     def start(self) -> None:
         """Serve in a background thread."""
@@ -102,7 +106,7 @@ class Endpoint:
         """
         # DNS rebinding: a web page can make a browser on this machine send requests here, but they
         # carry the page's own host name.
-        if self._loopback_only and not _is_loopback(host):
+        if self._loopback_only and not is_loopback(host):
             return 403, _TEXT, b"this endpoint answers requests of its own machine only\n"
         try:
             if path == "/healthz":
@@ -157,19 +161,6 @@ def _without_errors(read: Read) -> Iterable[Metric]:
 
 def _as_json(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode() + b"\n"
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether an address, or a `Host` header, is this machine's loopback."""
-    # Only host:port and [host]:port have a port: a bare IPv6 address has several colons.
-    name = host.rpartition(":")[0] if host.count(":") == 1 or host.startswith("[") else host
-    name = (name or host).strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 class _Handler(BaseHTTPRequestHandler):

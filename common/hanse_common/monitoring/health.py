@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hanse_common.addresses import to_connect
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
@@ -59,10 +61,8 @@ def listens(host: str, port: int, *, seconds: float = 2.0) -> bool:
         port: Its port.
         seconds: Timeout of the attempt to connect.
     """
-    # A wildcard can be bound, but connecting to it works on some systems only.
-    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
-        socket.create_connection((reached, port), timeout=seconds).close()
+        socket.create_connection((to_connect(host), port), timeout=seconds).close()
     except OSError:
         return False
     return True

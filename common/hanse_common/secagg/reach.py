@@ -95,11 +95,21 @@ def measure(layout: Layout, total: Integers, stores: int) -> tuple[Excess, ...]:
     return tuple(excesses)
 
 
-def largest_norm(section: Section, stores: int) -> float:
-    """Return the L2 norm, in integer steps, that a sum of honest vectors does not exceed."""
+def largest_norm(section: Section, stores: int, *, most: float | None = None) -> float:
+    """Return the L2 norm, in integer steps, that a sum of honest vectors does not exceed.
+
+    Args:
+        section: The section.
+        stores: Number of vectors in the sum.
+        most: Largest norm of the sum of their values before rounding and noise, in the
+            section's units, if it is known to be less than `stores` clips.
+    """
     # The names of the derivation above: signal A, along m, coordinate M, slack s.
     variance, length = stores * section.noise_variance, section.length
     signal = stores * section.l2_bound
+    if most is not None:
+        # Each store rounds on its own, by less than one step in each coordinate.
+        signal = min(signal, most * section.scale + stores * math.sqrt(length))
     log_chance = -math.log(_EVENT)
     along = _tail(variance, log_chance)
     coordinate = _coordinate_noise(section, stores)

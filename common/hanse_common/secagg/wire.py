@@ -81,7 +81,7 @@ def decode(data: bytes) -> Message:
         raise ProtocolError(
             f"message has protocol version {version}, this is version {VERSION}",
             code="unsupported-version",
-            hint="stores and coordinator must run the same release of Hanse",
+            hint="upgrade the older of the two: `hanse server status` shows all versions",
         )
     kind = Message.kinds.get(reader.u8())
     if kind is None:

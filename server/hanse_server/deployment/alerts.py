@@ -10,13 +10,13 @@ from typing import Any
 from hanse_common.alerting.delivery import ways
 from hanse_common.alerting.events import Event, expiring
 from hanse_common.alerting.watcher import Watcher
-from hanse_common.errors import BadManifest, HanseError
+from hanse_common.errors import BadManifest, HanseError, RoundFailed
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.paths import MANIFEST_FILE, TOLD_FILE
 from hanse_common.phases import EVALUATE
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.run import RunState, all_runs, state_of
+from hanse_server.deployment.run_state import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.metrics import tls_end, tls_files
 from hanse_server.stage_log import code_of, read_stages
@@ -88,8 +88,10 @@ def coordinator_events(folder: FederationFolder, *, now: float | None = None) ->
 
 
 def _failed(state: RunState) -> Iterator[Event]:
-    if state.state in ("failed", "ended early"):
-        code = state.failure.get("code", "error")
+    code = state.failure.get("code", "error")
+    # Other recoveries take seconds; this one waits for people to start their nodes.
+    waits = state.state == "recovering" and code == RoundFailed.code
+    if waits or state.state in ("failed", "ended early"):
         yield Event(
             kind="run-failed",
             subject=state.name,
@@ -129,7 +131,7 @@ def _noise(state: RunState, trained: Sequence[Mapping[str, Any]]) -> Iterator[Ev
 
 def _grant(folder: FederationFolder, state: RunState) -> Iterator[Event]:
     """Yield the event of a run that will end early, as repeated attempts have used its spare."""
-    if state.state not in ("underway", "failed", "stopped"):
+    if state.state not in ("underway", "recovering", "failed", "stopped"):
         return
     try:
         terms = signed_manifest(folder)

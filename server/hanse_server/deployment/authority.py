@@ -43,7 +43,7 @@ from hanse_server.checkpoint import write_arrays
 from hanse_server.deployment.admit import check_keys, install, members, open_request
 from hanse_server.deployment.folder import FederationFile, FederationFolder, FleetSettings
 from hanse_server.deployment.init import federation_toml
-from hanse_server.deployment.run import find
+from hanse_server.deployment.run_state import find
 from hanse_server.deployment.sign import keep_earlier, read_initial
 
 

@@ -15,6 +15,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from uvicorn.server import ServerState
 CONNECTION = "hanse_connection"
 """The key of a request's `Connection` in `scope["state"]`."""
 
+_PLAIN_HTTP = "HTTP_REQUEST"
+"""OpenSSL's reason for a handshake that begins with a line of HTTP."""
 _ACCEPT_AGAIN_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
@@ -188,6 +191,7 @@ class GateServer(uvicorn.Server):
         self._connections = connections
         self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
+        self._plain_said = False
 
     def use_certificate(self, certificate: Path, key: Path) -> None:
         """Use another certificate for connections that are accepted from now on.
@@ -254,11 +258,22 @@ class GateServer(uvicorn.Server):
                 ssl_handshake_timeout=seconds,
                 ssl_shutdown_timeout=seconds,
             )
-        except OSError:  # no TLS, too slow, or gone; asyncio has closed the socket
+        except OSError as error:  # no TLS, too slow, or gone; asyncio has closed the socket
             self._connections.leave(connection)
+            if isinstance(error, ssl.SSLError) and error.reason == _PLAIN_HTTP:
+                self._say_plain()
         except asyncio.CancelledError:
             self._connections.leave(connection)
             raise
+
+    def _say_plain(self) -> None:
+        """Log once that HTTP came without TLS: strangers could fill the log otherwise."""
+        if not self._plain_said:
+            self._plain_said = True
+            _log.warning(
+                "a connection brought HTTP without TLS. An ingress that ends TLS cannot stand "
+                "before the coordinator: nodes check its own certificate, so pass TCP through"
+            )
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

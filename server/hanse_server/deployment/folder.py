@@ -29,6 +29,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from hanse_common.addresses import bare_host, split_address
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.errors import ConfigError
 from hanse_common.identity import KEY_SIZE, CoordinatorKey
@@ -62,7 +63,7 @@ class FleetSettings(Settings):
     address: str
     """`host:port` as stores reach it; the TLS certificate must be valid for the host."""
     bind: str = "0.0.0.0"
-    """Local address to listen on."""
+    """Local address to listen on; `::` is every address, of IPv6 and of IPv4."""
     listen: int | None = Field(default=None, ge=1, le=65535)
     """Local port to listen on, if it is not that of `address`."""
     certificate: Path = Path(TLS_FOLDER, TLS_CERTIFICATE_FILE)
@@ -75,20 +76,23 @@ class FleetSettings(Settings):
     @field_validator("address")
     @classmethod
     def _host_and_port(cls, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-            raise ValueError("expected host:port, such as hanse.example.org:9443")
+        split_address(address)
         return address
+
+    @field_validator("bind")
+    @classmethod
+    def _without_brackets(cls, bind: str) -> str:
+        return bare_host(bind)
 
     @property
     def host(self) -> str:
         """The host that stores know."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return split_address(self.address)[0]
 
     @property
     def port(self) -> int:
         """The port that this machine listens on."""
-        return self.listen or int(self.address.rpartition(":")[2])
+        return self.listen or split_address(self.address)[1]
 
 
 class SuperLinkSettings(Settings):
@@ -104,6 +108,8 @@ class WaitSettings(Settings):
 
     connect: float = Field(default=120.0, gt=0)
     """Until the stores are connected, when a run starts."""
+    absent: float = Field(default=300.0, gt=0)
+    """Until stores are back that fell away later, before a round goes on without them."""
     train: float = Field(default=900.0, gt=0)
     """Until stores have trained or evaluated."""
     stage: float = Field(default=120.0, gt=0)

@@ -58,6 +58,7 @@ port = {superlink}
 # How long a run waits for stores, in seconds.
 [wait]
 connect = 120
+absent = 300
 train = 900
 stage = 120
 

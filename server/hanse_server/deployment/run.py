@@ -4,29 +4,27 @@ The ServerApp (`hanse_server.app`) executes the rounds; Flower starts it as a pr
 SuperLink, and it saves a checkpoint per round in the run's folder. Flower cannot continue a
 run whose process has ended, so resuming is always a new Flower run on the same folder, from
 the last checkpoint. A round without a checkpoint is repeated under a new run number; stores
-charge it again, and no round is counted twice.
+charge it again, and no round is counted twice. `recovery.py` resumes a run by itself.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from hanse_common import bundle, errors
-from hanse_common.decoding import json_file
-from hanse_common.durable import write_durably
+from hanse_common import bundle
+from hanse_common.durable import locked, write_durably
 from hanse_common.errors import (
     BadManifest,
     DeploymentError,
     FederationError,
     HanseError,
     Interrupted,
+    RoundFailed,
     RunDirectoryError,
     RunNotFound,
     families,
@@ -37,41 +35,22 @@ from hanse_common.manifest_terms import settings_digest
 from hanse_common.paths import (
     AUTHORITY_FILE,
     FAILURE_FILE,
-    FLOWER_RUNS_FILE,
     GLOBAL_FILE,
     INITIAL_FILE,
     MANIFEST_FILE,
     SETTINGS_FILE,
-    SUPERLINK_LOG_FILE,
 )
 from hanse_server.app import read_settings
 from hanse_server.checkpoint import latest_checkpoint, read_arrays, write_arrays
-from hanse_server.deployment.control import Control, FlowerRun
+from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.run_record import RunRecord
+from hanse_server.deployment.run_state import GO_ON, RunState, all_runs, find, state_of
 from hanse_server.deployment.sign import read_initial, signed_manifest
-from hanse_server.stage_log import ended_early, read_failure, read_stages
+from hanse_server.stage_log import read_stages
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = 1.0
-_GO_ON = (
-    "nothing is lost: sign new terms with `hanse server manifest sign --continue-from {}`, and "
-    "start a run with them"
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunState:
-    """The state of a run."""
-
-    name: str
-    folder: str
-    state: str
-    """`underway`, `finished`, `ended early` (the budget for its manifest is spent), `failed`,
-    `stopped`, or `lost` (its SuperLink is gone)."""
-    round: int
-    rounds: int
-    failure: dict[str, Any]
-    """Code, message and hint, if it failed."""
 
 
 def start(
@@ -97,7 +76,7 @@ def start(
     with Control(folder) as control:
         _check_idle(folder, control)
         run_dir = _make(folder, name, manifest)
-        _start(folder, control, run_dir, stores or len(manifest.stores), resume=False)
+        _start(folder, control, run_dir, stores, manifest, resume=False)
     return state_of(folder, run_dir)
 
 
@@ -128,29 +107,35 @@ def resume(
         raise RunDirectoryError(
             f"run {run_dir.name!r} ended early: the stores' budget for its manifest is spent",
             code="run-not-resumable",
-            hint=_GO_ON.format(run_dir.name),
+            hint=GO_ON.format(run_dir.name),
         )
-    with Control(folder) as control:
+    # Locked: the operator and `up` might resume it at the same moment.
+    with locked(run_dir), Control(folder) as control:
         _check_idle(folder, control)
         manifest = _renew_terms(folder, run_dir)
         _check_installed(manifest)
         # A run that failed before its first checkpoint has nothing to resume: it starts.
         begun = latest_checkpoint(run_dir) is not None
-        _start(folder, control, run_dir, stores or len(manifest.stores), resume=begun)
+        _start(folder, control, run_dir, stores, manifest, resume=begun)
     return state_of(folder, run_dir)
 
 
 def stop(folder: FederationFolder) -> RunState:
-    """Stop the run that is underway; it can be resumed.
+    """Stop the run that is underway or recovering; it can be resumed.
 
     Raises:
-        RunNotFound: No run is underway.
+        RunNotFound: There is no such run.
         SuperLinkDown: The federation is not up.
     """
     with Control(folder) as control:
         if (run_dir := _underway(folder, control)) is not None:
-            control.stop(_flower_ids(run_dir)[-1])  # every resumption has another id
+            _stopped(run_dir)  # first, or `up` would let it go on
+            control.stop(RunRecord.read(run_dir).runs[-1])  # every resumption has another id
             return state_of(folder, run_dir)
+        last = all_runs(folder)[-1:]
+        if last and state_of(folder, last[0]).state == "recovering":
+            _stopped(last[0])
+            return state_of(folder, last[0])
     raise RunNotFound("no run is underway", hint="`hanse server status` shows the last one")
 
 
@@ -159,6 +144,7 @@ def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
 
     Raises:
         HanseError: The run failed, with the error of its process.
+        RoundFailed: It waits for stores, and goes on by itself when they are there.
         Interrupted: The run was stopped by `stop`.
         FederationError: The run was lost with its SuperLink.
     """
@@ -176,64 +162,18 @@ def watch(folder: FederationFolder, name: str) -> Iterator[dict[str, Any]]:
                 f"run {name!r} was stopped in round {state.round}",
                 hint="go on with `hanse server resume`",
             )
-        if state.state in ("failed", "ended early"):
+        # Other recoveries take seconds, and are waited for; stores may be away for days.
+        lacks_stores = state.failure.get("code") == RoundFailed.code
+        if state.state in ("failed", "ended early") or (
+            state.state == "recovering" and lacks_stores
+        ):
             raise _error(state)
         if state.state == "lost":
             raise FederationError(
                 f"run {name!r} was lost with its SuperLink",
-                hint="`hanse server up`, then `hanse server resume`",
+                hint="after `hanse server up` it goes on by itself",
             )
         time.sleep(_LOOK_SECONDS)
-
-
-def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
-    """The state of a run, from its folder and, if it answers, from the SuperLink."""
-    stages = read_stages(run_dir)
-    failure = read_failure(run_dir)
-    done = [line for line in stages if line["stage"] == "done"]
-    if any(map(ended_early, done)):
-        state, failure = "ended early", _early_end(run_dir, done[-1])
-    else:
-        state = "finished" if done else _flower_state(folder, run_dir)
-    if state == "failed" and not failure:
-        failure = _flower_failure(folder, run_dir)
-    checkpoint = latest_checkpoint(run_dir)
-    return RunState(
-        name=run_dir.name,
-        folder=str(run_dir),
-        state=state,
-        round=checkpoint.round if checkpoint else 0,
-        rounds=read_settings(run_dir).federation.rounds,
-        failure=failure if state in ("failed", "ended early") else {},
-    )
-
-
-def all_runs(folder: FederationFolder) -> list[Path]:
-    """Return the folders of all runs, in the order in which they were last started."""
-    if not folder.runs.is_dir():
-        return []
-    # The file is the last that a new run's folder gets: without it, making the folder failed.
-    runs = [path for path in folder.runs.iterdir() if (path / FLOWER_RUNS_FILE).is_file()]
-    return sorted(runs, key=lambda path: (path / FLOWER_RUNS_FILE).stat().st_mtime)
-
-
-def find(folder: FederationFolder, name: str | None) -> Path:
-    """Return a run's folder; that of the last run if unnamed.
-
-    Raises:
-        RunNotFound: There is no such run.
-    """
-    runs = all_runs(folder)
-    if name is None and runs:
-        return runs[-1]
-    for run_dir in runs:
-        if run_dir.name == name:
-            return run_dir
-    known = ", ".join(path.name for path in runs)
-    raise RunNotFound(
-        f"there is no run {name!r}" if name else "there is no run yet",
-        hint=f"there are {known}" if known else "`hanse server run` starts one",
-    )
 
 
 def trained(folder: FederationFolder, name: str) -> dict[str, NDArray]:
@@ -285,7 +225,7 @@ def _make(folder: FederationFolder, name: str | None, manifest: Manifest) -> Pat
             # Copies: terms that are signed later must not change those of this run.
             write_durably(run_dir / target, source.read_bytes())
         write_arrays(run_dir / INITIAL_FILE, initial)
-        write_durably(run_dir / FLOWER_RUNS_FILE, json.dumps({"runs": []}) + "\n")
+        RunRecord(stopped=False).write(run_dir)
     except FileExistsError:
         raise RunDirectoryError(
             f"there is already a run named {name!r}",
@@ -324,7 +264,13 @@ def _renew_terms(folder: FederationFolder, run_dir: Path) -> Manifest:
 
 
 def _start(
-    folder: FederationFolder, control: Control, run_dir: Path, stores: int, *, resume: bool
+    folder: FederationFolder,
+    control: Control,
+    run_dir: Path,
+    stores: int | None,
+    manifest: Manifest,
+    *,
+    resume: bool,
 ) -> None:
     wait = folder.file.wait
     # Or the state would be that of the earlier process until this one begins.
@@ -334,14 +280,19 @@ def _start(
             "run-dir": str(run_dir),
             "federation": str(folder.path),
             "resume": int(resume),
-            "stores": stores,
+            "stores": stores or len(manifest.stores),
             "patience": wait.connect,
+            "absence": wait.absent,
             "timeout": wait.train,
             "stage-timeout": wait.stage,
         }
     )
-    known = _flower_ids(run_dir)
-    write_durably(run_dir / FLOWER_RUNS_FILE, json.dumps({"runs": [*known, run_id]}) + "\n")
+    record = RunRecord.read(run_dir)
+    record.changed(runs=(*record.runs, run_id), stores=stores, stopped=False).write(run_dir)
+
+
+def _stopped(run_dir: Path) -> None:
+    RunRecord.read(run_dir).changed(stopped=True).write(run_dir)
 
 
 def _check_idle(folder: FederationFolder, control: Control) -> None:
@@ -356,51 +307,8 @@ def _check_idle(folder: FederationFolder, control: Control) -> None:
 def _underway(folder: FederationFolder, control: Control) -> Path | None:
     """The folder of the run that is active at the SuperLink; None if there is none."""
     active = {run.run_id for run in control.runs() if run.status != "finished"}
-    runs = (path for path in all_runs(folder) if active & set(_flower_ids(path)))
+    runs = (path for path in all_runs(folder) if active & set(RunRecord.read(path).runs))
     return next(runs, None)
-
-
-def _flower_ids(run_dir: Path) -> list[int]:
-    ids = json_file(run_dir / FLOWER_RUNS_FILE).get("runs")
-    return [run for run in ids if type(run) is int] if isinstance(ids, list) else []
-
-
-def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
-    ids = _flower_ids(run_dir)[-1:]
-    return next((run for run in control.runs() if run.run_id in ids), None)
-
-
-def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
-    try:
-        with Control(folder) as control:
-            run = _flower_run(control, run_dir)
-    except errors.SuperLinkDown:
-        return "failed" if read_failure(run_dir) else "lost"
-    if run is None:
-        return "lost"
-    if run.status != "finished":
-        return "underway"
-    # `rounds.jsonl` has no `done`, so even a run that Flower counts as completed has failed.
-    return "stopped" if run.outcome == "stopped" else "failed"
-
-
-def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "code": line["outcome"],
-        "message": line["note"],
-        "hint": _GO_ON.format(run_dir.name),
-    }
-
-
-def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
-    with Control(folder) as control:
-        run = _flower_run(control, run_dir)
-    details = run.details if run else ""
-    return {
-        "code": FederationError.code,
-        "message": details or "the run's process ended without an error message",
-        "hint": f"see {folder.state / SUPERLINK_LOG_FILE}; go on with `hanse server resume`",
-    }
 
 
 def _error(state: RunState) -> HanseError:
@@ -414,8 +322,3 @@ def _error(state: RunState) -> HanseError:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "run"
-
-
-def as_row(state: RunState) -> dict[str, Any]:
-    """The state of a run as plain JSON."""
-    return asdict(state)

@@ -9,16 +9,18 @@ from typing import Any
 
 from hanse_common.errors import BadManifest, SuperLinkDown
 from hanse_common.identity import fingerprint
+from hanse_common.versions import other_protocol, own_version
 from hanse_server.blame import Blame
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import Member, members, revoked_ids
 from hanse_server.deployment.alerts import certificate_events
 from hanse_server.deployment.control import Control, RegisteredNode
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.run import RunState, all_runs, state_of
+from hanse_server.deployment.node_versions import NodeVersions
+from hanse_server.deployment.run_state import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
-from hanse_server.stage_log import read_progress, read_stages
+from hanse_server.stage_log import CONNECT, read_progress, read_stages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +33,20 @@ class StoreRow:
     in_manifest: bool
     valid_until: str | None
     connection: str
-    """`online`, `offline`, `never` (not seen yet), `shut out`, or `unknown`."""
+    """`online`, `offline`, `never` (not seen yet), `shut out`, `unknown`, or `other version`: its
+    node speaks another version of the protocol, and the gateway refuses it."""
     last_seen: str | None
+    release: str | None
+    """Release that its node named last; empty for one too old to name it, None before any."""
+    protocol: int | None
+    """Version of the protocol that its node speaks."""
     stage: str | None
     """The message that it is asked for, or has answered, in the current exchange."""
     refusal: str | None
     """The reason why it took no part in the last exchange for which it was asked."""
     refused_round: int | None
+    upgrade: str | None = None
+    """Whom to upgrade, if the store's node speaks another version of the protocol."""
     blamed: str | None = None
     """The reason why rounds leave it out, or do not wait for it."""
 
@@ -47,6 +56,10 @@ class Status:
     """Everything that `hanse server status` shows."""
 
     federation: str
+    release: str
+    """Of the coordinator's installation."""
+    protocol: int
+    """Version of the protocol that it speaks."""
     authority: str
     up: bool
     pid: int | None
@@ -83,10 +96,10 @@ def read_status(folder: FederationFolder) -> Status:
         manifest = signed_manifest(folder)
     except BadManifest:
         manifest = None  # none is signed yet: members are shown all the same
-    nodes = _nodes(folder)
+    nodes, versions = _nodes(folder), NodeVersions(folder.state)
     listed = manifest.stores if manifest else ()
     rows = [
-        _row(member, nodes, listed, progress, refusals.get(member.store_id))
+        _row(member, nodes, versions, listed, progress, refusals.get(member.store_id))
         for member in members(folder)
     ]
     rows += [
@@ -97,6 +110,8 @@ def read_status(folder: FederationFolder) -> Status:
             valid_until=None,
             connection="shut out",
             last_seen=None,
+            release=None,
+            protocol=None,
             stage=None,
             refusal=(refusals.get(store_id) or (None, None))[1],
             refused_round=(refusals.get(store_id) or (None, None))[0],
@@ -109,6 +124,8 @@ def read_status(folder: FederationFolder) -> Status:
     pid = running(folder)
     return Status(
         federation=file.name,
+        release=own_version().release,
+        protocol=own_version().protocol,
         authority=fingerprint(folder.authority),
         up=pid is not None,
         pid=pid,
@@ -129,6 +146,7 @@ def read_status(folder: FederationFolder) -> Status:
 def _row(
     member: Member,
     nodes: dict[bytes, RegisteredNode] | None,
+    versions: NodeVersions,
     listed: tuple[str, ...],
     progress: dict[str, Any],
     refused: tuple[int, str] | None,
@@ -143,6 +161,11 @@ def _row(
     else:
         connection = {"registered": "never"}.get(node.status, node.status)
     seen = node.last_seen if node else None
+    version, upgrade = versions.of(member.request.node_key.encode()), None
+    if version is not None and version.protocol != own_version().protocol:
+        # What it named last: it may have been upgraded since, and not have connected yet.
+        upgrade = str(other_protocol(version, they=store_id, we="this coordinator"))
+        connection = "other version" if node is not None else connection
     return StoreRow(
         store=store_id,
         standing="admitted" if time.time() < until else "expired",
@@ -150,6 +173,9 @@ def _row(
         valid_until=datetime.fromtimestamp(until, UTC).isoformat(),
         connection=connection,
         last_seen=seen.isoformat(timespec="seconds") if seen else None,
+        release=None if version is None else version.release,
+        protocol=None if version is None else version.protocol,
+        upgrade=upgrade,
         stage=_stage(store_id, progress),
         refusal=refused[1] if refused else None,
         refused_round=refused[0] if refused else None,
@@ -159,7 +185,7 @@ def _row(
 def _stage(store_id: str, progress: dict[str, Any]) -> str | None:
     stage = progress.get("stage")
     if store_id in progress.get("waiting", ()):
-        return f"asked for {stage}"
+        return "waited for" if stage == CONNECT else f"asked for {stage}"
     if store_id in progress.get("answered", ()):
         return f"answered {stage}"
     if store_id in progress.get("refusals", {}):

@@ -36,10 +36,12 @@ from hanse_common.paths import (
 )
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.rotating_log import RotatingLog
 
 # Each of them would open another port or another way to log in than the flags below say.
 _UNSET = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_OIDC_ENABLED")
 _LAST_LINES = 5
+_FLUSH_SECONDS = 2.0
 
 
 def environment(folder: FederationFolder) -> dict[str, str]:
@@ -77,16 +79,19 @@ class SuperLink:
         self._folder = folder
         self.log = folder.state / SUPERLINK_LOG_FILE
         (folder.state / FLOWER_FOLDER).mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        self._output = RotatingLog(self.log)
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(os.getpid()), *arguments(folder)],
                 env=environment(folder),
                 cwd=folder.state,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=self._output.writing,
+                stderr=self._output.writing,
                 start_new_session=True,  # Ctrl-C reaches this process only, which then calls `stop`
             )
+        finally:
+            self._output.handed_over()
 
     @property
     def pid(self) -> int:
@@ -124,6 +129,7 @@ class SuperLink:
 
     def failure(self) -> DeploymentError:
         """The error to raise when the SuperLink has ended by itself."""
+        self._output.flush(_FLUSH_SECONDS)
         return DeploymentError(
             f"the SuperLink ended with status {self._process.poll()}: {last_lines(self.log)}",
             code="superlink-failed",
@@ -139,6 +145,7 @@ class SuperLink:
             # Its children watch their parent and end by themselves.
             self._process.kill()
             self._process.wait()
+        self._output.flush(_FLUSH_SECONDS)
 
 
 def last_lines(path: Path) -> str:

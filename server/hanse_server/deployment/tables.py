@@ -10,8 +10,9 @@ from rich.text import Text
 
 from hanse_common.printing import console
 from hanse_common.roundlog.records import SUMMED
+from hanse_common.versions import EARLIER
 from hanse_common.wording import printable
-from hanse_server.deployment.run import RunState
+from hanse_server.deployment.run_state import RunState
 from hanse_server.deployment.status import Status
 
 
@@ -20,9 +21,11 @@ def print_status(status: Status) -> None:
     screen = console()
     up = f"up, process {status.pid}" if status.up else "not up"
     screen.print(Text(f"{status.federation}: {up}; stores connect to {status.address}"))
+    screen.print(Text(f"Hanse {status.release}, protocol version {status.protocol}"))
     table = Table(box=None, pad_edge=False)
-    for column in ("store", "standing", "manifest", "connection", "last seen", "stage", "refused"):
+    for column in ("store", "standing", "manifest", "connection", "release", "last seen", "stage"):
         table.add_column(column)
+    table.add_column("refused")
     for row in status.stores:
         refusal = f"round {row.refused_round}: {row.refusal}" if row.refusal else ""
         cells = (
@@ -30,6 +33,7 @@ def print_status(status: Status) -> None:
             row.standing,
             "yes" if row.in_manifest else "no",
             row.connection,
+            EARLIER if row.release == "" else row.release or "",
             (row.last_seen or "").removesuffix("+00:00").replace("T", " "),
             row.stage or "",
             refusal,
@@ -38,6 +42,8 @@ def print_status(status: Status) -> None:
         table.add_row(*(Text(printable(cell)) for cell in cells))
     screen.print(table)
     for row in status.stores:
+        if row.upgrade:
+            screen.print(Text(printable(row.upgrade)))
         if row.blamed:
             screen.print(Text(printable(f"{row.store} is {row.blamed}")))
     for what, note in status.searches.items():
@@ -89,6 +95,10 @@ def stage_line(stage: Mapping[str, Any], rounds: int) -> str:
         line += f", the sum cut to {stage['cut']:.0%}"
     if note:
         line += f": {note}"
+    releases = stage.get("releases", {})  # lines of earlier releases have none
+    if len(releases) > 1:
+        parts = ", ".join(f"{name} at {count} stores" for name, count in releases.items())
+        line += f"; releases differ: {printable(parts)}"
     for store, reason in stage["refusals"].items():
         line += f"\n    {store}: {reason}"
     return line

@@ -17,9 +17,13 @@ is fixed, not taken from the request, so no spelling of a path leads anywhere el
 | 413 | a body larger than its call may have |
 | 431 | headers larger than 16 KiB |
 | 401 | not signed by an admitted store's node |
+| 426 | signed by a node of another protocol version |
 | 503 | too many connections, or the SuperLink does not answer; nodes try again |
 | 429 | too many requests of one node at once; nodes try again |
 | 408 | headers or body took too long; nodes try again |
+
+The gateway answers one call itself: to a signed GET of `VERSION_PATH` with the version of this
+installation, which strangers do not learn.
 
 Guarantees:
     If a request is not signed by an admitted node, no byte of its body is read, and nothing of
@@ -34,8 +38,9 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import uvicorn
@@ -43,8 +48,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from hanse_common.versions import (
+    OTHER_VERSION_STATUS,
+    VERSION_FIELD,
+    VERSION_PATH,
+    Version,
+    other_protocol,
+    own_version,
+)
 from hanse_server.deployment.connections import CONNECTION, Connections, GateServer, Limits
 from hanse_server.deployment.node_signature import AdmittedNodes
+from hanse_server.deployment.node_versions import NodeVersions
 
 _SMALL = 64 * 1024
 _SEVERAL = 2**20
@@ -77,6 +91,7 @@ use to claim another address; they are not passed on."""
 
 BEHIND = 512
 """The most connections to the SuperLink, with one request each; further requests wait."""
+_OWN_VERSION = {VERSION_FIELD: own_version().encode()}
 _SECONDS = httpx.Timeout(60.0, connect=5.0)
 _REFUSALS_APART = 300.0
 _ADDRESSES = 1024
@@ -92,6 +107,7 @@ def gate(
     certificate: Path,
     key: Path,
     nodes: AdmittedNodes,
+    versions: NodeVersions,
     largest_request: int,
     limits: Limits,
 ) -> GateServer:
@@ -103,6 +119,7 @@ def gate(
         certificate: PEM file of the certificate that stores see.
         key: PEM file of its private key.
         nodes: The nodes whose requests are passed on.
+        versions: Records the version of each of them.
         largest_request: Largest body of a request, in bytes.
         limits: Limits on connections and times.
     """
@@ -111,6 +128,7 @@ def gate(
         superlink,
         root,
         nodes=nodes,
+        versions=versions,
         connections=connections,
         limits=limits,
         largest_request=largest_request,
@@ -141,6 +159,7 @@ class _Proxy:
         superlink: `https://127.0.0.1:PORT`.
         root: PEM file of the root against which the SuperLink's certificate is checked.
         nodes: The nodes whose requests are passed on.
+        versions: Records the version of each of them.
         connections: The connections of the server that runs this application.
         limits: The time that a body may take, and the size of headers.
         largest_request: Largest body of a request, in bytes.
@@ -152,6 +171,7 @@ class _Proxy:
         root: Path,
         *,
         nodes: AdmittedNodes,
+        versions: NodeVersions,
         connections: Connections,
         limits: Limits,
         largest_request: int,
@@ -159,6 +179,7 @@ class _Proxy:
         trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         trust.load_verify_locations(root)
         self._nodes = nodes
+        self._versions = versions
         self._connections = connections
         self._limits = limits
         self._largest = largest_request
@@ -186,22 +207,32 @@ class _Proxy:
         except _Refused as refused:
             # The connection is closed, which drops the part of the body that was not read.
             answer = PlainTextResponse(
-                f"{refused}\n", refused.status, headers={"connection": "close"}
+                f"{refused}\n", refused.status, headers={"connection": "close", **refused.headers}
             )
             await answer(scope, receive, send)
 
     async def _answer(self, request: Request, send: Send) -> None:
         # The order is that of cost: path and size, then a signature, then the body.
         path = request.scope["path"]
-        if path not in CALLS or request.method != "POST" or request.url.query:
+        asks_version = (request.method, path) == ("GET", VERSION_PATH)
+        if not (asks_version or (request.method == "POST" and path in CALLS)) or request.url.query:
             raise _Refused(404, "not found")
-        size = self._size(request, CALLS[path])
+        size = self._size(request, 0 if asks_version else CALLS[path])
         key = await self._nodes.signer(request.headers)
         if key is None:
             self._say_refused(request)
             raise _Refused(401, "not signed by an admitted node")
         if not self._connections.recognise(request.scope["state"][CONNECTION]):
             raise _Refused(503, "too many connections")
+        if asks_version:
+            answer = PlainTextResponse(f"{own_version()}\n", headers=_OWN_VERSION)
+            await answer(request.scope, request.receive, send)
+            return
+        theirs = Version.decode(request.headers.get(VERSION_FIELD))
+        self._versions.heard(key, theirs)
+        if theirs.protocol != own_version().protocol:
+            error = other_protocol(theirs, they="this store", we="the coordinator")
+            raise _Refused(OTHER_VERSION_STATUS, str(error), headers=_OWN_VERSION)
         with self._connections.request(key) as allowed:
             if not allowed:
                 raise _Refused(429, "too many requests at once")
@@ -295,9 +326,12 @@ class _Proxy:
 class _Refused(Exception):
     """The refusal of a request, with the status of the response."""
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(
+        self, status: int, reason: str, *, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__(reason)
         self.status = status
+        self.headers = headers
 
 
 async def _raw(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -1,7 +1,7 @@
 """`hanse server up`: runs the SuperLink and the gateway before it until this process ends.
 
 state/up.pid          the id of this process, which holds a lock on the file
-state/superlink.log   output of the SuperLink and of its runs
+state/superlink.log   output of the SuperLink and of its runs; `.1` to `.4` are the lines before
 state/up.log          output of this process, if it is detached
 """
 
@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from hanse_common.addresses import family_of, join_address, listening
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.monitoring.service_manager import ServiceManager
@@ -29,6 +29,7 @@ from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.recovery import looking_after_runs
 from hanse_server.deployment.superlink import SuperLink, last_lines
 from hanse_server.deployment.tls_renewal import Reload, renew_loopback
 
@@ -39,6 +40,18 @@ _BACKLOG = 256
 """Connections that the operating system queues until the gateway accepts them."""
 _OTHER_FILES = 256
 """Open files other than connections."""
+
+
+_MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
+"""A SuperLink that ended by itself is started again, so often within so many seconds."""
+
+
+class _SuperLinkCrashed(Exception):
+    """The SuperLink ended by itself after it had been ready."""
+
+    def __init__(self, failure: DeploymentError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +76,8 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         AlreadyThere: The federation is up already.
         DeploymentError [tls]: Stores would refuse the gateway's certificate.
         DeploymentError: A port is taken.
-        DeploymentError [superlink-failed]: The SuperLink ended by itself.
+        DeploymentError [superlink-failed]: The SuperLink did not start, or ended by itself again
+            and again.
     """
     from hanse_server.deployment.alerts import (
         watching,
@@ -76,13 +90,26 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         # SIGTERM raises KeyboardInterrupt too: by default it would skip the `finally` below.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         manager = ServiceManager.of_environment()
-        manager.expect(file.superlink.start_seconds + _STUCK_SECONDS)
         tls.check_server(certificate, key, ca, fleet.host)
         if renew_loopback(folder):
             tell("the certificate for connections within this machine was renewed")
         _check_free(fleet.bind, fleet.port, "fleet.listen")
         _check_free("127.0.0.1", file.superlink.port, "superlink.port")
-        # Behind the checks above, and before the gateway: stores find a SuperLink that is ready.
+        # Behind the checks above: one of their refusals leaves no process behind.
+        try:
+            with watching(folder):
+                _serve_until_stopped(folder, manager, tell)
+        finally:
+            manager.stopping()
+
+
+def _serve_until_stopped(
+    folder: FederationFolder, manager: ServiceManager, tell: Callable[[str], None]
+) -> None:
+    """Run SuperLink and gateway, and start both again after the SuperLink has crashed."""
+    fleet, crashes = folder.file.fleet, list[float]()
+    while True:
+        manager.expect(folder.file.superlink.start_seconds + _STUCK_SECONDS)
         superlink = SuperLink(folder)
         try:
             superlink.wait_until_ready()
@@ -92,12 +119,19 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
                 tell(f"{store_id}: {reason}")
             tell(
                 f"up: {len(registration.admitted)} stores admitted; they connect to "
-                f"{fleet.address}, which is {fleet.bind}:{fleet.port} here"
+                f"{fleet.address}, which is {join_address(fleet.bind, fleet.port)} here"
             )
-            with watching(folder):
-                asyncio.run(_serve_gateway(folder, superlink, certificate, key, manager))
+            # The gateway last: stores find a SuperLink that is ready.
+            with looking_after_runs(folder):
+                asyncio.run(_serve_gateway(folder, superlink, manager))
+            return
+        except _SuperLinkCrashed as crash:
+            crashes = [then for then in crashes if time.monotonic() - then < _CRASH_SECONDS]
+            crashes.append(time.monotonic())
+            if len(crashes) > _MOST_CRASHES:
+                raise crash.failure from None
+            tell(f"{crash.failure.message}; starting it again")
         finally:
-            manager.stopping()
             superlink.stop()
 
 
@@ -230,17 +264,15 @@ def _up_already(folder: FederationFolder, pid: int) -> AlreadyThere:
 
 
 async def _serve_gateway(
-    folder: FederationFolder,
-    superlink: SuperLink,
-    certificate: Path,
-    key: Path,
-    manager: ServiceManager,
+    folder: FederationFolder, superlink: SuperLink, manager: ServiceManager
 ) -> None:
     from hanse_server.deployment.connections import Limits
     from hanse_server.deployment.node_signature import AdmittedNodes
+    from hanse_server.deployment.node_versions import NodeVersions
     from hanse_server.deployment.tls_gateway import BEHIND, gate
 
     fleet, limits = folder.file.fleet, Limits()
+    certificate, key = folder.resolve(fleet.certificate), folder.resolve(fleet.key)
     _allow_open_files(limits.known + limits.waiting + BEHIND + _OTHER_FILES)
     server = gate(
         f"https://127.0.0.1:{folder.file.superlink.port}",
@@ -248,11 +280,11 @@ async def _serve_gateway(
         certificate=certificate,
         key=key,
         nodes=AdmittedNodes(folder),
+        versions=NodeVersions(folder.state),
         largest_request=fleet.largest_request,
         limits=limits,
     )
-    family = socket.AF_INET6 if ":" in fleet.bind else socket.AF_INET
-    listener = socket.create_server((fleet.bind, fleet.port), family=family, backlog=_BACKLOG)
+    listener = listening(fleet.bind, fleet.port, backlog=_BACKLOG)
 
     # Without a SuperLink the gateway would answer every call with 503: end both instead.
     async def watch() -> None:
@@ -275,7 +307,7 @@ async def _serve_gateway(
         for task in watching:
             task.cancel()
     if not superlink.running:
-        raise superlink.failure()
+        raise _SuperLinkCrashed(superlink.failure())
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:
@@ -296,14 +328,13 @@ def _allow_open_files(wanted: int) -> None:
 
 
 def _check_free(host: str, port: int, setting: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         # As servers set it: a port of a process that ended a moment ago counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise DeploymentError(
-                f"cannot listen on {host}:{port}: {error.strerror}",
+                f"cannot listen on {join_address(host, port)}: {error.strerror}",
                 hint=f"end what listens there, or change {setting} in federation.toml",
             ) from error

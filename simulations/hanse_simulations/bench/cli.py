@@ -11,7 +11,7 @@ import typer
 
 from hanse_common.commands import command_group
 from hanse_common.formats import Format, FormatOption, say
-from hanse_common.options import RunArgument, ServingStoreOption
+from hanse_common.options import RunArgument, ServingStoreOption, StoreFolderOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
 from hanse_simulations.options import RecipeArgument, SetOption, changed_by
@@ -101,6 +101,17 @@ def bench_serve(
     _print_rows(serve(model, store, requests=requests, clients=clients), render, format_)
 
 
+@app.command("commands")
+def bench_commands(
+    folder: StoreFolderOption = Path(),
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """CPU-seconds of `hanse store budget`, `metrics --check` and `doctor` on a store's folder."""
+    from hanse_simulations.bench.commands import commands, render
+
+    _print_rows(commands(folder), render, format_)
+
+
 @app.command("tasks")
 def bench_tasks(
     run: RunArgument,
@@ -120,7 +131,7 @@ def bench_forgery(
     norm: Annotated[
         float | None,
         typer.Option(
-            help="Norm of the forged vector that is not clipped; by default the sum of all clips."
+            help="Norm of the forged vector that is not bounded; by default the sum of all clips."
         ),
     ] = None,
     category: Annotated[
@@ -133,7 +144,7 @@ def bench_forgery(
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
-    """Effect of one forged vector in the last round, clipped and not, and of an honest one."""
+    """Effect of one forged vector on a run's model, bounded and not, and of an honest one."""
     from hanse_simulations.bench.forgery import forgery, render
     from hanse_simulations.runs.folder import RunFolder
 

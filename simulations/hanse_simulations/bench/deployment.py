@@ -35,7 +35,7 @@ from rich.table import Table
 from hanse_common.errors import ConfigError, FederationError
 from hanse_common.flower import environment
 from hanse_common.paths import FLOWER_FOLDER, INITIAL_FILE, NODE_FILE, NODE_KEY_FILE, SETTINGS_FILE
-from hanse_server.deployment import run, up
+from hanse_server.deployment import run, run_state, up
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.stage_log import read_progress, read_stages
@@ -133,7 +133,7 @@ def _stage_seconds(federation: FederationFolder, run_dir: Path) -> dict[str, lis
             begun.setdefault((progress["round"], progress["stage"]), time.time())
         # The state costs a call to the SuperLink, which would slow down what is measured.
         if time.monotonic() - last_check > 1.0:
-            state = run.state_of(federation, run_dir)
+            state = run_state.state_of(federation, run_dir)
             if state.state != "underway":
                 break
             last_check = time.monotonic()

@@ -1,9 +1,11 @@
-"""Measure what one store can do to a finished model by forging its vector in the last round.
+"""Measure what one store can do to a finished model by forging its vector.
 
-The forged vector points where it raises one class's basket score for every customer. The model
-as it is is compared with three others, each with one such vector added in the last round: as
-long as a sum of honest stores could be, clipped to the public norm as the coordinator does, and
-as long as an honest store's with the largest clip.
+The forged vector makes one class the first guess for as many baskets as it can. In a run that
+trains the popularity of classes (`grocery-rules`) it is sent in the last round and raises the
+class's score; in one that releases pairs of classes (`grocery`) it is sent in that phase, where
+it makes the class look popular, and all others not. The model as it is is compared with three
+others, each with one such vector: as long as the vectors of all stores could be together,
+bounded as the coordinator bounds it, and as long as an honest store's with the largest clip.
 
     rows = forgery(RunFolder.open("grocery"))
     rich.print(render(rows))
@@ -11,6 +13,7 @@ as long as an honest store's with the largest clip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +26,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanse_client.features.histories import Histories
 from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.category_pairs import PHASE
 from hanse_client.tasks.interest.features import collate, rows_at_once
 from hanse_client.tasks.interest.metrics import Figures, evaluate_histories, split_anchors
 from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError
-from hanse_common.manifest import SignedManifest
-from hanse_common.manifest_noise import sum_norm
+from hanse_common.manifest import Manifest, SignedManifest
+from hanse_common.manifest_noise import planned_customers, statistics_norm, sum_norm
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
+from hanse_common.phases import RELEASED, TRAIN
 from hanse_common.vector import UPDATE
 from hanse_server.checkpoint import read_arrays
 from hanse_simulations.experiment.arm_run import ArmRun
@@ -38,6 +43,8 @@ from hanse_simulations.runs.folder import RunFolder
 
 SHIFT = "basket.popularity.shift"
 """The trained array with one number per class, added to its score for every customer."""
+PAIRS = RELEASED + PHASE
+"""The released sum over pairs of classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,42 +68,34 @@ def forgery(
 
     Args:
         folder: The run's folder; nothing is written to it.
-        norm: L2 norm of the forged vector that is not clipped; by default the sum of all
+        norm: L2 norm of the forged vector that is not bounded; by default the sum of all
             stores' clips.
         category: The class to raise; by default the one that is most often on rank 2.
 
     Raises:
-        ConfigError: The run does not train the popularity of classes under secure aggregation.
+        ConfigError: The run neither trains the popularity of classes nor releases pairs of
+            them under secure aggregation.
         DataError [unknown-category]: The model ranks no such class.
     """
     disable_progress_bar()
     run = ArmRun.opened(folder)
     settings, arrays = run.settings, read_arrays(folder.path / GLOBAL_FILE)
-    if SHIFT not in arrays or not settings.secure:
+    if not ({SHIFT, PAIRS} & arrays.keys() and settings.secure):
         raise ConfigError(
-            f"run {folder.name!r} trains no {SHIFT} under secure aggregation",
+            f"run {folder.name!r} neither trains {SHIFT} nor releases {PHASE!r} under secure "
+            "aggregation",
             hint="`hanse simulate grocery` makes a run that does",
         )
     manifest = SignedManifest.load(folder.path / MANIFEST_FILE).unchecked
     stores, model = run.stores.load(), run.model()
     names = list(model.config.classes)
+    load_arrays(model, arrays)
     raised = _raised(model, stores, settings, names, category)
-    clip = next(part.clip for part in manifest.sections if part.name == UPDATE)
-    # No sum of honest stores is longer, as each adds at most its clip.
-    forged = len(manifest.stores) * clip if norm is None else norm
-    # A vector moves the model by its part of the mean, scaled as the last round's update was.
-    step = abs(settings.update_factor(settings.federation.rounds)) / len(manifest.stores)
+    forge = _shifted if SHIFT in arrays else _released
     rows = []
-    for vector, length in (
-        ("none", 0.0),
-        ("forged, not cut", forged),
-        ("forged, cut to the public norm", min(forged, sum_norm(manifest))),
-        ("honest, at the largest clip", clip),
-    ):
-        moved = dict(arrays)
-        moved[SHIFT] = arrays[SHIFT].copy()
-        moved[SHIFT][raised] += step * length
-        first, figures = _judged(model, stores, settings, moved, raised)
+    for vector, length in _lengths(manifest, settings, norm, released=SHIFT not in arrays):
+        load_arrays(model, forge(arrays, raised, length, manifest, settings))
+        first, figures = _judged(model, stores, settings, raised)
         rows.append(
             ForgeryRow(
                 vector=vector,
@@ -108,6 +107,70 @@ def forgery(
             )
         )
     return rows
+
+
+def _lengths(
+    manifest: Manifest, settings: RunSettings, norm: float | None, *, released: bool
+) -> list[tuple[str, float]]:
+    """The vectors to compare, with their L2 norms."""
+    kind, count = PHASE if released else TRAIN, len(manifest.stores)
+    clip = next(part.clip for part in manifest.sections_of(kind) if part.name == UPDATE)
+    # No sum of honest stores is longer, as each adds at most its clip.
+    forged = count * clip if norm is None else norm
+    if not released:
+        return [
+            ("none", 0.0),
+            ("forged, not cut", forged),
+            ("forged, cut to the public norm", min(forged, sum_norm(manifest))),
+            ("honest, at the largest clip", clip),
+        ]
+    most = statistics_norm(manifest, settings, kind)
+    return [
+        ("none", 0.0),
+        ("forged, not bounded", forged),
+        ("forged, as long as a sum may be", min(forged, most)),
+        ("honest, at the largest clip", clip),
+        ("a store of the planned size", planned_customers(settings)),
+    ]
+
+
+def _shifted(
+    arrays: Mapping[str, Any],
+    raised: int,
+    length: float,
+    manifest: Manifest,
+    settings: RunSettings,
+) -> dict[str, Any]:
+    """The model after a last round with the vector in its sum."""
+    # A vector moves the model by its part of the mean, scaled as the last round's update was.
+    step = abs(settings.update_factor(settings.federation.rounds)) / len(manifest.stores)
+    shift = arrays[SHIFT].copy()
+    shift[raised] += step * length
+    return {**arrays, SHIFT: shift}
+
+
+def _released(
+    arrays: Mapping[str, Any],
+    raised: int,
+    length: float,
+    manifest: Manifest,
+    settings: RunSettings,
+) -> dict[str, Any]:
+    """The model with the vector in the released sum of pairs."""
+    del manifest, settings
+    sums = arrays[PAIRS].copy()
+    rows, columns = np.triu_indices(_classes(len(sums) - 1))
+    # Cells of a class with itself: one part up for the class, as much down for all others.
+    alone = rows == columns
+    direction = np.where(alone, -1.0, 0.0) / np.sqrt(alone.sum() - 1)
+    direction[alone & (rows == raised)] = 1.0
+    sums[:-1] += length * direction / np.linalg.norm(direction)
+    return {**arrays, PAIRS: sums}
+
+
+def _classes(cells: int) -> int:
+    """The number of classes of a sum of pairs with so many cells."""
+    return (math.isqrt(8 * cells + 1) - 1) // 2
 
 
 def _raised(
@@ -132,11 +195,9 @@ def _judged(
     model: InterestModel,
     stores: Sequence[Histories],
     settings: RunSettings,
-    arrays: Mapping[str, Any],
     raised: int,
 ) -> tuple[npt.NDArray[np.bool_], Figures]:
     """Whether the class is on rank 1 for each basket, and the model's metrics."""
-    load_arrays(model, arrays)
     first = np.concatenate([s.argmax(axis=1) == raised for s in _scores(model, stores, settings)])
     figures = [evaluate_histories(store, model, settings, "test") for store in stores]
     return first, Figures.pooled(figures)
@@ -161,7 +222,7 @@ def _scores(
 
 def render(rows: Sequence[ForgeryRow]) -> Table:
     """Lay the rows out."""
-    table = Table(title=f"One vector in the last round, for {rows[0].category!r}")
+    table = Table(title=f"One vector, for {rows[0].category!r}")
     for heading in ("vector", "L2 norm", "on rank 1", "of baskets", "NDCG@10"):
         table.add_column(heading, justify="left" if heading == "vector" else "right")
     for row in rows:

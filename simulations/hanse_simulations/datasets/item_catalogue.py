@@ -20,6 +20,8 @@ import polars as pl
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 
 _ID, _TEXT, _VECTOR = "item_id", "text", "vector"
+_QUOTED = 40
+"""Characters of a cell that an error quotes."""
 _COLUMNS = "columns are item_id, text and vector, with tabs between them; text or vector may lack"
 
 
@@ -63,7 +65,7 @@ def read_item_catalogue(path: Path) -> ItemCatalogue:
     seen: set[str] = set()
     for number, name in enumerate(names, start=first):
         if not name or name in seen:
-            what = f"names item {name!r} twice" if name else "has no item_id"
+            what = f"names item {name[:_QUOTED]!r} twice" if name else "has no item_id"
             raise DataError(f"{path}, line {number}: {what}", hint="one line for each item")
         seen.add(name)
     texts = vectors = None
@@ -88,11 +90,12 @@ def _read(path: Path) -> tuple[pl.DataFrame, int]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}", hint=hint) from error
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise DataError(f"{path} is no table of items: {reason}", hint=_COLUMNS) from error
     if not titled:
         if len(table.columns) != 2:
-            raise MissingColumns(f"{path} has no column 'item_id', only {head[:5]}", hint=_COLUMNS)
+            columns = [name[:_QUOTED] for name in head[:5]]
+            raise MissingColumns(f"{path} has no column 'item_id', only {columns}", hint=_COLUMNS)
         table = table.rename(dict(zip(table.columns, (_ID, _TEXT), strict=True)))
     if not {_TEXT, _VECTOR} & set(table.columns):
         raise MissingColumns(f"{path} has neither a column 'text' nor 'vector'", hint=_COLUMNS)
@@ -108,9 +111,9 @@ def _parse_vectors(path: Path, cells: list[str], first: int) -> npt.NDArray[np.f
         try:
             rows.append([float(part) for part in cell.replace(",", " ").split()])
         except ValueError:
-            raise WrongTypes(f"{path}, line {number}: {cell[:40]!r} is no vector", hint=hint) from (
-                None
-            )
+            raise WrongTypes(
+                f"{path}, line {number}: {cell[:_QUOTED]!r} is no vector", hint=hint
+            ) from (None)
     width = max(map(len, rows))
     vectors = np.full((len(rows), width), np.nan, np.float32)
     for number, row in enumerate(rows):

@@ -15,6 +15,7 @@ import polars as pl
 from platformdirs import user_cache_path
 
 from hanse_client.features.histories import Histories, prepare
+from hanse_client.features.own_vectors import own_vector_size, own_vectors
 from hanse_client.features.prepare import observed_from
 from hanse_client.ingest.pipeline import Ingested, ingest
 from hanse_client.ingest.store_config import load_store
@@ -205,12 +206,14 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     texts = sorted(catalogue["text"].unique())
     vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / TEXTS_FOLDER)
     by_text = dict(zip(texts, vectors, strict=True))
+    own_size = own_vector_size(catalogue)
     for number, (_, data) in enumerate(stores):
         histories = prepare(
             data,
             classes=classes,
             level=settings.data.level,
             text_vectors=by_text,
+            own=own_vectors(data.catalogue, own_size, required=settings.model.kind != "categories"),
             observed_from=begun[number],
         )
         histories.save(target / f"{number:04d}.npz")

@@ -18,6 +18,7 @@ from hanse_simulations.planning.unknown import Unknown
 
 if TYPE_CHECKING:
     from hanse_simulations.planning.forecast import Forecast, Population
+    from hanse_simulations.planning.joining import Joining
     from hanse_simulations.planning.ledgers import LedgerRow
     from hanse_simulations.planning.solve import Solved
 
@@ -125,6 +126,7 @@ def plan(
     """
     from hanse_simulations.planning.feasible import solved_plan
     from hanse_simulations.planning.forecast import Population, forecast
+    from hanse_simulations.planning.joining import expected_joining
     from hanse_simulations.planning.ledgers import ledger_rows
     from hanse_simulations.planning.solve import solve as find_unknown
     from hanse_simulations.planning.sources import Sources
@@ -176,15 +178,18 @@ def plan(
     planned = forecast(
         terms, people, variants, threshold=signal_to_noise, stores=tuple(at_stores or (1, 2))
     )
+    # Plain numbers name no model: the study's own recipe is then as good a guess as any.
+    comparable = not sources.named or terms.model.kind == "categories"
+    joining = expected_joining(terms, people) if comparable else None
     ledgers = [] if ledger is None else ledger_rows(ledger, solved_plan(terms))
     for warning in planned.warnings:
         echo(f"warning: {warning}", err=True)
     if output is Format.JSON:
-        _print_json(planned, ledgers, solved)
+        _print_json(planned, ledgers, solved, joining)
     else:
         from hanse_simulations.planning.tables import print_forecast
 
-        print_forecast(planned, ledgers, solved)
+        print_forecast(planned, ledgers, solved, joining)
 
 
 def _check_left_out(
@@ -241,7 +246,9 @@ def _population(customers: list[str] | None, stores: int | None) -> Population:
     return Population(counts)
 
 
-def _print_json(planned: Forecast, ledgers: list[LedgerRow], solved: Solved | None) -> None:
+def _print_json(
+    planned: Forecast, ledgers: list[LedgerRow], solved: Solved | None, joining: Joining | None
+) -> None:
     from dataclasses import asdict
 
     table: dict[str, Any] = asdict(planned)
@@ -249,5 +256,6 @@ def _print_json(planned: Forecast, ledgers: list[LedgerRow], solved: Solved | No
     table["solved"] = (
         None if solved is None else {"unknown": solved.unknown.value, "value": solved.value}
     )
+    table["joining"] = None if joining is None else joining.record()
     # JSON has no infinity: an epsilon without bound is null there.
     echo(json_text(table))

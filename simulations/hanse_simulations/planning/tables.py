@@ -13,6 +13,7 @@ from hanse_common.printing import console
 from hanse_common.privacy.accounting import MOST_ROUNDS
 from hanse_common.wording import counted, epsilon
 from hanse_simulations.planning.forecast import Forecast
+from hanse_simulations.planning.joining import Joining
 from hanse_simulations.planning.ledgers import LedgerRow
 from hanse_simulations.planning.solve import Solved
 from hanse_simulations.planning.unknown import Unknown
@@ -27,9 +28,12 @@ _FOUND = {
 
 
 def print_forecast(
-    planned: Forecast, ledgers: Sequence[LedgerRow] = (), solved: Solved | None = None
+    planned: Forecast,
+    ledgers: Sequence[LedgerRow] = (),
+    solved: Solved | None = None,
+    joining: Joining | None = None,
 ) -> None:
-    """Print a forecast, its ledgers and the solved term to stdout."""
+    """Print a forecast, its ledgers, the solved term and what joining changed, to stdout."""
     # A pipe has no width, and rich would take 80 columns, too few for the table of variants.
     screen = console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
@@ -47,6 +51,8 @@ def print_forecast(
         screen.print(_ledgers(ledgers, planned.rounds))
     chosen = planned.recommendation
     say(f"Train: {chosen.variant or 'none'}. {chosen.reason[:1].upper()}{chosen.reason[1:]}.")
+    if joining is not None:
+        say(f"{joining.sentence()}.")
     say(
         "Signal is an upper bound, q·N·C over the stores; noise is its true size. The threshold of "
         f"{planned.threshold:g} is a rule of thumb (docs/privacy.md, Planning)."

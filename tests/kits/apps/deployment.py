@@ -282,18 +282,23 @@ class Joined:
     """A `hanse store join` process."""
 
     def __init__(
-        self, folder: Path, *arguments: str, program: Sequence[str] = ("-c", _STORE)
+        self,
+        folder: Path,
+        *arguments: str,
+        program: Sequence[str] = ("-c", _STORE),
+        environment: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self._log = (folder / "join.log").open("ab")
         command = [
-            *(sys.executable, *program, "join", "--folder", str(folder), *arguments),
+            *(*prefix, sys.executable, *program, "join", "--folder", str(folder), *arguments),
         ]
         self.process = subprocess.Popen(
             command,
             stdout=self._log,
             stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
             start_new_session=True,
         )
 
@@ -312,6 +317,12 @@ class Joined:
     def wait_for_end(self) -> int:
         self.process.wait(PATIENCE)
         return self.process.returncode
+
+    def kill(self) -> None:
+        """End the node and whatever it started at once, as a loss of power does."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.stop()
 
     def stop(self) -> None:
         end(self.process)

@@ -147,6 +147,8 @@ class SecureFederation:
         task.freeze(model, settings)
         arrays = exchanged_arrays(task, model, settings)
         self.arrays = settings.schedule.known(arrays, after=0)
+        self.all_arrays = arrays
+        """With the sums that are released later, all zero."""
         write_arrays(folder / INITIAL_FILE, arrays)
         enrol_stores(self.folder, settings, arrays)
         self.names = [node.name for node in self.nodes()]
@@ -309,6 +311,8 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (
         "hanse_client.training.train.train_round",
         "hanse_client.training.evaluate.evaluate_round",
+        "hanse_client.rounds.local_update.statistics_sum",
+        "hanse_client.rounds.local_update.encode_statistics",
         "hanse_client.rounds.local_update.training_vector",
         "hanse_client.rounds.local_update.evaluation_vector",
     ):
@@ -337,7 +341,7 @@ class ByHand:
         authority = bytes.fromhex((federation.folder.path / AUTHORITY_FILE).read_text().strip())
         attempt_terms = Attempt(
             header=told.header(manifest.digest()),
-            terms=manifest.terms(kind),
+            terms=manifest.terms(manifest.schedule.kind(kind, told.round)),
             authority=authority,
             now=int(time.time()),
         )

@@ -30,7 +30,8 @@ _POPULARITY_WEIGHT = 0.1
 """Of a class's released popularity where the customer has bought it before."""
 _AFFINITY_SCALE = 0.3
 """Pseudo-count of visits for an affinity of 1: .3 to 1 rank the same."""
-_LEAST_AFFINITY = 1e-4
+_LEAST_AFFINITY, _MOST_AFFINITY = 1e-4, 1.0
+"""An affinity is about the chance of a purchase, at most 1 whatever a forged release says."""
 
 
 class CategoryBasket(nn.Module):
@@ -79,7 +80,7 @@ class CategoryBasket(nn.Module):
         ever = past.counts[..., -1].clamp(max=1.0)
         credit = FLOOR * torch.exp(public)[:, None, :]
         if bool(self.affinity.any()):
-            affinity = (ever @ self.affinity).clamp(min=_LEAST_AFFINITY)
+            affinity = (ever @ self.affinity).clamp(_LEAST_AFFINITY, _MOST_AFFINITY)
             credit = torch.where(ever > 0, credit, _AFFINITY_SCALE * affinity)
         logs = torch.log(past.decayed + credit.unsqueeze(-1))  # [B, P, C, H]
         longest = logs[..., self._half_lives.index(FREQUENCY_HALF_LIFE)]

@@ -33,6 +33,9 @@ MOST_CLASSES: Final = 2_000
 _RIDGE, _RIDGE_OF_NOISE = 20.0, 40.0
 """The regulariser of EASE in customers, without noise and per unit of noise; half as much for
 the noise lost .0007 of explore NDCG on validation weeks, twice as much gained nothing."""
+_MOST_POPULAR = 2.2
+"""Largest centred logarithm of popularity: nine times a typical class. Exact sums of Complete
+Journey have 2.1 at most; a forged release cannot lift a class any further."""
 
 
 def pair_cells(classes: int) -> int:
@@ -78,7 +81,7 @@ class DecodedPairs:
     class j, about the chance that they buy it too."""
     popularity: npt.NDArray[np.float32]
     """[C] centred logarithms of how many customers bought a class, each in units of their own
-    number of classes."""
+    number of classes; at most 2.2."""
 
 
 def decode_pairs(
@@ -114,7 +117,7 @@ def decode_pairs(
     popularity = np.log(np.maximum(np.diag(gram), max(2 * noise, 1.0)))
     return DecodedPairs(
         affinity=affinity.astype(np.float32),
-        popularity=(popularity - popularity.mean()).astype(np.float32),
+        popularity=np.minimum(popularity - popularity.mean(), _MOST_POPULAR).astype(np.float32),
     )
 
 

@@ -30,6 +30,9 @@ the mean over classes is taken off."""
 _CODES: Final = {"rise": 2, "fall": 0}
 _SPREAD = 0.4
 """Prior standard deviation of a class's log-odds."""
+_MOST = 3.2
+"""Largest log-odds of a class, eight prior standard deviations: exact sums of Complete Journey
+have 3.0, and a forged release cannot say more."""
 _DEPENDENCE = 0.3
 """Variance of a class's residuals per unit of Fisher information: a customer counts as the mean
 over some moments, whose outcomes are not independent."""
@@ -89,7 +92,7 @@ def class_priors(
         noise: Standard deviation of the noise of each cell, in customers.
 
     Returns:
-        [C, 2] shrunken log-odds of rise and fall, each with mean 0 over classes.
+        [C, 2] shrunken log-odds of rise and fall, each with mean 0 over classes and bounded.
     """
     priors = np.zeros((classes, 2))
     for side in range(2):
@@ -102,5 +105,5 @@ def class_priors(
         residuals = residuals - residuals.sum() / information.sum() * information
         precision = _SPREAD**2 * information + _DEPENDENCE + noise**2 / information
         priors[:, side] = _SPREAD**2 * residuals / precision
-    centred: npt.NDArray[np.float32] = (priors - priors.mean(0)).astype(np.float32)
-    return centred
+    centred = np.clip(priors - priors.mean(0), -_MOST, _MOST)
+    return np.asarray(centred, dtype=np.float32)

@@ -1,0 +1,1 @@
+"""`hanse store watch`: a page that shows a store's node to its operator."""

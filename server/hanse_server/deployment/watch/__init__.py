@@ -1,0 +1,1 @@
+"""`hanse server watch`: a page that shows a federation to the coordinator's operator."""
