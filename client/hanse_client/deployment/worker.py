@@ -16,7 +16,7 @@ import signal
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.forkserver import _forkserver  # type: ignore[attr-defined]
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from threading import Event, Thread
 
