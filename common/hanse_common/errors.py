@@ -410,8 +410,8 @@ FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
         "wrong-header": "A message of another run, round, attempt, manifest or model; ignored.",
     },
     BadSum: {
-        "forged-vector": "A sum that honest stores cannot have made: at least one vector in it "
-        "was forged.",
+        "forged-vector": "A sum that honest stores, or the planned customers, cannot have made: at "
+        "least one vector in it was forged.",
         "round-noise-missing": "One round's sum has less noise than the manifest promises; that "
         "round is lost.",
     },

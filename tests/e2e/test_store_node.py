@@ -15,7 +15,9 @@ from hanse_client.deployment import enrol
 from hanse_client.deployment.cli import app
 from hanse_client.deployment.doctor import examine
 from hanse_client.deployment.folder import StoreFolder, make_node_key
+from hanse_client.deployment.metrics import read_metrics
 from hanse_client.deployment.preparing import prepare
+from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.features.histories import Histories
 from hanse_client.ingest.store_config import load_store
 from hanse_client.tasks.interest import InterestModel
@@ -29,6 +31,8 @@ from hanse_common.errors import (
     UntrustedServer,
 )
 from hanse_common.paths import AUTHORITY_FILE, INITIAL_FILE, MANIFEST_FILE, SETTINGS_FILE
+from hanse_server.deployment import tls
+from kits.alerting import Datagrams
 from kits.apps.deployment import Coordinator, Joined, bundle, free_port, lay_out_store, make_tls
 
 pytestmark = pytest.mark.slow
@@ -173,6 +177,14 @@ def test_a_private_round_over_tls_with_authentication(federation):
         assert (charge.kind, charge.release.round) == ("charge", 1)
 
 
+def test_a_node_notices_when_the_servers_certificate_ends(federation):
+    (certificate,) = tls.read_certificates(federation.coordinator.folder / "tls" / "server.crt")
+    store = federation.stores["bremen"]
+    assert read_tls_end(store.path) == certificate.not_valid_after_utc.timestamp()
+    [found] = [f for f in read_metrics(store.path) if "tls_certificate" in f.name]
+    assert found.samples[0].value == certificate.not_valid_after_utc.timestamp()
+
+
 def test_a_hostile_bundle_is_refused_and_none_of_its_code_runs(federation, tmp_path):
     """It brings a package that shadows the store's own, and would leave a file when imported."""
     canary = tmp_path / "imported"
@@ -240,6 +252,24 @@ def test_a_server_that_is_down_is_named(copied):
     invitation.save(copied.path / "invitation.json")
     status, said = ended(copied, "--patience", "1")
     assert (status, "[unreachable]" in said) == (Unreachable.exit_status, True)
+
+
+def test_a_node_tells_the_service_manager_what_it_waits_for(copied, tmp_path, monkeypatch):
+    invitation = copied.invitation().model_copy(update={"fleet": f"127.0.0.1:{free_port()}"})
+    invitation.save(copied.path / "invitation.json")
+    heard = Datagrams(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(heard.path))
+    monkeypatch.setenv("WATCHDOG_USEC", "600000")
+    node = Joined(copied.path)
+    monkeypatch.undo()
+    node.wait_for("trying again")
+    node.stop()
+    assert node.process.returncode == 0
+    said = heard.read()
+    (ready,) = (index for index, line in enumerate(said) if line.startswith("READY=1"))
+    assert any("[unreachable]" in line for line in said[ready:] if line.startswith("STATUS="))
+    assert "WATCHDOG=1" in said[ready:]
+    assert "STOPPING=1" in said[ready:]
 
 
 def test_a_certificate_that_has_expired_is_named(federation, copied):

@@ -404,7 +404,7 @@ DECODERS = {
         of_folder(lambda p: FederationFolder(p).file), FEDERATION, "federation.toml"
     ),
     "certificate of the gate": Decoder(
-        lambda p: server_metrics._certificate(p.parent, {"certificate": p.name}),
+        server_metrics.tls_end,
         json.loads(invitation())["ca"].encode(),
     ),
     "TLS certificate": Decoder(tls.read_certificates, json.loads(invitation())["ca"].encode()),
@@ -733,6 +733,8 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
     "hanse_client.deployment.alerts": ("refusals",),
+    "hanse_client.deployment.budget": "tests/unit/test_budget_figures.py",
+    "hanse_client.deployment.watch.state": "`log.jsonl`, whose lines the store itself writes",
     "hanse_client.deployment.tls_check": ("tls-end.json",),
     "hanse_common.admission": ("invitation", "request"),
     "hanse_common.alerting.watcher": ("told.json",),
@@ -740,7 +742,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
         "request with a company's certificate",
         "company's key",
     ),
-    "hanse_common.audit.cli": "hexadecimal of an option; tests/cli/test_audit_cli.py",
+    "hanse_common.options": "hexadecimal of an option; tests/cli/test_audit_cli.py",
     "hanse_common.audit.crosscheck": "hexadecimal that the policy has checked",
     "hanse_common.audit.evidence": ("node.json of evidence",),
     "hanse_common.audit.remembered": ("earlier audit",),

@@ -137,6 +137,17 @@ def test_a_store_that_draws_beyond_its_ball_has_no_more_signal_and_a_warning():
     assert any("max_drawn" in warning for warning in large.warnings)
 
 
+def test_more_customers_than_a_sum_of_statistics_is_used_for_are_a_warning():
+    phases = [
+        {"name": "pairs", "release": "statistics", "noise_multiplier": 9.0, "share": 0.5},
+        {"share": 0.5},
+    ]
+    settings = terms(phases=phases, privacy__noise_multiplier=9.0)
+    small, large = (forecast(settings, Population((n,) * 5), [RULES]) for n in (200, 5000))
+    assert not any("max_norm" in warning for warning in small.warnings)
+    assert any("25,000 customers" in w and "max_norm" in w for w in large.warnings)
+
+
 def test_bytes_are_the_whole_masked_vector():
     row = forecast(terms(), REGIONS, [RULES], stores=(1,)).rows[0]
     assert row.upload_bytes == 4 * (423 + 2 + 4096)

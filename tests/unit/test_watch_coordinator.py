@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from hanse_common.pages.live.parts import render
 from hanse_server.deployment.admit import revoke
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.status import read_status
 from hanse_server.deployment.watch.certificates import endings
 from hanse_server.deployment.watch.exchanges import last_exchanges, under_way
 from hanse_server.deployment.watch.page import coordinator_page
@@ -116,9 +118,31 @@ def test_certificates_are_listed_by_their_end_and_asked_for_in_time(folder):
     assert {one.tone for one in over if one.store} == {"bad"}
 
 
+def test_releases_are_shown_and_a_store_of_another_protocol_is_told_to_upgrade(folder, monkeypatch):
+    found = read_status(folder)
+    rows = {row.store: row for row in found.stores}
+    rows["riga"] = replace(rows["riga"], release="0.1.0", protocol=1)
+    rows["danzig"] = replace(rows["danzig"], release="", protocol=1)
+    rows["bremen"] = replace(
+        rows["bremen"],
+        release="0.0.9",
+        protocol=0,
+        connection="other version",
+        upgrade="upgrade store 'bremen'",
+    )
+    now = replace(found, stores=tuple(rows.values()))
+    monkeypatch.setattr("hanse_server.deployment.watch.page.read_status", lambda _: now)
+    parts = shown(folder)
+    cells = " ".join(parts["stores"].split())
+    assert '<td role="cell" data-label="release">0.1.0</td>' in cells
+    assert '<td role="cell" data-label="release">earlier</td>' in cells
+    assert "0.0.9, protocol 0" in cells
+    assert "Now: </strong>upgrade store &#39;bremen&#39;." in parts["next"]
+
+
 def test_little_noise_is_a_warning(folder):
     run(folder, "first", line(1, noise_share=0.8), at=1)
-    assert "The noise in the sums is 80% of what the terms promise." in advised(folder)
+    assert "in round 1 the sum has 80% of what the terms promise." in advised(folder)
 
 
 def test_what_stores_write_is_shown_as_text(folder):

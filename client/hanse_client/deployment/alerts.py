@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
 from hanse_client.deployment.folder import StoreFolder
 from hanse_client.deployment.tls_check import read_tls_end
@@ -15,13 +18,14 @@ from hanse_common.alerting.events import Event, expiring
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.alerting.watcher import Watcher, Way
 from hanse_common.audit.evidence import Evidence
-from hanse_common.decoding import json_lines
+from hanse_common.decoding import json_object
 from hanse_common.identity import Certificate
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE, TOLD_FILE
 from hanse_common.policy import StorePolicy
-from hanse_common.privacy.entry import Entry
 
+_TAIL_BYTES = 256 * 1024
+"""Bytes at the end of the store's log that are looked at."""
 _NOT_REFUSED = frozenset({"run-over", "out-of-turn", "wrong-header", "store-left"})
 """Codes of errors that are no sign of a fault at this store."""
 
@@ -87,10 +91,7 @@ def store_events(
 
 def _refusals(folder: StoreFolder, rounds: int) -> Iterator[Event]:
     """Yield the event of a store that did nothing but refuse for some rounds."""
-    path = folder.path / STORE_LOG_FILE
-    if not path.exists():
-        return
-    lines = list(json_lines(path))
+    lines = _last_lines(folder.path / STORE_LOG_FILE)
     last = list(takewhile(lambda line: "error" in line, reversed(lines)))
     codes = [code_in(str(line["error"])) or OTHER for line in last]
     codes = [code for code in codes if code not in _NOT_REFUSED]
@@ -108,18 +109,12 @@ def _budget(folder: StoreFolder, share: float) -> Iterator[Event]:
     The ledger's own figures are read, which takes no accountant. Since the last renewal at least
     the difference was spent: epsilon of two parts together is at most the sum of theirs.
     """
-    evidence = Evidence(
-        store=folder.node().name,
-        ledger=folder.path / LEDGER_FILE,
-        enrolment=folder.enrolment,
-        simulated=False,
-    )
-    entries: list[Entry] = evidence.entries()
-    policy: StorePolicy | None = evidence.policy()
-    if policy is None or policy.max_epsilon is None or not entries:
+    if not folder.policy.exists():
         return
-    renewed = [entry.epsilon_before for entry in entries if entry.kind == "renewal"]
-    spent = entries[-1].epsilon_after - (renewed[-1] if renewed else 0.0)
+    policy = StorePolicy.from_toml(folder.policy)
+    if policy.max_epsilon is None:
+        return
+    spent = _spent(folder, _stamp(folder.path / LEDGER_FILE))
     if spent >= share * policy.max_epsilon:
         yield Event(
             kind="budget-near-end",
@@ -127,3 +122,43 @@ def _budget(folder: StoreFolder, share: float) -> Iterator[Event]:
             # Not the figure itself: epsilon derives from what the store computed.
             message=f"{share:.0%} or more of the policy's max_epsilon is spent",
         )
+
+
+@lru_cache(maxsize=4)
+def _spent(folder: StoreFolder, stamp: tuple[int, ...]) -> float:
+    """Epsilon that is spent at least; `stamp` says when the ledger has to be read again."""
+    if not stamp:
+        return 0.0
+    entries = Evidence(
+        store=folder.node().name,
+        ledger=folder.path / LEDGER_FILE,
+        enrolment=folder.enrolment,
+        simulated=False,
+    ).entries()
+    renewed = [entry.epsilon_before for entry in entries if entry.kind == "renewal"]
+    return entries[-1].epsilon_after - (renewed[-1] if renewed else 0.0) if entries else 0.0
+
+
+def _stamp(ledger: Path) -> tuple[int, ...]:
+    """What changes with a ledger, whose newest pages SQLite may keep in a file beside it."""
+    stamps: list[int] = []
+    for path in (ledger, ledger.with_name(ledger.name + "-wal")):
+        with suppress(OSError):
+            status = path.stat()
+            stamps += [status.st_mtime_ns, status.st_size]
+    return tuple(stamps)
+
+
+def _last_lines(path: Path) -> list[dict[str, Any]]:
+    """The last lines of a log that may be long; a half line is skipped."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            found.append(json_object(line))
+    return found

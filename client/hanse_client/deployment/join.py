@@ -102,6 +102,8 @@ def join(
             # A stop ends retries and waits, so that the last failure is raised; that is no error.
             if not stop.is_set():
                 raise
+        finally:
+            answering.close()
         manager.stopping()
         report("stopped")
 

@@ -12,6 +12,7 @@ import logging
 import math
 import multiprocessing
 import os
+import signal
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -61,15 +62,22 @@ class Answering:
             stop: Ends the wait; the imports then end with this process.
 
         Returns:
-            Whether the server process is ready.
+            Whether the server process is ready; False if `stop` was set first.
+
+        Raises:
+            OSError: It cannot be started.
         """
         ready = Event()
+        failed: list[OSError | EOFError] = []
 
         def start() -> None:
             child = self._processes.Process(target=_nothing, daemon=True)
-            _start(child)  # returns when the imports are done
-            child.join()
-            ready.set()
+            try:
+                _start(child)  # returns when the imports are done
+                child.join()
+                ready.set()
+            except (OSError, EOFError) as error:
+                failed.append(error)
 
         # In a thread, since no signal ends the wait for the server process. Its handlers run in
         # the main thread, which only waits here.
@@ -77,7 +85,18 @@ class Answering:
         thread.start()
         while thread.is_alive() and not ready.is_set() and not stop.is_set():
             thread.join(timeout=_LOOK_SECONDS)
+        if stop.is_set() and not ready.is_set():
+            self.close()
+        elif failed:
+            raise OSError(f"the process that answers messages did not start: {failed[0]!r}")
         return ready.is_set()
+
+    def close(self) -> None:
+        """End the server process at once, also in its imports; it holds nothing but them."""
+        pid: int | None = _forkserver._forkserver_pid  # type: ignore[attr-defined]
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def answer(self, message: Message, node_id: int, bundle: Bundle) -> Message | None:
         """Answer a message in a child process.

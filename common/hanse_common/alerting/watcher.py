@@ -26,7 +26,9 @@ LOOK_SECONDS = 30.0
 _AGAIN_SECONDS = 300.0
 """Seconds for which a way that failed is not tried again."""
 _LAST_SECONDS = 15.0
-"""Longest time that the end of a command waits for the last event to be told."""
+"""Longest time that a command which ends by an error waits until somebody is told of it."""
+_END_SECONDS = 1.0
+"""Longest time that a command which is stopped waits for the thread."""
 _LOG = "log"
 
 _log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Watcher:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(_LAST_SECONDS)
+        self._thread.join(_END_SECONDS)
 
     def look(self) -> None:
         """Read the events once, and tell those that are new."""

@@ -79,9 +79,8 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
         DeploymentError [superlink-failed]: The SuperLink did not start, or ended by itself again
             and again.
     """
-    from hanse_server.deployment.alerts import (
-        watching,
-    )  # imported on use: a run's state needs Flower
+    # Imported on use: the state of a run needs Flower.
+    from hanse_server.deployment.alerts import watching
 
     file = folder.file
     fleet = file.fleet

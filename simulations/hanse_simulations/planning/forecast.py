@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from hanse_common.audit.shared_customers import at_stores
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.manifest_noise import honest_survivors
+from hanse_common.manifest_noise import honest_survivors, statistics_norm
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
@@ -310,4 +310,21 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> l
             f"the largest store draws {largest:.0f} customers on average and its sum is cut to "
             f"{most} clips; raise federation.max_drawn"
         )
-    return warnings
+    return warnings + _too_many_customers(settings, people)
+
+
+def _too_many_customers(settings: RunSettings, people: Population) -> list[str]:
+    """A warning for each phase of statistics whose honest sum may be taken for forged."""
+    if not settings.schedule.statistics:
+        return []
+    manifest = planned_manifest(settings, 1, len(people.customers))
+    bounds = {
+        phase.name: statistics_norm(manifest, settings, phase.name)
+        for phase in settings.schedule.statistics
+    }
+    return [
+        f"{people.total:,.0f} customers can make a sum of {name!r} longer than the {bound:,.0f} "
+        "that the coordinator uses; raise training.expected_batch_size, or max_norm of the phase"
+        for name, bound in bounds.items()
+        if people.total > bound
+    ]

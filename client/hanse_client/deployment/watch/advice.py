@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from hanse_client.deployment.alerts import notify_settings, store_events
 from hanse_client.deployment.watch.state import StoreState
 from hanse_common.errors import HanseError, StoreNotReady
 from hanse_common.pages.live.advice import Advice, by_urgency
 
-_SOON_DAYS = 30.0
 _FEW_ROUNDS = 10
 
 
@@ -32,7 +32,7 @@ def advice(state: StoreState) -> list[Advice]:
             )
         ]
     found: list[Advice] = []
-    for sentences in (_node, _data, _budget, _certificate, _refused):
+    for sentences in (_node, _data, _budget, _events, _refused):
         try:
             found += sentences(state)
         except HanseError:
@@ -97,17 +97,25 @@ def _budget(state: StoreState) -> Iterator[Advice]:
     )
 
 
-def _certificate(state: StoreState) -> Iterator[Advice]:
-    days = state.certificate_days
-    if days is None or days > _SOON_DAYS:
-        return
-    yield Advice(
-        tone="bad" if days < 0 else "warn",
-        text=("The certificate has ended. " if days < 0 else f"The certificate ends in {days:.0f} ")
-        + ("" if days < 0 else "days. ")
-        + "Write a request for another one, and send it to the coordinator.",
-        command=command(state.folder.path, "enrol"),
-    )
+def _events(state: StoreState) -> Iterator[Advice]:
+    """What the operator is told of by `[notify]` too, with the command for it."""
+    folder = state.folder.path
+    commands = {
+        "certificate-near-end": command(folder, "enrol"),
+        "tls-near-end": "hanse server tls renew",
+        "budget-near-end": command(folder, "budget"),
+    }
+    more = {
+        "certificate-near-end": " Write a request for another one, and send it to the coordinator.",
+        "tls-near-end": " Ask the coordinator to run this command there.",
+    }
+    for event in store_events(state.folder, notify_settings(state.folder)):
+        if event.kind in commands:  # `_refused` says more of refusals
+            yield Advice(
+                tone="bad" if event.step == 0 else "warn",
+                text=f"{event.sentence}.{more.get(event.kind, '')}",
+                command=commands[event.kind],
+            )
 
 
 def _refused(state: StoreState) -> Iterator[Advice]:

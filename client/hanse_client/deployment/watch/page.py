@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hanse_client.deployment.folder import StoreFolder
 from hanse_client.deployment.watch.advice import advice
-from hanse_client.deployment.watch.state import Event, StoreState
+from hanse_client.deployment.watch.state import Event, StoreState, instant
 from hanse_common.audit.terms import under
 from hanse_common.errors import HanseError
 from hanse_common.manifest_terms import grant_of
@@ -18,6 +19,7 @@ from hanse_common.pages.live.charts import line
 from hanse_common.pages.live.parts import LivePage, Part
 from hanse_common.wording import epsilon, epsilon_left
 
+_T = TypeVar("_T")
 _QUIET_DAYS = 2.0
 """Days without an exchange after which the page points at it."""
 
@@ -142,14 +144,13 @@ class _Page:
             "granted": None if grant is None else sum(grant.exchanges.values()),
             "charged": len(under(state.entries, manifest)),
             "policy": state.folder.membership().policy,
-            "until": None
-            if until is None
-            else datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
+            "until": None if until is None else instant(until),
+            "tls_until": state.tls_until,
             "leaving": state.leaving,
         }
 
 
-def _or_none(read: Any) -> Any:
+def _or_none(read: Callable[[], _T]) -> _T | None:
     """What a function returns; None if it cannot read, as another part of the page says."""
     try:
         return read()

@@ -22,6 +22,7 @@ from hanse_client.deployment.dry_run import Preview, preview
 from hanse_client.deployment.folder import StoreFolder
 from hanse_client.deployment.leave import Leaving, leaving
 from hanse_client.deployment.preparing import outdated
+from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.store_config import Source, load_store
 from hanse_common.audit.evidence import Evidence
@@ -141,6 +142,12 @@ class StoreState:
             return None
         return float(self.folder.membership().certificate.valid_until)
 
+    @cached_property
+    def tls_until(self) -> str | None:
+        """When the coordinator's TLS certificate ends, as the node last saw it."""
+        end = read_tls_end(self.folder.path)
+        return None if end is None else instant(end)
+
     @property
     def certificate_days(self) -> float | None:
         """Days until the certificate ends."""
@@ -161,7 +168,7 @@ class StoreState:
     @property
     def refused_today(self) -> list[Event]:
         """The refusals of the last 24 hours."""
-        since = _instant(time.time() - _DAY)
+        since = instant(time.time() - _DAY)
         return [one for one in self.events if one.what == "refused" and one.time >= since]
 
     @property
@@ -208,7 +215,7 @@ def _prepared(folder: StoreFolder, _: _Stamp, __: int) -> Prepared:
     return Prepared(
         events=_source(store.events),
         catalogue=_source(store.catalogue),
-        read=None if done is None else _instant(done.read),
+        read=None if done is None else instant(done.read),
         observed_from=None if done is None else done.observed_from[:10],
         reason=reason,
     )
@@ -223,7 +230,7 @@ def _of_entry(entry: Entry) -> Event:
     words = {"charge": "charged", "refusal": "refused", "renewal": "renewed"}
     release = entry.release
     return Event(
-        time=_instant(entry.time),
+        time=instant(entry.time),
         what=words.get(entry.kind, "recovered"),
         kind=release.kind,
         round=release.round if release.kind else None,
@@ -246,12 +253,13 @@ def _refusals(path: Path) -> Iterator[Event]:
         # The ledger has these itself, with what they would have cost.
         if code != "budget-spent":
             yield Event(
-                time=_instant(at),
+                time=instant(at),
                 what="refused",
                 round=number if isinstance(number, int) else None,
                 code=code,
             )
 
 
-def _instant(seconds: float) -> str:
+def instant(seconds: float) -> str:
+    """Return Unix seconds as ISO 8601, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

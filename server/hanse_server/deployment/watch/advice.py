@@ -8,19 +8,15 @@ from pathlib import Path
 
 from hanse_common.pages.live.advice import Advice, by_urgency
 from hanse_common.paths import AUTHORITY_KEY_FILE, INVITATION_FILE, REQUEST_SUFFIX
+from hanse_server.deployment.alerts import coordinator_events
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_state import RunState
 from hanse_server.deployment.status import Status
-from hanse_server.deployment.watch.certificates import SOON_DAYS, Ending
-from hanse_server.deployment.watch.exchanges import LEAST_NOISE, Exchange
+
+_DOCTOR = "hanse store doctor --folder FOLDER"
 
 
-def advice(
-    federation: FederationFolder,
-    status: Status,
-    exchanges: Sequence[Exchange],
-    endings: Sequence[Ending],
-) -> list[Advice]:
+def advice(federation: FederationFolder, status: Status) -> list[Advice]:
     """Return what to do next, the most urgent first."""
     folder = federation.path
     found = [
@@ -28,8 +24,7 @@ def advice(
         *_terms(folder, status),
         *_run(federation, status),
         *_stores(folder, status),
-        *_noise(folder, exchanges),
-        *_certificates(folder, endings),
+        *_events(federation, status.run),
     ]
     return by_urgency(found)
 
@@ -142,7 +137,7 @@ def _stores(folder: Path, status: Status) -> Iterator[Advice]:
             tone="warn" if status.run and status.run.state == "underway" else "calm",
             text=f"{_names(away)} {'is' if len(away) == 1 else 'are'} not connected. Ask for the "
             "result of this command there.",
-            command="hanse store doctor --folder FOLDER",
+            command=_DOCTOR,
         )
     shut_out = [row.store for row in listed if row.connection == "shut out"]
     if status.up and shut_out:
@@ -152,6 +147,9 @@ def _stores(folder: Path, status: Status) -> Iterator[Advice]:
             "and `hanse server up` register all admitted stores again.",
             command=f"{command(folder, 'down')} && {command(folder, 'up', '--detach')}",
         )
+    for row in listed:
+        if row.upgrade:
+            yield Advice(tone="bad", text=f"{row.upgrade}.")
     blamed = [row for row in status.stores if row.blamed and row.standing != "revoked"]
     for row in blamed:
         yield Advice(
@@ -161,35 +159,28 @@ def _stores(folder: Path, status: Status) -> Iterator[Advice]:
         )
 
 
-def _noise(folder: Path, exchanges: Sequence[Exchange]) -> Iterator[Advice]:
-    shares = [one.noise_share for one in exchanges if one.noise_share is not None]
-    if shares and shares[0] < LEAST_NOISE:
-        yield Advice(
-            tone="warn",
-            text=f"The noise in the sums is {shares[0]:.0%} of what the terms promise. Have every "
-            "store check its release of Hanse.",
-            command="hanse store doctor --folder FOLDER",
-        )
-
-
-def _certificates(folder: Path, endings: Sequence[Ending]) -> Iterator[Advice]:
-    for one in endings:
-        if one.days > SOON_DAYS:
-            continue
-        ended = f"ended on {one.ends[:10]}" if one.days < 0 else f"ends on {one.ends[:10]}"
-        if one.store:
+def _events(federation: FederationFolder, run: RunState | None) -> Iterator[Advice]:
+    """What the operator is told of by `[notify]` too, with the command for it."""
+    folder = federation.path
+    goes_on = ("--continue-from", run.name) if run else ()
+    commands = {
+        "tls-near-end": command(folder, "tls", "renew"),
+        "certificate-near-end": command(folder, "admit", f"STORE{REQUEST_SUFFIX}", "--replace"),
+        "grant-near-end": command(folder, "manifest", "sign", *goes_on),
+        "store-lost": _DOCTOR,
+        "noise-missing": _DOCTOR,
+    }
+    more = {
+        "certificate-near-end": " Ask it for a new request (`hanse store enrol`), and admit that.",
+        "store-lost": " Ask for the result of this command there.",
+        "noise-missing": " Have every store check its release of Hanse.",
+    }
+    for event in coordinator_events(federation):
+        if event.kind in commands:  # `_run` says more of a run that failed
             yield Advice(
-                tone="bad" if one.days < 0 else "warn",
-                text=f"The certificate of {one.store} {ended}. Ask it for a new request "
-                "(`hanse store enrol`), and admit that.",
-                command=command(folder, "admit", f"{one.store}{REQUEST_SUFFIX}", "--replace"),
-            )
-        else:
-            yield Advice(
-                tone="bad" if one.days < 0 else "warn",
-                text=f"The {one.what} {ended}; afterwards stores refuse to connect. Put a new "
-                f"one in its place ({one.file}), and start the coordinator again.",
-                command=f"{command(folder, 'down')} && {command(folder, 'up', '--detach')}",
+                tone="bad" if event.step == 0 else "warn",
+                text=f"{event.sentence}.{more.get(event.kind, '')}",
+                command=commands[event.kind],
             )
 
 

@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from hanse_common.monitoring.expiry import DAY, WARNING_DAYS
 from hanse_common.paths import LOOPBACK_CERTIFICATE_FILE
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
-
-SOON_DAYS = 30.0
-"""Days before its end from which a certificate has to be renewed."""
-_DAY = 86_400
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +35,7 @@ class Ending:
     @property
     def tone(self) -> str:
         """`bad` if it has ended, `warn` if it ends soon, else `good`."""
-        return "bad" if self.days < 0 else "warn" if self.days < SOON_DAYS else "good"
+        return "bad" if self.days < 0 else "warn" if self.days < max(WARNING_DAYS) else "good"
 
 
 def endings(folder: FederationFolder, *, now: float | None = None) -> list[Ending]:
@@ -66,7 +63,7 @@ def _all(folder: FederationFolder, now: float) -> Iterator[Ending]:
             store="",
             file=str(path),
             ends=end.isoformat(timespec="seconds"),
-            days=(end.timestamp() - now) / _DAY,
+            days=(end.timestamp() - now) / DAY,
         )
     for member in members(folder):
         until = member.certificate.valid_until
@@ -75,5 +72,5 @@ def _all(folder: FederationFolder, now: float) -> Iterator[Ending]:
             store=member.store_id,
             file=str(folder.certificate(member.store_id)),
             ends=datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
-            days=(until - now) / _DAY,
+            days=(until - now) / DAY,
         )

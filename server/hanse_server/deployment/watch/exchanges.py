@@ -21,8 +21,6 @@ from hanse_server.stage_log import CONNECT, PROTOCOL_STAGES, lost_at, read_stage
 
 MOST_ROUNDS = 50
 """Rounds on the page."""
-LEAST_NOISE = 0.95
-"""Noise share below which a store adds less noise than it promised (docs/operators.md)."""
 _LONGEST = 300
 """Characters of a reason: it is in the words of a store."""
 _HELLO, *_LATER = PROTOCOL_STAGES

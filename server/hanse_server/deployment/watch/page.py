@@ -17,6 +17,8 @@ from hanse_common.manifest_terms import plan_of
 from hanse_common.pages import page_environment
 from hanse_common.pages.live.charts import bars, line, width_for
 from hanse_common.pages.live.parts import LivePage, Part
+from hanse_common.versions import EARLIER
+from hanse_server.deployment.alerts import LEAST_NOISE_SHARE
 from hanse_server.deployment.attendance import attendance
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_state import RunState, all_runs
@@ -26,7 +28,6 @@ from hanse_server.deployment.watch.advice import advice
 from hanse_server.deployment.watch.budget import charged_uploads, granted_uploads
 from hanse_server.deployment.watch.certificates import Ending, endings
 from hanse_server.deployment.watch.exchanges import (
-    LEAST_NOISE,
     MOST_ROUNDS,
     Exchange,
     UnderWay,
@@ -66,8 +67,6 @@ class StoreView:
     """One store on the page: its row of `status`, and what it has charged under the terms."""
 
     row: StoreRow
-    version: str
-    """What it runs, as it said itself; empty if the coordinator was not told."""
     refusal: str
     code: str
     at: str
@@ -78,11 +77,16 @@ class StoreView:
     @property
     def tone(self) -> str:
         """How its connection is: `good`, `warn`, `bad` or `calm`."""
-        if self.row.standing != "admitted" or self.row.connection == "shut out":
+        if self.row.standing != "admitted" or self.row.connection in ("shut out", "other version"):
             return "bad"
         if self.row.connection == "online":
             return "warn" if self.row.blamed else "good"
         return "calm" if self.row.connection == "unknown" else "warn"
+
+    @property
+    def release(self) -> str:
+        """The release that it runs, as its node named it; empty before it was heard."""
+        return EARLIER if self.row.release == "" else self.row.release or ""
 
     @property
     def stage(self) -> str:
@@ -166,6 +170,8 @@ class _Reading:
         return {
             "name": status.federation,
             "address": status.address,
+            "release": status.release,
+            "protocol": status.protocol,
             "up": status.up,
             "tone": tone,
             "sentence": sentence,
@@ -174,12 +180,12 @@ class _Reading:
             "run": status.run,
             "state": _STATES[status.run.state] if status.run else ("calm", "none yet"),
             "noise": shares[0] if shares else None,
-            "least_noise": LEAST_NOISE,
+            "least_noise": LEAST_NOISE_SHARE,
             "ending": ends[0] if ends else None,
         }
 
     def _next(self) -> dict[str, Any]:
-        found = advice(self._folder, self._status, self._exchanges, self._endings)
+        found = advice(self._folder, self._status)
         run = self._status.run
         goes_on = run is not None and run.state == "underway"
         return {"advice": found, "goes_on": goes_on}
@@ -201,7 +207,6 @@ class _Reading:
             views.append(
                 StoreView(
                     row=row,
-                    version=_version(row),
                     refusal=lost.reason if lost else "",
                     code=lost.code if lost else "",
                     at=lost.at if lost else "",
@@ -214,7 +219,6 @@ class _Reading:
             "granted": granted,
             "unreadable": unreadable,
             "searches": status.searches,
-            "versions": any(view.version for view in views),
             "folder": str(self._folder.path),
         }
 
@@ -242,9 +246,9 @@ class _Reading:
                 [one.noise_share for one in trained],
                 low=0.8,
                 high=1.2,
-                marks={"promised": 1.0, "least": LEAST_NOISE},
+                marks={"promised": 1.0, "least": LEAST_NOISE_SHARE},
             ),
-            "least_noise": LEAST_NOISE,
+            "least_noise": LEAST_NOISE_SHARE,
             "several_runs": len({one.run for one in exchanges}) > 1,
         }
 
@@ -265,11 +269,6 @@ class _Reading:
 
     def _certificates(self) -> dict[str, Any]:
         return {"endings": self._endings}
-
-
-def _version(row: StoreRow) -> str:
-    """What a store runs, where `status` says it."""
-    return str(getattr(row, "version", None) or "")
 
 
 def _sentence(status: Status) -> tuple[str, str]:
