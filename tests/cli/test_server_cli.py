@@ -432,7 +432,7 @@ def test_too_few_stores_or_no_model_or_open_updates_are_refused_by_name(members)
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('task = "next-item"', "knows the task 'interest' alone"),
+        ('task = "horoscope"', "no task of a package that is installed here"),
         ('continues = "r"', "continue-from"),
     ],
 )
