@@ -38,6 +38,16 @@ path = "catalogue.parquet"
 [catalogue.columns]
 # text = "description"
 # category = "department"
+
+# Only for the tasks `review` and `conversion`; docs/data.md has their columns.
+# [reviews]
+# path = "reviews.parquet"
+#
+# [offers]
+# path = "offers.parquet"
+#
+# [campaigns]
+# path = "campaigns.parquet"
 '''
 
 

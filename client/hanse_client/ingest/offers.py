@@ -15,6 +15,7 @@ from hanse_client.ingest.rows import (
     PersonalRows,
     accept,
     count,
+    listed,
     read_filled,
     read_id,
     read_text,
@@ -89,7 +90,7 @@ def ingest_campaigns(config: StoreConfig) -> Campaigns:
     count(rejects, "contradicting campaign_id", accepted.height - agreeing.height)
     refuse_share(config.max_reject_share, source, rejects, raw.height)
     if kept.is_empty():
-        raise DataError(f"{source.label} has no usable campaign")
+        raise DataError(f"{source.label} has no usable campaign", hint=listed(rejects))
     goods = agreeing.filter(pl.col("item_id").is_not_null())
     return Campaigns(
         plans=kept.sort("start", "campaign_id"),
