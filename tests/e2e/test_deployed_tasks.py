@@ -1,4 +1,4 @@
-"""Every task is deployed: the same three stores, by their operators' commands, train all of them.
+"""Every task is deployed: the same three stores, with real processes, train all of them.
 
 One coordinator, whose authority signs other terms for each task; the stores take them in and go
 on with the same tables, keys and ledgers. One of the tasks is another package's, which all
@@ -19,15 +19,16 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from hanse_client.inference.export import export_model
+from hanse_client.tasks import task_of
 from hanse_common.config import DataSettings, RunSettings
-from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE, SETTINGS_FILE
+from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.phase_settings import PhaseSettings
 from hanse_server.stage_log import read_stages
 from hanse_simulations import recipes
 from hanse_simulations.datasets import make_stores
 from kits.apps.counting_task import PHASE
-from kits.commands import Shops, hanse
-from kits.deployment import as_toml, succeed
+from kits.commands import QuickShops
 from kits.encoder import tiny_encoder
 from kits.packages import ROOT, install_task
 
@@ -42,42 +43,36 @@ OPINIONS = {"1": "dreadful, never again", "5": "lovely, we will come back"}
 class Deployed:
     """The stores, and what the settings of all tasks have in common."""
 
-    shops: Shops
+    shops: QuickShops
     common: dict[str, Any]
     encoder: str
     catalogue: Path
     labels: Path
 
-    def new_terms(self, name: str, settings: RunSettings, *public: Path) -> None:
-        """Make a task's model, sign its terms, and let the stores take both in."""
-        shops, at = self.shops, self.shops.folder.path
-        (at / "settings.toml").write_text(as_toml(table(settings.with_changes(self.common))))
-        model = at / f"model-{name}"
-        init = ("--settings", at / "settings.toml", "--output", model)
-        succeed(hanse("model", "init", *public, *init))
-        shops.server("manifest", "sign", "--model", model)
-        terms = ("--manifest", shops.folder.manifest, "--settings", shops.folder.settings)
-        for store, node in shops.joined.items():
-            node.stop()
-            shops.store(store, "enrol", *terms, "--model", model)
-            shops.join(store)
-        shops.wait_until_online()
-
-    def train(self, name: str, rounds: int, *, model: str = "") -> dict[str, np.ndarray]:
-        """Run the task of the terms to its end, and export its model.
+    def train(
+        self, name: str, settings: RunSettings, public: Path | None = None
+    ) -> dict[str, np.ndarray]:
+        """Sign terms for a task, let the stores take them in, run it, and export its model.
 
         Returns:
             What the run changed in the arrays that are exchanged, by name.
         """
         shops, at = self.shops, self.shops.folder.path
+        model, trained = at / f"model-{name}", at / f"trained-{name}"
+        for node in shops.joined.values():
+            node.stop()
+        settings = settings.with_changes(self.common)
+        shops.take_terms(settings, public, model=model, cache=at / "texts")
+        for store in shops.stores:
+            shops.join(store)
+        shops.wait_until_online()
+        rounds = settings.federation.rounds
         done = shops.server("run", "--name", name, "--format", "json", timeout=500).json
         assert (done["state"], done["round"]) == ("finished", rounds), done
         lines = [line for line in read_stages(shops.run_dir(name)) if line["stage"] == "train"]
         assert [line["replies"] for line in lines] == [STORES] * rounds
-        trained, base = at / f"trained-{name}", at / (model or f"model-{name}")
-        export = ("--base", base, "--output", trained, "--format", "json")
-        exported = succeed(hanse("model", "export", shops.run_dir(name), *export)).json
-        assert exported["trained"] > 0 and (trained / "model.safetensors").exists()
+        exported = export_model(shops.run_dir(name), model, trained)
+        assert exported.trained > 0 and (trained / "model.safetensors").exists()
         start = load_file(shops.run_dir(name) / INITIAL_FILE)
         end = load_file(shops.run_dir(name) / GLOBAL_FILE)
         return {key: end[key] - start[key] for key in start}
@@ -89,21 +84,11 @@ class Deployed:
         assert [row for row in found if row["state"] in ("failed", "skipped")] == []
         (histories,) = [row for row in found if row["check"] == "histories"]
         assert histories["state"] == "ok" and histories["message"].endswith("customers")
-        assert RunSettings.parse(read(folder.path / SETTINGS_FILE)).recipe == run
+        assert folder.settings().recipe == run
         # A second attempt would be charged again, so the set of rounds counts.
         terms = folder.membership().manifest.digest()
         charged = [entry.release for entry in self.shops.charges(name)]
         assert {r.round for r in charged if r.manifest_digest == terms} == set(range(1, rounds + 1))
-
-
-def table(settings: RunSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude_none=True)
-
-
-def read(path: Path) -> dict[str, Any]:
-    from hanse_common.settings_files import read_json
-
-    return read_json(path)
 
 
 def write_more_tables(data: Path, target: Path, ends: Any) -> None:
@@ -155,16 +140,14 @@ def deployed(store_cache, tmp_path_factory) -> Iterator[Deployed]:
         "training.expected_batch_size": 24.0,
     }
     (root / "stars.labels").write_text("\n".join(RATINGS))
-    interest = recipes.grocery().with_changes(
-        {**common, "data.min_items": 1, "federation.rounds": 3, "federation.evaluate_every": 3}
-    )
     with pytest.MonkeyPatch.context() as patch:
         package = install_task(root / "site", "counting", "kits.apps.counting_task:CountingTask")
         places = (package, ROOT / "tests", *filter(None, [os.environ.get("PYTHONPATH")]))
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
-        shops = Shops(
+        patch.syspath_prepend(package)
+        task_of.cache_clear()
+        shops = QuickShops(
             root,
-            interest,
             made.folders,
             wait={"connect": 240, "train": 240, "stage": 120},
             policy={"minimum_cohort": STORES, "max_epsilon": 200.0},
@@ -173,9 +156,6 @@ def deployed(store_cache, tmp_path_factory) -> Iterator[Deployed]:
             write_more_tables(data, store.path, made.split.train_until)
         try:
             shops.up()
-            for name in shops.stores:
-                shops.join(name)
-            shops.wait_until_online()
             yield Deployed(
                 shops=shops,
                 common=common,
@@ -185,6 +165,7 @@ def deployed(store_cache, tmp_path_factory) -> Iterator[Deployed]:
             )
         finally:
             shops.close()
+            task_of.cache_clear()
 
 
 def changed(arrays: dict[str, np.ndarray], *names: str) -> bool:
@@ -195,7 +176,10 @@ def changed(arrays: dict[str, np.ndarray], *names: str) -> bool:
 
 
 def test_interest_with_both_sums_and_a_gradient(deployed):
-    moved = deployed.train("grocery", 3, model="model")
+    settings = recipes.grocery().with_changes(
+        {"data.min_items": 1, "federation.rounds": 3, "federation.evaluate_every": 3}
+    )
+    moved = deployed.train("grocery", settings, deployed.catalogue)
     assert changed(moved, "released.category-pairs", "released.class-residuals")
     assert changed(moved, "outlook.head")
     deployed.check_store("bremen", "grocery", 3)
@@ -205,8 +189,7 @@ def test_reviews_by_two_sums(deployed):
     settings = recipes.reviews().with_changes(
         {"model.encoder": deployed.encoder, "model.max_steps": 16}
     )
-    deployed.new_terms("reviews", settings, deployed.labels)
-    moved = deployed.train("reviews", 2)
+    moved = deployed.train("reviews", settings, deployed.labels)
     assert changed(moved, "released.label-means", "released.text-moments")
     deployed.check_store("danzig", "reviews", 2)
 
@@ -220,8 +203,7 @@ def test_the_next_item_from_texts(deployed):
             "federation.evaluate_every": 3,
         }
     )
-    deployed.new_terms("sequences-texts", settings, deployed.catalogue)
-    moved = deployed.train("sequences-texts", 3)
+    moved = deployed.train("sequences-texts", settings, deployed.catalogue)
     assert changed(moved, "released.popularity", "released.pairs", "head.weight")
     deployed.check_store("luebeck", "sequences-texts", 3)
 
@@ -230,8 +212,7 @@ def test_which_offers_convert(deployed):
     settings = recipes.conversion().with_changes(
         {"federation.rounds": 2, "federation.evaluate_every": 2}
     )
-    deployed.new_terms("conversion", settings)
-    assert changed(deployed.train("conversion", 2), "head.weight", "head.bias")
+    assert changed(deployed.train("conversion", settings), "head.weight", "head.bias")
     deployed.check_store("bremen", "conversion", 2)
 
 
@@ -248,8 +229,7 @@ def test_a_task_of_another_package(deployed):
             ],
         }
     )
-    deployed.new_terms("counting", settings, deployed.catalogue)
-    moved = deployed.train("counting", 2)
+    moved = deployed.train("counting", settings, deployed.catalogue)
     assert changed(moved, f"released.{PHASE}")
     deployed.check_store("danzig", "counting", 2)
 
