@@ -235,20 +235,29 @@ def test_a_task_that_cannot_be_deployed_is_refused_by_name(monkeypatch):
         deployed_task("horoscope")
 
 
-def test_an_erased_customer_is_in_no_table_that_is_prepared_afterwards(shop):
-    settings = own(conversion)
-    _, before = prepared(shop, settings, Offers, None)
-    for name, text in (("sales.csv", SALES), ("offers.csv", OFFERS)):
+@pytest.mark.parametrize(
+    ("recipe", "kind", "public"),
+    [
+        (conversion, Offers, None),
+        (sequences, Sequences, "items.csv"),
+        (reviews, Reviews, "stars.labels"),
+    ],
+)
+def test_an_erased_customer_changes_nobody_else(shop, encoder, recipe, kind, public):
+    settings = own(recipe, **{"model.encoder": encoder})
+    _, before = prepared(shop, settings, kind, public)
+    for name, text in (("sales.csv", SALES), ("offers.csv", OFFERS), ("reviews.csv", REVIEWS)):
         kept = [line for line in text.splitlines() if not line.startswith("ada,")]
         (shop / name).write_text("\n".join(kept) + "\n")
     store, target = load_store(shop / "store.toml"), shop / "histories.npz"
-    done = Preparation.load(target)
-    assert "changed" in done.outdated(shop / "model-conversion", store, settings)
-    prepare_store(store, settings, model=shop / "model-conversion", target=target, cache=shop)
-    after: Entries = Offers.load(target)
+    model = shop / f"model-{settings.recipe}"
+    assert "changed" in Preparation.load(target).outdated(model, store, settings)
+    prepare_store(store, settings, model=model, target=target, cache=shop)
+    after: Entries = kind.load(target)
     (gone,) = set(before.customers) - set(after.customers)
-    kept = before.select(np.flatnonzero(before.customers != gone))
-    np.testing.assert_array_equal(kept.features, after.features)
+    others = before.select(np.flatnonzero(before.customers != gone))
+    for name in (*kind.BY_CUSTOMER, *kind.BY_ENTRY):
+        np.testing.assert_array_equal(getattr(others, name), getattr(after, name), err_msg=name)
 
 
 def test_days_of_campaigns_are_their_own(shop):
