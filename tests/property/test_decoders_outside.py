@@ -251,7 +251,7 @@ WEIGHTS = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros
 STATE = {"round": 3, "settings_digest": "00", "settings": {"recipe": "x"}}
 PREPARED = {
     **{"sources": "c", "keys": "d", "settings": "e", "read": 1.5},
-    **{"vocabulary": "a", "encoder": "b", "observed_from": "2026-01-01T00:00:00"},
+    **{"model": "a", "observed_from": "2026-01-01T00:00:00"},
     **{"customers": 1, "rows": 2, "rejected": 0, "unranked": 0},
 }
 REQUEST = Request.make("luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000)
