@@ -15,7 +15,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from safetensors.numpy import save
 
 from hanse_client.deployment import code_bundle, leave, metrics
 from hanse_client.deployment import folder as store_folder
+from hanse_client.deployment.budget import read_row
 from hanse_client.deployment.inbox import first_message, whole_message
 from hanse_client.deployment.templates import AUTHORITY_LINE, policy_toml, store_toml
 from hanse_client.features import prepare
@@ -50,6 +51,7 @@ from hanse_common import bundle, config, settings_files
 from hanse_common.admission import Invitation, Request
 from hanse_common.audit import evidence as audit_evidence
 from hanse_common.audit.remembered import Remembered
+from hanse_common.audit.spending import BudgetRow
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, Certificate, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
@@ -320,6 +322,18 @@ AUTHORITY_HEX = "ab" * 32
 POLICY = policy_toml().replace(AUTHORITY_LINE, f'authority = "{AUTHORITY_HEX}"').encode()
 KEY_LINE = f"hanse-authority-key-1 {'ab' * 32}\n".encode()
 
+BUDGET = BudgetRow(
+    store="a",
+    target_delta=1e-6,
+    spent=1.0,
+    spent_ever=2.0,
+    limit=None,
+    left=None,
+    rounds_left=3,
+    covers_stores=1,
+    at_stores={1: 2.0},
+)
+
 DECODERS = {
     # What a coordinator hands a store, and the store's own files.
     "invitation": Decoder(Invitation.load, invitation()),
@@ -395,6 +409,10 @@ DECODERS = {
     ),
     "progress.json": Decoder(of_folder(stage_log.read_progress), b'{"round": 1}', PROGRESS_FILE),
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
+    "budget.json": Decoder(
+        lambda p: read_row(p, "k"),
+        as_json({"key": "k", "row": asdict(BUDGET)}),
+    ),
     "versions.json": Decoder(
         of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
     ),
@@ -684,6 +702,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.rounds.witness": "hexadecimal that the manifest has checked",
     "hanse_client.features.array_files": ("histories",),
     "hanse_client.tasks.review.features": "a tokenizer that is installed",
+    "hanse_client.deployment.budget": ("budget.json",),
     "hanse_client.deployment.metrics": ("log.jsonl",),
     "hanse_client.node": ("node.json",),
     "hanse_client.deployment.enrol": "hexadecimal that the policy has checked",
