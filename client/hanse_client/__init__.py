@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hanse_client.clipping.per_customer import check_exactness, customer_clipper
     from hanse_client.enrolment import Enrolment
     from hanse_client.features.histories import Histories
-    from hanse_client.features.prepare import Preparation, prepare_store
+    from hanse_client.features.prepare import Preparation, PreparedData, prepare_store
     from hanse_client.guard import Admitted, admit
     from hanse_client.inference.load import OpenStore, Trained, open_model, open_store
     from hanse_client.inference.predict import Answers, ask
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hanse_client.model.base_model import make_base_model
     from hanse_client.node import Node, Randomness
     from hanse_client.tasks import task_of
-    from hanse_client.tasks.base import Batch, Draw, Figures, StoreData, Task
+    from hanse_client.tasks.base import Batch, Draw, Figures, InitialModel, StoreData, Task
     from hanse_client.tasks.interest import InterestConfig, InterestModel
     from hanse_client.training.train import train_round
 
@@ -38,11 +38,13 @@ __all__ = [
     "Figures",
     "Histories",
     "Ingested",
+    "InitialModel",
     "InterestConfig",
     "InterestModel",
     "Node",
     "OpenStore",
     "Preparation",
+    "PreparedData",
     "Randomness",
     "StoreApp",
     "StoreConfig",
@@ -72,6 +74,7 @@ _EXPORTS: Final = {
     "features.histories": ("Histories",),
     "features.prepare": (
         "Preparation",
+        "PreparedData",
         "prepare_store",
     ),
     "guard": (
@@ -103,6 +106,7 @@ _EXPORTS: Final = {
         "Batch",
         "Draw",
         "Figures",
+        "InitialModel",
         "StoreData",
         "Task",
     ),

@@ -22,14 +22,16 @@ app = command_group("The model that a federation starts from, and the use of the
 
 @app.command()
 def init(
-    catalogue: Annotated[
-        Path,
+    public: Annotated[
+        Path | None,
         typer.Argument(
             metavar="CATALOGUE",
             help="What the shops sell: a Parquet, CSV or TSV file with item_id, text and "
-            "category, or a .toml file whose catalogue section names such a file and its columns.",
+            "category, or a .toml file whose catalogue section names such a file and its columns. "
+            "For the task review the list of labels instead; for conversion nothing.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     settings: Annotated[Path, typer.Option(metavar="FILE", help="The run's settings.")] = Path(
         SETTINGS_TEMPLATE_FILE
     ),
@@ -38,30 +40,23 @@ def init(
     ] = Path("model"),
     output: FormatOption = Format.TABLE,
 ) -> None:
-    """Make the initial model from a public catalogue; no purchases are read.
+    """Make the initial model from what is public; no data of customers are read.
 
     The coordinator signs its digest, and every store gets the folder.
     """
     # Imported on use: polars, torch, transformers.
     from tempfile import TemporaryDirectory
 
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    from hanse_client.ingest.pipeline import read_catalogue
-    from hanse_client.ingest.store_config import CatalogueSource, StoreConfig, load_catalogue
     from hanse_client.model.base_model import make_base_model
     from hanse_common.config import RunSettings
 
     disable_progress_bar()
+    set_verbosity_error()  # transformers warns of layers that are left out on purpose
     run = RunSettings.from_toml(settings)
-    if catalogue.suffix == ".toml":
-        source = load_catalogue(catalogue)
-    else:
-        source = CatalogueSource(path=str(catalogue.absolute()))
-    share = StoreConfig.model_fields["max_reject_share"].default
-    items, _, _ = read_catalogue(source, share)
     with TemporaryDirectory(prefix="hanse-") as cache:
-        made = make_base_model(items, run, folder=folder, cache=Path(cache))
+        made = make_base_model(public, run, folder=folder, cache=Path(cache))
     if output is Format.JSON:
         echo(json_text({**asdict(made), "folder": str(made.folder)}))
         return

@@ -345,6 +345,7 @@ class NotAdmitted(HanseError):
 FURTHER_CODES: Mapping[type[HanseError], Mapping[str, str]] = {
     ConfigError: {
         "unproven-statistics": "A phase releases statistics that the task cannot bound.",
+        "task-not-deployed": "A task of another package cannot read a store's tables.",
         "base-version": "A pre-trained base is of another version than this program reads.",
     },
     NotReady: {

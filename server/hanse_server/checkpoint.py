@@ -108,6 +108,12 @@ def latest_checkpoint(run_dir: Path) -> RunCheckpoint | None:
     return None
 
 
+def latest_round(run_dir: Path) -> int:
+    """Return the round of the last complete checkpoint, 0 without one; reads no array."""
+    complete = _complete(run_dir / RUN_CHECKPOINTS_FOLDER)
+    return _number(complete[-1]) if complete else 0
+
+
 def check_resumable(checkpoint: RunCheckpoint | None, settings: RunSettings) -> RunCheckpoint:
     """Return the checkpoint if a run with these settings may go on from it.
 
@@ -161,15 +167,20 @@ def _complete(parent: Path) -> list[Path]:
     """Folders of complete checkpoints, in the order of their rounds."""
     if not parent.is_dir():
         return []
-    numbered = ((place, _NAME.fullmatch(place.name)) for place in parent.iterdir())
     complete = [
-        (int(match.group(1)), place)
-        for place, match in numbered
-        if match
+        place
+        for place in parent.iterdir()
+        if _NAME.fullmatch(place.name)
         and all((place / part).is_file() for part in (ARRAYS_FILE, STRATEGY_FILE, ROUND_STATE_FILE))
     ]
     # By number, not by name: from round 10,000 on a name has five digits.
-    return [place for _, place in sorted(complete)]
+    return sorted(complete, key=_number)
+
+
+def _number(place: Path) -> int:
+    """The round in a checkpoint's name."""
+    match = _NAME.fullmatch(place.name)
+    return int(match.group(1)) if match else 0
 
 
 def _sweep(parent: Path) -> None:

@@ -45,6 +45,7 @@ from hanse_server.checkpoint import (
     RunCheckpoint,
     check_resumable,
     latest_checkpoint,
+    latest_round,
     read_arrays,
     save_checkpoint,
     significant_settings,
@@ -102,8 +103,7 @@ def run_rounds(
     # Everything that can be refused is, before a store trains and pays for it.
     strategy = make_strategy(settings)
     _check_writable(run_dir)
-    last = latest_checkpoint(run_dir)
-    grid.gather(last.round + 1 if last else 1, "train", everyone=True)
+    grid.gather(latest_round(run_dir) + 1, "train", everyone=True)
     _check_enough_stores(grid, strategy)
     start = _starting_point(run_dir, settings, resume)
     restore_state(strategy, start.strategy)

@@ -77,6 +77,43 @@ def test_table_names_counts_and_reasons(shop: Path, hanse):
     assert "card-" not in result.out + result.err
 
 
+MORE = """
+[reviews]
+path = "reviews.csv"
+[offers]
+path = "offers.csv"
+[campaigns]
+path = "campaigns.csv"
+"""
+
+
+def test_tables_of_other_tasks_are_counted_and_no_word_of_them_is_printed(shop: Path, hanse):
+    (shop / "store.toml").write_text("max_reject_share = 0.5\n" + STORE + MORE)
+    (shop / "reviews.csv").write_text(
+        "user_id,text,rating\ncard-1,a secret,5\ncard-2,another,stale\ncard-3,,1\n"
+    )
+    (shop / "offers.csv").write_text(
+        "user_id,campaign_id,redeemed_at\ncard-1,spring,2017-01-09\ncard-2,spring,\ncard-2,none,\n"
+    )
+    (shop / "campaigns.csv").write_text(
+        "campaign_id,start,end,item_id\nspring,2017-01-08,2017-01-12,0\nspring,2017-01-08,"
+        "2017-01-12,1\nback,2017-01-08,2017-01-02,1\n"
+    )
+    printed = hanse("data", "check", shop / "store.toml", "--format", "json").out
+    counts = json.loads(printed)
+    common = {"rows_read": 3, "kept": 2, "customers": 2}
+    assert counts["rows_read"] == 21
+    assert counts["reviews"] == {**common, "rejects": {"missing text": 1}, "ratings": 2}
+    rejects = {"unknown campaign_id": 1}
+    assert counts["offers"] == {**common, "rejects": rejects, "sent": 2, "redeemed": 1}
+    assert counts["campaigns"] == {"rows_read": 3, "kept": 1, "rejects": {"end before start": 1}}
+    table = hanse("data", "check", shop / "store.toml").out
+    for line in (r"reviews: kept\D+2\b", r"offers: redeemed\D+1\b", r"end before start\D+1\b"):
+        assert re.search(line, table), line
+    for word in ("card-", "secret", "stale", "spring"):
+        assert word not in printed + table
+
+
 def test_check_leaves_a_private_key_behind(shop: Path, hanse):
     hanse("data", "check", shop / "store.toml")
     key = shop / "customer.key"
@@ -94,6 +131,8 @@ SQL = 'sql = "SELECT * FROM sales"\nurl_env = "HANSE_TEST_SHOP_DB"'
         (STORE.replace('path = "sales.csv"', SQL), SALES, 3, "config"),
         (STORE.replace('path = "s', f'{SQL}\npath = "s'), SALES, 4, "contradicting-options"),
         (STORE.replace("sales.csv", "none.csv"), SALES, 10, "data"),
+        (STORE + MORE.replace("campaigns.csv", "none.csv"), SALES, 10, "data"),
+        (STORE.partition("[catalogue]")[0], SALES, 3, "config"),
         (STORE, SALES.replace("user_id", "card"), 11, "missing-columns"),
         (STORE, SALES.replace("2017-", "Jan "), 12, "wrong-types"),
         (STORE, SALES.replace(",2,", ",404,"), 13, "unknown-ids"),

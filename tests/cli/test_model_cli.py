@@ -1,4 +1,4 @@
-"""`hanse model init`: a federation's initial model from a catalogue alone."""
+"""`hanse model init`: a federation's initial model from what is public alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hanse_common.instructions import model_digest
 from hanse_common.paths import GLOBAL_FILE
 from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.deployment.sign import read_initial
+from kits.encoder import tiny_encoder
 
 cli = CliRunner()
 CATALOGUE = "item_id,text,category\n" + "".join(
@@ -141,3 +142,31 @@ def test_nothing_is_exported_over_something_or_from_another_model(shop, run):
     (run / GLOBAL_FILE).unlink()
     assert export(shop, run).exception.code == "model-not-found"
     assert not (shop / "trained").exists()
+
+
+def test_the_model_of_another_task_is_made_from_its_own_public_file_and_exported(shop):
+    """For reviews a list of labels; a run's settings say which task its model is of."""
+    from hanse_client.tasks import task_of
+
+    encoder = json.dumps(tiny_encoder(shop / "encoder"))
+    heads = SETTINGS.replace('trainable = "rules"', f'trainable = "heads"\nencoder = {encoder}')
+    (shop / "settings.toml").write_text('task = "review"\n' + heads)
+    (shop / "stars.labels").write_text("bad\nfair\ngood\n")
+    made = init(shop, "stars.labels", "--output", shop / "model")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["classes"] == 3
+    moved = {name: array + 1 for name, array in read_initial(shop / "model").items()}
+    assert sorted(moved) == ["head.bias", "head.weight"]
+    (shop / "run").mkdir()
+    write_arrays(shop / "run" / GLOBAL_FILE, moved)
+    (shop / "run" / "settings.json").write_text('{"task": "review"}')
+    done = export(shop, shop / "run")
+    assert done.exit_code == 0, done.output
+    model = task_of("review").load_model(shop / "trained")
+    assert np.array_equal(model.head.weight.detach().numpy(), moved["head.weight"])
+
+
+def test_an_initial_model_without_its_public_file_says_which(shop):
+    words = ["init", "--settings", str(shop / "settings.toml"), "--output", str(shop / "model")]
+    failed = cli.invoke(app, words).exception
+    assert isinstance(failed, ConfigError) and "hanse model init CATALOGUE" in failed.hint

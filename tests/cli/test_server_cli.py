@@ -429,10 +429,17 @@ def test_too_few_stores_or_no_model_or_open_updates_are_refused_by_name(members)
     assert "colour" in refused("config", "manifest", "sign", "--folder", members)
 
 
+@pytest.mark.parametrize("task", ["conversion", "next-item", "review"])
+def test_every_task_that_is_installed_is_signed(members, task):
+    write_settings(members, task=task)
+    sign(members)
+    assert json.loads((members / "settings.json").read_text())["task"] == task
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('task = "next-item"', "knows the task 'interest' alone"),
+        ('task = "horoscope"', "no task of a package that is installed here"),
         ('continues = "r"', "continue-from"),
     ],
 )

@@ -239,9 +239,7 @@ def test_a_customer_erased_while_the_node_runs_is_gone_before_the_next_round(fed
         run = federation.coordinator.start_run(federation.again(), stores=3)
         assert federation.coordinator.wait_for_run(run).sub_status == "completed"
         (_,) = before - set(Histories.load(store.histories).customers)
-        assert "preparing the store's histories: the data have changed" in (
-            federation.joined[1].said()
-        )
+        assert "preparing the store's data: the data have changed" in (federation.joined[1].said())
         assert [entry.hash for entry in store.node().ledger][: len(charged)] == charged
     finally:
         store.store_toml.write_text(described)

@@ -23,9 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hanse_client.deployment.folder import StoreFolder
-from hanse_common.identity import fingerprint
+from hanse_client.deployment import enrol
+from hanse_client.deployment.folder import StoreFolder, create
+from hanse_client.model.base_model import make_base_model
+from hanse_common.admission import Invitation
+from hanse_common.identity import AuthorityKey, fingerprint
+from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.deployment.init import init_federation
+from hanse_server.deployment.sign import sign_manifest
 from hanse_server.stage_log import read_progress
 from kits.apps.deployment import Joined, fill_in
 from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
@@ -272,6 +278,71 @@ class Shops:
         else:  # they sell the same: its texts' vectors are made once
             first = self.stores[NAMES[0]].path
             shutil.copytree(first / "texts", self.stores[name].path / "texts")
+
+
+class QuickShops(Shops):
+    """The same federation, set up in this process by what the commands call.
+
+    Nodes, the SuperLink and runs are processes as before. A command costs its imports, which are
+    most of the time where terms are changed often.
+
+    Args:
+        root: Folder for all of them.
+        data: One folder a store, as `make_stores` leaves them.
+        wait: The coordinator's `[wait]`.
+        policy: What the stores' policies say other than by default.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        data: list[Path],
+        *,
+        wait: Mapping[str, float],
+        policy: Mapping[str, float],
+    ) -> None:
+        self.folder, self.joined = FederationFolder(root / "federation"), {}
+        fleet, superlink = free_ports(2)
+        address = f"127.0.0.1:{fleet}"
+        init_federation(
+            self.folder,
+            name="baltic",
+            address=address,
+            bind="127.0.0.1",
+            superlink_port=superlink,
+        )
+        edit(self.folder.path / "federation.toml", wait)
+        self._authority = AuthorityKey.load(self.folder.authority_key)
+        self.stores = {}
+        for name, source in zip(NAMES, data, strict=False):
+            store = self.stores[name] = StoreFolder(root / "stores" / name)
+            create(store, name)
+            fill_in(store, name, source)
+            edit(store.policy, policy)
+            enrol.accept_invitation(store, Invitation.load(self.folder.invitation))
+            request = open_request(self.folder, enrol.write_request(store))
+            admit(self.folder, request, self._authority)
+            enrol.accept_certificate(store, self.folder.certificate(name))
+
+    def take_terms(self, settings: Any, public: Path | None, *, model: Path, cache: Path) -> None:
+        """Make an initial model, sign its terms, and install both at every store.
+
+        Args:
+            settings: Of the runs.
+            public: What `hanse model init` would read.
+            model: The model's new folder.
+            cache: Folder in which text vectors are cached.
+        """
+        path = self.folder.path / "settings.toml"
+        path.write_text(as_toml(settings.model_dump(mode="json", exclude_none=True)))
+        make_base_model(public, settings, folder=model, cache=cache)
+        edit(self.folder.path / "federation.toml", {"model": json.dumps(str(model))})
+        self.folder = FederationFolder(self.folder.path)  # which reads its file once
+        sign_manifest(self.folder, self._authority)
+        for store in self.stores.values():
+            enrol.accept_manifest(store, self.folder.manifest)
+            enrol.accept_settings(store, self.folder.settings)
+            enrol.accept_model(store, model)
 
 
 @contextmanager

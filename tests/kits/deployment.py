@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -104,14 +105,9 @@ class StoreFiles:
         self.wish.save(self.request)
 
 
-def as_toml(table: Mapping[str, Any], prefix: str = "") -> str:
-    """Plain settings as TOML; JSON's scalars and lists are TOML's."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            lines += ["", f"[{prefix}{key}]", as_toml(value, f"{prefix}{key}.")]
-    return "\n".join(lines)
+def as_toml(table: Mapping[str, Any]) -> str:
+    """Settings as TOML."""
+    return tomli_w.dumps(table)
 
 
 def wait_for(claim: Callable[[], bool], what: str, seconds: float = 90) -> None:

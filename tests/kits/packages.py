@@ -41,3 +41,18 @@ def closure(asked: list[str]) -> set[str]:
             if more.marker is None or any(more.marker.evaluate({"extra": e}) for e in chosen):
                 waiting.append(more)
     return {name for name, _ in seen}
+
+
+def install_task(place: Path, name: str, task: str) -> Path:
+    """Write the metadata of a package that brings a task; returns what goes on the import path.
+
+    Args:
+        place: A new folder.
+        name: Of the task.
+        task: Where it is: `module:class`.
+    """
+    metadata = place / f"{name}-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[hanse.tasks]\n{name} = {task}\n")
+    return place

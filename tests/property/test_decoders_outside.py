@@ -15,7 +15,7 @@ import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from safetensors.numpy import save
 from hanse_client.deployment import alerts as store_alerts
 from hanse_client.deployment import code_bundle, leave, metrics, tls_check
 from hanse_client.deployment import folder as store_folder
+from hanse_client.deployment.budget import read_row
 from hanse_client.deployment.inbox import first_message, whole_message
 from hanse_client.deployment.templates import AUTHORITY_LINE, policy_toml, store_toml
 from hanse_client.features import prepare
@@ -52,6 +53,7 @@ from hanse_common.admission import Invitation, Request
 from hanse_common.alerting import watcher
 from hanse_common.audit import evidence as audit_evidence
 from hanse_common.audit.remembered import Remembered
+from hanse_common.audit.spending import BudgetRow
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, Certificate, CoordinatorKey, StoreKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
@@ -251,7 +253,7 @@ WEIGHTS = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros
 STATE = {"round": 3, "settings_digest": "00", "settings": {"recipe": "x"}}
 PREPARED = {
     **{"sources": "c", "keys": "d", "settings": "e", "read": 1.5},
-    **{"vocabulary": "a", "encoder": "b", "observed_from": "2026-01-01T00:00:00"},
+    **{"model": "a", "observed_from": "2026-01-01T00:00:00"},
     **{"customers": 1, "rows": 2, "rejected": 0, "unranked": 0},
 }
 REQUEST = Request.make("luebeck", STORE, node_key=NODE_PEM, created=1_750_000_000)
@@ -331,6 +333,18 @@ port = 9444
 AUTHORITY_HEX = "ab" * 32
 POLICY = policy_toml().replace(AUTHORITY_LINE, f'authority = "{AUTHORITY_HEX}"').encode()
 KEY_LINE = f"hanse-authority-key-1 {'ab' * 32}\n".encode()
+
+BUDGET = BudgetRow(
+    store="a",
+    target_delta=1e-6,
+    spent=1.0,
+    spent_ever=2.0,
+    limit=None,
+    left=None,
+    rounds_left=3,
+    covers_stores=1,
+    at_stores={1: 2.0},
+)
 
 DECODERS = {
     # What a coordinator hands a store, and the store's own files.
@@ -421,6 +435,10 @@ DECODERS = {
     "failure.json": Decoder(of_folder(stage_log.read_failure), b'{"code": "data"}', FAILURE_FILE),
     "flower.json": Decoder(
         of_folder(RunRecord.read), b'{"runs": [1, 2], "stopped": false}', FLOWER_RUNS_FILE
+    ),
+    "budget.json": Decoder(
+        lambda p: read_row(p, "k"),
+        as_json({"key": "k", "row": asdict(BUDGET)}),
     ),
     "versions.json": Decoder(
         of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
@@ -718,6 +736,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.rounds.witness": "hexadecimal that the manifest has checked",
     "hanse_client.features.array_files": ("histories",),
     "hanse_client.tasks.review.features": "a tokenizer that is installed",
+    "hanse_client.deployment.budget": ("budget.json",),
     "hanse_client.deployment.metrics": ("log.jsonl",),
     "hanse_client.node": ("node.json",),
     "hanse_client.deployment.enrol": "hexadecimal that the policy has checked",
@@ -733,7 +752,6 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.pretraining.base_folder": ("base's config.json", "base's weights"),
     "hanse_client.inference.serve": "`test_random_questions_to_the_service`",
     "hanse_client.deployment.alerts": ("refusals",),
-    "hanse_client.deployment.budget": "tests/unit/test_budget_figures.py",
     "hanse_client.deployment.watch.state": "`log.jsonl`, whose lines the store itself writes",
     "hanse_client.deployment.tls_check": ("tls-end.json",),
     "hanse_common.admission": ("invitation", "request"),

@@ -15,10 +15,10 @@ from transformers import (
     GPT2Model,
 )
 
-from hanse_client.model.base_model import fresh_model
 from hanse_client.model.item_texts import PACKAGED, checkpoint_folder, encode_texts
 from hanse_client.model.pretrained import read_checkpoint, write_checkpoint
 from hanse_client.tasks.interest import InterestModel
+from hanse_client.tasks.interest.fresh_model import fresh_model
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError
 from kits.errors import raises

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from hanse_client.features.histories import Histories
 from hanse_client.model.backbone import VisitEncoder
-from hanse_client.model.base_model import fresh_model
 from hanse_client.model.pretrained import read_checkpoint
 from hanse_client.model_cli import app
 from hanse_client.pretraining import public_data
 from hanse_client.pretraining.objective import Contents, rows_of
 from hanse_client.pretraining.public_data import read_public
 from hanse_client.tasks.interest import InterestConfig
+from hanse_client.tasks.interest.fresh_model import fresh_model
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.errors import ConfigError
 from kits.errors import raises

@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from hanse_client.deployment.enrol import pinned_policy
 from hanse_client.deployment.folder import StoreFolder
 from hanse_client.node import Node
@@ -24,7 +26,7 @@ from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow, budget_of
 from hanse_common.decoding import json_file
 from hanse_common.durable import write_durably
-from hanse_common.errors import HanseError, StoreNotReady
+from hanse_common.errors import StoreNotReady
 from hanse_common.paths import BUDGET_FILE, LEDGER_FILE
 from hanse_common.privacy.accounting import accountant
 
@@ -106,10 +108,8 @@ def read_row(path: Path, key: str) -> BudgetRow | None:
         key: The digest of everything that the row depends on.
     """
     table = json_file(path)
-    row = table.get("row")
-    if table.get("key") != key or not isinstance(row, dict):
+    if table.get("key") != key:
         return None
-    with suppress(TypeError, ValueError, AttributeError, HanseError):
-        at_stores = {int(count): float(value) for count, value in row.pop("at_stores").items()}
-        return BudgetRow(**row, at_stores=at_stores)
+    with suppress(ValidationError):
+        return TypeAdapter(BudgetRow).validate_python(table.get("row"))
     return None

@@ -147,7 +147,7 @@ def enrol(
 
 @data.command()
 def prepare(folder: StoreFolderOption = Path(), output: FormatOption = Format.TABLE) -> None:
-    """Prepare the store's histories from its current data; `join` reads them."""
+    """Prepare what the run's task trains on from the store's current data; `join` does it too."""
     from dataclasses import asdict
 
     from hanse_client.deployment.folder import StoreFolder

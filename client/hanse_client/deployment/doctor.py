@@ -87,12 +87,10 @@ def examine(folder: StoreFolder) -> list[Finding]:
 
 
 def _data(folder: StoreFolder) -> Finding:
-    from hanse_client.ingest.pipeline import ingest
+    from hanse_client.ingest.check import StoreTables
 
-    store = load_store(folder.store_toml)
-    data = ingest(store)
-    rejected = sum(data.rejects.values())
-    return _ok("data", f"{data.rows_read:,} rows, {rejected:,} rejected")
+    tables = StoreTables.read(load_store(folder.store_toml))
+    return _ok("data", f"{tables.rows_read:,} rows, {tables.rejected:,} rejected")
 
 
 def _histories(folder: StoreFolder) -> Finding:

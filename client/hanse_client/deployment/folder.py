@@ -9,7 +9,7 @@
     <folder>/invitation.json    the federation's address and authority
     <folder>/settings.json      the run's settings, as the manifest names them
     <folder>/model/             the initial model
-    <folder>/histories.npz      the store's prepared histories, with prepared.json
+    <folder>/histories.npz      the store's prepared data, of whichever task, with prepared.json
 
 The files that a node writes while it takes part are in `hanse_client.node`. Private keys are
 generated here and never leave the folder.
@@ -110,7 +110,7 @@ class StoreFolder:
 
     @property
     def histories(self) -> Path:
-        """The store's prepared histories."""
+        """The store's prepared data, of whichever task."""
         return self.path / HISTORIES_FILE
 
     def node(self) -> Node:

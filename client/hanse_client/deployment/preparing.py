@@ -1,4 +1,4 @@
-"""Preparation of a store's histories: whether they are out of date, and preparing them again.
+"""Preparation of a store's data: whether what was prepared is out of date, and preparing again.
 
 A node prepares in a process of its own: reading months of sales needs some 600 MB, which the
 process returns when it ends.
@@ -29,7 +29,7 @@ _STOP_SECONDS = 0.5
 
 
 def outdated(folder: StoreFolder, *, query_seconds: float = QUERY_SECONDS) -> str:
-    """Say why the store's histories have to be prepared; empty if they can be used.
+    """Say why the store's data have to be prepared; empty if what was prepared can be used.
 
     Args:
         folder: The store's folder.
@@ -48,7 +48,7 @@ def outdated(folder: StoreFolder, *, query_seconds: float = QUERY_SECONDS) -> st
 
 
 def prepare(folder: StoreFolder, *, report: Callable[[str], None] = lambda _: None) -> Preparation:
-    """Prepare the store's histories from its current data, in this process.
+    """Prepare what the run's task trains on from the store's current data, in this process.
 
     Args:
         folder: The store's folder.
@@ -71,12 +71,12 @@ def prepare(folder: StoreFolder, *, report: Callable[[str], None] = lambda _: No
 def prepare_aside(
     folder: StoreFolder, reason: str, *, stop: Event, report: Callable[[str], None]
 ) -> None:
-    """Prepare the store's histories in a process of its own.
+    """Prepare the store's data in a process of its own.
 
     Args:
         folder: The store's folder.
         reason: Why, in words; reported.
-        stop: Ends the preparation, and leaves the histories as they are.
+        stop: Ends the preparation, and leaves the prepared data as they are.
         report: Called with a line at the beginning, before each step, once a minute in a step,
             and at the end.
 
@@ -84,7 +84,7 @@ def prepare_aside(
         HanseError: As `prepare` does.
         DataError: The process died.
     """
-    report(f"preparing the store's histories: {reason}")
+    report(f"preparing the store's data: {reason}")
     begun = time.monotonic()
     processes = multiprocessing.get_context("spawn")
     ours, theirs = processes.Pipe(duplex=False)
@@ -96,7 +96,7 @@ def prepare_aside(
     except EOFError:
         child.join()
         raise DataError(
-            f"the process that prepares the histories ended with status {child.exitcode}",
+            f"the process that prepares the data ended with status {child.exitcode}",
             hint="it may have run out of memory: `hanse store data prepare` shows more",
         ) from None
     finally:
@@ -112,7 +112,7 @@ def prepare_aside(
 
 
 class Freshness:
-    """Keeps a running node's histories up to date; call it before messages and while idle."""
+    """Keeps a running node's data up to date; call it before messages and while idle."""
 
     def __init__(self, folder: StoreFolder, *, stop: Event, report: Callable[[str], None]) -> None:
         self._folder = folder

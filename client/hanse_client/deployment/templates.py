@@ -42,6 +42,15 @@ path = "catalogue.parquet"
 # Whom to tell of events, by webhook, command or e-mail: docs/operators.md, "Who is told".
 # [notify.command]
 # argv = ["/usr/local/bin/page", "on-call"]
+# Only for the tasks `review` and `conversion`; docs/data.md has their columns.
+# [reviews]
+# path = "reviews.parquet"
+#
+# [offers]
+# path = "offers.parquet"
+#
+# [campaigns]
+# path = "campaigns.parquet"
 '''
 
 

@@ -7,7 +7,7 @@ The bound on what one customer adds to an evaluation sum is enforced here for al
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,16 @@ def lots(customers: Iterable[str], *, key: str) -> npt.NDArray[np.float64]:
     ]
     shifted = np.array(heads, dtype=np.uint64) >> np.uint64(64 - _LOT_BITS)
     return shifted.astype(np.float64) / 2.0**_LOT_BITS
+
+
+def homes_of(customers: Iterable[str], homes: Mapping[str, int]) -> Ints:
+    """[N] the keyed hash that decides a customer's home store; -1 if it is unknown.
+
+    Args:
+        customers: N pseudonyms.
+        homes: Of those whose hash is known.
+    """
+    return np.array([homes.get(name, -1) for name in customers], dtype=np.int64)
 
 
 def at_home(homes: Ints, index: int, stores: int, *, hint: str) -> npt.NDArray[np.bool_]:

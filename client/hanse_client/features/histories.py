@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse_client.features.array_files import load_npz, save_npz
-from hanse_client.features.by_customer import at_home
+from hanse_client.features.by_customer import at_home, homes_of
 from hanse_client.features.ragged import offsets_of
 from hanse_common.config import RunSettings, Split
 from hanse_common.errors import EmptyStore
@@ -249,7 +249,7 @@ def prepare(
     day = visits["day"].to_numpy()
     return Histories(
         customers=customers.to_numpy().astype(np.str_),
-        homes=np.array([data.homes.get(name, -1) for name in customers], dtype=np.int64),
+        homes=homes_of(customers, data.homes),
         visit_offsets=offsets_of(
             visits.group_by("user_id").len().sort("user_id")["len"].to_numpy()
         ),

@@ -1,11 +1,12 @@
-"""Preparation of a store's histories from `store.toml`, the model's vocabulary and run settings.
+"""Preparation of a store's data from `store.toml`, the initial model and the run's settings.
 
-The public inputs come from the federation: the classes that the model ranks, the text encoder,
-and the first day of the records. All other inputs are the store's own data and stay there.
+What is prepared is the task's: `Task.prepare` reads the tables that it needs and returns arrays by
+customer. The public inputs come from the federation: what the model ranks, the text encoder, and
+the first day of the records. All other inputs are the store's own data and stay there.
 
 A store's data change between rounds: new weeks arrive, and customers are erased. The record of a
 preparation holds fingerprints of everything that it was made from; the node compares them before
-every round, and computes on no histories that are out of date.
+every round, and computes on nothing that is out of date.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hanse_client.features.histories import Histories, prepare, unranked
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
@@ -31,6 +31,7 @@ from hanse_common.settings_files import read_json
 if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig
     from hanse_client.node import Node
+    from hanse_client.tasks.base import StoreData, Task
 
 _RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
 QUERY_SECONDS = 86_400.0
@@ -39,30 +40,46 @@ and reading them all before every round would take minutes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedData:
+    """What a task makes of a store's tables, before it is written to the node's file.
+
+    Args:
+        data: The store's data, by customer.
+        rows: Number of rows read from the tables of customers.
+        rejected: Number of those rejected.
+        unranked: Number of valid rows that the model cannot use: items, labels or campaigns that
+            it does not know.
+    """
+
+    data: StoreData
+    rows: int
+    rejected: int
+    unranked: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Preparation:
-    """The inputs of a prepared histories file, and the counts of ingestion.
+    """The inputs of a file of prepared data, and the counts of ingestion.
 
     Args:
         sources: Fingerprint of `store.toml` and of the source files; see `source_fingerprint`.
         keys: Fingerprint of the keys that pseudonyms and homes are computed with.
         settings: Digest of the run's settings, with the split in time.
         read: Unix seconds when the sources were read.
-        vocabulary: Digest of the vocabulary in the model's `config.json`.
-        encoder: The text encoder.
+        model: Digest of the model's `config.json`, which names all that the model ranks.
         observed_from: First day of the store's records, ISO 8601.
-        customers: Number of customers with a visit.
-        rows: Number of rows read from the source.
+        customers: Number of customers with training examples.
+        rows: Number of rows read from the tables of customers.
         rejected: Number of rows rejected.
-        unranked: Number of events with items of classes that the model does not rank; their
-            visits count, their classes do not.
+        unranked: Number of valid rows that the model cannot use. Of an event with an item of a
+            class that it does not rank, the visit counts and the class does not.
     """
 
     sources: str
     keys: str
     settings: str
     read: float
-    vocabulary: str
-    encoder: str
+    model: str
     observed_from: str
     customers: int
     rows: int
@@ -78,7 +95,7 @@ class Preparation:
         query_seconds: float = QUERY_SECONDS,
         now: float | None = None,
     ) -> str:
-        """Say in what the prepared histories differ from what would be prepared now.
+        """Say in what the prepared data differ from what would be prepared now.
 
         Args:
             model: Folder of the initial model.
@@ -88,7 +105,7 @@ class Preparation:
             now: Unix seconds; the system clock's if unset.
 
         Returns:
-            What has changed, in words without data; empty if the histories can be used.
+            What has changed, in words without data; empty if the data can be used.
 
         Raises:
             ConfigError: Model or settings lack something that preparation needs.
@@ -101,15 +118,14 @@ class Preparation:
         )
 
         now = clock.time() if now is None else now
-        if self.vocabulary != _vocabulary(model):
+        if self.model != _model_digest(model):
             return "prepared for another model"
         if self.sources != source_fingerprint(store):
             return "the data have changed since they were prepared"
         if self.keys != key_fingerprint(store):
             return "prepared with another customer key or home key"
-        if (self.settings, self.encoder, self.observed_from) != (
+        if (self.settings, self.observed_from) != (
             settings_digest(settings).hex(),
-            settings.model.encoder,
             observed_from(store, settings).isoformat(),
         ):
             return "prepared for other settings"
@@ -120,7 +136,7 @@ class Preparation:
 
     @classmethod
     def load(cls, histories: Path) -> Preparation | None:
-        """Read the record of a histories file; None if either of the two files is missing."""
+        """Read the record of a file of prepared data; None if one of the two files is missing."""
         path = _note(histories)
         if not (path.exists() and histories.exists()):
             return None
@@ -131,7 +147,7 @@ class Preparation:
 
 
 def check_prepared(node: Node, settings: RunSettings) -> None:
-    """Refuse to compute on histories that are not those of the store's data of today.
+    """Refuse to compute on anything but the store's data of today.
 
     Raises:
         DataError: They are missing, or out of date; says in what.
@@ -169,74 +185,88 @@ def prepare_store(
     cache: Path,
     report: Callable[[str], None] = lambda _: None,
 ) -> Preparation:
-    """Ingest a store's data and write its histories.
+    """Read a store's tables as the run's task does, and write the prepared data.
 
     Args:
         store: The store's sources.
-        settings: The run's, for the text encoder and the split in time.
-        model: Folder of the initial model, for the vocabulary.
+        settings: The run's, for the task, the text encoder and the split in time.
+        model: Folder of the initial model, which names what the model ranks.
         target: The file to write; an old one is replaced atomically.
         cache: Folder in which text vectors are cached.
         report: Called with a line before each step that may take minutes; it names no customer
             and no count of them.
 
     Raises:
-        ConfigError: The model and the encoder do not match, or the first day of the records
-            is unknown.
-        DataError: The data cannot be used; see `ingest`.
+        ConfigError: `store.toml` lacks a table that the task reads, the model and the settings do
+            not match, or the first day of the records is unknown.
+        ConfigError [task-not-deployed]: The task cannot read a store's tables.
+        DataError: The data cannot be used.
         DataError [other-catalogue]: The catalogue's own vectors are not those of the model.
     """
     import numpy as np
 
-    from hanse_client.features.own_vectors import own_vectors
     from hanse_client.ingest.fingerprint import key_fingerprint, source_fingerprint
-    from hanse_client.ingest.pipeline import ingest
-    from hanse_client.model.item_texts import encode_texts
 
-    vocabulary = read_json(model / CONFIG_FILE)
-    begun = observed_from(store, settings)
+    digest, begun = _model_digest(model), observed_from(store, settings)
+    task = deployed_task(settings.task)
     # Before the data are read: a change in the meantime then makes them out of date at once.
     report("reading the store's data")
     sources, read = source_fingerprint(store), clock.time()
-    data = ingest(store)
-    texts = sorted(data.catalogue["text"].unique())
-    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
-    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
-    own_size = vocabulary.get("own_vector_size", 0)
-    text_size = vocabulary.get("vector_size", 0) - own_size
-    if vectors.shape[1] != text_size:
-        raise ConfigError(
-            f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
-            f"reads {text_size}",
-            hint="model and settings belong to different runs; ask the coordinator for both",
-        )
-    report("arranging the events by customer")
-    histories = prepare(
-        data,
-        classes=vocabulary["classes"],
-        level=vocabulary["level"],
-        text_vectors=dict(zip(texts, vectors, strict=True)),
-        # A model of categories reads the vectors of classes, which it brings along.
-        own=own_vectors(data.catalogue, own_size, required=vocabulary.get("kind") != "categories"),
-        observed_from=begun,
-    )
-    _save(histories, target)
+    prepared = task.prepare(store, settings, model=model, cache=cache, report=report)
+    _save(prepared.data, target)
     done = Preparation(
         sources=sources,
         keys=key_fingerprint(store),  # afterwards: ingestion creates a missing key
         settings=settings_digest(settings).hex(),
         read=read,
-        vocabulary=_vocabulary(model),
-        encoder=settings.model.encoder,
+        model=digest,
         observed_from=begun.isoformat(),
-        customers=int(np.size(histories.active())),
-        rows=data.rows_read,
-        rejected=sum(data.rejects.values()),
-        unranked=unranked(data, vocabulary["classes"], vocabulary["level"]),
+        customers=int(np.size(prepared.data.active())),
+        rows=prepared.rows,
+        rejected=prepared.rejected,
+        unranked=prepared.unranked,
     )
-    # Written after the histories: a record that exists always describes a complete file.
+    # Written after the data: a record that exists always describes a complete file.
     write_durably(_note(target), json.dumps(asdict(done), indent=2) + "\n", mode=0o600)
     return done
+
+
+def deployed_task(name: str) -> Task:
+    """Find a task that can be deployed.
+
+    Raises:
+        ConfigError: No installed package has a task of that name.
+        ConfigError [task-not-deployed]: It lacks `prepare` or `initial_model`, as a task of
+            another package may that was written for simulations.
+    """
+    from hanse_client.tasks import task_of
+
+    task = task_of(name)
+    lacking = [part for part in ("initial_model", "prepare") if not hasattr(task, part)]
+    if lacking:
+        raise ConfigError(
+            f"task {name!r} cannot be deployed: {type(task).__name__} has no "
+            f"{' and no '.join(lacking)}",
+            code="task-not-deployed",
+            hint="its package must add what `hanse_client.Task` describes; until then "
+            "the task is for simulations",
+        )
+    return task
+
+
+def named_by_model(model: Path, key: str) -> list[str]:
+    """Read what an initial model ranks, in its order: items or labels, from its `config.json`.
+
+    Raises:
+        ConfigError: The model is of another task, or was not made for a deployment.
+    """
+    names = read_json(model / CONFIG_FILE).get(key)
+    if not isinstance(names, list) or not names:
+        raise ConfigError(
+            f"the model in {model} names no {key}",
+            hint="the coordinator makes it with `hanse model init`, for the task of the settings",
+        )
+    return [str(name) for name in names]
 
 
 def observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
@@ -259,13 +289,13 @@ def observed_from(store: StoreConfig, settings: RunSettings) -> datetime:
     return split.train_until - _RECORDS
 
 
-def _save(histories: Histories, target: Path) -> None:
+def _save(data: StoreData, target: Path) -> None:
     """Replace the file atomically; only its owner can read it."""
-    # First, so that a crash in between leaves no record that describes other histories.
+    # First, so that a crash in between leaves no record that describes other data.
     _note(target).unlink(missing_ok=True)
-    before = os.umask(0o077)  # histories are personal data
+    before = os.umask(0o077)  # a file of personal data
     try:
-        histories.save(target)
+        data.save(target)
     finally:
         os.umask(before)
 
@@ -274,11 +304,10 @@ def _note(histories: Path) -> Path:
     return histories.with_name(PREPARED_FILE)
 
 
-def _vocabulary(model: Path) -> str:
+def _model_digest(model: Path) -> str:
+    path = model / CONFIG_FILE
     try:
-        table: dict[str, Any] = read_json(model / CONFIG_FILE)
+        read_json(path)
     except ConfigError as error:
         raise ConfigError(error.message, hint="`hanse store enrol --model DIR` first") from None
-    names = ("classes", "level", "vector_size", "own_vector_size", "kind")
-    words = [table.get(name) for name in names]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -33,8 +33,15 @@ def read_public_list(data: Path, suffix: str) -> list[str] | None:
         ['1', '2', '3']
     """
     path = data.with_suffix(suffix)
-    if not path.exists():
-        return None
+    return read_names(path) if path.exists() else None
+
+
+def read_names(path: Path) -> list[str]:
+    """Read a file of names: one a line, in order, without empty lines.
+
+    Raises:
+        DataError: It cannot be read, or names something twice.
+    """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

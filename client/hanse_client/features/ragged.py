@@ -14,6 +14,10 @@ from hanse_client.features.by_customer import at_home
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_HOMELESS = (
+    "set home_key in store.toml to the stores' common key, and prepare again; data sets of "
+    "simulations have no homes: leave privacy.one_home off"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +28,6 @@ class Entries:
     """Names of the fields with one row a customer."""
     BY_ENTRY: ClassVar[tuple[str, ...]] = ()
     """Names of the fields with one row an entry."""
-    HOMELESS: ClassVar[str] = "leave privacy.one_home off"
-    """The hint of the error that is raised if homes are needed and unknown."""
-
     customers: npt.NDArray[np.str_]
     """[N] pseudonyms."""
     homes: Ints
@@ -78,7 +79,7 @@ class Entries:
         Raises:
             ConfigError: A customer's home is unknown.
         """
-        return self.only(at_home(self.homes, index, stores, hint=self.HOMELESS)[self.owners])
+        return self.only(at_home(self.homes, index, stores, hint=_HOMELESS)[self.owners])
 
     def save(self, path: Path) -> None:
         """Write all arrays to one file."""

@@ -14,12 +14,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from hanse_client.inference.load import open_model
+from hanse_client.inference.load import open_task_model
 from hanse_client.training.train import load_arrays
 from hanse_common.decoding import decoding
 from hanse_common.durable import replacing_folder
 from hanse_common.errors import ConfigError, RunDirectoryError
 from hanse_common.paths import GLOBAL_FILE, SETTINGS_FILE, WEIGHTS_FILE
+from hanse_common.settings_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class Exported:
 
 def export_model(run: Path, base: Path, folder: Path) -> Exported:
     """Write a run's global model as a folder that `from_pretrained` and `hanse model` read.
+
+    The run's `settings.json` names the task; a file of parameters without it is of `interest`.
 
     Args:
         run: A finished run's folder, or its file of trained parameters.
@@ -58,7 +61,10 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
         hint=hint,
     ):
         arrays = load(weights.read_bytes())
-    model = open_model(base).model
+    settings = weights.parent / SETTINGS_FILE
+    # A bare file of parameters says nothing of its task.
+    table = read_json(settings) if settings.is_file() else {}
+    model = open_task_model(base, str(table.get("task", "interest")))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     for name, array in arrays.items():
         if shapes.get(name) != array.shape:
@@ -72,8 +78,8 @@ def export_model(run: Path, base: Path, folder: Path) -> Exported:
     with replacing_folder(folder) as target:
         model.save_pretrained(target)
         # `predict` and `evaluate` look for the run's settings in the model's folder.
-        if (weights.parent / SETTINGS_FILE).is_file():
-            shutil.copyfile(weights.parent / SETTINGS_FILE, target / SETTINGS_FILE)
+        if settings.is_file():
+            shutil.copyfile(settings, target / SETTINGS_FILE)
         digest = hashlib.sha256((target / WEIGHTS_FILE).read_bytes()).hexdigest()
     return Exported(
         folder=folder,

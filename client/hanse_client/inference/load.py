@@ -19,6 +19,7 @@ from hanse_client.ingest.store_config import load_store
 from hanse_client.model.item_texts import Vectors, encode_texts
 from hanse_client.model.pretrained import MODEL_ERRORS
 from hanse_client.node import Node
+from hanse_client.tasks import task_of
 from hanse_client.tasks.interest import InterestConfig, InterestModel
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding, json_object
@@ -96,7 +97,7 @@ def open_model(path: Path) -> Trained:
             raise RunDirectoryError(
                 f"{folder} holds another kind of model",
                 code="model-not-found",
-                hint="`hanse simulate` and `hanse model init` write interest models",
+                hint="these commands use models of the task interest",
             )
         loaded: Any = InterestModel.from_pretrained(
             folder, local_files_only=True, output_loading_info=True
@@ -112,6 +113,27 @@ def open_model(path: Path) -> Trained:
     model.eval().requires_grad_(False)
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
     return Trained(folder=folder, model=model, digest=digest)
+
+
+def open_task_model(path: Path, task: str) -> Any:
+    """Load the model of any task, as its stores do.
+
+    Args:
+        path: The model's folder, or its run's.
+        task: Name of the task.
+
+    Raises:
+        ConfigError: No installed package has a task of that name.
+        RunDirectoryError [model-not-found]: There is no model, or one of another task.
+    """
+    if task == "interest":
+        return open_model(path).model
+    folder = _model_folder(path)
+    hint = f"is it a model that `hanse model init` made for the task {task!r}?"
+    with decoding(
+        f"model {folder}", RunDirectoryError, *MODEL_ERRORS, code="model-not-found", hint=hint
+    ):
+        return task_of(task).load_model(folder).eval()
 
 
 def open_store(path: Path, trained: Trained, settings: RunSettings | None = None) -> OpenStore:

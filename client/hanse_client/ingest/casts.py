@@ -203,7 +203,7 @@ def _to_shop_clock(aware: pl.Series, time_zone: str | None, where: str) -> pl.Se
     if time_zone is None:
         raise WrongTypes(
             f"{where} holds times with a UTC offset, but the shop's time zone is not set",
-            hint='write it under [events], e.g. time_zone = "Europe/Berlin"',
+            hint='write it in that table of store.toml, e.g. time_zone = "Europe/Berlin"',
         )
     return (
         aware.dt.convert_time_zone(ZoneInfo(time_zone).key)

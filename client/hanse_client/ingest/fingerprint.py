@@ -34,7 +34,7 @@ from hanse_client.ingest.sources import files_of
 from hanse_common.errors import DataError
 
 if TYPE_CHECKING:
-    from hanse_client.ingest.store_config import Source, StoreConfig
+    from hanse_client.ingest.store_config import StoreConfig
 
 LARGEST_READ = 16 << 20
 """Most bytes of a file whose content is compared: they are read in some 20 ms, once a round."""
@@ -61,7 +61,7 @@ def source_fingerprint(store: StoreConfig) -> str:
         unchanged, as does a database.
     """
     parts: list[object] = [store.model_dump_json(exclude={"notify"})]
-    for source in (store.events, store.catalogue):
+    for source in store.sources:
         if source.sql is None:
             parts += [[str(path), _file(path)] for path in files_of(source)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -69,8 +69,7 @@ def source_fingerprint(store: StoreConfig) -> str:
 
 def queries_database(store: StoreConfig) -> bool:
     """Whether a part of the data comes from a query, which has no fingerprint."""
-    sources: tuple[Source, ...] = (store.events, store.catalogue)
-    return any(source.sql is not None for source in sources)
+    return any(source.sql is not None for source in store.sources)
 
 
 def key_fingerprint(store: StoreConfig) -> str:

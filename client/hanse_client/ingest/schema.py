@@ -53,6 +53,14 @@ CATALOGUE_COLUMNS: Final[Mapping[str, DataTypeClass | DataType]] = {
 }
 """`vector` has numbers by any public encoder, as many for every item that has one."""
 
+REVIEW_COLUMNS: Final = ("user_id", "text", "rating", "timestamp")
+"""Of a customer's reviews; `rating` is a label, such as a number of stars."""
+OFFER_COLUMNS: Final = ("user_id", "campaign_id", "redeemed_at", "coupon_id")
+"""Of campaigns that customers were sent: a row each, and more rows for several redemptions."""
+CAMPAIGN_COLUMNS: Final = ("campaign_id", "start", "end", "kind", "coupon_id", "item_id")
+"""Of the public list of campaigns: a row for each item that a coupon of it is for."""
+CAMPAIGN_KINDS: Final = ("A", "B", "C")
+
 REQUIRED_EVENT_COLUMNS: Final = ("user_id", "item_id", "timestamp")
 REQUIRED_CATALOGUE_COLUMNS: Final = ("item_id", "text", "category")
 

@@ -1,8 +1,9 @@
-"""The settings of `store.toml`: where events and catalogue are, and how their columns are named.
+"""The settings of `store.toml`: where a store's tables are, and how their columns are named.
 
-Each of `[events]` and `[catalogue]` names one source: `path` (Parquet, CSV or TSV by
-suffix, globs allowed) or `sql`, a query on the database whose URL is in the environment
-variable `url_env`. No setting takes a URL, so that the file never contains a password.
+Each table (`[events]`, `[catalogue]`, `[reviews]`, `[offers]`, `[campaigns]`) names one source:
+`path` (Parquet, CSV or TSV by suffix, globs allowed) or `sql`, a query on the database whose URL
+is in the environment variable `url_env`. No setting takes a URL, so that the file never contains
+a password.
 
 >>> config = parse_settings(StoreConfig, {
 ...     "name": "corner-shop",
@@ -27,11 +28,14 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from hanse_client.ingest.schema import (
+    CAMPAIGN_COLUMNS,
     CATALOGUE_COLUMNS,
     EVENT_COLUMNS,
     EVENT_TYPES,
+    OFFER_COLUMNS,
     REQUIRED_CATALOGUE_COLUMNS,
     REQUIRED_EVENT_COLUMNS,
+    REVIEW_COLUMNS,
     EventType,
 )
 from hanse_common.alerting.settings import NotifySettings
@@ -41,7 +45,11 @@ from hanse_common.settings_files import Settings, parse_settings, read_toml
 
 SUFFIXES = (".parquet", ".csv", ".tsv")
 _NUMBERS = ("quantity", "price", "rating")
-_JOINABLE = ("user_id", "item_id", "basket_id", "shop_id", "text", "category", "brand")
+_TIMES = ("timestamp", "redeemed_at")
+_JOINABLE = (
+    *("user_id", "item_id", "basket_id", "shop_id", "campaign_id", "coupon_id"),
+    *("text", "category", "brand"),
+)
 _URL = re.compile(r"[\w+.-]+://\S+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -139,8 +147,8 @@ class Source(Settings):
     def _sound_defaults(self) -> Self:
         for name, value in self.defaults.items():
             label = f"{self.TABLE}.defaults.{name}={value!r}"
-            if name in self.REQUIRED or name == "timestamp":
-                raise ConfigError(f"{label}: a required column has no default")
+            if name in self.REQUIRED or name in _TIMES:
+                raise ConfigError(f"{label}: a required column or a time has no default")
             if name == "vector":
                 raise ConfigError(f"{label}: an item without a vector has none")
             if name in _NUMBERS and not (isinstance(value, float) and isfinite(value)):
@@ -164,21 +172,13 @@ class Source(Settings):
         return Path(self.path).name if self.path is not None else f"the {self.TABLE} query"
 
 
-class EventsSource(Source):
-    """The source of customer events."""
-
-    TABLE = "events"
-    CANONICAL = tuple(EVENT_COLUMNS)
-    REQUIRED = REQUIRED_EVENT_COLUMNS
+class TimedSource(Source):
+    """A source with times in it."""
 
     timestamp_format: str | None = None
     """A strftime format, `epoch` (seconds) or `epoch_ms`; ISO 8601 if unset."""
     time_zone: str | None = None
     """The shop's time zone, e.g. `Europe/Berlin`; needed when timestamps carry an offset."""
-    event_types: dict[str, EventType] = Field(default_factory=dict)
-    """The source's name of an event type -> the canonical one: `{transaction = "purchase"}`."""
-    keep_duplicates: bool = False
-    """True if the till writes one row per unit, so that identical rows are no duplicates."""
 
     @field_validator("time_zone")
     @classmethod
@@ -189,6 +189,43 @@ class EventsSource(Source):
             except (KeyError, ValueError, OSError):
                 raise ValueError("unknown time zone; write it like Europe/Berlin") from None
         return name
+
+
+class EventsSource(TimedSource):
+    """The source of customer events."""
+
+    TABLE = "events"
+    CANONICAL = tuple(EVENT_COLUMNS)
+    REQUIRED = REQUIRED_EVENT_COLUMNS
+
+    event_types: dict[str, EventType] = Field(default_factory=dict)
+    """The source's name of an event type -> the canonical one: `{transaction = "purchase"}`."""
+    keep_duplicates: bool = False
+    """True if the till writes one row per unit, so that identical rows are no duplicates."""
+
+
+class ReviewsSource(TimedSource):
+    """The source of customers' reviews, for the task `review`."""
+
+    TABLE = "reviews"
+    CANONICAL = REVIEW_COLUMNS
+    REQUIRED = ("user_id", "text", "rating")
+
+
+class OffersSource(TimedSource):
+    """The source of what customers were sent and redeemed, for the task `conversion`."""
+
+    TABLE = "offers"
+    CANONICAL = OFFER_COLUMNS
+    REQUIRED = ("user_id", "campaign_id")
+
+
+class CampaignsSource(TimedSource):
+    """The source of marketing campaigns, which is public, for the task `conversion`."""
+
+    TABLE = "campaigns"
+    CANONICAL = CAMPAIGN_COLUMNS
+    REQUIRED = ("campaign_id", "start", "end")
 
 
 class CatalogueSource(Source):
@@ -205,8 +242,11 @@ class StoreConfig(Settings):
     """All settings of a `store.toml`."""
 
     name: str = Field(min_length=1, max_length=64)
-    events: EventsSource
-    catalogue: CatalogueSource
+    events: EventsSource | None = None
+    catalogue: CatalogueSource | None = None
+    reviews: ReviewsSource | None = None
+    offers: OffersSource | None = None
+    campaigns: CampaignsSource | None = None
     max_reject_share: float = Field(default=0.05, ge=0, le=1)
     """Ingestion fails if a larger share of the rows than this is rejected."""
     pseudonym_key: Path = Path(CUSTOMER_KEY_FILE)
@@ -219,6 +259,38 @@ class StoreConfig(Settings):
     decide, the same way at every store, which one may train on a person."""
     notify: NotifySettings = NotifySettings()
     """Who is told of events; no part of what the data are prepared from."""
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if self.reviews is None and self.events is None:
+            raise ConfigError("there is no [events]", hint="docs/data.md shows one")
+        for name, other in (("events", "catalogue"), ("offers", "campaigns")):
+            if (getattr(self, name) is None) != (getattr(self, other) is None):
+                there, lacking = (other, name) if getattr(self, name) is None else (name, other)
+                raise ConfigError(
+                    f"there is [{there}] and no [{lacking}]", hint="the two go together"
+                )
+        return self
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All tables that the file names."""
+        every = (self.events, self.catalogue, self.reviews, self.offers, self.campaigns)
+        return tuple(source for source in every if source is not None)
+
+    def table(self, kind: type[_SourceT]) -> _SourceT:
+        """Return a table that a task reads.
+
+        Raises:
+            ConfigError: The file does not name it.
+        """
+        source: _SourceT | None = getattr(self, kind.TABLE)
+        if source is None:
+            raise ConfigError(
+                f"the store.toml of {self.name!r} has no [{kind.TABLE}], which the task reads",
+                hint="docs/data.md shows one",
+            )
+        return source
 
 
 def load_store(path: Path) -> StoreConfig:
@@ -246,8 +318,7 @@ def load_store(path: Path) -> StoreConfig:
     folder = path.absolute().parent
     return config.model_copy(
         update={
-            "events": _resolved(config.events, folder),
-            "catalogue": _resolved(config.catalogue, folder),
+            **{source.TABLE: _resolved(source, folder) for source in config.sources},
             "pseudonym_key": folder / config.pseudonym_key,
             "home_key": None if config.home_key is None else folder / config.home_key,
         }

@@ -1,8 +1,8 @@
-"""The initial model of a federation, made from run settings and a public catalogue.
+"""The initial model of a federation, made from run settings and what is public.
 
-The catalogue is the assortment: the items on sale, whether or not they were ever bought. The
-vocabulary, the text vectors and the initial popularity of classes come from it, and no
-purchase is used. The coordinator makes the model once; every store gets the same folder.
+What is public is the task's: for `interest` and `next-item` a catalogue, for `review` a list of
+labels, for `conversion` nothing. No data of customers are read. The coordinator makes the model
+once; every store gets the same folder.
 
     <folder>/config.json, model.safetensors   the complete model, as `from_pretrained` reads it
     <folder>/initial.safetensors              the parameters that rounds train
@@ -10,32 +10,18 @@ purchase is used. The coordinator makes the model once; every store gets the sam
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 from safetensors.numpy import save
 
-from hanse_client.features.histories import item_class
-from hanse_client.features.own_vectors import class_means, own_vector_size, own_vectors
-from hanse_client.model.category_start import category_base, made_up_whitening
-from hanse_client.model.item_texts import Vectors, encode_texts
-from hanse_client.model.pretrained import ModelCheckpoint, read_checkpoint
-from hanse_client.tasks import task_of
-from hanse_client.tasks.interest import InterestConfig, InterestModel
+from hanse_client.features.prepare import deployed_task
 from hanse_client.training.statistics import exchanged_arrays
-from hanse_common.config import ModelSettings, RunSettings
+from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import AlreadyThere, DataError, DeploymentError
+from hanse_common.errors import AlreadyThere, DeploymentError
 from hanse_common.instructions import model_digest
 from hanse_common.paths import INITIAL_FILE
-from hanse_common.trainable import Trainable
-
-# Scores, counts and features are dense [P, C] tables for each customer.
-_MAX_CLASSES = 12_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +30,7 @@ class BaseModel:
 
     folder: Path
     classes: int
+    """Number of classes, items or labels that the model tells apart."""
     parameters: int
     trained: int
     """Number of trained parameters."""
@@ -52,20 +39,21 @@ class BaseModel:
 
 
 def make_base_model(
-    catalogue: pl.DataFrame, settings: RunSettings, *, folder: Path, cache: Path
+    public: Path | None, settings: RunSettings, *, folder: Path, cache: Path
 ) -> BaseModel:
     """Make a federation's initial model and write it to a new folder.
 
     Args:
-        catalogue: The canonical catalogue of `read_catalogue`.
-        settings: The run's: level, encoder, shape, trained part, seed.
+        public: The file of what is public, as the task reads it; see `Task.initial_model`.
+        settings: The run's: task, encoder, shape, trained part, seed.
         folder: The folder to write, which must be empty or not exist.
         cache: Folder in which text vectors are cached.
 
     Raises:
         AlreadyThere: The folder is not empty.
-        DataError: No class is left, or there are too many to rank densely.
-        ConfigError: There is no such encoder.
+        DataError: The public file cannot be used.
+        ConfigError: The task needs such a file, or there is no such encoder or task.
+        ConfigError [task-not-deployed]: The task cannot be deployed.
         DeploymentError: The folder cannot be written.
     """
     # Never overwritten: stores that have the old model would refuse the new one's digest.
@@ -74,152 +62,23 @@ def make_base_model(
             f"{folder} is not empty",
             hint="stores may already have that model; choose another --output",
         )
-    model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)
+    task = deployed_task(settings.task)
+    made = task.initial_model(public, settings, cache=cache)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)
-        model.train_only(settings.model.trainable)
-        arrays = exchanged_arrays(task_of(settings.task), model, settings)
+        made.model.save_pretrained(folder)
+        # Read again as a store reads it: a task may add parameters to what another one made.
+        model = task.load_model(folder)
+        task.freeze(model, settings)
+        arrays = exchanged_arrays(task, model, settings)
         # Written last, so that a folder that has it is complete.
         write_durably(folder / INITIAL_FILE, save(arrays))
     except OSError as error:
         raise DeploymentError(f"cannot write {folder}: {error.strerror}") from error
     return BaseModel(
         folder=folder,
-        classes=len(model.config.classes),
+        classes=made.classes,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         trained=sum(array.size for array in arrays.values()),
         digest=model_digest(arrays).hex(),
     )
-
-
-def listed_classes(catalogue: pl.DataFrame, settings: RunSettings) -> dict[str, int]:
-    """The vocabulary: classes with at least `data.min_items` items in the public catalogue.
-
-    Returns:
-        Class -> number of its items.
-
-    Raises:
-        DataError: No class is left, or there are too many to rank densely.
-    """
-    rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
-    counts = Counter(item_class(path, item, settings.data.level) for path, item in rows)
-    needed = 1 if settings.data.level == "product" else settings.data.min_items
-    classes = {name: count for name, count in counts.items() if count >= needed}
-    if not classes:
-        raise DataError(
-            f"no {settings.data.level} of the catalogue has {settings.data.min_items} items",
-            hint="lower data.min_items",
-        )
-    # Refused, not cut to the most bought products: that list would depend on customers without
-    # any noise (docs/privacy.md, *What is public*).
-    if len(classes) > _MAX_CLASSES:
-        raise DataError(
-            f"{len(classes)} classes at level {settings.data.level!r}; at most {_MAX_CLASSES} "
-            "can be ranked",
-            hint="use data.level = 'type' or 'category', or a catalogue of the products to rank",
-        )
-    return classes
-
-
-def fresh_model(
-    catalogue: pl.DataFrame, listed: Mapping[str, int], settings: RunSettings, *, cache: Path
-) -> InterestModel:
-    """An untrained model over classes of a catalogue.
-
-    Where the catalogue has vectors of its own, they follow those of the texts: an item has both,
-    and a class its text's vector and the mean of its items' own.
-
-    Args:
-        catalogue: The canonical catalogue.
-        listed: The classes to rank -> number of their items.
-        settings: Encoder, shape, seed.
-        cache: Folder in which text vectors are cached.
-
-    Raises:
-        ConfigError: There is no such encoder or checkpoint, or they do not match.
-        DataError [other-catalogue]: The catalogue has vectors of different encoders.
-    """
-    # Sorted: the order of classes is part of the model's bytes, which all stores compare.
-    classes, level = sorted(listed), settings.data.level
-    encoder = settings.model.encoder
-    texts = sorted(catalogue["text"].unique())
-    vectors = encode_texts(texts, encoder=encoder, cache=cache)
-    own_size = own_vector_size(catalogue)
-    text_of = dict(catalogue.select("item_id", "text").iter_rows())
-    labels = [_class_text(name, level, text_of) for name in classes]
-    config = InterestConfig(
-        classes=classes,
-        level=level,
-        vector_size=vectors.shape[1] + own_size,
-        own_vector_size=own_size,
-        n_layer=settings.model.n_layer,
-        n_head=settings.model.n_head,
-        n_embd=settings.model.n_embd,
-        max_steps=settings.model.max_steps,
-        backbone=settings.model.backbone,
-    )
-    class_texts = encode_texts(labels, encoder=encoder, cache=cache)
-    if own_size:
-        own = own_vectors(catalogue, own_size)
-        rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
-        names = [item_class(path, item, level) for path, item in rows]
-        class_texts = np.concatenate([class_texts, class_means(own, names, classes)], axis=1)
-        vectors = _with_own(catalogue["text"].to_list(), texts, vectors, own)
-    class_sizes = np.array([listed[name] for name in classes], dtype=np.float32)
-    if settings.model.kind == "categories":
-        centre, whitening = made_up_whitening()
-        return InterestModel.on_base(
-            config,
-            category_base(settings.model.checkpoint),
-            class_texts=class_texts,
-            class_sizes=class_sizes,
-            centre=centre,
-            whitening=whitening,
-        )
-    checkpoint = _start(config, settings.model)
-    return InterestModel.fresh(
-        config,
-        class_texts=class_texts,
-        item_texts=vectors,
-        class_sizes=class_sizes,
-        seed=settings.seed,
-        checkpoint=checkpoint,
-    )
-
-
-def _with_own(listed: list[str], texts: list[str], vectors: Vectors, own: Vectors) -> Vectors:
-    """[M, vector_size] the different vectors of all items: of their texts, then their own."""
-    places = {text: place for place, text in enumerate(texts)}
-    rows = vectors[[places[text] for text in listed]]
-    # Each once, as texts are: a text that a thousand items share counts once.
-    return np.unique(np.concatenate([rows, own], axis=1), axis=0)
-
-
-def _start(config: InterestConfig, settings: ModelSettings) -> ModelCheckpoint | None:
-    """Read the checkpoint, if the settings name one, and set its shape in the configuration.
-
-    Raises:
-        ConfigError: It cannot be read, does not match, or lacks the layers to be trained.
-    """
-    chosen, checkpoint = Trainable.parse(settings.trainable), None
-    if settings.checkpoint is not None:
-        checkpoint = read_checkpoint(settings.checkpoint)
-        checkpoint.fit(
-            encoder=settings.encoder,
-            max_steps=config.max_steps,
-            vector_size=config.vector_size,
-            visit_facts=config.visit_facts,
-        )
-        checkpoint.shape(config)
-    # After the checkpoint's shape has been set, which may have fewer layers than the settings.
-    chosen.check(layers=config.n_layer, width=config.n_embd)
-    config.adaptation = chosen.adaptation
-    return checkpoint
-
-
-def _class_text(name: str, level: str, text_of: Mapping[str, str]) -> str:
-    """The text to embed for a class: the steps of its path, last first, or the item's text."""
-    if level == "product":
-        return text_of[name]
-    return ", ".join(part.strip().lower() for part in reversed(name.split("/")))

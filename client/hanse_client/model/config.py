@@ -143,7 +143,8 @@ class SequenceConfig(PretrainedConfig):
     """The shape of a `SequenceModel`.
 
     Args:
-        items: Number of items; ids start at 0.
+        items: Number of items, numbered from 0.
+        item_ids: Their ids in the catalogue, in that order; a simulation's model has none.
         max_steps: Number of latest items that the transformer reads.
         dropout: Rate on input vectors, on what each layer adds and on states, in non-private
             training.
@@ -158,6 +159,7 @@ class SequenceConfig(PretrainedConfig):
         self,
         *,
         items: int = 2,
+        item_ids: Sequence[str] = (),
         n_layer: int = 1,
         n_head: int = 2,
         n_embd: int = 64,
@@ -168,6 +170,7 @@ class SequenceConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.items = items
+        self.item_ids = list(item_ids)
         self.n_layer = n_layer
         self.n_head = n_head
         self.n_embd = n_embd
@@ -182,7 +185,8 @@ class TextItemConfig(PretrainedConfig):
     """The shape of a `TextItemModel`.
 
     Args:
-        items: Number of items; ids start at 0.
+        items: Number of items, numbered from 0.
+        item_ids: Their ids in the catalogue, in that order; a simulation's model has none.
         vector_size: Width of the items' public vectors.
         components: Number of their principal components that the head reads of the last item and
             answers for the next one.
@@ -199,6 +203,7 @@ class TextItemConfig(PretrainedConfig):
         self,
         *,
         items: int = 2,
+        item_ids: Sequence[str] = (),
         vector_size: int = 256,
         components: int = 128,
         coarse: int = 64,
@@ -209,6 +214,7 @@ class TextItemConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.items = items
+        self.item_ids = list(item_ids)
         self.vector_size = vector_size
         self.components = components
         self.coarse = coarse

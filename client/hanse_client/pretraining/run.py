@@ -20,12 +20,12 @@ import polars as pl
 import torch
 
 from hanse_client.features.histories import Histories, item_class, prepare
-from hanse_client.model.base_model import fresh_model
 from hanse_client.model.item_texts import encode_texts
 from hanse_client.model.pretrained import write_checkpoint
 from hanse_client.pretraining.card import write_card
 from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_of
 from hanse_client.pretraining.public_data import PublicData
+from hanse_client.tasks.interest.fresh_model import fresh_model
 from hanse_common.config import Level, RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DataError

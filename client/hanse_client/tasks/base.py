@@ -18,9 +18,9 @@ from them does so in its method `absorb`, which is called whenever arrays were l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hanse_client.features.prepare import PreparedData
+    from hanse_client.ingest.store_config import StoreConfig
     from hanse_client.node import Node
 
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -60,6 +64,10 @@ class StoreData(Protocol):
         Raises:
             ConfigError: A customer's home is unknown.
         """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write to one file, atomically."""
         ...
 
 
@@ -181,12 +189,72 @@ class WithoutStatistics:
         )
 
 
+class InitialModel(NamedTuple):
+    """An untrained model of a task."""
+
+    model: PreTrainedModel
+    classes: int
+    """Number of classes, items or labels that it tells apart."""
+
+
 class Task(Protocol):
-    """A prediction task on a store's customers."""
+    """A prediction task on a store's customers.
+
+    `initial_model` and `prepare` are needed in a deployment only; a task without them can be
+    simulated.
+    """
 
     name: str
     """The value of `RunSettings.task`."""
     figures: type[Figures]
+
+    def initial_model(
+        self, public: Path | None, settings: RunSettings, *, cache: Path
+    ) -> InitialModel:
+        """Make the model that a federation starts from.
+
+        Args:
+            public: A file of what is public, such as a catalogue; None if none was named.
+            settings: The run's: encoder, shape, seed.
+            cache: Folder in which text vectors are cached.
+
+        Raises:
+            ConfigError: The task needs such a file, or a setting does not fit.
+            DataError: The file cannot be used.
+
+        Guarantees:
+            The model depends on no customer. Its `config.json` names everything that it ranks,
+            so that stores number classes, items and labels alike.
+        """
+        ...
+
+    def prepare(
+        self,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        model: Path,
+        cache: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> PreparedData:
+        """Read a store's tables into the data that `load_data` returns.
+
+        Args:
+            store: The store's `store.toml`.
+            settings: The run's.
+            model: Folder of the initial model.
+            cache: Folder in which text vectors are cached.
+            report: Called with a line before each step that may take minutes; it names no
+                customer and no count of them.
+
+        Raises:
+            ConfigError: `store.toml` lacks a table that the task reads.
+            DataError: The tables cannot be used.
+
+        Guarantees:
+            Customers are pseudonyms, and what is prepared of one depends on no other.
+        """
+        ...
 
     def load_model(self, folder: Path) -> nn.Module:
         """Read the initial model that `save_pretrained` wrote."""

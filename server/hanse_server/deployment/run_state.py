@@ -24,7 +24,7 @@ from hanse_common.paths import (
     UP_PID_FILE,
 )
 from hanse_server.app import read_settings
-from hanse_server.checkpoint import latest_checkpoint
+from hanse_server.checkpoint import latest_round
 from hanse_server.deployment.control import Control, FlowerRun
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_record import RunRecord
@@ -63,8 +63,7 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
         state, failure = "ended early", _early_end(run_dir, done[-1])
     else:
         state = "finished" if done else _flower_state(folder, run_dir)
-    checkpoint = latest_checkpoint(run_dir)
-    number = checkpoint.round if checkpoint else 0
+    number = latest_round(run_dir)
     if state in ("failed", "lost"):
         state, failure = _recovery(folder, run_dir, state, failure, number, stages)
     return RunState(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from hanse_common import bundle
@@ -133,10 +134,13 @@ def read_run_settings(path: Path) -> RunSettings:
     """
     settings = RunSettings.from_toml(path)
     make_strategy(settings)  # raises for a strategy that the coordinator could not start
-    if settings.task != "interest":
+    # Names only: the coordinator runs no task, and has no torch to import one with.
+    installed = {entry.name for entry in entry_points(group="hanse.tasks")}
+    if settings.task not in installed:
         raise ConfigError(
-            f"task={settings.task!r}: `hanse store data prepare` knows the task 'interest' alone",
-            hint="leave it out; the other tasks are for `hanse simulate`",
+            f"task={settings.task!r} is no task of a package that is installed here",
+            hint=f"install its package here and at every store, or take one of "
+            f"{', '.join(sorted(installed))}",
         )
     if settings.continues is not None:
         raise ConfigError(

@@ -11,7 +11,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
 import tomli_w
 from transformers.utils.logging import disable_progress_bar
 
@@ -70,9 +69,7 @@ def make_deployment(folder: Path, *, stores: int, rounds: int) -> Deployed:
     federation.resolve(federation.file.settings).write_text(text, encoding="utf-8")
     catalogue = made.folders[0].parent / CATALOGUE_FILE
     model = federation.resolve(federation.file.model)
-    make_base_model(
-        pl.read_parquet(catalogue), settings, folder=model, cache=folder / "cache" / TEXTS_FOLDER
-    )
+    make_base_model(catalogue, settings, folder=model, cache=folder / "cache" / TEXTS_FOLDER)
     (folder / STORES_FOLDER).mkdir()
     shutil.copyfile(catalogue, folder / STORES_FOLDER / catalogue.name)
     authority = AuthorityKey.load(federation.authority_key)

@@ -19,9 +19,9 @@ from hanse_client.features.own_vectors import own_vector_size, own_vectors
 from hanse_client.features.prepare import observed_from
 from hanse_client.ingest.pipeline import Ingested, ingest
 from hanse_client.ingest.store_config import load_store
-from hanse_client.model.base_model import fresh_model, listed_classes
 from hanse_client.model.item_texts import encode_texts
 from hanse_client.node import NodeSettings
+from hanse_client.tasks.interest.fresh_model import fresh_model, listed_classes
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.paths import ENROLMENT_FOLDER, NODE_FILE, STORE_FILE, TEXTS_FOLDER

@@ -76,15 +76,13 @@ class Prepared:
     """The store's prepared histories.
 
     Args:
-        events: Where the events come from: names of files, or a query.
-        catalogue: Where the catalogue comes from.
+        sources: Where each table comes from: the name of its files, or a query; by table.
         read: When the data were read, ISO 8601; None if they never were.
         observed_from: First day of the records.
         reason: Why they have to be prepared again; empty if they are up to date.
     """
 
-    events: str
-    catalogue: str
+    sources: dict[str, str]
     read: str | None
     observed_from: str | None
     reason: str
@@ -213,8 +211,7 @@ def _prepared(folder: StoreFolder, _: _Stamp, __: int) -> Prepared:
     except HanseError as error:
         reason = f"they cannot be compared: {error.message}"
     return Prepared(
-        events=_source(store.events),
-        catalogue=_source(store.catalogue),
+        sources={source.TABLE: _source(source) for source in store.sources},
         read=None if done is None else instant(done.read),
         observed_from=None if done is None else done.observed_from[:10],
         reason=reason,

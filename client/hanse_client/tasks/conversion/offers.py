@@ -38,7 +38,6 @@ class Offers(Entries):
     """
 
     BY_ENTRY: ClassVar = ("campaigns", "features", "starts", "ends", "redeemed")
-    HOMELESS: ClassVar = "leave privacy.one_home off: prepared offers have no homes"
 
     campaigns: Ints
     """[E] number of the campaign."""

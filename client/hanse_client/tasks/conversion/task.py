@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +14,16 @@ from torch import Tensor
 
 from hanse_client.features.histories import days, run_split
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints, WithoutStatistics
+from hanse_client.tasks.base import InitialModel, Ints, WithoutStatistics
 from hanse_client.tasks.conversion.metrics import Conversions
 from hanse_client.tasks.conversion.model import ConversionModel
 from hanse_client.tasks.conversion.offers import Offers
 from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hanse_client.features.prepare import PreparedData
+    from hanse_client.ingest.store_config import StoreConfig
 
 _ROWS = 1024
 
@@ -65,6 +72,38 @@ class ConversionTask(WithoutStatistics):
 
     name = "conversion"
     figures = Conversions
+
+    def initial_model(
+        self, public: Path | None, settings: RunSettings, *, cache: Path
+    ) -> InitialModel:
+        """A model of the features of offers, which needs no public file.
+
+        Raises:
+            ConfigError: A file is named.
+        """
+        # Imported on use, as in `prepare`: polars, which a round does not need.
+        from hanse_client.tasks.conversion.features import NAMES, USUAL_RATE
+
+        if public is not None:
+            raise ConfigError(
+                f"the task 'conversion' needs no public file, and {public} is named",
+                hint="leave it out; a store's own catalogue and campaigns are in its store.toml",
+            )
+        return InitialModel(model=ConversionModel.fresh(NAMES, usual_rate=USUAL_RATE), classes=2)
+
+    def prepare(
+        self,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        model: Path,
+        cache: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> PreparedData:
+        """Features and outcomes of offers: see `prepare_own_offers`."""
+        from hanse_client.tasks.conversion.prepare import prepare_own_offers
+
+        return prepare_own_offers(store, settings)
 
     def load_model(self, folder: Path) -> ConversionModel:
         """Read a conversion model."""

@@ -6,7 +6,9 @@ moments (`past_moments.py`), after two sums of statistics that it starts from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from hanse_client.features.histories import Histories, days, run_split
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import InitialModel, Ints
 from hanse_client.tasks.contributions import Contributions
 from hanse_client.tasks.interest import (
     Batch,
@@ -41,6 +43,10 @@ from hanse_client.tasks.interest.past_moments import (
 from hanse_client.tasks.interest.token_batch import HeadBatch, TokenBatch
 from hanse_common.config import RunSettings
 
+if TYPE_CHECKING:
+    from hanse_client.features.prepare import PreparedData
+    from hanse_client.ingest.store_config import StoreConfig
+
 Draw = Anchors | PastDraw
 AnyBatch = Batch | HeadBatch | TokenBatch
 
@@ -55,6 +61,32 @@ class InterestTask:
 
     name = "interest"
     figures = Figures
+
+    def initial_model(
+        self, public: Path | None, settings: RunSettings, *, cache: Path
+    ) -> InitialModel:
+        """A model over the classes of a public catalogue: see `fresh_model`."""
+        # Imported on use, as in `prepare`: polars, which a round does not need.
+        from hanse_client.ingest.pipeline import public_catalogue
+        from hanse_client.tasks.interest.fresh_model import fresh_model, listed_classes
+
+        catalogue = public_catalogue(public)
+        model = fresh_model(catalogue, listed_classes(catalogue, settings), settings, cache=cache)
+        return InitialModel(model=model, classes=len(model.config.classes))
+
+    def prepare(
+        self,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        model: Path,
+        cache: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> PreparedData:
+        """Histories of a store's events: see `prepare_histories`."""
+        from hanse_client.tasks.interest.prepare import prepare_histories
+
+        return prepare_histories(store, settings, model=model, cache=cache, report=report)
 
     def load_model(self, folder: Path) -> InterestModel:
         """Read an interest model."""

@@ -31,7 +31,6 @@ class Sequences(Entries):
     """
 
     BY_ENTRY: ClassVar = ("taken",)
-    HOMELESS: ClassVar = "leave privacy.one_home off: research data sets have no homes"
 
     taken: npt.NDArray[np.int32]
     """[E] item ids from 0, in order within a customer."""

@@ -7,9 +7,10 @@ model takes public vectors of the items in its place (`docs/published.md` has bo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from transformers import PretrainedConfig
 
 from hanse_client.model.config import TextItemConfig
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints
+from hanse_client.tasks.base import InitialModel, Ints
 from hanse_client.tasks.contributions import Contributions
 from hanse_client.tasks.next_item import pairs, text_model
 from hanse_client.tasks.next_item.features import HELD_OUT, Sequences
@@ -27,6 +28,10 @@ from hanse_client.tasks.next_item.model import NOTHING, SequenceModel, padded
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import NextItemSettings, RunSettings
 from hanse_common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hanse_client.features.prepare import PreparedData
+    from hanse_client.ingest.store_config import StoreConfig
 
 _ROWS = 32
 
@@ -86,6 +91,30 @@ class NextItemTask:
 
     name = "next-item"
     figures = Ranks
+
+    def initial_model(
+        self, public: Path | None, settings: RunSettings, *, cache: Path
+    ) -> InitialModel:
+        """A model of the items of a public catalogue: see `model_of_items`."""
+        # Imported on use, as in `prepare`: polars, which a round does not need.
+        from hanse_client.tasks.next_item.prepare import model_of_items
+
+        model = model_of_items(public, settings, cache=cache)
+        return InitialModel(model=model, classes=model.config.items)
+
+    def prepare(
+        self,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        model: Path,
+        cache: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> PreparedData:
+        """The sequences of what customers bought: see `prepare_sequences`."""
+        from hanse_client.tasks.next_item.prepare import prepare_sequences
+
+        return prepare_sequences(store, model=model)
 
     def load_model(self, folder: Path) -> NextItemModel:
         """Read a sequence model or a text model, whichever the folder holds."""

@@ -85,7 +85,12 @@ class TextItemModel(PreTrainedModel):
 
     @classmethod
     def fresh(
-        cls, vectors: ItemVectors, *, max_steps: int = 20, partners: int = 100
+        cls,
+        vectors: ItemVectors,
+        *,
+        max_steps: int = 20,
+        partners: int = 100,
+        item_ids: Sequence[str] = (),
     ) -> TextItemModel:
         """An untrained model, which ranks by public vectors alone.
 
@@ -93,10 +98,12 @@ class TextItemModel(PreTrainedModel):
             vectors: Of the public list of items.
             max_steps: Number of latest items that are read.
             partners: Number of partners of each item in the graph of likely pairs.
+            item_ids: Ids of the items in the catalogue, for a deployment's stores.
         """
         items = len(vectors.vectors)
         config = TextItemConfig(
             items=items,
+            item_ids=item_ids,
             vector_size=vectors.vectors.shape[1],
             components=vectors.components.shape[1],
             coarse=vectors.coarse.shape[1],

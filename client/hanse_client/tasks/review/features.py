@@ -79,16 +79,7 @@ def read_reviews(path: Path) -> Texts:
         "no text or no rating": table.height - filled.height,
         "a label that the list has not": filled.height - rows.height,
     }
-    if len(names) < 2:
-        raise DataError(
-            f"{path} has {len(names)} label{'' if len(names) == 1 else 's'}",
-            hint="a classifier needs at least two",
-        )
-    if len(names) > _LARGEST:
-        raise WrongTypes(
-            f"{path}: column 'rating' has {len(names)} different values",
-            hint=f"stars or verdicts, at most {_LARGEST} of them",
-        )
+    check_labels(names, path)
     place = {name: number for number, name in enumerate(names)}
     return Texts(
         users=rows["user_id"].to_list(),
@@ -100,13 +91,31 @@ def read_reviews(path: Path) -> Texts:
     )
 
 
+def check_labels(names: Sequence[str], path: Path) -> None:
+    """Refuse a list that is no list of labels.
+
+    Raises:
+        DataError: There are fewer than two.
+        WrongTypes: There are more than 16, as of ids or free text.
+    """
+    if len(names) < 2:
+        raise DataError(
+            f"{path} has {len(names)} label{'' if len(names) == 1 else 's'}",
+            hint="a classifier needs at least two",
+        )
+    if len(names) > _LARGEST:
+        raise WrongTypes(
+            f"{path}: there are {len(names)} different labels",
+            hint=f"stars or verdicts, at most {_LARGEST} of them",
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reviews(Entries):
     """Reviews of a store: N customers, E reviews of at most T tokens."""
 
     BY_CUSTOMER: ClassVar = (*Entries.BY_CUSTOMER, "part")
     BY_ENTRY: ClassVar = ("tokens", "lengths", "labels")
-    HOMELESS: ClassVar = "leave privacy.one_home off: files of reviews have no homes"
 
     part: npt.NDArray[np.int8]
     """[N] TRAIN, VALIDATE or TEST; all reviews of a customer are in one part."""

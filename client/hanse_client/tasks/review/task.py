@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hanse_client.node import Node
-from hanse_client.tasks.base import Ints, WithoutStatistics
+from hanse_client.tasks.base import InitialModel, Ints, WithoutStatistics
 from hanse_client.tasks.contributions import Contributions
 from hanse_client.tasks.review.features import PARTS, TRAIN, Reviews
 from hanse_client.tasks.review.metrics import Verdicts
@@ -24,6 +25,10 @@ from hanse_client.tasks.review.statistics import (
     text_moments,
 )
 from hanse_common.config import RunSettings
+
+if TYPE_CHECKING:
+    from hanse_client.features.prepare import PreparedData
+    from hanse_client.ingest.store_config import StoreConfig
 
 _ROWS = 32
 
@@ -71,6 +76,30 @@ class ReviewTask(WithoutStatistics):
 
     name = "review"
     figures = Verdicts
+
+    def initial_model(
+        self, public: Path | None, settings: RunSettings, *, cache: Path
+    ) -> InitialModel:
+        """A model of the labels of a public list: see `model_of_labels`."""
+        # Imported on use, as in `prepare`: polars, which a round does not need.
+        from hanse_client.tasks.review.prepare import model_of_labels
+
+        model = model_of_labels(public, settings)
+        return InitialModel(model=model, classes=len(model.config.labels))
+
+    def prepare(
+        self,
+        store: StoreConfig,
+        settings: RunSettings,
+        *,
+        model: Path,
+        cache: Path,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> PreparedData:
+        """The store's reviews: see `prepare_own_reviews`."""
+        from hanse_client.tasks.review.prepare import prepare_own_reviews
+
+        return prepare_own_reviews(store, settings, model=model)
 
     def load_model(self, folder: Path) -> ReviewModel:
         """Read a review model."""

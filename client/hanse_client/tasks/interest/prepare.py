@@ -1,0 +1,72 @@
+"""Preparation of histories: a store's events and catalogue as visits of its customers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hanse_client.features.histories import prepare, unranked
+from hanse_client.features.own_vectors import own_vectors
+from hanse_client.features.prepare import PreparedData, observed_from
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import StoreConfig
+from hanse_client.model.item_texts import encode_texts
+from hanse_common.config import RunSettings
+from hanse_common.errors import ConfigError
+from hanse_common.paths import CONFIG_FILE
+from hanse_common.settings_files import read_json
+
+
+def prepare_histories(
+    store: StoreConfig,
+    settings: RunSettings,
+    *,
+    model: Path,
+    cache: Path,
+    report: Callable[[str], None] = lambda _: None,
+) -> PreparedData:
+    """Ingest a store's events, and make histories over the model's vocabulary.
+
+    Args:
+        store: The store's sources.
+        settings: The run's, for the text encoder and the split in time.
+        model: Folder of the initial model, for the vocabulary.
+        cache: Folder in which text vectors are cached.
+        report: Called with a line before each step that may take minutes.
+
+    Raises:
+        ConfigError: The model and the encoder do not match, or the first day of the records
+            is unknown.
+        DataError: The data cannot be used; see `ingest`.
+        DataError [other-catalogue]: The catalogue's own vectors are not those of the model.
+    """
+    vocabulary, begun = read_json(model / CONFIG_FILE), observed_from(store, settings)
+    data = ingest(store)
+    texts = sorted(data.catalogue["text"].unique())
+    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
+    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
+    own_size = vocabulary.get("own_vector_size", 0)
+    text_size = vocabulary.get("vector_size", 0) - own_size
+    if vectors.shape[1] != text_size:
+        raise ConfigError(
+            f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
+            f"reads {text_size}",
+            hint="model and settings belong to different runs; ask the coordinator for both",
+        )
+    report("arranging the events by customer")
+    classes, level = vocabulary["classes"], vocabulary["level"]
+    histories = prepare(
+        data,
+        classes=classes,
+        level=level,
+        text_vectors=dict(zip(texts, vectors, strict=True)),
+        # A model of categories reads the vectors of classes, which it brings along.
+        own=own_vectors(data.catalogue, own_size, required=vocabulary.get("kind") != "categories"),
+        observed_from=begun,
+    )
+    return PreparedData(
+        data=histories,
+        rows=data.rows_read,
+        rejected=sum(data.rejects.values()),
+        unranked=unranked(data, classes, level),
+    )
