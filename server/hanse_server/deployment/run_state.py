@@ -95,9 +95,8 @@ def _recovery(
     stages: list[dict[str, Any]],
 ) -> tuple[str, dict[str, Any]]:
     """Whether a run that failed or was lost goes on by itself, and why it ended."""
-    code = str(failure.get("code", ""))
-    if not failure:
-        failure = _flower_failure(folder, run_dir)
+    failure = failure or _flower_failure(folder, run_dir)
+    code = str(failure.get("code"))
     if not is_open(run_dir) or not is_locked(folder.state / UP_PID_FILE):
         return state, failure
     last = stages[-1]["refusals"] if stages else {}
@@ -155,14 +154,15 @@ def _is_passing(code: str, refused: int, terms: Manifest) -> bool:
     """Whether the cause of a failure may be over without anybody's doing.
 
     Args:
-        code: The failure's error code; empty if the process ended without one.
+        code: The failure's error code; that of any `FederationError` for a process that ended
+            without one.
         refused: Stores that answered the last round with a refusal: they are there, and would
             refuse again.
         terms: The terms of the run.
     """
     if code == RoundFailed.code:
         return len(terms.stores) - refused >= terms.minimum_cohort
-    return code in {"", FederationError.code, SuperLinkDown.code, RunDirectoryError.code}
+    return code in {FederationError.code, SuperLinkDown.code, RunDirectoryError.code}
 
 
 def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
