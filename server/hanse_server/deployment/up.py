@@ -42,7 +42,7 @@ _OTHER_FILES = 256
 """Open files other than connections."""
 
 
-_MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
+MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
 """A SuperLink that ended by itself is started again, so often within so many seconds."""
 
 
@@ -127,7 +127,7 @@ def _serve_until_stopped(
         except _SuperLinkCrashed as crash:
             crashes = [then for then in crashes if time.monotonic() - then < _CRASH_SECONDS]
             crashes.append(time.monotonic())
-            if len(crashes) > _MOST_CRASHES:
+            if len(crashes) > MOST_CRASHES:
                 raise crash.failure from None
             tell(f"{crash.failure.message}; starting it again")
         finally:
