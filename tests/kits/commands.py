@@ -28,10 +28,12 @@ from hanse_client.deployment.folder import StoreFolder, create
 from hanse_client.model.base_model import make_base_model
 from hanse_common.admission import Invitation
 from hanse_common.identity import AuthorityKey, fingerprint
+from hanse_common.wording import json_text
 from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.init import init_federation
 from hanse_server.deployment.sign import sign_manifest
+from hanse_server.deployment.status import read_status
 from hanse_server.stage_log import read_progress
 from kits.apps.deployment import Joined, fill_in
 from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
@@ -179,8 +181,8 @@ class Shops:
         return {row["store"]: row for row in self.status()["stores"]}
 
     def status(self) -> Any:
-        """What `hanse server status` says."""
-        return self.server("status", "--format", "json").json
+        """What `hanse server status --format json` says, read here: it is polled in waits."""
+        return json.loads(json_text(read_status(FederationFolder(self.folder.path)).row()))
 
     def run_dir(self, name: str) -> Path:
         """A run's folder."""
