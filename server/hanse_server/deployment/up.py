@@ -29,7 +29,6 @@ from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
 from hanse_server.deployment.folder import FederationFolder
-from hanse_server.deployment.recovery import looking_after_runs
 from hanse_server.deployment.superlink import SuperLink, last_lines
 from hanse_server.deployment.tls_renewal import Reload, renew_loopback
 
@@ -106,6 +105,9 @@ def _serve_until_stopped(
     folder: FederationFolder, manager: ServiceManager, tell: Callable[[str], None]
 ) -> None:
     """Run SuperLink and gateway, and start both again after the SuperLink has crashed."""
+    # Imported on use: it starts runs, and so needs Flower.
+    from hanse_server.deployment.recovery import looking_after_runs
+
     fleet, crashes = folder.file.fleet, list[float]()
     while True:
         manager.expect(folder.file.superlink.start_seconds + _STUCK_SECONDS)
