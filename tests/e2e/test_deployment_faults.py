@@ -56,7 +56,8 @@ def shops(secure_stores, store_cache, tmp_path_factory):
         }
     )
     wait = {"connect": 240, "absent": 1, "train": 90, "stage": 25}
-    with joined_shops(tmp_path_factory.mktemp("faults"), settings, store_cache, wait=wait) as shops:
+    root = tmp_path_factory.mktemp("faults")
+    with joined_shops(root, settings, store_cache, wait=wait, quick=True) as shops:
         yield shops
 
 

@@ -42,7 +42,8 @@ def shops(secure_stores, store_cache, tmp_path_factory):
             "privacy.noise_multiplier": 20.0,
         }
     )
-    with joined_shops(tmp_path_factory.mktemp("days"), settings, store_cache, wait=WAIT) as shops:
+    root = tmp_path_factory.mktemp("days")
+    with joined_shops(root, settings, store_cache, wait=WAIT, quick=True) as shops:
         yield shops
 
 

@@ -182,6 +182,8 @@ class Shops:
 
     def status(self) -> Any:
         """What `hanse server status --format json` says, read here: it is polled in waits."""
+        if self.at_coordinator.prefix:  # its SuperLink cannot be reached from here
+            return self.server("status", "--format", "json").json
         return json.loads(json_text(read_status(FederationFolder(self.folder.path)).row()))
 
     def run_dir(self, name: str) -> Path:
@@ -293,6 +295,7 @@ class QuickShops(Shops):
         data: One folder a store, as `make_stores` leaves them.
         wait: The coordinator's `[wait]`.
         policy: What the stores' policies say other than by default.
+        seeds: Make each store's sampling and noise repeatable, as only a test may.
     """
 
     def __init__(
@@ -302,7 +305,10 @@ class QuickShops(Shops):
         *,
         wait: Mapping[str, float],
         policy: Mapping[str, float],
+        seeds: bool = False,
     ) -> None:
+        self.at_stores = self.at_coordinator = HERE
+        self._seeds = seeds
         self.folder, self.joined = FederationFolder(root / "federation"), {}
         fleet, superlink = free_ports(2)
         address = f"127.0.0.1:{fleet}"
@@ -341,10 +347,12 @@ class QuickShops(Shops):
         edit(self.folder.path / "federation.toml", {"model": json.dumps(str(model))})
         self.folder = FederationFolder(self.folder.path)  # which reads its file once
         sign_manifest(self.folder, self._authority)
-        for store in self.stores.values():
+        for number, (name, store) in enumerate(self.stores.items()):
             enrol.accept_manifest(store, self.folder.manifest)
             enrol.accept_settings(store, self.folder.settings)
             enrol.accept_model(store, model)
+            if self._seeds:
+                self.edit_node(name, seed=1000 + number)
 
 
 @contextmanager
@@ -357,6 +365,7 @@ def joined_shops(
     count: int = 5,
     at_stores: Place = HERE,
     at_coordinator: Place = HERE,
+    quick: bool = False,
 ) -> Iterator[Shops]:
     """Five small stores that are joined, each with repeatable noise; ends every process.
 
@@ -364,23 +373,34 @@ def joined_shops(
         root, settings, wait, at_stores, at_coordinator: See `Shops`.
         cache: Folder of the stores' data.
         count: How many of the stores there are.
+        quick: Set them up in this process; see `QuickShops`.
     """
     from hanse_simulations.datasets import make_stores
 
     made = make_stores(settings.data, seed=settings.seed, cache=cache)
     settings = settings.with_changes({"data.split": made.split.model_dump()})
     policy = {"minimum_cohort": min(4, count), "max_epsilon": 60.0}
-    shops = Shops(
-        root,
-        settings,
-        made.folders[:count],
-        wait=wait,
-        policy=policy,
-        seeds=True,
-        at_stores=at_stores,
-        at_coordinator=at_coordinator,
-    )
+    data = made.folders[:count]
+    shops: Shops
+    if quick:
+        shops = quickly = QuickShops(root, data, wait=wait, policy=policy, seeds=True)
+        catalogue, model = data[0].parent / "catalogue.parquet", root / "federation" / "model"
+        quickly.take_terms(settings, catalogue, model=model, cache=root / "texts")
+    else:
+        shops = Shops(
+            root,
+            settings,
+            data,
+            wait=wait,
+            policy=policy,
+            seeds=True,
+            at_stores=at_stores,
+            at_coordinator=at_coordinator,
+        )
     try:
+        if quick:  # they sell the same: its texts' vectors are made once
+            for store in shops.stores.values():
+                shutil.copytree(root / "texts", store.path / "texts")
         shops.up()
         for name in shops.stores:
             shops.join(name)
