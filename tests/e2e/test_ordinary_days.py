@@ -136,8 +136,8 @@ def test_a_run_goes_on_by_itself_after_a_crash(shops, what):
     CRASHES[what](shops)
     if what in ("the coordinator", "every machine"):
         wait_for(lambda: running(shops.folder) is None, "the end of `up`", 30)
-        assert shops.status()["run"]["state"] == "lost"
         wait_for(lambda: not shops.superlinks(), "the end of the SuperLink", 60)
+        assert shops.status()["run"]["state"] == "lost"
         shops.up()
     if what == "every machine":
         for store in shops.stores:
