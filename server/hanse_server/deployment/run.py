@@ -51,6 +51,8 @@ from hanse_server.stage_log import read_stages
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 30.0
+"""Time for the process of a finished run to end, before another run may start."""
 
 
 def start(
@@ -296,7 +298,12 @@ def _stopped(run_dir: Path) -> None:
 
 
 def _check_idle(folder: FederationFolder, control: Control) -> None:
-    if (run_dir := _underway(folder, control)) is not None:
+    deadline = time.monotonic() + _END_SECONDS
+    while (run_dir := _underway(folder, control)) is not None:
+        # A run that has written its last line is finished; its process ends a little later.
+        if state_of(folder, run_dir).state == "finished" and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS / 5)
+            continue
         raise DeploymentError(
             f"run {run_dir.name!r} is underway",
             code="run-underway",
