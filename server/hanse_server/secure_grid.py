@@ -147,14 +147,17 @@ class SecureGrid(ForwardingGrid):
         Args:
             number: The training round that is about to begin.
             kind: `train` or `evaluate`.
-            everyone: Wait for all stores, and go on without those that do not come in time. For
-                the beginning of a run, and for a round that happens once.
+            everyone: Wait for all stores, and go on without those that do not come in time.
 
         Raises:
             RoundFailed: There are too few. Nothing was asked of anybody.
         """
+        if not self._stores.can_lose_stores:
+            return
         listed = set(self._manifest.stores) - self._blame.record.left_out.keys()
         least = self._manifest.minimum_cohort
+        if len(listed) < least:
+            return  # waiting would not help: the exchange itself says whom to take back
 
         def enough(here: Collection[str]) -> bool:
             self._away.difference_update(here)
@@ -180,7 +183,7 @@ class SecureGrid(ForwardingGrid):
         wanted: Collection[str],
         enough: Callable[[Collection[str]], bool],
     ) -> set[str]:
-        """Wait for stores, and record for displays which are missing; those of `wanted` there."""
+        """Wait for stores, record which are missing, and return those of `wanted` that came."""
 
         def waiting(here: Collection[str]) -> None:
             missing = sorted(set(wanted).difference(here))

@@ -108,6 +108,8 @@ class StoreGrid(ForwardingGrid):
     """Consecutive rounds that may be lost because too few stores answer, before a run ends."""
     evaluates = True
     """Whether stores may be asked to evaluate."""
+    can_lose_stores = False
+    """Whether stores come and go, so that there is something to wait for."""
 
     def __init__(
         self, grid: Grid, *, expected_stores: int = 1, patience: float = CONNECT_SECONDS
@@ -327,6 +329,7 @@ class AdmittedGrid(StoreGrid):
     ) -> None:
         super().__init__(grid, expected_stores=expected_stores, patience=patience)
         self._superlink = grid
+        self.can_lose_stores = True
         self._absence = absence
 
     def get_node_ids(self) -> Iterable[int]:

@@ -64,7 +64,7 @@ def test_installed_command_prints_json_and_no_id(shop: Path):
         "first_day": "2017-01-01",
         "last_day": "2017-01-20",
         "event_types": {"purchase": 20},
-        "catalogue": {"rows_read": 3, "kept": 3, "rejects": {}, "categories": 2},
+        "catalogue": {"rows_read": 3, "kept": 3, "rejects": {}, "categories": 2, "vectors": 0},
     }
     assert "card-" not in done.stdout
 

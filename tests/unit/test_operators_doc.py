@@ -10,6 +10,7 @@ import pytest
 
 from hanse_client.deployment.metrics_cli import PORT as STORE_PORT
 from hanse_client.deployment.watch.cli import PORT as STORE_PAGE
+from hanse_client.ingest.store_config import StoreConfig
 from hanse_common.alerting.events import EVENTS
 from hanse_common.alerting.settings import NotifySettings
 from hanse_common.settings_files import parse_settings
@@ -95,7 +96,11 @@ def test_other_samples_of_settings_are_valid():
     rest = before + after.partition("\n## ")[2]
     fleet = {"address": "hanse.example.org:9443"}
     for sample in re.findall(r"```toml\n(.*?)```", rest, re.DOTALL):
-        parse_settings(FederationFile, {"name": "baltic", "fleet": fleet, **tomllib.loads(sample)})
+        table = tomllib.loads(sample)
+        if "reviews" in table:
+            parse_settings(StoreConfig, {"name": "luebeck", **table})
+        else:
+            parse_settings(FederationFile, {"name": "baltic", "fleet": fleet, **table})
 
 
 def test_every_page_that_is_linked_exists():

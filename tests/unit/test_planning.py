@@ -110,7 +110,7 @@ def test_signal_and_noise_are_those_of_a_simulated_round(mode):
 def test_the_formula_is_the_one_that_is_stated():
     settings = terms(privacy__max_grad_norm=0.5)
     row = forecast(settings, REGIONS, [RULES], stores=(1,)).rows[0]
-    stated = 0.1 * 2436 * 0.5 / (2.0 * 0.5 * math.sqrt(12 / 10) * math.sqrt(423))
+    stated = 0.1 * 2436 * 0.5 / (2.0 * 0.5 * math.sqrt(12 / 9) * math.sqrt(423))
     assert row.signal_to_noise == pytest.approx(stated, rel=2e-3)
 
 
