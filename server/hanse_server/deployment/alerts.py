@@ -92,11 +92,12 @@ def _failed(state: RunState) -> Iterator[Event]:
     # Other recoveries take seconds; this one waits for people to start their nodes.
     waits = state.state == "recovering" and code == RoundFailed.code
     if waits or state.state in ("failed", "ended early"):
+        ended = "waits for stores" if waits else state.state
         yield Event(
             kind="run-failed",
             subject=state.name,
             # Not the message: it may quote what a store wrote.
-            message=f"it {state.state} after round {state.round} of {state.rounds} [{code}]",
+            message=f"it {ended} after round {state.round} of {state.rounds} [{code}]",
         )
 
 
