@@ -29,7 +29,6 @@ from hanse_server.deployment.run_state import (
     MOST_TRIES,
     RunState,
     all_runs,
-    is_open,
     state_of,
     write_failure,
 )
@@ -96,7 +95,7 @@ class Keeper:
             return None
         record = RunRecord.read(runs[-1])
         broken = (runs[-1].name, len(record.runs))
-        if broken == self._over or not is_open(runs[-1]):
+        if broken == self._over or not record.may_go_on:
             return None
         state = state_of(self._folder, runs[-1])
         if state.state in ("finished", "ended early"):

@@ -54,6 +54,11 @@ class RunRecord(BaseModel):
         """
         write_durably(run_dir / FLOWER_RUNS_FILE, self.model_dump_json() + "\n")
 
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the run may go on by itself if it has not finished: nobody stopped it."""
+        return self.stopped is False
+
     def changed(self, **fields: object) -> Self:
         """The same record with other fields."""
         return self.model_copy(update=fields)

@@ -76,11 +76,6 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
     )
 
 
-def is_open(run_dir: Path) -> bool:
-    """Whether a run may go on by itself if it has not finished: nobody stopped it."""
-    return RunRecord.read(run_dir).stopped is False
-
-
 def write_failure(run_dir: Path, error: HanseError) -> None:
     """Record an error that ends a run for good."""
     Progress(run_dir).failed(error)
@@ -97,7 +92,8 @@ def _recovery(
     """Whether a run that failed or was lost goes on by itself, and why it ended."""
     failure = failure or _flower_failure(folder, run_dir)
     code = str(failure.get("code"))
-    if not is_open(run_dir) or not is_locked(folder.state / UP_PID_FILE):
+    record = RunRecord.read(run_dir)
+    if not record.may_go_on or not is_locked(folder.state / UP_PID_FILE):
         return state, failure
     last = stages[-1]["refusals"] if stages else {}
     # Words without a code are of Flower or of the coordinator itself, about a silent store.
@@ -106,7 +102,7 @@ def _recovery(
     terms = SignedManifest.load(run_dir / MANIFEST_FILE).unchecked
     if not _is_passing(code, refused, terms):
         return "failed", failure
-    if RunRecord.read(run_dir).tries_from(number) >= MOST_TRIES:
+    if record.tries_from(number) >= MOST_TRIES:
         hint = (
             f"it went on by itself {MOST_TRIES} times in vain; repair, then `hanse server resume`"
         )
@@ -184,7 +180,7 @@ def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
     if run.outcome != "stopped":
         return "failed"
     # `up` stops those that it finds at its start: their processes ended with the SuperLink.
-    return "lost" if RunRecord.read(run_dir).stopped is False else "stopped"
+    return "lost" if RunRecord.read(run_dir).may_go_on else "stopped"
 
 
 def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
