@@ -13,18 +13,16 @@ import polars as pl
 
 from hanse_client.ingest.rows import (
     PersonalRows,
-    accept,
     count,
     listed,
+    personal_rows,
     read_filled,
     read_id,
     read_text,
     read_time,
-    refuse_bad_rows,
     refuse_share,
     reject,
     shop_time,
-    under_pseudonyms,
 )
 from hanse_client.ingest.schema import CAMPAIGN_KINDS
 from hanse_client.ingest.store_config import CampaignsSource, OffersSource, StoreConfig
@@ -131,16 +129,9 @@ def ingest_offers(
         }
     )
     known = campaigns.plans["campaign_id"].to_list()
-    accepted, rejects = accept(
-        columns,
-        [
-            *((f"missing {name}", columns[name].is_null()) for name in source.REQUIRED),
-            *time_reasons,
-            ("future redeemed_at", times > shop_time(now, source.time_zone)),
-            ("unknown campaign_id", ~columns["campaign_id"].is_in(known)),
-        ],
-    )
-    refuse_bad_rows(config, source, rejects, rows=raw.height, accepted=accepted.height)
-    rows, homes = under_pseudonyms(config, accepted)
-    ordered = rows.sort("user_id", "campaign_id", "redeemed_at", "coupon_id")
-    return PersonalRows(rows=ordered, rejects=rejects, rows_read=raw.height, homes=homes)
+    reasons = [
+        *time_reasons,
+        ("future redeemed_at", times > shop_time(now, source.time_zone)),
+        ("unknown campaign_id", ~columns["campaign_id"].is_in(known)),
+    ]
+    return personal_rows(config, source, columns, reasons)

@@ -8,14 +8,12 @@ import polars as pl
 
 from hanse_client.ingest.rows import (
     PersonalRows,
-    accept,
+    personal_rows,
     read_filled,
     read_id,
     read_text,
     read_time,
-    refuse_bad_rows,
     shop_time,
-    under_pseudonyms,
 )
 from hanse_client.ingest.store_config import ReviewsSource, StoreConfig
 
@@ -42,24 +40,13 @@ def ingest_reviews(config: StoreConfig, *, now: datetime | None = None) -> Perso
     columns = pl.DataFrame(
         {
             "user_id": read_id(raw, source, "user_id"),
+            "timestamp": times,
             "text": read_text(raw, source, "text"),
             "rating": plain_ratings(read_text(raw, source, "rating")),
-            "timestamp": times,
         }
     )
-    accepted, rejects = accept(
-        columns,
-        [
-            *((f"missing {name}", columns[name].is_null()) for name in source.REQUIRED),
-            *time_reasons,
-            ("future timestamp", times > shop_time(now, source.time_zone)),
-        ],
-    )
-    refuse_bad_rows(config, source, rejects, rows=raw.height, accepted=accepted.height)
-    rows, homes = under_pseudonyms(config, accepted)
-    # By content after the customer, so that equal data prepare equally in whatever order they are.
-    ordered = rows.sort("user_id", "timestamp", "text", "rating")
-    return PersonalRows(rows=ordered, rejects=rejects, rows_read=raw.height, homes=homes)
+    reasons = [*time_reasons, ("future timestamp", times > shop_time(now, source.time_zone))]
+    return personal_rows(config, source, columns, reasons)
 
 
 def plain_ratings(ratings: pl.Series) -> pl.Series:

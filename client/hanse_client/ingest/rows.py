@@ -95,6 +95,30 @@ def refuse_bad_rows(
         )
 
 
+def personal_rows(
+    config: StoreConfig, source: Source, columns: pl.DataFrame, reasons: Reasons
+) -> PersonalRows:
+    """Check canonical columns of a table of customers, and put them under pseudonyms.
+
+    Args:
+        config: Its `pseudonym_key` is created if it is missing.
+        source: The table; a row without a required column is rejected.
+        columns: All rows that were read. The accepted ones are sorted by its columns in order,
+            so that equal data prepare equally in whatever order they are.
+        reasons: Further reasons to reject rows.
+
+    Raises:
+        EmptyStore: All rows are rejected.
+        DataError: A larger share of rows than `max_reject_share` is rejected.
+    """
+    missing = [(f"missing {name}", columns[name].is_null()) for name in source.REQUIRED]
+    accepted, rejects = accept(columns, [*missing, *reasons])
+    refuse_bad_rows(config, source, rejects, rows=columns.height, accepted=accepted.height)
+    rows, homes = under_pseudonyms(config, accepted)
+    ordered = rows.sort(columns.columns)
+    return PersonalRows(rows=ordered, rejects=rejects, rows_read=columns.height, homes=homes)
+
+
 def under_pseudonyms(
     config: StoreConfig, rows: pl.DataFrame, **domains: str
 ) -> tuple[pl.DataFrame, dict[str, int]]:
