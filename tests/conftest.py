@@ -1,11 +1,38 @@
-"""Makes what lies beside the tests importable, in worker processes too, and shares stores."""
+"""Makes what lies beside the tests importable, in worker processes too, and shares stores.
 
+A test that hangs ends its process, with the stack of every thread: the run goes on in another one,
+and names the test.
+"""
+
+import faulthandler
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+_SECONDS, _SECONDS_IF_SLOW = 300, 1800
+"""After which a test, with what sets it up, is taken to hang: many times what any takes."""
+_stderr = sys.stderr
+
+
+def pytest_configure():
+    # While a test runs, the file descriptor itself leads to what is captured.
+    global _stderr
+    _stderr = os.fdopen(os.dup(2), "w")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    slow = item.get_closest_marker("slow") is not None
+    seconds = _SECONDS_IF_SLOW if slow else _SECONDS
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

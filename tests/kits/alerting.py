@@ -121,8 +121,8 @@ class MailServer:
                     elif word == "DATA":
                         say("354 go on")
                         letter = []
-                        while (part := lines.readline().decode().rstrip("\r\n")) != ".":
-                            letter.append(part)
+                        while (line := lines.readline()) not in (b".\r\n", b""):
+                            letter.append(line.decode().rstrip("\r\n"))
                         outer.letters.append("\n".join(letter))
                         say("250 taken")
                     elif word == "QUIT":

@@ -43,7 +43,9 @@ class Forwarder:
         request = b""
         with suppress(OSError):
             while not request.endswith(b"\r\n\r\n"):
-                request += client.recv(1)
+                if not (byte := client.recv(1)):
+                    return  # who asks has hung up
+                request += byte
             host, _, port = request.split()[1].decode().rpartition(":")
             server = socket.create_connection((host, int(port)))
             with self._lock:
