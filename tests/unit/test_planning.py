@@ -391,7 +391,9 @@ def test_the_rule_of_thumb_agrees_with_what_was_measured():
             {
                 "privacy.mode": mode,
                 "privacy.target_epsilon": float(target),
-                "federation.spare_exchanges": 0,  # as it was measured
+                # As it was measured.
+                "federation.spare_exchanges": 0,
+                "federation.minimum_survivors": 11,
             }
         )
         people = Population((203,) * 8 + (204,) * 4)
