@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from hanse_common.addresses import bare_host, is_ipv6
@@ -43,6 +44,33 @@ def direct_loopback(inherited: Mapping[str, str] = os.environ) -> dict[str, str]
     hosts += [host for host in _LOOPBACK if host not in hosts]
     # Programs disagree on which of the two names counts.
     return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(hosts))
+
+
+@contextmanager
+def connecting_to_loopback() -> Iterator[None]:
+    """Have a client of Flower that is made meanwhile connect to this machine without a proxy.
+
+    It has no setting for that but the environment, which is put back: what this process starts
+    later may need its proxy.
+
+    >>> before = dict(os.environ)
+    >>> with connecting_to_loopback():
+    ...     "127.0.0.1" in os.environ["NO_PROXY"]
+    True
+    >>> dict(os.environ) == before
+    True
+    """
+    variables = direct_loopback(os.environ)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _readable(entry: str) -> str:

@@ -9,7 +9,6 @@ certificate that `init` made for this machine.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from flwr.supercore.fab import Fab
 
 from hanse_common import bundle
 from hanse_common.errors import DeploymentError, SuperLinkDown
-from hanse_common.flower import direct_loopback
+from hanse_common.flower import connecting_to_loopback
 from hanse_common.paths import LOOPBACK_ROOT_FILE
 from hanse_server.deployment.folder import FederationFolder
 
@@ -85,10 +84,10 @@ class Control(AbstractContextManager["Control"]):
                 f"cannot read {folder.tls / LOOPBACK_ROOT_FILE}: {error.strerror}",
                 hint="`hanse server init` made it; put it back",
             ) from error
-        os.environ.update(direct_loopback())  # Flower's client has no setting for a proxy
-        self._client = ControlHttpClient.from_server_address(
-            self._address, insecure=False, root_certificates=root, interceptors=()
-        )
+        with connecting_to_loopback():
+            self._client = ControlHttpClient.from_server_address(
+                self._address, insecure=False, root_certificates=root, interceptors=()
+            )
 
     def __exit__(
         self,
