@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -207,7 +208,7 @@ def _check_own(folder: FederationFolder, certificate: Path, key: Path) -> None:
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(read_private(path).encode("ascii"), None)
-    except (ValueError, TypeError):  # TypeError: it has a passphrase
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a passphrase
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise DeploymentError(
