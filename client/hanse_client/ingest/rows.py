@@ -144,7 +144,7 @@ def single_visits(source: PersonalSource, users: pl.Series, baskets: pl.Series) 
     if source.guests != "single-visit":
         return users
     # The zero byte is in no id that a shop has given.
-    alone = pl.concat_str(pl.lit("guest\0"), baskets, eager=True)
+    alone = "guest\0" + baskets
     guest = (users.is_null() | is_guest(source, users)) & baskets.is_not_null()
     return alone.zip_with(guest, users)
 

@@ -382,5 +382,6 @@ def _joined(source: Source, name: str, cells: list[pl.Expr]) -> pl.Expr:
         parts = [part.str.replace_all(pattern, "-") for part in parts]
         return pl.concat_str(parts, separator=separator, ignore_nulls=True)
     if name in ("text", "brand", "timestamp", "redeemed_at", "start", "end"):
-        return pl.concat_str(parts, separator=" ", ignore_nulls=name in ("text", "brand"))
+        # Of a time, the hour may be missing: it is midnight then.
+        return pl.concat_str(parts, separator=" ", ignore_nulls=True)
     return pl.concat_str(parts, separator="/")  # an id that lacks a part is missing

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from hanse_common.errors import DataError
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 _CELL_LIMIT = 1 << 27
 _BLOCK_SIZE = 1 << 24
@@ -71,7 +72,7 @@ def read_delimited(
     from pyarrow import csv as arrow_csv
 
     encoding = encoding_of(path, dialect.encoding)
-    names = _columns(path, dialect, encoding)
+    names, before = _columns(path, dialect, encoding)
     wanted = list(choose(names))
     places = {f"c{index}": name for index, name in enumerate(names) if name in set(wanted)}
     malformed = 0
@@ -89,7 +90,7 @@ def read_delimited(
                 pa.PythonFile(counted, mode="r"),
                 read_options=arrow_csv.ReadOptions(
                     column_names=[f"c{index}" for index in range(len(names))],
-                    skip_rows=dialect.skip_rows,
+                    skip_rows=before,
                     skip_rows_after_names=int(dialect.header),
                     block_size=_BLOCK_SIZE,
                 ),
@@ -118,31 +119,38 @@ def read_delimited(
             ) from None
     rows = table.num_rows + malformed
     # A line for each record: the usual file, counted at the speed of reading.
-    if lines.number - dialect.skip_rows - int(dialect.header) != rows:
+    if lines.number - before - int(dialect.header) != rows:
         _count_again(path, dialect, encoding, rows=rows, cells=len(names))
     frame = pl.DataFrame(table)
     return FileRows(frame=frame.rename(places), malformed=malformed, encoding=encoding)
 
 
-def _columns(path: Path, dialect: Dialect, encoding: str) -> list[str]:
-    """The names of a file's columns."""
+def _columns(path: Path, dialect: Dialect, encoding: str) -> tuple[list[str], int]:
+    """The names of a file's columns, and the number of lines before its first record."""
     with as_utf8(path, encoding) as stream:
-        records = _records(as_text(stream), dialect)
-        first = next(records, None)
+        text = as_text(stream)
+        _skip(text, dialect)
+        before = dialect.skip_rows
+        while (line := text.readline()) and not line.strip("\r\n"):
+            before += 1
+        first = next(_records(chain([line], text), dialect), None)
     if first is None:
         raise DataError(f"{path.name} is empty", hint="its first line names the columns")
     if not dialect.header:
-        return [str(place) for place in range(1, len(first) + 1)]
-    return [name.strip() for name in first]
+        return [str(place) for place in range(1, len(first) + 1)], before
+    return [name.strip() for name in first], before
 
 
-def _records(text: io.TextIOWrapper, dialect: Dialect) -> Iterator[list[str]]:
-    """The records of a file by Python's `csv`, without empty lines."""
+def _skip(text: io.TextIOWrapper, dialect: Dialect) -> None:
     for _ in range(dialect.skip_rows):
         text.readline()
+
+
+def _records(lines: Iterable[str], dialect: Dialect) -> Iterator[list[str]]:
+    """The records of a file by Python's `csv`, without empty lines."""
     csv.field_size_limit(_CELL_LIMIT)
     reader = csv.reader(
-        text,
+        lines,
         delimiter=dialect.separator,
         quotechar=dialect.quote or None,
         quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
@@ -199,6 +207,7 @@ def _count_again(path: Path, dialect: Dialect, encoding: str, *, rows: int, cell
     """
     with as_utf8(path, encoding) as stream:
         text = as_text(stream)
+        _skip(text, dialect)
         count = -int(dialect.header)
         for record in _records(text, dialect):
             count += 1
@@ -224,7 +233,10 @@ def _has_swallowed(record: list[str], separator: str, cells: int) -> bool:
             continue
         if len(record) != cells:
             return True
-        lines = cell.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        # A mark that never closes takes the end of the file with it.
+        lines = cell.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+        if len(lines) < 2:
+            continue
         first, *inner, last = (line.count(separator) for line in lines)
         # A mark that opens here by mistake leaves the rest of its own record in the first line, and
         # the start of another in the last. Of two columns that may well be prose.

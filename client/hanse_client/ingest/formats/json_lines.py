@@ -57,7 +57,7 @@ def read_json(
     malformed = 0
     chunks: list[pl.DataFrame] = []
     with as_utf8(path, encoding) as stream:
-        objects = _objects(as_text(stream))
+        objects = _objects(as_text(stream), path.name)
         start = list(islice(objects, _ROWS_SNIFFED))
         if not start:
             raise DataError(f"{path.name} is empty", hint="a line holds one JSON object")
@@ -78,19 +78,23 @@ def read_json(
     return FileRows(frame=frame, malformed=malformed, encoding=encoding)
 
 
-def _objects(text: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:
+def _objects(text: io.TextIOWrapper, label: str) -> Iterator[dict[str, Any] | None]:
     """The objects of a file; None for a line that holds none."""
+    first = True
     for line in text:
         if not (stripped := line.strip()):
             continue
-        if stripped.startswith("["):
+        if first and stripped.startswith("["):
             try:
                 whole = _parsed(stripped + text.read())
             except ValueError:
-                yield None
-                return
+                raise DataError(
+                    f"{label} begins as a list of JSON objects and is none",
+                    hint="is it complete? otherwise write one object a line",
+                ) from None
             yield from (one if isinstance(one, dict) else None for one in whole)
             return
+        first = False
         try:
             one = _parsed(stripped)
         except ValueError:

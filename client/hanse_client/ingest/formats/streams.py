@@ -147,12 +147,13 @@ def encoding_of(path: Path, said: str | None) -> str:
     Raises:
         DataError: The file cannot be read, or is not in the encoding that was said.
     """
-    if said is not None:
-        return codecs.lookup(said).name
+    name = None if said is None else codecs.lookup(said).name
+    if name not in (None, "utf-8"):
+        return name
     with opened(path) as stream:
         start = stream.read(_SNIFFED)
         encoding = sniff_encoding(start)
-        if encoding != "utf-8":
+        if encoding != "utf-8" and not (name and encoding != "utf-8-sig"):
             return encoding
         decoder = codecs.getincrementaldecoder("utf-8")()
         before = b""
@@ -161,6 +162,8 @@ def encoding_of(path: Path, said: str | None) -> str:
             try:
                 decoder.decode(block)
             except UnicodeDecodeError as error:
+                if name is not None:
+                    raise _not_in(name, path.name) from None
                 # What is around the first such byte tells most.
                 around = max(error.start - _SNIFFED // 2, 0)
                 return _guessed((before + block)[around : around + _SNIFFED])
@@ -185,6 +188,13 @@ def as_utf8(path: Path, encoding: str) -> Iterator[IO[bytes]]:
 def as_text(stream: IO[bytes]) -> io.TextIOWrapper:
     """Read a stream of UTF-8 as text, with its line ends as they are."""
     return io.TextIOWrapper(io.BufferedReader(_Readable(stream), BLOCK), "utf-8", newline="")
+
+
+def _not_in(encoding: str, label: str) -> DataError:
+    return DataError(
+        f"{label} is not in the encoding {encoding}",
+        hint='name its encoding, e.g. encoding = "cp1252", in that table of store.toml',
+    )
 
 
 class _Readable(io.RawIOBase):
@@ -223,10 +233,7 @@ class _Recoded:
             try:
                 text = self._decoder.decode(block, final=self._ended)
             except UnicodeDecodeError:
-                raise DataError(
-                    f"{self._label} is not in the encoding {self._encoding}",
-                    hint='name its encoding, e.g. encoding = "cp1252", in that table of store.toml',
-                ) from None
+                raise _not_in(self._encoding, self._label) from None
             self._ready += text.encode()
         size = len(self._ready) if size < 0 else size
         block, self._ready = self._ready[:size], self._ready[size:]
