@@ -88,6 +88,8 @@ class Ingested:
     catalogue_rows_read: int
     encodings: tuple[str, ...] = ()
     """Of files of text."""
+    reused_baskets: int = 0
+    """Basket numbers that come again on another day, at another shop or for another customer."""
     homes: dict[str, int] = field(default_factory=dict)
     """Pseudonym -> keyed hash that decides which store may train on the person; empty if the
     store has no `home_key`."""
@@ -120,6 +122,7 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
     # Checked before a key is created: a refused source leaves nothing behind.
     _refuse_unknown_items(config, events, rejects, raw.rows_read)
     refuse_rejects(config.max_reject_share, events, rejects, raw.rows_read, accepted.height)
+    reused = _reused_baskets(accepted)
     visits = accepted.with_columns(_visit().alias("basket_id"))
     pseudonymous, homes = under_pseudonyms(config, visits, basket_id="basket")
     return Ingested(
@@ -129,6 +132,7 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         rejects=rejects,
         rows_read=raw.rows_read,
         encodings=raw.encodings,
+        reused_baskets=reused,
         catalogue_rejects=catalogue_rejects,
         catalogue_rows_read=catalogue_rows,
     )
@@ -243,6 +247,12 @@ def _category_path(raw: RawRows, source: CatalogueSource) -> pl.Series:
             category = category.str.replace_all(separator.strip() or separator, "/", literal=True)
     path = category.str.replace_all(r"\s*/[\s/]*", "/").str.strip_chars("/ ")
     return path.set((path == "").fill_null(False), None)
+
+
+def _reused_baskets(events: pl.DataFrame) -> int:
+    numbered = events.filter(pl.col("basket_id").is_not_null())
+    visits = numbered.select("basket_id", _visit().alias("visit")).unique()
+    return visits.height - visits["basket_id"].n_unique()
 
 
 def _visit() -> pl.Expr:
