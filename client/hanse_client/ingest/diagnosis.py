@@ -96,7 +96,7 @@ def diagnose(store: Ingested) -> dict[str, Any]:
         rows=pl.len(),
         visits=pl.coalesce("basket_id", pl.col("timestamp").dt.date().cast(pl.String)).n_unique(),
     )
-    largest = by_customer["rows"].max() / events.height
+    largest = float(by_customer.select(pl.col("rows").max() / events.height).item())
     crowds = by_customer.filter(pl.col("rows") > CROWD_SHARE * events.height).height
     enough = by_customer.height >= 4 * _FEW
     moment = pl.col("timestamp")
@@ -107,6 +107,12 @@ def diagnose(store: Ingested) -> dict[str, Any]:
         between_1_and_5=moment.dt.hour().is_in([1, 2, 3, 4]).mean(),
     ).row(0, named=True)
     unnamed = items.filter(pl.col("text") == pl.col("category").str.split("/").list.last()).height
+    goods = {
+        "uncategorised": items.filter(pl.col("category") == UNCATEGORISED).height / items.height,
+        "without_a_text_of_their_own": unnamed / items.height,
+        "unknown_tokens": unknown_tokens(items["text"].head(_TEXTS_READ).to_list()),
+        "bought": events["item_id"].n_unique() / items.height,
+    }
     figures = {
         "customers": {
             "visits_of_the_median": _median(by_customer, "visits") if enough else None,
@@ -116,19 +122,13 @@ def diagnose(store: Ingested) -> dict[str, Any]:
         },
         "baskets": {"numbers_used_again": store.reused_baskets},
         "times": times,
-        "catalogue": {
-            "uncategorised": items.filter(pl.col("category") == UNCATEGORISED).height
-            / items.height,
-            "without_a_text_of_their_own": unnamed / items.height,
-            "unknown_tokens": unknown_tokens(items["text"].head(_TEXTS_READ).to_list()),
-            "bought": events["item_id"].n_unique() / items.height,
-        },
+        "catalogue": goods,
         "encodings": list(store.encodings),
     }
     found = [
         *_of_customers(store, by_customer, largest),
         *_of_times(events, times),
-        *_of_catalogue(store, figures["catalogue"]),
+        *_of_catalogue(store, goods),
     ]
     return {**figures, "findings": [{"what": one.what, "do": one.do} for one in found]}
 
@@ -192,6 +192,7 @@ def unknown_tokens(texts: Sequence[str]) -> float:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(checkpoint_folder(PACKAGED)) / "tokenizer.json"))
+    tokenizer.no_padding()
     unknown = tokenizer.token_to_id("[UNK]")
     read = tokenizer.encode_batch(list(texts), add_special_tokens=False)
     shares = [sum(token == unknown for token in one.ids) / max(len(one.ids), 1) for one in read]

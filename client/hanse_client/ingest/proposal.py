@@ -87,7 +87,8 @@ _FORMATS = (
 )
 _ISO = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _EPOCHS = {10: "epoch", 13: "epoch_ms", 16: "epoch_us"}
-_OFFSET = r"(?:Z|[+-]\d\d:?\d\d| UTC)$"
+_OFFSET = r"(:\d\d(?:\.\d+)?)(?:Z|[+-]\d\d:?\d\d| UTC| GMT)$"
+_YEARS = (1990, 2100)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,17 +282,17 @@ def _timestamp_format(column: pl.Series) -> str | None:
     cells = cells.filter(cells.is_not_null() & (cells != ""))
     if cells.is_empty():
         return None
-    bare = cells.str.replace(_OFFSET, "").str.replace(r"\.\d+$", "")
+    bare = cells.str.replace(_OFFSET, "${1}").str.replace(r"(:\d\d)\.\d+$", "${1}")
     widths = bare.filter(bare.str.contains(r"^\d+$")).str.len_chars().unique().to_list()
     if len(widths) == 1 and widths[0] in _EPOCHS and bare.str.contains(r"^\d+$").all():
         return _EPOCHS[widths[0]]
     read = {
-        form: bare.str.to_datetime(form, strict=False, time_unit="us").is_not_null().mean() or 0.0
+        form: bare.str.to_datetime(form, strict=False, time_unit="us").dt.year()
         for form in _FORMATS
     }
-    best = max(_FORMATS, key=lambda form: (read[form], -_FORMATS.index(form)))
-    share = read[best]
-    return best if isinstance(share, float) and share > 0.8 else None
+    rows = {form: int(years.is_between(*_YEARS).sum()) for form, years in read.items()}
+    best = max(_FORMATS, key=lambda form: rows[form])
+    return best if rows[best] > 0.8 * len(cells) else None
 
 
 def _time_keys(column: pl.Series) -> list[str]:

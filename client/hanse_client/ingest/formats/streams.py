@@ -158,9 +158,11 @@ def encoding_of(path: Path, said: str | None) -> str:
         decoder = codecs.getincrementaldecoder("utf-8")()
         before = b""
         block = start
-        while block:
+        ended = False
+        while not ended:
+            ended = not block
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=ended)
             except UnicodeDecodeError as error:
                 if name is not None:
                     raise _not_in(name, path.name) from None
