@@ -89,7 +89,7 @@ def read_rows(source: Source) -> RawRows:
             keys = [key for table in joined for key in table.keys]
             here = [*names, *(name for name in beside if name not in names)]
             wanted = _wanted(source, here, path.name, conditions)
-            _refuse_missing_keys(source, keys, names, path.name)
+            _refuse_missing_keys(source, keys, here, path.name)
             return [name for name in names if name in {*wanted, *keys}]
 
         parts.append(_read_file(source, base, path, choose))
@@ -215,7 +215,8 @@ class _Joined:
     @classmethod
     def read(cls, source: Source, join: Join, conditions: Collection[str]) -> _Joined:
         mapped = {name for column in source.CANONICAL for name in source.source_of(column)}
-        wanted = {*mapped, *conditions}
+        # A later join may find its key here.
+        wanted = {*mapped, *conditions, *(key for other in source.join for key in other.keys)}
         label = Path(join.paths[0]).name
 
         def choose(names: Sequence[str]) -> Collection[str]:
