@@ -162,6 +162,9 @@ TABLE: dict[str, Run | By] = {
         "tests/cli/test_plan_cli.py::test_the_worked_example_prints_what_the_documentation_says"
     ),
     "hanse data check store.toml": Run("data check {shop}/store.toml"),
+    "hanse data map sales.csv items.csv > store.toml": Run(
+        "data map {shop}/sales.csv {shop}/items.csv"
+    ),
     "hanse model predict MODEL --store NODE": Run(
         "model predict {run} --store {node} --output {folder}/next.parquet"
     ),

@@ -21,7 +21,7 @@ SPLIT = Split(
 def bring(root, name, customers, *, folder=None):
     store = root / (folder or name)
     store.mkdir(parents=True)
-    rows = [f"{number},1,2024-01-02" for number in range(customers)]
+    rows = [f"u{number},1,2024-01-02" for number in range(customers)]
     (store / "sales.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
     (store / "items.csv").write_text("item_id,text,category\n1,milk,DAIRY/MILK")
     (store / "store.toml").write_text(

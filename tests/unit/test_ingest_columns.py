@@ -8,8 +8,10 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from hanse_client.ingest.casts import as_id, as_number, as_text, as_timestamp
+from hanse_client.ingest.casts import as_id, as_text
+from hanse_client.ingest.numbers import as_number
 from hanse_client.ingest.schema import conform_catalogue, conform_events
+from hanse_client.ingest.times import as_timestamp
 from hanse_common.errors import DataError
 from kits.errors import raises
 
@@ -22,7 +24,7 @@ NOON = datetime(2017, 1, 2, 12)
         (["  x ", "", "  ", None, "007"], ["x", None, None, None, "007"]),
         ([7, None], ["7", None]),
         ([7.0, None, float("nan"), -0.0], ["7", None, None, "0"]),
-        ([7.5, 1.0], ["7.5", "1.0"]),
+        ([7.5, 1.0], ["7.5", "1"]),
         ([Decimal("7.00"), None], ["7", None]),
         ([None, None], [None, None]),
     ],
@@ -75,15 +77,13 @@ def test_times_of_other_kinds():
     assert as_timestamp(pl.Series(["2017-01-02"]), "c").to_list() == midnight
     coarse = pl.Series([NOON]).cast(pl.Datetime("ms"))
     assert as_timestamp(coarse, "c").dtype == pl.Datetime("us")
-    american = as_timestamp(
-        pl.Series(["01/02/2017 12:00 PM"]), "c", timestamp_format="%m/%d/%Y %I:%M %p"
-    )
+    american = as_timestamp(pl.Series(["01/02/2017 12:00 PM"]), "c", formats=["%m/%d/%Y %I:%M %p"])
     assert american.to_list() == [NOON]
     for form, cells in (("epoch", [1483354800.0, 1e300]), ("epoch_ms", ["1483354800000", "x"])):
-        read = as_timestamp(pl.Series(cells), "c", timestamp_format=form, time_zone="Europe/Berlin")
+        read = as_timestamp(pl.Series(cells), "c", formats=[form], time_zone="Europe/Berlin")
         assert read.to_list() == [NOON, None]
     with raises("wrong-types", match="time zone"):
-        as_timestamp(pl.Series([1483354800]), "c", timestamp_format="epoch")
+        as_timestamp(pl.Series([1483354800]), "c", formats=["epoch"])
 
 
 EVENT = {"user_id": "a", "item_id": "1", "timestamp": NOON}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from hanse_client.ingest.diagnosis import diagnose, shares
 from hanse_client.ingest.offers import Campaigns, ingest_campaigns, ingest_offers
 from hanse_client.ingest.pipeline import Ingested, ingest, summarise
 from hanse_client.ingest.reviews import ingest_reviews
 from hanse_client.ingest.rows import PersonalRows
-from hanse_client.ingest.store_config import StoreConfig
+from hanse_client.ingest.store_config import CatalogueSource, EventsSource, StoreConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoreTables:
     """All of a store's tables after ingestion; those that it has not are None."""
 
+    config: StoreConfig
     events: Ingested | None
     reviews: PersonalRows | None
     campaigns: Campaigns | None
@@ -32,11 +36,33 @@ class StoreTables:
         """
         campaigns = None if config.campaigns is None else ingest_campaigns(config)
         return cls(
+            config=config,
             events=None if config.events is None else ingest(config),
             reviews=None if config.reviews is None else ingest_reviews(config),
             campaigns=campaigns,
             offers=None if campaigns is None else ingest_offers(config, campaigns),
         )
+
+    @classmethod
+    def read_leniently(cls, config: StoreConfig) -> StoreTables:
+        """Read every table, however many of its rows are rejected, and leave no key behind.
+
+        Raises:
+            DataError, ConfigError, MissingDependency: A table cannot be read at all.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return cls.read(
+                config.model_copy(
+                    update={
+                        "max_reject_share": 1.0,
+                        "pseudonym_key": Path(folder) / config.pseudonym_key.name,
+                        **{
+                            source.TABLE: source.model_copy(update={"tolerances": {}})
+                            for source in config.sources
+                        },
+                    }
+                )
+            )
 
     @property
     def rows_read(self) -> int:
@@ -55,7 +81,18 @@ class StoreTables:
 
     def summary(self) -> dict[str, Any]:
         """Counts of rows and customers by table, ready for JSON; those of events at the top."""
-        counts: dict[str, Any] = {} if self.events is None else summarise(self.events)
+        counts: dict[str, Any] = {}
+        if self.events is not None:
+            counts = summarise(self.events)
+            counts["reasons"] = shares(
+                self.config.table(EventsSource), self.events.rejects, self.events.rows_read
+            )
+            counts["catalogue"]["reasons"] = shares(
+                self.config.table(CatalogueSource),
+                self.events.catalogue_rejects,
+                self.events.catalogue_rows_read,
+            )
+            counts["diagnosis"] = diagnose(self.events)
         if self.reviews is not None:
             # Their number only: a column that is mapped by mistake may hold words of customers.
             ratings = self.reviews.rows["rating"].n_unique()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanse_common.commands import command_group
+from hanse_common.errors import ConfigError, DataError, HanseError
 from hanse_common.formats import Format, FormatOption
 from hanse_common.printing import console, echo
 from hanse_common.wording import json_text
@@ -22,20 +23,62 @@ data = command_group("A store's own tables: events, catalogue, reviews, offers."
 def check(
     store: Annotated[Path, typer.Argument(metavar="FILE", help="The store's store.toml.")],
     output: FormatOption = Format.TABLE,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the diagnosis as a page.")
+    ] = None,
 ) -> None:
-    """Read a store's data as training would, and count accepted and rejected rows.
+    """Read a store's data as training would, count rejected rows by reason, and say what is odd.
 
     Prints counts only, never a row or an id. Creates the store's pseudonym key if it is missing.
     """
     from hanse_client.ingest.check import StoreTables  # imported on use: polars
+    from hanse_client.ingest.check_page import render
     from hanse_client.ingest.store_config import load_store
 
+    if html is not None and not html.absolute().parent.is_dir():
+        raise ConfigError(f"--html {html} is in a folder that does not exist")
     config = load_store(store)
-    counts = {"store": config.name, **StoreTables.read(config).summary()}
-    if output is Format.JSON:
+    refusal: DataError | None = None
+    try:
+        tables = StoreTables.read(config)
+    except DataError as error:
+        refusal = error
+        try:
+            tables = StoreTables.read_leniently(config)
+        except HanseError:
+            raise error from None  # it cannot be read at all
+    counts = {"store": config.name, **tables.summary()}
+    if html is not None:
+        refused = None if refusal is None else f"{refusal.message} ({refusal.hint})"
+        html.write_text(render(counts, refused), encoding="utf-8")
+    if output is Format.JSON and refusal is None:
         echo(json_text(counts))
-    else:
+    elif output is Format.TABLE:
         _print_table(counts)
+        _print_findings(counts)
+    if refusal is not None:
+        raise refusal
+
+
+@data.command(name="map")
+def propose(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of events and of the catalogue.")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The store's name.")] = "my-shop",
+) -> None:
+    """Propose a store.toml from the columns of files and their first thousand rows.
+
+    Prints names of columns and formats, never a cell.
+    """
+    from hanse_client.ingest.proposal import proposal  # imported on use: polars
+
+    echo(proposal(files, name=name))
+
+
+def _print_findings(counts: dict[str, Any]) -> None:
+    for finding in counts.get("diagnosis", {}).get("findings", ()):
+        echo(f"Look at this: {finding['what']}.\n  {finding['do']}")
 
 
 def _print_table(counts: dict[str, Any]) -> None:
@@ -65,8 +108,21 @@ def _add_events(table: Table, counts: dict[str, Any]) -> None:
     table.add_row("catalogue categories", f"{catalogue['categories']:,}")
     if catalogue["vectors"]:
         table.add_row("catalogue items with a vector", f"{catalogue['vectors']:,}")
-    _add_rejects(table, "rejected events", counts["rejects"])
-    _add_rejects(table, "rejected catalogue rows", catalogue["rejects"])
+    diagnosis = counts["diagnosis"]
+    for part in ("customers", "baskets", "times"):
+        for key, value in diagnosis[part].items():
+            table.add_row(f"{part}: {key.replace('_', ' ')}", _figure(value))
+    table.add_row("encoding", ", ".join(diagnosis["encodings"]) or "not text")
+    _add_rejects(table, "rejected events", counts["rejects"], counts["reasons"])
+    _add_rejects(table, "rejected catalogue rows", catalogue["rejects"], catalogue["reasons"])
+
+
+def _figure(value: object) -> str:
+    if value is None:
+        return "too few customers"
+    if isinstance(value, float):
+        return f"{value:.1%}" if value <= 1 else f"{value:,g}"
+    return str(value)
 
 
 def _add_counts(table: Table, name: str, counts: dict[str, Any]) -> None:
@@ -77,8 +133,15 @@ def _add_counts(table: Table, name: str, counts: dict[str, Any]) -> None:
     _add_rejects(table, f"rejected {name}", counts["rejects"])
 
 
-def _add_rejects(table: Table, title: str, rejects: dict[str, int]) -> None:
+def _add_rejects(
+    table: Table,
+    title: str,
+    rejects: dict[str, int],
+    reasons: dict[str, dict[str, Any]] | None = None,
+) -> None:
     table.add_section()
     table.add_row(title, f"{sum(rejects.values()):,}")
     for reason, rows in rejects.items():
-        table.add_row(f"  {reason}", f"{rows:,}")
+        judged = (reasons or {}).get(reason)
+        share = "" if judged is None else f" ({judged['share']:.1%})"
+        table.add_row(f"  {reason}", f"{rows:,}{share}")

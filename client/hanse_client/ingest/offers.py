@@ -11,16 +11,16 @@ from datetime import datetime
 
 import polars as pl
 
+from hanse_client.ingest.reasons import Rejects, listed, refuse_rejects
 from hanse_client.ingest.rows import (
     PersonalRows,
+    condition,
     count,
-    listed,
     personal_rows,
     read_filled,
     read_id,
     read_text,
     read_time,
-    refuse_share,
     reject,
     shop_time,
 )
@@ -40,7 +40,7 @@ class Campaigns:
     and id, each campaign once."""
     coupons: pl.DataFrame
     """`campaign_id, coupon_id, item_id`: the items that each coupon is for."""
-    rejects: dict[str, int]
+    rejects: Rejects
     """Rejected rows by reason."""
     rows_read: int
 
@@ -73,8 +73,10 @@ def ingest_campaigns(config: StoreConfig) -> Campaigns:
     )
     # Equal rows are no error here: without coupons a list may name a campaign twice.
     accepted, rejects = reject(
+        raw,
         columns,
         [
+            *condition(raw, source, columns),
             ("missing campaign_id", columns["campaign_id"].is_null()),
             *start_reasons,
             *end_reasons,
@@ -86,15 +88,15 @@ def ingest_campaigns(config: StoreConfig) -> Campaigns:
     kept = plans.unique("campaign_id", keep="first", maintain_order=True)
     agreeing = accepted.join(kept, on=_PLAN, how="semi")
     count(rejects, "contradicting campaign_id", accepted.height - agreeing.height)
-    refuse_share(config.max_reject_share, source, rejects, raw.height)
     if kept.is_empty():
         raise DataError(f"{source.label} has no usable campaign", hint=listed(rejects))
+    refuse_rejects(config.max_reject_share, source, rejects, raw.rows_read, kept.height)
     goods = agreeing.filter(pl.col("item_id").is_not_null())
     return Campaigns(
         plans=kept.sort("start", "campaign_id"),
         coupons=goods.select("campaign_id", "coupon_id", "item_id").unique().sort(pl.all()),
         rejects=rejects,
-        rows_read=raw.height,
+        rows_read=raw.rows_read,
     )
 
 
@@ -134,4 +136,4 @@ def ingest_offers(
         ("future redeemed_at", times > shop_time(now, source.time_zone)),
         ("unknown campaign_id", ~columns["campaign_id"].is_in(known)),
     ]
-    return personal_rows(config, source, columns, reasons)
+    return personal_rows(config, source, raw, columns, reasons)

@@ -30,22 +30,25 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from hanse_client.ingest.casts import joined_list
+from hanse_client.ingest.reasons import REPEATED_ITEM, Rejects, listed, refuse_rejects
 from hanse_client.ingest.rows import (
     Reasons,
     accept,
+    condition,
     count,
-    listed,
+    guest_reasons,
     read_filled,
     read_id,
     read_number,
     read_text,
     read_time,
     read_vector,
-    refuse_bad_rows,
-    refuse_share,
     reject,
     shop_time,
+    single_visits,
     under_pseudonyms,
+    unread_ids,
 )
 from hanse_client.ingest.schema import (
     EVENT_DEFAULTS,
@@ -54,7 +57,7 @@ from hanse_client.ingest.schema import (
     conform_catalogue,
     conform_events,
 )
-from hanse_client.ingest.sources import read_source
+from hanse_client.ingest.sources import RawRows, read_rows
 from hanse_client.ingest.store_config import (
     CatalogueSource,
     EventsSource,
@@ -67,7 +70,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _UNKNOWN_ITEM = "unknown item_id"
-_REPEATED_ITEM = "repeated item"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +80,16 @@ class Ingested:
     """`EVENT_COLUMNS`, sorted by `user_id` and `timestamp`; customer ids are pseudonyms."""
     catalogue: pl.DataFrame
     """`CATALOGUE_COLUMNS`, sorted by `item_id`, which is unique."""
-    rejects: dict[str, int]
+    rejects: Rejects
     """Rejected rows of events by reason, the most frequent first."""
     rows_read: int
-    catalogue_rejects: dict[str, int]
+    catalogue_rejects: Rejects
     """Rejected rows of the catalogue by reason; `repeated item` is not an error."""
     catalogue_rows_read: int
+    encodings: tuple[str, ...] = ()
+    """Of files of text."""
+    reused_baskets: int = 0
+    """Basket numbers that come again on another day, at another shop or for another customer."""
     homes: dict[str, int] = field(default_factory=dict)
     """Pseudonym -> keyed hash that decides which store may train on the person; empty if the
     store has no `home_key`."""
@@ -112,17 +118,21 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
     catalogue, catalogue_rejects, catalogue_rows = read_catalogue(goods, config.max_reject_share)
     raw = read_filled(events)
     columns, reasons = _read_events(raw, events, catalogue["item_id"], now)
-    accepted, rejects = accept(columns, reasons, keep_duplicates=events.keep_duplicates)
+    accepted, rejects = accept(raw, columns, reasons, keep_duplicates=events.keep_duplicates)
     # Checked before a key is created: a refused source leaves nothing behind.
-    _refuse_unknown_items(config, events, rejects, raw.height)
-    refuse_bad_rows(config, events, rejects, rows=raw.height, accepted=accepted.height)
-    pseudonymous, homes = under_pseudonyms(config, accepted, basket_id="basket")
+    _refuse_unknown_items(config, events, rejects, raw.rows_read)
+    refuse_rejects(config.max_reject_share, events, rejects, raw.rows_read, accepted.height)
+    reused = _reused_baskets(accepted)
+    visits = accepted.with_columns(_visit().alias("basket_id"))
+    pseudonymous, homes = under_pseudonyms(config, visits, basket_id="basket")
     return Ingested(
         homes=homes,
         events=conform_events(pseudonymous.sort("user_id", "timestamp", maintain_order=True)),
         catalogue=catalogue,
         rejects=rejects,
-        rows_read=raw.height,
+        rows_read=raw.rows_read,
+        encodings=raw.encodings,
+        reused_baskets=reused,
         catalogue_rejects=catalogue_rejects,
         catalogue_rows_read=catalogue_rows,
     )
@@ -177,10 +187,8 @@ def read_catalogue(
         MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`.
         DataError: No item is usable, or too many rows are rejected.
     """
-    raw = read_source(source)
-    text, category = read_text(raw, source, "text"), read_text(raw, source, "category")
-    path = category.str.replace_all(r"\s*/[\s/]*", "/").str.strip_chars("/ ")
-    path = path.set((path == "").fill_null(False), None)
+    raw = read_rows(source)
+    text, path = read_text(raw, source, "text"), _category_path(raw, source)
     price, price_reasons = read_number(raw, source, "price")
     vector, vector_reasons = read_vector(raw, source)
     columns = pl.DataFrame(
@@ -195,8 +203,11 @@ def read_catalogue(
         }
     )
     accepted, rejects = reject(
+        raw,
         columns,
         [
+            *condition(raw, source, columns),
+            *unread_ids(raw, source, "item_id"),
             ("missing item_id", columns["item_id"].is_null()),
             ("missing text", columns["text"].is_null()),
             *price_reasons,
@@ -206,14 +217,59 @@ def read_catalogue(
     # Equal rows of an item (say, one per branch) are no error; rows that contradict each
     # other are.
     distinct = accepted.unique(maintain_order=True)
-    count(rejects, _REPEATED_ITEM, accepted.height - distinct.height)
+    count(rejects, REPEATED_ITEM, accepted.height - distinct.height)
     items = distinct.unique("item_id", keep="first", maintain_order=True)
     count(rejects, "contradicting item_id", distinct.height - items.height)
-    faults = {reason: count for reason, count in rejects.items() if reason != _REPEATED_ITEM}
     if items.is_empty():
-        raise DataError(f"{source.label} has no usable item", hint=listed(rejects))
-    refuse_share(max_reject_share, source, faults, raw.height)
-    return conform_catalogue(items.sort("item_id")), rejects, raw.height
+        raise DataError(
+            f"{source.label} has no usable item", hint=listed(rejects) or "it has no row"
+        )
+    refuse_rejects(max_reject_share, source, rejects, raw.rows_read, items.height)
+    return conform_catalogue(items.sort("item_id")), rejects, raw.rows_read
+
+
+def _category_path(raw: RawRows, source: CatalogueSource) -> pl.Series:
+    """Read categories as paths such as `GROCERY/DAIRY/MILK`; null where there is none."""
+    name = "category"
+    if name in raw.frame.columns and isinstance(raw.frame.schema[name], pl.List | pl.Array):
+        # A list is a path. A slash within a step must not become one between two.
+        steps = (
+            raw.frame[name]
+            .cast(pl.List(pl.String))
+            .list.eval(pl.element().str.replace_all(r"\s*/\s*", "-"))
+        )
+        category = joined_list(steps, "/")
+    else:
+        category = read_text(raw, source, name)
+        separator = source.category_separator
+        if separator != "/":
+            category = category.str.replace_all("/", "-", literal=True)
+            category = category.str.replace_all(separator.strip() or separator, "/", literal=True)
+    path = category.str.replace_all(r"\s*/[\s/]*", "/").str.strip_chars("/ ")
+    return path.set((path == "").fill_null(False), None)
+
+
+def _reused_baskets(events: pl.DataFrame) -> int:
+    numbered = events.filter(pl.col("basket_id").is_not_null())
+    visits = numbered.select("basket_id", _visit().alias("visit")).unique()
+    return visits.height - visits["basket_id"].n_unique()
+
+
+def _visit() -> pl.Expr:
+    """Tell baskets apart that have one number: a visit is a customer's, at a shop, on a day.
+
+    Tills begin anew each day, and every branch counts for itself. A number that comes again months
+    later would otherwise pull what is bought then into the past, beyond the split.
+    """
+    told = pl.col("basket_id").is_not_null() | pl.col("shop_id").is_not_null()
+    parts = [
+        pl.col("shop_id").fill_null(""),
+        pl.col("timestamp").dt.date().cast(pl.String),
+        pl.col("user_id"),
+        pl.col("basket_id").fill_null(""),
+    ]
+    # The zero byte is in no id, so that no two visits run together.
+    return pl.when(told).then(pl.concat_str(parts, separator="\0"))
 
 
 def public_catalogue(path: Path | None) -> pl.DataFrame:
@@ -241,10 +297,11 @@ def public_catalogue(path: Path | None) -> pl.DataFrame:
 
 
 def _read_events(
-    raw: pl.DataFrame, source: EventsSource, known_items: pl.Series, now: datetime | None
+    raw: RawRows, source: EventsSource, known_items: pl.Series, now: datetime | None
 ) -> tuple[pl.DataFrame, Reasons]:
     """Read all columns; also return the reasons to reject rows, in order of precedence."""
-    users, items = read_id(raw, source, "user_id"), read_id(raw, source, "item_id")
+    items, baskets = read_id(raw, source, "item_id"), read_id(raw, source, "basket_id")
+    users = single_visits(source, read_id(raw, source, "user_id"), baskets)
     times, time_reasons = read_time(raw, source, "timestamp", required=True)
     types = read_text(raw, source, "event_type").str.to_lowercase()
     if source.event_types:
@@ -252,8 +309,17 @@ def _read_events(
         types = types.replace(words)
     types = types.fill_null(str(EVENT_DEFAULTS["event_type"]))
     quantity, quantity_reasons = read_number(raw, source, "quantity")
-    quantity = quantity.fill_null(float(EVENT_DEFAULTS["quantity"]))
     price, price_reasons = read_number(raw, source, "price")
+    amount, amount_reasons = read_number(raw, source, "amount")
+    if source.negative_quantity == "return":
+        back = (quantity < 0).fill_null(False)
+        types = types.set(back, "return")
+        quantity, amount = quantity.abs(), amount.abs()
+        quantity_reasons = [(reason, fault & ~back) for reason, fault in quantity_reasons]
+        amount_reasons = [(reason, fault & ~back) for reason, fault in amount_reasons]
+    quantity = quantity.fill_null(float(EVENT_DEFAULTS["quantity"]))
+    # A line's total is the price of its units together.
+    price = price.zip_with(price.is_not_null(), amount / quantity)
     rating, rating_reasons = read_number(raw, source, "rating")
     columns = pl.DataFrame(
         {
@@ -261,7 +327,7 @@ def _read_events(
             "item_id": items,
             "timestamp": times,
             "event_type": types,
-            "basket_id": read_id(raw, source, "basket_id"),
+            "basket_id": baskets,
             "shop_id": read_id(raw, source, "shop_id"),
             "quantity": quantity,
             "price": price,
@@ -270,13 +336,16 @@ def _read_events(
         }
     )
     return columns, [
-        ("missing user_id", users.is_null()),
+        *condition(raw, source, columns),
+        *unread_ids(raw, source, "user_id", "item_id", "basket_id", "shop_id"),
+        *guest_reasons(source, users),
         ("missing item_id", items.is_null()),
         *time_reasons,
         ("future timestamp", times > shop_time(now, source.time_zone)),
         ("unknown event_type", ~types.is_in(EVENT_TYPES)),
         *quantity_reasons,
         *price_reasons,
+        *amount_reasons,
         *rating_reasons,
         (_UNKNOWN_ITEM, ~items.is_in(known_items.to_list())),
     ]
@@ -287,7 +356,7 @@ def _refuse_unknown_items(
 ) -> None:
     # Before the general check: it has a better hint for the most common mistake in a mapping.
     unknown = rejects.get(_UNKNOWN_ITEM, 0)
-    if unknown > config.max_reject_share * rows:
+    if unknown > source.tolerances.get(_UNKNOWN_ITEM, config.max_reject_share) * rows:
         raise UnknownIds(
             f"{unknown:,} of {rows:,} rows of {source.label} name items that are not in "
             f"the catalogue ({unknown / rows:.1%}, at most {config.max_reject_share:.1%})",

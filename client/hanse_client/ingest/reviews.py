@@ -46,7 +46,7 @@ def ingest_reviews(config: StoreConfig, *, now: datetime | None = None) -> Perso
         }
     )
     reasons = [*time_reasons, ("future timestamp", times > shop_time(now, source.time_zone))]
-    return personal_rows(config, source, columns, reasons)
+    return personal_rows(config, source, raw, columns, reasons)
 
 
 def plain_ratings(ratings: pl.Series) -> pl.Series:

@@ -14,22 +14,17 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from hanse_client.ingest.casts import (
-    as_id,
-    as_number,
-    as_text,
-    as_timestamp,
-    as_vector,
-    present,
-)
+from hanse_client.ingest.casts import as_id, as_text, as_vector, present
+from hanse_client.ingest.numbers import as_number
 from hanse_client.ingest.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
-from hanse_client.ingest.sources import read_source
-from hanse_common.errors import DataError, EmptyStore
+from hanse_client.ingest.reasons import GUEST, LEFT_OUT, MALFORMED, Rejects, refuse_rejects
+from hanse_client.ingest.sources import RawRows, read_rows
+from hanse_client.ingest.times import as_timestamp
+from hanse_common.errors import ConfigError, EmptyStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from hanse_client.ingest.store_config import Source, StoreConfig, TimedSource
+    from hanse_client.ingest.source_settings import PersonalSource, Source, TimedSource
+    from hanse_client.ingest.store_config import StoreConfig
 
 # The largest UTC offset in use (Kiribati): where a store's zone is unknown, no event of the
 # present is taken for one of the future.
@@ -45,32 +40,34 @@ class PersonalRows:
 
     rows: pl.DataFrame
     """The accepted rows, sorted by `user_id`; customer ids are pseudonyms."""
-    rejects: dict[str, int]
+    rejects: Rejects
     """Rejected rows by reason, the most frequent first."""
     rows_read: int
+    encodings: tuple[str, ...] = ()
+    """Of files of text."""
     homes: dict[str, int] = field(default_factory=dict)
     """Pseudonym -> keyed hash that decides which store may train on the person; empty if the
     store has no `home_key`."""
 
 
-def read_filled(source: Source) -> pl.DataFrame:
+def read_filled(source: Source) -> RawRows:
     """Read a source that must not be empty.
 
     Raises:
         EmptyStore: It has no row.
         MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`.
     """
-    raw = read_source(source)
-    if raw.is_empty():
+    raw = read_rows(source)
+    if not raw.rows_read:
         raise EmptyStore(f"{source.label} has no row", hint=f"a store needs {source.TABLE}")
     return raw
 
 
 def accept(
-    columns: pl.DataFrame, reasons: Reasons, *, keep_duplicates: bool = False
-) -> tuple[pl.DataFrame, dict[str, int]]:
+    raw: RawRows, columns: pl.DataFrame, reasons: Reasons, *, keep_duplicates: bool = False
+) -> tuple[pl.DataFrame, Rejects]:
     """Return the rows without a fault, each once, and the numbers of the others by reason."""
-    accepted, rejects = reject(columns, reasons)
+    accepted, rejects = reject(raw, columns, reasons)
     if not keep_duplicates:
         distinct = accepted.unique(keep="first", maintain_order=True)
         count(rejects, "duplicate", accepted.height - distinct.height)
@@ -78,45 +75,87 @@ def accept(
     return accepted, dict(sorted(rejects.items(), key=lambda item: -item[1]))
 
 
-def refuse_bad_rows(
-    config: StoreConfig, source: Source, rejects: Mapping[str, int], *, rows: int, accepted: int
-) -> None:
-    """Refuse a table of which too little is left.
-
-    Raises:
-        DataError: A larger share of its rows than `max_reject_share` is rejected.
-        EmptyStore: All are.
-    """
-    refuse_share(config.max_reject_share, source, rejects, rows)
-    if not accepted:
-        raise EmptyStore(
-            f"no row of {source.label} is usable: {listed(rejects)}",
-            hint=f"a store needs {source.TABLE}",
-        )
-
-
 def personal_rows(
-    config: StoreConfig, source: Source, columns: pl.DataFrame, reasons: Reasons
+    config: StoreConfig,
+    source: PersonalSource,
+    raw: RawRows,
+    columns: pl.DataFrame,
+    reasons: Reasons,
 ) -> PersonalRows:
     """Check canonical columns of a table of customers, and put them under pseudonyms.
 
     Args:
         config: Its `pseudonym_key` is created if it is missing.
         source: The table; a row without a required column is rejected.
+        raw: What was read.
         columns: All rows that were read. The accepted ones are sorted by its columns in order,
             so that equal data prepare equally in whatever order they are.
         reasons: Further reasons to reject rows.
 
     Raises:
         EmptyStore: All rows are rejected.
-        DataError: A larger share of rows than `max_reject_share` is rejected.
+        DataError: A larger share of rows than the store tolerates is rejected.
     """
-    missing = [(f"missing {name}", columns[name].is_null()) for name in source.REQUIRED]
-    accepted, rejects = accept(columns, [*missing, *reasons])
-    refuse_bad_rows(config, source, rejects, rows=columns.height, accepted=accepted.height)
+    ids = [name for name in columns.columns if name.endswith("_id")]
+    required = [name for name in source.REQUIRED if name != "user_id"]
+    missing = [(f"missing {name}", columns[name].is_null()) for name in required]
+    judged = [
+        *condition(raw, source, columns),
+        *unread_ids(raw, source, *ids),
+        *guest_reasons(source, columns["user_id"]),
+        *missing,
+        *reasons,
+    ]
+    accepted, rejects = accept(raw, columns, judged)
+    refuse_rejects(config.max_reject_share, source, rejects, raw.rows_read, accepted.height)
     rows, homes = under_pseudonyms(config, accepted)
-    ordered = rows.sort(columns.columns)
-    return PersonalRows(rows=ordered, rejects=rejects, rows_read=columns.height, homes=homes)
+    return PersonalRows(
+        rows=rows.sort(columns.columns),
+        rejects=rejects,
+        rows_read=raw.rows_read,
+        encodings=raw.encodings,
+        homes=homes,
+    )
+
+
+def guest_reasons(source: PersonalSource, users: pl.Series) -> Reasons:
+    """Reasons to reject rows without a customer, and those of whoever has no account.
+
+    Args:
+        source: Names the ids that stand for nobody in particular.
+        users: Raw customer ids; (n,) strings.
+    """
+    return [("missing user_id", users.is_null()), (GUEST, is_guest(source, users))]
+
+
+def is_guest(source: PersonalSource, users: pl.Series) -> pl.Series:
+    """Whether customer ids stand for whoever has none; (n,) booleans."""
+    words = {word.casefold() for word in source.guest_ids}
+    guest = users.str.to_lowercase().is_in(sorted(words)).fill_null(False)
+    # A zero is often padded to the width of ids.
+    return guest | users.str.contains("^0+$").fill_null(False) if "0" in words else guest
+
+
+def single_visits(source: PersonalSource, users: pl.Series, baskets: pl.Series) -> pl.Series:
+    """Make each basket of a guest a customer of its own, if the settings say so; (n,) ids.
+
+    A row of a guest without a basket keeps its id, and is rejected for it.
+    """
+    if source.guests != "single-visit":
+        return users
+    # The zero byte is in no id that a shop has given.
+    alone = "guest\0" + baskets
+    guest = (users.is_null() | is_guest(source, users)) & baskets.is_not_null()
+    return alone.zip_with(guest, users)
+
+
+def unread_ids(raw: RawRows, source: Source, *names: str) -> Reasons:
+    """Reasons to reject rows whose ids a spreadsheet has rounded."""
+    columns = [(name, _column(raw.frame, name)) for name in names]
+    return [
+        (f"unreadable {name}", present(cells) & as_id(cells, where(source, name)).is_null())
+        for name, cells in columns
+    ]
 
 
 def under_pseudonyms(
@@ -143,7 +182,7 @@ def under_pseudonyms(
 
 
 def read_time(
-    raw: pl.DataFrame, source: TimedSource, name: str, *, required: bool
+    raw: RawRows, source: TimedSource, name: str, *, required: bool
 ) -> tuple[pl.Series, Reasons]:
     """Read a column as times; also return the reasons to reject rows because of it.
 
@@ -153,16 +192,21 @@ def read_time(
         name: The canonical column.
         required: Whether a missing time is a reason.
     """
-    cells = _column(raw, name)
+    cells = _column(raw.frame, name)
     times = as_timestamp(
         cells,
         where(source, name),
-        timestamp_format=source.timestamp_format,
+        formats=source.timestamp_formats,
         time_zone=source.time_zone,
+        source_time_zone=source.source_time_zone,
     )
     filled = present(cells)
     missing: Reasons = [(f"missing {name}", ~filled)] if required else []
-    return times, [*missing, (f"unreadable {name}", filled & times.is_null())]
+    return times, [
+        *missing,
+        (f"unreadable {name}", filled & times.is_null()),
+        (f"too early {name}", times.dt.date() < source.not_before),
+    ]
 
 
 def where(source: Source, name: str) -> str:
@@ -172,18 +216,20 @@ def where(source: Source, name: str) -> str:
     return f"column {named!r}{meaning} of {source.label}"
 
 
-def _column(raw: pl.DataFrame, name: str) -> pl.Series:
-    return raw[name] if name in raw.columns else pl.Series(name, [None] * raw.height, pl.String)
+def _column(frame: pl.DataFrame, name: str) -> pl.Series:
+    if name in frame.columns:
+        return frame[name]
+    return pl.Series(name, [None], pl.String).new_from_index(0, frame.height)
 
 
-def read_id(raw: pl.DataFrame, source: Source, name: str) -> pl.Series:
+def read_id(raw: RawRows, source: Source, name: str) -> pl.Series:
     """Read a column as ids, with the source's default in empty cells."""
-    return _defaulted(as_id(_column(raw, name), where(source, name)), source, name)
+    return _defaulted(as_id(_column(raw.frame, name), where(source, name)), source, name)
 
 
-def read_text(raw: pl.DataFrame, source: Source, name: str) -> pl.Series:
+def read_text(raw: RawRows, source: Source, name: str) -> pl.Series:
     """Read a column as text, with the source's default in empty cells."""
-    return _defaulted(as_text(_column(raw, name)), source, name)
+    return _defaulted(as_text(_column(raw.frame, name)), source, name)
 
 
 def _defaulted(values: pl.Series, source: Source, name: str) -> pl.Series:
@@ -191,23 +237,26 @@ def _defaulted(values: pl.Series, source: Source, name: str) -> pl.Series:
     return values if default is None else values.fill_null(str(default))
 
 
-def read_number(raw: pl.DataFrame, source: Source, name: str) -> tuple[pl.Series, Reasons]:
+def read_number(raw: RawRows, source: Source, name: str) -> tuple[pl.Series, Reasons]:
     """Read a column as numbers; also return the reasons to reject rows because of it."""
-    column = _column(raw, name)
-    filled, numbers = present(column), as_number(column, where(source, name))
+    column = _column(raw.frame, name)
+    numbers = as_number(
+        column, where(source, name), decimal=source.decimal, thousands=source.thousands
+    )
+    filled = present(column)
     # Judged before defaults fill the gaps, so that an unreadable cell is no missing one.
     reasons: Reasons = [(f"unreadable {name}", filled & numbers.is_null())]
     if name == "quantity":
         reasons.append(("non-positive quantity", numbers <= 0))
-    elif name == "price":
-        reasons.append(("negative price", numbers < 0))
+    elif name in ("price", "amount"):
+        reasons.append((f"negative {name}", numbers < 0))
     default = source.defaults.get(name)
     return (numbers if default is None else numbers.fill_null(float(default))), reasons
 
 
-def read_vector(raw: pl.DataFrame, source: Source) -> tuple[pl.Series, Reasons]:
+def read_vector(raw: RawRows, source: Source) -> tuple[pl.Series, Reasons]:
     """Read a column as items' own vectors; also return the reasons to reject rows."""
-    column = _column(raw, "vector")
+    column = _column(raw.frame, "vector")
     vectors = as_vector(column, where(source, "vector"))
     lengths = vectors.list.len()
     # The length of most items is right: a catalogue is public, so what the others have may decide.
@@ -233,10 +282,11 @@ def shop_time(now: datetime | None, time_zone: str | None) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) + _FURTHEST_AHEAD
 
 
-def reject(columns: pl.DataFrame, reasons: Reasons) -> tuple[pl.DataFrame, dict[str, int]]:
+def reject(raw: RawRows, columns: pl.DataFrame, reasons: Reasons) -> tuple[pl.DataFrame, Rejects]:
     """Return the rows without a fault; count the others under their first reason."""
     accepted = pl.repeat(True, columns.height, eager=True)
-    rejects: dict[str, int] = {}
+    rejects: Rejects = {}
+    count(rejects, MALFORMED, raw.malformed)
     for reason, fault in reasons:
         faulty = fault.fill_null(False)  # a comparison with a missing value is null
         count(rejects, reason, int((accepted & faulty).sum()))
@@ -244,30 +294,37 @@ def reject(columns: pl.DataFrame, reasons: Reasons) -> tuple[pl.DataFrame, dict[
     return columns.filter(accepted), rejects
 
 
-def count(rejects: dict[str, int], reason: str, rows: int) -> None:
+def condition(raw: RawRows, source: Source, columns: pl.DataFrame) -> Reasons:
+    """The reason to leave out rows for which the condition of the settings does not hold.
+
+    Args:
+        raw: Has the columns of the source that the condition names.
+        source: Has the condition.
+        columns: Canonical columns, in their types; (n,).
+
+    Raises:
+        ConfigError: It is no condition over these columns.
+    """
+    if source.where is None:
+        return []
+    further = [name for name in raw.frame.columns if name not in columns.columns]
+    try:
+        holds = columns.hstack(raw.frame.select(further)).select(
+            pl.sql_expr(source.where).cast(pl.Boolean).alias("holds")
+        )["holds"]
+    except pl.exceptions.PolarsError:
+        # The text of the polars error is left out because it may quote values.
+        types = ", ".join(f"{name} ({columns.schema[name]})" for name in columns.columns)
+        raise ConfigError(
+            f"{source.TABLE}.where cannot be evaluated",
+            hint=f"it has columns of the source, which are text, and of ours: {types}",
+        ) from None
+    if len(holds) != columns.height:
+        holds = holds.new_from_index(0, columns.height)
+    return [(LEFT_OUT, ~holds.fill_null(False))]
+
+
+def count(rejects: Rejects, reason: str, rows: int) -> None:
     """Add a reason with its number of rows, if there are any."""
     if rows:
         rejects[reason] = rows
-
-
-def refuse_share(share: float, source: Source, rejects: Mapping[str, int], rows: int) -> None:
-    """Refuse a source of whose rows a larger share than this is rejected.
-
-    Raises:
-        DataError: It is; names the most frequent reason.
-    """
-    rejected = sum(rejects.values())
-    if rejected > share * rows:
-        reason, count = max(rejects.items(), key=lambda item: item[1])
-        raise DataError(
-            f"{rejected:,} of {rows:,} rows of {source.label} are rejected "
-            f"({rejected / rows:.1%}, at most {share:.1%}), "
-            f"most of them for {reason!r}: {count:,}",
-            hint="correct the source or its mapping, or raise max_reject_share",
-        )
-
-
-def listed(rejects: Mapping[str, int]) -> str:
-    """Numbers of rejected rows by reason, in words."""
-    counts: Iterable[str] = (f"{reason}: {count:,}" for reason, count in rejects.items())
-    return "; ".join(counts) or "it has no row"

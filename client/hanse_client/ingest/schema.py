@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from polars.datatypes import DataType, DataTypeClass
 
-EventType = Literal["view", "search", "cart", "purchase", "redeem", "rate"]
+EventType = Literal["view", "search", "cart", "purchase", "redeem", "rate", "return", "cancel"]
 EVENT_TYPES: Final[tuple[str, ...]] = get_args(EventType)
 
 EVENT_COLUMNS: Final[Mapping[str, DataTypeClass | DataType]] = {

@@ -1,255 +1,388 @@
-"""Reads one source of a store: Parquet, CSV, or a query on any SQL database.
+"""Reads one table of a store: files of any known format, or a query on any SQL database.
 
-Only the columns that the mapping names are read. Names and addresses in other columns of a
-file never enter this process, and other columns of a query are dropped as they arrive.
-Queries are read in chunks, through a server-side cursor where the database has one. Types
-stay as the source has them (CSV: text); `hanse_client.ingest.pipeline` casts them. No error
-message quotes a row or a password.
+Only the columns that the mapping names are read. Names and addresses in other columns never enter
+this process, and other columns of a query are dropped as they arrive. Types stay as the source has
+them (CSV, JSON and sheets: text); `hanse_client.ingest.casts` reads them. No error message quotes a
+row or a password.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from decimal import Decimal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import polars as pl
 
-from hanse_common.errors import (
-    ConfigError,
-    DataError,
-    MissingColumns,
-    MissingDependency,
-    WrongTypes,
-)
+from hanse_client.ingest.database import read_query
+from hanse_client.ingest.formats.delimited import Dialect, read_delimited
+from hanse_client.ingest.formats.json_lines import read_json
+from hanse_client.ingest.formats.parquet import read_parquet
+from hanse_client.ingest.formats.rows import FileRows
+from hanse_client.ingest.formats.spreadsheets import read_sheet
+from hanse_client.ingest.source_settings import SUFFIXES, Files, Join, Source
+from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from sqlalchemy.engine import URL
-
-    from hanse_client.ingest.store_config import Source
-
-_ROWS_AT_ONCE = 100_000
 _COLUMNS_SHOWN = 20
-_SECRET_OPTIONS = ("password", "passwd", "pwd", "token", "sslpassword")
+# What systems put beside data: locks of office programs, marks of Spark, checksums.
+_NOT_DATA = (".", "_", "~$")
+_DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# A name of a column begins with a letter. A row of data has a number or a date somewhere.
+_NAME = re.compile(r"[^\W\d][^@\n\r]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawRows:
+    """The rows of a table, as the source has them."""
+
+    frame: pl.DataFrame
+    """One column for each canonical column that the source has, and those that `where` names under
+    their own names; cells that mean a missing value are null."""
+    malformed: int = 0
+    """Records of files that are none, and in no frame."""
+    encodings: tuple[str, ...] = ()
+    """Of its files of text, each once."""
+
+    @property
+    def rows_read(self) -> int:
+        """All records of the source."""
+        return self.frame.height + self.malformed
 
 
 def read_source(source: Source) -> pl.DataFrame:
+    """Read a source under canonical column names; see `read_rows`."""
+    return read_rows(source).frame
+
+
+def read_rows(source: Source) -> RawRows:
     """Read a source under canonical column names.
 
     Args:
         source: The location, and the names of its columns.
 
     Returns:
-        One column for each canonical column that the source has, with the source's type.
-        Optional columns may be absent.
+        Its rows. Optional columns may be absent.
 
     Raises:
         MissingColumns: A required column, or one that the mapping names, is missing.
-        DataError: The files cannot be read, no file matches, or the query fails.
+        DataError: The files cannot be read, no file matches, a row may have been lost, or the query
+            fails.
         WrongTypes: Files of one source store a column with incompatible types.
-        ConfigError: The environment variable of the URL is not set.
+        ConfigError: The environment variable of the URL is not set, or `where` is no condition.
         MissingDependency: The database's driver is not installed.
     """
+    conditions = _names_in_where(source)
     if source.sql is not None:
-        return _read_sql(source)
-    frames = [_read_file(source, path) for path in files_of(source)]
-    try:
-        return pl.concat(frames, how="diagonal_relaxed")
-    except pl.exceptions.PolarsError:
-        raise WrongTypes(
-            f"the files of {source.label} store a column with incompatible types",
-            hint="write them with one schema",
-        ) from None
+        frame = read_query(source, lambda names: _wanted(source, names, source.label, conditions))
+        return RawRows(frame=_canonical(source, frame, conditions))
+    joined = [_Joined.read(source, join, conditions) for join in source.join]
+    beside = {name for table in joined for name in table.frame.columns}
+    parts: list[FileRows] = []
+    for base, path in _files(source, source.label):
+
+        def choose(names: Sequence[str], path: Path = path) -> Collection[str]:
+            keys = [key for table in joined for key in table.keys]
+            here = [*names, *(name for name in beside if name not in names)]
+            wanted = _wanted(source, here, path.name, conditions)
+            _refuse_missing_keys(source, keys, here, path.name)
+            return [name for name in names if name in {*wanted, *keys}]
+
+        parts.append(_read_file(source, base, path, choose))
+    frame = _concatenated([part.frame for part in parts], source.label)
+    for table in joined:
+        frame = table.beside(frame)
+    return RawRows(
+        frame=_canonical(source, frame, conditions),
+        malformed=sum(part.malformed for part in parts),
+        encodings=tuple(dict.fromkeys(part.encoding for part in parts if part.encoding)),
+    )
 
 
 def files_of(source: Source) -> list[Path]:
-    """Return the files that a source's path matches, sorted.
+    """Return all files of a source, those of its joins too, sorted within each table.
 
     Raises:
         DataError: No file matches.
     """
-    path = Path(source.path or "").absolute()
-    # Sorted: a glob has no order of its own, and the order of rows decides between duplicates.
-    files = sorted(
-        match
-        for match in Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        if match.is_file()
+    tables: Iterable[Files] = (source, *source.join)
+    return [path for table in tables if table.paths for _, path in _files(table, source.label)]
+
+
+def _files(files: Files, label: str) -> list[tuple[Path, Path]]:
+    """The files of a table, each with the folder in which names of folders mean columns."""
+    found: dict[Path, Path] = {}
+    for pattern in files.paths:
+        path = Path(pattern).absolute()
+        # Sorted: a glob has no order of its own, and the order of rows decides between duplicates.
+        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        for match in matches:
+            inner = sorted(match.rglob("*")) if match.is_dir() else [match]
+            for one in inner:
+                base = match if match.is_dir() else _fixed_part(path)
+                if one.is_file() and _holds_data(files, one, base):
+                    found.setdefault(one, base)
+    if not found:
+        shown = ", ".join(map(repr, files.paths))
+        raise DataError(
+            f"no file matches the path {shown} of {label}",
+            hint="relative paths start at the folder of store.toml; "
+            f"files in a folder are known by {', '.join(SUFFIXES)}",
+        )
+    return [(base, path) for path, base in sorted(found.items())]
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder above the first wildcard."""
+    parts = pattern.parent.parts
+    fixed = next((place for place, part in enumerate(parts) if "*" in part or "?" in part), None)
+    return pattern.parent if fixed is None else Path(*parts[:fixed])
+
+
+def _holds_data(files: Files, path: Path, base: Path) -> bool:
+    inner = path.relative_to(base).parts if path.is_relative_to(base) else (path.name,)
+    if any(part.startswith(_NOT_DATA) for part in inner):
+        return False
+    return files.format_of(path.name) is not None
+
+
+def _read_file(
+    files: Files, base: Path, path: Path, choose: Callable[[Sequence[str]], Collection[str]]
+) -> FileRows:
+    """Read a file, with the columns that the names of its folders tell."""
+    partitions = _partitions(path, base)
+
+    def among(names: Sequence[str]) -> Collection[str]:
+        new = [name for name in partitions if name not in names]
+        return [name for name in choose([*names, *new]) if name in names]
+
+    rows = _read_format(files, path, among)
+    there = [pl.lit(value, pl.String).alias(name) for name, value in partitions.items()]
+    added = [column for column in there if column.meta.output_name() not in rows.frame.columns]
+    return FileRows(
+        frame=rows.frame.with_columns(added), malformed=rows.malformed, encoding=rows.encoding
     )
-    if not files:
-        raise DataError(
-            f"no file matches {source.TABLE}.path={source.path!r}",
-            hint="relative paths start at the folder of store.toml",
+
+
+def _partitions(path: Path, base: Path) -> dict[str, str | None]:
+    """What names of folders such as `month=2024-01` say, as Hive and Spark write them."""
+    folders = path.relative_to(base).parent.parts if path.is_relative_to(base) else ()
+    pairs = (part.split("=", 1) for part in folders if "=" in part)
+    return {
+        unquote(name): None if value == _DEFAULT_PARTITION else unquote(value)
+        for name, value in pairs
+    }
+
+
+def _read_format(
+    files: Files, path: Path, choose: Callable[[Sequence[str]], Collection[str]]
+) -> FileRows:
+    kind = files.format_of(path.name)
+    if kind == "parquet":
+        return read_parquet(path, choose, explode=files.explode)
+    if kind == "json":
+        return read_json(path, choose, encoding=files.encoding, explode=files.explode)
+    if kind == "sheet":
+        return read_sheet(
+            path, choose, sheet=files.sheet, header=files.header, skip_rows=files.skip_rows
         )
-    return files
+    dialect = Dialect(
+        separator="\t" if kind == "tsv" else files.separator,
+        quote=files.quote,
+        escape=files.escape,
+        header=files.header,
+        skip_rows=files.skip_rows,
+        encoding=files.encoding,
+        line_breaks=files.line_breaks,
+    )
+    return read_delimited(path, dialect, choose)
 
 
-def _read_file(source: Source, path: Path) -> pl.DataFrame:
-    parquet = path.suffix.lower() == ".parquet"
-    try:
-        if parquet:
-            lazy = pl.scan_parquet(path, glob=False)
-        else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else source.separator
-            # As text: polars would infer that 00123 is a number, and the id would lose its zeros.
-            lazy = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
-        columns = lazy.collect_schema().names()
-        return lazy.select(_canonical(source, columns, path.name)).collect()
-    except pl.exceptions.NoDataError:
-        raise DataError(f"{path.name} is empty", hint="its first line names the columns") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or 'no such file'}") from None
-    except pl.exceptions.PolarsError:
-        # The text of the polars error is left out because it quotes the faulty line.
-        raise DataError(
-            f"{path.name} cannot be read as {'Parquet' if parquet else 'CSV'}",
-            hint="is it complete?" if parquet else "check separator, quotes and UTF-8 encoding",
-        ) from None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Joined:
+    """A table whose rows stand beside those of another."""
+
+    frame: pl.DataFrame
+    """Its columns without the key's, which are the names of `keys`."""
+    keys: dict[str, str]
+    """The first table's columns -> those here."""
+    label: str
+
+    @classmethod
+    def read(cls, source: Source, join: Join, conditions: Collection[str]) -> _Joined:
+        mapped = {name for column in source.CANONICAL for name in source.source_of(column)}
+        # A later join may find its key here.
+        wanted = {*mapped, *conditions, *(key for other in source.join for key in other.keys)}
+        label = Path(join.paths[0]).name
+
+        def choose(names: Sequence[str]) -> Collection[str]:
+            _refuse_missing_keys(source, join.keys.values(), names, label)
+            return [name for name in names if name in {*wanted, *join.keys.values()}]
+
+        parts = [_read_file(join, base, path, choose) for base, path in _files(join, source.label)]
+        if lost := sum(part.malformed for part in parts):
+            raise DataError(
+                f"{lost:,} records of {label} have more or fewer cells than its first",
+                hint="correct them: rows of the other table would lose what they say",
+            )
+        frame = _concatenated([part.frame for part in parts], label)
+        keys = [frame[theirs].cast(pl.String) for theirs in join.keys.values()]
+        if pl.DataFrame(keys).is_duplicated().any():
+            raise DataError(
+                f"a key of {label} occurs twice, so that rows would be doubled",
+                hint=f"under [{source.TABLE}.join] name the columns that tell its rows apart",
+            )
+        return cls(frame=frame, keys=join.keys, label=label)
+
+    def beside(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Add the columns to rows of the first table; those without a partner get nulls."""
+        left = [pl.col(name).cast(pl.String).alias(f"key {name}") for name in self.keys]
+        right = self.frame.select(
+            *(
+                pl.col(theirs).cast(pl.String).alias(f"key {ours}")
+                for ours, theirs in self.keys.items()
+            ),
+            *(name for name in self.frame.columns if name not in frame.columns),
+        )
+        named = [f"key {name}" for name in self.keys]
+        return (
+            frame.with_columns(left)
+            .join(right, on=named, how="left", maintain_order="left")
+            .drop(named)
+        )
 
 
-def _canonical(source: Source, available: Sequence[str], label: str) -> list[pl.Expr]:
-    """Select and rename the columns that the mapping names."""
-    there = set(available)
-    missing: dict[str, list[str]] = {}
-    chosen: list[pl.Expr] = []
-    for name in source.CANONICAL:
-        wanted = source.source_of(name)
-        absent = [column for column in wanted if column not in there]
-        if wanted and not absent:
-            chosen.append(_joined(name, wanted).alias(name))
-        elif absent and (name in source.columns or name in source.REQUIRED):
-            missing[name] = absent
-    if missing:
-        shown = ", ".join(available[:_COLUMNS_SHOWN])
-        more = ", ..." if len(available) > _COLUMNS_SHOWN else ""
-        lines = ", ".join(f'{name} = "..."' for name in missing)
-        absent_names = [column for columns in missing.values() for column in columns]
+def _refuse_missing_keys(
+    source: Source, keys: Iterable[str], names: Sequence[str], label: str
+) -> None:
+    if absent := [key for key in keys if key not in names]:
         raise MissingColumns(
-            f"{label} has no column {', '.join(map(repr, absent_names))}; it has: {shown}{more}",
-            hint=f"under [{source.TABLE}.columns] write {lines} with the column's name there",
+            f"{label} has no column {', '.join(map(repr, absent))}, by which rows are joined",
+            hint=f"on = under [{source.TABLE}.join] names it",
         )
-    return chosen
 
 
-def _joined(name: str, columns: Sequence[str]) -> pl.Expr:
-    if len(columns) == 1:
-        return pl.col(columns[0])
-    parts = [pl.col(column).cast(pl.String).str.strip_chars() for column in columns]
-    if name == "category":
-        # A slash inside a part ("MEAT/FISH") must not become a step of the path.
-        parts = [part.str.replace_all(r"\s*/\s*", "-") for part in parts]
-        return pl.concat_str(parts, separator="/", ignore_nulls=True)
-    if name in ("text", "brand"):
-        return pl.concat_str(parts, separator=" ", ignore_nulls=True)
-    return pl.concat_str(parts, separator="/")  # an id that lacks a part is missing
-
-
-def _read_sql(source: Source) -> pl.DataFrame:
-    import sqlalchemy
-    from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-
-    url = _url(source)
-    query = source.sql or ""
+def _concatenated(frames: list[pl.DataFrame], label: str) -> pl.DataFrame:
     try:
-        engine = sqlalchemy.create_engine(url)
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"{url.drivername} needs the package {error.name!r}, which is not installed",
-            hint=f"pip install {error.name}",
-        ) from None
-    except (ArgumentError, SQLAlchemyError):
-        raise DataError(
-            f"SQLAlchemy has no driver {url.drivername!r}, which the URL in {source.url_env} names"
-        ) from None
-    try:
-        # Passed to the driver unchanged, so that ':name' and '%' in the query are no parameters.
-        with engine.connect().execution_options(
-            stream_results=True, no_parameters=True
-        ) as connection:
-            result = connection.exec_driver_sql(query)
-            names = list(result.keys())
-            if len(set(names)) < len(names):
-                raise DataError(
-                    f"{source.label} returns two columns of the same name",
-                    hint="name each with AS",
-                )
-            # Checked before fetching, so that a missing column is reported at once.
-            chosen = _canonical(source, names, source.label)
-            wanted = {column for name in source.CANONICAL for column in source.source_of(name)}
-            chunks = [_frame(names, rows, wanted) for rows in result.partitions(_ROWS_AT_ONCE)]
-    except SQLAlchemyError as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise DataError(
-            f"{source.label} failed: {_without_secrets(str(cause), url, query)}",
-            hint=f"check sql under [{source.TABLE}] and the database in {source.url_env}",
-        ) from None
-    finally:
-        engine.dispose()
-    # A frame without rows fixes the columns when the query returns no chunk.
-    empty = pl.DataFrame({name: pl.Series(dtype=pl.Null) for name in names if name in wanted})
-    try:
-        return pl.concat([empty, *chunks], how="vertical_relaxed").select(chosen)
+        return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError:
         raise WrongTypes(
-            f"{source.label} returns a column with incompatible types",
-            hint="CAST it in the query",
+            f"the files of {label} store a column with incompatible types",
+            hint="write them with one schema",
         ) from None
 
 
-def _url(source: Source) -> URL:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    text = os.environ.get(source.url_env or "", "")
-    if not text:
+def _names_in_where(source: Source) -> tuple[str, ...]:
+    """The columns that the condition names."""
+    if source.where is None:
+        return ()
+    try:
+        return tuple(dict.fromkeys(pl.sql_expr(source.where).meta.root_names()))
+    except pl.exceptions.PolarsError:
         raise ConfigError(
-            f"the environment variable {source.url_env} is not set",
-            hint=f"export {source.url_env}='postgresql://user:password@host/database'",
+            f"{source.TABLE}.where is no condition in SQL",
+            hint="e.g. where = \"event_type <> 'test' AND price > 0\"",
+        ) from None
+
+
+def _wanted(
+    source: Source, available: Sequence[str], label: str, conditions: Collection[str]
+) -> Collection[str]:
+    """The columns of a source that its mapping and its condition name.
+
+    Raises:
+        MissingColumns: One of them is missing, or there twice.
+    """
+    there = set(available)
+    missing: dict[str, list[str]] = {}
+    wanted: dict[str, None] = {}
+    for name in source.CANONICAL:
+        columns = source.source_of(name)
+        absent = [column for column in columns if column not in there]
+        if columns and not absent:
+            wanted.update(dict.fromkeys(columns))
+        elif absent and (name in source.columns or name in source.REQUIRED):
+            missing[name] = absent
+    for name in conditions:
+        if name in there and name not in source.CANONICAL:
+            wanted[name] = None
+        elif name not in source.CANONICAL:
+            missing[name] = [name]
+    if missing:
+        raise MissingColumns(
+            f"{label} has no column "
+            f"{', '.join(repr(column) for columns in missing.values() for column in columns)}"
+            f"{_shown(source, available)}",
+            hint=_hint_to_map(source, [name for name in missing if name in source.CANONICAL]),
         )
-    try:
-        return make_url(text)
-    except (SQLAlchemyError, ValueError):
-        # Without the value: it may hold a password.
-        raise ConfigError(
-            f"the environment variable {source.url_env} holds no SQLAlchemy URL",
-            hint="it looks like postgresql://user:password@host/database",
-        ) from None
+    if twice := [name for name in wanted if available.count(name) > 1]:
+        raise DataError(
+            f"{label} has two columns of the name {', '.join(map(repr, twice))}",
+            hint="rename one of them, or read it by numbers: header = false and skip_rows = 1",
+        )
+    return list(wanted)
 
 
-def _frame(
-    names: Sequence[str], rows: Sequence[Sequence[Any]], wanted: Collection[str]
-) -> pl.DataFrame:
-    columns = zip(names, zip(*rows, strict=True), strict=True)
-    return pl.DataFrame([_series(name, values) for name, values in columns if name in wanted])
+def _shown(source: Source, available: Sequence[str]) -> str:
+    """The names of columns for an error message, if they are names at all."""
+    # The first row of a file without a header may be a customer's, e-mail address and all.
+    if not source.header:
+        return f"; it has {len(available)} columns, which are 1, 2, ..."
+    if not all(_NAME.fullmatch(name) for name in available if name):
+        return "; its first row looks like data, and is not shown"
+    shown = ", ".join(available[:_COLUMNS_SHOWN])
+    return f"; it has: {shown}{', ...' if len(available) > _COLUMNS_SHOWN else ''}"
 
 
-def _series(name: str, values: Sequence[Any]) -> pl.Series:
-    """Build a column from one chunk; SQLite, for one, may mix types within a column."""
-    try:
-        series = pl.Series(name, values)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        series = pl.Series(name, [], dtype=pl.Object)
-    if series.dtype != pl.Object:
-        return series
-    # Mixed numbers become floats; anything else becomes text, which the casts then judge.
-    if all(value is None or isinstance(value, int | float | Decimal) for value in values):
-        return pl.Series(name, [None if value is None else float(value) for value in values])
-    return pl.Series(name, [None if value is None else str(value) for value in values], pl.String)
+def _hint_to_map(source: Source, names: Sequence[str]) -> str:
+    if not names:
+        return f"{source.TABLE}.where names columns of the source, or of ours"
+    lines = ", ".join(f'{name} = "..."' for name in names)
+    without = "" if not source.header else "; a file without a header needs header = false"
+    return f"under [{source.TABLE}.columns] write {lines} with the column's name there{without}"
 
 
-def _without_secrets(text: str, url: URL, query: str) -> str:
-    """The first line of a driver's message, without passwords, URLs or values of the data."""
-    line = text.strip().splitlines()[0] if text.strip() else "no reason given"
-    line = re.sub(r"[\w+.-]+://\S+", "<url>", line)
-    in_query = (value for name, value in url.query.items() if name.lower() in _SECRET_OPTIONS)
-    for secret in (url.password, *in_query):
-        if secret and isinstance(secret, str):
-            # Drivers echo the secret raw or as it was escaped in the URL.
-            for written in (secret, quote(secret, safe=""), quote_plus(secret)):
-                line = line.replace(written, "***")
-    # Drivers quote the cell that they could not read; only words of the query itself may stay.
-    return re.sub(r"(['\"])(.*?)\1", lambda match: match[0] if match[2] in query else "'...'", line)
+def _canonical(source: Source, frame: pl.DataFrame, conditions: Collection[str]) -> pl.DataFrame:
+    """Select and rename the columns that the mapping names; missing values become null."""
+    cells = {name: _cell(name, frame.schema[name], source) for name in frame.columns}
+    chosen = [
+        _joined(source, name, [cells[column] for column in columns]).alias(name)
+        for name in source.CANONICAL
+        if (columns := source.source_of(name)) and all(column in cells for column in columns)
+    ]
+    further = [
+        cells[name].alias(name)
+        for name in conditions
+        if name in cells and name not in source.CANONICAL
+    ]
+    return frame.select(*chosen, *further)
+
+
+def _cell(name: str, dtype: pl.DataType, source: Source) -> pl.Expr:
+    """A column of the source; cells that mean a missing value are null."""
+    cell = pl.col(name)
+    if isinstance(dtype, pl.Categorical | pl.Enum):
+        cell, dtype = cell.cast(pl.String), pl.String()
+    if dtype != pl.String or not source.missing:
+        return cell
+    return pl.when(cell.str.strip_chars().is_in(list(source.missing))).then(None).otherwise(cell)
+
+
+def _joined(source: Source, name: str, cells: list[pl.Expr]) -> pl.Expr:
+    if len(cells) == 1:
+        return cells[0]
+    parts = [cell.cast(pl.String).str.strip_chars() for cell in cells]
+    if name == "category":
+        # A separator inside a part ("MEAT/FISH") must not become a step of the path.
+        separator = getattr(source, "category_separator", "/")
+        pattern = rf"\s*{re.escape(separator.strip() or separator)}\s*"
+        parts = [part.str.replace_all(pattern, "-") for part in parts]
+        return pl.concat_str(parts, separator=separator, ignore_nulls=True)
+    if name in ("text", "brand", "timestamp", "redeemed_at", "start", "end"):
+        # Of a time, the hour may be missing: it is midnight then.
+        return pl.concat_str(parts, separator=" ", ignore_nulls=True)
+    return pl.concat_str(parts, separator="/")  # an id that lacks a part is missing

@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 import polars as pl
 
 from hanse_client.ingest.pipeline import Ingested, ingest, read_catalogue
-from hanse_client.ingest.store_config import SUFFIXES, CatalogueSource, StoreConfig, load_store
+from hanse_client.ingest.source_settings import SUFFIXES
+from hanse_client.ingest.store_config import CatalogueSource, StoreConfig, load_store
 from hanse_common.config import Level
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError, MissingDependency

@@ -24,7 +24,8 @@ from hanse_client.deployment.leave import Leaving, leaving
 from hanse_client.deployment.preparing import outdated
 from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.features.prepare import Preparation
-from hanse_client.ingest.store_config import Source, load_store
+from hanse_client.ingest.source_settings import Source
+from hanse_client.ingest.store_config import load_store
 from hanse_common.audit.evidence import Evidence
 from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
@@ -220,7 +221,7 @@ def _prepared(folder: StoreFolder, _: _Stamp, __: int) -> Prepared:
 
 def _source(source: Source) -> str:
     # The name only: a query may hold values, and its URL a password.
-    return "a query of a database" if source.sql is not None else Path(source.path or "").name
+    return "a query of a database" if source.sql is not None else source.label
 
 
 def _of_entry(entry: Entry) -> Event:

@@ -1,0 +1,1 @@
+"""Readers of files: CSV, JSON lines, Parquet, spreadsheets, each compressed or not."""
