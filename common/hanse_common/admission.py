@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -44,6 +43,7 @@ from hanse_common.company_certificate import CompanyProof, read_chain
 from hanse_common.durable import write_durably
 from hanse_common.errors import BadSignature, ConfigError, MalformedMessage, ProtocolError
 from hanse_common.identity import (
+    KEY_FAULTS,
     KEY_SIZE,
     SIGNATURE_SIZE,
     StoreKey,
@@ -93,7 +93,7 @@ class Invitation(Settings):
             raise ValueError("it holds a private key, which must never be passed on")
         try:
             roots = x509.load_pem_x509_certificates(ca.encode("ascii"))
-        except ValueError:
+        except KEY_FAULTS:
             raise ValueError("it is not a PEM certificate") from None
         # Encoding the certificates again drops any other text that the file holds.
         return "".join(root.public_bytes(Encoding.PEM).decode("ascii") for root in roots)
@@ -377,7 +377,7 @@ def _der(pem: str) -> bytes:
 def _node_key(pem: str) -> ec.EllipticCurvePublicKey:
     try:
         key = load_pem_public_key(pem.encode("ascii"))
-    except (ValueError, UnsupportedAlgorithm):
+    except KEY_FAULTS:
         key = None
     # Flower also accepts P-192 and P-224, which have less than 128 bits of security.
     curves = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)

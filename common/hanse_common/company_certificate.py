@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -26,7 +26,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from hanse_common.codec import Writer
 from hanse_common.errors import KeyFileError, ProtocolError
-from hanse_common.identity import read_private
+from hanse_common.identity import KEY_FAULTS, read_private
 
 _LABEL = b"hanse/company-certificate/1"
 _MOST_CERTIFICATES = 5
@@ -136,7 +136,7 @@ def read_chain(pem: str) -> tuple[x509.Certificate, ...]:
         chain = tuple(x509.load_pem_x509_certificates(pem.encode("ascii")))
         for certificate in chain:
             certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except KEY_FAULTS:
         raise ValueError("is not a chain of PEM certificates") from None
     if len(chain) > _MOST_CERTIFICATES:
         raise ValueError(f"holds {len(chain)} certificates, at most {_MOST_CERTIFICATES}")
@@ -151,7 +151,7 @@ def _signed(request: bytes) -> bytes:
 def _private_key(path: Path) -> _PrivateKey:
     try:
         key = load_pem_private_key(read_private(path).encode("ascii"), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a passphrase
+    except KEY_FAULTS:
         key = None
     if not isinstance(key, _PrivateKey):
         raise KeyFileError(

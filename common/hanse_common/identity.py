@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
@@ -336,6 +336,11 @@ def save_private(path: Path, text: str) -> None:
         ) from None
     except OSError as error:
         raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+
+
+KEY_FAULTS = (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError)
+"""What `cryptography` raises for a key or certificate that is none, or of a kind that it does not
+know: TypeError where it has a passphrase, NotImplementedError for a compressed point."""
 
 
 def read_private(path: Path) -> str:

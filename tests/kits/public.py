@@ -251,7 +251,7 @@ class _Brought:
             store = home / "shops" / name
             store.mkdir(parents=True, exist_ok=True)
             rows = [
-                f"{who},{item},2023-0{month}-02"
+                f"card{who},{item},2023-0{month}-02"
                 for who in range(customers)
                 if (name, who) != without
                 for month in range(1, 10)

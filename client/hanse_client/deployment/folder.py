@@ -20,7 +20,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -37,7 +36,7 @@ from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, KeyFileError, StoreNotReady
-from hanse_common.identity import StoreKey, check_store_id, read_private, save_private
+from hanse_common.identity import KEY_FAULTS, StoreKey, check_store_id, read_private, save_private
 from hanse_common.paths import (
     CERTIFICATE_FILE,
     CUSTOMER_KEY_FILE,
@@ -243,7 +242,7 @@ def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     text = read_private(path)
     try:
         key = load_ssh_private_key(text.encode("ascii"), None)
-    except (ValueError, UnsupportedAlgorithm):
+    except KEY_FAULTS:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise KeyFileError(

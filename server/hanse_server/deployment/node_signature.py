@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -24,6 +24,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMEST
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 
 from hanse_common.errors import HanseError
+from hanse_common.identity import KEY_FAULTS
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
 
@@ -110,7 +111,7 @@ def _node_keys(folder: FederationFolder) -> dict[bytes, ec.EllipticCurvePublicKe
         pem = member.request.node_key.encode()
         try:
             key = load_pem_public_key(pem)
-        except (ValueError, UnsupportedAlgorithm):
+        except KEY_FAULTS:
             continue  # one store's unusable key must not lock out the others
         if isinstance(key, ec.EllipticCurvePublicKey):
             keys[pem] = key

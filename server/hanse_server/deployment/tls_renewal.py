@@ -16,12 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hanse_common.errors import DeploymentError
-from hanse_common.identity import read_private
+from hanse_common.identity import KEY_FAULTS, read_private
 from hanse_common.paths import (
     LOOPBACK_CERTIFICATE_FILE,
     LOOPBACK_KEY_FILE,
@@ -208,7 +207,7 @@ def _check_own(folder: FederationFolder, certificate: Path, key: Path) -> None:
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_pem_private_key(read_private(path).encode("ascii"), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a passphrase
+    except KEY_FAULTS:
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise DeploymentError(
