@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from kits.packages import ROOT
 
 GALLERY = ROOT / "examples" / "stores"
 Rejects = dict[str, int]
+Printed = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class Export:
 
 PRODUCT = "contexts_com_snowplowanalytics_snowplow_ecommerce_product_1"
 LEFT_OUT = "left out by where"
+ENCODINGS = {
+    "sap/fakturapositionen.csv": "cp1252",
+    "sap/materialstamm.csv": "cp1252",
+    "sap/warengruppen.csv": "cp1252",
+    "online_retail/Online Retail.csv": "cp1252",
+    "online_retail/items.csv": "cp1252",
+    "taobao/items.csv": "gb18030",
+}
+TITLES = {"fakturapositionen.csv": 3}
+"""Records above the header."""
 EXPORTS = {
     "diginetica": Export(
         kept=16,
@@ -210,6 +222,12 @@ def counted(table: dict[str, Any], folder: Path) -> int:
     return records
 
 
+def files_of(name: str) -> list[Path]:
+    """The files of a folder that hold data."""
+    suffixes = (".csv", ".tsv", ".json", ".jsonl")
+    return sorted(path for path in (GALLERY / name).rglob("*") if path.suffix in suffixes)
+
+
 def test_the_table_names_every_folder() -> None:
     assert sorted(EXPORTS) == sorted(path.parent.name for path in GALLERY.glob("*/store.toml"))
 
@@ -230,32 +248,66 @@ def test_all_rows_are_kept_or_counted_under_their_reason(name: str, shop: Path) 
     )
 
 
-@each
-def test_the_check_command_finds_it_in_order(
-    name: str, shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(
-        sys, "argv", ["hanse", "data", "check", str(shop / "store.toml"), "--format", "json"]
-    )
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 0
-    assert json.loads(capsys.readouterr().out)["kept"] == EXPORTS[name].kept
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """What a command prints that ends well."""
+
+    def run(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["hanse", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    return run
 
 
 @each
-def test_the_columns_that_matter_are_proposed(name: str) -> None:
+def test_the_check_command_finds_it_in_order(name: str, shop: Path, printed: Printed) -> None:
+    counts = json.loads(printed("data", "check", shop / "store.toml", "--format", "json"))
+    assert counts["kept"] == EXPORTS[name].kept
+
+
+@each
+def test_the_columns_that_matter_are_proposed(name: str, printed: Printed) -> None:
     """From the files alone, without the folder's `store.toml`."""
-    files = sorted(
-        path
-        for path in (GALLERY / name).rglob("*")
-        if path.suffix in (".csv", ".tsv", ".json", ".jsonl")
-    )
-    events = tomllib.loads(proposal(files))["events"]
+    proposed = printed("data", "map", *files_of(name))
+    events = tomllib.loads(proposed)["events"]
     columns = events["columns"]
     mapped = tuple(columns.get(one, one) for one in ("user_id", "item_id", "timestamp"))
     assert mapped == EXPORTS[name].mapped
     assert tuple(join["path"] for join in events.get("join", [])) == EXPORTS[name].joined
+
+
+@each
+def test_no_cell_is_printed_with_what_is_proposed(name: str) -> None:
+    proposed = proposal(files_of(name))
+    names: set[str] = set()
+    cells: set[str] = set()
+    for path in files_of(name):
+        if path.suffix == ".csv":
+            encoding = ENCODINGS.get(f"{name}/{path.name}", "utf-8-sig")
+            with path.open(newline="", encoding=encoding) as lines:
+                separator = ";" if name in ("sap", "diginetica") else ","
+                records = list(csv.reader(lines, delimiter=separator))
+            first, *rows = records[TITLES.get(path.name, 0) :]
+            names |= set(first)
+            cells |= {cell for row in rows for cell in row if len(cell) > 5}
+    printed = [
+        cell for cell in cells - names if re.search(rf"(?<!\w){re.escape(cell)}(?!\w)", proposed)
+    ]
+    assert printed == []
+
+
+def test_a_header_that_lacks_a_cell_is_no_title(tmp_path: Path) -> None:
+    """As R writes it, with the numbers of rows in front."""
+    sales = tmp_path / "sales.csv"
+    sales.write_text(
+        "user_id,item_id,timestamp\nada,lovelace,tea,2024-01-02\nbo,peep,ale,2024-01-03\n"
+    )
+    proposed = proposal([sales])
+    assert "skip_rows" not in proposed
+    assert "lovelace" not in proposed
 
 
 @pytest.mark.parametrize("name", ["olist"])

@@ -146,6 +146,8 @@ def _lines_before(lines: Sequence[str], separator: str) -> int:
         line = reader.line_num
     widths = [width for _, width in starts]
     usual = max(set(widths), key=widths.count)
-    if widths[0] >= usual:
+    # A header that lacks one or two cells of its rows is still a header, and the row after it is a
+    # customer's, which must not be taken for names.
+    if widths[0] > usual // 2:
         return 0
     return next(start for start, width in starts if width == usual)
