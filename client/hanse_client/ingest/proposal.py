@@ -13,66 +13,16 @@ r"""Proposes a `store.toml` from the columns of files and their first rows, with
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
-from hanse_client.ingest.formats.json_lines import read_json
-from hanse_client.ingest.formats.parquet import read_parquet
-from hanse_client.ingest.formats.spreadsheets import read_sheet
-from hanse_client.ingest.formats.streams import as_text, as_utf8, encoding_of
-from hanse_client.ingest.source_settings import SUFFIXES, Files
-from hanse_common.errors import DataError
+from hanse_client.ingest.column_words import NAMES, plain
+from hanse_client.ingest.samples import Column, Sample, read_sample
 
-_ROWS_READ = 1_000
-_SEPARATORS = ",;\t|"
-
-# Words that names of columns are made of, the surest first. Names are compared without case,
-# blanks and signs, so that "Customer ID", "customer_id" and "customerId" are one.
-_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "user_id": (
-        *("userid", "customerid", "customer", "memberid", "member", "visitorid", "clientid"),
-        *("householdkey", "householdid", "cardno", "cardnumber", "loyaltycard", "card", "user"),
-        *("customerno", "customernumber", "userpseudoid", "customeremail", "email", "kunde"),
-        *("kundennummer", "buyerid", "shopperid", "sessionid", "customeruniqueid"),
-    ),
-    "item_id": (
-        *("itemid", "productid", "sku", "lineitemsku", "stockcode", "articleid", "articleno"),
-        *("product", "item", "goodsid", "asin", "artikelnummer", "material", "variantid"),
-        *("iid", "ean", "plu", "streamproductid"),
-    ),
-    "timestamp": (
-        *("timestamp", "datetime", "createdat", "eventtime", "invoicedate", "orderdate", "soldat"),
-        *("purchasedate", "transactiondate", "transactiontimestamp", "eventtimestamp", "paidat"),
-        *("orderpurchasetimestamp", "collectortstamp", "datum", "zeit", "date", "time", "day"),
-    ),
-    "event_type": ("eventtype", "event", "eventname", "behavior", "behaviour", "action", "type"),
-    "basket_id": (
-        *("basketid", "orderid", "invoiceno", "invoice", "receipt", "receiptno", "ticket"),
-        *("transactionid", "ordernumber", "bon", "cartid", "ordername"),
-    ),
-    "shop_id": ("shopid", "storeid", "store", "branch", "shop", "filiale", "location", "site"),
-    "quantity": ("quantity", "qty", "units", "amountofunits", "menge", "lineitemquantity", "count"),
-    "price": ("price", "unitprice", "lineitemprice", "preis", "itemprice", "sellingprice"),
-    "amount": ("amount", "total", "linetotal", "salesvalue", "revenue", "netamount", "umsatz"),
-    "rating": ("rating", "stars", "score"),
-    "text": (
-        *("title", "name", "productname", "itemname", "description", "productdescription", "text"),
-        *("review", "reviewtext", "bezeichnung"),
-    ),
-    "category": (
-        *("category", "categorypath", "categoryname", "producttype", "productcategory", "aisle"),
-        *("categoryid", "department", "group", "productgroup", "warengruppe", "type"),
-    ),
-    "brand": ("brand", "vendor", "manufacturer", "marke"),
-}
 _EVENTS = (
     *("user_id", "item_id", "timestamp", "event_type", "basket_id", "shop_id"),
     *("quantity", "price", "amount"),
@@ -87,17 +37,21 @@ _FORMATS = (
 )
 _ISO = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _EPOCHS = {10: "epoch", 13: "epoch_ms", 16: "epoch_us"}
-_OFFSET = r"(:\d\d(?:\.\d+)?)(?:Z|[+-]\d\d:?\d\d| UTC| GMT)$"
+_OFFSET = r"(:\d\d(?:\.\d+)?) ?(?:Z|[+-]\d\d:?\d\d|UTC|GMT)$"
+_TIMES_OF_DAY = ("time", "uhrzeit", "zeit")
+_KEYS_OF_ORDERS = ("id", "entityid", "orderid")
 _YEARS = (1990, 2100)
+_MOST_WORDS = 12
+"""A column with more different words than this holds no types of events."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Sample:
-    """The first rows of a file as text, and the keys by which they were read."""
+class _Joined:
+    """A sample that has what another lacks, and the column by which they belong together."""
 
-    path: Path
-    frame: pl.DataFrame
-    keys: dict[str, object]
+    sample: Sample
+    here: str
+    there: str
 
 
 def proposal(files: Sequence[Path], *, name: str = "my-shop") -> str:
@@ -113,17 +67,17 @@ def proposal(files: Sequence[Path], *, name: str = "my-shop") -> str:
     Raises:
         DataError: A file cannot be read, or is of an unknown kind.
     """
-    samples = [_sample(path) for path in files]
-    matches = [_matched(sample, _EVENTS) for sample in samples]
-    events = [place for place, found in enumerate(matches) if "user_id" in found]
-    goods = [
-        place
-        for place in range(len(samples))
-        if place not in events[:1] and "item_id" in _matched(samples[place], _CATALOGUE)
-    ]
+    samples = [read_sample(path) for path in files]
     lines = [f"name = {json.dumps(name)}", ""]
-    if events:
-        lines += _table("events", samples[events[0]], _EVENTS)
+    used: list[Sample] = []
+    items: pl.Series | None = None
+    events, joined = _events_of(samples)
+    if events is not None:
+        parts = _alike(samples, events)
+        lines += _table("events", parts, _matched(events, _EVENTS), joined)
+        used += [*parts, *(one.sample for one in joined)]
+        item = _matched(events, _EVENTS).get("item_id")
+        items = None if item is None else events.cells(item)
     else:
         lines += [
             "# No file has a column that looks like a customer's id.",
@@ -131,121 +85,232 @@ def proposal(files: Sequence[Path], *, name: str = "my-shop") -> str:
             'path = ""',
         ]
     lines.append("")
-    if goods:
-        lines += _table("catalogue", samples[goods[0]], _CATALOGUE)
+    others = [sample for sample in samples if sample not in used]
+    goods = _catalogue_of(others, items)
+    if goods is not None:
+        parts = _alike(others, goods[0])
+        lines += _table("catalogue", parts, goods[1], [])
+        used += parts
     else:
         lines += [
             "# The assortment, not what was sold: docs/data.md says why.",
             "[catalogue]",
             'path = ""',
         ]
-    used = {*events[:1], *goods[:1]}
-    for place, sample in enumerate(samples):
-        if place not in used:
-            lines += ["", f"# Not used: {sample.path.name}; [events.join] could add its columns."]
+    for sample in samples:
+        if sample not in used:
+            lines += ["", f"# Not used: {sample.path.name}; a join could add its columns."]
     return "\n".join(lines)
 
 
-def _sample(path: Path) -> _Sample:
-    kind = Files(path=str(path)).format_of(path.name)
-    if kind == "parquet":
-        frame = read_parquet(path, lambda names: names).frame.head(_ROWS_READ)
-        return _Sample(path=path, frame=frame, keys={})
-    if kind == "json":
-        return _Sample(path=path, frame=read_json(path, lambda names: names).frame, keys={})
-    if kind == "sheet":
-        return _Sample(path=path, frame=read_sheet(path, lambda names: names).frame, keys={})
-    if kind is None and path.suffix.lower() not in (".txt", ".dat", ".log", ""):
-        raise DataError(f"{path.name} is of an unknown kind", hint=f"known: {', '.join(SUFFIXES)}")
-    return _delimited(path, kind)
+def _events_of(samples: Sequence[Sample]) -> tuple[Sample | None, list[_Joined]]:
+    """The file of events and those that know the customer or the time of its rows."""
+    best: tuple[tuple[bool, int, int], Sample, list[_Joined]] | None = None
+    for sample in samples:
+        found = _matched(sample, _EVENTS)
+        joined: list[_Joined] = []
+        known = {"user_id", "timestamp"} & set(found)
+        for name in ("user_id", "timestamp"):
+            if name in found or "item_id" not in found:
+                continue
+            partners = [
+                (rank, one)
+                for other in samples
+                if (rank := _rank(other, name)) is not None
+                and (one := _partner(sample, other, found["item_id"])) is not None
+            ]
+            if partners:
+                one = min(partners, key=lambda pair: pair[0])[1]
+                known.add(name)
+                if one not in joined:
+                    joined.append(one)
+        score = ("item_id" in found, len(known), -len(joined))
+        if "user_id" in known and (best is None or score > best[0]):
+            best = (score, sample, joined)
+    return (None, []) if best is None else best[1:]
 
 
-def _delimited(path: Path, kind: str | None) -> _Sample:
-    keys: dict[str, object] = {} if kind else {"format": "csv"}
-    encoding = encoding_of(path, None)
-    if encoding not in ("utf-8", "utf-8-sig"):
-        keys["encoding"] = encoding
-    with as_utf8(path, encoding) as stream:
-        lines = [line for line in islice(as_text(stream), _ROWS_READ + 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{path.name} is empty", hint="its first line names the columns")
-    separator = "\t" if kind == "tsv" else _separator(lines)
-    if separator not in (",", "\t") or (separator == "\t" and kind == "csv"):
-        keys["separator"] = separator
-    rows = [row for row in csv.reader(lines, delimiter=separator) if row]
-    first = [cell.strip() for cell in rows[0]]
-    header = all(re.fullmatch(r"[^\W\d][^@]*", cell) for cell in first if cell)
-    if not header:
-        keys["header"] = False
-    names = first if header else [str(place) for place in range(1, len(first) + 1)]
-    body = [row for row in rows[int(header) :] if len(row) == len(names)]
-    columns = {name: [row[place] for row in body] for place, name in enumerate(names) if name}
-    return _Sample(path=path, frame=pl.DataFrame(columns), keys=keys)
+def _partner(sample: Sample, other: Sample, item: Column) -> _Joined | None:
+    """Find the column by which each row of a sample has at most one row of another."""
+    if other is sample:
+        return None
+    for here in sample.filled:
+        same = plain(here)
+        names = {same, *_KEYS_OF_ORDERS} if same == "orderid" else {same}
+        for there in other.filled:
+            if here == item or plain(there) not in names:
+                continue
+            keys = other.frame[there].cast(pl.String, strict=False)
+            inside = sample.frame[here].cast(pl.String, strict=False).is_in(keys.to_list()).mean()
+            if not keys.is_duplicated().any() and isinstance(inside, float) and inside > 0.5:
+                return _Joined(sample=other, here=here, there=there)
+    return None
 
 
-def _separator(lines: Sequence[str]) -> str:
-    """The sign that parts the most rows into one number of cells."""
+def _catalogue_of(
+    samples: Sequence[Sample], items: pl.Series | None
+) -> tuple[Sample, dict[str, Column]] | None:
+    """The file that says the most about items, and its columns.
 
-    def fit(sign: str) -> tuple[int, int]:
-        widths = [len(row) for row in csv.reader(lines, delimiter=sign)]
-        width = max(set(widths), key=widths.count)
-        return (widths.count(width), width) if width > 1 else (0, 0)
+    Args:
+        samples: Files that are not used yet.
+        items: Ids in the first events. A column that holds them is the item's, whatever its name.
+    """
+    best: tuple[tuple[float, int], Sample, dict[str, Column]] | None = None
+    sold = [] if items is None else items.cast(pl.String, strict=False).drop_nulls().to_list()
+    for sample in samples:
+        found = _matched(sample, _CATALOGUE)
+        shares = {
+            name: len(set(sold) & set(sample.frame[name].cast(pl.String, strict=False).to_list()))
+            / max(1, len(set(sold)))
+            for name in sample.filled
+            if not sample.frame.schema[name].is_nested()
+        }
+        holder = max(shares, key=lambda name: shares[name], default="")
+        share = shares.get(holder, 0.0)
+        if share > 0.5 and shares.get(str(found.get("item_id")), 0.0) < share:
+            others = {name: column for name, column in found.items() if column != holder}
+            found = {**others, "item_id": holder}
+        if "item_id" not in found:
+            continue
+        found = {name: found[name] for name in _CATALOGUE if name in found}
+        score = (round(share, 1), len(found))
+        if best is None or score > best[0]:
+            best = (score, sample, found)
+    return None if best is None else best[1:]
 
-    return max(_SEPARATORS, key=fit)
+
+def _alike(samples: Sequence[Sample], first: Sample) -> list[Sample]:
+    """The samples that have the same columns as one, beginning with it."""
+    alike = [
+        one
+        for one in samples
+        if one.frame.columns == first.frame.columns and one.keys == first.keys
+    ]
+    return [first, *(one for one in alike if one is not first)]
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
+def _named(sample: Sample, canonical: str) -> list[tuple[int, str]]:
+    """The columns that may be a canonical one, with the rank of the word that says so."""
+    words = {word: rank for rank, word in enumerate(NAMES[canonical], 1)}
+    found = []
+    for name in sample.filled:
+        last, whole = plain(name.split(".")[-1]), plain(name)
+        if name == canonical:
+            found.append((0, name))
+        elif last in words or whole in words:
+            found.append((min(words.get(last, 999), words.get(whole, 999)), name))
+        elif canonical == "item_id" and name == f"{sample.keys.get('explode')}.id":
+            found.append((len(words), name))
+    return sorted(found, key=lambda pair: pair[0])
 
 
-def _matched(sample: _Sample, wanted: Sequence[str]) -> dict[str, str]:
+def _rank(sample: Sample, canonical: str) -> int | None:
+    """How surely a sample has a canonical column, 0 for its own name; None if it has not."""
+    named = _named(sample, canonical)
+    return named[0][0] if named else None
+
+
+def _matched(sample: Sample, wanted: Sequence[str]) -> dict[str, Column]:
     """Canonical column -> the file's; by name, and where there are no names by what cells hold."""
-    columns = sample.frame.columns
-    found: dict[str, str] = {}
     if sample.keys.get("header") is False:
         return _by_content(sample, wanted)
-    for canonical in wanted:
-        if canonical in columns:
-            found[canonical] = canonical
-    for canonical in wanted:
-        for word in _NAMES[canonical]:
-            match = next(
-                (name for name in columns if _plain(name.split(".")[-1]) == word), None
-            ) or next((name for name in columns if _plain(name) == word), None)
-            if match is not None and match not in found.values():
-                found.setdefault(canonical, match)
+    found: dict[str, Column] = {}
+    # A column of a canonical name is not given away to another.
+    for canonical in sorted(wanted, key=lambda name: name not in sample.filled):
+        named = [name for _, name in _named(sample, canonical) if name not in found.values()]
+        if canonical == "item_id":
+            named = _without_line_numbers(sample, named)
+        if named:
+            found[canonical] = named[0]
+    if "price" in found:
+        found.pop("amount", None)
+    time = found.get("timestamp")
+    if isinstance(time, str) and (hour := _time_of_day(sample, time)) is not None:
+        found["timestamp"] = [time, hour]
+    return {name: found[name] for name in wanted if name in found}
+
+
+def _without_line_numbers(sample: Sample, named: Sequence[str]) -> list[str]:
+    """Leave out a number that each row has of its own, where another column tells items."""
+    repeated = [name for name in named if sample.frame[name].is_duplicated().any()]
+    return repeated or list(named)
+
+
+def _time_of_day(sample: Sample, date: str) -> str | None:
+    """The column of hours beside one of days."""
+    cells = sample.frame[date].cast(pl.String, strict=False)
+    if cells.str.contains(":").any():
+        return None
+    for name in sample.filled:
+        hours = sample.frame[name].cast(pl.String, strict=False).str.strip_chars()
+        if plain(name) in _TIMES_OF_DAY and hours.str.contains(r"^\d\d?:\d\d").all():
+            return name
+    return None
+
+
+def _by_content(sample: Sample, wanted: Sequence[str]) -> dict[str, Column]:
+    columns = sample.filled
+    if "timestamp" not in wanted:
+        return dict(zip(("item_id", "text", "category"), columns, strict=False))
+    times = [name for name in columns if _timestamp_format(sample.frame[name])]
+    if not times:
+        return {}
+    found: dict[str, Column] = {}
+    others = [name for name in columns if name != times[0]]
+    words = [name for name in others if _holds_words(sample.frame[name])]
+    # Who comes before what in most logs.
+    found |= dict(
+        zip(("user_id", "item_id"), (name for name in others if name not in words), strict=False)
+    )
+    found["timestamp"] = times[0]
+    if words:
+        found["event_type"] = words[0]
     return found
 
 
-def _by_content(sample: _Sample, wanted: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    if "timestamp" in wanted:
-        times = [name for name in sample.frame.columns if _timestamp_format(sample.frame[name])]
-        if times:
-            found["timestamp"] = times[0]
-            others = [name for name in sample.frame.columns if name != times[0]]
-            # Who comes before what in most logs.
-            found |= dict(zip(("user_id", "item_id"), others, strict=False))
-    else:
-        found |= dict(zip(("item_id", "text", "category"), sample.frame.columns, strict=False))
-    return found
+def _holds_words(column: pl.Series) -> bool:
+    """Whether a column holds a few words again and again, as a type of events does."""
+    cells = column.cast(pl.String, strict=False)
+    few = cells.n_unique() <= min(_MOST_WORDS, len(cells) // 2)
+    return bool(few and cells.str.contains(r"^[A-Za-z_ -]+$").all())
 
 
-def _table(table: str, sample: _Sample, wanted: Sequence[str]) -> list[str]:
-    found = _matched(sample, wanted)
+def _table(
+    table: str, parts: Sequence[Sample], found: Mapping[str, Column], joined: Sequence[_Joined]
+) -> list[str]:
+    sample = parts[0]
+    for one in joined:
+        there = {
+            name: column
+            for name, column in _matched(one.sample, _EVENTS).items()
+            if name not in found and name in ("user_id", "timestamp")
+        }
+        found = {**found, **there}
+    time = found.get("timestamp")
+    holder = next((one for one in (sample, *(j.sample for j in joined)) if _has(one, time)), sample)
+    paths = [part.path.name for part in parts]
     keys = [f"{key} = {_toml(value)}" for key, value in sample.keys.items()]
-    if "timestamp" in found:
-        keys += _time_keys(sample.frame[found["timestamp"]])
-    keys += _number_keys(sample.frame, [found.get("price"), found.get("amount")])
+    if time is not None:
+        keys += _time_keys(holder.cells(time))
+    prices = [column for name in ("price", "amount") if isinstance(column := found.get(name), str)]
+    keys += _number_keys(sample.frame, prices)
+    joins: list[str] = []
+    for one in joined:
+        on = _toml(one.here) if one.here == one.there else f"{{ {one.here} = {_toml(one.there)} }}"
+        joins += ["", f"[[{table}.join]]", f"path = {_toml(one.sample.path.name)}"]
+        joins += [f"{key} = {_toml(value)}" for key, value in one.sample.keys.items()]
+        joins.append(f"on = {on}")
     required = (
         ("user_id", "item_id", "timestamp")
         if table == "events"
         else ("item_id", "text", "category")
     )
+    numbered = sample.keys.get("header") is False
     columns = [
-        f"{name} = {_toml(int(column) if sample.keys.get('header') is False else column)}"
+        f"{name} = {_toml(int(column) if numbered and isinstance(column, str) else column)}"
         for name, column in found.items()
-        if name != column or sample.keys.get("header") is False
+        if name != column or numbered
     ]
     absent = [
         f'{name} = ""  # not found: name the column' for name in required if name not in found
@@ -260,14 +325,20 @@ def _table(table: str, sample: _Sample, wanted: Sequence[str]) -> list[str]:
         ]
     return [
         f"[{table}]",
-        f"path = {json.dumps(sample.path.name)}",
+        f"path = {_toml(paths[0] if len(paths) == 1 else paths)}",
         *keys,
+        *joins,
         "",
         f"[{table}.columns]",
         *columns,
         *absent,
         *words,
     ]
+
+
+def _has(sample: Sample, column: Column | None) -> bool:
+    names = [column] if isinstance(column, str) else column or []
+    return all(name in sample.frame.columns for name in names)
 
 
 def _toml(value: object) -> str:
@@ -283,9 +354,11 @@ def _timestamp_format(column: pl.Series) -> str | None:
     if cells.is_empty():
         return None
     bare = cells.str.replace(_OFFSET, "${1}").str.replace(r"(:\d\d)\.\d+$", "${1}")
-    widths = bare.filter(bare.str.contains(r"^\d+$")).str.len_chars().unique().to_list()
-    if len(widths) == 1 and widths[0] in _EPOCHS and bare.str.contains(r"^\d+$").all():
-        return _EPOCHS[widths[0]]
+    digits = bare.filter(bare.str.contains(r"^\d+$")).str.len_chars()
+    for width, name in _EPOCHS.items():
+        # A few may be placeholders of another length.
+        if (digits == width).sum() > 0.8 * len(bare):
+            return name
     read = {
         form: bare.str.to_datetime(form, strict=False, time_unit="us").dt.year()
         for form in _FORMATS
@@ -308,9 +381,9 @@ def _time_keys(column: pl.Series) -> list[str]:
     return keys
 
 
-def _number_keys(frame: pl.DataFrame, names: Sequence[str | None]) -> list[str]:
+def _number_keys(frame: pl.DataFrame, names: Sequence[str]) -> list[str]:
     for name in names:
-        if name is None or frame.schema[name] != pl.String:
+        if frame.schema[name] != pl.String:
             continue
         cells = frame[name].str.strip_chars()
         if cells.str.contains(r"\d,\d{1,2}(\D|$)").any():
