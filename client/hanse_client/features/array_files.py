@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -76,7 +77,8 @@ def load_npz(kind: type[RecordT], path: Path, *, hint: str) -> RecordT:
     Raises:
         DataError: The file is missing, damaged, short, or of another kind; with the hint.
     """
-    with decoding(path, DataError, hint=hint), path.open("rb") as file:
+    # numpy takes a header that it cannot read for one of Python 2, and hands it to `tokenize`.
+    with decoding(path, DataError, TokenError, hint=hint), path.open("rb") as file:
         size = path.stat().st_size
         with zipfile.ZipFile(file) as archive:
             # Before numpy reads it, which would inflate a compressed member of any size.

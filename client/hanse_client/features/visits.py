@@ -166,9 +166,9 @@ def _in_order(part: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
             class_index=pl.col("class_index").fill_null(-1),
         )
         .with_columns(begun=pl.col("timestamp").min().over("user", "visit_key"))
-        # Down to the item, so that sums of floats over a visit do not depend on the order of the
-        # source's rows.
-        .sort("user", "begun", "visit_key", "timestamp", "item_id")
+        # Down to the item and its price, so that sums of floats over a visit do not depend on
+        # the order of the source's rows.
+        .sort("user", "begun", "visit_key", "timestamp", "item_id", "spend")
     )
     new = [pl.col(name) != pl.col(name).shift() for name in ("user", "visit_key")]
     return lines.with_columns(begins=pl.any_horizontal(new).fill_null(True))

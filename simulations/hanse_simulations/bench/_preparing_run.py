@@ -10,16 +10,20 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from hanse_common.config import RunSettings
-from hanse_common.paths import HISTORIES_FILE, SETTINGS_FILE, STORE_FILE
+from hanse_common.paths import CONFIG_FILE, HISTORIES_FILE, SETTINGS_FILE, STORE_FILE
 from hanse_common.printing import echo
+from hanse_common.settings_files import read_json
 from hanse_simulations.bench._memory import peak
 
+BEGUN: Final = datetime(2017, 1, 1)
+"""First day of the made-up records."""
 MODEL_FOLDER, CACHE_FOLDER = "model", "cache"
 EVENTS = "events-*.parquet"
 _READ_EVENTS, _READ_ITEMS = "read-events.parquet", "read-items.parquet"
@@ -47,10 +51,8 @@ def _reading(folder: Path) -> Callable[[], object]:
 def _arranging(folder: Path) -> Callable[[], object]:
     from hanse_client.features.histories import prepare
     from hanse_client.ingest.pipeline import Ingested
-    from hanse_client.model.config import InterestConfig
-    from hanse_simulations.bench.preparing import BEGUN
 
-    config = InterestConfig.from_pretrained(folder / MODEL_FOLDER)
+    vocabulary = read_json(folder / MODEL_FOLDER / CONFIG_FILE)
     read = Ingested(
         events=pl.read_parquet(folder / _READ_EVENTS),
         catalogue=pl.read_parquet(folder / _READ_ITEMS),
@@ -63,8 +65,8 @@ def _arranging(folder: Path) -> Callable[[], object]:
     def work() -> None:
         histories = prepare(
             read,
-            classes=config.classes,
-            level=config.level,
+            classes=vocabulary["classes"],
+            level=vocabulary["level"],
             observed_from=BEGUN,
             folder=folder / CACHE_FOLDER,
         )

@@ -18,7 +18,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +29,7 @@ from hanse_client.model.config import InterestConfig
 from hanse_common.config import Split
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.paths import SETTINGS_FILE, STORE_FILE
-from hanse_simulations.bench._preparing_run import EVENTS, MODEL_FOLDER
+from hanse_simulations.bench._preparing_run import BEGUN, EVENTS, MODEL_FOLDER
 from hanse_simulations.recipes import grocery
 from hanse_simulations.runs.files import write_json
 
@@ -42,7 +41,6 @@ STAGES: Final = {
     "batch": "read a batch of 256 customers",
 }
 """What is measured, in this order; the first is the reference."""
-BEGUN: Final = datetime(2017, 1, 1)
 SPLIT: Final = Split(
     train_until="2017-11-01T00:00:00",
     validate_until="2017-12-01T00:00:00",
