@@ -158,7 +158,8 @@ def test_a_running_node_prepares_again_in_a_process_of_its_own(store):
     erase_one(store)
     fresh(idle=False)
     assert "have changed" in said[0] and said[-1].startswith("prepared 23 customers")
-    steps = [line.partition(",")[0].split(" texts")[0] for line in said[1:-1]]
+    # On a busy machine a step is said again after a minute, with how long it has taken.
+    steps = [line.split(" texts")[0] for line in said[1:-1] if ", for " not in line]
     assert steps[0] == "preparing: reading the store's data"
     assert steps[-1] == "preparing: arranging the events by customer" and len(steps) == 3
     assert outdated(store) == ""

@@ -51,7 +51,7 @@ class ItemVectors:
     @property
     def width(self) -> int:
         """Length of a visit's vector: that of a text, then the item's own."""
-        return self.of_texts.shape[1] + self.own.shape[1]
+        return int(self.of_texts.shape[1] + self.own.shape[1])
 
     def of(self, items: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float32]:
         """[n, width] vectors of items."""
@@ -89,7 +89,7 @@ def visits_of(
         vectors: Of the items; None for visits with vectors of length 0.
         folder: Where arrays that are too large for memory are kept.
     """
-    longest = int(events["user_id"].str.len_chars().max() or 1)
+    longest = max(events["user_id"].str.len_chars().unique().to_list())
     grown: dict[str, GrowingArray] = {}
     for part in _by_customers(events):
         visits = _arranged(part, items, vectors, longest)

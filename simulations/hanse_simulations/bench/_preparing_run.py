@@ -100,7 +100,8 @@ def _batch(folder: Path) -> Callable[[], object]:
 
     def work() -> None:
         settings = _settings(folder)
-        data = task_of("interest").training_data(Histories.load(folder / HISTORIES_FILE), settings)
+        store = Histories.load(folder / HISTORIES_FILE)
+        data: Any = task_of("interest").training_data(store, settings)
         split = settings.data.split
         if split is None:
             raise ValueError("the settings have no split")
