@@ -260,9 +260,10 @@ def prepare(
         data.events, items, vectors, folder=Path(gettempdir()) if folder is None else folder
     )
     begun = visits.days.min() if observed_from is None else days(observed_from)
+    nowhere = np.full(len(visits.customers), -1, dtype=np.int64)
     return Histories(
         customers=visits.customers,
-        homes=homes_of(visits.customers, data.homes),
+        homes=homes_of(visits.customers, data.homes) if data.homes else nowhere,
         visit_offsets=offsets_of(visits.sizes),
         visit_days=visits.days,
         visit_vectors=visits.vectors,

@@ -50,11 +50,12 @@ def _reading(folder: Path) -> Callable[[], object]:
 
 def _arranging(folder: Path) -> Callable[[], object]:
     from hanse_client.features.histories import prepare
+    from hanse_client.features.visits import COLUMNS
     from hanse_client.ingest.pipeline import Ingested
 
     vocabulary = read_json(folder / MODEL_FOLDER / CONFIG_FILE)
     read = Ingested(
-        events=pl.read_parquet(folder / _READ_EVENTS),
+        events=pl.read_parquet(folder / _READ_EVENTS, columns=list(COLUMNS)),
         catalogue=pl.read_parquet(folder / _READ_ITEMS),
         rejects={},
         rows_read=0,

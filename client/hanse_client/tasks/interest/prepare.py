@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 from hanse_client.features.histories import prepare, unranked
 from hanse_client.features.own_vectors import own_vectors
 from hanse_client.features.prepare import PreparedData, observed_from
+from hanse_client.features.visits import COLUMNS
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import StoreConfig
 from hanse_client.model.item_texts import encode_texts
@@ -55,6 +57,7 @@ def prepare_histories(
         width = vocabulary.get("vector_size", 0) - own_size
         texts = _text_vectors(data.catalogue, settings, width, cache=cache, report=report)
     report("arranging the events by customer")
+    data = replace(data, events=data.events.select(COLUMNS))  # the other columns are given back
     classes, level = vocabulary["classes"], vocabulary["level"]
     histories = prepare(
         data,
