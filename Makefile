@@ -57,6 +57,7 @@ bench: $(STAMP) ## Every benchmark, each beside its reference
 	$(BIN)/hanse bench engines
 	$(BIN)/hanse bench secagg
 	$(BIN)/hanse bench clipping
+	$(BIN)/hanse bench preparing
 	$(BIN)/hanse bench deployment
 
 clean: ## Remove the environment and all caches (runs/ stays)

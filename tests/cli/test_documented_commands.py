@@ -54,6 +54,7 @@ SETTINGS = (
     "--set data.stores=3 --set data.customers=24 --set federation.rounds=1 "
     "--set compute.workers=1 --set compare=false"
 )
+PREPARING = Run("bench preparing --customers 50 --visits 400 --items 2", slow=True)
 ATTACK = By(
     "tests/e2e/test_privacy_audit.py::test_sound_code_stays_below_its_claim_and_the_attack_is_not_blind",
     "tests/e2e/test_privacy_audit.py::test_missing_noise_is_found_while_the_ledgers_are_in_order",
@@ -253,6 +254,8 @@ TABLE: dict[str, Run | By] = {
     "hanse bench clipping --model tied": Run(
         "bench clipping --model tied --batch 2 --repeats 1 --method bookkeeping", slow=True
     ),
+    "hanse bench preparing": PREPARING,
+    "hanse bench preparing --visits 1000000": PREPARING,
     "hanse bench deployment": Run("bench deployment --stores 3 --rounds 2", slow=True),
     "hanse bench serve MODEL --store STORE": Run(
         "bench serve {run} --store {node} --requests 4 --clients 2", slow=True

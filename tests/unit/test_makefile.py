@@ -99,6 +99,6 @@ def test_each_target_runs_what_it_is_for(make, tmp_path: Path):
         *("ruff", "ruff", "mypy", "lint-imports", "pytest")
     ]
     assert [line.split()[2] for line in ran("bench")] == [
-        *("engines", "secagg", "clipping", "deployment")
+        *("engines", "secagg", "clipping", "preparing", "deployment")
     ]
     assert {line for line in make("help").stdout.splitlines() if "make bench" in line}

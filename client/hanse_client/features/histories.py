@@ -7,9 +7,10 @@ text encoder; reading a prepared file needs only numpy, so that a round starts a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +18,16 @@ import numpy.typing as npt
 
 from hanse_client.features.array_files import load_npz, save_npz
 from hanse_client.features.by_customer import at_home, homes_of
-from hanse_client.features.ragged import offsets_of
+from hanse_client.features.ragged import Ints, offsets_of, ranges
 from hanse_common.config import RunSettings, Split
 from hanse_common.errors import EmptyStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import polars as pl
 
+    from hanse_client.features.visits import ItemVectors
     from hanse_client.ingest.pipeline import Ingested
 
 EPOCH = datetime(1970, 1, 1)
@@ -39,6 +41,8 @@ FACTS = (
     *(f"share_{kind}" for kind in EVENT_KINDS),
 )
 _CATEGORY_DEPTH = 2
+HOMELESS = "set home_key in store.toml to the stores' common key, and prepare again"
+"""Hint where a person's home is unknown."""
 
 
 def days(moment: datetime) -> float:
@@ -83,7 +87,8 @@ class Histories:
     visit_days: npt.NDArray[np.float64]
     """[V] beginning of the visit, in days since 1970; ascending within a customer."""
     visit_vectors: npt.NDArray[np.float16]
-    """[V, vector_size] mean vector of the visit's items: of their texts, then their own."""
+    """[V, vector_size] mean vector of the visit's items: of their texts, then their own; [V, 0]
+    for a model of categories, which reads none."""
     visit_facts: npt.NDArray[np.float32]
     """[V, len(FACTS)]."""
     pair_offsets: npt.NDArray[np.int64]
@@ -115,6 +120,30 @@ class Histories:
         """Only the histories of these customers; the others stay, with an empty one."""
         owners = np.repeat(np.arange(len(self)), np.diff(self.visit_offsets))
         return self._where(np.isin(owners, customers))
+
+    def select(self, customers: npt.NDArray[np.int64], sizes: Ints | None = None) -> Histories:
+        """The histories of these customers, in this order.
+
+        Args:
+            customers: [R] indices; a customer may be there several times.
+            sizes: [R] how many of each one's first visits to take; all if left out.
+        """
+        starts = self.visit_offsets[customers]
+        sizes = self.visit_offsets[customers + 1] - starts if sizes is None else sizes
+        _, visits = ranges(starts, starts + sizes)
+        pair_starts, pair_stops = self.pair_offsets[visits], self.pair_offsets[visits + 1]
+        _, pairs = ranges(pair_starts, pair_stops)
+        return replace(
+            self,
+            customers=self.customers[customers],
+            homes=self.homes[customers],
+            visit_offsets=offsets_of(sizes),
+            visit_days=self.visit_days[visits],
+            visit_vectors=self.visit_vectors[visits],
+            visit_facts=self.visit_facts[visits],
+            pair_offsets=offsets_of(pair_stops - pair_starts),
+            pair_classes=self.pair_classes[pairs],
+        )
 
     def _where(self, keep: npt.NDArray[np.bool_]) -> Histories:
         """Only the visits marked in the mask [V]; all customers stay."""
@@ -169,12 +198,7 @@ class Histories:
         Raises:
             ConfigError: A customer's home is unknown.
         """
-        here = at_home(
-            self.homes,
-            index,
-            stores,
-            hint="set home_key in store.toml to the stores' common key, and prepare again",
-        )
+        here = at_home(self.homes, index, stores, hint=HOMELESS)
         return self._where(np.repeat(here, self.sizes))
 
     def save(self, path: Path) -> None:
@@ -196,9 +220,10 @@ def prepare(
     *,
     classes: Sequence[str],
     level: str,
-    text_vectors: dict[str, npt.NDArray[np.float32]],
+    text_vectors: Mapping[str, npt.NDArray[np.float32]] | None = None,
     own: npt.NDArray[np.float32] | None = None,
     observed_from: datetime | None = None,
+    folder: Path | None = None,
 ) -> Histories:
     """Build histories from a store's ingested events.
 
@@ -206,128 +231,68 @@ def prepare(
         data: The result of `ingest`.
         classes: The federation's public vocabulary, in the model's order.
         level: The kind of the classes: category, type or product.
-        text_vectors: Item text -> vector, for every text of the catalogue.
+        text_vectors: Item text -> vector, for every text of the catalogue. If left out, visits
+            have vectors of length 0: a model of categories reads none.
         own: [items, any width] the items' own vectors in the catalogue's order, which follow
             those of the texts; see `own_vectors`.
         observed_from: First day of the store's records, a public fact. If left out, the day
             of the first event: then one customer can change the rates of all others, and no
             promise of privacy covers it.
+        folder: Where arrays that are too large for memory are kept, in files without a name;
+            the system's folder of temporary files if left out.
 
     Raises:
         EmptyStore: There is no event.
     """
     import polars as pl
 
+    from hanse_client.features.visits import class_index, visits_of
+
     if data.events.is_empty():
         raise EmptyStore("the store has no usable event", hint="see `hanse data check`")
-    texts = data.catalogue["text"].unique().sort()
-    vectors = np.stack([text_vectors[text] for text in texts]).astype(np.float32)
     items = data.catalogue.select(
         "item_id",
-        text_index=pl.col("text").replace_strict(texts, range(len(texts)), return_dtype=pl.Int64),
-        class_index=_class_index(data.catalogue, classes, level),
-        item_index=pl.int_range(pl.len()),
+        item_index=pl.int_range(pl.len(), dtype=pl.Int64),
+        class_index=class_index(data.catalogue, classes, level),
     )
-    events = _with_visits(data.events.join(items, on="item_id", how="left", validate="m:1"))
-    visits = _visits(events)
-
-    visit = events["visit"].to_numpy()
-    sums = np.zeros((visits.height, vectors.shape[1]), dtype=np.float32)
-    np.add.at(sums, visit, vectors[events["text_index"].to_numpy()])
-    if own is not None and own.shape[1]:
-        added = np.zeros((visits.height, own.shape[1]), dtype=np.float32)
-        np.add.at(added, visit, own[events["item_index"].to_numpy()])
-        sums = np.concatenate([sums, added], axis=1)
-    # Only purchases make a (visit, class) pair: views and carts describe the visit alone.
-    pairs = (
-        events.filter(pl.col("class_index").is_not_null() & (pl.col("event_type") == "purchase"))
-        .select("visit", "class_index")
-        .unique()
-        .sort("visit", "class_index")
+    vectors = None if text_vectors is None else _item_vectors(data.catalogue, text_vectors, own)
+    visits = visits_of(
+        data.events, items, vectors, folder=Path(gettempdir()) if folder is None else folder
     )
-    customers = visits["user_id"].unique().sort()
-    day = visits["day"].to_numpy()
+    begun = visits.days.min() if observed_from is None else days(observed_from)
+    nowhere = np.full(len(visits.customers), -1, dtype=np.int64)
     return Histories(
-        customers=customers.to_numpy().astype(np.str_),
-        homes=homes_of(customers, data.homes),
-        visit_offsets=offsets_of(
-            visits.group_by("user_id").len().sort("user_id")["len"].to_numpy()
-        ),
-        visit_days=day,
-        visit_vectors=(sums / visits["items"].to_numpy()[:, None]).astype(np.float16),
-        visit_facts=_facts(visits),
-        pair_offsets=offsets_of(np.bincount(pairs["visit"].to_numpy(), minlength=visits.height)),
-        pair_classes=pairs["class_index"].to_numpy().astype(np.int32),
-        observed_from=float(np.floor(day.min() if observed_from is None else days(observed_from))),
+        customers=visits.customers,
+        homes=homes_of(visits.customers, data.homes) if data.homes else nowhere,
+        visit_offsets=offsets_of(visits.sizes),
+        visit_days=visits.days,
+        visit_vectors=visits.vectors,
+        visit_facts=visits.facts,
+        pair_offsets=offsets_of(visits.pair_sizes),
+        pair_classes=visits.pair_classes,
+        observed_from=float(np.floor(begun)),
     )
 
 
 def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
     """Number of events with items whose class is outside the vocabulary."""
-    import polars as pl
+    from hanse_client.features.visits import class_index
 
-    foreign = data.catalogue.filter(_class_index(data.catalogue, classes, level).is_null())
-    return data.events.filter(pl.col("item_id").is_in(foreign["item_id"].implode())).height
+    foreign = data.catalogue.filter(class_index(data.catalogue, classes, level).is_null())
+    return int(data.events["item_id"].is_in(foreign["item_id"].implode()).sum())
 
 
-def _class_index(catalogue: pl.DataFrame, classes: Sequence[str], level: str) -> pl.Series:
-    """[items] index of each item's class; null for items outside the vocabulary."""
-    import polars as pl
+def _item_vectors(
+    catalogue: pl.DataFrame,
+    text_vectors: Mapping[str, npt.NDArray[np.float32]],
+    own: npt.NDArray[np.float32] | None,
+) -> ItemVectors:
+    from hanse_client.features.visits import ItemVectors
 
-    known = {name: index for index, name in enumerate(classes)}
-    rows = zip(catalogue["category"], catalogue["item_id"], strict=True)
-    return pl.Series(
-        [known.get(item_class(path, item, level)) for path, item in rows], dtype=pl.Int64
+    texts = catalogue["text"].unique().sort()
+    places = catalogue["text"].replace_strict(texts, np.arange(len(texts)))
+    return ItemVectors(
+        of_texts=np.stack([text_vectors[text] for text in texts]).astype(np.float32),
+        texts=places.to_numpy(),
+        own=np.zeros((catalogue.height, 0), np.float32) if own is None else own,
     )
-
-
-def _with_visits(events: pl.DataFrame) -> pl.DataFrame:
-    """Add the column `visit` in [0, V), ascending by customer and time of the first event."""
-    import polars as pl
-
-    key = pl.coalesce("basket_id", pl.col("timestamp").dt.date().cast(pl.String))
-    begun = pl.col("timestamp").min().over("user_id", "visit_key").alias("begun")
-    events = events.with_columns(visit_key=key).with_columns(begun)
-    # Sorted down to the item, so that sums of floats over a visit do not depend on the order of
-    # the source's rows.
-    events = events.sort("user_id", "begun", "visit_key", "timestamp", "item_id")
-    return events.with_columns(
-        visit=pl.struct("user_id", "visit_key").rle_id().cast(pl.Int64),
-    )
-
-
-def _visits(events: pl.DataFrame) -> pl.DataFrame:
-    """One row a visit: customer, day, items, spend, days since the last visit, event shares."""
-    import polars as pl
-
-    shares = [(pl.col("event_type") == kind).mean().alias(f"share_{kind}") for kind in EVENT_KINDS]
-    since = (pl.col("begun").first() - EPOCH).dt.total_microseconds() / 86_400e6
-    return (
-        events.group_by("visit", maintain_order=True)
-        .agg(
-            pl.col("user_id").first(),
-            day=since,
-            items=pl.len(),
-            spend=(pl.col("price").fill_null(0) * pl.col("quantity")).sum(),
-            **{share.meta.output_name(): share for share in shares},
-        )
-        .sort("visit")
-        .with_columns(gap=pl.col("day").diff().over("user_id").fill_null(0))
-    )
-
-
-def _facts(visits: pl.DataFrame) -> npt.NDArray[np.float32]:
-    """[V, len(FACTS)] facts; each row depends only on its own visit and the one before it.
-
-    Scaling is by constants: means or spreads of the data would depend on other customers.
-    """
-    angle = 2 * np.pi * visits["day"].to_numpy() / 7
-    columns = [
-        np.log1p(visits["items"].to_numpy()),
-        np.log1p(visits["spend"].to_numpy()),
-        np.log1p(visits["gap"].to_numpy()),
-        np.sin(angle),
-        np.cos(angle),
-        *(visits[f"share_{kind}"].to_numpy() for kind in EVENT_KINDS),
-    ]
-    return np.stack(columns, axis=1).astype(np.float32)

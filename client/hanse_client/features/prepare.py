@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from hanse_client.node import Node
     from hanse_client.tasks.base import StoreData, Task
 
+_FORMAT = 2
+"""Raise it when the same sources and settings give other prepared files; 2 leaves out what no
+task reads. A record without the number, as the first version wrote it, is none."""
 _RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
 QUERY_SECONDS = 86_400.0
 """Age at which a query is repeated, in seconds. A database does not report that its rows changed,
@@ -73,6 +76,7 @@ class Preparation:
         rejected: Number of rows rejected.
         unranked: Number of valid rows that the model cannot use. Of an event with an item of a
             class that it does not rank, the visit counts and the class does not.
+        format: Version of the format of prepared data.
     """
 
     sources: str
@@ -85,6 +89,7 @@ class Preparation:
     rows: int
     rejected: int
     unranked: int
+    format: int
 
     def outdated(
         self,
@@ -136,14 +141,19 @@ class Preparation:
 
     @classmethod
     def load(cls, histories: Path) -> Preparation | None:
-        """Read the record of a file of prepared data; None if one of the two files is missing."""
+        """Read the record of a file of prepared data.
+
+        Returns:
+            None if one of the two files is missing, or another version of Hanse wrote them.
+        """
         path = _note(histories)
         if not (path.exists() and histories.exists()):
             return None
         try:
-            return cls(**read_json(path))
+            done = cls(**read_json(path))
         except TypeError:  # fields of another version: the store prepares again
             return None
+        return done if done.format == _FORMAT else None
 
 
 def check_prepared(node: Node, settings: RunSettings) -> None:
@@ -225,6 +235,7 @@ def prepare_store(
         rows=prepared.rows,
         rejected=prepared.rejected,
         unranked=prepared.unranked,
+        format=_FORMAT,
     )
     # Written after the data: a record that exists always describes a complete file.
     write_durably(_note(target), json.dumps(asdict(done), indent=2) + "\n", mode=0o600)

@@ -185,6 +185,13 @@ def _open_node(path: Path, trained: Trained) -> OpenStore:
             code="other-catalogue",
             hint=f"give the store's {STORE_FILE}: its data are then prepared for this model",
         )
+    if wanted.kind != "categories" and own.kind == "categories":
+        raise DataError(
+            f"store {node.name!r} is prepared for a model of categories, and visits have no "
+            "vectors, which this model reads",
+            code="other-catalogue",
+            hint=f"give the store's {STORE_FILE}: its data are then prepared for this model",
+        )
     return OpenStore(name=node.name, histories=node.histories)
 
 
@@ -200,6 +207,7 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
             code="other-catalogue",
             hint="is it the model of this federation, and does [catalogue] map category?",
         )
+    reads_vectors = config.kind != "categories"
     # Only items that were bought need a vector; embedding a catalogue takes minutes.
     bought = data.catalogue.filter(data.catalogue["item_id"].is_in(data.events["item_id"].unique()))
     texts = sorted(bought["text"].unique())
@@ -213,7 +221,7 @@ def _open_toml(path: Path, trained: Trained, settings: RunSettings | None) -> Op
         replace(data, catalogue=bought),
         classes=config.classes,
         level=config.level,
-        text_vectors=_vectors(texts, trained, encoder, path.parent),
+        text_vectors=_vectors(texts, trained, encoder, path.parent) if reads_vectors else None,
         own=own_vectors(bought, config.own_vector_size, required=trained.model.reads_texts()),
         observed_from=observed_from(store, settings),
     )

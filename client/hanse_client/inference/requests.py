@@ -8,15 +8,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, Field, model_validator
 
 from hanse_client.features.histories import Histories, days
+from hanse_client.features.ragged import offsets_of
 from hanse_client.inference.load import OpenStore
 from hanse_client.inference.tables import classes_of
 from hanse_client.tasks.interest import InterestConfig
@@ -103,7 +103,7 @@ def question(
                     code="unknown-customer",
                     hint=f"position {request.users.index(name)} of users",
                 )
-        histories = take(store.histories, places.astype(np.int64))
+        histories = store.histories.select(places.astype(np.int64))
     else:
         if reads_texts:
             raise DataError(
@@ -118,24 +118,6 @@ def question(
             hint=f"position {int(np.argmin(visits))}; `at` names another moment",
         )
     return Question(histories=histories, moment=moment, top=request.top)
-
-
-def take(histories: Histories, index: npt.NDArray[np.int64]) -> Histories:
-    """The histories of the customers `index` [R], in this order; a customer may be repeated."""
-    starts, stops = histories.visit_offsets[index], histories.visit_offsets[index + 1]
-    visits = _ranges(starts, stops)
-    pair_starts, pair_stops = histories.pair_offsets[visits], histories.pair_offsets[visits + 1]
-    return replace(
-        histories,
-        customers=histories.customers[index],
-        homes=histories.homes[index],
-        visit_offsets=_ends(stops - starts),
-        visit_days=histories.visit_days[visits],
-        visit_vectors=histories.visit_vectors[visits],
-        visit_facts=histories.visit_facts[visits],
-        pair_offsets=_ends(pair_stops - pair_starts),
-        pair_classes=histories.pair_classes[_ranges(pair_starts, pair_stops)],
-    )
 
 
 def _posted(
@@ -153,23 +135,12 @@ def _posted(
     return Histories(
         customers=np.array([str(index) for index in range(len(posted))]),
         homes=np.full(len(posted), -1, dtype=np.int64),
-        visit_offsets=_ends(np.array([len(visits) for visits in ordered], dtype=np.int64)),
+        visit_offsets=offsets_of(np.array([len(visits) for visits in ordered], dtype=np.int64)),
         visit_days=np.array([days(visit.time) for visit in flat], dtype=np.float64),
         # Not read: `question` refuses posted histories if the model uses its transformer.
-        visit_vectors=np.zeros((len(flat), config.vector_size), dtype=np.float16),
+        visit_vectors=np.zeros((len(flat), store.histories.visit_vectors.shape[1]), np.float16),
         visit_facts=np.zeros((len(flat), config.visit_facts), dtype=np.float32),
-        pair_offsets=_ends(np.array([len(pair) for pair in pairs], dtype=np.int64)),
+        pair_offsets=offsets_of(np.array([len(pair) for pair in pairs], dtype=np.int64)),
         pair_classes=np.array([one for pair in pairs for one in pair], dtype=np.int32),
         observed_from=store.histories.observed_from,
     )
-
-
-def _ends(sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """CSR offsets [n + 1] of sizes [n]."""
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _ranges(starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The concatenation of all ranges `starts[i]` to `stops[i]`."""
-    parts = [np.arange(a, b) for a, b in zip(starts, stops, strict=True)]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]).astype(np.int64)

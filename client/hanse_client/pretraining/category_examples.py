@@ -123,13 +123,7 @@ def order_histories(orders: PublicData) -> Histories:
     category = dict(data.catalogue.select("item_id", "category").iter_rows())
     bought = data.events["item_id"].unique()
     classes = sorted({item_class(category[item], item, orders.level) for item in bought})
-    none = np.zeros(0, dtype=np.float32)
-    return prepare(
-        data,
-        classes=classes,
-        level=orders.level,
-        text_vectors=dict.fromkeys(data.catalogue["text"], none),
-    )
+    return prepare(data, classes=classes, level=orders.level)
 
 
 def _examples(

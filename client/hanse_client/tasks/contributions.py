@@ -82,11 +82,26 @@ class Contributions:
         Args:
             customers: Indices of the customers to count; all if left out.
         """
+        total = np.zeros(self.length)
+        self.add_to(total, customers)
+        return total
+
+    def add_to(
+        self, total: npt.NDArray[np.float64], customers: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """Add the customers' rows to a sum of shape [length], one entry after the other.
+
+        So the sum of several parts of a store has the same bits as that of all of it at once.
+
+        Args:
+            total: Changed in place.
+            customers: Indices of the customers to count; all if left out.
+        """
         cells, values = self.cells, self.values
         if customers is not None:
             counted = np.isin(self.rows(), customers)
             cells, values = cells[counted], values[counted]
-        return np.bincount(cells, values, minlength=self.length).astype(np.float64)
+        np.add.at(total, cells, values)
 
     def _merged(self) -> Contributions:
         """The same rows with each cell at most once."""

@@ -8,7 +8,7 @@ person's clip is divided among their stores. Noise is added to the integers of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,16 @@ from torch import nn
 
 from hanse_client.node import Node
 from hanse_client.tasks import task_of
-from hanse_client.tasks.base import Task
+from hanse_client.tasks.base import Ints, StoreData, Task
 from hanse_client.training.subnormals import flushing_subnormals
 from hanse_client.training.train import check_size, load_arrays, trained_arrays, training_data
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, PrivacyError
 from hanse_common.phases import is_released
 from hanse_common.privacy.plan import PrivacyPlan
+
+_CUSTOMERS = 4_096
+"""Customers whose rows are in memory together: of those with 30 classes each, some 100 MB."""
 
 
 @flushing_subnormals
@@ -65,17 +68,19 @@ def statistics_sum(
         return np.zeros(length)
     if plan is None:
         check_size(node.name, task.load_data(node), settings)
-    data = training_data(node, settings)
-    rows = task.contributions(phase.name, data, model, settings)
-    if rows.length != length or len(rows) != len(data.customers):
-        raise PrivacyError(
-            f"task {task.name!r} returns {len(rows)} rows of length {rows.length} for "
-            f"{phase.name!r}, and not {len(data.customers)} of {length}",
-            code="unbounded-statistics",
-        )
-    rows.check()
+    total = np.zeros(length)
+    for data in _parts(training_data(node, settings)):
+        rows = task.contributions(phase.name, data, model, settings)
+        if rows.length != length or len(rows) != len(data.customers):
+            raise PrivacyError(
+                f"task {task.name!r} returns {len(rows)} rows of length {rows.length} for "
+                f"{phase.name!r}, and not {len(data.customers)} of {length}",
+                code="unbounded-statistics",
+            )
+        rows.check()
+        rows.add_to(total, data.active())
     node.log(round=number, phase=phase.name)
-    return rows.sum(data.active()) * (1.0 if plan is None else plan.person_share)
+    return total * (1.0 if plan is None else plan.person_share)
 
 
 def absorb_own_statistics(node: Node, model: nn.Module, settings: RunSettings) -> None:
@@ -97,6 +102,20 @@ def absorb_own_statistics(node: Node, model: nn.Module, settings: RunSettings) -
     for phase in settings.schedule.statistics:
         total = statistics_sum(node, model, settings, {}, phase.first)
         load_arrays(model, {phase.array: np.append(total, 0.0)})
+
+
+def _parts(data: StoreData) -> Iterator[StoreData]:
+    """A store's customers, some at a time: their rows can be larger than all of their data.
+
+    Data of another package's task that cannot be selected from are one part.
+    """
+    select: Callable[[Ints], StoreData] | None = getattr(data, "select", None)
+    count = len(data.customers)
+    if select is None or count <= _CUSTOMERS:
+        yield data
+        return
+    for start in range(0, count, _CUSTOMERS):
+        yield select(np.arange(start, min(start + _CUSTOMERS, count)))
 
 
 def release_length(task: Task, model: nn.Module, settings: RunSettings, phase: str) -> int:

@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
@@ -29,6 +24,7 @@ from torch import Tensor, nn
 
 from hanse_client.clipping import BookKeeping
 from hanse_simulations.bench._clipping_models import Task, task
+from hanse_simulations.bench._memory import forget_peak, peak
 
 CHECKED = 4
 """Number of customers on whom the clipped sum is compared with one-by-one passes."""
@@ -132,17 +128,17 @@ def measure(model: str, method: str, batch: int, *, steps: int, seconds: float) 
     name, chunked = method.removesuffix("-chunked"), method.endswith("-chunked")
     work = task(model, batch, chunked=chunked)
     step = METHODS[name](work.model, 1.0)
-    baseline = _forget_peak()
+    baseline = forget_peak()
     step(work.inputs)  # warms up caches; its memory counts, its time does not
     taken: list[float] = []
     while len(taken) < steps and (not taken or sum(taken) < seconds):
         start = time.process_time()
         step(work.inputs)
         taken.append(time.process_time() - start)
-    peak = _peak() - baseline
+    most = peak() - baseline
     # A second copy of the model: the first one's hooks and gradients would disturb the check.
     error = None if name == "plain" else _error(METHODS[name], task(model, batch, chunked=chunked))
-    return {"seconds": taken, "peak_mb": peak / 2**20, "max_relative_error": error}
+    return {"seconds": taken, "peak_mb": most / 2**20, "max_relative_error": error}
 
 
 def one_by_one(work: Task) -> tuple[float, dict[str, Tensor]]:
@@ -181,25 +177,6 @@ def _error(method: Callable[[nn.Module, float], Step], work: Task) -> float:
         / max(float(gradient.abs().max()), _NEXT_TO_NOTHING * largest)
         for name, gradient in expected.items()
     )
-
-
-def _forget_peak() -> int:
-    """Reset the peak of resident memory where Linux allows it; return the bytes held now."""
-    with suppress(OSError):
-        # 5 resets VmHWM (proc(5)); elsewhere the peak is that of the whole process.
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return int(psutil.Process().memory_info().rss)
-
-
-def _peak() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
-        if match:
-            return int(match[1]) * 1024
-    # getrusage counts bytes on macOS and kilobytes elsewhere.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main(model: str, method: str, batch: int, steps: int, seconds: float) -> None:

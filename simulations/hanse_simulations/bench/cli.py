@@ -112,6 +112,20 @@ def bench_commands(
     _print_rows(commands(folder), render, format_)
 
 
+@app.command("preparing")
+def bench_preparing(
+    customers: Annotated[int, typer.Option(help="Customers of the made-up store.")] = 100_000,
+    visits: Annotated[int, typer.Option(help="Visits of all customers.")] = 1_000_000,
+    items: Annotated[float, typer.Option(help="Mean number of rows of a visit.")] = 1.0,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Time and memory of preparing a made-up store, compared with plain polars on its rows."""
+    from hanse_simulations.bench.preparing import preparing, render
+
+    rows = preparing(customers=customers, visits=visits, items=items, progress=say)
+    _print_rows(rows, render, format_)
+
+
 @app.command("tasks")
 def bench_tasks(
     run: RunArgument,

@@ -34,7 +34,7 @@ from hanse_simulations.runs.arm_folder import ArmFolder, store_folder_name
 from hanse_simulations.runs.files import write_json
 
 # Raise it when the same stores and settings give other prepared files.
-_FORMAT = 8
+_FORMAT = 9
 
 ONE_PLACE = "all"
 """Name of the one store of an arm that has all customers in one place."""
@@ -204,17 +204,22 @@ def _prepare(folders: Sequence[Path], settings: RunSettings, cache: Path, target
     listed = listed_classes(catalogue, settings)
     classes = sorted(listed)
     texts = sorted(catalogue["text"].unique())
-    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / TEXTS_FOLDER)
-    by_text = dict(zip(texts, vectors, strict=True))
-    own_size = own_vector_size(catalogue)
+    by_text = None
+    # A model of categories reads no vectors of visits.
+    reads_vectors = settings.model.kind != "categories"
+    if reads_vectors:
+        vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache / TEXTS_FOLDER)
+        by_text = dict(zip(texts, vectors, strict=True))
+    own_size = own_vector_size(catalogue) if reads_vectors else 0
     for number, (_, data) in enumerate(stores):
         histories = prepare(
             data,
             classes=classes,
             level=settings.data.level,
             text_vectors=by_text,
-            own=own_vectors(data.catalogue, own_size, required=settings.model.kind != "categories"),
+            own=own_vectors(data.catalogue, own_size, required=reads_vectors),
             observed_from=begun[number],
+            folder=target,
         )
         histories.save(target / f"{number:04d}.npz")
     model = fresh_model(catalogue, listed, settings, cache=cache / TEXTS_FOLDER)

@@ -259,8 +259,9 @@ def _sequences(
     facts = np.zeros((len(starts), steps, config.visit_facts), dtype=np.float32)
     for row, (start, low, high) in enumerate(zip(starts, first, most, strict=True)):
         part = slice(start + low, start + high)
-        vectors[row, : high - low] = histories.visit_vectors[part]
-        facts[row, : high - low] = histories.visit_facts[part]
+        if high > low:  # a model of categories reads no visit, and has no vectors of any
+            vectors[row, : high - low] = histories.visit_vectors[part]
+            facts[row, : high - low] = histories.visit_facts[part]
     return vectors, facts, first
 
 

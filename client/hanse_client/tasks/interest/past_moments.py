@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from hanse_client.features.cut_histories import CutHistories
 from hanse_client.features.histories import Histories
 from hanse_client.features.ragged import Ints, offsets_of, ranges
 from hanse_client.tasks.interest.category_model import UNKNOWN
@@ -61,7 +62,9 @@ class PastDraw:
         return PastDraw(customers=self.customers[start:stop], moments=self.moments[start:stop])
 
 
-def past_moments(histories: Histories, *, until: float, count: int = PAST_MOMENTS) -> Days:
+def past_moments(
+    histories: Histories | CutHistories, *, until: float, count: int = PAST_MOMENTS
+) -> Days:
     """The moments [M] that every customer is seen at, at most `count`; none in short records.
 
     Guarantees:
@@ -72,7 +75,12 @@ def past_moments(histories: Histories, *, until: float, count: int = PAST_MOMENT
 
 
 def random_moments(
-    histories: Histories, rows: int, *, until: float, count: int, rng: np.random.Generator
+    histories: Histories | CutHistories,
+    rows: int,
+    *,
+    until: float,
+    count: int,
+    rng: np.random.Generator,
 ) -> Days:
     """[R, P] moments at random times that have reference days before and a horizon after them.
 
@@ -127,26 +135,38 @@ def past_examples(histories: Histories, moments: Days) -> PastExamples:
     key = _digest(histories, moments)
     kept: PastExamples | None = _EXAMPLES.get(key)
     if kept is None:
-        customers = np.repeat(np.arange(len(histories)), len(moments))
-        tokens = category_tokens(histories, customers, np.tile(moments, len(histories)))
-        kept = PastExamples(
-            tokens=tokens, targets=token_targets(histories, tokens), moments=len(moments)
-        )
+        kept = _past_examples(histories, moments)
         _EXAMPLES.put(key, kept)
     return kept
 
 
+def _past_examples(histories: Histories, moments: Days) -> PastExamples:
+    customers = np.repeat(np.arange(len(histories)), len(moments))
+    tokens = category_tokens(histories, customers, np.tile(moments, len(histories)))
+    targets = token_targets(histories, tokens)
+    return PastExamples(tokens=tokens, targets=targets, moments=len(moments))
+
+
 def head_inputs(
-    histories: Histories, moments: Days, outlook: CategoryOutlook, class_vectors: torch.Tensor
+    histories: Histories,
+    moments: Days,
+    outlook: CategoryOutlook,
+    class_vectors: torch.Tensor,
+    *,
+    keep: bool = True,
 ) -> HeadBatch:
-    """What the head reads of all customers at the same moments; kept in memory.
+    """What the head reads of all customers at the same moments.
 
     Args:
         histories: Of training only.
         moments: [M] of `past_moments`.
         outlook: With the frozen base.
         class_vectors: [C, K] text vectors.
+        keep: Whether it is kept in memory, for the next call with the same arguments.
     """
+    if not keep:
+        examples = _past_examples(histories, moments)
+        return _head_inputs(examples, len(histories), outlook, class_vectors)
     state = {**dict(outlook.base.named_parameters()), **dict(outlook.named_buffers())}
     weights = [state[name].detach().numpy() for name in sorted(state)]
     key = _digest(histories, moments, class_vectors.numpy(), *weights)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from hanse_client.features.histories import prepare, unranked
 from hanse_client.features.own_vectors import own_vectors
 from hanse_client.features.prepare import PreparedData, observed_from
+from hanse_client.features.visits import COLUMNS
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import StoreConfig
 from hanse_client.model.item_texts import encode_texts
@@ -30,8 +36,8 @@ def prepare_histories(
     Args:
         store: The store's sources.
         settings: The run's, for the text encoder and the split in time.
-        model: Folder of the initial model, for the vocabulary.
-        cache: Folder in which text vectors are cached.
+        model: Folder of the initial model, for the vocabulary and whether it reads vectors.
+        cache: Folder in which text vectors are cached, and arrays larger than memory are kept.
         report: Called with a line before each step that may take minutes.
 
     Raises:
@@ -42,27 +48,25 @@ def prepare_histories(
     """
     vocabulary, begun = read_json(model / CONFIG_FILE), observed_from(store, settings)
     data = ingest(store)
-    texts = sorted(data.catalogue["text"].unique())
-    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
-    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
-    own_size = vocabulary.get("own_vector_size", 0)
-    text_size = vocabulary.get("vector_size", 0) - own_size
-    if vectors.shape[1] != text_size:
-        raise ConfigError(
-            f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
-            f"reads {text_size}",
-            hint="model and settings belong to different runs; ask the coordinator for both",
-        )
+    texts = own = None
+    # A model of categories reads the vectors of classes, which it brings along, and none of
+    # visits: they would be nine tenths of the file.
+    if vocabulary.get("kind") != "categories":
+        own_size = vocabulary.get("own_vector_size", 0)
+        own = own_vectors(data.catalogue, own_size, required=True)
+        width = vocabulary.get("vector_size", 0) - own_size
+        texts = _text_vectors(data.catalogue, settings, width, cache=cache, report=report)
     report("arranging the events by customer")
+    data = replace(data, events=data.events.select(COLUMNS))  # the other columns are given back
     classes, level = vocabulary["classes"], vocabulary["level"]
     histories = prepare(
         data,
         classes=classes,
         level=level,
-        text_vectors=dict(zip(texts, vectors, strict=True)),
-        # A model of categories reads the vectors of classes, which it brings along.
-        own=own_vectors(data.catalogue, own_size, required=vocabulary.get("kind") != "categories"),
+        text_vectors=texts,
+        own=own,
         observed_from=begun,
+        folder=cache,
     )
     return PreparedData(
         data=histories,
@@ -70,3 +74,28 @@ def prepare_histories(
         rejected=sum(data.rejects.values()),
         unranked=unranked(data, classes, level),
     )
+
+
+def _text_vectors(
+    catalogue: pl.DataFrame,
+    settings: RunSettings,
+    width: int,
+    *,
+    cache: Path,
+    report: Callable[[str], None],
+) -> dict[str, npt.NDArray[np.float32]]:
+    """The vector of each text of a catalogue.
+
+    Raises:
+        ConfigError: The encoder's vectors have another length than the model reads.
+    """
+    texts = sorted(catalogue["text"].unique())
+    report(f"encoding the catalogue's {len(texts)} texts, those that are not in the cache")
+    vectors = encode_texts(texts, encoder=settings.model.encoder, cache=cache)
+    if vectors.shape[1] != width:
+        raise ConfigError(
+            f"encoder {settings.model.encoder!r} makes vectors of {vectors.shape[1]}, the model "
+            f"reads {width}",
+            hint="model and settings belong to different runs; ask the coordinator for both",
+        )
+    return dict(zip(texts, vectors, strict=True))

@@ -7,6 +7,7 @@ moments (`past_moments.py`), after two sums of statistics that it starts from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hanse_client.features.array_files import IN_MEMORY, total_bytes
+from hanse_client.features.cut_histories import CutHistories
 from hanse_client.features.histories import Histories, days, run_split
 from hanse_client.node import Node
 from hanse_client.tasks.base import InitialModel, Ints
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from hanse_client.features.prepare import PreparedData
     from hanse_client.ingest.store_config import StoreConfig
 
+TrainingData = Histories | CutHistories
 Draw = Anchors | PastDraw
 AnyBatch = Batch | HeadBatch | TokenBatch
 
@@ -101,9 +105,12 @@ class InterestTask:
         """The store's prepared histories."""
         return node.histories
 
-    def training_data(self, data: Histories, settings: RunSettings) -> Histories:
-        """Visits before `train_until`."""
-        return data.until(days(run_split(settings).train_until))
+    def training_data(self, data: Histories, settings: RunSettings) -> TrainingData:
+        """Visits before `train_until`; those of a store that is mapped stay on the disk."""
+        until = days(run_split(settings).train_until)
+        if total_bytes(data) > IN_MEMORY:
+            return CutHistories.of(data, until=until)
+        return data.until(until)
 
     def training_ends(self, settings: RunSettings) -> str:
         """See `Task.training_ends`."""
@@ -114,7 +121,7 @@ class InterestTask:
         return model.releases()
 
     def contributions(
-        self, phase: str, data: Histories, model: InterestModel, settings: RunSettings
+        self, phase: str, data: TrainingData, model: InterestModel, settings: RunSettings
     ) -> Contributions:
         """What each customer adds to a phase's sum, a row of norm at most 1.
 
@@ -122,6 +129,7 @@ class InterestTask:
             ValueError: There is no such phase.
         """
         classes = len(model.config.classes)
+        data, _ = _in_memory(data, np.arange(len(data)))
         if phase == category_pairs.PHASE:
             return category_pairs.pair_contributions(data, classes)
         if phase != class_residuals.PHASE:
@@ -138,7 +146,7 @@ class InterestTask:
 
     def draw(
         self,
-        data: Histories,
+        data: TrainingData,
         customers: Ints,
         model: InterestModel,
         settings: RunSettings,
@@ -155,9 +163,11 @@ class InterestTask:
             else:
                 moments = np.tile(_past_moments(data, settings), (len(customers), 1))
             return PastDraw(customers=customers, moments=moments)
-        return training_anchors(
-            data, customers, count=count, until=until, config=model.config, rng=rng
+        histories, index = _in_memory(data, customers)
+        anchors = training_anchors(
+            histories, index, count=count, until=until, config=model.config, rng=rng
         )
+        return replace(anchors, customers=customers)
 
     def rows_at_once(self, model: InterestModel) -> int:
         """See `Task.rows_at_once`."""
@@ -165,14 +175,24 @@ class InterestTask:
             return _BASE_ROWS if model.outlook.trains_base() else _HEAD_ROWS
         return rows_at_once(model.config)
 
-    def collate(self, data: Histories, draw: Draw, model: InterestModel) -> AnyBatch:
+    def collate(self, data: TrainingData, draw: Draw, model: InterestModel) -> AnyBatch:
         """Build the input of what is trained, with targets."""
+        histories, index = _in_memory(data, draw.customers)
         if isinstance(draw, Anchors):
-            return collate(data, draw, model.config)
+            return collate(histories, replace(draw, customers=index), model.config)
         if not isinstance(model.outlook, CategoryOutlook) or model.outlook.trains_base():
-            return collate_past(data, draw)
+            return collate_past(histories, replace(draw, customers=index))
         moments = draw.moments[0] if len(draw) else np.zeros(0)
-        return head_inputs(data, moments, model.outlook, model.class_vectors).of(draw.customers)
+        # What the frozen base makes of a small store is kept from round to round; of a large one
+        # it is made for the customers drawn.
+        inputs = head_inputs(
+            histories,
+            moments,
+            model.outlook,
+            model.class_vectors,
+            keep=not isinstance(data, CutHistories),
+        )
+        return inputs.of(index)
 
     def losses(self, model: InterestModel, batch: AnyBatch, settings: RunSettings) -> Tensor:
         """Weighted sum of the losses of what is trained [B]."""
@@ -197,7 +217,14 @@ class InterestTask:
         return evaluate_histories(data, model, settings, split)
 
 
-def _past_moments(data: Histories, settings: RunSettings) -> np.ndarray:
+def _in_memory(data: TrainingData, customers: Ints) -> tuple[Histories, Ints]:
+    """Histories in memory that have these customers, and their indices there."""
+    if isinstance(data, CutHistories):
+        return data.select(customers), np.arange(len(customers))
+    return data, customers
+
+
+def _past_moments(data: TrainingData, settings: RunSettings) -> np.ndarray:
     until = days(run_split(settings).train_until)
     return past_moments(data, until=until)
 

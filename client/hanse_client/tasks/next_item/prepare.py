@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from hanse_client.features.by_customer import homes_of
 from hanse_client.features.prepare import PreparedData, named_by_model
+from hanse_client.features.ragged import offsets_of
 from hanse_client.ingest.pipeline import ingest, public_catalogue
 from hanse_client.ingest.store_config import StoreConfig
 from hanse_client.model.config import SequenceConfig
@@ -19,6 +20,8 @@ from hanse_client.tasks.next_item.task import NextItemModel, next_item
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import RunSettings
 from hanse_common.errors import EmptyStore
+
+_COLUMNS = ("user_id", "item_id", "timestamp", "basket_id")
 
 
 def model_of_items(public: Path | None, settings: RunSettings, *, cache: Path) -> NextItemModel:
@@ -75,8 +78,11 @@ def prepare_sequences(store: StoreConfig, *, model: Path) -> PreparedData:
     """
     ids = named_by_model(model, "item_ids")
     data = ingest(store)
-    bought = data.events.filter(pl.col("event_type") == "purchase")
-    listed = pl.DataFrame({"item_id": pl.Series(ids, dtype=pl.String), "number": range(len(ids))})
+    bought = (
+        data.events.lazy().filter(pl.col("event_type") == "purchase").select(_COLUMNS).collect()
+    )
+    numbers = np.arange(len(ids), dtype=np.int32)
+    listed = pl.DataFrame({"item_id": pl.Series(ids, dtype=pl.String), "number": numbers})
     known = bought.join(listed, on="item_id", how="inner")
     if known.is_empty():
         raise EmptyStore(
@@ -84,12 +90,16 @@ def prepare_sequences(store: StoreConfig, *, model: Path) -> PreparedData:
             hint="the catalogue of the model and the store must name items alike",
         )
     ordered = known.sort("user_id", "timestamp", "basket_id", "item_id")
-    taken = ordered.group_by("user_id", maintain_order=True).agg("number")
-    sequences = Sequences.of(
-        taken["number"].to_list(), items=len(ids), customers=taken["user_id"].to_list()
-    )
+    sizes = ordered.group_by("user_id", maintain_order=True).len()
+    customers = sizes["user_id"].to_numpy().astype(np.str_)
     return PreparedData(
-        data=replace(sequences, homes=homes_of(sequences.customers, data.homes)),
+        data=Sequences(
+            customers=customers,
+            homes=homes_of(customers, data.homes),
+            offsets=offsets_of(sizes["len"].to_numpy()),
+            taken=ordered["number"].to_numpy(),
+            items=len(ids),
+        ),
         rows=data.rows_read,
         rejected=sum(data.rejects.values()),
         unranked=bought.height - known.height,
