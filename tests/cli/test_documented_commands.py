@@ -67,6 +67,10 @@ WATCH = By(
     "tests/e2e/test_deployment.py::test_both_pages_fit_hold_nothing_of_a_customer_and_follow_a_run",
 )
 MAKE = By("tests/unit/test_makefile.py::test_each_target_runs_what_it_is_for")
+IMAGES = By(
+    "tests/unit/test_makefile.py::test_images_are_built_by_what_is_there",
+    "tests/e2e/test_images.py::test_the_coordinators_image_trains",
+)
 SEQUENCES = By("tests/cli/test_sequences_cli.py::test_a_data_set_is_trained_under_masks_and_noise")
 REVIEWS = By(
     "tests/cli/test_reviews_cli.py::test_reviews_are_read_by_two_noisy_sums_under_masks",
@@ -81,6 +85,10 @@ TABLE: dict[str, Run | By] = {
         "tests/unit/test_live_page.py::test_a_request_under_another_name_is_refused"
     ),
     "make demo": MAKE,
+    "make images": IMAGES,
+    "make image-base": IMAGES,
+    "make images BASE=localhost/hanse-base:bookworm IMAGE_ARGS='--volume "
+    "/etc/pip.conf:/etc/pip.conf:ro --volume /etc/ssl/certs:/etc/ssl/certs:ro'": IMAGES,
     "make test": MAKE,
     "hanse simulate smoke": Run(f"simulate smoke {SMALL} --rounds 3", slow=True),
     "hanse simulate grocery": Run(f"simulate grocery {SMALL} --rounds 3", slow=True),

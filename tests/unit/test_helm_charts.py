@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kits.packages import PROJECT, ROOT
 
 DEPLOY = ROOT / "deploy"
 PARTS = ("coordinator", "store")
-HELM = shutil.which("helm")
+HELM = shutil.which("helm", path=Path(sys.executable).parent) or shutil.which("helm")
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed")
 each_chart = pytest.mark.parametrize("part", PARTS)
 DIGEST = "sha256:" + "0f" * 32
