@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = 2
 STORES = 3
-WAIT = {"connect": 240, "train": 120, "stage": 60}
+WAIT = {"connect": 480, "train": 300, "stage": 120}
 
 
 def need(part: str) -> None:

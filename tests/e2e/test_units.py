@@ -25,7 +25,7 @@ ROUNDS = 2
 STORES = 3
 SERVICE = NAMES[0]
 """The store that is a service."""
-WAIT = {"connect": 240, "train": 120, "stage": 60}
+WAIT = {"connect": 480, "train": 300, "stage": 120}
 
 
 def units(part: str) -> dict[str, str]:
