@@ -71,7 +71,8 @@ def lay_out(folder: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (programs / "python").symlink_to(f"/opt/hanse-python/bin/{version}")
     (programs / "hanse").write_text(_HANSE)
-    for program in here.glob("flower-*"):  # which Flower starts by their names
+    # Flower's programs start one another by their names.
+    for program in (*here.glob("flower-*"), *here.glob("flwr-*")):
         _, _, rest = program.read_text().partition("\n")
         (programs / program.name).write_text(f"#!/opt/hanse/bin/python\n{rest}")
     for program in programs.iterdir():
