@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -83,6 +84,10 @@ class PodmanWay:
         """The words that run a command in the container, which a process holds."""
         return [*self._podman, "exec", self._name, *command]
 
+    def end(self, process: int) -> None:
+        """Tell the container to end."""
+        os.kill(process, signal.SIGTERM)  # Podman passes it on
+
     def remove(self) -> None:
         """Remove what a container that was killed leaves behind."""
         words = [*self._podman, "rm", "--force", "--volumes", "--time", "0", self._name]
@@ -110,16 +115,25 @@ class ChrootWay:
 
     def run(self, process: int, command: Sequence[str]) -> list[str]:
         """The words that run a command in the container, which a process holds."""
-        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        if not children:
+        first = self._first(process)
+        if not first:
             return ["false"]  # it has not started yet
         spaces = ("--mount", "--pid", "--ipc", "--uts", "--root")
-        return ["nsenter", "--target", children[0], *spaces, "--wd=/", *self._as_user(command)]
+        return ["nsenter", "--target", first[0], *spaces, "--wd=/", *self._as_user(command)]
+
+    def end(self, process: int) -> None:
+        """Tell the container to end."""
+        for first in self._first(process):  # `unshare` itself ignores the signal
+            os.kill(int(first), signal.SIGTERM)
 
     def remove(self) -> None:
         """Remove what a container that was killed leaves behind."""
         if self._container:
             subprocess.run(["buildah", "rm", self._container], capture_output=True, timeout=60)
+
+    def _first(self, process: int) -> list[str]:
+        """The container's first process, if it has started."""
+        return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
     def _as_user(self, command: Sequence[str]) -> list[str]:
         user, _, group = self._settings["User"].partition(":")
@@ -181,8 +195,13 @@ class Container:
     def _is_there(self) -> bool:
         return self.run("true").status == 0
 
+    def end(self) -> int:
+        """Tell it to end; returns its status."""
+        self._way.end(self.process.pid)
+        return self.process.wait(60)
+
     def stop(self) -> None:
-        """End it and remove it."""
+        """End it, whatever it does, and remove it."""
         end(self.process)
         self._way.remove()
         self._log.close()
@@ -206,6 +225,7 @@ def ways() -> dict[str, type[Way] | Any]:
     podman = {f"podman with {name}": lambda name=name: PodmanWay(name) for name in _runtimes()}
     part = next(part for part in ("coordinator", "store") if settings_of(part))
     with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, USER, USER)
         return {
             name: way
             for name, way in {**podman, "unshare and chroot": ChrootWay}.items()
