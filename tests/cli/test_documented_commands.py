@@ -346,7 +346,9 @@ def test_every_benchmark_is_in_the_table():
     assert shown == set(bench.commands)
 
 
-@pytest.mark.parametrize("line", sorted({line for line in (*LINES, *SENTENCES) if line.startswith("hanse ")}))
+@pytest.mark.parametrize(
+    "line", sorted({line for line in (*LINES, *SENTENCES) if line.startswith("hanse ")})
+)
 def test_every_command_and_option_that_is_shown_exists(line: str):
     head, *others = re.sub(r"\[[^\]]*\]", lambda m: m[0].replace(" | ", " "), line).split(" | ")
     parts = [head, *(" ".join([*head.split()[:2], other]) for other in others)]
