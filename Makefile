@@ -8,10 +8,10 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench clean
+.PHONY: help install demo test test-all check format bench image-base images image-coordinator image-store clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv and install everything, pinned by constraints.txt
 
@@ -59,6 +59,22 @@ bench: $(STAMP) ## Every benchmark, each beside its reference
 	$(BIN)/hanse bench clipping
 	$(BIN)/hanse bench preparing
 	$(BIN)/hanse bench deployment
+
+# Docker's format keeps the health check. Both programs take `--build-arg` and the like in
+# IMAGE_ARGS; deploy/README.md has an example for a machine that reaches no image registry.
+BUILD = $(if $(shell command -v buildah),buildah bud --isolation chroot --format docker,docker build)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BASE ?=
+IMAGE_ARGS ?=
+
+image-base: ## A base for the images from Debian's packages, where there is no registry
+	deploy/docker/make-base.sh localhost/hanse-base:bookworm
+
+images: image-coordinator image-store ## The images of coordinator and store, with buildah or Docker
+
+image-coordinator image-store: image-%:
+	$(BUILD) $(if $(BASE),--build-arg PYTHON=$(BASE)) $(IMAGE_ARGS) \
+	  --file deploy/docker/$*.Dockerfile --tag hanse-$*:$(VERSION) .
 
 clean: ## Remove the environment and all caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

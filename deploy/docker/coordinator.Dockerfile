@@ -1,7 +1,7 @@
 # The coordinator: no torch, no store's code runs here. Build from the repository's root:
-#   docker build -f deploy/docker/coordinator.Dockerfile -t hanse-coordinator:0.1.0 .
-# For production, name the base by its digest: --build-arg PYTHON=python@sha256:...
-ARG PYTHON=python:3.11.11-slim-bookworm
+#   make image-coordinator
+# For production, name the base by its digest: make image-coordinator BASE=docker.io/library/python@sha256:...
+ARG PYTHON=docker.io/library/python:3.11.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

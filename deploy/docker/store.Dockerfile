@@ -1,7 +1,7 @@
 # A partner store's node: training, and the store's data. Build from the repository's root:
-#   docker build -f deploy/docker/store.Dockerfile -t hanse-store:0.1.0 .
-# For production, name the base by its digest: --build-arg PYTHON=python@sha256:...
-ARG PYTHON=python:3.11.11-slim-bookworm
+#   make image-store
+# For production, name the base by its digest: make image-store BASE=docker.io/library/python@sha256:...
+ARG PYTHON=docker.io/library/python:3.11.11-slim-bookworm
 
 FROM ${PYTHON} AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

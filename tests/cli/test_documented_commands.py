@@ -68,6 +68,10 @@ WATCH = By(
     "tests/e2e/test_deployment.py::test_both_pages_fit_hold_nothing_of_a_customer_and_follow_a_run",
 )
 MAKE = By("tests/unit/test_makefile.py::test_each_target_runs_what_it_is_for")
+IMAGES = By(
+    "tests/unit/test_makefile.py::test_images_are_built_by_what_is_there",
+    "tests/e2e/test_images.py::test_the_coordinators_image_trains",
+)
 SEQUENCES = By("tests/cli/test_sequences_cli.py::test_a_data_set_is_trained_under_masks_and_noise")
 REVIEWS = By(
     "tests/cli/test_reviews_cli.py::test_reviews_are_read_by_two_noisy_sums_under_masks",
@@ -82,6 +86,10 @@ TABLE: dict[str, Run | By] = {
         "tests/unit/test_live_page.py::test_a_request_under_another_name_is_refused"
     ),
     "make demo": MAKE,
+    "make images": IMAGES,
+    "make image-base": IMAGES,
+    "make images BASE=localhost/hanse-base:bookworm IMAGE_ARGS='--volume "
+    "/etc/pip.conf:/etc/pip.conf:ro --volume /etc/ssl/certs:/etc/ssl/certs:ro'": IMAGES,
     "make test": MAKE,
     "hanse simulate smoke": Run(f"simulate smoke {SMALL} --rounds 3", slow=True),
     "hanse simulate grocery": Run(f"simulate grocery {SMALL} --rounds 3", slow=True),
@@ -344,7 +352,9 @@ def test_every_benchmark_is_in_the_table():
     assert shown == set(bench.commands)
 
 
-@pytest.mark.parametrize("line", sorted({line for line in (*LINES, *SENTENCES) if "hanse" in line}))
+@pytest.mark.parametrize(
+    "line", sorted({line for line in (*LINES, *SENTENCES) if line.startswith("hanse ")})
+)
 def test_every_command_and_option_that_is_shown_exists(line: str):
     head, *others = re.sub(r"\[[^\]]*\]", lambda m: m[0].replace(" | ", " "), line).split(" | ")
     parts = [head, *(" ".join([*head.split()[:2], other]) for other in others)]

@@ -31,7 +31,7 @@ from hanse_common.privacy.plan import PrivacyPlan
 from hanse_server.app import read_settings
 from hanse_server.deployment import tls
 from hanse_server.stage_log import read_stages
-from kits.commands import edit, joined_shops
+from kits.commands import QuickShops, edit, joined_shops
 from kits.deployment import as_toml, wait_for
 from kits.disk import small_disk
 from kits.errors import raises
@@ -57,7 +57,7 @@ def shops(secure_stores, store_cache, tmp_path_factory):
     )
     wait = {"connect": 240, "absent": 1, "train": 90, "stage": 25}
     root = tmp_path_factory.mktemp("faults")
-    with joined_shops(root, settings, store_cache, wait=wait, quick=True) as shops:
+    with joined_shops(root, settings, store_cache, wait=wait, quick=QuickShops) as shops:
         yield shops
 
 

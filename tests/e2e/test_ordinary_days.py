@@ -20,7 +20,7 @@ from hanse_common.errors import RoundFailed
 from hanse_server.deployment.up import running
 from hanse_server.stage_log import CONNECT, read_progress, read_stages
 from kits.apps.deployment import Joined
-from kits.commands import edit, joined_shops, kill, pids_of
+from kits.commands import QuickShops, edit, joined_shops, kill, pids_of
 from kits.deployment import wait_for
 from kits.disk import small_disk
 
@@ -43,7 +43,7 @@ def shops(secure_stores, store_cache, tmp_path_factory):
         }
     )
     root = tmp_path_factory.mktemp("days")
-    with joined_shops(root, settings, store_cache, wait=WAIT, quick=True) as shops:
+    with joined_shops(root, settings, store_cache, wait=WAIT, quick=QuickShops) as shops:
         yield shops
 
 

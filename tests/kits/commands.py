@@ -365,7 +365,7 @@ def joined_shops(
     count: int = 5,
     at_stores: Place = HERE,
     at_coordinator: Place = HERE,
-    quick: bool = False,
+    quick: type[QuickShops] | None = None,
 ) -> Iterator[Shops]:
     """Five small stores that are joined, each with repeatable noise; ends every process.
 
@@ -373,7 +373,7 @@ def joined_shops(
         root, settings, wait, at_stores, at_coordinator: See `Shops`.
         cache: Folder of the stores' data.
         count: How many of the stores there are.
-        quick: Set them up in this process; see `QuickShops`.
+        quick: Set them up in this process by this class; see `QuickShops`.
     """
     from hanse_simulations.datasets import make_stores
 
@@ -383,7 +383,7 @@ def joined_shops(
     data = made.folders[:count]
     shops: Shops
     if quick:
-        shops = quickly = QuickShops(root, data, wait=wait, policy=policy, seeds=True)
+        shops = quickly = quick(root, data, wait=wait, policy=policy, seeds=True)
         catalogue, model = data[0].parent / "catalogue.parquet", root / "federation" / "model"
         quickly.take_terms(settings, catalogue, model=model, cache=root / "texts")
     else:

@@ -24,6 +24,7 @@ from compose_spec import PyCompose
 from dockerfile_parse import DockerfileParser
 from packaging.utils import canonicalize_name
 
+from kits.manifests import check_restricted, pods_of
 from kits.packages import PROJECT, ROOT, closure, extras
 
 DEPLOY = ROOT / "deploy"
@@ -55,10 +56,8 @@ def resources() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def pods() -> Iterator[tuple[Path, dict[str, Any]]]:
     for path, resource in resources():
-        if resource["kind"] == "Pod":
-            yield path, resource["spec"]
-        elif "template" in resource.get("spec", {}):
-            yield path, resource["spec"]["template"]["spec"]
+        for pod in pods_of([resource]):
+            yield path, pod
 
 
 def containers() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -339,19 +338,7 @@ def test_kustomize_builds_what_is_valid(part: str):
 
 def test_pods_keep_to_the_restricted_standard():
     for _, pod in pods():
-        context = pod["securityContext"]
-        assert context["runAsNonRoot"] is True
-        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-        # Otherwise each start would open the keys to their group, and they would be refused.
-        assert context["fsGroupChangePolicy"] == "OnRootMismatch"
-        assert pod["automountServiceAccountToken"] is False
-        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
-        for container in pod["containers"]:
-            locked = container["securityContext"]
-            assert locked["allowPrivilegeEscalation"] is False
-            assert locked["readOnlyRootFilesystem"] is True
-            assert locked["capabilities"] == {"drop": ["ALL"]}
-            assert {"requests", "limits"} <= set(container["resources"])
+        check_restricted(pod)
     for path, container in containers():
         if path.name == "statefulset.yaml":
             assert "readinessProbe" in container

@@ -102,3 +102,37 @@ def test_each_target_runs_what_it_is_for(make, tmp_path: Path):
         *("engines", "secagg", "clipping", "preparing", "deployment")
     ]
     assert {line for line in make("help").stdout.splitlines() if "make bench" in line}
+
+
+@pytest.mark.parametrize("builder", ["buildah", "docker"])
+def test_images_are_built_by_what_is_there(tmp_path: Path, builder: str):
+    """Buildah where it is installed, and Docker elsewhere; only their words are looked at."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "4.5.6"\n')
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("sh", "sed", "make"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    (programs / builder).write_text(f'#!/bin/sh\necho "ran {builder} $*"\n')
+    (programs / builder).chmod(0o755)
+
+    def built(*words: str) -> list[str]:
+        done = subprocess.run(
+            ["make", *words],
+            cwd=tmp_path,
+            env=_WITHOUT_MAKE | {"PATH": str(programs)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return re.findall(r"^ran (.*)$", done.stdout, re.MULTILINE)
+
+    begin = {"buildah": "buildah bud --isolation chroot --format docker", "docker": "docker build"}
+    assert built("images") == [
+        f"{begin[builder]} --file deploy/docker/{part}.Dockerfile --tag hanse-{part}:4.5.6 ."
+        for part in ("coordinator", "store")
+    ]
+    base, volume = "--build-arg PYTHON=base:1", "--volume /etc/pip.conf:/etc/pip.conf:ro"
+    (line,) = built("image-store", "BASE=base:1", f"IMAGE_ARGS={volume}")
+    assert line.startswith(f"{begin[builder]} {base} {volume} --file deploy/docker/store")
