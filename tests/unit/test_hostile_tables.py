@@ -80,6 +80,9 @@ CELLS: list[tuple[str, str | None, object]] = [
     ("price", "1'234.50", KEPT),
     ("price", "1e3", KEPT),
     ("price", "-1", "negative price"),
+    ("price", "-$4.00", "negative price"),
+    ("price", "($4.00)", "negative price"),
+    ("price", "()", "unreadable price"),
     ("price", "12.50-", "negative price"),
     ("price", "free", "unreadable price"),
     ("price", "12,50", "unreadable price"),
@@ -410,6 +413,12 @@ CASES: dict[str, Case] = {
         kept=1,
         rejects={"unreadable timestamp": 1},
     ),
+    "hours alone": Case(
+        events=f"{H}\na,1,2014-12-06 02\n",
+        keys='timestamp_format = "%Y-%m-%d %H"',
+        kept=1,
+        check=column("timestamp", datetime(2014, 12, 6, 2)),
+    ),
     "a day of its own to begin": Case(
         events=f"{H}\na,1,2009-12-31\nb,1,2010-01-01\n",
         keys="not_before = 2010-01-01",
@@ -476,6 +485,12 @@ CASES: dict[str, Case] = {
     # Customers.
     "one person, two ways to write a number": Case(
         events=f"{H}\n17850,1,2024-01-02\n17850.0,2,2024-01-03\n", kept=2, check=customers(1)
+    ),
+    "an id that lacks its parts": Case(
+        events="a,b,item_id,timestamp\n,,1,2024-01-01\nx,,1,2024-01-02\nx,y,1,2024-01-03\n",
+        keys='columns = { user_id = ["a", "b"] }',
+        kept=1,
+        rejects={"missing user_id": 2},
     ),
     "guests refused": Case(
         events=f"{H}\n" + "NA,1,2024-01-02\n" * 9 + "a,1,2024-01-02\n",
@@ -605,6 +620,12 @@ CASES: dict[str, Case] = {
         kept=2,
         rejects={"missing item_id": 1},
         check=column("quantity", 2.0, 1.0),
+    ),
+    "one object over several lines": Case(
+        name="sales.json",
+        events='{\n "user_id": "a",\n "item_id": 1,\n "tags": [\n 7\n ],\n'
+        ' "timestamp": "2024-01-02"\n}\n',
+        kept=1,
     ),
     "one list of objects": Case(
         name="sales.json",

@@ -180,3 +180,11 @@ def test_memory_is_that_of_a_part(monkeypatch, tmp_path):
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
     assert histories.visit_vectors.nbytes > 2 * peaks[1]
+
+
+def test_what_comes_back_or_is_cancelled_is_no_visit(tmp_path):
+    data = ingested(3)
+    back = data.events.with_columns(event_type=pl.lit("return"), basket_id=pl.lit("back"))
+    cancelled = back.with_columns(event_type=pl.lit("cancel"), user_id=pl.lit("never bought"))
+    more = replace(data, events=conform_events(pl.concat([data.events, back, cancelled])))
+    same(prepared(data, tmp_path / "a"), prepared(more, tmp_path / "b"))

@@ -103,7 +103,12 @@ def visits_of(
 
 
 def _by_customers(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """Consecutive events of whole customers, some `_ROWS` at a time."""
+    """Consecutive events of whole customers, some `_ROWS` at a time.
+
+    What comes back or is cancelled is no visit, and says nothing of what somebody wants.
+    """
+    if not events["event_type"].is_in(EVENT_KINDS).all():
+        events = events.filter(pl.col("event_type").is_in(EVENT_KINDS))
     events = events.select(COLUMNS)
     if not events["user_id"].is_sorted():
         events = events.sort("user_id", maintain_order=True)

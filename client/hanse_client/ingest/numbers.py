@@ -70,8 +70,10 @@ def as_number(
 
 
 def _bare(column: pl.Series) -> pl.Series:
-    """The cells without signs of currencies; a minus behind a number stands before it."""
-    cells = column.str.strip_chars().str.replace_all(_CURRENCY, "")
+    """The cells without signs of currencies; a minus behind, or brackets around, come before."""
+    cells = column.str.strip_chars().str.replace(r"^\((.*\d.*)\)$", "-${1}")
+    cells = cells.str.replace(r"^([+-])\s*(\p{Sc}|[A-Z]{3}[\s\x{a0}])\s*", "${1}")
+    cells = cells.str.replace_all(_CURRENCY, "")
     return cells.str.replace(r"^([\d.,]+)-$", "-${1}")
 
 

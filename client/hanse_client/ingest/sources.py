@@ -375,7 +375,9 @@ def _cell(name: str, dtype: pl.DataType, source: Source) -> pl.Expr:
 def _joined(source: Source, name: str, cells: list[pl.Expr]) -> pl.Expr:
     if len(cells) == 1:
         return cells[0]
-    parts = [cell.cast(pl.String).str.strip_chars() for cell in cells]
+    texts = [cell.cast(pl.String).str.strip_chars() for cell in cells]
+    # An empty cell is missing in every format.
+    parts = [pl.when(text != "").then(text) for text in texts]
     if name == "category":
         # A separator inside a part ("MEAT/FISH") must not become a step of the path.
         separator = getattr(source, "category_separator", "/")

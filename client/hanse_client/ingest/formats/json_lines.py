@@ -81,7 +81,7 @@ def read_json(
 def _objects(text: io.TextIOWrapper, label: str) -> Iterator[dict[str, Any] | None]:
     """The objects of a file; None for a line that holds none."""
     first = True
-    for line in text:
+    for line in _whole_or_lines(text):
         if not (stripped := line.strip()):
             continue
         if first and stripped.startswith("["):
@@ -101,6 +101,24 @@ def _objects(text: io.TextIOWrapper, label: str) -> Iterator[dict[str, Any] | No
             yield None
         else:
             yield one if isinstance(one, dict) else None
+
+
+def _whole_or_lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a file; or all of it as one, where one object is spread over several."""
+    for line in text:
+        if line.strip() == "{":
+            whole = line + text.read()
+            try:
+                _parsed(whole)
+            except ValueError:
+                yield from whole.splitlines()
+            else:
+                yield whole
+            return
+        yield line
+        if line.strip():
+            break
+    yield from text
 
 
 def _parsed(text: str) -> Any:
