@@ -185,6 +185,6 @@ def test_memory_is_that_of_a_part(monkeypatch, tmp_path):
 def test_what_comes_back_or_is_cancelled_is_no_visit(tmp_path):
     data = ingested(3)
     back = data.events.with_columns(event_type=pl.lit("return"), basket_id=pl.lit("back"))
-    cancelled = back.with_columns(event_type=pl.lit("cancel"), user_id=pl.lit("never bought"))
+    cancelled = back.with_columns(event_type=pl.lit("cancel"), user_id=pl.lit("never"))
     more = replace(data, events=conform_events(pl.concat([data.events, back, cancelled])))
     same(prepared(data, tmp_path / "a"), prepared(more, tmp_path / "b"))

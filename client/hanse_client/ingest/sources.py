@@ -377,7 +377,7 @@ def _joined(source: Source, name: str, cells: list[pl.Expr]) -> pl.Expr:
         return cells[0]
     texts = [cell.cast(pl.String).str.strip_chars() for cell in cells]
     # An empty cell is missing in every format.
-    parts = [pl.when(text != "").then(text) for text in texts]
+    parts = [pl.when(text != "").then(text).otherwise(None) for text in texts]
     if name == "category":
         # A separator inside a part ("MEAT/FISH") must not become a step of the path.
         separator = getattr(source, "category_separator", "/")
