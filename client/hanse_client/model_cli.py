@@ -62,6 +62,7 @@ def init(
         return
     echo(made.folder)
     echo(
+        f"settings are completed by the recipe {run.recipe!r}; "
         f"{made.classes:,} classes; {made.trained:,} of {made.parameters:,} parameters are "
         f"trained; digest {made.digest}",
         err=True,
