@@ -50,7 +50,7 @@ def init(
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from hanse_client.model.base_model import make_base_model
-    from hanse_common.run_file import read_run_file
+    from hanse_common.run_file import completion, read_run_file
 
     disable_progress_bar()
     set_verbosity_error()  # transformers warns of layers that are left out on purpose
@@ -62,9 +62,8 @@ def init(
         return
     echo(made.folder)
     echo(
-        f"settings are completed by the recipe {run.recipe!r}; "
         f"{made.classes:,} classes; {made.trained:,} of {made.parameters:,} parameters are "
-        f"trained; digest {made.digest}",
+        f"trained; digest {made.digest}" + completion(run),
         err=True,
     )
 

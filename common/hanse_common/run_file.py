@@ -87,6 +87,13 @@ def read_run_file(path: Path, *, recipe: str | None = None) -> RunSettings:
     return RunSettings.parse(completed(table, name))
 
 
+def completion(settings: RunSettings) -> str:
+    """Which recipe completed a file's settings, for the end of a line."""
+    if settings.recipe in RECIPES:
+        return f"; what the settings leave out is as in the recipe {settings.recipe!r}"
+    return "; what the settings leave out has the defaults of the schema"
+
+
 def recipe_for(table: Mapping[str, Any]) -> str | None:
     """The recipe of a file's settings: the one that it names, or the private one of its task.
 

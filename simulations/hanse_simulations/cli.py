@@ -175,7 +175,7 @@ def _simulate(
     format_: Format,
     quiet: bool,
 ) -> None:
-    from hanse_common.run_file import load_recipe
+    from hanse_common.run_file import completion, load_recipe
     from hanse_simulations.runs.folder import RunFolder
 
     if resume is not None and (recipe or name or "recipe" in changes):
@@ -203,7 +203,7 @@ def _simulate(
         completed = file.suffix == ".toml"
         folder = create_run(settings, name=name, prefix=file.stem if completed else None)
         if completed and not quiet:
-            echo(f"{file} is completed by the recipe {settings.recipe!r}", err=True)
+            echo(f"{file}{completion(settings)}", err=True)
     _run(folder, settings, trackers, format_, quiet)
 
 

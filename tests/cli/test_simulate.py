@@ -219,7 +219,7 @@ def test_any_shops_own_files_run(hanse, tmp_path):
         write_store(tmp_path / "shops", name, visits("ada", "bob", "eve"))
     done = hanse("simulate", own_shops(tmp_path), "--no-compare", "--format", "json")
     assert done.returncode == 0, done.stderr
-    assert "mine.toml is completed by the recipe 'grocery'" in done.stderr
+    assert "mine.toml; what the settings leave out is as in the recipe 'grocery'" in done.stderr
     result = json.loads(done.stdout)
     assert result["customers"] == 9 and result["run"].startswith("mine-")
     assert result["recipe"] == "grocery" and any("'grocery'" in note for note in result["notes"])

@@ -106,10 +106,17 @@ def test_small_stores_are_refused_or_joined(chain, tmp_path):
     }  # fmt: skip
 
 
-def test_a_canonical_name_is_the_column_that_it_is_mapped_to(chain, tmp_path):
-    _, data = made(chain, tmp_path / "run", by="shop_id", min_customers=2)
+@pytest.mark.parametrize("by", ["shop_id", "branch"])
+def test_a_canonical_name_is_the_column_that_it_is_mapped_to(chain, tmp_path, by):
     # Each customer of two branches belongs to the first of them, where they have as many baskets.
-    assert sorted(data) == ["a", "c", "e"]
+    with raises("too-few-customers", match="2 of 5 stores"):
+        made(chain, tmp_path / "run", by=by, min_customers=2)
+
+
+def test_events_keep_their_branch_and_equal_ones_of_two_branches_are_two(chain, tmp_path):
+    _, data = made(chain, tmp_path / "run", min_customers=2)
+    assert set(data["north"].events["shop_id"]) == {"a", "b"}
+    assert data["north"].events["text"].null_count() == data["north"].events.height
 
 
 def test_branches_that_share_customers_are_a_region(chain, tmp_path):
@@ -125,7 +132,9 @@ def test_too_few_branches_for_so_many_regions(chain, tmp_path):
 
 
 def test_regions_need_branches(chain, tmp_path):
-    chain.write_text(STORE.replace('shop_id = "branch"\n', ""))
+    chain.write_text(
+        STORE.replace('shop_id = "branch"\n', "").replace('v"\n', 'v"\nkeep_duplicates = true\n', 1)
+    )
     with raises("missing-columns", match="shop_id"):
         made(chain, tmp_path / "run", by="co-shopping")
 

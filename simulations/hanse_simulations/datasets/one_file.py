@@ -69,8 +69,14 @@ def divide(data: DataSettings) -> tuple[Dataset, str]:
             hint="leave it out, or limit the table",
         )
     config = load_store(data.path)
-    read = ingest(config if data.partition_by == CO_SHOPPING else _by_column(config, data))
-    events = read.events
+    column = _column(config, data.partition_by)
+    read = ingest(config if column is None else _carrying(config, column))
+    # From here on `shop_id` is what the file is divided by, and `branch` the events' own shop.
+    events = (
+        read.events
+        if column is None
+        else read.events.rename({"shop_id": "branch", "text": "shop_id"})
+    )
     visits = _visits(events, data.split)
     shops = (
         _regions(visits, data)
@@ -86,13 +92,13 @@ def divide(data: DataSettings) -> tuple[Dataset, str]:
                 hint=f"ask for at most {len(names)}",
             )
         names = names[: data.stores]
-    stores = [(name, _canonical(partition.events_of(events, name))) for name in names]
+    stores = [(name, _own_events(partition.events_of(events, name))) for name in names]
     kept = sum(part.height for _, part in stores)
     begun = config.observed_from or (data.split.train_until - _YEAR).date()
     terms = [config.name, data.partition_by, begun.isoformat(), data.split.model_dump_json(), names]
     return Dataset(
         stores=stores,
-        catalogue=_canonical(read.catalogue),
+        catalogue=_filled(read.catalogue),
         observed_from=begun,
         split=data.split,
         note=_note(data, read, partition, kept),
@@ -104,17 +110,40 @@ def divide(data: DataSettings) -> tuple[Dataset, str]:
     ), hashlib.sha256(json.dumps(terms).encode()).hexdigest()
 
 
-def _by_column(config: StoreConfig, data: DataSettings) -> StoreConfig:
-    """The same store, whose branches are the values of a column."""
+def _column(config: StoreConfig, partition_by: str) -> str | None:
+    """The table's column to divide by; None if it is the events' `shop_id` itself."""
+    columns = config.table(EventsSource).columns
+    if partition_by in (CO_SHOPPING, "shop_id") or columns.get("shop_id") == partition_by:
+        return None
+    named = columns.get(partition_by, partition_by)
+    if not isinstance(named, str):
+        raise ConfigError(
+            f"data.partition_by={partition_by!r} is joined from several columns",
+            hint="name one of them",
+        )
+    return named
+
+
+def _carrying(config: StoreConfig, column: str) -> StoreConfig:
+    """The same store with a column as the events' `text`, which no task reads.
+
+    As `shop_id` it would stand for the branch, and make purchases in two branches of a region
+    duplicates of each other.
+    """
     source = config.table(EventsSource)
-    named = str(data.partition_by)
-    column = source.columns.get(named, named)
     # An empty cell is in no store: a default would put it into one.
-    defaults = {name: value for name, value in source.defaults.items() if name != "shop_id"}
+    defaults = {name: value for name, value in source.defaults.items() if name != "text"}
     changed = source.model_copy(
-        update={"columns": {**source.columns, "shop_id": column}, "defaults": defaults}
+        update={"columns": {**source.columns, "text": column}, "defaults": defaults}
     )
     return config.model_copy(update={"events": changed})
+
+
+def _own_events(events: pl.DataFrame) -> pl.DataFrame:
+    """A store's events under canonical names, without columns that hold nothing."""
+    if "branch" in events.columns:
+        events = events.drop("shop_id").rename({"branch": "shop_id"})
+    return _filled(events)
 
 
 def _visits(events: pl.DataFrame, split: Split) -> pl.DataFrame:
@@ -213,7 +242,7 @@ def _assigned(visits: pl.DataFrame, shops: pl.DataFrame) -> partitions.Partition
     return partitions.regions(visits, table)
 
 
-def _canonical(frame: pl.DataFrame) -> pl.DataFrame:
+def _filled(frame: pl.DataFrame) -> pl.DataFrame:
     """The columns that hold something."""
     return frame.select(name for name in frame.columns if frame[name].null_count() < frame.height)
 
