@@ -106,9 +106,7 @@ class DataSettings(Settings):
         if self.path is None and self.source == "stores":
             raise ValueError("data.path goes with data.source = 'stores'")
         if self.path is not None and self.source not in _FROM_A_PATH:
-            raise ValueError(
-                "data.path goes with data.source = 'stores', 'sequences' or 'reviews' alone"
-            )
+            raise ValueError("data.path goes with data.source = 'stores', 'sequences', 'reviews'")
         is_toml = self.path is not None and self.path.suffix == ".toml"
         one_file = self.source == "stores" and is_toml
         if one_file and self.partition_by is None:
