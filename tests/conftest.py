@@ -51,7 +51,7 @@ def store_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_settings():
     """Two synthetic stores of 24 customers each, two private rounds."""
-    from hanse_simulations.recipes import synthetic
+    from hanse_common.recipes import synthetic
 
     return synthetic().with_changes(
         {
@@ -98,9 +98,9 @@ def small_node(small_stores, tmp_path):
 @pytest.fixture(scope="session")
 def secure_stores(store_cache):
     """Five prepared synthetic stores of 24 customers, any one of which a round can lose."""
+    from hanse_common.recipes import synthetic
     from hanse_simulations.datasets import make_stores
     from hanse_simulations.experiment.prepare import prepare_stores
-    from hanse_simulations.recipes import synthetic
 
     settings = synthetic().with_changes(
         {

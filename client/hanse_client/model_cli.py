@@ -50,11 +50,11 @@ def init(
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from hanse_client.model.base_model import make_base_model
-    from hanse_common.config import RunSettings
+    from hanse_common.run_file import completion, read_run_file
 
     disable_progress_bar()
     set_verbosity_error()  # transformers warns of layers that are left out on purpose
-    run = RunSettings.from_toml(settings)
+    run = read_run_file(settings)
     with TemporaryDirectory(prefix="hanse-") as cache:
         made = make_base_model(public, run, folder=folder, cache=Path(cache))
     if output is Format.JSON:
@@ -63,7 +63,7 @@ def init(
     echo(made.folder)
     echo(
         f"{made.classes:,} classes; {made.trained:,} of {made.parameters:,} parameters are "
-        f"trained; digest {made.digest}",
+        f"trained; digest {made.digest}" + completion(run),
         err=True,
     )
 

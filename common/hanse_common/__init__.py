@@ -49,7 +49,16 @@ if TYPE_CHECKING:
     from hanse_common.privacy.ledger import Ledger
     from hanse_common.privacy.plan import PrivacyPlan
     from hanse_common.privacy.verify import Verification, verify
+    from hanse_common.recipes import (
+        conversion,
+        grocery,
+        reviews,
+        sequences,
+        smoke,
+        synthetic,
+    )
     from hanse_common.roundlog.receipt import Receipt
+    from hanse_common.run_file import load_recipe
 
 __all__ = [
     "AuditFailed",
@@ -93,8 +102,15 @@ __all__ = [
     "TrainingSettings",
     "Verdict",
     "Verification",
+    "conversion",
     "epsilon",
+    "grocery",
+    "load_recipe",
     "noise_multiplier_for",
+    "reviews",
+    "sequences",
+    "smoke",
+    "synthetic",
     "verify",
     "verify_all",
 ]
@@ -164,7 +180,16 @@ _EXPORTS: Final = {
         "Verification",
         "verify",
     ),
+    "recipes": (
+        "conversion",
+        "grocery",
+        "reviews",
+        "sequences",
+        "smoke",
+        "synthetic",
+    ),
     "roundlog.receipt": ("Receipt",),
+    "run_file": ("load_recipe",),
 }
 
 __getattr__ = lazy_exports(__name__, _EXPORTS)

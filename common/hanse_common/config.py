@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -22,11 +22,13 @@ from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.phase_settings import PhaseSettings, check_phases, schedule_of
 from hanse_common.phases import Phases
-from hanse_common.settings_files import Settings, parse_settings, read_toml
+from hanse_common.settings_files import Settings, parse_settings
 from hanse_common.trainable import Trainable
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
+CO_SHOPPING: Final = "co-shopping"
+"""The value of `data.partition_by` that is no column."""
 TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 """Name of an entry point of the group `hanse.tasks`; a store refuses one that it lacks."""
 
@@ -78,7 +80,14 @@ class DataSettings(Settings):
     """Customers of a synthetic store, or about how many to sample of a real one. A keyed hash of
     a customer's own id decides, so that no customer's presence depends on another's."""
     path: Path | None = None
-    """`stores`: a folder with one `store.toml` per sub-folder; `sequences`, `reviews`: the file."""
+    """`stores`: a folder with one `store.toml` per sub-folder, or one `store.toml` that
+    `partition_by` divides; `sequences`, `reviews`: the file."""
+    partition_by: str | None = Field(default=None, min_length=1)
+    """`stores` with one `store.toml`: the column of its events whose values are the stores, or
+    `co-shopping` for regions of branches that share customers."""
+    small_stores: Literal["refuse", "join"] = "refuse"
+    """With `partition_by`, of stores with fewer than `min_customers`: refuse the run, or join them
+    into one store."""
     catalogue: Path | None = None
     """`sequences` only: a public file `items.tsv` with a text or a vector of each item, from which
     the private arms start."""
@@ -93,27 +102,28 @@ class DataSettings(Settings):
     replaces for tasks that need other days."""
 
     @model_validator(mode="after")
-    def _path_goes_with_stores(self) -> Self:
+    def _goes_with_the_source(self) -> Self:
         if self.path is None and self.source == "stores":
             raise ValueError("data.path goes with data.source = 'stores'")
         if self.path is not None and self.source not in _FROM_A_PATH:
+            raise ValueError("data.path goes with data.source = 'stores', 'sequences', 'reviews'")
+        is_toml = self.path is not None and self.path.suffix == ".toml"
+        one_file = self.source == "stores" and is_toml
+        if one_file and self.partition_by is None:
             raise ValueError(
-                "data.path goes with data.source = 'stores', 'sequences' or 'reviews', "
-                "and only with them"
+                f"data.path={str(self.path)!r} is one store: write data.partition_by = 'COLUMN' or "
+                f"{CO_SHOPPING!r} to divide it, or name a folder of stores"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _catalogue_goes_with_sequences(self) -> Self:
+        if not one_file and self.partition_by is not None:
+            raise ValueError(
+                "data.partition_by divides the file of one store.toml: name it in data.path, with "
+                "data.source = 'stores'"
+            )
         if self.catalogue is not None and self.source != "sequences":
             raise ValueError(
                 "data.catalogue goes with data.source = 'sequences'; other sources have catalogues "
                 "of their own"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _split_goes_with_stores(self) -> Self:
         if self.source in ("stores", "own") and self.split is None:
             raise ValueError(
                 f"data.source = {self.source!r} needs a split in time: write [data.split] with "
@@ -442,15 +452,6 @@ class RunSettings(Settings):
             * self.learning_rate_decay(number)
             / training.expected_batch_size
         )
-
-    @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """Read settings from a TOML file.
-
-        Raises:
-            ConfigError: The file cannot be read, or holds an unknown or malformed setting.
-        """
-        return cls.parse({"recipe": path.stem, **read_toml(path)})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,8 +1,8 @@
 """Federations on one machine: recipes, real shops, engines, comparisons, reports and benchmarks.
 
->>> from hanse_simulations import load_recipe
->>> load_recipe("grocery").privacy.target_epsilon
-4.0
+>>> from hanse_simulations import Population
+>>> Population((67, 617)).total
+684
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from hanse_simulations.planning.forecast import Forecast, Population, forecast
     from hanse_simulations.planning.solve import Solved, solve
     from hanse_simulations.privacy_audit.run import AttackResult, attack
-    from hanse_simulations.recipes import (
-        conversion,
-        grocery,
-        load_recipe,
-        reviews,
-        sequences,
-        smoke,
-        synthetic,
-    )
     from hanse_simulations.run import create_run, simulate
     from hanse_simulations.runs.folder import RunFolder, compare, list_runs
     from hanse_simulations.runs.results import MetricRow, RunResult
@@ -52,22 +43,15 @@ __all__ = [
     "WorkerPool",
     "attack",
     "compare",
-    "conversion",
     "create_run",
     "forecast",
-    "grocery",
     "list_runs",
-    "load_recipe",
     "make_stores",
-    "reviews",
     "run_federation",
     "run_study",
     "runner",
-    "sequences",
     "simulate",
-    "smoke",
     "solve",
-    "synthetic",
 ]
 
 _EXPORTS: Final = {
@@ -105,15 +89,6 @@ _EXPORTS: Final = {
     "privacy_audit.run": (
         "AttackResult",
         "attack",
-    ),
-    "recipes": (
-        "conversion",
-        "grocery",
-        "load_recipe",
-        "reviews",
-        "sequences",
-        "smoke",
-        "synthetic",
     ),
     "run": (
         "create_run",

@@ -156,7 +156,7 @@ def run(
     changes = {key: value for key, value in given.items() if value is not None}
     changes |= changed_by(set_)
     if continue_from is not None and weeks is not None:
-        if recipe or resume or compare or no_privacy or mode:
+        if recipe or "recipe" in changes or resume or compare or no_privacy or mode:
             raise ContradictingOptions(
                 "--continue-from keeps recipe, mode and comparison of the run it goes on from",
                 hint="leave the recipe, --resume, --compare, --no-privacy and --mode out",
@@ -175,11 +175,12 @@ def _simulate(
     format_: Format,
     quiet: bool,
 ) -> None:
-    from hanse_simulations.recipes import load_recipe
+    from hanse_common.run_file import completion, load_recipe
     from hanse_simulations.runs.folder import RunFolder
 
-    if resume is not None and (recipe or name):
-        given = f"the recipe {recipe!r}" if recipe else f"--name {name}"
+    if resume is not None and (recipe or name or "recipe" in changes):
+        other = recipe or changes.get("recipe")
+        given = f"the recipe {other!r}" if other else f"--name {name}"
         raise ContradictingOptions(
             f"--resume {resume} contradicts {given}: a resumed run keeps its own",
             hint="leave one of the two out",
@@ -194,11 +195,15 @@ def _simulate(
     else:
         # A catalogue changes what is trained, so that another recipe holds its settings.
         by_texts = recipe == "sequences" and "data.catalogue" in changes
-        settings = load_recipe("sequences-texts" if by_texts else str(recipe)).with_changes(changes)
+        settings = load_recipe("sequences-texts" if by_texts else str(recipe), changes)
     from hanse_simulations.run import create_run
 
     if resume is None:
-        folder = create_run(settings, name=name)
+        file = Path(str(recipe))
+        completed = file.suffix == ".toml"
+        folder = create_run(settings, name=name, prefix=file.stem if completed else None)
+        if completed and not quiet:
+            echo(f"{file}{completion(settings)}", err=True)
     _run(folder, settings, trackers, format_, quiet)
 
 
@@ -265,7 +270,7 @@ def _study(folder: RunFolder, settings: RunSettings, format_: Format, quiet: boo
 @recipes.command("list")
 def list_recipes() -> None:
     """List the recipes."""
-    from hanse_simulations.recipes import RECIPES
+    from hanse_common.recipes import RECIPES
 
     for name, make in RECIPES.items():
         first = (make.__doc__ or "").splitlines()[0]
@@ -275,6 +280,6 @@ def list_recipes() -> None:
 @recipes.command("show")
 def show_recipe(recipe: RecipeArgument) -> None:
     """Print a recipe's complete configuration as JSON."""
-    from hanse_simulations.recipes import load_recipe
+    from hanse_common.run_file import load_recipe
 
     echo(load_recipe(recipe).model_dump_json(indent=1, exclude_none=True))

@@ -19,6 +19,7 @@ from hanse_client.training.train import check_size
 from hanse_common.config import RunSettings
 from hanse_common.errors import Interrupted
 from hanse_common.paths import CARD_FILE
+from hanse_common.recipes import RECIPES
 from hanse_server.strategies import make_strategy
 from hanse_simulations.datasets import Stores
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
@@ -41,15 +42,22 @@ from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import Drawings, MetricRow, RunResult
 
 
-def create_run(settings: RunSettings, *, name: str | None = None) -> RunFolder:
+def create_run(
+    settings: RunSettings, *, name: str | None = None, prefix: str | None = None
+) -> RunFolder:
     """Make a run's folder.
+
+    Args:
+        settings: The run's settings.
+        name: Of the folder.
+        prefix: Where it has no name, of which a time is the rest; by default the recipe's name.
 
     Raises:
         ConfigError: The strategy or one of its parameters is unknown.
         RunDirectoryError: The folder cannot be written, or the name is taken.
     """
     make_strategy(settings)  # a bad strategy fails before a folder is made
-    folder = RunFolder.create(settings.recipe, name=name)
+    folder = RunFolder.create(prefix or settings.recipe, name=name)
     folder.write_settings(settings)
     return folder
 
@@ -240,6 +248,10 @@ def _notes(settings: RunSettings, stores: Stores) -> list[str]:
     ]
     if settings.data.source == "complete-journey":
         notes.append(FROZEN_STORES)
+    if settings.data.source == "stores" and settings.recipe in RECIPES:
+        notes.append(
+            f"Settings that the run's file leaves out are those of the recipe {settings.recipe!r}."
+        )
     checkpoint = settings.model.checkpoint
     if checkpoint is not None:
         notes.append(

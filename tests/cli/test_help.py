@@ -155,7 +155,7 @@ def test_required_and_default_values_are_shown():
 
 
 def test_the_argument_of_simulate_is_explained():
-    from hanse_simulations.recipes import RECIPES
+    from hanse_common.recipes import RECIPES
 
     shown = page("hanse simulate")
     assert "conversion, or a" in shown

@@ -150,7 +150,7 @@ def test_the_model_of_another_task_is_made_from_its_own_public_file_and_exported
 
     encoder = json.dumps(tiny_encoder(shop / "encoder"))
     heads = SETTINGS.replace('trainable = "rules"', f'trainable = "heads"\nencoder = {encoder}')
-    (shop / "settings.toml").write_text('task = "review"\n' + heads)
+    (shop / "settings.toml").write_text('recipe = "reviews-gradient"\n' + heads)
     (shop / "stars.labels").write_text("bad\nfair\ngood\n")
     made = init(shop, "stars.labels", "--output", shop / "model")
     assert made.exit_code == 0, made.output

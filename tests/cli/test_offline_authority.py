@@ -16,11 +16,11 @@ from hanse_common.admission import Invitation
 from hanse_common.errors import HanseError
 from hanse_common.identity import AuthorityKey, Certificate
 from hanse_common.manifest import SignedManifest
+from hanse_common.recipes import synthetic
 from hanse_server.checkpoint import write_arrays
 from hanse_server.cli import app
 from hanse_server.deployment.admit import Gate
 from hanse_server.deployment.folder import FederationFolder
-from hanse_simulations.recipes import synthetic
 from kits.company import Company
 from kits.deployment import StoreFiles, as_toml, free_ports
 

@@ -118,7 +118,7 @@ def test_customers_are_found_with_a_delta_that_follows_them():
 def test_a_settings_file_gives_all_terms(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(
-        "[data]\nsource = 'synthetic'\n[federation]\nrounds = 12\n"
+        "recipe = 'grocery-rules'\n[data]\nsource = 'synthetic'\n[federation]\nrounds = 12\n"
         "[privacy]\nnoise_multiplier = 3.0\ntarget_delta = 1e-5\n"
     )
     found = json_of(str(file), "--customers", "300", "--stores", "6", "--variant", "9")

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.review.model import load_review_model
 from hanse_common.errors import ConfigError
+from hanse_common.recipes import reviews, reviews_centralized, reviews_federated
 from hanse_simulations.cli import simulate
-from hanse_simulations.recipes import reviews, reviews_centralized, reviews_federated
 from kits.encoder import tiny_encoder
 
 cli = CliRunner()

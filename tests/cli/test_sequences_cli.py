@@ -13,12 +13,12 @@ from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.next_item.item_vectors import ItemVectors
 from hanse_client.tasks.next_item.model import SequenceModel
 from hanse_client.tasks.next_item.text_model import TextItemModel
+from hanse_common.recipes import sequences, sequences_by_texts, synthetic
 from hanse_simulations.datasets.item_catalogue import read_item_catalogue
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.evaluation.published_figures import BEAUTY
 from hanse_simulations.experiment.next_item import read_study, study_of
 from hanse_simulations.experiment.study import arms_of, deal_out, run_study
-from hanse_simulations.recipes import sequences, sequences_by_texts, synthetic
 from hanse_simulations.report.study_table import print_study
 from hanse_simulations.runs.folder import RunFolder
 from kits.errors import raises

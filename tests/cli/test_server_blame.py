@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_common.errors import BadSum, BudgetSpent, ConfigError
+from hanse_common.recipes import synthetic
 from hanse_common.secagg import Layout, Section, Terms
 from hanse_server.blame import Blame
 from hanse_server.checkpoint import write_arrays
@@ -17,7 +18,6 @@ from hanse_server.deployment import run, run_state
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tables import stage_line
 from hanse_server.stage_log import ExchangeResult, StageLog, read_stages
-from hanse_simulations.recipes import synthetic
 from kits.deployment import free_ports
 from kits.errors import raises
 

@@ -18,13 +18,13 @@ from hanse_common.errors import ConfigError, HanseError, SuperLinkDown
 from hanse_common.identity import AuthorityKey, Certificate, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import SignedManifest
+from hanse_common.recipes import synthetic
 from hanse_server.checkpoint import write_arrays
 from hanse_server.cli import app
 from hanse_server.deployment import run, tls
 from hanse_server.deployment.admit import Gate
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import read_run_settings
-from hanse_simulations.recipes import synthetic
 from kits.deployment import StoreFiles, as_toml, free_ports
 from kits.errors import raises
 

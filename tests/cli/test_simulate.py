@@ -200,7 +200,7 @@ def own_shops(tmp_path, **split):
         "[data]\nsource = 'stores'\nmin_customers = 2\n"
         f"path = '{tmp_path / 'shops'}'\n[data.split]\n"
         + "\n".join(f"{key} = {value}T00:00:00" for key, value in dates.items())
-        + "\n[training]\nsample_rate = 0.5\nlocal_steps = 1\n[federation]\nrounds = 1\n"
+        + "\n[training]\nsample_rate = 0.5\nlocal_steps = 1\n[federation]\nrounds = 3\n"
     )
     return str(recipe)
 
@@ -219,7 +219,10 @@ def test_any_shops_own_files_run(hanse, tmp_path):
         write_store(tmp_path / "shops", name, visits("ada", "bob", "eve"))
     done = hanse("simulate", own_shops(tmp_path), "--no-compare", "--format", "json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["customers"] == 9
+    assert "mine.toml; what the settings leave out is as in the recipe 'grocery'" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["customers"] == 9 and result["run"].startswith("mine-")
+    assert result["recipe"] == "grocery" and any("'grocery'" in note for note in result["notes"])
 
 
 def test_two_shops_cannot_hide_behind_each_other(hanse, tmp_path):

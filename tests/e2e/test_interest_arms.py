@@ -8,8 +8,8 @@ from hanse_client.pretraining.base_folder import shipped_base
 from hanse_client.tasks.interest import InterestModel
 from hanse_common.config import DataSettings
 from hanse_common.paths import GLOBAL_FILE, OWN_MODEL_FILE
+from hanse_common.recipes import grocery
 from hanse_server.checkpoint import read_arrays
-from hanse_simulations.recipes import grocery
 from hanse_simulations.run import create_run, simulate
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from hanse_common.audit.evidence import find
 from hanse_common.audit.store_checks import verify_store
 from hanse_common.errors import ClaimRefuted
+from hanse_common.run_file import load_recipe
 from hanse_simulations.privacy_audit.cli import app
 from hanse_simulations.privacy_audit.faults import Fault
 from hanse_simulations.privacy_audit.run import attack as run_attack
-from hanse_simulations.recipes import load_recipe
 from kits.errors import raises
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from hanse_client.tasks.interest.category_tokens import (
     token_targets,
 )
 from hanse_client.tasks.scoring import auc
+from hanse_common.recipes import grocery
 from hanse_simulations.experiment.prepare import prepare_run
-from hanse_simulations.recipes import grocery
 
 pytestmark = pytest.mark.slow
 

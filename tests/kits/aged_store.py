@@ -17,7 +17,7 @@ from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.chain import head_of
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger_file import Row
-from hanse_simulations.recipes import synthetic
+from hanse_common.recipes import synthetic
 
 
 def aged_store(folder: Path, *, manifests: int, charges: int) -> StoreFolder:

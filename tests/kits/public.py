@@ -28,6 +28,14 @@ from hanse_client.tasks.review.features import prepare_reviews, read_reviews
 from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
 from hanse_common.manifest_terms import base_model_digest, manifest_for, settings_digest
+from hanse_common.recipes import (
+    conversion,
+    grocery,
+    reviews,
+    sequences,
+    sequences_by_texts,
+    synthetic,
+)
 from hanse_simulations.datasets import campaigns, complete_journey, make_stores
 from hanse_simulations.datasets.sequences import read_sequences
 from hanse_simulations.datasets.synthetic import SPLIT
@@ -37,14 +45,6 @@ from hanse_simulations.experiment.next_item import study_of as sequences_study
 from hanse_simulations.experiment.prepare import Prepared, prepare_run
 from hanse_simulations.experiment.review import study_of as reviews_study
 from hanse_simulations.experiment.study import Study, deal_out
-from hanse_simulations.recipes import (
-    conversion,
-    grocery,
-    reviews,
-    sequences,
-    sequences_by_texts,
-    synthetic,
-)
 
 KNOWN_NOISE = {"privacy.noise_multiplier": 30.0}
 """Solving for it looks at settings alone, and takes seconds."""

@@ -15,12 +15,12 @@ from numpy import zeros
 
 from hanse_common.identity import AuthorityKey
 from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedManifest
+from hanse_common.recipes import synthetic
 from hanse_server.checkpoint import RunCheckpoint, save_checkpoint
 from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.init import init_federation
 from hanse_server.deployment.run_record import RunRecord
-from hanse_simulations.recipes import synthetic
 from kits.browser import Tab
 from kits.deployment import StoreFiles, free_ports
 

@@ -74,6 +74,7 @@ from hanse_common.policy import StorePolicy
 from hanse_common.privacy import ledger_file
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs
+from hanse_common.run_file import read_run_file
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
@@ -356,9 +357,7 @@ DECODERS = {
     "settings.json": Decoder(
         lambda p: config.RunSettings.parse(settings_files.read_json(p)), as_json(SETTINGS)
     ),
-    "settings.toml": Decoder(
-        config.RunSettings.from_toml, b'task = "interest"\n[data]\nsource = "synthetic"\n'
-    ),
+    "settings.toml": Decoder(read_run_file, b'task = "interest"\n[data]\nsource = "synthetic"\n'),
     "policy.toml": Decoder(
         StorePolicy.from_toml,
         policy_toml().replace(AUTHORITY_LINE, f'authority = "{"ab" * 32}"').encode(),

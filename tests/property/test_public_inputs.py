@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 
 from hanse_common.config import DataSettings
+from hanse_common.recipes import grocery
 from hanse_simulations.datasets import complete_journey
 from hanse_simulations.experiment.prepare import prepare_run
-from hanse_simulations.recipes import grocery
 from kits.encoder import tiny_encoder
 from kits.errors import raises
 from kits.public import Source, journey, sources

@@ -14,7 +14,7 @@ from hanse_client.tasks import task_of
 from hanse_client.tasks.review.features import Reviews
 from hanse_client.tasks.review.model import ReviewModel
 from hanse_client.tasks.review.statistics import LABEL_MEANS, TEXT_MOMENTS
-from hanse_simulations.recipes import reviews
+from hanse_common.recipes import reviews
 from kits.encoder import tiny_encoder
 
 TOKENS, LABELS = 8, 3

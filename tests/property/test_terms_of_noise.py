@@ -14,8 +14,8 @@ from hanse_common.instructions import SETTINGS, Instructions
 from hanse_common.manifest import Manifest
 from hanse_common.manifest_noise import LARGEST_VARIANCE, check_noise, honest_survivors
 from hanse_common.manifest_terms import check_instructions, manifest_for
+from hanse_common.recipes import synthetic
 from hanse_common.secagg.layout import LARGEST_SUM
-from hanse_simulations.recipes import synthetic
 from kits.errors import raises
 
 

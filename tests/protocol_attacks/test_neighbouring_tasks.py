@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from hanse_common.phases import EVALUATE, TRAIN
+from hanse_common.recipes import conversion
 from hanse_simulations.datasets import campaigns
 from hanse_simulations.experiment.conversion import study_of as conversion_study
 from hanse_simulations.experiment.prepare import Prepared
-from hanse_simulations.recipes import conversion
 from kits.apps.secure_federation import SecureFederation
 from kits.encoder import tiny_encoder
 from kits.public import (

@@ -26,7 +26,7 @@ from hanse_common.privacy.accounting import (
     skellam_variance,
 )
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.recipes import grocery_rules
+from hanse_common.recipes import grocery_rules
 
 
 def spent(sigma, rate, count, delta, stores=1):

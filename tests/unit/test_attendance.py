@@ -6,8 +6,8 @@ import pytest
 
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.plan import solved
+from hanse_common.recipes import synthetic
 from hanse_server.deployment.attendance import attendance
-from hanse_simulations.recipes import synthetic
 
 
 def terms(stores: int, mode: str, **changes):

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from hanse_common.audit.cli import app
 from hanse_common.audit.missing import OWED
 from hanse_common.privacy.plan import PrivacyPlan
+from hanse_common.run_file import load_recipe
 from hanse_simulations.privacy_audit.bound import Guesses, best_lower_bound
 from hanse_simulations.privacy_audit.scoring import guess_counts
-from hanse_simulations.recipes import load_recipe
 from kits.audit import AuditedRun
 from kits.packages import ROOT
 

@@ -3,7 +3,8 @@
 import pytest
 
 from hanse_common.config import RunSettings
-from hanse_simulations.recipes import RECIPES, load_recipe
+from hanse_common.recipes import RECIPES
+from hanse_common.run_file import load_recipe
 from kits.errors import raises
 
 

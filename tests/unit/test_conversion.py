@@ -24,11 +24,11 @@ from hanse_client.tasks.conversion.model import ConversionModel
 from hanse_client.tasks.conversion.offers import Offers
 from hanse_client.training.train import check_size, train_alone, train_round, trained_arrays
 from hanse_common.config import RunSettings
+from hanse_common.recipes import conversion
 from hanse_common.vector import evaluation_names, flatten
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines
 from hanse_simulations.experiment.conversion import study_of
 from hanse_simulations.experiment.study import arms_of
-from hanse_simulations.recipes import conversion
 from kits.errors import raises
 
 TASK = task_of("conversion")

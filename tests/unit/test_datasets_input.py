@@ -8,6 +8,7 @@ import pytest
 from hanse_client.ingest.pipeline import ingest
 from hanse_client.ingest.store_config import load_store
 from hanse_common.config import DataSettings, RunSettings, Split
+from hanse_common.run_file import read_run_file
 from hanse_simulations.datasets import folders, make_stores
 from kits.errors import raises
 
@@ -92,7 +93,7 @@ def test_split_in_a_toml_file(tmp_path):
         "train_until = 2024-10-14T00:00:00\nvalidate_until = 2024-11-18T00:00:00\n"
         "test_until = 2024-12-23T00:00:00\n"
     )
-    settings = RunSettings.from_toml(file)
+    settings = read_run_file(file)
     assert settings.data.split == SPLIT
     assert settings.with_changes({"seed": 8}).data.split == SPLIT
 

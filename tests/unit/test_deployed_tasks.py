@@ -21,7 +21,7 @@ from hanse_client.tasks.conversion.offers import Offers
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_client.tasks.review.features import Reviews
 from hanse_common.config import DataSettings, Split
-from hanse_simulations.recipes import conversion, reviews, sequences, sequences_by_texts
+from hanse_common.recipes import conversion, reviews, sequences, sequences_by_texts
 from kits.encoder import tiny_encoder
 from kits.errors import raises
 

@@ -16,8 +16,8 @@ from hanse_common.manifest_noise import LARGEST_VARIANCE, honest_survivors
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
+from hanse_common.recipes import synthetic
 from hanse_common.vector import EVALUATION_NAMES, Trained, skellam_noise
-from hanse_simulations.recipes import synthetic
 from kits.errors import raises
 from kits.federation import Federation
 

@@ -86,8 +86,8 @@ def test_patterns_survive_a_store_with_nothing_in_the_window():
 
 @pytest.mark.slow
 def test_a_finished_run_is_measured_and_left_as_it_was(tmp_path, monkeypatch, store_cache):
+    from hanse_common.recipes import synthetic
     from hanse_simulations.bench.cli import app as bench
-    from hanse_simulations.recipes import synthetic
     from hanse_simulations.run import create_run, simulate
 
     monkeypatch.setenv("HANSE_RUNS", str(tmp_path))

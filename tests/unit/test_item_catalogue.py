@@ -125,3 +125,14 @@ def test_own_vectors_stand_alone_or_next_to_texts(tmp_path):
 def test_a_catalogue_that_tells_no_items_apart_is_refused(texts, tmp_path):
     with raises("data", match="apart"):
         public_vectors(texts, encoder=tiny_encoder(tmp_path / "encoder"), cache=tmp_path)
+
+
+def test_a_catalogue_is_read_through_its_mapping(tmp_path):
+    (tmp_path / "goods.csv").write_text("sku,title,category,emb\nb,butter,D,1 2\na,milk,D,\n")
+    (tmp_path / "items.toml").write_text(
+        '[catalogue]\npath = "goods.csv"\n'
+        'columns = { item_id = "sku", text = "title", vector = "emb" }\n'
+    )
+    found = read_item_catalogue(tmp_path / "items.toml")
+    assert (found.items, found.texts) == (("a", "b"), ("milk", "butter"))
+    assert np.isnan(found.vectors[0]).all() and found.vectors[1].tolist() == [1.0, 2.0]

@@ -24,8 +24,8 @@ from hanse_client.training.train import (
 )
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings, TrainingSettings
 from hanse_common.manifest_terms import settings_digest
+from hanse_common.recipes import sequences
 from hanse_common.vector import evaluation_names, flatten
-from hanse_simulations.recipes import sequences
 from kits.errors import raises
 
 ITEMS, CLIP = 30, 0.05

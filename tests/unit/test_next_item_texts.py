@@ -13,7 +13,7 @@ from hanse_client.tasks.next_item.task import NextItemTask
 from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_client.training.train import load_arrays
 from hanse_common.config import DataSettings, NextItemSettings, RunSettings
-from hanse_simulations.recipes import sequences_by_texts
+from hanse_common.recipes import sequences_by_texts
 from kits.errors import raises
 
 ITEMS, WIDTH = 60, 8

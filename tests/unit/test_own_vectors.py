@@ -15,7 +15,7 @@ from hanse_client.ingest.pipeline import read_catalogue
 from hanse_client.ingest.store_config import CatalogueSource, load_store
 from hanse_client.tasks.interest.fresh_model import fresh_model, listed_classes
 from hanse_common.config import RunSettings
-from hanse_simulations.recipes import grocery, grocery_rules
+from hanse_common.recipes import grocery, grocery_rules
 from kits.encoder import tiny_encoder
 from kits.errors import raises
 

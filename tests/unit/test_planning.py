@@ -18,6 +18,7 @@ from hanse_common.manifest_terms import manifest_for, planned_manifest
 from hanse_common.privacy.accounting import SampledGaussianSteps, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
+from hanse_common.recipes import grocery_rules
 from hanse_common.vector import skellam_noise
 from hanse_simulations.planning.advice import SIGNAL_TO_NOISE
 from hanse_simulations.planning.feasible import price, solved_plan
@@ -26,7 +27,6 @@ from hanse_simulations.planning.ledgers import ledger_rows
 from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
-from hanse_simulations.recipes import grocery_rules
 from kits.errors import raises
 from kits.ledger import charge, new
 

@@ -6,13 +6,13 @@ from typer.testing import CliRunner
 from hanse_common.cli import app
 from hanse_common.privacy.accounting import squared_mu
 from hanse_common.privacy.plan import PrivacyPlan, solved, with_gradient_noise
+from hanse_common.run_file import load_recipe
 from hanse_simulations.planning.forecast import Population, forecast
 from hanse_simulations.planning.phases import phase_warnings
 from hanse_simulations.planning.solve import solve
 from hanse_simulations.planning.sources import Sources
 from hanse_simulations.planning.unknown import Unknown
 from hanse_simulations.planning.variants import Variant
-from hanse_simulations.recipes import load_recipe
 from kits.errors import raises
 
 SHARES = ("pairs=.1", "residuals=.3", "train=.6")

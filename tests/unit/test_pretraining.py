@@ -278,3 +278,22 @@ def test_a_package_with_other_files_is_no_traceback(package):
     package("recbole", {"dataset_example/ml-100k/ml-100k.inter": "nothing"})
     with raises("data", match="recbole"):
         read_public("ml-100k", catalogue=None, licence=None)
+
+
+def test_tables_with_other_names_say_where_to_name_them(shop, tmp_path):
+    other = pl.read_csv(shop / "events.csv").rename({"user_id": "card"})
+    other.write_csv(tmp_path / "events.csv")
+    with raises("missing-columns", match=r"store\.toml, and name that instead"):
+        read_public(str(tmp_path / "events.csv"), catalogue=shop / "items.csv", licence="CC0")
+
+
+def test_a_catalogue_is_read_through_its_mapping(shop, tmp_path):
+    goods = pl.read_csv(shop / "items.csv").rename({"item_id": "sku", "text": "title"})
+    goods.write_csv(tmp_path / "goods.csv")
+    mapping = tmp_path / "catalogue.toml"
+    mapping.write_text(
+        '[catalogue]\npath = "goods.csv"\ncolumns = { item_id = "sku", text = "title" }\n'
+    )
+    data = read_public(str(shop / "events.csv"), catalogue=mapping, licence="CC0")
+    assert data.ingested.events.height == PEOPLE * 10
+    assert data.ingested.catalogue["text"].to_list() == list(ITEMS)

@@ -12,7 +12,7 @@ from hanse_common.privacy.accounting import (
     noise_multiplier_for,
 )
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.recipes import RECIPES
+from hanse_common.recipes import RECIPES
 from kits.errors import raises
 
 

@@ -20,6 +20,7 @@ from hanse_common.manifest_noise import honest_survivors
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.phases import trained
 from hanse_common.privacy.plan import PrivacyPlan, solved, unsolved
+from hanse_common.run_file import load_recipe
 from hanse_common.vector import NOISE_ONLY, UPDATE, Draws, flatten
 from hanse_simulations.privacy_audit.canaries import (
     PREFIX,
@@ -33,7 +34,6 @@ from hanse_simulations.privacy_audit.faults import Fault, faulty_draws, faulty_m
 from hanse_simulations.privacy_audit.run import attack
 from hanse_simulations.privacy_audit.scoring import guess, scores
 from hanse_simulations.privacy_audit.store_app import Known, Orders, _Attack
-from hanse_simulations.recipes import load_recipe
 from kits.apps import counting_task
 from kits.apps.counting_task import PHASE
 from kits.errors import raises

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hanse_common.privacy.plan import PrivacyPlan
-from hanse_simulations.recipes import grocery
+from hanse_common.recipes import grocery
 from hanse_simulations.report.build import headline, spent_by_round, write_report
 from hanse_simulations.report.groups import group_tables
 from hanse_simulations.report.overview import epsilon_by_phase, phase_costs

@@ -19,7 +19,7 @@ from hanse_client.tasks.review.statistics import (
     text_moments,
 )
 from hanse_client.training.train import load_arrays
-from hanse_simulations.recipes import RECIPES, reviews
+from hanse_common.recipes import RECIPES, reviews
 from kits.encoder import tiny_encoder
 from kits.errors import raises
 

@@ -286,3 +286,24 @@ def test_figures_of_a_small_table_are_those_worked_out_by_hand():
     assert found.sums(np.array([0])) == {"customers": 1.0, "accuracy": 0.5}
     empty = Verdicts(chances=found.chances[:0], labels=found.labels[:0], customers=found.labels[:0])
     assert np.isnan(empty.metrics()["accuracy"])
+
+
+def test_reviews_are_read_through_a_stores_mapping(tmp_path):
+    (tmp_path / "export.csv").write_text(
+        "card;comment;stars\nada;very good;5\nbob;bad;1.0\nbob;;5\n"
+    )
+    (tmp_path / "store.toml").write_text(
+        'name = "s"\nmax_reject_share = 0.5\n[reviews]\npath = "export.csv"\nseparator = ";"\n'
+        'columns = { user_id = "card", text = "comment", rating = "stars" }\n'
+    )
+    (tmp_path / "store.labels").write_text("1\n5\n")
+    found = read_reviews(tmp_path / "store.toml")
+    assert sorted(zip(found.texts, found.labels, strict=True)) == [("bad", 0), ("very good", 1)]
+    assert found.listed and found.rejected == {"missing text": 1}
+    assert "ada" not in found.users and not (tmp_path / "customer.key").exists()
+
+
+def test_columns_of_other_names_are_refused_with_the_way_to_name_them(tmp_path):
+    (tmp_path / "reviews.csv").write_text("comment,stars\ngood,5\n")
+    with raises("missing-columns", match=r"\[reviews\] of a store\.toml"):
+        read_reviews(tmp_path / "reviews.csv")

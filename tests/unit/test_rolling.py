@@ -2,8 +2,8 @@
 
 import pytest
 
+from hanse_common.recipes import synthetic
 from hanse_simulations.bench import folds, rolling
-from hanse_simulations.recipes import synthetic
 
 
 @pytest.fixture

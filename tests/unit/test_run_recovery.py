@@ -14,13 +14,13 @@ from hanse_common.manifest import SignedManifest
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.paths import MANIFEST_FILE, SETTINGS_FILE, UP_PID_FILE
 from hanse_common.privacy.plan import solved
+from hanse_common.recipes import synthetic
 from hanse_server.checkpoint import RunCheckpoint, save_checkpoint, significant_settings
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.recovery import Keeper
 from hanse_server.deployment.run_record import RunRecord
 from hanse_server.deployment.run_state import MOST_TRIES, state_of
 from hanse_server.stage_log import ExchangeResult, Progress, StageLog
-from hanse_simulations.recipes import synthetic
 from kits.deployment import found
 
 SETTINGS = synthetic().with_changes({"privacy.mode": "distributed", "federation.rounds": 4})

@@ -83,3 +83,39 @@ def test_no_such_file_and_no_text_are_refused(tmp_path):
         read_sequences(tmp_path / "b.txt")
     with raises("data"):
         read_sequences(tmp_path)
+
+
+def test_items_with_commas_between_them_are_several(tmp_path):
+    plain = read_sequences(written(tmp_path, "u1 1 2 3\nu2 2 3 1\n"))
+    for text in ("u1\t1,2,3\nu2\t2,3,1\n", "u1\t1, 2, 3\nu2\t2, 3, 1\n"):
+        assert read_sequences(written(tmp_path, text)).names == plain.names
+        assert read_sequences(written(tmp_path, text)).interactions == 6
+    with raises("data", match="line 2: commas"):
+        read_sequences(written(tmp_path, "u1\t1,2,3\nu2 2 3 1\n"))
+    with raises("data", match="line 1: commas"):
+        read_sequences(written(tmp_path, "u1,1,2017-01-01\nu1,2,2017-01-02\n"))
+
+
+def test_a_table_is_refused_with_the_way_to_name_its_columns(tmp_path):
+    with raises("data", match=r"store\.toml"):
+        read_sequences(written(tmp_path, "user,item,time\nu,1,2\n", "sales.csv"))
+
+
+def test_a_store_is_read_through_its_mapping(tmp_path):
+    written(tmp_path, "card,sku,sold\nu,b,2017-02-02\nu,a,2017-01-02\nu,c,2017-03-02\nv,a,x\n"
+            + "".join(f"w,{item},2017-01-0{day}\n" for day, item in enumerate("cba", start=1)),
+            "sales.csv")  # fmt: skip
+    written(tmp_path, "item_id,text,category\na,A,X\nb,B,X\nc,C,X\nd,D,X\n", "items.csv")
+    store = written(
+        tmp_path,
+        'name = "s"\nmax_reject_share = 0.5\n[events]\npath = "sales.csv"\n[catalogue]\n'
+        'path = "items.csv"\n[events.columns]\nuser_id = "card"\nitem_id = "sku"\n'
+        'timestamp = "sold"\n',
+        "store.toml",
+    )
+    read = read_sequences(store)
+    assert read.listed and read.names == ["a", "b", "c", "d"] and read.rejected == 1
+    taken = sorted(read.sequences.of_customer(i).tolist() for i in range(2))
+    assert taken == [[0, 1, 2], [2, 1, 0]]
+    assert "1 rows rejected" in read.note
+    assert not (tmp_path / "customer.key").exists()

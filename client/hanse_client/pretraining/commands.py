@@ -143,12 +143,13 @@ def pretrain(
     from hanse_client.pretraining.public_data import read_public
     from hanse_client.pretraining.run import pretrain as run_pretraining
     from hanse_common.config import DataSettings, RunSettings
+    from hanse_common.run_file import read_run_file
 
     disable_progress_bar()
     # Only the model section and the seed are used; the data come from the argument.
     run = RunSettings(recipe="pretraining", data=DataSettings(source="synthetic"))
     if settings is not None:
-        given = RunSettings.from_toml(settings)
+        given = read_run_file(settings)
         run = run.model_copy(update={"model": given.model, "seed": given.seed})
     public = read_public(data, catalogue=catalogue, licence=licence)
     changes: dict[str, object] = {

@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from hanse_client.features.public_store import public_key, public_store
 from hanse_client.ingest.pipeline import Ingested, ingest, read_catalogue
 from hanse_client.ingest.source_settings import SUFFIXES
-from hanse_client.ingest.store_config import CatalogueSource, StoreConfig, load_store
+from hanse_client.ingest.store_config import CatalogueSource, StoreConfig, load_catalogue
 from hanse_common.config import Level
-from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, DataError, MissingDependency
+from hanse_common.errors import ConfigError, DataError, MissingColumns, MissingDependency
 from hanse_common.paths import CATALOGUE_FILE, EVENTS_FILE
 from hanse_common.settings_files import parse_settings
 
@@ -82,16 +82,15 @@ def read_public(source: str, *, catalogue: Path | None, licence: str | None) -> 
         )
     path = Path(source)
     if path.suffix == ".toml":
-        config, name = load_store(path), path.absolute().parent.name
-        with TemporaryDirectory(prefix="hanse-") as folder:
-            # Neither key of the store is touched: its pseudonyms must not appear elsewhere.
-            keys = {"pseudonym_key": _key(Path(folder)), "home_key": None}
-            data = ingest(config.model_copy(update=keys))
+        name = path.absolute().parent.name
+        with public_store(path) as store:
+            data = ingest(store)
     elif path.suffix in SUFFIXES:
         if catalogue is None:
             raise ConfigError(
                 f"{source} has no item texts",
-                hint="add --catalogue FILE with item_id, text and category",
+                hint="add --catalogue FILE with item_id, text and category, or a .toml file whose "
+                "[catalogue] names its columns",
             )
         data, name = _ingested(path, catalogue), path.name
     else:
@@ -137,21 +136,26 @@ def _read_package(name: str, known: _Package, catalogue: Path | None) -> PublicD
 
 
 def _ingested(events: Path, catalogue: Path) -> Ingested:
-    with TemporaryDirectory(prefix="hanse-") as folder:
+    """Read tables with canonical column names, or a catalogue that a .toml file describes."""
+    goods = (
+        load_catalogue(catalogue).model_dump(exclude_defaults=True)
+        if catalogue.suffix == ".toml"
+        else {"path": str(catalogue.absolute())}
+    )
+    with public_key() as key:
         config = {
             "name": "public",
             "events": {"path": str(events.absolute())},
-            "catalogue": {"path": str(catalogue.absolute())},
-            "pseudonym_key": str(_key(Path(folder))),
+            "catalogue": goods,
+            "pseudonym_key": str(key),
         }
-        return ingest(parse_settings(StoreConfig, config))
-
-
-def _key(folder: Path) -> Path:
-    """A constant key: public data need no pseudonyms, and runs get the same order of customers."""
-    path = folder / "public.key"
-    write_durably(path, bytes(32), mode=0o600)
-    return path
+        try:
+            return ingest(parse_settings(StoreConfig, config))
+        except MissingColumns as error:
+            raise MissingColumns(
+                error.message,
+                hint=f"{error.hint}; write it into a store.toml, and name that instead of the file",
+            ) from error
 
 
 def _instacart(files: list[Path], products: Path | None) -> tuple[pl.DataFrame, pl.DataFrame]:

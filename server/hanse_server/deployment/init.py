@@ -72,6 +72,8 @@ _SETTINGS = """\
 # What a federation learns, and what it promises every customer. Every store checks each
 # message against the terms that are signed for this; docs/privacy.md lists every setting.
 
+recipe = "grocery"     # what is left out here is as in this recipe (`hanse recipes show grocery`)
+
 [data]
 source = "own"         # each store's own data, as its store.toml says
 level = "category"     # what baskets are ranked by: "category", "type" or "product"

@@ -23,6 +23,7 @@ from hanse_common.manifest_noise import check_noise
 from hanse_common.manifest_terms import base_model_digest, manifest_for
 from hanse_common.paths import INITIAL_FILE, MANIFESTS_FOLDER
 from hanse_common.privacy.plan import solved
+from hanse_common.run_file import read_run_file
 from hanse_server.checkpoint import read_arrays, write_arrays
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.folder import FederationFolder
@@ -132,7 +133,7 @@ def read_run_settings(path: Path) -> RunSettings:
         ConfigError: They cannot be read, are invalid, do not mask updates, or ask for something
             that only a simulation can do.
     """
-    settings = RunSettings.from_toml(path)
+    settings = read_run_file(path)
     make_strategy(settings)  # raises for a strategy that the coordinator could not start
     # Names only: the coordinator runs no task, and has no torch to import one with.
     installed = {entry.name for entry in entry_points(group="hanse.tasks")}

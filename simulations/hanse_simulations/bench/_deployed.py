@@ -22,12 +22,12 @@ from hanse_common.admission import Invitation
 from hanse_common.config import RunSettings
 from hanse_common.identity import AuthorityKey
 from hanse_common.paths import CATALOGUE_FILE, STORES_FOLDER, TEXTS_FOLDER
+from hanse_common.recipes import synthetic
 from hanse_server.deployment.admit import admit, open_request
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.init import init_federation
 from hanse_server.deployment.sign import sign_manifest
 from hanse_simulations.datasets import make_stores
-from hanse_simulations.recipes import synthetic
 
 _CUSTOMERS = 24
 

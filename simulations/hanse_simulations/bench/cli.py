@@ -276,6 +276,6 @@ def _width() -> int | None:
 
 
 def _changed(recipe: str, changes: list[str] | None) -> RunSettings:
-    from hanse_simulations.recipes import load_recipe
+    from hanse_common.run_file import load_recipe
 
-    return load_recipe(recipe).with_changes(changed_by(changes))
+    return load_recipe(recipe, changed_by(changes))

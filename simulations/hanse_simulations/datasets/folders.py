@@ -23,9 +23,10 @@ from hanse_common.paths import (
     CUSTOMER_KEY_FILE,
     EVENTS_FILE,
     HOME_KEY_FILE,
+    OWN_STORES_FOLDER,
     STORE_FILE,
 )
-from hanse_simulations.datasets import complete_journey, synthetic
+from hanse_simulations.datasets import complete_journey, one_file, synthetic
 from hanse_simulations.datasets.attributes import write_attributes
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
     Args:
         data: Source, partition and limits.
         seed: Seed of synthetic stores and of samples of customers.
-        cache: Folder for built data sets; created if it does not exist.
+        cache: Folder for built data sets; created if it does not exist. One own file is divided
+            into it too, so that it must be the run's own folder then.
 
     Raises:
         ConfigError: The limits do not fit the source.
@@ -69,6 +71,8 @@ def make_stores(data: DataSettings, *, seed: int, cache: Path) -> Stores:
         DataError: Folders cannot be written or read, or `data.path` holds no store.
         DataError [too-few-customers]: No store has `data.min_customers`.
     """
+    if data.partition_by is not None:
+        return _divided(data, cache)
     if data.source == "stores":
         return _brought(data)
     if data.source == "sequences":
@@ -209,6 +213,16 @@ def _unwritable(folder: Path, error: OSError) -> DataError:
         f"cannot write stores to {folder}: {error.strerror}",
         hint="name a folder that this user can write, on a disk with space",
     )
+
+
+def _divided(data: DataSettings, cache: Path) -> Stores:
+    """Divide one own file; a run that goes on keeps the stores that it began with."""
+    folder = cache.absolute() / OWN_STORES_FOLDER
+    if not folder.exists():
+        dataset, digest = one_file.divide(data)
+        _build(dataset, folder, digest)
+        folder.chmod(0o700)  # events of customers
+    return _read(folder)
 
 
 def _brought(data: DataSettings) -> Stores:

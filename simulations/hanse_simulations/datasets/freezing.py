@@ -16,6 +16,7 @@ households or more have most of their baskets, a shop of purchase one where ten 
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def freeze(visits: pl.DataFrame) -> pl.DataFrame:
         store=pl.format("shop-{}", pl.col("shop_id"))
     )
     tables: dict[Partition, pl.DataFrame] = {
-        "regions": _named_regions(visits, shops),
+        "regions": named_regions(visits, shops),
         "home": single,
         "visits": single,
     }
@@ -81,10 +82,25 @@ def _sizes(visits: pl.DataFrame, partition: Partition, shops: pl.DataFrame) -> p
     )
 
 
-def _named_regions(visits: pl.DataFrame, shops: pl.Series) -> pl.DataFrame:
-    """`shop_id, store` of the shops that belong to a region, named by its size."""
+def named_regions(
+    visits: pl.DataFrame, shops: pl.Series, *, regions: int = REGIONS
+) -> pl.DataFrame:
+    """Cluster shops by the customers that they share.
+
+    Args:
+        visits: `user_id, shop_id, baskets`, a row per customer and shop.
+        shops: The shops' ids, each once, sorted.
+        regions: Number of clusters.
+
+    Returns:
+        `shop_id, store` of the shops that belong to a region; `region-01` has most customers. A
+        shop that shares no customer with any that is home to `LEAST` is in none.
+
+    Raises:
+        DataError [too-few-customers]: Fewer shops than `regions` are home to `LEAST` customers.
+    """
     clusters = pl.DataFrame(
-        {"shop_id": shops, "cluster": _cluster_shops(visits, shops)},
+        {"shop_id": shops, "cluster": _cluster_shops(visits, shops, regions)},
         schema_overrides={"cluster": pl.Int64},
     ).filter(pl.col("cluster") >= 0)
     clusters = clusters.with_columns(store=pl.col("cluster").cast(pl.String))
@@ -101,7 +117,13 @@ def _named_regions(visits: pl.DataFrame, shops: pl.Series) -> pl.DataFrame:
     )
 
 
-def _cluster_shops(visits: pl.DataFrame, shops: pl.Series) -> NDArray[np.int64]:
+def core_shops(visits: pl.DataFrame) -> pl.Series:
+    """The shops that are home to `LEAST` customers or more."""
+    home = home_shop(visits)["shop_id"].value_counts()
+    return home.filter(pl.col("count") >= LEAST)["shop_id"]
+
+
+def _cluster_shops(visits: pl.DataFrame, shops: pl.Series, regions: int) -> NDArray[np.int64]:
     """Return the cluster of each shop, or -1; (shops,)."""
     from scipy.sparse import coo_matrix
     from sklearn.cluster import SpectralClustering
@@ -113,22 +135,23 @@ def _cluster_shops(visits: pl.DataFrame, shops: pl.Series) -> NDArray[np.int64]:
     table = coo_matrix((weights, (rows, columns)), shape=(len(users), len(shops))).tocsr()
     overlap = np.asarray((table.T @ table).toarray())  # (shops, shops)
 
-    home = home_shop(visits)["shop_id"].value_counts()
-    large = home.filter(pl.col("count") >= LEAST)["shop_id"]
-    core = np.flatnonzero(shops.is_in(large.to_list()).to_numpy())
-    if len(core) < REGIONS:
+    core = np.flatnonzero(shops.is_in(core_shops(visits).to_list()).to_numpy())
+    if len(core) < regions:
         raise DataError(
-            f"{len(core)} shops have {LEAST} home customers, too few for {REGIONS} regions",
+            f"{len(core)} shops have {LEAST} home customers, too few for {regions} regions",
             code="too-few-customers",
         )
     norms = np.sqrt(np.diag(overlap)[core])
     cosine = overlap[np.ix_(core, core)] / np.outer(norms, norms)
     clustering = SpectralClustering(
-        REGIONS, affinity="precomputed", assign_labels="cluster_qr", random_state=0
+        regions, affinity="precomputed", assign_labels="cluster_qr", random_state=0
     )
-    labels = np.asarray(clustering.fit_predict(cosine), dtype=np.int64)
+    with warnings.catch_warnings():
+        # Shops that share no customers at all are what a division looks for.
+        warnings.filterwarnings("ignore", message="Graph is not fully connected")
+        labels = np.asarray(clustering.fit_predict(cosine), dtype=np.int64)
 
-    links = overlap[:, core] @ np.eye(REGIONS)[labels]  # (shops, regions)
+    links = overlap[:, core] @ np.eye(regions)[labels]  # (shops, regions)
     cluster = np.where(links.max(axis=1) > 0, links.argmax(axis=1), -1)
     cluster[core] = labels
     return cluster

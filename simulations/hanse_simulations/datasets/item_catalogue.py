@@ -5,7 +5,8 @@
 
 `vector` has numbers by any public encoder (of images, audio or texts), separated by spaces or
 commas, as many for every item; it may be empty, and so may `text`. A file without a header has
-ids and texts. The catalogue is public: what can be bought, not what was bought.
+ids and texts. A `.toml` file describes any catalogue in its `[catalogue]`, as a store's does. The
+catalogue is public: what can be bought, not what was bought.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from hanse_client.ingest.pipeline import public_catalogue
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 
 _ID, _TEXT, _VECTOR = "item_id", "text", "vector"
@@ -79,6 +81,8 @@ def read_item_catalogue(path: Path) -> ItemCatalogue:
 def _read(path: Path) -> tuple[pl.DataFrame, int]:
     """The table with its columns named, and the line of its first item."""
     hint = "check --catalogue"
+    if path.suffix == ".toml":
+        return _of_store(path), 1
     try:
         with path.open(encoding="utf-8") as file:
             head = file.readline().rstrip("\r\n").split("\t")
@@ -102,6 +106,15 @@ def _read(path: Path) -> tuple[pl.DataFrame, int]:
     if not table.height:
         raise DataError(f"{path} has no items", hint=hint)
     return table, 1 + titled
+
+
+def _of_store(path: Path) -> pl.DataFrame:
+    """The items that a `.toml` file describes, with vectors as text where there are any."""
+    items = public_catalogue(path)
+    if not items["vector"].count():
+        return items.select(_ID, _TEXT)
+    numbers = pl.col(_VECTOR).cast(pl.List(pl.String)).list.join(" ")
+    return items.select(_ID, _TEXT, numbers.alias(_VECTOR))
 
 
 def _parse_vectors(path: Path, cells: list[str], first: int) -> npt.NDArray[np.float32]:

@@ -1,10 +1,13 @@
 """Read research data sets of sequences in the formats of the papers' repositories.
 
 - SASRec and S3-Rec: `user item item ...` a line in the order of time, or `user item` pairs
+- the same with commas: a user, then their items separated by commas
 - RecBole's atomic files: `name.inter`, tabs between columns, whose header names and types them:
   `user_id:token	item_id:token	timestamp:float`
 
-A `name.items` next to either is the public list of items, one a line; without it a catalogue
+- a `store.toml`: purchases of any table that ingestion reads, of the items of its catalogue
+
+A `name.items` next to a file is the public list of items, one a line; without it a catalogue
 is. Without both the items are those that the customers took, which no epsilon covers.
 """
 
@@ -18,6 +21,9 @@ from pathlib import Path
 import polars as pl
 
 from hanse_client.features.public_list import read_public_list
+from hanse_client.features.public_store import public_store
+from hanse_client.ingest.pipeline import ingest
+from hanse_client.ingest.store_config import SUFFIXES
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_common.errors import DataError
 
@@ -46,6 +52,8 @@ class Read:
     """Customers with fewer than three items; left out."""
     unlisted: int
     """Interactions with items that are not on the public list; left out."""
+    rejected: int
+    """Rows that the ingestion of a `store.toml` rejected."""
     listed: bool
     """Whether the items come from a public list, and not from the customers."""
 
@@ -57,6 +65,7 @@ class Read:
             (self.out_of_order, "rows out of order"),
             (self.filtered, "interactions of rare customers or items left out"),
             (self.too_short, "customers with fewer than three items left out"),
+            (self.rejected, "rows rejected"),
             (self.unlisted, "interactions with items that the list has not left out"),
         )
         seen = "".join(f", {count:,} {what}" for count, what in counted if count)
@@ -69,7 +78,7 @@ class Read:
 def read_sequences(
     path: Path, *, min_count: int = 1, catalogue: Sequence[str] | None = None
 ) -> Read:
-    """Read a data set; `.inter` files are atomic files, all others text.
+    """Read a data set; `.inter` files are atomic files, `.toml` files stores, all others text.
 
     Args:
         path: The file.
@@ -91,7 +100,11 @@ def read_sequences(
         raise DataError(f"cannot read {path}: {error.strerror}", hint="check --data") from error
     if not path.is_file() or not size:
         raise DataError(f"{path} is empty or not a file", hint="check --data")
-    if path.suffix == ".inter":
+    rejected = 0
+    if path.suffix == ".toml":
+        events, catalogue, rejected = _read_store(path)
+        duplicates, out_of_order = 0, 0
+    elif path.suffix == ".inter":
         events, duplicates, out_of_order = _read_atomic(path)
     else:
         events = _read_text(path)
@@ -132,16 +145,34 @@ def read_sequences(
         filtered=len(listed) - len(core),
         too_short=len(by_user) - len(long_enough),
         unlisted=len(events) - len(listed),
+        rejected=rejected,
         listed=items is not None,
     )
 
 
+def _read_store(path: Path) -> tuple[Events, list[str], int]:
+    """Purchases (user, item) in order of time, the catalogue's items, and rows rejected."""
+    with public_store(path) as store:
+        data = ingest(store)
+    bought = data.events.filter(pl.col("event_type") == "purchase")
+    # As a deployed store orders them: those at one time by basket and item.
+    ordered = bought.sort("user_id", "timestamp", "basket_id", "item_id")
+    events = list(ordered.select("user_id", "item_id").iter_rows())
+    return events, data.catalogue["item_id"].to_list(), sum(data.rejects.values())
+
+
 def _read_text(path: Path) -> Events:
-    """Rows (user, item) in order, of either kind of text file."""
+    """Rows (user, item) in order, of any kind of text file."""
+    if path.suffix in SUFFIXES:
+        raise DataError(
+            f"{path} is a table, and not a text file of sequences",
+            hint="describe it in a store.toml (docs/data.md), and name that: --data store.toml",
+        )
     try:
         rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text: {error}", hint="check --data") from error
+    rows = _with_commas(path, rows)
     for number, row in enumerate(rows, start=1):
         if len(row) == 1:
             raise DataError(
@@ -158,6 +189,28 @@ def _read_text(path: Path) -> Events:
             hint="write each user's items on one line, or one `user item` pair on each line",
         )
     return [(row[0], item) for row in rows for item in row[1:]]
+
+
+def _with_commas(path: Path, rows: list[list[str]]) -> list[list[str]]:
+    """The same rows, with items that commas separate taken apart.
+
+    Raises:
+        DataError: One line has commas and another has none to go with them.
+    """
+    if not any("," in field for row in rows for field in row):
+        return rows
+    split = []
+    for number, row in enumerate(rows, start=1):
+        user, *items = row or [""]
+        if "," in user or (len(items) > 1 and not all(item.endswith(",") for item in items[:-1])):
+            raise DataError(
+                f"{path}, line {number}: commas do not separate the items of one user",
+                hint="a line is a user, a tab, and items with commas between them; describe a "
+                "table of events in a store.toml, and name that",
+            )
+        names = [name for item in items for name in item.split(",") if name]
+        split.append([user, *names] if row else [])
+    return split
 
 
 def _read_atomic(path: Path) -> tuple[Events, int, int]:

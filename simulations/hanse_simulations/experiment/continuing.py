@@ -51,6 +51,12 @@ def continued_settings(
     settings = old.read_settings()
     if settings.data.split is None:
         raise ConfigError(f"run {old.name!r} fixes no split", hint="run it again")
+    if settings.data.partition_by is not None:
+        # Divided again with new weeks, a customer may belong to another store than its ledger says.
+        raise ConfigError(
+            f"run {old.name!r} divided one file by {settings.data.partition_by!r}",
+            hint="write a folder of stores, and give each its own new weeks (docs/datasets.md)",
+        )
     split = {
         name: moment + timedelta(weeks=weeks)
         for name, moment in settings.data.split.model_dump().items()

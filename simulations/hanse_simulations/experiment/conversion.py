@@ -21,12 +21,12 @@ from hanse_client.tasks.conversion.offers import Offers
 from hanse_client.tasks.conversion.task import ConversionTask, held_out
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
+from hanse_common.recipes import conversion, conversion_centralized, conversion_federated
 from hanse_simulations.datasets.campaigns import Mailed, load
 from hanse_simulations.datasets.complete_journey import FROZEN_STORES
 from hanse_simulations.evaluation.conversion_baselines import judge_baselines
 from hanse_simulations.experiment.study import Study
 from hanse_simulations.monitoring.progress import Progress
-from hanse_simulations.recipes import conversion, conversion_centralized, conversion_federated
 
 _TASK = ConversionTask()
 

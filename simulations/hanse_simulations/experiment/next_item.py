@@ -13,6 +13,12 @@ from hanse_client.tasks.next_item.text_model import TextItemModel
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
 from hanse_common.paths import TEXTS_FOLDER
+from hanse_common.recipes import (
+    sequences,
+    sequences_by_texts,
+    sequences_centralized,
+    sequences_federated,
+)
 from hanse_simulations.datasets.item_catalogue import ItemCatalogue, read_item_catalogue
 from hanse_simulations.datasets.sequences import Read, read_sequences
 from hanse_simulations.evaluation.next_item_baselines import (
@@ -24,12 +30,6 @@ from hanse_simulations.evaluation.published_figures import published
 from hanse_simulations.experiment.prepare import cache_folder
 from hanse_simulations.experiment.study import Study, data_file
 from hanse_simulations.monitoring.progress import Progress
-from hanse_simulations.recipes import (
-    sequences,
-    sequences_by_texts,
-    sequences_centralized,
-    sequences_federated,
-)
 
 _TASK = NextItemTask()
 

@@ -85,10 +85,11 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
         DataError [other-catalogue]: An earlier run's model ranks other classes.
         PrivacyError: No noise keeps the promise.
     """
-    cache = cache_folder()
+    own = settings.data.source == "stores"
+    # A shop's own data must leave no copy in the cache.
+    cache = folder if own else cache_folder()
     stores = make_stores(settings.data, seed=settings.seed, cache=cache)
     split = settings.data.split or stores.split
-    own = settings.data.source == "stores"
     if not own and split.test_until > stores.split.test_until:
         raise ConfigError(
             f"data.split.test_until={split.test_until} is later than the data of "
@@ -97,7 +98,7 @@ def prepare_run(folder: Path, settings: RunSettings) -> tuple[Stores, RunSetting
         )
     settings = settings.with_changes({"data.split": split.model_dump()})
     settings = solved(settings)
-    prepared = prepare_stores(stores.folders, settings, folder if own else cache)
+    prepared = prepare_stores(stores.folders, settings, cache)
     if settings.continues is not None:
         check_vocabulary(ArmFolder(settings.continues), prepared.base_model)
     return stores, settings, prepared

@@ -18,14 +18,14 @@ from hanse_client.tasks.review.features import (
 from hanse_client.tasks.review.metrics import Verdicts
 from hanse_client.tasks.review.model import ReviewModel
 from hanse_common.config import RunSettings
-from hanse_simulations.experiment.study import Study, data_file
-from hanse_simulations.monitoring.progress import Progress
-from hanse_simulations.recipes import (
+from hanse_common.recipes import (
     RECIPES,
     reviews,
     reviews_centralized,
     reviews_federated,
 )
+from hanse_simulations.experiment.study import Study, data_file
+from hanse_simulations.monitoring.progress import Progress
 
 
 def read_study(settings: RunSettings, progress: Progress) -> Study:

@@ -13,9 +13,10 @@ from hanse_common.config import DataSettings, ModelSettings, RunSettings
 from hanse_common.errors import ConfigError, MissingDependency, RunNotFound
 from hanse_common.phases import TRAIN
 from hanse_common.privacy.plan import unsolved
+from hanse_common.recipes import RECIPES
+from hanse_common.run_file import load_recipe
 from hanse_simulations.planning.forecast import Population
 from hanse_simulations.planning.variants import Variant, count_variant, planned_model, saved_model
-from hanse_simulations.recipes import RECIPES, load_recipe
 from hanse_simulations.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Sources:
             )
             return cls(settings=empty.with_changes(changes), named=False)
         if name in RECIPES or name.endswith(".toml"):
-            return cls(settings=load_recipe(name).with_changes(changes), named=True)
+            return cls(settings=load_recipe(name, changes), named=True)
         try:
             settings = RunFolder.open(name).read_settings()
         except RunNotFound as error:
@@ -180,20 +181,18 @@ def _look_up(settings_json: str) -> _LookedUp:
         from hanse_simulations.datasets import make_stores
         from hanse_simulations.experiment.prepare import cache_folder, prepare_stores
 
-        stores = make_stores(settings.data, seed=settings.seed, cache=cache_folder())
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"reading the stores of {settings.recipe!r} needs the package {error.name!r}",
             hint="pip install 'hanse[simulate]', or give --customers and --variant NUMBER",
         ) from error
     disable_progress_bar()
-    split = {"data.split": stores.split.model_dump()}
     with TemporaryDirectory() as folder:
         # A shop's own data must leave no copy in the cache; public data sets are prepared once.
-        own = settings.data.source == "stores"
-        prepared = prepare_stores(
-            stores.folders, settings.with_changes(split), Path(folder) if own else cache_folder()
-        )
+        cache = Path(folder) if settings.data.source == "stores" else cache_folder()
+        stores = make_stores(settings.data, seed=settings.seed, cache=cache)
+        split = {"data.split": stores.split.model_dump()}
+        prepared = prepare_stores(stores.folders, settings.with_changes(split), cache)
         return _LookedUp(
             population=Population(tuple(len(store.active()) for store in prepared.load())),
             model=saved_model(prepared.base_model),

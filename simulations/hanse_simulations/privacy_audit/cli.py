@@ -60,7 +60,7 @@ def attack(
     Ends with an error if the bound exceeds the claim of the stores' ledgers. A bound below
     it proves nothing.
     """
-    from hanse_simulations.recipes import load_recipe
+    from hanse_common.run_file import load_recipe
 
     given: dict[str, object] = {
         "privacy.mode": mode.value if mode else None,
@@ -73,7 +73,7 @@ def attack(
     }
     changes = {key: value for key, value in given.items() if value is not None}
     changes |= changed_by(set_)
-    settings = load_recipe(recipe).with_changes(changes)
+    settings = load_recipe(recipe, changes)
     from hanse_simulations.privacy_audit.run import attack as run_attack
     from hanse_simulations.privacy_audit.table import as_row, render
 

@@ -2,6 +2,7 @@
 
     <file>.txt     a review a line: the text, a tab, the label (as UCI's labelled sentences)
     <file>.csv, .tsv, .parquet    columns `text` and `rating`, and optionally `user_id`
+    <file>.toml    a `store.toml` whose `[reviews]` names source and columns
 
 Without `user_id`, every review counts as a customer of its own. `<file>.labels` is the public
 list of labels, one a line, in order; without it the labels are collected from the reviews,
@@ -23,7 +24,7 @@ import polars as pl
 from hanse_client.features.by_customer import lots
 from hanse_client.features.public_list import read_public_list
 from hanse_client.features.ragged import Entries, Ints, offsets_of
-from hanse_client.model.item_texts import reading_encoder
+from hanse_client.model.item_texts import check_readable, reading_encoder
 from hanse_common.errors import DataError, MissingColumns, WrongTypes
 
 TRAIN, VALIDATE, TEST = 0, 1, 2
@@ -68,7 +69,11 @@ def read_reviews(path: Path) -> Texts:
         MissingColumns: It has no `text` or no `rating`.
         WrongTypes: A line has no label, or there are more than 16 labels.
     """
-    table = _lines(path) if path.suffix == ".txt" else _columns(path)
+    rejects: dict[str, int] = {}
+    if path.suffix == ".toml":
+        table, rejects = _of_store(path)
+    else:
+        table = _lines(path) if path.suffix == ".txt" else _columns(path)
     filled = table.filter(
         pl.col("text").str.strip_chars().str.len_chars().gt(0) & pl.col("rating").is_not_null()
     )
@@ -76,6 +81,7 @@ def read_reviews(path: Path) -> Texts:
     rows = filled if listed is None else filled.filter(pl.col("rating").is_in(listed))
     names = sorted(rows["rating"].unique().to_list(), key=_order) if listed is None else listed
     rejected = {
+        **rejects,
         "no text or no rating": table.height - filled.height,
         "a label that the list has not": filled.height - rows.height,
     }
@@ -149,6 +155,7 @@ def prepare_reviews(
 
     Raises:
         ConfigError: There is no such encoder.
+        DataError [unreadable-texts]: It does not know the reviews' language.
     """
     from transformers import AutoTokenizer
 
@@ -156,6 +163,7 @@ def prepare_reviews(
         tokenizer = AutoTokenizer.from_pretrained(source)
     users, owner = np.unique(np.array(texts.users, dtype=np.str_), return_inverse=True)
     order = np.argsort(owner, kind="stable")
+    check_readable(texts.texts, tokenizer, encoder, personal=True)
     read = tokenizer([texts.texts[i] for i in order], truncation=True, max_length=tokens)
     ids: Sequence[Sequence[int]] = read["input_ids"]
     lengths = np.array([len(text) for text in ids], dtype=np.int64)
@@ -210,6 +218,17 @@ def _text(path: Path) -> str:
         raise DataError(f"cannot read {path}: {error}", hint="a text file in UTF-8") from error
 
 
+def _of_store(path: Path) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The reviews that a `store.toml` describes, and how many rows were rejected for what."""
+    # Imported on use: ingestion is not needed by a store that computes on prepared reviews.
+    from hanse_client.features.public_store import public_store
+    from hanse_client.ingest.reviews import ingest_reviews
+
+    with public_store(path) as store:
+        found = ingest_reviews(store)
+    return found.rows.select("user_id", "text", "rating"), found.rejects
+
+
 def _columns(path: Path) -> pl.DataFrame:
     try:
         if path.suffix == ".parquet":
@@ -223,7 +242,8 @@ def _columns(path: Path) -> pl.DataFrame:
     if missing:
         raise MissingColumns(
             f"{path} has no column {', '.join(map(repr, missing))}",
-            hint=f"it has {', '.join(table.columns)}",
+            hint=f"it has {', '.join(table.columns)}; name them in the [reviews] of a store.toml, "
+            "and give that file instead",
         )
     if "user_id" not in table.columns:
         table = _nameless(table.select(pl.col("text", "rating").cast(pl.String)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 from hanse_common.config import (
@@ -24,7 +23,6 @@ from hanse_common.config import (
     Split,
     TrainingSettings,
 )
-from hanse_common.errors import ConfigError
 from hanse_common.phase_settings import PhaseSettings
 
 
@@ -388,19 +386,3 @@ RECIPES: Final[dict[str, Callable[[], RunSettings]]] = {
     "reviews-gradient": reviews_gradient,
     "conversion": conversion,
 }
-
-
-def load_recipe(name: str) -> RunSettings:
-    """Return a recipe by name, or settings from a TOML file by its path.
-
-    Raises:
-        ConfigError: There is no such recipe or file.
-    """
-    if name in RECIPES:
-        return RECIPES[name]()
-    if name.endswith(".toml"):
-        return RunSettings.from_toml(Path(name))
-    raise ConfigError(
-        f"there is no recipe {name!r}",
-        hint=f"one of {', '.join(RECIPES)}, or a .toml file",
-    )
