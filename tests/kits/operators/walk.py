@@ -5,8 +5,7 @@
 
 A line is run as it stands on the page, by a process of its own at a terminal of its own. It is
 run from the desk of whoever types it, where the files lie that others have sent; a line that
-names no folder is typed in the folder itself. `Walk.places` has what is put in the place of the
-page's names, hosts and paths, and `PORTS` what is added where several run on one machine.
+names no folder is typed in the folder itself. `REPLACED` and `ADDED` are all that differs.
 """
 
 from __future__ import annotations
@@ -34,7 +33,22 @@ from kits.company import Company
 from kits.deployment import Done, free_ports, wait_for
 
 COORDINATOR, AUTHORITY, STORE = "coordinator", "authority", "luebeck"
-SUPERLINK_PORT = "--superlink-port"
+REPLACED = {
+    "/var/lib/hanse": "the folder of whoever types the line, of whom there are several here",
+    "hanse.example.org:9443": "this machine, and a port that is free",
+    "NAME": "the name of the last run that finished",
+    "PATH": "the store's folder, in which the line is typed",
+    "luebeck": "the store that comes later, where the page has one store for all",
+    "12": "the first round, since runs have two here",
+}
+"""The words of the page in whose place something else stands here, and what."""
+ADDED = {
+    "--bind": "only this machine connects",
+    "--superlink-port": "several coordinators may be on this machine",
+    "--port": "several pages may be on this machine",
+    "--authority-key": "after the request, where a sentence names the command without its words",
+}
+"""The options that are added to lines of the page, and why."""
 
 
 class Started(Joined):
@@ -97,18 +111,26 @@ class Walk(Shops):
             return self.folder.path
         if party in self.data:
             return self.folder.path.parent / "stores" / party
-        return self.desk(party) / "hanse"
+        home = self.desk(party) / "hanse"
+        home.mkdir(exist_ok=True)
+        return home
 
-    def words(self, line: str, at: str, names: Mapping[str, str]) -> list[str]:
-        """A line's words after `hanse`, with what stands here for the page's names."""
+    def words(
+        self, line: str, at: str, names: Mapping[str, str], adds: tuple[object, ...]
+    ) -> list[str]:
+        """A line's words after `hanse`, with what is put in place of some, and what is added."""
         # The folder last, whose own name may hold any of these.
         places = {**self.names, **names, "/var/lib/hanse": str(self.home(at))}
+        assert places.keys() <= REPLACED.keys(), "say in REPLACED what stands there"
         found = []
         for word in shlex.split(line)[1:]:
             for name, place in places.items():
                 word = word.replace(name, place)
             found.append(word)
-        return found
+        more = [str(word) for word in adds]
+        options = {word for word in more if word.startswith("--")}
+        assert options <= ADDED.keys(), "say in ADDED what is added"
+        return [*found, *more]
 
     def run(
         self,
@@ -130,7 +152,7 @@ class Walk(Shops):
             confirm: Answer a question with yes, as one does who has compared by phone.
             timeout: Seconds.
         """
-        words = [*self.words(line, at, names or {}), *map(str, adds)]
+        words = self.words(line, at, names or {}, adds)
         ours, theirs = pty.openpty()
         try:
             if confirm:
@@ -158,7 +180,7 @@ class Walk(Shops):
         adds: tuple[object, ...] = (),
     ) -> Started:
         """Start a line of the page that goes on until it is stopped."""
-        words = [*self.words(line, at, names or {}), *map(str, adds)]
+        words = self.words(line, at, names or {}, adds)
         folder = self.desk(at) / "logs" / str(len(self._started))
         started = Started(words, cwd=self._place(line, at), folder=folder)
         self._started.append(started)
