@@ -140,7 +140,7 @@ class Walk(Shops):
         names: Mapping[str, str] | None = None,
         adds: tuple[object, ...] = (),
         confirm: bool = False,
-        timeout: float = 300,
+        timeout: float = 900,
     ) -> Done:
         """Run a line of the page to its end.
 
