@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import click
 from typer.main import get_command
@@ -49,10 +50,15 @@ def commands(text: str) -> list[str]:
     return found
 
 
+@cache
+def _hanse() -> click.Command:
+    return get_command(app)
+
+
 def resolve(line: str) -> tuple[list[str], click.Command]:
     """A line's words after the command of `hanse` that it names, and that command."""
     words = re.sub(r"[\[\]…]", " ", line).split()[1:]
-    command = get_command(app)
+    command = _hanse()
     context = click.Context(command, info_name="hanse")
     while isinstance(command, click.Group) and words:
         below = command.get_command(context, words[0])
