@@ -68,6 +68,7 @@ def resolve(line: str) -> tuple[list[str], click.Command]:
     return words, command
 
 
+@cache
 def name_of(line: str) -> str:
     """The command that a line runs, without its arguments: `hanse server up`."""
     if not line.startswith("hanse "):
