@@ -18,11 +18,11 @@ from pathlib import Path
 import click
 import polars as pl
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from hanse_common.cli import app
 from kits.packages import ROOT
+from kits.page import resolve
 
 PAGES = [
     ROOT / "README.md",
@@ -319,19 +319,6 @@ def in_sentences() -> Iterator[tuple[str, str]]:
 
 LINES = dict(collected())
 SENTENCES = dict(in_sentences())
-
-
-def resolve(line: str) -> tuple[list[str], click.Command]:
-    """A line's words after `hanse`, and the command that they name."""
-    words = re.sub(r"[\[\]…]", " ", line).split()[1:]
-    command = get_command(app)
-    context = click.Context(command, info_name="hanse")
-    while isinstance(command, click.Group) and words:
-        below = command.get_command(context, words[0])
-        assert below is not None, f"there is no command {words[0]!r} in `{line}`"
-        context = click.Context(below, parent=context, info_name=words.pop(0))
-        command = below
-    return words, command
 
 
 def options_of(words: list[str]) -> set[str]:

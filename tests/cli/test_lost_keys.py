@@ -1,6 +1,7 @@
 """A store that lost its keys comes back by the documented commands, and its ledger goes on.
 
-The commands are those of the table in docs/operators.md, in its order.
+The commands are those of the table in docs/operators.md, in its order. Here they are run for
+every combination of lost keys; `tests/e2e/test_operators_page.py` runs them between processes.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from hanse_server.deployment.admit import Gate, open_request, revoke
 from hanse_server.deployment.folder import FederationFolder
 from kits.deployment import found
 from kits.errors import raises
-from kits.packages import ROOT
+from kits.page import commands, operators_page, sections
 
 CHARGE = Charge(
     steps=SampledGaussianSteps(noise_multiplier=4.0, sample_rate=0.1, count=1),
     target_delta=1e-6,
     release=Release(kind="train"),
 )
-SECTION = (ROOT / "docs" / "operators.md").read_text().partition("## When something is lost")[2]
+SECTION = sections(operators_page())["When something is lost"]
 
 
 def documented(row: str) -> list[list[str]]:
     """The commands of a row of the table, in order, as words after `hanse`."""
     (line,) = re.findall(rf"^\| {row}.*$", SECTION, re.MULTILINE)
-    return [shlex.split(words) for words in re.findall(r"`hanse ([^`]+)`", line)]
+    return [shlex.split(words)[1:] for words in commands(line)]
 
 
 LOST, LEAKED = documented("`enrolment/store.key`"), documented("… and one of them")
@@ -78,6 +79,7 @@ class Parties:
             places = {
                 "/var/lib/hanse": str(folder),
                 "luebeck.request": told.get("request", ""),
+                "authority.key": str(self.federation.authority_key),
             }
             if words[0] == "enrol":  # by its option: a revoked store is named alike
                 places["luebeck"] = str(self.federation.certificate("luebeck"))

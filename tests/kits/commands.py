@@ -39,7 +39,8 @@ from kits.apps.deployment import Joined, fill_in
 from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
 
 NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
-_HANSE = "from hanse_common.cli import main; main()"
+PROGRAM = (sys.executable, "-c", "from hanse_common.cli import main; main()")
+"""`hanse`, also where the command was not installed anew since it is there."""
 
 
 def hanse(
@@ -47,7 +48,7 @@ def hanse(
 ) -> Done:
     """Run `hanse …` as a process, behind the words of a program that runs another."""
     done = subprocess.run(
-        [*prefix, sys.executable, "-c", _HANSE, *map(str, words)],
+        [*prefix, *PROGRAM, *map(str, words)],
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -324,11 +325,7 @@ class QuickShops(Shops):
         self.stores = {}
         for name, source in zip(NAMES, data, strict=False):
             store = self.stores[name] = StoreFolder(root / "stores" / name)
-            create(store, name)
-            fill_in(store, name, source)
-            edit(store.policy, policy)
-            enrol.accept_invitation(store, Invitation.load(self.folder.invitation))
-            request = open_request(self.folder, enrol.write_request(store))
+            request = open_request(self.folder, ask(self.folder, store, name, source, policy))
             admit(self.folder, request, self._authority)
             enrol.accept_certificate(store, self.folder.certificate(name))
 
@@ -348,11 +345,31 @@ class QuickShops(Shops):
         self.folder = FederationFolder(self.folder.path)  # which reads its file once
         sign_manifest(self.folder, self._authority)
         for number, (name, store) in enumerate(self.stores.items()):
-            enrol.accept_manifest(store, self.folder.manifest)
-            enrol.accept_settings(store, self.folder.settings)
-            enrol.accept_model(store, model)
+            take_in_terms(self.folder, store, model)
             if self._seeds:
                 self.edit_node(name, seed=1000 + number)
+
+
+def ask(
+    federation: FederationFolder,
+    store: StoreFolder,
+    name: str,
+    data: Path,
+    policy: Mapping[str, object],
+) -> Path:
+    """Make a store's folder in this process, and its request; returns the request's file."""
+    create(store, name)
+    fill_in(store, name, data)
+    edit(store.policy, policy)
+    enrol.accept_invitation(store, Invitation.load(federation.invitation))
+    return enrol.write_request(store)
+
+
+def take_in_terms(federation: FederationFolder, store: StoreFolder, model: Path) -> None:
+    """Install the coordinator's terms, settings and model at a store, in this process."""
+    enrol.accept_manifest(store, federation.manifest)
+    enrol.accept_settings(store, federation.settings)
+    enrol.accept_model(store, model)
 
 
 @contextmanager
