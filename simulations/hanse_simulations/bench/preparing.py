@@ -29,8 +29,8 @@ from hanse_client.model.config import InterestConfig
 from hanse_common.config import Split
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.paths import SETTINGS_FILE, STORE_FILE
+from hanse_common.recipes import grocery
 from hanse_simulations.bench._preparing_run import BEGUN, EVENTS, MODEL_FOLDER
-from hanse_simulations.recipes import grocery
 from hanse_simulations.runs.files import write_json
 
 STAGES: Final = {

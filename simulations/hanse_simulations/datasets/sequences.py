@@ -23,7 +23,7 @@ import polars as pl
 from hanse_client.features.public_list import read_public_list
 from hanse_client.features.public_store import public_store
 from hanse_client.ingest.pipeline import ingest
-from hanse_client.ingest.store_config import SUFFIXES
+from hanse_client.ingest.source_settings import SUFFIXES
 from hanse_client.tasks.next_item.features import Sequences
 from hanse_common.errors import DataError
 
