@@ -21,11 +21,11 @@ from safetensors.numpy import load_file
 
 from hanse_client.inference.export import export_model
 from hanse_client.tasks import task_of
+from hanse_common import recipes
 from hanse_common.config import DataSettings, RunSettings
 from hanse_common.paths import GLOBAL_FILE, INITIAL_FILE
 from hanse_common.phase_settings import PhaseSettings
 from hanse_server.stage_log import read_stages
-from hanse_simulations import recipes
 from hanse_simulations.datasets import make_stores
 from kits.apps.counting_task import PHASE
 from kits.commands import QuickShops

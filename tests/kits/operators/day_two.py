@@ -10,11 +10,11 @@ import polars as pl
 from hanse_client.deployment import enrol
 from hanse_client.features.histories import Histories
 from hanse_client.ingest.store_config import load_store
+from hanse_common import recipes
 from hanse_common.identity import AuthorityKey
 from hanse_common.paths import AUTHORITY_FILE, AUTHORITY_KEY_FILE
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import signed_manifest
-from hanse_simulations import recipes
 from kits.deployment import Done, as_toml
 from kits.operators.steps import (
     LATE,
