@@ -43,6 +43,10 @@ BOOT_TIME = 120
 """Seconds; it takes three on an idle machine."""
 
 
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where a system's own programs are; a user's path often lacks some."""
+
+
 class CannotBoot(Exception):
     """This machine cannot boot another; says why."""
 
@@ -142,7 +146,7 @@ class Machine:
         """Run a command in it, as root."""
         (first,) = self._children()
         done = subprocess.run(
-            ["nsenter", "--target", first, "--all", *command],
+            ["nsenter", "--target", first, "--all", "env", _PATH, *command],
             capture_output=True,
             text=True,
             timeout=timeout,
