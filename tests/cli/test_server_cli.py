@@ -357,6 +357,7 @@ def write_settings(folder: Path, **changes: object) -> None:
         {"federation.rounds": 4, **{key.replace("__", "."): v for key, v in changes.items()}}
     )
     table = settings.model_dump(mode="json", exclude_none=True)
+    del table["recipe"]  # that of its task completes the file
     (folder / "settings.toml").write_text(as_toml(table))
 
 

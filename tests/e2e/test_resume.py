@@ -22,8 +22,9 @@ SETTINGS = make_settings(
 TESTS = Path(__file__).parents[1]
 
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 sys.path.insert(0, sys.argv[1])
 from kits.apps.federations import CLIENT_APP
 from hanse_common.errors import HanseError

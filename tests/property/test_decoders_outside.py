@@ -735,6 +735,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_client.rounds.witness": "hexadecimal that the manifest has checked",
     "hanse_client.features.array_files": ("histories",),
     "hanse_client.tasks.review.features": "a tokenizer that is installed",
+    "hanse_client.ingest.samples": "lines that are no JSON are passed over",
     "hanse_client.ingest.formats.json_lines": "`test_any_bytes_are_rows_or_a_named_error`",
     "hanse_client.ingest.formats.streams": "`test_any_bytes_are_rows_or_a_named_error`",
     "hanse_client.deployment.budget": ("budget.json",),

@@ -87,7 +87,7 @@ def _list_of_items(path: Path) -> str | None:
     for line in lines:
         try:
             one = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         for field, value in one.items() if isinstance(one, dict) else ():
             parts = value if isinstance(value, list) else []

@@ -117,7 +117,7 @@ def _read(
         return None, scaled.cast(pl.Int64).cast(_DATETIME).dt.replace_time_zone("UTC")
     if one in (*_ISO, *_ISO_WITH_OFFSET):
         text = text.str.replace(r"^(\d{4}-\d\d-\d\d)T", "${1} ").str.replace(r" ?(UTC|GMT)$", "Z")
-    if "%H" in one and not any(letter in one for letter in ("%M", "%T", "%R")):
+    if "%d" in one and "%H" in one and not any(letter in one for letter in ("%M", "%T", "%R")):
         # An hour alone is no time to polars.
         one, text = f"{one}:%M", text + ":00"
     try:

@@ -7,6 +7,26 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
+_MOST_LAYERS, _MOST_WEIGHTS = 96, 1 << 27
+"""Of a backbone: beyond what a store trains, building one would take hours and all memory."""
+
+
+def _check_backbone(layers: object, width: object, inner: object) -> None:
+    """Refuse sizes with which building a model would not end.
+
+    Raises:
+        ValueError: A size is no positive whole number, or the backbone is too large.
+    """
+    sizes = (layers, width, inner)
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ValueError("n_layer, n_embd and intermediate_size are whole numbers from 1 on")
+    depth, wide, hidden = (int(str(size)) for size in sizes)
+    if depth > _MOST_LAYERS or depth * wide * (4 * wide + 2 * hidden) > _MOST_WEIGHTS:
+        raise ValueError(
+            f"{depth} layers of width {wide} with {hidden} inside are too large: at most "
+            f"{_MOST_LAYERS} layers and {_MOST_WEIGHTS:,} weights"
+        )
+
 
 class InterestConfig(PretrainedConfig):
     """The shape of an `InterestModel`, and its public vocabulary.
@@ -67,6 +87,7 @@ class InterestConfig(PretrainedConfig):
         adaptation: str | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_backbone(n_layer, n_embd, dict(backbone_options or {}).get("n_inner") or 4 * n_embd)
         self.kind = kind
         self.category = dict(category or {})
         self.classes = list(classes)
@@ -127,6 +148,7 @@ class CategoryConfig(PretrainedConfig):
         dropout: float = 0.1,
         **kwargs: Any,
     ) -> None:
+        _check_backbone(n_layer, n_embd, intermediate_size)
         self.inputs = inputs
         self.class_priors = class_priors
         self.class_vector_size = class_vector_size
@@ -169,6 +191,7 @@ class SequenceConfig(PretrainedConfig):
         score_temperature: float | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_backbone(n_layer, n_embd, 4 * n_embd)
         self.items = items
         self.item_ids = list(item_ids)
         self.n_layer = n_layer

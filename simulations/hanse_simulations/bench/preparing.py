@@ -145,7 +145,7 @@ def make_store(folder: Path, *, customers: int, visits: int, items: float) -> in
         begins = np.datetime64(BEGUN, "us") + begun.astype("timedelta64[us]")
         pl.DataFrame(
             {
-                "user_id": pl.Series(owner[visit]).cast(pl.String).str.zfill(9),
+                "user_id": pl.Series(owner[visit] + 1).cast(pl.String).str.zfill(9),
                 "item_id": ids[bought],
                 "timestamp": begins[visit],
                 "basket_id": pl.Series(first + visit).cast(pl.String),
