@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
@@ -100,6 +100,15 @@ class DataSettings(Settings):
     split: Split | None = None
     """The split in time. `stores` and `own` require it. Other sources have a default, which this
     replaces for tasks that need other days."""
+
+    @model_serializer(mode="wrap")
+    def _without_division(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A deployment never divides a file, and stores of an earlier version know no such keys.
+        table: dict[str, Any] = write(self)
+        if self.partition_by is None:
+            for name in ("partition_by", "small_stores"):
+                table.pop(name, None)
+        return table
 
     @model_validator(mode="after")
     def _goes_with_the_source(self) -> Self:
