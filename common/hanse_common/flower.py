@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from hanse_common import variables
 from hanse_common.addresses import bare_host, is_ipv6
 
 QUIET = {
@@ -60,17 +61,8 @@ def connecting_to_loopback() -> Iterator[None]:
     >>> dict(os.environ) == before
     True
     """
-    variables = direct_loopback(os.environ)
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
+    with variables.environment(direct_loopback()):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _readable(entry: str) -> str:

@@ -26,10 +26,11 @@ from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
 from hanse_common.errors import DataError, Interrupted, MissingDependency, RunDirectoryError
 from hanse_common.paths import SETTINGS_FILE
+from hanse_common.variables import environment
 from hanse_server.checkpoint import check_resumable, latest_checkpoint
 from hanse_simulations.engines.in_process import run_in_process
 from hanse_simulations.engines.ray import run_on_ray
-from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool, environment
+from hanse_simulations.engines.workers import CLIENT_APP, WorkerPool
 
 
 def run_federation(

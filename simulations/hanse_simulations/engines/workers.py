@@ -35,6 +35,7 @@ from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 
 from hanse_common.errors import ConfigError
+from hanse_common.variables import environment
 from hanse_simulations.engines.client import AnsweringClientApp, load_client_app
 
 CLIENT_APP = "hanse_simulations.engines.store_app:app"
@@ -307,21 +308,6 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables within the block; processes started there inherit them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _cores() -> int:
