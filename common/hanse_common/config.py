@@ -11,12 +11,12 @@ change the model or its privacy are of other types.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
@@ -59,6 +59,14 @@ class Split(Settings):
         return self
 
 
+def _is_default(default: object) -> Callable[[object], bool]:
+    """For `exclude_if` of a setting that stores of an earlier version do not know.
+
+    They refuse unknown keys, so that it is written only where it says something.
+    """
+    return lambda value: value == default
+
+
 _RANKS_IN_VALIDATION = ("interest", "next-item")
 """Tasks whose validation metrics have an NDCG, by which the best round is chosen."""
 _FROM_A_PATH = ("stores", "sequences", "reviews")
@@ -82,10 +90,12 @@ class DataSettings(Settings):
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder, or one `store.toml` that
     `partition_by` divides; `sequences`, `reviews`: the file."""
-    partition_by: str | None = Field(default=None, min_length=1)
+    partition_by: str | None = Field(default=None, min_length=1, exclude_if=_is_default(None))
     """`stores` with one `store.toml`: the column of its events whose values are the stores, or
     `co-shopping` for regions of branches that share customers."""
-    small_stores: Literal["refuse", "join"] = "refuse"
+    small_stores: Literal["refuse", "join"] = Field(
+        default="refuse", exclude_if=_is_default("refuse")
+    )
     """With `partition_by`, of stores with fewer than `min_customers`: refuse the run, or join them
     into one store."""
     catalogue: Path | None = None
@@ -100,15 +110,6 @@ class DataSettings(Settings):
     split: Split | None = None
     """The split in time. `stores` and `own` require it. Other sources have a default, which this
     replaces for tasks that need other days."""
-
-    @model_serializer(mode="wrap")
-    def _without_division(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A deployment never divides a file, and stores of an earlier version know no such keys.
-        table: dict[str, Any] = write(self)
-        if self.partition_by is None:
-            for name in ("partition_by", "small_stores"):
-                table.pop(name, None)
-        return table
 
     @model_validator(mode="after")
     def _goes_with_the_source(self) -> Self:
@@ -184,6 +185,11 @@ class TrainingSettings(Settings):
     """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
     learning_rate: float = Field(default=0.1, gt=0)
     """At the start; it falls linearly, to `final_learning_rate` times itself in the last round."""
+    reference_noise: float | None = Field(default=None, gt=0, exclude_if=_is_default(None))
+    """Noise for which `learning_rate` was chosen: standard deviation of one number of a step's
+    mean gradient, in clips. In mode `distributed` a federation with r times as much steps by
+    1/r² of the rate, as the gain of a step grows with the rate and the harm of its noise with
+    the square. Steps are never longer than the rate says; without a reference they follow it."""
     final_learning_rate: float = Field(default=0.1, gt=0, le=1)
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant by which sums of gradients are divided. The true size of a batch depends on

@@ -190,6 +190,32 @@ def sum_norm(manifest: Manifest) -> float:
     return max(section.clip, math.sqrt(noise) / section.scale)
 
 
+def step_noise(manifest: Manifest, settings: RunSettings) -> float | None:
+    """Return the noise of a step: standard deviation of one number of the mean gradient, in clips.
+
+    It is sqrt(stores · noise_variance) / (scale · clip · stores · expected_batch_size), of a sum
+    of all stores; None where no noise is shared (modes `local` and `none`) or no gradient is
+    released.
+    """
+    clip = manifest.privacy.max_grad_norm
+    if manifest.privacy.mode != "distributed" or clip is None or TRAIN not in manifest.kinds:
+        return None
+    section, stores = _update(manifest, TRAIN), len(manifest.stores)
+    deviation = math.sqrt(stores * section.noise_variance) / section.scale
+    return deviation / (clip * stores * settings.training.expected_batch_size)
+
+
+def rate_share(manifest: Manifest, settings: RunSettings) -> float:
+    """Return the share of `training.learning_rate` that steps take in this federation, at most 1.
+
+    It is (reference_noise / step_noise)², by the public terms alone.
+    """
+    reference, noise = settings.training.reference_noise, step_noise(manifest, settings)
+    if reference is None or noise is None:
+        return 1.0
+    return min(1.0, (reference / noise) ** 2)
+
+
 def planned_customers(settings: RunSettings) -> float:
     """Return the number of customers of a store that the settings were planned with; public."""
     return settings.training.expected_batch_size / settings.training.sample_rate

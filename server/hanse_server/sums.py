@@ -29,7 +29,12 @@ from hanse_common.config import RunSettings
 from hanse_common.errors import BadSum, FederationError, PrivacyError
 from hanse_common.instructions import Instructions, Kind, NDArray
 from hanse_common.manifest import Manifest
-from hanse_common.manifest_noise import planned_customers, statistics_norm, sum_norm
+from hanse_common.manifest_noise import (
+    planned_customers,
+    rate_share,
+    statistics_norm,
+    sum_norm,
+)
 from hanse_common.manifest_terms import plan_of
 from hanse_common.phases import trained
 from hanse_common.secagg import Aggregate
@@ -197,7 +202,8 @@ class SumReader:
         sums = decode_training(aggregate.total, self._manifest)
         self._measure(sums.noise_only, phase.name, stores)
         cut = self._cut(sums.update)
-        factor, old = cut * settings.update_factor(instructions.round), trained(arrays)
+        factor = cut * settings.update_factor(instructions.round)
+        factor, old = factor * rate_share(self._manifest, settings), trained(arrays)
         mean = unflatten(sums.update * (factor / stores), old)
         moved = {n: (a + mean[n]).astype(np.float32) for n, a in old.items()}
         return self._reading(

@@ -11,6 +11,8 @@ from hanse_client.node import Node, list_nodes
 from hanse_client.tasks.interest import InterestModel, task
 from hanse_client.tasks.interest.features import Anchors, training_anchors
 from hanse_client.training.train import train_round, trained_arrays
+from hanse_common.manifest_noise import rate_share
+from hanse_common.manifest_terms import planned_manifest
 from hanse_common.vector import flatten
 from hanse_simulations.experiment.prepare import make_nodes
 from hanse_simulations.experiment.sweep import (
@@ -118,6 +120,24 @@ def test_the_centralized_arm_takes_the_same_step(settings):
     for name in ("learning_rate", "sample_rate", "local_steps"):
         assert getattr(central.training, name) == getattr(shared.training, name)
     assert central.privacy.max_grad_norm == shared.privacy.max_grad_norm
+
+
+def test_where_the_noise_shortens_steps_all_private_arms_follow_it(settings):
+    changes = {
+        "sweep": {"epsilons": [0.5], "seeds": 1},
+        "privacy.noise_multiplier": None,
+        "privacy.statistics_noise_multiplier": 1000.0,
+    }
+    follows = settings.with_changes({**changes, "training.reference_noise": 0.05})
+    found = {point.arm.name: point.arm.settings(follows) for point in points(follows, 4)}
+    shared = found["distributed"]
+    share = rate_share(planned_manifest(shared, 1, 4), shared)
+    rate = settings.training.learning_rate
+    assert share < 0.5
+    assert shared.training.learning_rate == rate
+    assert found["centralized_private"].training.learning_rate == pytest.approx(rate * share)
+    # The noise of a store alone is the root of the number of stores times the shared noise.
+    assert found["local"].training.learning_rate == pytest.approx(rate * share / 4)
 
 
 # The sweep

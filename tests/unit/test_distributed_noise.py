@@ -12,7 +12,12 @@ from hanse_client.node import Node
 from hanse_client.rounds.local_update import evaluation_vector, training_vector
 from hanse_client.tasks.interest import InterestModel
 from hanse_client.training.train import train_round, trained_arrays
-from hanse_common.manifest_noise import LARGEST_VARIANCE, honest_survivors
+from hanse_common.manifest_noise import (
+    LARGEST_VARIANCE,
+    honest_survivors,
+    rate_share,
+    step_noise,
+)
 from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.privacy.randomness import keystream
@@ -164,6 +169,31 @@ def test_stores_coordinates_and_rounds_are_uncorrelated(tmp_path, manifest, plan
     one = table[:, 0]
     assert abs(np.corrcoef(one[:-1].ravel(), one[1:].ravel())[0, 1]) < limit
     assert abs(np.corrcoef(one[:, :-1].ravel(), one[:, 1:].ravel())[0, 1]) < limit
+
+
+def test_the_noise_of_a_step_is_that_of_the_stores_draws(settings, manifest):
+    update = manifest.sections[0]
+    rng = np.random.default_rng(1)
+    draws = [skellam_noise(rng, update.noise_variance, 40_000) for _ in range(STORES)]
+    batch = settings.training.expected_batch_size
+    mean = np.sum(draws, axis=0) / update.scale / (STORES * batch)
+    assert step_noise(manifest, settings) == pytest.approx(mean.std() / CLIP, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("times", "share"), [(0.5, 1.0), (1.0, 1.0), (2.0, 1 / 4), (10.0, 1 / 100)]
+)
+def test_steps_shrink_with_the_square_of_noise_above_the_reference(
+    settings, manifest, times, share
+):
+    reference = step_noise(manifest, settings) / times
+    follows = settings.with_changes({"training.reference_noise": reference})
+    assert rate_share(manifest, follows) == pytest.approx(share)
+    assert rate_share(manifest, settings) == 1.0
+    local = manifest.model_copy(
+        update={"privacy": manifest.privacy.model_copy(update={"mode": "local"})}
+    )
+    assert rate_share(local, follows) == 1.0
 
 
 @pytest.mark.parametrize("variance", [0.3, 8.0, 400.0])

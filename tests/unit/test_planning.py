@@ -137,6 +137,20 @@ def test_a_store_that_draws_beyond_its_ball_has_no_more_signal_and_a_warning():
     assert any("max_drawn" in warning for warning in large.warnings)
 
 
+def test_steps_that_their_noise_makes_short_are_a_warning():
+    def warned(customers):
+        changes = {
+            "training__reference_noise": 0.005,
+            "training__expected_batch_size": customers / 4,
+        }
+        found = forecast(terms(**changes), Population((customers,) * 5), [RULES]).warnings
+        return [warning for warning in found if "training.learning_rate" in warning]
+
+    assert warned(4000) == []
+    (warning,) = warned(40)
+    assert "steps take 0." in warning
+
+
 def test_more_customers_than_a_sum_of_statistics_is_used_for_are_a_warning():
     phases = [
         {"name": "pairs", "release": "statistics", "noise_multiplier": 9.0, "share": 0.5},

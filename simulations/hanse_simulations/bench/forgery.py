@@ -33,7 +33,12 @@ from hanse_client.training.train import load_arrays
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError, DataError
 from hanse_common.manifest import Manifest, SignedManifest
-from hanse_common.manifest_noise import planned_customers, statistics_norm, sum_norm
+from hanse_common.manifest_noise import (
+    planned_customers,
+    rate_share,
+    statistics_norm,
+    sum_norm,
+)
 from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
 from hanse_common.phases import RELEASED, TRAIN
 from hanse_common.vector import UPDATE
@@ -143,7 +148,8 @@ def _shifted(
 ) -> dict[str, Any]:
     """The model after a last round with the vector in its sum."""
     # A vector moves the model by its part of the mean, scaled as the last round's update was.
-    step = abs(settings.update_factor(settings.federation.rounds)) / len(manifest.stores)
+    factor = settings.update_factor(settings.federation.rounds) * rate_share(manifest, settings)
+    step = abs(factor) / len(manifest.stores)
     shift = arrays[SHIFT].copy()
     shift[raised] += step * length
     return {**arrays, SHIFT: shift}

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from hanse_client.tasks.interest.metrics import Figures
 from hanse_common.config import RunSettings
+from hanse_common.manifest_noise import rate_share
+from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.plan import unsolved
 from hanse_simulations.experiment.arms import ARMS, Arm, non_private_terms
 from hanse_simulations.experiment.figures import spread_of
@@ -100,13 +102,6 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
     if sweep is None:
         return
     plain = fresh_terms(settings)
-    # In mode local a store adds all of the noise, which is the root of the number of stores
-    # times its share; its steps are smaller by the same factor, since with steps of the others'
-    # size it comes out far worse (docs/lab-notes.md).
-    by_itself = {
-        "privacy.mode": "local",
-        "training.learning_rate": settings.training.learning_rate / stores**0.5,
-    }
     in_one_place = {
         "federation.secure_aggregation": False,
         "federation.strategy_options": {
@@ -114,8 +109,6 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
             **dict.fromkeys(("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"), 1),
         },
         "training.expected_batch_size": settings.training.expected_batch_size * stores,
-        # One store's own noise is all of it; Poisson sampling is the same everywhere.
-        "privacy.mode": "local",
     }
     for seed in range(settings.seed, settings.seed + sweep.seeds):
         seeded = {**plain, "seed": seed}
@@ -123,14 +116,43 @@ def points(settings: RunSettings, stores: int) -> Iterator[Point]:
             arm = replace(ARMS[name], overrides={**seeded, **non_private_terms(settings)})
             yield Point(arm=arm, epsilon=None, seed=seed)
         for epsilon in sweep.epsilons:
-            for name, changes in (
-                ("distributed", {"privacy.mode": "distributed"}),
-                ("local", by_itself),
-                ("centralized_private", in_one_place),
+            promised = {**seeded, "privacy.target_epsilon": epsilon}
+            shared = {**promised, "privacy.mode": "distributed"}
+            rates = _local_rates(settings.with_changes(shared), stores)
+            # One store's own noise is all of it; Poisson sampling is the same everywhere.
+            local = {**promised, "privacy.mode": "local"}
+            for name, terms in (
+                ("distributed", shared),
+                ("local", {**local, "training.learning_rate": rates.by_itself}),
+                (
+                    "centralized_private",
+                    {**local, **in_one_place, "training.learning_rate": rates.in_one_place},
+                ),
             ):
-                terms = {**seeded, "privacy.target_epsilon": epsilon, **changes}
-                arm = replace(ARMS[name], overrides=terms)
-                yield Point(arm=arm, epsilon=epsilon, seed=seed)
+                yield Point(arm=replace(ARMS[name], overrides=terms), epsilon=epsilon, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Learning rates of the arms in mode local, where stores step by themselves."""
+
+    by_itself: float
+    in_one_place: float
+
+
+def _local_rates(shared: RunSettings, stores: int) -> _Rates:
+    """Rates that follow the noise as the steps of the federation with shared noise do."""
+    rate, reference = shared.training.learning_rate, shared.training.reference_noise
+    if reference is None:
+        # A store adds all of the noise, the root of the number of stores times its share. With
+        # steps of the others' size it comes out far worse (docs/lab-notes.md).
+        return _Rates(by_itself=rate / stores**0.5, in_one_place=rate)
+    manifest = planned_manifest(shared, 1, stores)
+    whole = shared.with_changes({"training.reference_noise": reference / stores**0.5})
+    return _Rates(
+        by_itself=rate * rate_share(manifest, whole),
+        in_one_place=rate * rate_share(manifest, shared),
+    )
 
 
 def fresh_terms(settings: RunSettings) -> dict[str, Any]:

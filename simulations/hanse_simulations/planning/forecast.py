@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from hanse_common.audit.shared_customers import at_stores
 from hanse_common.config import RunSettings
 from hanse_common.errors import ConfigError
-from hanse_common.manifest_noise import honest_survivors, statistics_norm
+from hanse_common.manifest_noise import honest_survivors, rate_share, statistics_norm
 from hanse_common.manifest_terms import planned_manifest
 from hanse_common.privacy.accounting import ACCOUNTANT, NEIGHBOURS, epsilon
 from hanse_common.privacy.plan import PrivacyPlan
@@ -37,6 +37,8 @@ from hanse_simulations.planning.variants import Variant
 
 _WORD = 4
 """Bytes of a masked coordinate: masks and sums are unsigned 32-bit integers."""
+_SHORT = 0.5
+"""Share of the learning rate below which a warning is due."""
 _MOST_FOR_COUNTS = 0.1
 """Part of a gradient's budget that counts and losses may take before a plan warns of it."""
 
@@ -220,6 +222,7 @@ def forecast(
         ),
         warnings=(
             *_warnings(settings, plan, population),
+            *_shorter_steps(solved, population),
             *phase_warnings(solved, plan, population),
         ),
     )
@@ -311,6 +314,19 @@ def _warnings(settings: RunSettings, plan: PrivacyPlan, people: Population) -> l
             f"{most} clips; raise federation.max_drawn"
         )
     return warnings + _too_many_customers(settings, people)
+
+
+def _shorter_steps(solved: RunSettings, people: Population) -> list[str]:
+    """A warning where steps are a small part of the learning rate, because of their noise."""
+    if solved.training.reference_noise is None or solved.schedule.gradient is None:
+        return []
+    share = rate_share(planned_manifest(solved, 1, len(people.customers)), solved)
+    return [
+        f"the noise of a step is {share**-0.5:.1f} times that for which training.learning_rate was "
+        f"chosen, so that steps take {share:.2g} of it; the more customers, the longer the steps "
+        "(training.expected_batch_size is about a store's customers)"
+        for _ in range(share < _SHORT)
+    ]
 
 
 def _too_many_customers(settings: RunSettings, people: Population) -> list[str]:

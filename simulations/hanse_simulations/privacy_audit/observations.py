@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from hanse_client.node import Node, list_nodes
 from hanse_common.config import RunSettings
-from hanse_common.paths import GLOBAL_FILE
+from hanse_common.manifest import SignedManifest
+from hanse_common.manifest_noise import rate_share
+from hanse_common.paths import GLOBAL_FILE, MANIFEST_FILE
 from hanse_common.phases import Phase, trained
 from hanse_common.privacy.plan import PrivacyPlan
 from hanse_common.vector import flatten
@@ -108,6 +110,8 @@ class _Sums:
             stage["round"]: stage for stage in read_stages(arm.path) if stage["stage"] == "train"
         }
         self._last = read_arrays(arm.path / GLOBAL_FILE)
+        manifest = SignedManifest.load(arm.path / MANIFEST_FILE).unchecked
+        self._rate_share = rate_share(manifest, settings)
 
     def unexplained(self, number: int) -> Mapping[str, Floats]:
         """What is left of a round's sums without what all customers but canaries added.
@@ -119,7 +123,7 @@ class _Sums:
         phase = self._settings.schedule.at(number)
         # A change of the model is the noisy sum times a step factor, which is public.
         gradient = phase.release == "gradient"
-        factor = self._settings.step_factor(number) if gradient else 1.0
+        factor = self._rate_share * self._settings.step_factor(number) if gradient else 1.0
         if self._local:
             return {name: one.noised / factor - one.others for name, one in known.items()}
         first, stage = next(iter(known.values())), self._stages[number]
