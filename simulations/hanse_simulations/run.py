@@ -33,7 +33,7 @@ from hanse_simulations.experiment.arm_run import ArmRun
 from hanse_simulations.experiment.arms import ARMS, NON_PRIVATE, Arm, main_arm, non_private_terms
 from hanse_simulations.experiment.figures import overall_figures, spreads
 from hanse_simulations.experiment.prepare import prepare_run
-from hanse_simulations.experiment.runner import runner
+from hanse_simulations.experiment.runner import Runner, runner
 from hanse_simulations.experiment.sweep import Point, SweepFigures, run_sweep, summarise
 from hanse_simulations.monitoring.peak_memory import PeakMemory
 from hanse_simulations.monitoring.trackers import make_trackers
@@ -109,10 +109,10 @@ def _simulate(
         tracker = make_trackers(trackers, folder, settings.model_dump(mode="json"))
         stack.callback(tracker.close)
         # 2. Shops become stores with prepared histories, through the production ingestion.
-        work.progress.note("reading the shops")
-        stores, settings, prepared = prepare_run(folder.path, settings)
-        folder.write_settings(settings)
-        histories = prepared.load()
+        with work.part("reading the shops"):
+            stores, settings, prepared = prepare_run(folder.path, settings)
+            folder.write_settings(settings)
+            histories = prepared.load()
         for name, store in zip(prepared.names, histories, strict=True):
             check_size(name, store, settings)
         customers = {
@@ -130,47 +130,51 @@ def _simulate(
                 tracker.log([row for row in of_arm if row["round"] == number], number)
         swept = run_sweep(folder.path / "sweep", settings, prepared, work)
         # 4. Simple rules on the same customers, and the model before any training.
-        work.progress.note("judging the simple rules")
-        baselines = BaselineFigures.judge(prepared, histories, settings)
+        with work.part("judging the simple rules"):
+            baselines = BaselineFigures.judge(prepared, histories, settings)
         rows += baselines.metric_rows(customers)
         tracker.log([row for row in rows if row["round"] is None], 0)
         # 5. Metrics by group of customers, whose bands are in the stores' own folders.
-        main, figures = runs[0], {run.arm.name: run.figures() for run in runs}
-        rows_of_sweep = summarise([(point, SweepFigures.of(found)) for point, found in swept])
-        groups, group_notes = judge_groups(
-            {**figures, **baselines.test}, prepared, histories, stores, settings
-        )
-        intervals = compare_arms(
-            _trainings(runs, figures, baselines, swept), seed=settings.seed, wanted=baselines.wanted
-        )
-        splits = main.figures("validate"), figures[main.arm.name]
-        quality, curves = outlook_metrics(
-            *(Figures.pooled(list(split.values())) for split in splits)
-        )
+        with work.part("comparing the arms"):
+            main, figures = runs[0], {run.arm.name: run.figures() for run in runs}
+            rows_of_sweep = summarise([(point, SweepFigures.of(found)) for point, found in swept])
+            groups, group_notes = judge_groups(
+                {**figures, **baselines.test}, prepared, histories, stores, settings
+            )
+            intervals = compare_arms(
+                _trainings(runs, figures, baselines, swept),
+                seed=settings.seed,
+                wanted=baselines.wanted,
+            )
+            splits = main.figures("validate"), figures[main.arm.name]
+            quality, curves = outlook_metrics(
+                *(Figures.pooled(list(split.values())) for split in splits)
+            )
         # 6. One model, one table, one page.
-        work.progress.note("writing the report")
-        model = main.model()
-        model.save_pretrained(folder.model_dir)
-        until = days(run_split(settings).validate_until)
-        plane = interest_map(histories, model, moment=until, seed=settings.seed)
-        folder.write_drawings(Drawings(interest_map=plane, curves=curves))
-        folder.write_metrics(rows)
-        result = _result(folder, rows, runs, stores).model_copy(
-            update={
-                "sweep": [*baselines.comparison(), *rows_of_sweep] if swept else [],
-                "intervals": intervals,
-                "groups": groups,
-                "group_notes": group_notes,
-                "outlook_metrics": quality,
-                "customers": sum(customers.values()),
-                "seconds": work.seconds,
-                "peak_memory_mb": round(memory.peak_mb),
-                "command": command,
-            }
-        )
+        with work.part("writing the report"):
+            model = main.model()
+            model.save_pretrained(folder.model_dir)
+            until = days(run_split(settings).validate_until)
+            plane = interest_map(histories, model, moment=until, seed=settings.seed)
+            folder.write_drawings(Drawings(interest_map=plane, curves=curves))
+            folder.write_metrics(rows)
+            result = _result(folder, rows, runs, stores).model_copy(
+                update={
+                    "sweep": [*baselines.comparison(), *rows_of_sweep] if swept else [],
+                    "intervals": intervals,
+                    "groups": groups,
+                    "group_notes": group_notes,
+                    "outlook_metrics": quality,
+                    "customers": sum(customers.values()),
+                    "command": command,
+                }
+            )
+            # The report is written from it, and counts as well.
+            folder.write_result(_timed(result, work, memory))
+            write_report(folder)
+            write_card(gather(folder.path), folder.model_dir / CARD_FILE)
+        result = _timed(result, work, memory)
         folder.write_result(result)
-        write_report(folder)
-        write_card(gather(folder.path), folder.model_dir / CARD_FILE)
     return result
 
 
@@ -192,6 +196,12 @@ def arms_of(settings: RunSettings) -> list[Arm]:
         transformer = {**NON_PRIVATE, "model.trainable": "all", "training": training}
         arms.append(replace(ARMS["federated_transformer"], overrides=transformer))
     return [*arms, centralized, ARMS["alone"]]
+
+
+def _timed(result: RunResult, work: Runner, memory: PeakMemory) -> RunResult:
+    """A run's result with its time and memory up to now."""
+    used = {"seconds": work.seconds, "peak_memory_mb": round(memory.peak_mb)}
+    return result.model_copy(update={**used, "parts": dict(work.watch.parts)})
 
 
 def _trainings(

@@ -255,6 +255,7 @@ TABLE: dict[str, Run | By] = {
         f"bench rolling synthetic --windows 2 --new-rounds 1 {SETTINGS}", slow=True
     ),
     "hanse bench folds grocery": Run(f"bench folds synthetic --folds 2 {SETTINGS}", slow=True),
+    "hanse bench demo": Run(f"bench demo synthetic {SETTINGS}", slow=True),
     "hanse bench small RUN": By(
         "tests/unit/test_small_federations.py::test_a_run_gets_its_small_federations_and_their_chart"
     ),

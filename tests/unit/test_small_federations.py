@@ -1,6 +1,8 @@
 """Small federations of a run's customers: how they are laid out, and from where on joining pays."""
 
 import json
+import re
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +11,7 @@ from hanse_client.features.histories import Histories
 from hanse_common.recipes import synthetic
 from hanse_simulations.bench.cli import app
 from hanse_simulations.experiment.small import _up_to, small_federations
+from hanse_simulations.planning.joining import shipped_study
 from hanse_simulations.report.build import write_report
 from hanse_simulations.report.small import joining_by_size, pays_from, size_table
 from hanse_simulations.run import create_run, simulate
@@ -16,6 +19,7 @@ from hanse_simulations.runs.folder import RunFolder
 from hanse_simulations.runs.results import PairedInterval, SizeFigures
 from kits.errors import raises
 from kits.runs import write_run
+from kits.trees import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,8 @@ def test_a_run_gets_its_small_federations_and_their_chart(run):
     call = CliRunner().invoke(
         app,
         ["small", str(run.path), "--stores", "3", "--customers", "30", "--customers", "60",
-         "--epsilon", "8", "--federations", "2", "--format", "json"],
+         "--epsilon", "8", "--federations", "2", "--format", "json",
+         "--chart", str(run.path / "joining.svg")],
     )  # fmt: skip
     assert call.exit_code == 0, call.output
     found = run.read_result().sizes
@@ -71,10 +76,26 @@ def test_a_run_gets_its_small_federations_and_their_chart(run):
     assert not chosen[0] & chosen[1]
     page = run.report_file.read_text(encoding="utf-8")
     assert "From which size on joining pays" in page
+    drawn = (run.path / "joining.svg").read_text(encoding="utf-8")
+    assert described(drawn) == described(joining_by_size(found).svg)
+    # Every colour that it uses is defined in it, since a file has no page behind it.
+    assert set(re.findall(r"var\((--[\w-]+)\)", drawn)) <= set(re.findall(r"(--[\w-]+):", drawn))
     # Everything is trained: the same again, from what is on disk.
     again = small_federations(run, stores=[3], customers=[30], epsilons=[8.0], federations=2)
     assert again == found[:1]
     assert run.read_result().sizes == found
+
+
+def described(svg):
+    """What a drawing says in words, as XML that has to be well formed."""
+    return ElementTree.fromstring(svg).find("{*}desc").text
+
+
+def test_the_chart_in_the_docs_is_that_of_the_study_that_plans_look_up():
+    shown = ROOT / "docs" / "joining.svg"
+    assert shown.name in (ROOT / "README.md").read_text(encoding="utf-8")
+    drawn = shown.read_text(encoding="utf-8")
+    assert described(drawn) == described(joining_by_size(shipped_study().rows).svg)
 
 
 def test_by_default_sizes_go_up_to_those_of_the_run():

@@ -207,6 +207,18 @@ def bench_folds(
     _print_rows(rows, cross_validation.render, format_)
 
 
+@app.command("demo")
+def bench_demo(
+    recipe: RecipeArgument = "grocery",
+    set_: SetOption = None,
+    format_: FormatOption = Format.TABLE,
+) -> None:
+    """Where the time of a simulation goes: every part as a share of the whole run."""
+    from hanse_simulations.bench.demo import demo, render
+
+    _print_rows(demo(_changed(recipe, set_)), render, format_)
+
+
 @app.command("small")
 def bench_small(
     run: RunArgument,
@@ -223,12 +235,15 @@ def bench_small(
     federations: Annotated[
         int, typer.Option(min=1, help="Federations of each size, with other customers.")
     ] = 3,
+    chart: Annotated[
+        Path | None, typer.Option(help="Write the chart of the report to an SVG file, too.")
+    ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:
     """Train small federations of a run's customers: from which size on joining pays, at which ε."""
     from hanse_simulations.experiment import small
     from hanse_simulations.report.build import write_report
-    from hanse_simulations.report.small import size_table
+    from hanse_simulations.report.small import size_table, write_chart
     from hanse_simulations.runs.folder import RunFolder
 
     folder = RunFolder.open(run)
@@ -241,6 +256,8 @@ def bench_small(
         progress=say,
     )
     write_report(folder)
+    if chart is not None:
+        write_chart(folder.read_result().sizes, chart)
     if format_ is Format.JSON:
         echo(json_text({"rows": [row.model_dump(mode="json") for row in rows]}, indent=1))
     else:

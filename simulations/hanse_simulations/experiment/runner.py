@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from transformers.utils.logging import disable_progress_bar
@@ -31,6 +31,7 @@ from hanse_simulations.experiment.continuing import carry_over, store_keys
 from hanse_simulations.experiment.enrolment import enrol_stores
 from hanse_simulations.experiment.prepare import Prepared, make_nodes
 from hanse_simulations.monitoring.progress import Progress
+from hanse_simulations.monitoring.stopwatch import Stopwatch
 from hanse_simulations.runs.arm_folder import ArmFolder
 
 
@@ -41,11 +42,19 @@ class Runner:
     pool: WorkerPool
     progress: Progress
     started: float
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @property
     def seconds(self) -> float:
         """Seconds since the workers were started."""
         return round(time.monotonic() - self.started, 1)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Show and time a part of a run that is no training."""
+        self.progress.note(name)
+        with self.watch.part(name):
+            yield
 
     def train(
         self, arm: Arm, folder: ArmFolder, experiment: RunSettings, stores: Prepared
@@ -61,9 +70,10 @@ class Runner:
         Raises:
             HanseError: Privacy or the federation failed.
         """
-        laid_out = lay_out(arm, folder, experiment, stores)
-        self.progress.arm(arm.name, folder, laid_out.rounds)
-        train(laid_out, self.pool)
+        with self.watch.part(arm.name):
+            laid_out = lay_out(arm, folder, experiment, stores)
+            self.progress.arm(arm.name, folder, laid_out.rounds)
+            train(laid_out, self.pool)
         return laid_out
 
 

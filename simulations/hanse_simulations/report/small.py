@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from rich import box
 from rich.table import Table
@@ -14,8 +16,16 @@ from rich.text import Text
 from hanse_simulations.experiment.arms import METRICS
 from hanse_simulations.report.differences import SHOWN, difference
 from hanse_simulations.report.plots import Key, Plot
-from hanse_simulations.report.svg import arm_colour, arm_variable, drawing, muted, to_svg
+from hanse_simulations.report.svg import (
+    arm_colour,
+    arm_variable,
+    drawing,
+    muted,
+    standalone,
+    to_svg,
+)
 from hanse_simulations.report.wording import ABSENT, counted, figure
+from hanse_simulations.runs.files import write_text
 from hanse_simulations.runs.results import PairedInterval, SizeFigures
 
 _ARM: Final = "federated_private"
@@ -75,11 +85,12 @@ def size_table(rows: Sequence[SizeFigures]) -> Table:
     return table
 
 
-def joining_by_size(rows: Sequence[SizeFigures]) -> Plot | None:
+def joining_by_size(rows: Sequence[SizeFigures], *, legend: bool = False) -> Plot | None:
     """Draw what joining changes against the number of customers, a line for each ε.
 
     Args:
         rows: The sizes of a run's small federations.
+        legend: Whether the drawing has its legend in itself.
 
     Returns:
         None where the run has none.
@@ -114,6 +125,15 @@ def joining_by_size(rows: Sequence[SizeFigures]) -> Plot | None:
             axes.set_title(counted(stores, "store"))
         for axes in panels[-1]:
             axes.set_xlabel("customers")
+        if legend:
+            labels = [f"ε = {epsilon:g}" for epsilon in epsilons]
+            sheet.legend(
+                [Line2D([], [], color=arm_colour(c), marker="o") for c in _COLOURS[: len(labels)]],
+                labels,
+                loc="outside lower center",
+                ncols=len(labels),
+                frameon=False,
+            )
         described = "; ".join(
             f"{counted(stores, 'store')} at ε {epsilon:g}: "
             + ("nowhere" if least is None else f"from {counted(least, 'customer')}")
@@ -136,6 +156,17 @@ def joining_by_size(rows: Sequence[SizeFigures]) -> Plot | None:
         for place, epsilon in enumerate(epsilons)
     )
     return Plot(title=title, caption=caption, svg=svg, legend=keys)
+
+
+def write_chart(rows: Sequence[SizeFigures], path: Path) -> None:
+    """Write the drawing of `joining_by_size` as an SVG file that needs nothing else.
+
+    Raises:
+        RunDirectoryError: The file cannot be written.
+    """
+    plot = joining_by_size(rows, legend=True)
+    if plot is not None:
+        write_text(path, standalone(plot.svg))
 
 
 def epsilons_of(rows: Sequence[SizeFigures]) -> list[float]:

@@ -19,6 +19,8 @@ from typing import Any, Final
 import matplotlib
 from matplotlib.figure import Figure
 
+from hanse_common.pages import page_environment
+
 _ARM_VARIABLES: Final = (
     "global_popularity",
     "personal_frequency",
@@ -152,6 +154,20 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> str:
         f'<desc id="{name}-desc">{html.escape(description)}</desc>'
     )
     return opening + text[text.index(">") + 1 :]
+
+
+def standalone(svg: str) -> str:
+    """Return an inline drawing as a file of its own, with the page's colours and a sans-serif font.
+
+    Args:
+        svg: What `to_svg` returned.
+    """
+    environment = page_environment("hanse_simulations", "report")
+    colours = [environment.get_template(name).render() for name in ("colours.css", "arms.css")]
+    # A file has no page behind it, whose font and colours it would take.
+    style = f"<style>{''.join(colours)}svg {{ font-family: system-ui, sans-serif }}</style>"
+    place = svg.index(">") + 1
+    return f"{svg[:place]}{style}{svg[place:]}\n"
 
 
 def _page_font(match: re.Match[str]) -> str:

@@ -200,6 +200,14 @@ class Drawings(Record):
     curves: list[OutlookCurves] = Field(default_factory=list)
 
 
+class PartTime(Record):
+    """Time of one part of a run."""
+
+    seconds: float
+    cpu_seconds: float
+    """User and system time of the run's process and its workers."""
+
+
 class RunResult(Record):
     """The outcome of a run, as `hanse simulate --format json` prints it.
 
@@ -214,6 +222,8 @@ class RunResult(Record):
     rounds: int = 0
     seconds: float = 0.0
     peak_memory_mb: float | None = None
+    parts: dict[str, PartTime] = Field(default_factory=dict)
+    """Where the time went, by part, in their order."""
     data_note: str = ""
     metrics: dict[str, Figure] = Field(default_factory=dict)
     baselines: dict[str, dict[str, Figure]] = Field(default_factory=dict)
