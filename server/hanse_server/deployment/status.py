@@ -13,7 +13,7 @@ from hanse_common.versions import other_protocol, own_version
 from hanse_server.blame import Blame
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import Member, members, revoked_ids
-from hanse_server.deployment.alerts import certificate_events
+from hanse_server.deployment.alerts import certificate_events, crash_events
 from hanse_server.deployment.control import Control, RegisteredNode
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_versions import NodeVersions
@@ -73,7 +73,7 @@ class Status:
     searches: dict[str, str] = field(default_factory=dict)
     """The state of each search for a store that breaks sums, by kind of exchange and fault."""
     warnings: tuple[str, ...] = ()
-    """Certificates that end soon, each with the next command."""
+    """Certificates that end soon, and processes that crashed lately, with the next command."""
 
     def row(self) -> dict[str, Any]:
         """Return the status as plain JSON."""
@@ -138,7 +138,7 @@ def read_status(folder: FederationFolder) -> Status:
         searches=dict(sorted(blame.notes.items())),
         warnings=tuple(
             f"{event.subject}: {event.message}; next: `{event.command}`"
-            for event in certificate_events(folder)
+            for event in (*certificate_events(folder), *crash_events(folder))
         ),
     )
 

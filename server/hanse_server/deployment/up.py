@@ -28,6 +28,7 @@ from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
+from hanse_server.deployment.crashes import remember
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.superlink import SuperLink, last_lines
 from hanse_server.deployment.tls_renewal import Reload, renew_loopback
@@ -42,15 +43,15 @@ _OTHER_FILES = 256
 
 
 MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
-"""A SuperLink that ended by itself is started again, so often within so many seconds."""
+"""Processes that ended by themselves are started again, so often within so many seconds."""
 
 
 class _SuperLinkCrashed(Exception):
-    """The SuperLink ended by itself after it had been ready."""
+    """The SuperLink or its SuperExec ended by itself after both had been ready."""
 
-    def __init__(self, failure: DeploymentError) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
+    def __init__(self, superlink: SuperLink) -> None:
+        super().__init__(superlink.ended)
+        self.ended, self.failure = superlink.ended, superlink.failure()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +105,7 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
 def _serve_until_stopped(
     folder: FederationFolder, manager: ServiceManager, tell: Callable[[str], None]
 ) -> None:
-    """Run SuperLink and gateway, and start both again after the SuperLink has crashed."""
+    """Run SuperLink and gateway, and start all again after one of Flower's processes crashed."""
     # Imported on use: it starts runs, and so needs Flower.
     from hanse_server.deployment.recovery import looking_after_runs
 
@@ -131,6 +132,7 @@ def _serve_until_stopped(
             crashes.append(time.monotonic())
             if len(crashes) > MOST_CRASHES:
                 raise crash.failure from None
+            remember(folder.state, crash.ended)
             tell(f"{crash.failure.message}; starting it again")
         finally:
             superlink.stop()
@@ -308,7 +310,7 @@ async def _serve_gateway(
         for task in watching:
             task.cancel()
     if not superlink.running:
-        raise _SuperLinkCrashed(superlink.failure())
+        raise _SuperLinkCrashed(superlink)
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:
