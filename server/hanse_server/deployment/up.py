@@ -2,7 +2,7 @@
 
 state/up.pid          the id of this process, which holds a lock on the file
 state/superlink.log   output of the SuperLink and of its runs; `.1` to `.4` are the lines before
-state/up.log          output of this process, if it is detached
+state/up.log          output of this process, if it is detached; `.1` to `.4` as above
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
+from hanse_common.rotation import begin_anew, empty_if_full
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
@@ -191,7 +192,7 @@ def detach(folder: FederationFolder) -> int:
     if (pid := running(folder)) is not None:
         raise _up_already(folder, pid)
     fleet, log = folder.file.fleet, folder.state / UP_LOG_FILE
-    log.write_bytes(b"")  # its last lines explain a failure, so they must be of this start
+    begin_anew(log)  # its last lines explain a failure, so they must be of this start
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "hanse_server", "up", "--folder", str(folder.path)],
@@ -293,6 +294,8 @@ async def _serve_gateway(
     async def watch() -> None:
         while superlink.running:
             manager.expect(_STUCK_SECONDS)
+            with suppress(OSError):  # a full disk must not end the federation
+                empty_if_full(folder.state / UP_LOG_FILE)
             await asyncio.sleep(_LOOK_SECONDS)
         server.should_exit = True
 
