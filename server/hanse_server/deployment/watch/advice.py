@@ -25,6 +25,7 @@ def advice(federation: FederationFolder, status: Status) -> list[Advice]:
     """Return what to do next, the most urgent first."""
     folder = federation.path
     found = [
+        *(Advice(tone="bad", text=f"This page is not complete: {e}") for e in status.unreadable),
         *_link(folder, status),
         *_terms(folder, status),
         *_run(federation, status),
