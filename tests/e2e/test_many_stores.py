@@ -10,6 +10,7 @@ import os
 import time
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from hanse_common.recipes import synthetic

@@ -44,6 +44,8 @@ _UNSET = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLW
 _LAST_LINES = 5
 _FLUSH_SECONDS = 2.0
 _END_SECONDS = 10.0
+_BUSY_MILLISECONDS = "60000"
+"""Seen with twelve stores on two cores at load 17: a call that waited 5 s in vain."""
 
 
 def environment(folder: FederationFolder) -> dict[str, str]:
@@ -199,12 +201,25 @@ def last_lines(path: Path) -> str:
     return " | ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
 
 
+def wait_for_database() -> None:
+    """Let this SuperLink's calls wait longer for its SQLite database than Flower's 5 s.
+
+    On a busy machine the thread that holds the lock may not run for so long; the call of a run's
+    process then fails with "database is locked", and a round with it.
+    """
+    from flwr.supercore import sql_mixin
+
+    pragmas = dict(sql_mixin.SQLITE_PRAGMAS) | {"busy_timeout": _BUSY_MILLISECONDS}
+    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore[assignment]
+
+
 def _main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.superlink.cli import flower_superlink
 
     parent, *flags = arguments
     start_parent_process_monitor(int(parent))
+    wait_for_database()
     sys.argv = ["flower-superlink", *flags]
     flower_superlink()
 
