@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from enum import IntEnum
 from functools import cached_property
@@ -36,6 +37,7 @@ from hanse_common.privacy.charge import Charge
 from hanse_common.privacy.entry import Entry
 from hanse_common.privacy.ledger import Ledger
 from hanse_common.privacy.randomness import fresh_key, keystream, repeatable_key
+from hanse_common.rotation import LARGEST, append
 from hanse_common.settings_files import Settings, parse_settings
 
 _log = logging.getLogger(__name__)
@@ -231,19 +233,25 @@ class Node:
 
     def log(self, **line: Any) -> None:
         """Append a line to the store's own log."""
-        append_log(self.folder, **line)
+        append_log(self.folder, rotate=self._waits_for_disk, **line)
 
     def evaluation(self, split: str, number: int) -> Path:
         """The file of an evaluation's metrics."""
         return self.folder / EVALUATIONS_FOLDER / f"{split}-{number:05d}.npz"
 
 
-def append_log(node: Path, **line: Any) -> None:
-    """Append a line to the log of a node's folder, which need not hold a readable node."""
+def append_log(node: Path, *, rotate: bool = True, **line: Any) -> None:
+    """Append a line to the log of a node's folder, which need not hold a readable node.
+
+    Args:
+        node: The folder.
+        rotate: Bound the log's size; a simulation, which reads all losses at its end, does not.
+        line: Fields; long texts are cut.
+    """
     # Texts are cut: an error may quote what a coordinator sent, which could fill the disk.
     line = {k: v[:_LONGEST_TEXT] if isinstance(v, str) else v for k, v in line.items()}
-    with (node / STORE_LOG_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**line, "time": time.time()}) + "\n")
+    text = json.dumps({**line, "time": time.time()}) + "\n"
+    append(node / STORE_LOG_FILE, text, largest=LARGEST if rotate else sys.maxsize)
 
 
 def list_nodes(federation: Path) -> list[Path]:

@@ -190,16 +190,20 @@ def revoke(
     output: FormatOption = Format.TABLE,
 ) -> None:
     """Revoke a store at once: its certificate is refused and its node cannot connect."""
-    from hanse_server.deployment.admit import revoke as refuse
+    from hanse_server.deployment import admit as membership
 
     federation = _folder(folder)
-    refuse(federation, store)
+    before = membership.revoked_since(federation, store)
+    if before is None:
+        membership.revoke(federation, store)
+    # Also the second time: the first may have been interrupted before its node was shut out.
     connection = update_nodes(federation)
     if output is Format.JSON:
         _print_json({"store": store, "revoked": True, "connection": connection})
         return
     echo(store)
-    say(f"revoked {store!r}; the coordinator leaves it out from now on")
+    already = f"{store!r} is revoked already, since {before:%Y-%m-%d %H:%M} UTC" if before else ""
+    say(already or f"revoked {store!r}; the coordinator leaves it out from now on")
     if connection:
         say(connection)
     say("other stores still accept its certificate until it expires: to make it final, sign a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import numpy as np
@@ -311,7 +311,10 @@ def test_a_revoked_store_is_refused_whatever_its_certificate_says(folder, store)
     assert "revoked" in refused("admission-refused", *again)
     row = json.loads(hanse("status", "--folder", folder, "--format", "json"))["stores"][0]
     assert row["standing"] == "revoked" and row["connection"] == "shut out"
-    assert "admitted: none" in refused("admission-refused", "revoke", "luebeck", "--folder", folder)
+    second = cli.invoke(app, ["revoke", "luebeck", "--folder", str(folder)])
+    assert second.exit_code == 0
+    assert f"revoked already, since {datetime.now(UTC):%Y-%m-%d}" in second.stderr
+    assert "admitted: none" in refused("admission-refused", "revoke", "danzig", "--folder", folder)
 
 
 def test_a_revoked_store_comes_back_with_new_keys_only(folder, store, tmp_path):

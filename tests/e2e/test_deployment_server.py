@@ -7,6 +7,7 @@ starts a process there.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import ssl
@@ -27,6 +28,7 @@ from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.tls_gateway import CALLS
 from hanse_server.deployment.up import MOST_CRASHES
 from kits.alerting import Datagrams, Webhook
+from kits.commands import pids_of
 from kits.deployment import PROGRAMS, StoreFiles, found, free_ports, server, succeed
 
 pytestmark = pytest.mark.slow
@@ -164,8 +166,8 @@ def test_a_taken_port_is_named(gate, tmp_path):
     assert done.status == 41 and "fleet.listen" in done.err
 
 
-def test_a_superlink_that_dies_is_started_again_until_it_dies_too_often(tmp_path):
-    """Then `up` ends with its words, and somebody is told."""
+def test_a_process_that_dies_is_started_again_until_that_is_too_often(tmp_path):
+    """SuperExec and SuperLink in turn are named; at last `up` ends, and somebody is told."""
     found(tmp_path / "f")
     hook = Webhook()
     with (tmp_path / "f" / "federation.toml").open("a") as file:
@@ -177,13 +179,22 @@ def test_a_superlink_that_dies_is_started_again_until_it_dies_too_often(tmp_path
     )
     folder = FederationFolder(tmp_path / "f")
     assert process.stderr is not None
-    for _ in range(MOST_CRASHES + 1):
+    names = ("the SuperExec, which starts runs,", "the SuperLink")
+    programs = ("flower-superexec", "hanse_server.deployment.superlink")
+    for number in range(MOST_CRASHES + 1):
         assert any("up: 0 stores" in line for line in process.stderr)
-        for child in children(process.pid):
-            os.kill(child, signal.SIGKILL)
+        (victim,) = pids_of(programs[number % 2], folder.path)
+        assert victim in children(process.pid)
+        os.kill(victim, signal.SIGKILL)
+        ended = f"{names[number % 2]} ended with status -9"
+        if number < MOST_CRASHES:
+            line = next(line for line in process.stderr if "starting it again" in line)
+            assert json.loads(line)["event"].startswith(ended)
+            status = succeed(server(folder.path, "status", "--format", "json")).json
+            assert any(ended in warning for warning in status["warnings"])
     assert process.wait(timeout=30) == DeploymentError.exit_status
     assert "superlink.log" in process.stderr.read()
-    (told,) = hook.bodies
+    (told,) = (body for body in hook.bodies if body["event"] == "coordinator-stopped")
     assert (told["event"], told["source"]) == ("coordinator-stopped", "baltic")
     assert "[superlink-failed]" in told["message"] and told["next"] == "hanse server up"
     assert server(tmp_path / "f", "stop").status == 45
@@ -198,9 +209,9 @@ def test_up_ends_in_order_with_everything_it_started(tmp_path, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "900000")
     pid = int(succeed(server(tmp_path / "f", "up", "--detach")).out)
     below = children(pid)
-    assert len(below) == 1
+    assert len(below) == 2, "the SuperLink and its SuperExec"
     assert succeed(server(tmp_path / "f", "down")).out.strip() == str(pid)
-    assert not Path(f"/proc/{below[0]}").exists()
+    assert not any(Path(f"/proc/{child}").exists() for child in below)
     assert superlink_gone(FederationFolder(tmp_path / "f"))
     log = (tmp_path / "f" / "state" / "up.log").read_text()
     assert "Traceback" not in log and "error" not in log

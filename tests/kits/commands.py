@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +38,7 @@ from hanse_server.stage_log import read_progress
 from kits.apps.deployment import Joined, fill_in
 from kits.deployment import Done, as_toml, free_ports, succeed, wait_for
 
-NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock")
+NAMES = ("bremen", "danzig", "luebeck", "riga", "rostock", *(f"store-{n}" for n in range(6, 41)))
 PROGRAM = (sys.executable, "-c", "from hanse_common.cli import main; main()")
 """`hanse`, also where the command was not installed anew since it is there."""
 
@@ -383,14 +383,16 @@ def joined_shops(
     at_stores: Place = HERE,
     at_coordinator: Place = HERE,
     quick: type[QuickShops] | None = None,
+    join: Callable[[QuickShops], None] | None = None,
 ) -> Iterator[Shops]:
-    """Five small stores that are joined, each with repeatable noise; ends every process.
+    """Small stores that are joined, each with repeatable noise; ends every process.
 
     Args:
         root, settings, wait, at_stores, at_coordinator: See `Shops`.
         cache: Folder of the stores' data.
         count: How many of the stores there are.
         quick: Set them up in this process by this class; see `QuickShops`.
+        join: Start the nodes of such stores in another way than by a command for each.
     """
     from hanse_simulations.datasets import make_stores
 
@@ -419,8 +421,11 @@ def joined_shops(
             for store in shops.stores.values():
                 shutil.copytree(root / "texts", store.path / "texts")
         shops.up()
-        for name in shops.stores:
-            shops.join(name)
+        if quick and join:
+            join(quickly)
+        else:
+            for name in shops.stores:
+                shops.join(name)
         shops.wait_until_online()
         yield shops
     finally:

@@ -60,6 +60,7 @@ from hanse_common.manifest import Manifest, PrivacyTerms, SectionTerms, SignedMa
 from hanse_common.paths import (
     BLAME_FILE,
     CONFIG_FILE,
+    CRASHES_FILE,
     FAILURE_FILE,
     FLOWER_RUNS_FILE,
     LEAVING_FILE,
@@ -78,7 +79,7 @@ from hanse_common.run_file import read_run_file
 from hanse_server import blame, checkpoint, stage_log
 from hanse_server import metrics as server_metrics
 from hanse_server.app import read_settings
-from hanse_server.deployment import sign, tls, tls_renewal
+from hanse_server.deployment import crashes, sign, tls, tls_renewal
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_versions import NodeVersions
 from hanse_server.deployment.run_record import RunRecord
@@ -442,6 +443,9 @@ DECODERS = {
     "versions.json": Decoder(
         of_folder(lambda p: NodeVersions(p).of(b"key")), b'{"00": "1 0.1.0"}', NODE_VERSIONS_FILE
     ),
+    "crashes.json": Decoder(
+        of_folder(crashes.recent), b'{"crashes": [{"time": 1e18, "what": "it"}]}', CRASHES_FILE
+    ),
     "rounds.jsonl": Decoder(
         of_folder(stage_log.read_stages), b'{"stage": "train"}\n' * 2, ROUNDS_FILE
     ),
@@ -787,6 +791,7 @@ MODULES: dict[str, str | tuple[str, ...]] = {
     "hanse_server.blame": ("blame.json",),
     "hanse_server.app": ("settings of a run",),
     "hanse_server.checkpoint": ("initial model", "checkpoint's state"),
+    "hanse_server.deployment.crashes": ("crashes.json",),
     "hanse_server.deployment.folder": ("authority",),
     "hanse_server.deployment.node_signature": "tests/unit/test_tls_gateway.py",
     "hanse_server.deployment.run_record": ("flower.json",),

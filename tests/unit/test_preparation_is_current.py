@@ -176,6 +176,11 @@ def test_a_source_that_is_away_is_reported_once_and_the_old_data_are_not_used(st
     assert len(said) == 1 and "no file matches" in said[0]
     with raises("data", match="no file matches"):
         check_prepared(Node(store.path), settings)
+    # Once it is back, and changed meanwhile, the next message finds it prepared.
+    shutil.move(events + ".away", events)
+    erase_one(store)
+    fresh(idle=False)
+    assert said[-1].startswith("prepared 23 customers") and outdated(store) == ""
 
 
 def test_a_stop_ends_a_preparation_and_leaves_the_histories(store):

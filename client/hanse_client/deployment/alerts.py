@@ -23,6 +23,7 @@ from hanse_common.identity import Certificate
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.paths import LEDGER_FILE, STORE_LOG_FILE, TOLD_FILE
 from hanse_common.policy import StorePolicy
+from hanse_common.rotation import files_of
 
 _TAIL_BYTES = 256 * 1024
 """Bytes at the end of the store's log that are looked at."""
@@ -151,14 +152,13 @@ def _stamp(ledger: Path) -> tuple[int, ...]:
 
 def _last_lines(path: Path) -> list[dict[str, Any]]:
     """The last lines of a log that may be long; a half line is skipped."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = file.read().splitlines()
-    except OSError:
-        return []
+    text = b""
+    for file in files_of(path)[-2:]:  # the newest may have begun a moment ago
+        with suppress(OSError), file.open("rb") as log:
+            log.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+            text += log.read() + b"\n"
     found = []
-    for line in lines:
+    for line in text.splitlines():
         with suppress(ValueError, RecursionError):
             found.append(json_object(line))
     return found

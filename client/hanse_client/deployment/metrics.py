@@ -18,12 +18,12 @@ from hanse_client.deployment.tls_check import read_tls_end
 from hanse_client.node import Node
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow
-from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
 from hanse_common.monitoring.codes import OTHER, code_in
 from hanse_common.monitoring.health import Health, is_locked
 from hanse_common.paths import JOIN_LOCK_FILE, STORE_LOG_FILE
 from hanse_common.phases import EVALUATE
+from hanse_common.rotation import all_json_lines
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -122,10 +122,7 @@ def _refusals(folder: Path) -> tuple[Counter[str], float]:
     """Errors in the store's log, counted by code, and the time of the last line in Unix seconds."""
     codes: Counter[str] = Counter()
     last = 0.0
-    path = folder / STORE_LOG_FILE
-    if not path.exists():
-        return codes, last
-    for line in json_lines(path):
+    for line in all_json_lines(folder / STORE_LOG_FILE):
         written = line.get("time")
         last = max(last, written) if isinstance(written, float) else last
         if "error" in line:

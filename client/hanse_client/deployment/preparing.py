@@ -21,7 +21,7 @@ from hanse_common.paths import TEXTS_FOLDER
 _IDLE_SECONDS = 60.0
 """Seconds from one comparison to the next while no message arrives."""
 _RETRY_SECONDS = 300.0
-"""Seconds until a preparation that failed is repeated."""
+"""Seconds until a preparation that failed is repeated for the same reason: it may take long."""
 _SAY_SECONDS = 60.0
 """Seconds between two lines about a step that takes long."""
 _STOP_SECONDS = 0.5
@@ -119,28 +119,38 @@ class Freshness:
         self._stop = stop
         self._report = report
         self._next = 0.0
-        self._failed_until = 0.0
+        self._failed: tuple[str, float] = ("", 0.0)
+        self._said = ""
 
     def __call__(self, *, idle: bool) -> None:
         """Compare the data with what was prepared, and prepare again if they have changed.
 
-        A failure is reported. The node goes on, and refuses to train (`check_prepared`) until a
-        later preparation succeeds.
+        A failure is reported, and the same one only once. The node goes on, and refuses to train
+        (`check_prepared`) until a later preparation succeeds: a source that was away is read
+        again at the next comparison.
 
         Args:
             idle: Whether no message waits; then the data are compared once a minute.
         """
         now = time.monotonic()
-        if now < self._failed_until or (idle and now < self._next):
+        if idle and now < self._next:
             return
         self._next = now + _IDLE_SECONDS
+        reason = ""
         try:
             reason = outdated(self._folder)
+            if reason and reason == self._failed[0] and now < self._failed[1]:
+                return
             if reason:
                 prepare_aside(self._folder, reason, stop=self._stop, report=self._report)
+            self._failed, self._said = ("", 0.0), ""
         except HanseError as error:
-            self._failed_until = time.monotonic() + _RETRY_SECONDS
-            self._report(f"not prepared: {error} [{error.code}]")
+            if reason:
+                self._failed = (reason, time.monotonic() + _RETRY_SECONDS)
+            words = f"not prepared: {error} [{error.code}]"
+            if words != self._said:
+                self._report(words)
+            self._said = words
 
 
 def _result(

@@ -40,6 +40,10 @@ EVENTS: Mapping[str, Kind] = {
     "coordinator-stopped": Kind(
         title="The coordinator has stopped by itself", command="hanse server up"
     ),
+    "process-crashed": Kind(
+        title="A process of the coordinator ended and was started again",
+        command="tail -n 100 state/superlink.log",
+    ),
     "store-lost": Kind(title="A store is missing from rounds", command="hanse server status"),
     "rounds-refused": Kind(title="The store refuses rounds", command="hanse store doctor"),
     "budget-near-end": Kind(title="A privacy budget is near its end", command="hanse store budget"),

@@ -6,8 +6,10 @@ list of members; a certificate in `revoked/` is refused although its signature i
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hanse_common.admission import Request
@@ -223,11 +225,19 @@ def revoke(folder: FederationFolder, store_id: str) -> Member:
         if (folder.revoked / store_id).exists():
             # Revoked once before: those keys stay refused too.
             _set_aside(folder.revoked / store_id)
+        os.utime(folder.certificate(store_id))  # the time that `revoked_since` reads
         # One rename: at no moment is the store both admitted and revoked, or neither.
         folder.certificate(store_id).replace(folder.revoked / store_id)
     except OSError as error:
         raise DeploymentError(f"cannot write {folder.revoked}: {error.strerror}") from error
     return member
+
+
+def revoked_since(folder: FederationFolder, store_id: str) -> datetime | None:
+    """Return when a store was revoked; None if it is not, or has been admitted again."""
+    if store_id not in revoked_ids(folder):
+        return None
+    return datetime.fromtimestamp((folder.revoked / store_id).stat().st_mtime, UTC)
 
 
 def members(folder: FederationFolder) -> list[Member]:

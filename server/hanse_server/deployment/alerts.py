@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from hanse_common.alerting.delivery import ways
@@ -15,6 +16,7 @@ from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.paths import MANIFEST_FILE, TOLD_FILE
 from hanse_common.phases import EVALUATE
 from hanse_server.deployment.admit import members
+from hanse_server.deployment.crashes import recent
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_state import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
@@ -64,6 +66,20 @@ def certificate_events(folder: FederationFolder, *, now: float | None = None) ->
         )
 
 
+def crash_events(folder: FederationFolder, *, now: float | None = None) -> Iterator[Event]:
+    """Yield the event of processes that ended by themselves and were started again, for a day."""
+    crashes = recent(folder.state, now=now)
+    if crashes:
+        at = datetime.fromtimestamp(crashes[-1].time, UTC)
+        often = f", {len(crashes)} crashes in a day" if len(crashes) > 1 else ""
+        yield Event(
+            kind="process-crashed",
+            subject=folder.file.name,
+            message=f"{crashes[-1].what} on {at:%Y-%m-%d at %H:%M} UTC{often}",
+            step=len(crashes),
+        )
+
+
 def coordinator_events(folder: FederationFolder, *, now: float | None = None) -> Iterator[Event]:
     """Yield every event that holds now.
 
@@ -75,6 +91,7 @@ def coordinator_events(folder: FederationFolder, *, now: float | None = None) ->
         HanseError: A file of the federation cannot be read.
     """
     yield from certificate_events(folder, now=now)
+    yield from crash_events(folder, now=now)
     runs = all_runs(folder)
     if not runs:
         return

@@ -54,6 +54,9 @@ def looking_after_runs(folder: FederationFolder) -> Iterator[None]:
             except (HanseError, OSError) as error:
                 # Nothing may end this thread: the SuperLink may be starting, the disk be full.
                 _log.debug("cannot look after the runs: %s", error)
+            except Exception:
+                # A mistake in the program: a run that goes on by itself must not depend on it.
+                _log.exception("cannot look after the runs")
 
     # A daemon: a call to a SuperLink that hangs must not keep the process alive.
     thread = threading.Thread(target=look, name="recovery", daemon=True)

@@ -15,10 +15,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from threading import Thread
 
-LARGEST = 8 * 2**20
-"""Bytes of one file; a SuperLink with five stores writes 14 MB a day."""
-EARLIER = 4
-"""Full files that are kept."""
+from hanse_common.rotation import EARLIER, LARGEST
+
 _LONGEST_LINE = 64 * 1024
 
 

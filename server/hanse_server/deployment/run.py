@@ -138,6 +138,10 @@ def stop(folder: FederationFolder) -> RunState:
         if last and state_of(folder, last[0]).state == "recovering":
             _stopped(last[0])
             return state_of(folder, last[0])
+        if last and state_of(folder, last[0]).state == "stopped":
+            raise RunNotFound(
+                f"run {last[0].name!r} is stopped already", hint="go on with `hanse server resume`"
+            )
     raise RunNotFound("no run is underway", hint="`hanse server status` shows the last one")
 
 

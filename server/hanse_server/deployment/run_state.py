@@ -58,13 +58,18 @@ def state_of(folder: FederationFolder, run_dir: Path) -> RunState:
     """The state of a run, from its folder and, if it answers, from the SuperLink."""
     stages = read_stages(run_dir)
     failure = read_failure(run_dir)
+    process = _Process()
     done = [line for line in stages if line["stage"] == "done"]
     if any(map(ended_early, done)):
         state, failure = "ended early", _early_end(run_dir, done[-1])
+    elif done:
+        state = "finished"
     else:
-        state = "finished" if done else _flower_state(folder, run_dir)
+        process = _ask(folder, run_dir)
+        state = process.state(run_dir)
     number = latest_round(run_dir)
     if state in ("failed", "lost"):
+        failure = failure or process.failure(folder)
         state, failure = _recovery(folder, run_dir, state, failure, number, stages)
     return RunState(
         name=run_dir.name,
@@ -90,7 +95,6 @@ def _recovery(
     stages: list[dict[str, Any]],
 ) -> tuple[str, dict[str, Any]]:
     """Whether a run that failed or was lost goes on by itself, and why it ended."""
-    failure = failure or _flower_failure(folder, run_dir)
     code = str(failure.get("code"))
     record = RunRecord.read(run_dir)
     if not record.may_go_on or not is_locked(folder.state / UP_PID_FILE):
@@ -161,26 +165,46 @@ def _is_passing(code: str, refused: int, terms: Manifest) -> bool:
     return code in {FederationError.code, SuperLinkDown.code, RunDirectoryError.code}
 
 
-def _flower_run(control: Control, run_dir: Path) -> FlowerRun | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Process:
+    """What the SuperLink knows of a run's process, in one answer."""
+
+    answered: bool = False
+    run: FlowerRun | None = None
+
+    def state(self, run_dir: Path) -> str:
+        """The state of a run that has not written its last line."""
+        if not self.answered:
+            return "failed" if read_failure(run_dir) else "lost"
+        if self.run is None:
+            return "lost"
+        if self.run.status != "finished":
+            return "underway"
+        # `rounds.jsonl` has no `done`, so even a run that Flower counts as completed has failed.
+        if self.run.outcome != "stopped":
+            return "failed"
+        # `up` stops those that it finds at its start: their processes ended with the SuperLink.
+        return "lost" if RunRecord.read(run_dir).may_go_on else "stopped"
+
+    def failure(self, folder: FederationFolder) -> dict[str, Any]:
+        """Code, message and hint for a process that ended without writing its error."""
+        # What `up` stopped at its start has no details of its own.
+        details = self.run.details if self.run and self.run.outcome != "stopped" else ""
+        return {
+            "code": FederationError.code,
+            "message": details or "the run's process ended without an error message",
+            "hint": f"see {folder.state / SUPERLINK_LOG_FILE}; go on with `hanse server resume`",
+        }
+
+
+def _ask(folder: FederationFolder, run_dir: Path) -> _Process:
     ids = RunRecord.read(run_dir).runs[-1:]
-    return next((run for run in control.runs() if run.run_id in ids), None)
-
-
-def _flower_state(folder: FederationFolder, run_dir: Path) -> str:
     try:
         with Control(folder) as control:
-            run = _flower_run(control, run_dir)
+            runs = control.runs()
     except SuperLinkDown:
-        return "failed" if read_failure(run_dir) else "lost"
-    if run is None:
-        return "lost"
-    if run.status != "finished":
-        return "underway"
-    # `rounds.jsonl` has no `done`, so even a run that Flower counts as completed has failed.
-    if run.outcome != "stopped":
-        return "failed"
-    # `up` stops those that it finds at its start: their processes ended with the SuperLink.
-    return "lost" if RunRecord.read(run_dir).may_go_on else "stopped"
+        return _Process()
+    return _Process(answered=True, run=next((run for run in runs if run.run_id in ids), None))
 
 
 def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
@@ -188,19 +212,4 @@ def _early_end(run_dir: Path, line: dict[str, Any]) -> dict[str, Any]:
         "code": line["outcome"],
         "message": line["note"],
         "hint": GO_ON.format(run_dir.name),
-    }
-
-
-def _flower_failure(folder: FederationFolder, run_dir: Path) -> dict[str, Any]:
-    try:
-        with Control(folder) as control:
-            run = _flower_run(control, run_dir)
-    except SuperLinkDown:
-        run = None
-    # What `up` stopped at its start has no details of its own.
-    details = run.details if run and run.outcome != "stopped" else ""
-    return {
-        "code": FederationError.code,
-        "message": details or "the run's process ended without an error message",
-        "hint": f"see {folder.state / SUPERLINK_LOG_FILE}; go on with `hanse server resume`",
     }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from hanse_common.errors import BadManifest, SuperLinkDown
+from hanse_common.errors import BadManifest, HanseError, SuperLinkDown
 from hanse_common.identity import fingerprint
 from hanse_common.versions import other_protocol, own_version
 from hanse_server.blame import Blame
+from hanse_server.blame_record import Record
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import Member, members, revoked_ids
-from hanse_server.deployment.alerts import certificate_events
+from hanse_server.deployment.alerts import certificate_events, crash_events
 from hanse_server.deployment.control import Control, RegisteredNode
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.node_versions import NodeVersions
@@ -21,6 +23,8 @@ from hanse_server.deployment.run_state import RunState, all_runs, state_of
 from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
 from hanse_server.stage_log import CONNECT, read_progress, read_stages
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +68,8 @@ class Status:
     up: bool
     pid: int | None
     address: str
-    tls_until: str
+    tls_until: str | None
+    """None if the TLS certificate cannot be read."""
     manifest: str | None
     """Digest of the signed terms."""
     stores: tuple[StoreRow, ...]
@@ -73,7 +78,9 @@ class Status:
     searches: dict[str, str] = field(default_factory=dict)
     """The state of each search for a store that breaks sums, by kind of exchange and fault."""
     warnings: tuple[str, ...] = ()
-    """Certificates that end soon, each with the next command."""
+    """Certificates that end soon, and processes that crashed lately, with the next command."""
+    unreadable: tuple[str, ...] = ()
+    """Files that cannot be read, so that something is missing here, and what to do about them."""
 
     def row(self) -> dict[str, Any]:
         """Return the status as plain JSON."""
@@ -85,8 +92,13 @@ def read_status(folder: FederationFolder) -> Status:
 
     Raises:
         ConfigError: The folder holds no federation.
-        FederationError: Its `blame.json` cannot be read.
+        HanseError: A member's certificate or request, or the run's folder, cannot be read.
+
+    Edge cases:
+        A damaged `blame.json` or TLS file is named in `unreadable`: the rest is what an operator
+        needs to see then.
     """
+    unreadable: list[str] = []
     file = folder.file
     runs = all_runs(folder)
     run = state_of(folder, runs[-1]) if runs else None
@@ -118,7 +130,7 @@ def read_status(folder: FederationFolder) -> Status:
         )
         for store_id in revoked_ids(folder)
     ]
-    blame = Blame(folder.path).record
+    blame = _unless_damaged(lambda: Blame(folder.path).record, Record(), unreadable)
     blamed = {row["store"]: f"{row['standing']}: {row['why']}" for row in blame.rows()}
     rows = [replace(row, blamed=blamed.get(row.store)) for row in rows]
     pid = running(folder)
@@ -130,7 +142,11 @@ def read_status(folder: FederationFolder) -> Status:
         up=pid is not None,
         pid=pid,
         address=file.fleet.address,
-        tls_until=tls.expires(folder.resolve(file.fleet.certificate)).isoformat(),
+        tls_until=_unless_damaged(
+            lambda: tls.expires(folder.resolve(file.fleet.certificate)).isoformat(),
+            None,
+            unreadable,
+        ),
         manifest=manifest.digest().hex() if manifest else None,
         stores=tuple(sorted(rows, key=lambda row: row.store)),
         run=run,
@@ -138,9 +154,19 @@ def read_status(folder: FederationFolder) -> Status:
         searches=dict(sorted(blame.notes.items())),
         warnings=tuple(
             f"{event.subject}: {event.message}; next: `{event.command}`"
-            for event in certificate_events(folder)
+            for event in (*certificate_events(folder), *crash_events(folder))
         ),
+        unreadable=tuple(unreadable),
     )
+
+
+def _unless_damaged(read: Callable[[], T], otherwise: T, unreadable: list[str]) -> T:
+    """Read something; if that fails, add the error's words to a list."""
+    try:
+        return read()
+    except HanseError as error:
+        unreadable.append(str(error))
+        return otherwise
 
 
 def _row(

@@ -1,4 +1,4 @@
-"""Starts and stops Flower's SuperLink, on loopback only and bound to this process's life.
+"""Starts and stops Flower's SuperLink and SuperExec, on loopback only, bound to this process.
 
 The defaults of Flower 1.41, and what is set here instead:
 
@@ -7,10 +7,11 @@ The defaults of Flower 1.41, and what is set here instead:
 - Nodes may register themselves unless `--enable-supernode-auth` is set.
 - Telemetry and update checks are on; apps' dependencies are installed when a run starts.
 - Its home is the user's home folder; here it is `state/flower`.
-- It starts `flower-superexec`, which looks for work once a second and starts one
-  `flwr-serverapp` per run; both are found by `PATH`, and inherit the environment.
+- It starts `flower-superexec`, which looks for runs and starts one `flwr-serverapp` for each, and
+  does not notice if that process ends: then runs stay `pending` for ever. So it is started here
+  (`--isolation process`), beside the SuperLink, and if one of the two ends both are started again.
 - A SuperLink outlives its parent, and keeps the port. `python -m` of this module watches the
-  parent and ends with it; its own children do the same.
+  parent and ends with it; SuperExec watches the SuperLink, and the process of a run SuperExec.
 
 A restarted SuperLink still knows its nodes (SQLite) but not the processes of its runs.
 """
@@ -42,6 +43,9 @@ from hanse_server.deployment.rotating_log import RotatingLog
 _UNSET = ("FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_INTERNAL_GRPC_FLEET_API", "FLWR_OIDC_ENABLED")
 _LAST_LINES = 5
 _FLUSH_SECONDS = 2.0
+_END_SECONDS = 10.0
+_BUSY_MILLISECONDS = "60000"
+"""Seen with twelve stores on two cores at load 17: a call that waited 5 s in vain."""
 
 
 def environment(folder: FederationFolder) -> dict[str, str]:
@@ -63,13 +67,28 @@ def arguments(folder: FederationFolder) -> list[str]:
         *("--ssl-ca-certfile", str(tls / LOOPBACK_ROOT_FILE)),
         "--enable-supernode-auth",
         *("--database", str(folder.state / SUPERLINK_DATABASE_FILE)),
-        *("--isolation", "subprocess"),
+        *("--isolation", "process"),
         "--disable-runtime-dependency-installation",
     ]
 
 
+def superexec_command(folder: FederationFolder, parent: int) -> list[str]:
+    """The command line of the SuperExec that starts the runs of a SuperLink.
+
+    Args:
+        folder: The federation's folder.
+        parent: Process id of the SuperLink, with which it ends.
+    """
+    return [
+        "flower-superexec",
+        *("--root-certificates", str(folder.tls / LOOPBACK_ROOT_FILE)),
+        *("--runtime-api-address", f"127.0.0.1:{folder.file.superlink.port}"),
+        *("--parent-pid", str(parent)),
+    ]
+
+
 class SuperLink:
-    """A SuperLink process.
+    """The processes of Flower's SuperLink and of its SuperExec, which starts the runs.
 
     Args:
         folder: The federation's folder.
@@ -80,28 +99,50 @@ class SuperLink:
         self.log = folder.state / SUPERLINK_LOG_FILE
         (folder.state / FLOWER_FOLDER).mkdir(parents=True, exist_ok=True)
         self._output = RotatingLog(self.log)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(os.getpid()), *arguments(folder)],
-                env=environment(folder),
-                cwd=folder.state,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output.writing,
-                stderr=self._output.writing,
-                start_new_session=True,  # Ctrl-C reaches this process only, which then calls `stop`
-            )
+            serving = [sys.executable, "-m", __name__, str(os.getpid()), *arguments(folder)]
+            self._start("the SuperLink", serving)
+            self._start("the SuperExec, which starts runs,", superexec_command(folder, self.pid))
+        except OSError as error:
+            self.stop()
+            raise DeploymentError(
+                f"cannot start Flower's programs: {error.strerror}: {error.filename}",
+                code="superlink-failed",
+                hint="they come with hanse[server]: install it again",
+            ) from error
         finally:
             self._output.handed_over()
 
+    def _start(self, name: str, command: Sequence[str]) -> None:
+        self._processes[name] = subprocess.Popen(
+            command,
+            env=environment(self._folder),
+            cwd=self._folder.state,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output.writing,
+            stderr=self._output.writing,
+            start_new_session=True,  # Ctrl-C reaches this process only, which then calls `stop`
+        )
+
     @property
     def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+        """The SuperLink's process id."""
+        return next(iter(self._processes.values())).pid
+
+    @property
+    def ended(self) -> str:
+        """Which of the processes has ended, and with which status; empty if none has."""
+        statuses = {name: process.poll() for name, process in self._processes.items()}
+        # SuperExec ends with the SuperLink, so the first of those that ended is the cause.
+        return next(
+            (f"{name} ended with status {s}" for name, s in statuses.items() if s is not None), ""
+        )
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
-        return self._process.poll() is None
+        """Whether none of its processes has ended."""
+        return not self.ended
 
     def wait_until_ready(self) -> None:
         """Wait until the SuperLink answers.
@@ -128,23 +169,26 @@ class SuperLink:
                     time.sleep(0.1)
 
     def failure(self) -> DeploymentError:
-        """The error to raise when the SuperLink has ended by itself."""
+        """The error to raise when one of its processes has ended by itself."""
         self._output.flush(_FLUSH_SECONDS)
         return DeploymentError(
-            f"the SuperLink ended with status {self._process.poll()}: {last_lines(self.log)}",
+            f"{self.ended}: {last_lines(self.log)}",
             code="superlink-failed",
             hint=f"see {self.log}",
         )
 
     def stop(self) -> None:
         """End the SuperLink and its child processes."""
-        self._process.terminate()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            # Its children watch their parent and end by themselves.
-            self._process.kill()
-            self._process.wait()
+        for process in self._processes.values():
+            process.terminate()
+        deadline = time.monotonic() + _END_SECONDS
+        for process in self._processes.values():
+            try:
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                # The processes of runs watch their parent and end by themselves.
+                process.kill()
+                process.wait()
         self._output.flush(_FLUSH_SECONDS)
 
 
@@ -157,12 +201,25 @@ def last_lines(path: Path) -> str:
     return " | ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip())
 
 
+def wait_for_database() -> None:
+    """Let this SuperLink's calls wait longer for its SQLite database than Flower's 5 s.
+
+    On a busy machine the thread that holds the lock may not run for so long; the call of a run's
+    process then fails with "database is locked", and a round with it.
+    """
+    from flwr.supercore import sql_mixin
+
+    pragmas = dict(sql_mixin.SQLITE_PRAGMAS) | {"busy_timeout": _BUSY_MILLISECONDS}
+    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore[assignment]
+
+
 def _main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.superlink.cli import flower_superlink
 
     parent, *flags = arguments
     start_parent_process_monitor(int(parent))
+    wait_for_database()
     sys.argv = ["flower-superlink", *flags]
     flower_superlink()
 

@@ -48,7 +48,7 @@ def print_status(status: Status) -> None:
             screen.print(Text(printable(f"{row.store} is {row.blamed}")))
     for what, note in status.searches.items():
         screen.print(Text(printable(f"{what}: {note}")))
-    for warning in status.warnings:
+    for warning in (*status.unreadable, *status.warnings):
         screen.print(Text(printable(warning)))
     screen.print(Text(run_line(status.run) if status.run else "no run yet"))
 

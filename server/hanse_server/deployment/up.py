@@ -2,7 +2,7 @@
 
 state/up.pid          the id of this process, which holds a lock on the file
 state/superlink.log   output of the SuperLink and of its runs; `.1` to `.4` are the lines before
-state/up.log          output of this process, if it is detached
+state/up.log          output of this process, if it is detached; `.1` to `.4` as above
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
 from hanse_common.monitoring.health import is_locked, listens
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
+from hanse_common.rotation import begin_anew, empty_if_full
 from hanse_server.deployment import tls
 from hanse_server.deployment.admit import members
 from hanse_server.deployment.control import Control
+from hanse_server.deployment.crashes import remember
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.superlink import SuperLink, last_lines
 from hanse_server.deployment.tls_renewal import Reload, renew_loopback
@@ -42,15 +44,15 @@ _OTHER_FILES = 256
 
 
 MOST_CRASHES, _CRASH_SECONDS = 5, 600.0
-"""A SuperLink that ended by itself is started again, so often within so many seconds."""
+"""Processes that ended by themselves are started again, so often within so many seconds."""
 
 
 class _SuperLinkCrashed(Exception):
-    """The SuperLink ended by itself after it had been ready."""
+    """The SuperLink or its SuperExec ended by itself after both had been ready."""
 
-    def __init__(self, failure: DeploymentError) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
+    def __init__(self, superlink: SuperLink) -> None:
+        super().__init__(superlink.ended)
+        self.ended, self.failure = superlink.ended, superlink.failure()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +106,7 @@ def serve(folder: FederationFolder, *, tell: Callable[[str], None]) -> None:
 def _serve_until_stopped(
     folder: FederationFolder, manager: ServiceManager, tell: Callable[[str], None]
 ) -> None:
-    """Run SuperLink and gateway, and start both again after the SuperLink has crashed."""
+    """Run SuperLink and gateway, and start all again after one of Flower's processes crashed."""
     # Imported on use: it starts runs, and so needs Flower.
     from hanse_server.deployment.recovery import looking_after_runs
 
@@ -131,6 +133,7 @@ def _serve_until_stopped(
             crashes.append(time.monotonic())
             if len(crashes) > MOST_CRASHES:
                 raise crash.failure from None
+            remember(folder.state, crash.ended)
             tell(f"{crash.failure.message}; starting it again")
         finally:
             superlink.stop()
@@ -189,7 +192,7 @@ def detach(folder: FederationFolder) -> int:
     if (pid := running(folder)) is not None:
         raise _up_already(folder, pid)
     fleet, log = folder.file.fleet, folder.state / UP_LOG_FILE
-    log.write_bytes(b"")  # its last lines explain a failure, so they must be of this start
+    begin_anew(log)  # its last lines explain a failure, so they must be of this start
     with log.open("ab") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "hanse_server", "up", "--folder", str(folder.path)],
@@ -291,6 +294,8 @@ async def _serve_gateway(
     async def watch() -> None:
         while superlink.running:
             manager.expect(_STUCK_SECONDS)
+            with suppress(OSError):  # a full disk must not end the federation
+                empty_if_full(folder.state / UP_LOG_FILE)
             await asyncio.sleep(_LOOK_SECONDS)
         server.should_exit = True
 
@@ -308,7 +313,7 @@ async def _serve_gateway(
         for task in watching:
             task.cancel()
     if not superlink.running:
-        raise _SuperLinkCrashed(superlink.failure())
+        raise _SuperLinkCrashed(superlink)
 
 
 def _stop_lost_runs(folder: FederationFolder) -> None:

@@ -27,7 +27,6 @@ from hanse_client.features.prepare import Preparation
 from hanse_client.ingest.source_settings import Source
 from hanse_client.ingest.store_config import load_store
 from hanse_common.audit.evidence import Evidence
-from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
 from hanse_common.manifest import Manifest
 from hanse_common.monitoring.codes import OTHER, code_in
@@ -41,6 +40,7 @@ from hanse_common.paths import (
     STORE_LOG_FILE,
 )
 from hanse_common.privacy.entry import Entry
+from hanse_common.rotation import all_json_lines
 
 MOST_EVENTS = 50
 """Charges and refusals on the page."""
@@ -239,10 +239,7 @@ def _of_entry(entry: Entry) -> Event:
 
 
 def _refusals(path: Path) -> Iterator[Event]:
-    log = path / STORE_LOG_FILE
-    if not log.exists():
-        return
-    for line in json_lines(log):
+    for line in all_json_lines(path / STORE_LOG_FILE):
         at = line.get("time")
         if "error" not in line or not isinstance(at, float):
             continue

@@ -7,7 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hanse_common.pages.live.advice import Advice, by_urgency
-from hanse_common.paths import AUTHORITY_KEY_FILE, INVITATION_FILE, REQUEST_SUFFIX
+from hanse_common.paths import (
+    AUTHORITY_KEY_FILE,
+    INVITATION_FILE,
+    REQUEST_SUFFIX,
+    SUPERLINK_LOG_FILE,
+)
 from hanse_server.deployment.alerts import coordinator_events
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.run_state import RunState
@@ -20,6 +25,7 @@ def advice(federation: FederationFolder, status: Status) -> list[Advice]:
     """Return what to do next, the most urgent first."""
     folder = federation.path
     found = [
+        *(Advice(tone="bad", text=f"This page is not complete: {e}") for e in status.unreadable),
         *_link(folder, status),
         *_terms(folder, status),
         *_run(federation, status),
@@ -167,11 +173,15 @@ def _events(federation: FederationFolder, run: RunState | None) -> Iterator[Advi
         "tls-near-end": command(folder, "tls", "renew"),
         "certificate-near-end": command(folder, "admit", f"STORE{REQUEST_SUFFIX}", "--replace"),
         "grant-near-end": command(folder, "manifest", "sign", *goes_on),
+        "process-crashed": shlex.join(
+            ["tail", "-n", "100", str(federation.state / SUPERLINK_LOG_FILE)]
+        ),
         "store-lost": _DOCTOR,
         "noise-missing": _DOCTOR,
     }
     more = {
         "certificate-near-end": " Ask it for a new request (`hanse store enrol`), and admit that.",
+        "process-crashed": " Its last lines say why.",
         "store-lost": " Ask for the result of this command there.",
         "noise-missing": " Have every store check its release of Hanse.",
     }
