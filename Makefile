@@ -8,7 +8,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench image-base images image-coordinator image-store clean
+.PHONY: help install demo test test-all check format bench image-base images image-coordinator image-store sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,11 @@ images: image-coordinator image-store ## The images of coordinator and store, wi
 image-coordinator image-store: image-%:
 	$(BUILD) $(if $(BASE),--build-arg PYTHON=$(BASE)) $(IMAGE_ARGS) \
 	  --file deploy/docker/$*.Dockerfile --tag hanse-$*:$(VERSION) .
+
+sbom: $(STAMP) ## Licences of all packages, and a bill of materials (CycloneDX) of each extra, in dist/
+	@mkdir -p dist
+	$(BIN)/python -m release.licences > dist/licences.md
+	$(BIN)/python -m release.sbom dist
 
 clean: ## Remove the environment and all caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
