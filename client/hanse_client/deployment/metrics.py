@@ -20,8 +20,9 @@ from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow
 from hanse_common.decoding import json_lines
 from hanse_common.errors import HanseError
+from hanse_common.locks import is_locked
 from hanse_common.monitoring.codes import OTHER, code_in
-from hanse_common.monitoring.health import Health, is_locked
+from hanse_common.monitoring.health import Health
 from hanse_common.paths import JOIN_LOCK_FILE, STORE_LOG_FILE
 from hanse_common.phases import EVALUATE
 
