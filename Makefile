@@ -8,12 +8,17 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench image-base images image-coordinator image-store clean
+.PHONY: help install demo test test-all check format bench image-base images image-coordinator image-store sbom clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Create .venv and install everything, pinned by constraints.txt
+# On Linux, PyPI's torch brings CUDA. PyTorch's own index has a build without, whose version has
+# the suffix +cpu and so precedes PyPI's of the same number.
+CPU ?=
+CPU_ONLY = $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
+
+install: $(STAMP) ## Create .venv and install everything, pinned by constraints.txt; CPU=1 without CUDA
 
 # Of what pip says in hundreds of lines: how many packages, the large ones, and the end. Its
 # status goes through a file, since that of a pipe is awk's.
@@ -27,9 +32,9 @@ endef
 export PIP_IN_SHORT
 
 $(STAMP): pyproject.toml constraints.txt
-	@echo "Setting up $(VENV), about 2 GB: two to four minutes, longer on a slow line"
+	@PYTHON=$(PYTHON) VENV=$(VENV) CPU=$(CPU) sh release/machine.sh
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@{ $(BIN)/pip install --progress-bar off --constraint constraints.txt --editable '.[dev]'; \
+	@{ $(BIN)/pip install --progress-bar off --constraint constraints.txt $(CPU_ONLY) --editable '.[dev]'; \
 	   echo $$? > $(VENV)/.status; } | awk "$$PIP_IN_SHORT"; exit $$(cat $(VENV)/.status)
 	@touch $@
 
@@ -75,6 +80,11 @@ images: image-coordinator image-store ## The images of coordinator and store, wi
 image-coordinator image-store: image-%:
 	$(BUILD) $(if $(BASE),--build-arg PYTHON=$(BASE)) $(IMAGE_ARGS) \
 	  --file deploy/docker/$*.Dockerfile --tag hanse-$*:$(VERSION) .
+
+sbom: $(STAMP) ## Licences of all packages, and a bill of materials (CycloneDX) of each extra, in dist/
+	@mkdir -p dist
+	$(BIN)/python -m release.licences > dist/licences.md
+	$(BIN)/python -m release.sbom dist
 
 clean: ## Remove the environment and all caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

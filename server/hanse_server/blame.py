@@ -24,8 +24,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hanse_common.durable import locked, write_durably
+from hanse_common.durable import write_durably
 from hanse_common.errors import FederationError
+from hanse_common.locks import locked
 from hanse_common.paths import BLAME_FILE
 from hanse_common.secagg.terms import Terms
 from hanse_server.blame_record import Charge, Record, Silence, absences, search_key

@@ -22,9 +22,10 @@ from hanse_common.decoding import json_file
 from hanse_common.durable import PARTIAL
 from hanse_common.errors import ConfigError
 from hanse_common.identity import Certificate
+from hanse_common.locks import is_locked
 from hanse_common.monitoring.codes import OTHER, known_codes
 from hanse_common.monitoring.expiry import day
-from hanse_common.monitoring.health import Health, is_locked, listens
+from hanse_common.monitoring.health import Health, listens
 from hanse_common.paths import (
     CERTIFICATES_FOLDER,
     FAILURE_FILE,

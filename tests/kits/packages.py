@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib.metadata import distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from release import packages
+from release.packages import PROJECT, ROOT, extras
 
-ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def extras(*names: str) -> list[str]:
-    """The requirements of the project with some of its extras."""
-    asked = list(PROJECT["dependencies"])
-    for name in names:
-        for text in PROJECT["optional-dependencies"][name]:
-            own = Requirement(text)
-            asked += extras(*own.extras) if own.name == PROJECT["name"] else [text]
-    return asked
+__all__ = ["PROJECT", "ROOT", "closure", "extras", "install_task"]
 
 
 def closure(asked: list[str]) -> set[str]:
-    """Names of all packages that these need, as far as this machine's platform needs them.
-
-    What an accelerator would need is left out: torch has a build without.
-    """
-    waiting, seen = [Requirement(text) for text in asked], set()
-    while waiting:
-        wanted = waiting.pop()
-        key = (canonicalize_name(wanted.name), frozenset(wanted.extras))
-        if key in seen or wanted.name.startswith(("nvidia-", "cuda-", "triton")):
-            continue
-        seen.add(key)
-        for text in distribution(wanted.name).requires or []:
-            more = Requirement(text)
-            chosen = wanted.extras or {""}
-            if more.marker is None or any(more.marker.evaluate({"extra": e}) for e in chosen):
-                waiting.append(more)
-    return {name for name, _ in seen}
+    """Names of all packages that these need, as far as this machine's platform needs them."""
+    return set(packages.closure(asked))
 
 
 def install_task(place: Path, name: str, task: str) -> Path:

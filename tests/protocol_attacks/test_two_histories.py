@@ -355,7 +355,7 @@ CASES = {
         MALFORMED,
         "proofs are malformed",
     ),
-    "a proof of another size": (proof_of_another_size, FORKED, "Index does not match"),
+    "a proof of another size": (proof_of_another_size, FORKED, "is not the expected one"),
     "a log that goes on after the announcement": (
         announced_before_the_last,
         FORKED,

@@ -35,6 +35,8 @@ _WITHOUT_MAKE = {
 def make(tmp_path: Path):
     """`make` in a folder of its own, whose environment has a pip of these last words."""
     shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "release").mkdir()
+    shutil.copy(ROOT / "release" / "machine.sh", tmp_path / "release")
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()
 
@@ -59,7 +61,8 @@ def make(tmp_path: Path):
 def test_install_says_what_it_does_how_long_it_takes_and_how_far_it_is(make, tmp_path: Path):
     done = make("install")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
+    lines = [line for line in done.stdout.splitlines() if "CUDA" not in line]  # not on each machine
+    assert lines == [
         "Setting up .venv, about 2 GB: two to four minutes, longer on a slow line",
         "  25 packages looked up",
         "  50 packages looked up",
@@ -136,3 +139,67 @@ def test_images_are_built_by_what_is_there(tmp_path: Path, builder: str):
     base, volume = "--build-arg PYTHON=base:1", "--volume /etc/pip.conf:/etc/pip.conf:ro"
     (line,) = built("image-store", "BASE=base:1", f"IMAGE_ARGS={volume}")
     assert line.startswith(f"{begin[builder]} {base} {volume} --file deploy/docker/store")
+
+
+MACHINE = {
+    "python3": 'case "$2" in *sys.version*) echo 3.12;; *) {venv};; esac',
+    "uname": 'case "$1" in -s) echo Linux;; *) echo x86_64;; esac',
+    "df": 'echo head; echo "disk 1 1 {free} 1% /"',
+}
+
+
+@pytest.mark.parametrize(
+    ("python", "venv", "free", "cpu", "status", "words"),
+    [
+        (None, "exit 0", 90, "", 1, "there is no python3; install Python 3.11, 3.12 or 3.13"),
+        ("echo 3.9", "exit 0", 90, "", 1, "python3 is Python 3.9, and 3.11, 3.12 or 3.13"),
+        ("exit 1", "exit 0", 90, "", 1, "python3 is Python none"),
+        ("", "exit 1", 90, "", 1, "apt-get install python3.12-venv"),
+        ("", "exit 0", 5, "", 1, "8 GB of disk are needed for torch with CUDA, and 5 GB are free"),
+        ("", "exit 0", 1, "1", 1, "2 GB of disk are needed, and 1 GB are free"),
+        ("", "exit 0", 5, "1", 0, "Setting up .venv, about 2 GB"),
+        ("", "exit 0", 90, "", 0, "PyPI's torch brings CUDA: 3 GB more to download"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_installed(
+    tmp_path: Path, python, venv, free, cpu, status, words
+):
+    """A folder of its own as PATH, with stand-ins for what the check asks."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("awk", "dirname"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    for name, text in MACHINE.items():
+        if name == "python3" and python is None:
+            continue
+        text = text.replace("{venv}", venv).replace("{free}", str(free * 1048576))
+        own = python if name == "python3" and python else text
+        (programs / name).write_text(f"#!{shutil.which('sh')}\n{own}\n")
+        (programs / name).chmod(0o755)
+    done = subprocess.run(
+        [str(shutil.which("sh")), str(ROOT / "release" / "machine.sh")],
+        cwd=tmp_path,
+        env={"PATH": str(programs), "CPU": cpu},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, words in done.stdout + done.stderr) == (status, True), done
+    assert not (tmp_path / ".venv").exists()
+    assert len(done.stderr.splitlines()) == (1 if status else 0)
+
+
+def test_a_build_without_cuda_is_one_option(make, tmp_path: Path):
+    pip = tmp_path / ".venv" / "bin" / "pip"
+    make("help")
+    pip.write_text('#!/bin/sh\necho "Successfully installed $*" >&2\n')
+    done = subprocess.run(
+        ["make", "install", "CPU=1"],
+        cwd=tmp_path,
+        env=_WITHOUT_MAKE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in done.stderr
+    assert "CUDA" not in done.stdout

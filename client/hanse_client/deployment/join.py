@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from hanse_client.deployment.tls_check import note_tls_end
 from hanse_common import logs
 from hanse_common.errors import Interrupted, StoreNotReady, Unreachable, UntrustedServer
 from hanse_common.flower import QUIET
+from hanse_common.locks import lock_at_once
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import CONFIG_FILE, JOIN_LOCK_FILE
 
@@ -181,12 +181,10 @@ def _alone(folder: StoreFolder) -> Iterator[None]:
     folder.node()
     path: Path = folder.path / JOIN_LOCK_FILE
     with path.open("w", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock_at_once(file):
             raise StoreNotReady(
                 f"another process is joined with {folder.path}", hint="stop it first"
-            ) from None
+            )
         # The lock ends with the process, however that ends; the file may stay.
         yield
 

@@ -19,8 +19,9 @@ from hanse_client.node import Node
 from hanse_common.audit.evidence import Evidence
 from hanse_common.audit.spending import BudgetRow
 from hanse_common.errors import HanseError
+from hanse_common.locks import is_locked
 from hanse_common.monitoring.codes import OTHER, code_in
-from hanse_common.monitoring.health import Health, is_locked
+from hanse_common.monitoring.health import Health
 from hanse_common.paths import JOIN_LOCK_FILE, STORE_LOG_FILE
 from hanse_common.phases import EVALUATE
 from hanse_common.rotation import all_json_lines

@@ -16,7 +16,6 @@ import signal
 import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from threading import Event, Thread
 
@@ -27,6 +26,11 @@ from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.node import Node, append_log
 from hanse_common import logs
 from hanse_common.errors import DataError, HanseError, public_reason
+
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+"""Windows has no such server process: there every message waits for the imports."""
+if _FORKS:
+    from multiprocessing.forkserver import _forkserver
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +55,9 @@ class Answering:
 
     def __init__(self, node: Path) -> None:
         self._node = node
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(list(_PRELOADED))
+        self._processes = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+        if _FORKS:
+            self._processes.set_forkserver_preload(list(_PRELOADED))
         self._used = time.monotonic()
 
     def warm(self, stop: Event) -> bool:
@@ -93,7 +98,7 @@ class Answering:
 
     def close(self) -> None:
         """End the server process at once, also in its imports; it holds nothing but them."""
-        pid: int | None = _forkserver._forkserver_pid  # type: ignore[attr-defined]
+        pid = _server_process()
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -158,15 +163,16 @@ class Answering:
             Whether the process was ended.
         """
         now = time.monotonic() if now is None else now
-        if now - self._used < _REST_SECONDS or not _is_running():
+        if now - self._used < _REST_SECONDS or _server_process() is None:
             return False
         _forkserver._stop()  # type: ignore[attr-defined]
         return True
 
 
-def _is_running() -> bool:
-    # The module has no public name for either; without a process, `_stop` does nothing.
-    return _forkserver._forkserver_pid is not None  # type: ignore[attr-defined]
+def _server_process() -> int | None:
+    """The server process' id, or None if it does not run."""
+    # The module has no public name for this, nor for `_stop`, which does nothing without a process.
+    return _forkserver._forkserver_pid if _FORKS else None  # type: ignore[attr-defined]
 
 
 def _start(child: multiprocessing.process.BaseProcess) -> None:

@@ -26,9 +26,9 @@ import numpy as np
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
 from hanse_common.decoding import decoding
-from hanse_common.durable import locked
 from hanse_common.errors import MalformedMessage, OutOfTurn, ProtocolError
 from hanse_common.instructions import MESSAGE
+from hanse_common.locks import locked
 from hanse_common.manifest_terms import grant_of
 from hanse_common.paths import ATTEMPT_FILE, JOURNAL_FILE, SECAGG_FOLDER, STATE_FILE, WAITING_FILE
 from hanse_common.privacy.charge import NOTHING, Charge

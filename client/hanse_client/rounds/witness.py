@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from hanse_client.enrolment import Enrolment
 from hanse_client.node import Node
-from hanse_common.durable import locked, sync_folder
+from hanse_common.durable import sync_folder
 from hanse_common.errors import RoundLogError
 from hanse_common.instructions import Instructions
+from hanse_common.locks import locked
 from hanse_common.paths import LOG_CHECKPOINTS_FOLDER
 from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.roundlog.evidence import Proofs, check_announced

@@ -188,8 +188,11 @@ def _command(settings: CommandSettings, source: str) -> Callable[[Event], None]:
         try:
             process.communicate(_body(event, source), timeout=settings.seconds)
         except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):  # the group: it may have started others
-                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                if hasattr(os, "killpg"):  # the group: it may have started others
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
             process.wait()
             raise TimeoutError("took too long") from None
         if process.returncode:

@@ -1,12 +1,10 @@
-"""Health of a long-running command, read from its lock files and its port."""
+"""Health of a long-running command, and whether it listens at its port."""
 
 from __future__ import annotations
 
-import fcntl
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hanse_common.addresses import to_connect
@@ -32,25 +30,6 @@ class Health:
         """Return the checks for JSON."""
         checks = {name: problem or "ok" for name, problem in self.checks.items()}
         return {"ready": self.ready, "checks": checks}
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process holds `flock` on a file; the lock ends with its process.
-
-    Edge cases:
-        A file that does not exist or cannot be opened is not locked.
-    """
-    try:
-        with path.open("rb") as file:
-            try:
-                # A shared lock, released at once: only a process that starts at this moment could
-                # mistake this one for a holder.
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    except OSError:
-        return False
-    return False
 
 
 def listens(host: str, port: int, *, seconds: float = 2.0) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse_common import bundle
-from hanse_common.durable import locked, write_durably
+from hanse_common.durable import write_durably
 from hanse_common.errors import (
     BadManifest,
     DeploymentError,
@@ -30,6 +30,7 @@ from hanse_common.errors import (
     families,
 )
 from hanse_common.instructions import NDArray, model_digest
+from hanse_common.locks import locked
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.manifest_terms import settings_digest
 from hanse_common.paths import (

@@ -14,9 +14,9 @@ from hanse_common.errors import (
     RunNotFound,
     SuperLinkDown,
 )
+from hanse_common.locks import is_locked
 from hanse_common.manifest import Manifest, SignedManifest
 from hanse_common.monitoring.codes import known_codes
-from hanse_common.monitoring.health import is_locked
 from hanse_common.paths import (
     FLOWER_RUNS_FILE,
     MANIFEST_FILE,

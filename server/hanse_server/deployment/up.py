@@ -8,9 +8,7 @@ state/up.log          output of this process, if it is detached; `.1` to `.4` as
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -22,7 +20,8 @@ from dataclasses import dataclass
 
 from hanse_common.addresses import family_of, join_address, listening
 from hanse_common.errors import AlreadyThere, DeploymentError, SuperLinkDown
-from hanse_common.monitoring.health import is_locked, listens
+from hanse_common.locks import is_locked, lock_at_once
+from hanse_common.monitoring.health import listens
 from hanse_common.monitoring.service_manager import ServiceManager
 from hanse_common.paths import LOOPBACK_ROOT_FILE, UP_LOG_FILE, UP_PID_FILE
 from hanse_common.rotation import begin_anew, empty_if_full
@@ -249,11 +248,9 @@ def _alone(folder: FederationFolder) -> Iterator[None]:
     folder.state.mkdir(parents=True, exist_ok=True)
     # "a+" and not "w": opening must not erase the id of a process that holds the lock.
     with (folder.state / UP_PID_FILE).open("a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_at_once(file):
             file.seek(0)
-            raise _up_already(folder, int(file.read() or 0)) from None
+            raise _up_already(folder, int(file.read() or 0))
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -326,6 +323,10 @@ def _stop_lost_runs(folder: FederationFolder) -> None:
 
 def _allow_open_files(wanted: int) -> None:
     """Raise this process's limit of open files, as far as the system allows it."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
     # Only the soft limit: raising the hard one takes privileges.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,10 @@ def peak() -> int:
         match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
         if match:
             return int(match[1]) * 1024
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows, where psutil knows the peak
+        return int(psutil.Process().memory_info().peak_wset)
     # getrusage counts bytes on macOS and kilobytes elsewhere.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

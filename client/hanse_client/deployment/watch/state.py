@@ -28,9 +28,9 @@ from hanse_client.ingest.source_settings import Source
 from hanse_client.ingest.store_config import load_store
 from hanse_common.audit.evidence import Evidence
 from hanse_common.errors import HanseError
+from hanse_common.locks import is_locked
 from hanse_common.manifest import Manifest
 from hanse_common.monitoring.codes import OTHER, code_in
-from hanse_common.monitoring.health import is_locked
 from hanse_common.paths import (
     JOIN_LOCK_FILE,
     LEDGER_FILE,
