@@ -142,7 +142,9 @@ class Invitation(Settings):
             return cls.decode(path.read_bytes())
         except OSError as error:
             raise ProtocolError(
-                f"cannot read {path}: {error.strerror}", code="bad-invitation"
+                f"cannot read {path}: {error.strerror}",
+                code="bad-invitation",
+                hint="name the invitation.json that the coordinator handed out",
             ) from error
 
 
@@ -324,7 +326,9 @@ class Request:
             return cls.decode(path.read_bytes())
         except OSError as error:
             raise ProtocolError(
-                f"cannot read {path}: {error.strerror}", code="bad-enrolment-request"
+                f"cannot read {path}: {error.strerror}",
+                code="bad-enrolment-request",
+                hint="name the file that `hanse store enrol` wrote at the store",
             ) from error
 
 

@@ -314,7 +314,10 @@ class Certificate:
             kind, _, hexadecimal = path.read_text(encoding="ascii").strip().partition(" ")
             data = bytes.fromhex(hexadecimal)
         except OSError as error:
-            raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
+            raise KeyFileError(
+                f"cannot read {path}: {error.strerror}",
+                hint="name the file that `hanse server admit` wrote",
+            ) from error
         except ValueError:
             raise KeyFileError(f"{path} is not a certificate file") from None
         if kind != "hanse-certificate-1":

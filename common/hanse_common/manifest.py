@@ -391,7 +391,10 @@ class SignedManifest:
         try:
             return cls.decode(path.read_bytes())
         except OSError as error:
-            raise BadManifest(f"cannot read {path}: {error.strerror}") from error
+            raise BadManifest(
+                f"cannot read {path}: {error.strerror}",
+                hint="name the file that `hanse server manifest sign` wrote",
+            ) from error
 
     def save(self, path: Path) -> None:
         """Write the manifest file."""

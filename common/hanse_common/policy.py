@@ -16,7 +16,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
-from hanse_common.errors import PolicyViolation
+from hanse_common.errors import PolicyViolation, StoreNotReady
 from hanse_common.manifest import Hex32, Manifest, SignedManifest
 from hanse_common.privacy.budget import Budget
 from hanse_common.secagg.terms import SMALLEST_COHORT
@@ -60,9 +60,15 @@ class StorePolicy(Settings):
         """Read a policy file.
 
         Raises:
+            StoreNotReady: It pins no authority yet.
             ConfigError: The file cannot be read, or holds an unknown or malformed setting.
         """
-        return parse_settings(cls, read_toml(path))
+        table = read_toml(path)
+        if table.get("authority") == "":  # as `hanse store init` writes it
+            raise StoreNotReady(
+                f"{path} pins no authority", hint="`hanse store enrol --invitation FILE` first"
+            )
+        return parse_settings(cls, table)
 
     @property
     def budget(self) -> Budget:

@@ -252,6 +252,9 @@ def test_nothing_is_taken_in_before_an_authority_is_pinned(store, authority):
     assert "pins no authority" in refused(
         "store-not-ready", store, "enrol", "--certificate", certificate
     )
+    for words in (["notify"], ["metrics", "--check"]):
+        done = cli.invoke(app, [*words, "--folder", str(store.path)])
+        assert "pins no authority" in f"{done.output}{done.exception}", words
 
 
 def test_what_comes_back_is_taken_in(member):

@@ -117,10 +117,9 @@ def test_a_run_begins_without_a_store_and_takes_it_in_when_it_comes(shops):
     ledgers_are_true(shops, "late", before)
 
 
+# The run's own process and the SuperLink are killed in `test_deployment.py`.
 CRASHES = {
-    "the run's process": lambda shops: kill(pids_of("flwr-serverapp", shops.folder.path)[0]),
     "what starts runs": lambda shops: kill(pids_of("flower-superexec", shops.folder.path)[0]),
-    "the SuperLink": lambda shops: [kill(pid) for pid in shops.superlinks()],
     "the coordinator": lambda shops: kill(running(shops.folder)),
     "every machine": lambda shops: [
         kill(running(shops.folder)),

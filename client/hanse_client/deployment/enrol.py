@@ -21,7 +21,7 @@ from hanse_common.admission import Invitation, Request, node_key_digest, public_
 from hanse_common.config import RunSettings
 from hanse_common.decoding import decoding
 from hanse_common.durable import replacing_folder, sync_folder, write_durably
-from hanse_common.errors import ConfigError, PolicyViolation, ProtocolError, StoreNotReady
+from hanse_common.errors import ConfigError, PolicyViolation, ProtocolError
 from hanse_common.identity import Certificate, StoreKey, fingerprint
 from hanse_common.instructions import model_digest
 from hanse_common.manifest import Manifest, SignedManifest
@@ -323,15 +323,6 @@ def pinned_policy(folder: StoreFolder) -> StorePolicy:
         ConfigError: The policy is malformed.
     """
     folder.node()
-    try:
-        lines = folder.policy.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read {folder.policy}: {error.strerror}") from error
-    if AUTHORITY_LINE in lines:
-        raise StoreNotReady(
-            f"{folder.policy} pins no authority",
-            hint="`hanse store enrol --invitation FILE` first",
-        )
     return StorePolicy.from_toml(folder.policy)
 
 

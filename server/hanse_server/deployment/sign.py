@@ -15,7 +15,7 @@ from pathlib import Path
 from hanse_common import bundle
 from hanse_common.config import RunSettings
 from hanse_common.durable import write_durably
-from hanse_common.errors import ConfigError, DeploymentError, ExpiredCertificate
+from hanse_common.errors import BadManifest, ConfigError, DeploymentError, ExpiredCertificate
 from hanse_common.identity import AuthorityKey
 from hanse_common.instructions import NDArray
 from hanse_common.manifest import Manifest, SignedManifest
@@ -185,6 +185,11 @@ def signed_manifest(folder: FederationFolder) -> Manifest:
     Raises:
         BadManifest: There are none, or they are not this authority's.
     """
+    if not folder.manifest.exists():
+        raise BadManifest(
+            f"no terms are signed yet in {folder.path}",
+            hint="`hanse server manifest sign` signs them",
+        )
     return SignedManifest.load(folder.manifest).check(folder.authority)
 
 

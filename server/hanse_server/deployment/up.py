@@ -226,7 +226,9 @@ def take_down(folder: FederationFolder) -> int:
     """
     pid = running(folder)
     if pid is None:
-        raise SuperLinkDown(f"the federation in {folder.path} is not up")
+        raise SuperLinkDown(
+            f"the federation in {folder.path} is not up", hint="`hanse server up` starts it"
+        )
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20
     while running(folder) is not None:
