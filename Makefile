@@ -68,7 +68,7 @@ bench: $(STAMP) ## Every benchmark, each beside its reference
 # Docker's format keeps the health check. Both programs take `--build-arg` and the like in
 # IMAGE_ARGS; deploy/README.md has an example for a machine that reaches no image registry.
 BUILD = $(if $(shell command -v buildah),buildah bud --isolation chroot --format docker,docker build)
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSION = $(shell sed -n 's/^NEXT = "\(.*\)"/\1/p' release/version.py)
 BASE ?=
 IMAGE_ARGS ?=
 

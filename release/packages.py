@@ -9,8 +9,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from release.version import NEXT
+
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"] | {"version": NEXT}
 PARTS = ("client", "server", "audit", "postgres", "metrics", "explain", "simulate", "trackers")
 """The extras that are for use, not for development."""
 

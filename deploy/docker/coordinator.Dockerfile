@@ -11,6 +11,7 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_CONSTRAINT=/src/constraints.txt
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY release/ release/
 COPY common/ common/
 COPY client/ client/
 COPY server/ server/

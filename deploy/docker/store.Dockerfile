@@ -16,6 +16,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 # Alone, so that no other package can come from that index.
 RUN python -m venv /opt/hanse \
     && /opt/hanse/bin/pip install --index-url "${TORCH_INDEX}" --no-deps torch
+COPY release/ release/
 COPY common/ common/
 COPY client/ client/
 COPY server/ server/

@@ -26,6 +26,8 @@ from kits.page import resolve
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "README.zh.md",
+    ROOT / "CONTRIBUTING.md",
     ROOT / "deploy" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "Makefile",

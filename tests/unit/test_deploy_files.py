@@ -172,7 +172,7 @@ def test_each_copied_source_exists_and_is_let_into_the_build(path: Path):
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     for package in wheel["targets"]["wheel"]["packages"]:
         assert f"{Path(package).parts[0]}/" in sources
-    for needed in (PROJECT["readme"], *PROJECT["license-files"], "constraints.txt"):
+    for needed in ("README.md", *PROJECT["license-files"], "constraints.txt", "release/"):
         assert needed in sources
 
 
