@@ -22,8 +22,9 @@ from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.phase_settings import PhaseSettings, check_phases, schedule_of
 from hanse_common.phases import Phases
-from hanse_common.settings_files import Settings, parse_settings
+from hanse_common.settings_files import Settings, parse_settings, without_defaults
 from hanse_common.trainable import Trainable
+from hanse_common.training_settings import TrainingSettings as TrainingSettings
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
@@ -31,6 +32,8 @@ CO_SHOPPING: Final = "co-shopping"
 """The value of `data.partition_by` that is no column."""
 TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 """Name of an entry point of the group `hanse.tasks`; a store refuses one that it lacks."""
+
+MetricName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_@.-]{0,39}$")]
 
 
 class Split(Settings):
@@ -67,8 +70,9 @@ _FROM_A_PATH = ("stores", "sequences", "reviews")
 class DataSettings(Settings):
     """The source of the stores' data, and the classes that the basket head ranks."""
 
-    source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own"]
-    """`stores`: a folder of stores for a simulation; `sequences` and `reviews`: one file whose
+    source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own", "app"]
+    """`app`: a Flower app of somebody else, which reads its data itself. `stores`: a folder of
+    stores for a simulation; `sequences` and `reviews`: one file whose
     customers are distributed over stores; `own`: a deployment, where each store reads the data
     that its own `store.toml` names."""
     partition: Partition = "regions"
@@ -173,36 +177,6 @@ class ModelSettings(Settings):
         if self.checkpoint is None:
             chosen.check(layers=self.n_layer, width=self.n_embd)
         return self
-
-
-class TrainingSettings(Settings):
-    """Optimisation; one customer is one example."""
-
-    sample_rate: float = Field(default=0.1, gt=0, le=1)
-    """Probability of each customer to be in a local step (Poisson sampling)."""
-    local_steps: int = Field(default=1, ge=1)
-    """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
-    learning_rate: float = Field(default=0.1, gt=0)
-    """At the start; it falls linearly, to `final_learning_rate` times itself in the last round."""
-    final_learning_rate: float = Field(default=0.1, gt=0, le=1)
-    expected_batch_size: float = Field(default=16.0, gt=0)
-    """Public constant by which sums of gradients are divided. The true size of a batch depends on
-    customers and is never used."""
-    non_private_optimizer: Literal["sgd", "adam"] = "sgd"
-    non_private_learning_rate: float = Field(default=0.5, gt=0)
-    """Initial learning rate of the optimizer in training without privacy."""
-    anchors: int = Field(default=8, ge=1)
-    """Points in time per customer and step from which the future is predicted; drawn anew in
-    every step, but fixed where a model of categories trains its head alone."""
-    outlook_weight: float = Field(default=1.0, ge=0)
-    """Weight of the loss of rises and falls, relative to that of the next basket."""
-    rate_weight: float = Field(default=0.1, ge=0)
-    """Weight of the loss of the visits expected in the next 7, 14 and 28 days."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of forward passes without privacy. Private training is always float32, since the clip must
-    bound every customer's gradient exactly."""
-    loss_clip: float = Field(default=20.0, gt=0)
-    """Clip of one customer's loss in the sums that leave a store under masks."""
 
 
 class NextItemSettings(Settings):
@@ -335,6 +309,14 @@ class RunSettings(Settings):
     """Also train the arms to compare with: each store alone, and training without privacy."""
     sweep: SweepSettings | None = None
     """Also train at several epsilons in both modes; no sweep if unset."""
+    metrics: tuple[MetricName, ...] = ()
+    """Names of the sums that an app or a task of another package releases in an evaluation, beside
+    its number of customers."""
+
+    @model_serializer(mode="wrap")
+    def _without_metrics(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stores of an earlier version know no such key.
+        return without_defaults(self, write(self), "metrics")
 
     @model_validator(mode="after")
     def _distributed_noise_can_hold(self) -> Self:

@@ -28,6 +28,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def without_defaults(settings: Settings, table: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Leave keys at their default out of a serialized table.
+
+    Participants of the version before a key came refuse it as unknown; they need not, as long as
+    nobody sets it.
+
+    Args:
+        settings: What was serialized.
+        table: Its table.
+        names: The keys.
+    """
+    fields = type(settings).model_fields
+    unset = {name for name in names if getattr(settings, name) == fields[name].default}
+    return {name: value for name, value in table.items() if name not in unset}
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as plain values.
 
