@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from hanse_common._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from hanse_client.app import StoreApp
+    from hanse_client.app import StoreApp, secure
     from hanse_client.clipping.per_customer import check_exactness, customer_clipper
     from hanse_client.enrolment import Enrolment
     from hanse_client.features.histories import Histories
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from hanse_client.ingest.store_config import StoreConfig, load_store
     from hanse_client.model.base_model import make_base_model
     from hanse_client.node import Node, Randomness
+    from hanse_client.rounds.own_app import clipped_sum, customer_sums
     from hanse_client.tasks import task_of
     from hanse_client.tasks.base import Batch, Draw, Figures, InitialModel, StoreData, Task
     from hanse_client.tasks.interest import InterestConfig, InterestModel
-    from hanse_client.training.train import train_round
+    from hanse_client.training.train import load_arrays, train_round, trained_arrays
 
 __all__ = [
     "Admitted",
@@ -54,18 +55,26 @@ __all__ = [
     "admit",
     "ask",
     "check_exactness",
+    "clipped_sum",
     "customer_clipper",
+    "customer_sums",
+    "load_arrays",
     "load_store",
     "make_base_model",
     "open_model",
     "open_store",
     "prepare_store",
+    "secure",
     "task_of",
     "train_round",
+    "trained_arrays",
 ]
 
 _EXPORTS: Final = {
-    "app": ("StoreApp",),
+    "app": (
+        "StoreApp",
+        "secure",
+    ),
     "clipping.per_customer": (
         "check_exactness",
         "customer_clipper",
@@ -101,6 +110,10 @@ _EXPORTS: Final = {
         "Node",
         "Randomness",
     ),
+    "rounds.own_app": (
+        "clipped_sum",
+        "customer_sums",
+    ),
     "tasks": ("task_of",),
     "tasks.base": (
         "Batch",
@@ -114,7 +127,11 @@ _EXPORTS: Final = {
         "InterestConfig",
         "InterestModel",
     ),
-    "training.train": ("train_round",),
+    "training.train": (
+        "load_arrays",
+        "train_round",
+        "trained_arrays",
+    ),
 }
 
 __getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -84,10 +84,10 @@ class NodeSettings(Settings):
     """`node.json`: what a node needs before the first message. Paths are relative to its folder."""
 
     name: str
-    histories: Path
-    base_model: Path
+    histories: Path = Path("histories.npz")
+    base_model: Path = Path("base-model")
     """Folder of the initial model, as `save_pretrained` wrote it; messages carry only the trained
-    parameters."""
+    parameters. An app of somebody else has neither file: it reads data and model itself."""
     enrolment: Path | None = None
     """Folder of the store's membership in a federation; see `enrolment.py`. Without it,
     `hanse_client.app` answers no message."""

@@ -11,7 +11,7 @@ change the model or its privacy are of other types.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
@@ -22,8 +22,9 @@ from hanse_common.decoding import decoding, json_object
 from hanse_common.errors import ConfigError, ContradictingOptions
 from hanse_common.phase_settings import PhaseSettings, check_phases, schedule_of
 from hanse_common.phases import Phases
-from hanse_common.settings_files import Settings, parse_settings
+from hanse_common.settings_files import Settings, is_default, parse_settings
 from hanse_common.trainable import Trainable
+from hanse_common.training_settings import TrainingSettings as TrainingSettings
 
 Level = Literal["category", "type", "product"]
 Partition = Literal["regions", "home", "visits"]
@@ -31,6 +32,8 @@ CO_SHOPPING: Final = "co-shopping"
 """The value of `data.partition_by` that is no column."""
 TaskName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 """Name of an entry point of the group `hanse.tasks`; a store refuses one that it lacks."""
+
+MetricName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_@.-]{0,39}$")]
 
 
 class Split(Settings):
@@ -59,14 +62,6 @@ class Split(Settings):
         return self
 
 
-def _is_default(default: object) -> Callable[[object], bool]:
-    """For `exclude_if` of a setting that stores of an earlier version do not know.
-
-    They refuse unknown keys, so that it is written only where it says something.
-    """
-    return lambda value: value == default
-
-
 _RANKS_IN_VALIDATION = ("interest", "next-item")
 """Tasks whose validation metrics have an NDCG, by which the best round is chosen."""
 _FROM_A_PATH = ("stores", "sequences", "reviews")
@@ -75,8 +70,9 @@ _FROM_A_PATH = ("stores", "sequences", "reviews")
 class DataSettings(Settings):
     """The source of the stores' data, and the classes that the basket head ranks."""
 
-    source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own"]
-    """`stores`: a folder of stores for a simulation; `sequences` and `reviews`: one file whose
+    source: Literal["complete-journey", "synthetic", "stores", "sequences", "reviews", "own", "app"]
+    """`app`: a Flower app of somebody else, which reads its data itself. `stores`: a folder of
+    stores for a simulation; `sequences` and `reviews`: one file whose
     customers are distributed over stores; `own`: a deployment, where each store reads the data
     that its own `store.toml` names."""
     partition: Partition = "regions"
@@ -90,11 +86,11 @@ class DataSettings(Settings):
     path: Path | None = None
     """`stores`: a folder with one `store.toml` per sub-folder, or one `store.toml` that
     `partition_by` divides; `sequences`, `reviews`: the file."""
-    partition_by: str | None = Field(default=None, min_length=1, exclude_if=_is_default(None))
+    partition_by: str | None = Field(default=None, min_length=1, exclude_if=is_default(None))
     """`stores` with one `store.toml`: the column of its events whose values are the stores, or
     `co-shopping` for regions of branches that share customers."""
     small_stores: Literal["refuse", "join"] = Field(
-        default="refuse", exclude_if=_is_default("refuse")
+        default="refuse", exclude_if=is_default("refuse")
     )
     """With `partition_by`, of stores with fewer than `min_customers`: refuse the run, or join them
     into one store."""
@@ -174,41 +170,6 @@ class ModelSettings(Settings):
         if self.checkpoint is None:
             chosen.check(layers=self.n_layer, width=self.n_embd)
         return self
-
-
-class TrainingSettings(Settings):
-    """Optimisation; one customer is one example."""
-
-    sample_rate: float = Field(default=0.1, gt=0, le=1)
-    """Probability of each customer to be in a local step (Poisson sampling)."""
-    local_steps: int = Field(default=1, ge=1)
-    """Steps between two exchanges; more than one goes with `privacy.mode` local or none."""
-    learning_rate: float = Field(default=0.1, gt=0)
-    """At the start; it falls linearly, to `final_learning_rate` times itself in the last round."""
-    reference_noise: float | None = Field(default=None, gt=0, exclude_if=_is_default(None))
-    """Noise for which `learning_rate` was chosen: standard deviation of one number of a step's
-    mean gradient, in clips. In mode `distributed` a federation with r times as much steps by
-    1/r² of the rate, as the gain of a step grows with the rate and the harm of its noise with
-    the square. Steps are never longer than the rate says; without a reference they follow it."""
-    final_learning_rate: float = Field(default=0.1, gt=0, le=1)
-    expected_batch_size: float = Field(default=16.0, gt=0)
-    """Public constant by which sums of gradients are divided. The true size of a batch depends on
-    customers and is never used."""
-    non_private_optimizer: Literal["sgd", "adam"] = "sgd"
-    non_private_learning_rate: float = Field(default=0.5, gt=0)
-    """Initial learning rate of the optimizer in training without privacy."""
-    anchors: int = Field(default=8, ge=1)
-    """Points in time per customer and step from which the future is predicted; drawn anew in
-    every step, but fixed where a model of categories trains its head alone."""
-    outlook_weight: float = Field(default=1.0, ge=0)
-    """Weight of the loss of rises and falls, relative to that of the next basket."""
-    rate_weight: float = Field(default=0.1, ge=0)
-    """Weight of the loss of the visits expected in the next 7, 14 and 28 days."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of forward passes without privacy. Private training is always float32, since the clip must
-    bound every customer's gradient exactly."""
-    loss_clip: float = Field(default=20.0, gt=0)
-    """Clip of one customer's loss in the sums that leave a store under masks."""
 
 
 class NextItemSettings(Settings):
@@ -341,6 +302,9 @@ class RunSettings(Settings):
     """Also train the arms to compare with: each store alone, and training without privacy."""
     sweep: SweepSettings | None = None
     """Also train at several epsilons in both modes; no sweep if unset."""
+    metrics: tuple[MetricName, ...] = Field(default=(), exclude_if=is_default(()))
+    """Names of the sums that an app or a task of another package releases in an evaluation, beside
+    its number of customers."""
 
     @model_validator(mode="after")
     def _distributed_noise_can_hold(self) -> Self:

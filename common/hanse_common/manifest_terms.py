@@ -425,7 +425,8 @@ def _evaluation(
 ) -> tuple[SectionTerms, ...]:
     if plan is not None and plan.evaluation_noise_multiplier is None:
         return ()
-    return (_counts(EVALUATION, evaluation_names(settings.task), settings, stores),)
+    names = evaluation_names(settings.task, settings.metrics)
+    return (_counts(EVALUATION, names, settings, stores),)
 
 
 def _counts(name: str, names: tuple[str, ...], settings: RunSettings, stores: int) -> SectionTerms:

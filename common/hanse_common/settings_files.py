@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import reprlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,14 @@ class Settings(BaseModel):
     """Base class of tables read from files and messages: frozen; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def is_default(default: object) -> Callable[[object], bool]:
+    """For `exclude_if` of a setting that stores of an earlier version do not know.
+
+    They refuse unknown keys, so that it is written only where it says something.
+    """
+    return lambda value: value == default
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ array([1., 1., 0., 0.])
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,16 +58,21 @@ _EVALUATIONS: Final[Mapping[TaskName, tuple[str, ...]]] = {
 }
 
 
-def evaluation_names(task: TaskName) -> tuple[str, ...]:
+def evaluation_names(task: TaskName, metrics: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the names of the sums of a task's evaluation, in the order of the vector.
 
-    The coordinator knows no tasks, so a task of another package sends its number of customers
-    alone; the rest of its figures stays at the store.
+    Args:
+        task: The task.
+        metrics: The names that the settings list. The coordinator knows no tasks, so a task or an
+            app of another package sends these beside its number of customers; the rest of its
+            figures stays at the store.
 
     >>> evaluation_names("interest")[:2]
     ('customers', 'hr@10')
+    >>> evaluation_names("digits", ["accuracy"])
+    ('customers', 'accuracy')
     """
-    return _EVALUATIONS.get(task, ("customers",))
+    return _EVALUATIONS.get(task, ("customers", *metrics))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,10 +239,12 @@ def encode_evaluation(
     return _encode({EVALUATION: values}, manifest, "evaluate", draws)
 
 
-def decode_evaluation(total: Integers, manifest: Manifest, task: TaskName) -> dict[str, float]:
+def decode_evaluation(
+    total: Integers, manifest: Manifest, task: TaskName, metrics: Sequence[str] = ()
+) -> dict[str, float]:
     """Decode the sum of evaluation vectors, or one of them: inverse of `encode_evaluation`."""
     sums, _ = _decode(total, manifest, "evaluate")
-    return _named(evaluation_names(task), sums[EVALUATION])
+    return _named(evaluation_names(task, metrics), sums[EVALUATION])
 
 
 def flatten(arrays: Mapping[str, NDArray]) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from flwr.app import Context
 from flwr.app.user_config import UserConfig
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from flwr.superlink.grid import HttpGrid
 
 from hanse_common.paths import AUTHORITY_FILE, COORDINATOR_KEY_FILE, MANIFEST_FILE, SETTINGS_FILE
+
+_GridT = TypeVar("_GridT", bound=SecureGrid)
 
 app = ServerApp()
 
@@ -140,7 +142,8 @@ def secure_grid(
     gate: Callable[[Certificate], None] | None = None,
     progress: Progress | None = None,
     measures_at_home: bool = False,
-) -> SecureGrid:
+    kind: type[_GridT] = SecureGrid,  # type: ignore[assignment]
+) -> _GridT:
     """Build the grid that runs secure aggregation under the manifest in the run's folder.
 
     Args:
@@ -151,6 +154,7 @@ def secure_grid(
         gate: Raises for a certificate that the coordinator refuses; see `SecureGrid`.
         progress: Records each stage as it begins.
         measures_at_home: See `SecureGrid`.
+        kind: The class of the grid.
 
     Raises:
         ConfigError: The authority's key is missing or malformed.
@@ -174,7 +178,7 @@ def secure_grid(
         log = RoundLog.open(
             federation / ROUND_LOG_FILE, CoordinatorKey.load(federation / COORDINATOR_KEY_FILE)
         )
-    return SecureGrid(
+    return kind(
         stores,
         manifest,
         authority,

@@ -19,10 +19,12 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
 
 from hanse_common.errors import (
     BadManifest,
@@ -50,9 +52,10 @@ from hanse_common.roundlog.checkpoint import Checkpoint
 from hanse_common.secagg import Attempt, Coordinator
 from hanse_common.secagg.terms import MAX_ATTEMPTS, Terms
 from hanse_server.blame import Blame, Plan
-from hanse_server.exchange import LEFT_OUT, AttemptResult, StageRunner
+from hanse_server.exchange import AttemptResult, StageRunner
+from hanse_server.exchange_state import ExchangeState
 from hanse_server.roundlog import AttemptLog, RoundLog, Witnesses
-from hanse_server.stage_log import ExchangeResult, Progress, StageOutcome, code_of
+from hanse_server.stage_log import ExchangeResult, Progress, code_of
 from hanse_server.store_grid import ForwardingGrid, LateAnswers, StoreGrid, describe_refusals
 from hanse_server.sums import SumReader, kind_of
 
@@ -130,6 +133,23 @@ class SecureGrid(ForwardingGrid):
         # Every process draws its own: a coordinator that starts again begins a new run, since a
         # store's journal admits no round of a run twice. 62 bits fit Flower's signed integers.
         self._run_number = secrets.randbits(62)
+
+    @staticmethod
+    def from_federation(folder: Path | str, grid: Grid, *, patience: float = 120.0) -> SecureGrid:
+        """Make the grid of somebody else's ServerApp, for Flower's own `Strategy.start`.
+
+        Args:
+            folder: Holds the signed terms (`manifest.json`), the authority's public key, the
+                settings, and the key of the round log, which is written there.
+            grid: The grid that Flower gave to the ServerApp.
+            patience: Seconds to wait for the stores to connect.
+
+        Raises:
+            ConfigError, BadManifest, KeyFileError, RoundLogError: A file is missing or wrong.
+        """
+        from hanse_server.federation_grid import federation_grid
+
+        return federation_grid(folder, grid, patience=patience)
 
     @property
     def stores(self) -> Mapping[int, str]:
@@ -243,7 +263,7 @@ class SecureGrid(ForwardingGrid):
         if kind is None:
             return self._stores.exchange(sent, timeout=timeout)
         terms = self._manifest.terms(self._exchanged(sent, kind))
-        so_far = _SoFar(
+        so_far = ExchangeState(
             kind=kind,
             round=_round(sent),
             picked=tuple(self._stores.stores[message.metadata.dst_node_id] for message in sent),
@@ -269,7 +289,7 @@ class SecureGrid(ForwardingGrid):
         return self._lost_to(self._failed(lost, so_far), so_far)
 
     def _attempt(
-        self, sent: Sequence[Message], so_far: _SoFar, plan: Plan, timeout: float | None
+        self, sent: Sequence[Message], so_far: ExchangeState, plan: Plan, timeout: float | None
     ) -> ExchangeResult:
         """Announce an attempt, run its five stages, record the outcome, and read the sum."""
         instructions, opening, arrays, announced = self._announce(sent, so_far, plan)
@@ -326,7 +346,7 @@ class SecureGrid(ForwardingGrid):
         )
 
     def _announce(
-        self, sent: Sequence[Message], so_far: _SoFar, plan: Plan
+        self, sent: Sequence[Message], so_far: ExchangeState, plan: Plan
     ) -> tuple[Instructions, dict[int, RecordDict], dict[str, NDArray], Checkpoint | None]:
         """Prepare the first message of an attempt, after announcing it in the log.
 
@@ -362,7 +382,11 @@ class SecureGrid(ForwardingGrid):
         return instructions, dict.fromkeys(nodes, opening), arrays, checkpoint
 
     def _judge_failure(
-        self, result: AttemptResult, instructions: Instructions, error: HanseError, so_far: _SoFar
+        self,
+        result: AttemptResult,
+        instructions: Instructions,
+        error: HanseError,
+        so_far: ExchangeState,
     ) -> None:
         """Exclude the stores that an error names; search for those that it does not.
 
@@ -392,7 +416,7 @@ class SecureGrid(ForwardingGrid):
         self,
         result: AttemptResult,
         instructions: Instructions,
-        so_far: _SoFar,
+        so_far: ExchangeState,
         *,
         wrong: str | None,
     ) -> None:
@@ -409,7 +433,7 @@ class SecureGrid(ForwardingGrid):
         if so_far.note:
             _log.warning("round %d: %s", instructions.round, so_far.note)
 
-    def _remember(self, result: AttemptResult, number: int, so_far: _SoFar) -> None:
+    def _remember(self, result: AttemptResult, number: int, so_far: ExchangeState) -> None:
         """Record the lost stores, and on disk the silent, the late and the accused ones."""
         so_far.take(result)
         # Before this attempt's messages are added, whose answers are not late yet.
@@ -419,7 +443,7 @@ class SecureGrid(ForwardingGrid):
         self._blame.complained(result.accused)
         self._blame.exclude(result.guilty, number=number)
 
-    def _failed(self, error: RoundFailed, so_far: _SoFar) -> RoundFailed | BudgetSpent:
+    def _failed(self, error: RoundFailed, so_far: ExchangeState) -> RoundFailed | BudgetSpent:
         """The error of a round whose attempts all failed, with the missing and excluded stores."""
         message = f"{error.message}; {describe_refusals(so_far.lost)}"
         spent = [name for name, why in so_far.lost.items() if code_of(why) == BudgetSpent.code]
@@ -432,7 +456,7 @@ class SecureGrid(ForwardingGrid):
             hint += "; `hanse server blame --readmit STORE` readmits a store that was left out"
         return RoundFailed(message, hint=hint, culprits=error.culprits)
 
-    def _so_far(self, so_far: _SoFar) -> ExchangeResult:
+    def _so_far(self, so_far: ExchangeState) -> ExchangeResult:
         away = dict.fromkeys(self._absent.difference(so_far.picked), AWAY)
         return ExchangeResult(
             refusals={**self.absent, **dict(sorted({**away, **so_far.lost}.items()))},
@@ -443,7 +467,7 @@ class SecureGrid(ForwardingGrid):
             note=so_far.note,
         )
 
-    def _lost_to(self, error: HanseError, so_far: _SoFar) -> ExchangeResult:
+    def _lost_to(self, error: HanseError, so_far: ExchangeState) -> ExchangeResult:
         # Its traceback would keep the attempt's vectors in memory for as long as the result.
         return self._so_far(so_far).lost_to(error.with_traceback(None))
 
@@ -458,36 +482,6 @@ class SecureGrid(ForwardingGrid):
         """The kind of the exchange that messages begin, if its result is a sum; None otherwise."""
         kind = kind_of(sent)
         return kind if kind == "train" or self._manifest.evaluation else None
-
-
-@dataclass(kw_only=True, slots=True)
-class _SoFar:
-    """The results of an exchange's attempts so far; the object lives as long as the exchange."""
-
-    kind: Kind
-    round: int
-    picked: tuple[str, ...]
-    attempts: int = 0
-    lost: dict[str, str] = field(default_factory=dict)
-    """The reason for each store that the last attempt went on without."""
-    gone: frozenset[str] = frozenset()
-    """Stores that the last attempt lost although they were not left out."""
-    roster: tuple[str, ...] = ()
-    stages: list[StageOutcome] = field(default_factory=list)
-    releases: dict[str, str] = field(default_factory=dict)
-    note: str = ""
-
-    def begin(self, number: int, plan: Plan) -> None:
-        self.attempts = number
-        self.lost = {name: f"{LEFT_OUT}: {why}" for name, why in plan.not_asked.items()}
-
-    def take(self, result: AttemptResult) -> None:
-        self.gone = frozenset(name for name, why in result.lost.items() if LEFT_OUT not in why)
-        liars = "at stage 'unmask': its shares are not those that were dealt to it"
-        self.lost |= {**result.lost, **dict.fromkeys(result.liars, liars)}
-        self.roster = result.roster
-        self.stages += result.stages
-        self.releases |= result.releases
 
 
 def _round(sent: Sequence[Message]) -> int:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def make_strategy(run: RunSettings) -> flower.FedAvg:
             hides.
     """
     settings = run.federation
-    kind = STRATEGIES.get(settings.strategy)
+    kind = STRATEGIES.get(settings.strategy) or _installed(settings.strategy)
     if kind is None:
         reason = _WHY_NOT.get(settings.strategy)
         raise ConfigError(
@@ -125,6 +126,23 @@ def make_strategy(run: RunSettings) -> flower.FedAvg:
         return kind(**options)
     except ValueError as error:
         raise ConfigError(f"federation.strategy_options of {settings.strategy}: {error}") from error
+
+
+def _installed(name: str) -> type[flower.FedAvg] | None:
+    """The strategy of a name that another package has installed, in the group `hanse.strategies`.
+
+    It must be a kind of Flower's `FedAvg` that uses only the mean of the updates: under masks
+    nothing else exists.
+    """
+    for entry in entry_points(group="hanse.strategies", name=name):
+        kind = entry.load()
+        if not (isinstance(kind, type) and issubclass(kind, flower.FedAvg)):
+            raise ConfigError(
+                f"federation.strategy={name!r}: {entry.value} is no kind of Flower's FedAvg",
+                hint="derive the strategy from flwr.serverapp.strategy.FedAvg",
+            )
+        return kind
+    return None
 
 
 def parameters(kind: type[flower.FedAvg]) -> dict[str, float | int]:

@@ -190,7 +190,9 @@ class SumReader:
         """
         settings, stores = _settings(instructions.settings), len(aggregate.survivors)
         if instructions.kind == "evaluate":
-            figures = decode_evaluation(aggregate.total, self._manifest, settings.task)
+            figures = decode_evaluation(
+                aggregate.total, self._manifest, settings.task, settings.metrics
+            )
             return Reading(reply=_reply(first, {}, figures))
         phase = self._manifest.schedule.at(instructions.round)
         if phase.release == "statistics":

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hanse_simulations.experiment.arms import ARMS, Arm
     from hanse_simulations.experiment.runner import Runner, runner
     from hanse_simulations.experiment.study import Study, StudyResult, run_study
+    from hanse_simulations.own_federation import make_federation
     from hanse_simulations.planning.forecast import Forecast, Population, forecast
     from hanse_simulations.planning.solve import Solved, solve
     from hanse_simulations.privacy_audit.run import AttackResult, attack
@@ -46,6 +47,7 @@ __all__ = [
     "create_run",
     "forecast",
     "list_runs",
+    "make_federation",
     "make_stores",
     "run_federation",
     "run_study",
@@ -77,6 +79,7 @@ _EXPORTS: Final = {
         "StudyResult",
         "run_study",
     ),
+    "own_federation": ("make_federation",),
     "planning.forecast": (
         "Forecast",
         "Population",

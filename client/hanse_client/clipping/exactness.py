@@ -10,6 +10,7 @@ that uses it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -95,8 +96,21 @@ def _chosen(data: StoreData, lots: np.random.Generator) -> npt.NDArray[np.int64]
 def check_key(node: Node, model: nn.Module, settings: RunSettings) -> str:
     """Digest, in hexadecimal, of everything that a check depends on."""
     trained = {n: list(p.shape) for n, p in sorted(model.named_parameters()) if p.requires_grad}
+    return model_key(
+        trained, settings, base=(base_model_digest(node.settings.base_model) or b"").hex()
+    )
+
+
+def model_key(trained: Mapping[str, list[int]], settings: RunSettings, **about: str) -> str:
+    """The same for a model by the shapes of its trained parameters.
+
+    Args:
+        trained: Shapes by name.
+        settings: The run's settings.
+        about: Digests of the files that the rest of the model is read from.
+    """
     parts: dict[str, Any] = {
-        "base": (base_model_digest(node.settings.base_model) or b"").hex(),
+        **about,
         "settings": settings_digest(settings).hex(),
         "trained": trained,
         "versions": {name: _version(name) for name in _VERSIONS},

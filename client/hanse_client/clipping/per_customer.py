@@ -148,6 +148,7 @@ def _difference(name: str, actual: Tensor | None, expected: Tensor, *, clip: flo
         raise PrivacyError(
             f"layer {name!r}: per-customer gradients are off by {difference:.2g} of their size",
             code="inexact-clipping",
-            hint="nothing was trained or sent; this model cannot be clipped per customer here",
+            hint="nothing was trained or sent; this model cannot be clipped per customer here "
+            "(does it have dropout, or layers that mix the rows of a batch?)",
         )
     return difference

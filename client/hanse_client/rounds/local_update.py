@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from hanse_client.features.prepare import check_prepared
 from hanse_client.guard import Admitted, Order
@@ -47,11 +47,46 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def compute_update(admitted: Admitted) -> Answer:
+class Learner(Protocol):
+    """What trains and evaluates at a store: the tasks of a shop, or an app of somebody else.
+
+    Guard, journal, ledger, masks and noise are the same for both.
+    """
+
+    def current(self, admitted: Admitted, order: Order) -> None:
+        """Check that what was prepared is that of the store's data today.
+
+        Raises:
+            DataError: It has to be prepared again.
+        """
+        ...
+
+    def ready(self, admitted: Admitted, order: Order) -> None:
+        """Check that the store can train as ordered; an error of it is visible as a refusal.
+
+        Guarantees:
+            What it does depends on signed terms and on the store, on nothing that a coordinator
+            can choose: a refusal then says nothing about single customers.
+        """
+        ...
+
+    def vector(self, admitted: Admitted, order: Order, *, noise_alone: bool = False) -> Integers:
+        """Train or evaluate, and encode the result as the manifest says.
+
+        Args:
+            admitted: The checked message.
+            order: Its order.
+            noise_alone: Read no data, and encode a result of zeros with its noise.
+        """
+        ...
+
+
+def compute_update(admitted: Admitted, learner: Learner | None = None) -> Answer:
     """Train or evaluate as ordered, store the vector for masking, and return the Hello.
 
     Args:
         admitted: A checked order to begin an exchange.
+        learner: What trains here; the shop's task if left out.
 
     Returns:
         The Hello, with the cosignature of the coordinator's round log.
@@ -75,7 +110,7 @@ def compute_update(admitted: Admitted) -> Answer:
     # `begin` enters the attempt in the journal before any data are read, so that the coordinator
     # cannot ask again until an answer pleases it; it also deletes the vector that waits.
     hello = exchange.begin(order.header, order.kind)
-    vector = _compute(admitted, order, unmasked)
+    vector = _compute(admitted, order, unmasked, learner or ShopLearner())
     # On disk before the Hello leaves.
     exchange.put_aside(
         Waiting(
@@ -113,7 +148,9 @@ def _base_model(folder: Path, task: str) -> nn.Module:
     return task_of(task).load_model(folder)
 
 
-def _compute(admitted: Admitted, order: Order, unmasked: Waiting | None) -> Integers:
+def _compute(
+    admitted: Admitted, order: Order, unmasked: Waiting | None, learner: Learner
+) -> Integers:
     """Train or evaluate, and quantise the result; or return the one of an unmasked attempt.
 
     Raises:
@@ -124,30 +161,25 @@ def _compute(admitted: Admitted, order: Order, unmasked: Waiting | None) -> Inte
         With privacy, a failure after the coordinator's model was loaded is answered with noise
         alone, like a success.
     """
-    node, settings = admitted.node, order.settings
     # This part may fail visibly: it depends on signed settings, and the check of clipping has
     # weights of its own, so that a coordinator learns nothing that it can choose.
     try:
         # First: a customer who was erased meanwhile may be in the unmasked vector too.
-        check_prepared(node, settings)
+        learner.current(admitted, order)
         if unmasked is not None:
             return unmasked.vector
-        model = base_model(node, settings)
-        if order.kind == TRAIN and order.charge is not None:
-            check_ready(node, model, settings, order.instructions.round)
-        else:
-            task_of(settings.task).load_data(node)
+        learner.ready(admitted, order)
     except Exception as error:
         _log_locally(admitted, order, error)
         raise unable() from None
     # This part may not: a model can be crafted to fail for certain customers only.
     try:
-        return _vector(admitted, order, model)
+        return learner.vector(admitted, order)
     except Exception as error:
         _log_locally(admitted, order, error)
         if order.charge is None:
             raise unable() from None
-        return _vector(admitted, order, model, noise_alone=True)
+        return learner.vector(admitted, order, noise_alone=True)
 
 
 def _log_locally(admitted: Admitted, order: Order, error: Exception) -> None:
@@ -157,6 +189,28 @@ def _log_locally(admitted: Admitted, order: Order, error: Exception) -> None:
         admitted.node.log(round=number, error=f"{type(error).__name__}: {error}")
     _log.warning("cannot compute on this store's data: its log.jsonl says why")
     _log.debug("cannot compute", exc_info=True)
+
+
+class ShopLearner:
+    """Trains the task that the settings name, on the histories that the shop has prepared."""
+
+    def current(self, admitted: Admitted, order: Order) -> None:
+        """See `Learner`."""
+        check_prepared(admitted.node, order.settings)
+
+    def ready(self, admitted: Admitted, order: Order) -> None:
+        """See `Learner`; checks that clipping is exact, or that the data can be read."""
+        node, settings = admitted.node, order.settings
+        model = base_model(node, settings)
+        if order.kind == TRAIN and order.charge is not None:
+            check_ready(node, model, settings, order.instructions.round)
+        else:
+            task_of(settings.task).load_data(node)
+
+    def vector(self, admitted: Admitted, order: Order, *, noise_alone: bool = False) -> Integers:
+        """See `Learner`."""
+        model = base_model(admitted.node, order.settings)
+        return _vector(admitted, order, model, noise_alone=noise_alone)
 
 
 def _vector(
@@ -186,7 +240,7 @@ def _vector(
         )
         draws = _draws(node, exchange, attempt)
         return encode_statistics(values, manifest, order.kind, plan=plan, draws=draws)
-    names = evaluation_names(settings.task)
+    names = evaluation_names(settings.task, settings.metrics)
     sums = dict.fromkeys(names, 0.0)
     if not noise_alone:
         figures = evaluate_module.evaluate_round(

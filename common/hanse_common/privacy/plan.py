@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+from hanse_common.app_settings import app_settings
 from hanse_common.config import RunSettings
 from hanse_common.errors import PrivacyError
 from hanse_common.phases import EVALUATE, TRAIN, Phases
@@ -199,6 +200,37 @@ class PrivacyPlan:
             phases=schedule,
             phase_noise={name: value or 0.0 for name, value in phase_noise.items()},
         )
+
+    @classmethod
+    def solve(
+        cls,
+        *,
+        target_epsilon: float,
+        target_delta: float,
+        rounds: int,
+        sample_rate: float,
+        max_grad_norm: float = 1.0,
+        evaluation_noise_multiplier: float | None = None,
+    ) -> Self:
+        """Make the plan of an app of somebody else, with the least noise that keeps the promise.
+
+        One step a round, in mode `distributed`; the arguments are those of the class.
+
+        Raises:
+            PrivacyError: No noise keeps the promise.
+        """
+        settings = app_settings(
+            target_epsilon=target_epsilon,
+            target_delta=target_delta,
+            rounds=rounds,
+            sample_rate=sample_rate,
+            max_grad_norm=max_grad_norm,
+            evaluation_noise_multiplier=evaluation_noise_multiplier,
+        )
+        plan = cls.from_settings(settings)
+        if plan is None:  # `app_settings` is private
+            raise PrivacyError("the settings have no privacy")
+        return plan
 
     @property
     def schedule(self) -> Phases:
