@@ -46,7 +46,7 @@ def make(rows, *, level="category"):
         )
     )
     data = Ingested(
-        events=events,
+        rows=events,
         catalogue=catalogue,
         rejects={},
         rows_read=len(rows),

@@ -58,7 +58,7 @@ def ingested(seed: int, *, customers: int = 30, events: int = 900) -> Ingested:
         }
     )
     return Ingested(
-        events=conform_events(frame.sort("user_id", "timestamp", maintain_order=True)),
+        rows=conform_events(frame.sort("user_id", "timestamp", maintain_order=True)),
         catalogue=conform_catalogue(goods),
         rejects={},
         rows_read=events,
@@ -152,7 +152,7 @@ def test_parts_have_the_same_bits_as_all_at_once(rows, seed, monkeypatch, tmp_pa
 
 def test_events_in_any_order_are_prepared_alike(tmp_path):
     data = ingested(2)
-    mixed = replace(data, events=data.events.sample(fraction=1, shuffle=True, seed=1))
+    mixed = replace(data, rows=data.events.sample(fraction=1, shuffle=True, seed=1))
     same(prepared(mixed, tmp_path), prepared(data, tmp_path))
 
 
@@ -186,5 +186,5 @@ def test_what_comes_back_or_is_cancelled_is_no_visit(tmp_path):
     data = ingested(3)
     back = data.events.with_columns(event_type=pl.lit("return"), basket_id=pl.lit("back"))
     cancelled = back.with_columns(event_type=pl.lit("cancel"), user_id=pl.lit("never"))
-    more = replace(data, events=conform_events(pl.concat([data.events, back, cancelled])))
+    more = replace(data, rows=conform_events(pl.concat([data.events, back, cancelled])))
     same(prepared(data, tmp_path / "a"), prepared(more, tmp_path / "b"))

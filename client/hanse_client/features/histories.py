@@ -248,7 +248,7 @@ def prepare(
 
     from hanse_client.features.visits import class_index, visits_of
 
-    if data.events.is_empty():
+    if data.rows.is_empty():
         raise EmptyStore("the store has no usable event", hint="see `hanse data check`")
     items = data.catalogue.select(
         "item_id",
@@ -257,7 +257,7 @@ def prepare(
     )
     vectors = None if text_vectors is None else _item_vectors(data.catalogue, text_vectors, own)
     visits = visits_of(
-        data.events, items, vectors, folder=Path(gettempdir()) if folder is None else folder
+        data.rows, items, vectors, folder=Path(gettempdir()) if folder is None else folder
     )
     begun = visits.days.min() if observed_from is None else days(observed_from)
     nowhere = np.full(len(visits.customers), -1, dtype=np.int64)
@@ -279,7 +279,7 @@ def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
     from hanse_client.features.visits import class_index
 
     foreign = data.catalogue.filter(class_index(data.catalogue, classes, level).is_null())
-    return int(data.events["item_id"].is_in(foreign["item_id"].implode()).sum())
+    return int(data.rows["item_id"].is_in(foreign["item_id"].to_list()).sum())
 
 
 def _item_vectors(

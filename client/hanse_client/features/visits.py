@@ -17,6 +17,7 @@ import polars as pl
 
 from hanse_client.features.array_files import GrowingArray
 from hanse_client.features.histories import EPOCH, EVENT_KINDS, item_class
+from hanse_client.ingest.schema import EVENT_COLUMNS
 
 _ROWS: Final = 50_000
 """Events that are arranged at a time; 25,000 to 200,000 take about the same time."""
@@ -85,12 +86,13 @@ def visits_of(
     """Arrange a store's events as visits.
 
     Args:
-        events: As `ingest` returns them, at least one; best sorted by `user_id`.
+        events: At least one, in the types of `Ingested.rows`; best sorted by `user_id`.
         items: `item_id, item_index, class_index` of the catalogue, the second its row number.
         vectors: Of the items; None for visits with vectors of length 0.
         folder: Where arrays that are too large for memory are kept.
     """
-    longest = max(events["user_id"].str.len_chars().unique().to_list())
+    names = events["user_id"].unique().cast(pl.String)
+    longest = int(names.str.len_chars().to_numpy().max())
     grown: dict[str, GrowingArray] = {}
     for part in _by_customers(events):
         visits = _arranged(part, items, vectors, longest)
@@ -112,13 +114,15 @@ def _by_customers(events: pl.DataFrame) -> Iterator[pl.DataFrame]:
     events = events.select(COLUMNS)
     if not events["user_id"].is_sorted():
         events = events.sort("user_id", maintain_order=True)
-    users = events["user_id"]
+    # Numbers in the order of names, where names are those of a dictionary.
+    users = events["user_id"].to_physical()
     start = 0
     while start < len(events):
         # To the end of the last customer, so that all of their visits are in one part.
         last = users[min(start + _ROWS, len(events)) - 1]
         stop = int(users.search_sorted(last, side="right"))
-        yield events[start:stop]
+        # The texts of ids for one part only.
+        yield events[start:stop].cast({name: EVENT_COLUMNS[name] for name in COLUMNS})
         start = stop
 
 

@@ -14,6 +14,41 @@ import polars as pl
 
 from hanse_common.errors import WrongTypes
 
+
+class Doubts:
+    """Errors about whole columns of a table that is read a part at a time.
+
+    That no cell of a column can be read is no fault of a part: another part may have one.
+
+    >>> doubts = Doubts()
+    >>> doubts.keep("price", WrongTypes("no number"))
+    >>> doubts.dispel("price")
+    >>> doubts.settle()
+    """
+
+    def __init__(self) -> None:
+        self._errors: dict[str, WrongTypes] = {}
+        self._dispelled: set[str] = set()
+
+    def keep(self, doubt: str, error: WrongTypes) -> None:
+        """Remember an error that is to be raised unless another part dispels the doubt."""
+        self._errors.setdefault(doubt, error)
+
+    def dispel(self, doubt: str) -> None:
+        """Say that a part has shown the column to be sound."""
+        self._dispelled.add(doubt)
+
+    def settle(self) -> None:
+        """Raise the first error that nothing has dispelled.
+
+        Raises:
+            WrongTypes: A column cannot be read.
+        """
+        for doubt, error in self._errors.items():
+            if doubt not in self._dispelled:
+                raise error
+
+
 _VECTOR = pl.List(pl.Float32)
 # What a spreadsheet makes of long numbers: digits of the id are lost.
 _ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+?\d+$"
@@ -38,14 +73,10 @@ def as_text(column: pl.Series) -> pl.Series:
         return pl.Series(column.name, [None] * len(column), dtype=pl.String)
     if dtype.is_float() or dtype.is_decimal():
         finite = column.set(~column.cast(pl.Float64).is_finite(), None)
+        # Null beyond int64. Cell by cell: a part of a column is read as the whole is.
         integers = finite.cast(pl.Int64, strict=False)
-        # Equal null counts rule out numbers beyond int64, which the lax cast made null.
-        if (integers.cast(pl.Float64) == finite.cast(pl.Float64)).all() and (
-            integers.null_count() == finite.null_count()
-        ):
-            column = integers
-        else:
-            column = finite
+        whole = (integers.cast(pl.Float64) == finite.cast(pl.Float64)).fill_null(False)
+        column = integers.cast(pl.String).zip_with(whole, finite.cast(pl.String))
     stripped = column.cast(pl.String).str.strip_chars()
     return stripped.set(stripped == "", None)
 
@@ -67,12 +98,17 @@ def joined_list(column: pl.Series, separator: str) -> pl.Series:
     return joined.set((joined == "").fill_null(False), None)
 
 
-def as_id(column: pl.Series, where: str) -> pl.Series:
+def as_id(column: pl.Series, where: str, doubts: Doubts | None = None) -> pl.Series:
     """Read a column as ids; (n,) strings.
 
     A whole number with an empty fraction (`7.0`) is the number, cell by cell: how the id of one
     customer is written must not depend on others. Ids that a spreadsheet has rounded (`4.006E+12`)
     are unreadable.
+
+    Args:
+        column: Any type; (n,).
+        where: The column's name in error messages.
+        doubts: Keeps the error, if the column is a part of one.
 
     Raises:
         WrongTypes: It holds lists, structures or bytes, or rounded ids alone.
@@ -82,7 +118,7 @@ def as_id(column: pl.Series, where: str) -> pl.Series:
     ids = ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
     if column.dtype == pl.String:
         ids = ids.set(ids.str.contains(_ROUNDED).fill_null(False), None)
-    check_any_readable(column, ids, where, "ids")
+    check_any_readable(column, ids, where, "ids", doubts=doubts)
     return ids
 
 
@@ -116,21 +152,34 @@ def as_vector(column: pl.Series, where: str) -> pl.Series:
 
 
 def check_any_readable(
-    column: pl.Series, read: pl.Series, where: str, wanted: str, hint: str = ""
+    column: pl.Series,
+    read: pl.Series,
+    where: str,
+    wanted: str,
+    hint: str = "",
+    *,
+    doubts: Doubts | None = None,
 ) -> None:
-    """Refuse a column of which not one filled cell was read.
+    """Refuse a column of which not one filled cell was read, or keep the doubt about a part.
 
     Raises:
         WrongTypes: It shows the shape of a cell.
     """
-    if read.is_not_null().any() or not present(column).any():
+    if read.null_count() < len(read):
+        if doubts is not None:
+            doubts.dispel(where)
+        return
+    if not present(column).any():
         return
     if column.dtype == pl.String:
         sample = column.filter(present(column))[0]
         held = f"text like {shape(sample)!r}"
     else:
         held = f"{column.dtype.base_type().__name__} values"
-    raise WrongTypes(f"{where} holds {held}, not {wanted}", hint=hint)
+    error = WrongTypes(f"{where} holds {held}, not {wanted}", hint=hint)
+    if doubts is None:
+        raise error
+    doubts.keep(where, error)
 
 
 def shape(value: str) -> str:

@@ -91,10 +91,12 @@ def diagnose(store: Ingested) -> dict[str, Any]:
     Returns:
         Values ready for JSON: `customers`, `times`, `catalogue` and `findings`.
     """
-    events, items = store.events, store.catalogue
+    events, items = store.rows, store.catalogue
+    # Never negative, as numbers of visits are not.
+    day = (pl.col("timestamp").dt.epoch("d").cast(pl.Int64) + 2**31).cast(pl.UInt64)
     by_customer = events.group_by("user_id").agg(
         rows=pl.len(),
-        visits=pl.coalesce("basket_id", pl.col("timestamp").dt.date().cast(pl.String)).n_unique(),
+        visits=pl.coalesce("basket_id", day).n_unique(),
     )
     largest = float(by_customer.select(pl.col("rows").max() / events.height).item())
     crowds = by_customer.filter(pl.col("rows") > CROWD_SHARE * events.height).height

@@ -20,7 +20,7 @@ import re
 
 import polars as pl
 
-from hanse_client.ingest.casts import check_any_readable, shape
+from hanse_client.ingest.casts import Doubts, check_any_readable, shape
 from hanse_common.errors import WrongTypes
 
 _PLAIN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -37,7 +37,12 @@ _OTHER = {".": ",", ",": "."}
 
 
 def as_number(
-    column: pl.Series, where: str, *, decimal: str = "", thousands: str = ""
+    column: pl.Series,
+    where: str,
+    *,
+    decimal: str = "",
+    thousands: str = "",
+    doubts: Doubts | None = None,
 ) -> pl.Series:
     """Read a column as finite numbers; (n,) Float64.
 
@@ -47,6 +52,7 @@ def as_number(
         decimal: The decimal mark of text; a point if empty.
         thousands: What groups thousands in text; if empty, the other of point and comma where that
             leaves one reading.
+        doubts: Keeps what other parts of the column decide, if it is a part of one.
 
     Raises:
         WrongTypes: Cells are filled, but none is a number; or which sign is the decimal mark cannot
@@ -57,14 +63,19 @@ def as_number(
         if decimal or thousands:
             numbers = _by_setting(cells, decimal or ".", thousands)
         else:
-            numbers = _unambiguous(cells, where)
+            numbers = _unambiguous(cells, where, doubts)
     elif column.dtype.is_numeric():
         numbers = column.cast(pl.Float64, strict=False)
     else:
         numbers = pl.Series(column.name, [None] * len(column), dtype=pl.Float64)
     numbers = numbers.set((~numbers.is_finite()).fill_null(False), None)
     check_any_readable(
-        column, numbers, where, "numbers", "" if decimal else 'decimal = "," reads 12,50'
+        column,
+        numbers,
+        where,
+        "numbers",
+        "" if decimal else 'decimal = "," reads 12,50',
+        doubts=doubts,
     )
     return numbers
 
@@ -77,11 +88,17 @@ def _bare(column: pl.Series) -> pl.Series:
     return cells.str.replace(r"^([\d.,]+)-$", "-${1}")
 
 
-def _unambiguous(cells: pl.Series, where: str) -> pl.Series:
+def _unambiguous(cells: pl.Series, where: str, doubts: Doubts | None) -> pl.Series:
     plain = cells.str.contains(_PLAIN)
     doubtful = cells.str.contains(_MAYBE_THOUSANDS)
-    if doubtful.any() and not (plain & cells.str.contains(_FRACTION) & ~doubtful).any():
-        raise _ambiguous(cells.filter(doubtful.fill_null(False))[0], where)
+    judged = Doubts() if doubts is None else doubts
+    if (plain & cells.str.contains(_FRACTION) & ~doubtful).any():
+        judged.dispel(f"{where}: thousands")
+    elif doubtful.any():
+        error = _ambiguous(cells.filter(doubtful.fill_null(False))[0], where)
+        judged.keep(f"{where}: thousands", error)
+    if doubts is None:
+        judged.settle()
     commas = cells.str.contains(_MAYBE_THOUSANDTHS).fill_null(False)
     if commas.any():
         raise _ambiguous(cells.filter(commas)[0], where)

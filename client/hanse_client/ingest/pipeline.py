@@ -28,31 +28,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from hanse_client.ingest.casts import joined_list
+from hanse_client.ingest.events import UNKNOWN_ITEM, read_events
+from hanse_client.ingest.pseudonyms import (
+    home_lots,
+    load_key,
+    load_or_make_key,
+    pseudonymise,
+    visit_seed,
+)
 from hanse_client.ingest.reasons import REPEATED_ITEM, Rejects, listed, refuse_rejects
 from hanse_client.ingest.rows import (
-    Reasons,
-    accept,
     condition,
     count,
-    guest_reasons,
-    read_filled,
     read_id,
     read_number,
     read_text,
-    read_time,
     read_vector,
     reject,
-    shop_time,
-    single_visits,
-    under_pseudonyms,
     unread_ids,
 )
 from hanse_client.ingest.schema import (
-    EVENT_DEFAULTS,
-    EVENT_TYPES,
+    EVENT_COLUMNS,
     UNCATEGORISED,
     conform_catalogue,
     conform_events,
@@ -64,20 +64,21 @@ from hanse_client.ingest.store_config import (
     StoreConfig,
     load_catalogue,
 )
-from hanse_common.errors import ConfigError, DataError, UnknownIds
+from hanse_common.errors import ConfigError, DataError, EmptyStore, UnknownIds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_UNKNOWN_ITEM = "unknown item_id"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ingested:
     """A store's data after ingestion."""
 
-    events: pl.DataFrame
-    """`EVENT_COLUMNS`, sorted by `user_id` and `timestamp`; customer ids are pseudonyms."""
+    rows: pl.DataFrame
+    """The events, sorted by `user_id` and `timestamp`: columns of `EVENT_COLUMNS`, whose ids may be
+    numbers of a dictionary (`pl.Enum`), which take a tenth of the memory. Customer ids are
+    pseudonyms; `basket_id` is a visit's number. Columns without a value may have the type
+    `pl.Null`."""
     catalogue: pl.DataFrame
     """`CATALOGUE_COLUMNS`, sorted by `item_id`, which is unique."""
     rejects: Rejects
@@ -93,6 +94,11 @@ class Ingested:
     homes: dict[str, int] = field(default_factory=dict)
     """Pseudonym -> keyed hash that decides which store may train on the person; empty if the
     store has no `home_key`."""
+
+    @property
+    def events(self) -> pl.DataFrame:
+        """The events in the types of `EVENT_COLUMNS`, in a copy."""
+        return conform_events(self.rows)
 
 
 def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
@@ -116,26 +122,52 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
     """
     events, goods = config.table(EventsSource), config.table(CatalogueSource)
     catalogue, catalogue_rejects, catalogue_rows = read_catalogue(goods, config.max_reject_share)
-    raw = read_filled(events)
-    columns, reasons = _read_events(raw, events, catalogue["item_id"], now)
-    accepted, rejects = accept(raw, columns, reasons, keep_duplicates=events.keep_duplicates)
+    read = read_events(events, catalogue["item_id"], now)
+    if not read.rows_read:
+        raise EmptyStore(f"{events.label} has no row", hint=f"a store needs {events.TABLE}")
     # Checked before a key is created: a refused source leaves nothing behind.
-    _refuse_unknown_items(config, events, rejects, raw.rows_read)
-    refuse_rejects(config.max_reject_share, events, rejects, raw.rows_read, accepted.height)
-    reused = _reused_baskets(accepted)
-    visits = accepted.with_columns(_visit().alias("basket_id"))
-    pseudonymous, homes = under_pseudonyms(config, visits, basket_id="basket")
+    _refuse_unknown_items(config, events, read.rejects, read.rows_read)
+    refuse_rejects(config.max_reject_share, events, read.rejects, read.rows_read, read.rows.height)
+    rows, homes = _under_pseudonyms(config, read.rows)
     return Ingested(
+        rows=rows,
         homes=homes,
-        events=conform_events(pseudonymous.sort("user_id", "timestamp", maintain_order=True)),
         catalogue=catalogue,
-        rejects=rejects,
-        rows_read=raw.rows_read,
-        encodings=raw.encodings,
-        reused_baskets=reused,
+        rejects=read.rejects,
+        rows_read=read.rows_read,
+        encodings=read.encodings,
+        reused_baskets=read.reused_baskets,
         catalogue_rejects=catalogue_rejects,
         catalogue_rows_read=catalogue_rows,
     )
+
+
+def _under_pseudonyms(
+    config: StoreConfig, rows: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Replace the ids of customers and visits, and sort; also return the homes, if known."""
+    key = load_or_make_key(config.pseudonym_key)
+    distinct = rows["user_id"].unique()
+    ids, numbers = distinct.cast(pl.String), distinct.to_physical().to_numpy()
+    names = pseudonymise(ids, key)
+    order = names.arg_sort().to_numpy()
+    # Numbers in the order of pseudonyms: sorting by them is sorting by name, and ten times as fast.
+    users = pl.Enum(names[order])
+    ranks = np.empty(int(numbers.max()) + 1, dtype=np.uint32)
+    ranks[numbers[order]] = np.arange(len(order), dtype=np.uint32)
+    ranked = pl.Series("user_id", ranks[rows["user_id"].to_physical().to_numpy()])
+    stored = pl.Series([], dtype=users).to_physical().dtype
+    hidden = rows.with_columns(ranked.cast(stored).cat.to(users))
+    if rows.schema["basket_id"] != pl.Null:
+        visits = rows["basket_id"]
+        hashed = visits.hash(visit_seed(key))
+        hidden = hidden.with_columns(hashed.set(visits.is_null(), None).alias("basket_id"))
+    ordered = hidden.select(*EVENT_COLUMNS).sort("user_id", "timestamp", maintain_order=True)
+    if config.home_key is None:
+        return ordered, {}
+    # Hashed from the raw ids, which agree across stores; pseudonyms do not.
+    lots = home_lots(ids, load_key(config.home_key))
+    return ordered, dict(zip(names, lots, strict=True))
 
 
 def summarise(store: Ingested) -> dict[str, Any]:
@@ -145,7 +177,7 @@ def summarise(store: Ingested) -> dict[str, Any]:
         Values ready for JSON. If the source has no `basket_id`, all events of a customer on
         one day are one basket.
     """
-    events = store.events
+    events = store.rows
     if events["basket_id"].is_null().all():
         baskets = events.select(pl.struct("user_id", pl.col("timestamp").dt.date()).n_unique())
     else:
@@ -249,29 +281,6 @@ def _category_path(raw: RawRows, source: CatalogueSource) -> pl.Series:
     return path.set((path == "").fill_null(False), None)
 
 
-def _reused_baskets(events: pl.DataFrame) -> int:
-    numbered = events.filter(pl.col("basket_id").is_not_null())
-    visits = numbered.select("basket_id", _visit().alias("visit")).unique()
-    return visits.height - visits["basket_id"].n_unique()
-
-
-def _visit() -> pl.Expr:
-    """Tell baskets apart that have one number: a visit is a customer's, at a shop, on a day.
-
-    Tills begin anew each day, and every branch counts for itself. A number that comes again months
-    later would otherwise pull what is bought then into the past, beyond the split.
-    """
-    told = pl.col("basket_id").is_not_null() | pl.col("shop_id").is_not_null()
-    parts = [
-        pl.col("shop_id").fill_null(""),
-        pl.col("timestamp").dt.date().cast(pl.String),
-        pl.col("user_id"),
-        pl.col("basket_id").fill_null(""),
-    ]
-    # The zero byte is in no id, so that no two visits run together.
-    return pl.when(told).then(pl.concat_str(parts, separator="\0"))
-
-
 def public_catalogue(path: Path | None) -> pl.DataFrame:
     """Read the catalogue that a federation's initial model is made from.
 
@@ -296,67 +305,12 @@ def public_catalogue(path: Path | None) -> pl.DataFrame:
     return items
 
 
-def _read_events(
-    raw: RawRows, source: EventsSource, known_items: pl.Series, now: datetime | None
-) -> tuple[pl.DataFrame, Reasons]:
-    """Read all columns; also return the reasons to reject rows, in order of precedence."""
-    items, baskets = read_id(raw, source, "item_id"), read_id(raw, source, "basket_id")
-    users = single_visits(source, read_id(raw, source, "user_id"), baskets)
-    times, time_reasons = read_time(raw, source, "timestamp", required=True)
-    types = read_text(raw, source, "event_type").str.to_lowercase()
-    if source.event_types:
-        words = {word.lower(): meaning for word, meaning in source.event_types.items()}
-        types = types.replace(words)
-    types = types.fill_null(str(EVENT_DEFAULTS["event_type"]))
-    quantity, quantity_reasons = read_number(raw, source, "quantity")
-    price, price_reasons = read_number(raw, source, "price")
-    amount, amount_reasons = read_number(raw, source, "amount")
-    if source.negative_quantity == "return":
-        back = (quantity < 0).fill_null(False)
-        types = types.set(back, "return")
-        quantity, amount = quantity.abs(), amount.abs()
-        quantity_reasons = [(reason, fault & ~back) for reason, fault in quantity_reasons]
-        amount_reasons = [(reason, fault & ~back) for reason, fault in amount_reasons]
-    quantity = quantity.fill_null(float(EVENT_DEFAULTS["quantity"]))
-    # A line's total is the price of its units together.
-    price = price.zip_with(price.is_not_null(), amount / quantity)
-    rating, rating_reasons = read_number(raw, source, "rating")
-    columns = pl.DataFrame(
-        {
-            "user_id": users,
-            "item_id": items,
-            "timestamp": times,
-            "event_type": types,
-            "basket_id": baskets,
-            "shop_id": read_id(raw, source, "shop_id"),
-            "quantity": quantity,
-            "price": price,
-            "rating": rating,
-            "text": read_text(raw, source, "text"),
-        }
-    )
-    return columns, [
-        *condition(raw, source, columns),
-        *unread_ids(raw, source, "user_id", "item_id", "basket_id", "shop_id"),
-        *guest_reasons(source, users),
-        ("missing item_id", items.is_null()),
-        *time_reasons,
-        ("future timestamp", times > shop_time(now, source.time_zone)),
-        ("unknown event_type", ~types.is_in(EVENT_TYPES)),
-        *quantity_reasons,
-        *price_reasons,
-        *amount_reasons,
-        *rating_reasons,
-        (_UNKNOWN_ITEM, ~items.is_in(known_items.to_list())),
-    ]
-
-
 def _refuse_unknown_items(
     config: StoreConfig, source: EventsSource, rejects: Mapping[str, int], rows: int
 ) -> None:
     # Before the general check: it has a better hint for the most common mistake in a mapping.
-    unknown = rejects.get(_UNKNOWN_ITEM, 0)
-    if unknown > source.tolerances.get(_UNKNOWN_ITEM, config.max_reject_share) * rows:
+    unknown = rejects.get(UNKNOWN_ITEM, 0)
+    if unknown > source.tolerances.get(UNKNOWN_ITEM, config.max_reject_share) * rows:
         raise UnknownIds(
             f"{unknown:,} of {rows:,} rows of {source.label} name items that are not in "
             f"the catalogue ({unknown / rows:.1%}, at most {config.max_reject_share:.1%})",

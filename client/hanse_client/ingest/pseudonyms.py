@@ -56,6 +56,11 @@ def pseudonymise(ids: pl.Series, key: bytes, *, domain: str = "customer") -> pl.
     )
 
 
+def visit_seed(key: bytes) -> int:
+    """A seed of 64 bits for hashes of visits, which only the store's own process sees."""
+    return int.from_bytes(hmac.digest(key, b"visit\0", "sha256")[:8], "big")
+
+
 def home_lots(ids: pl.Series, key: bytes) -> pl.Series:
     """Keyed hashes that decide which one store may train on a person.
 

@@ -8,13 +8,13 @@ reason; and the ids of customers become pseudonyms, so that no later code sees a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from hanse_client.ingest.casts import as_id, as_text, as_vector, present
+from hanse_client.ingest.casts import Doubts, as_id, as_text, as_vector, present
 from hanse_client.ingest.numbers import as_number
 from hanse_client.ingest.pseudonyms import home_lots, load_key, load_or_make_key, pseudonymise
 from hanse_client.ingest.reasons import GUEST, LEFT_OUT, MALFORMED, Rejects, refuse_rejects
@@ -63,16 +63,12 @@ def read_filled(source: Source) -> RawRows:
     return raw
 
 
-def accept(
-    raw: RawRows, columns: pl.DataFrame, reasons: Reasons, *, keep_duplicates: bool = False
-) -> tuple[pl.DataFrame, Rejects]:
+def accept(raw: RawRows, columns: pl.DataFrame, reasons: Reasons) -> tuple[pl.DataFrame, Rejects]:
     """Return the rows without a fault, each once, and the numbers of the others by reason."""
     accepted, rejects = reject(raw, columns, reasons)
-    if not keep_duplicates:
-        distinct = accepted.unique(keep="first", maintain_order=True)
-        count(rejects, "duplicate", accepted.height - distinct.height)
-        accepted = distinct
-    return accepted, dict(sorted(rejects.items(), key=lambda item: -item[1]))
+    distinct = accepted.unique(keep="first", maintain_order=True)
+    count(rejects, "duplicate", accepted.height - distinct.height)
+    return distinct, dict(sorted(rejects.items(), key=lambda item: -item[1]))
 
 
 def personal_rows(
@@ -159,20 +155,16 @@ def unread_ids(raw: RawRows, source: Source, *names: str) -> Reasons:
 
 
 def under_pseudonyms(
-    config: StoreConfig, rows: pl.DataFrame, **domains: str
+    config: StoreConfig, rows: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """Replace the ids of customers; also return the homes, if the store knows them.
 
     Args:
         config: Its `pseudonym_key` is created if it is missing.
         rows: Accepted rows with raw ids.
-        domains: Further columns of ids that only the store may see, with the domain of each.
     """
     key = load_or_make_key(config.pseudonym_key)
-    hidden = rows.with_columns(
-        pseudonymise(rows["user_id"], key),
-        *(pseudonymise(rows[name], key, domain=domain) for name, domain in domains.items()),
-    )
+    hidden = rows.with_columns(pseudonymise(rows["user_id"], key))
     if config.home_key is None:
         return hidden, {}
     # Hashed from the raw ids, which agree across stores; pseudonyms do not.
@@ -182,7 +174,12 @@ def under_pseudonyms(
 
 
 def read_time(
-    raw: RawRows, source: TimedSource, name: str, *, required: bool
+    raw: RawRows,
+    source: TimedSource,
+    name: str,
+    *,
+    required: bool,
+    doubts: Doubts | None = None,
 ) -> tuple[pl.Series, Reasons]:
     """Read a column as times; also return the reasons to reject rows because of it.
 
@@ -191,6 +188,7 @@ def read_time(
         source: Names the format and the time zone.
         name: The canonical column.
         required: Whether a missing time is a reason.
+        doubts: Keeps errors about the column, if the rows are a part of the source.
     """
     cells = _column(raw.frame, name)
     times = as_timestamp(
@@ -199,13 +197,14 @@ def read_time(
         formats=source.timestamp_formats,
         time_zone=source.time_zone,
         source_time_zone=source.source_time_zone,
+        doubts=doubts,
     )
     filled = present(cells)
     missing: Reasons = [(f"missing {name}", ~filled)] if required else []
     return times, [
         *missing,
         (f"unreadable {name}", filled & times.is_null()),
-        (f"too early {name}", times.dt.date() < source.not_before),
+        (f"too early {name}", times < datetime.combine(source.not_before, time.min)),
     ]
 
 
@@ -224,12 +223,27 @@ def _column(frame: pl.DataFrame, name: str) -> pl.Series:
 
 def read_id(raw: RawRows, source: Source, name: str) -> pl.Series:
     """Read a column as ids, with the source's default in empty cells."""
+    if name not in raw.frame.columns:
+        return _defaulted(_column(raw.frame, name), source, name)
     return _defaulted(as_id(_column(raw.frame, name), where(source, name)), source, name)
+
+
+def judged_id(raw: RawRows, source: Source, name: str, doubts: Doubts) -> tuple[pl.Series, Reasons]:
+    """Read a column of a part as ids; also return the reason to reject rows because of it."""
+    if name not in raw.frame.columns:
+        return read_id(raw, source, name), []
+    cells = raw.frame[name]
+    ids = as_id(cells, where(source, name), doubts)
+    fault = ids.is_null() & present(cells) if ids.null_count() else None
+    reasons = [] if fault is None else [(f"unreadable {name}", fault)]
+    return _defaulted(ids, source, name), reasons
 
 
 def read_text(raw: RawRows, source: Source, name: str) -> pl.Series:
     """Read a column as text, with the source's default in empty cells."""
-    return _defaulted(as_text(_column(raw.frame, name)), source, name)
+    if name not in raw.frame.columns:
+        return _defaulted(_column(raw.frame, name), source, name)
+    return _defaulted(as_text(raw.frame[name]), source, name)
 
 
 def _defaulted(values: pl.Series, source: Source, name: str) -> pl.Series:
@@ -237,20 +251,28 @@ def _defaulted(values: pl.Series, source: Source, name: str) -> pl.Series:
     return values if default is None else values.fill_null(str(default))
 
 
-def read_number(raw: RawRows, source: Source, name: str) -> tuple[pl.Series, Reasons]:
+def read_number(
+    raw: RawRows, source: Source, name: str, doubts: Doubts | None = None
+) -> tuple[pl.Series, Reasons]:
     """Read a column as numbers; also return the reasons to reject rows because of it."""
-    column = _column(raw.frame, name)
+    default = source.defaults.get(name)
+    if name not in raw.frame.columns:
+        absent = pl.Series(name, [default], pl.Float64, strict=False)
+        return absent.new_from_index(0, raw.frame.height), []
+    column = raw.frame[name]
     numbers = as_number(
-        column, where(source, name), decimal=source.decimal, thousands=source.thousands
+        column,
+        where(source, name),
+        decimal=source.decimal,
+        thousands=source.thousands,
+        doubts=doubts,
     )
-    filled = present(column)
     # Judged before defaults fill the gaps, so that an unreadable cell is no missing one.
-    reasons: Reasons = [(f"unreadable {name}", filled & numbers.is_null())]
+    reasons: Reasons = [(f"unreadable {name}", numbers.is_null() & present(column))]
     if name == "quantity":
         reasons.append(("non-positive quantity", numbers <= 0))
     elif name in ("price", "amount"):
         reasons.append((f"negative {name}", numbers < 0))
-    default = source.defaults.get(name)
     return (numbers if default is None else numbers.fill_null(float(default))), reasons
 
 

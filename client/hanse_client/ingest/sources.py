@@ -9,7 +9,7 @@ row or a password.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -17,20 +17,29 @@ from urllib.parse import unquote
 import polars as pl
 
 from hanse_client.ingest.database import read_query
-from hanse_client.ingest.formats.delimited import Dialect, read_delimited
-from hanse_client.ingest.formats.json_lines import read_json
-from hanse_client.ingest.formats.parquet import read_parquet
+from hanse_client.ingest.formats.delimited import Dialect, delimited_parts
+from hanse_client.ingest.formats.json_lines import json_parts
+from hanse_client.ingest.formats.parquet import parquet_parts
 from hanse_client.ingest.formats.rows import FileRows
 from hanse_client.ingest.formats.spreadsheets import read_sheet
 from hanse_client.ingest.source_settings import SUFFIXES, Files, Join, Source
 from hanse_common.errors import ConfigError, DataError, MissingColumns, WrongTypes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 _COLUMNS_SHOWN = 20
 # What systems put beside data: locks of office programs, marks of Spark, checksums.
 _NOT_DATA = (".", "_", "~$")
+# Functions of SQL that look at no other row. `avg(price)`, for one, needs all of them.
+_OF_ONE_ROW = frozenset(
+    {"in", "and", "or", "not", "then", "else", "when", "between", "like", "ilike", "if", "cast"}
+    | {"try_cast", "coalesce", "nullif", "ifnull", "abs", "round", "floor", "ceil", "mod"}
+    | {"length", "char_length", "lower", "upper", "trim", "ltrim", "rtrim", "left", "right"}
+    | {"substr", "substring", "replace", "concat", "starts_with", "ends_with", "regexp_like"}
+    | {"strpos", "date_part", "extract", "date", "strftime", "timestamp"}
+)
+_CALL = re.compile(r"(\w+)\s*\(")
 _DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # A name of a column begins with a letter. A row of data has a number or a date somewhere.
 _NAME = re.compile(r"[^\W\d][^@\n\r]{0,99}")
@@ -38,7 +47,7 @@ _NAME = re.compile(r"[^\W\d][^@\n\r]{0,99}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRows:
-    """The rows of a table, as the source has them."""
+    """Rows of a table, all or a part of them, as the source has them."""
 
     frame: pl.DataFrame
     """One column for each canonical column that the source has, and those that `where` names under
@@ -76,13 +85,46 @@ def read_rows(source: Source) -> RawRows:
         ConfigError: The environment variable of the URL is not set, or `where` is no condition.
         MissingDependency: The database's driver is not installed.
     """
+    parts = list(_parts(source))
+    return RawRows(
+        frame=_concatenated([part.frame for part in parts], source.label),
+        malformed=sum(part.malformed for part in parts),
+        encodings=tuple(dict.fromkeys(name for part in parts for name in part.encodings)),
+    )
+
+
+def read_parts(source: Source) -> Iterator[RawRows]:
+    """Read a source a part at a time, at least one: memory holds no more of it than that.
+
+    A source whose `where` may look beyond a row comes in one part. Raises what `read_rows` does.
+
+    Guarantees:
+        Who has read all parts has read all rows, each once, in the order of the source.
+    """
+    if source.where is not None and not _row_by_row(source.where):
+        yield read_rows(source)
+        return
+    known = pl.DataFrame()
+    for part in _parts(source):
+        if part.frame.schema != known.schema:
+            known = _concatenated([known, part.frame.clear()], source.label)
+        yield part
+
+
+def _row_by_row(condition: str) -> bool:
+    """Whether a condition in SQL surely looks at one row at a time."""
+    called = {name.lower() for name in _CALL.findall(condition)}
+    return called <= _OF_ONE_ROW and "select" not in condition.lower()
+
+
+def _parts(source: Source) -> Iterator[RawRows]:
     conditions = _names_in_where(source)
     if source.sql is not None:
         frame = read_query(source, lambda names: _wanted(source, names, source.label, conditions))
-        return RawRows(frame=_canonical(source, frame, conditions))
+        yield RawRows(frame=_canonical(source, frame, conditions))
+        return
     joined = [_Joined.read(source, join, conditions) for join in source.join]
     beside = {name for table in joined for name in table.frame.columns}
-    parts: list[FileRows] = []
     for base, path in _files(source, source.label):
 
         def choose(names: Sequence[str], path: Path = path) -> Collection[str]:
@@ -92,15 +134,15 @@ def read_rows(source: Source) -> RawRows:
             _refuse_missing_keys(source, keys, here, path.name)
             return [name for name in names if name in {*wanted, *keys}]
 
-        parts.append(_read_file(source, base, path, choose))
-    frame = _concatenated([part.frame for part in parts], source.label)
-    for table in joined:
-        frame = table.beside(frame)
-    return RawRows(
-        frame=_canonical(source, frame, conditions),
-        malformed=sum(part.malformed for part in parts),
-        encodings=tuple(dict.fromkeys(part.encoding for part in parts if part.encoding)),
-    )
+        for part in _read_file(source, base, path, choose):
+            frame = part.frame
+            for table in joined:
+                frame = table.beside(frame)
+            yield RawRows(
+                frame=_canonical(source, frame, conditions),
+                malformed=part.malformed,
+                encodings=(part.encoding,) if part.encoding else (),
+            )
 
 
 def files_of(source: Source) -> list[Path]:
@@ -152,20 +194,19 @@ def _holds_data(files: Files, path: Path, base: Path) -> bool:
 
 def _read_file(
     files: Files, base: Path, path: Path, choose: Callable[[Sequence[str]], Collection[str]]
-) -> FileRows:
-    """Read a file, with the columns that the names of its folders tell."""
+) -> Iterator[FileRows]:
+    """Read a file a part at a time, with the columns that the names of its folders tell."""
     partitions = _partitions(path, base)
 
     def among(names: Sequence[str]) -> Collection[str]:
         new = [name for name in partitions if name not in names]
         return [name for name in choose([*names, *new]) if name in names]
 
-    rows = _read_format(files, path, among)
     there = [pl.lit(value, pl.String).alias(name) for name, value in partitions.items()]
-    added = [column for column in there if column.meta.output_name() not in rows.frame.columns]
-    return FileRows(
-        frame=rows.frame.with_columns(added), malformed=rows.malformed, encoding=rows.encoding
-    )
+    for rows in _read_format(files, path, among):
+        names = rows.frame.columns
+        added = [column for column in there if column.meta.output_name() not in names]
+        yield replace(rows, frame=rows.frame.with_columns(added))
 
 
 def _partitions(path: Path, base: Path) -> dict[str, str | None]:
@@ -180,16 +221,17 @@ def _partitions(path: Path, base: Path) -> dict[str, str | None]:
 
 def _read_format(
     files: Files, path: Path, choose: Callable[[Sequence[str]], Collection[str]]
-) -> FileRows:
+) -> Iterator[FileRows]:
     kind = files.format_of(path.name)
     if kind == "parquet":
-        return read_parquet(path, choose, explode=files.explode)
+        return parquet_parts(path, choose, explode=files.explode)
     if kind == "json":
-        return read_json(path, choose, encoding=files.encoding, explode=files.explode)
+        return json_parts(path, choose, encoding=files.encoding, explode=files.explode)
     if kind == "sheet":
-        return read_sheet(
+        sheet = read_sheet(
             path, choose, sheet=files.sheet, header=files.header, skip_rows=files.skip_rows
         )
+        return iter([sheet])
     dialect = Dialect(
         separator="\t" if kind == "tsv" else files.separator,
         quote=files.quote,
@@ -199,7 +241,7 @@ def _read_format(
         encoding=files.encoding,
         line_breaks=files.line_breaks,
     )
-    return read_delimited(path, dialect, choose)
+    return delimited_parts(path, dialect, choose)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +265,8 @@ class _Joined:
             _refuse_missing_keys(source, join.keys.values(), names, label)
             return [name for name in names if name in {*wanted, *join.keys.values()}]
 
-        parts = [_read_file(join, base, path, choose) for base, path in _files(join, source.label)]
+        files = _files(join, source.label)
+        parts = [part for base, path in files for part in _read_file(join, base, path, choose)]
         if lost := sum(part.malformed for part in parts):
             raise DataError(
                 f"{lost:,} records of {label} have more or fewer cells than its first",

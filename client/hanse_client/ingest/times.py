@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from hanse_client.ingest.casts import check_any_readable, present, shape
+from hanse_client.ingest.casts import Doubts, check_any_readable, present, shape
 from hanse_common.errors import WrongTypes
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def as_timestamp(
     formats: Sequence[str] = (),
     time_zone: str | None = None,
     source_time_zone: str | None = None,
+    doubts: Doubts | None = None,
 ) -> pl.Series:
     """Read a column as timestamps in the shop's local time.
 
@@ -58,6 +59,7 @@ def as_timestamp(
             that zone.
         time_zone: The shop's time zone; timestamps with an offset are converted to it.
         source_time_zone: The zone of timestamps without an offset, if it is not the shop's.
+        doubts: Keeps the error that no cell is a time, if the column is a part of one.
 
     Returns:
         Naive datetimes in microseconds; (n,). A time that the source's zone skipped is null, one
@@ -94,7 +96,8 @@ def as_timestamp(
     # The time zone is only required once a cell really carries an offset.
     if aware.is_not_null().any():
         times = times.zip_with(times.is_not_null(), _to_shop_clock(aware, time_zone, where))
-    check_any_readable(column, times, where, "times", _hint(column, formats))
+    hint = "" if times.null_count() < len(times) else _hint(column, formats)
+    check_any_readable(column, times, where, "times", hint, doubts=doubts)
     return times
 
 

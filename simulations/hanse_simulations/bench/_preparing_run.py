@@ -55,7 +55,7 @@ def _arranging(folder: Path) -> Callable[[], object]:
 
     vocabulary = read_json(folder / MODEL_FOLDER / CONFIG_FILE)
     read = Ingested(
-        events=pl.read_parquet(folder / _READ_EVENTS, columns=list(COLUMNS)),
+        rows=pl.read_parquet(folder / _READ_EVENTS, columns=list(COLUMNS)),
         catalogue=pl.read_parquet(folder / _READ_ITEMS),
         rejects={},
         rows_read=0,

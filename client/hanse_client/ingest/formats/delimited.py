@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 import polars as pl
 
-from hanse_client.ingest.formats.rows import FileRows
+from hanse_client.ingest.formats.rows import FileRows, joined
 from hanse_client.ingest.formats.streams import as_text, as_utf8, encoding_of
 from hanse_common.errors import DataError
 
@@ -68,6 +68,18 @@ def read_delimited(
         DataError: The file is empty or damaged, is not in its encoding, a quotation mark opens
             that nothing closes, or two counts of its records differ.
     """
+    return joined(delimited_parts(path, dialect, choose))
+
+
+def delimited_parts(
+    path: Path, dialect: Dialect, choose: Callable[[Sequence[str]], Collection[str]]
+) -> Iterator[FileRows]:
+    """Read a file a part at a time, at least one; see `read_delimited`.
+
+    Guarantees:
+        The last part comes after the records were counted again: who has read all parts has read
+        all rows.
+    """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
@@ -75,7 +87,7 @@ def read_delimited(
     names, before = _columns(path, dialect, encoding)
     wanted = list(choose(names))
     places = {f"c{index}": name for index, name in enumerate(names) if name in set(wanted)}
-    malformed = 0
+    malformed = rejected = 0
 
     def skip(_: object) -> str:
         nonlocal malformed
@@ -86,7 +98,7 @@ def read_delimited(
     with as_utf8(path, encoding) as stream:
         counted = _Counting(stream, lines)
         try:
-            table = arrow_csv.read_csv(
+            batches = arrow_csv.open_csv(
                 pa.PythonFile(counted, mode="r"),
                 read_options=arrow_csv.ReadOptions(
                     column_names=[f"c{index}" for index in range(len(names))],
@@ -111,18 +123,26 @@ def read_delimited(
                     check_utf8=False,  # decided by `encoding_of`
                 ),
             )
+            rows = 0
+            for batch in batches:
+                rows += batch.num_rows
+                taken, malformed = malformed, 0
+                rejected += taken
+                frame = pl.DataFrame(pa.Table.from_batches([batch])).rename(places)
+                yield FileRows(frame=frame, malformed=taken, encoding=encoding)
         except pa.ArrowInvalid:
             # The text of pyarrow's error is left out because it quotes the faulty record.
             raise DataError(
                 f"{path.name} cannot be read as CSV",
                 hint="check separator, quote and encoding in that table of store.toml",
             ) from None
-    rows = table.num_rows + malformed
+    rows += rejected + malformed
     # A line for each record: the usual file, counted at the speed of reading.
     if lines.number - before - int(dialect.header) != rows:
         _count_again(path, dialect, encoding, rows=rows, cells=len(names))
-    frame = pl.DataFrame(table)
-    return FileRows(frame=frame.rename(places), malformed=malformed, encoding=encoding)
+    # Those after the last batch; an empty frame has the columns of a file without rows.
+    names_there = dict.fromkeys(places.values() or ["c0"], pl.String)
+    yield FileRows(frame=pl.DataFrame(schema=names_there), malformed=malformed, encoding=encoding)
 
 
 def _columns(path: Path, dialect: Dialect, encoding: str) -> tuple[list[str], int]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from hanse_client.ingest.formats.rows import FileRows
+from hanse_client.ingest.formats.rows import FileRows, joined
 from hanse_client.ingest.formats.streams import as_text, as_utf8, encoding_of
 from hanse_common.errors import DataError
 
@@ -53,9 +53,19 @@ def read_json(
     Raises:
         DataError: The file is empty or damaged.
     """
+    return joined(json_parts(path, choose, encoding=encoding, explode=explode))
+
+
+def json_parts(
+    path: Path,
+    choose: Callable[[Sequence[str]], Collection[str]],
+    *,
+    encoding: str | None = None,
+    explode: str | None = None,
+) -> Iterator[FileRows]:
+    """Read a file a part at a time, at least one; see `read_json`."""
     encoding = encoding_of(path, encoding)
     malformed = 0
-    chunks: list[pl.DataFrame] = []
     with as_utf8(path, encoding) as stream:
         objects = _objects(as_text(stream), path.name)
         start = list(islice(objects, _ROWS_SNIFFED))
@@ -71,11 +81,9 @@ def read_json(
                 continue
             cells += [tuple(_cell(row, name) for name in wanted) for row in _rows(one, explode)]
             if len(cells) >= _ROWS_AT_ONCE:
-                chunks.append(_frame(wanted, cells))
+                yield FileRows(frame=_frame(wanted, cells), encoding=encoding)
                 cells = []
-        chunks.append(_frame(wanted, cells))
-    frame = pl.concat(chunks, how="vertical_relaxed")
-    return FileRows(frame=frame, malformed=malformed, encoding=encoding)
+    yield FileRows(frame=_frame(wanted, cells), malformed=malformed, encoding=encoding)
 
 
 def _objects(text: io.TextIOWrapper, label: str) -> Iterator[dict[str, Any] | None]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from hanse_client.ingest.formats.rows import FileRows
+from hanse_client.ingest.formats.rows import ROWS_AT_ONCE, FileRows, joined
 from hanse_common.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ def read_parquet(
     Raises:
         DataError: The file is damaged, or fewer rows were read than its footer counts.
     """
+    return joined(parquet_parts(path, choose, explode=explode))
+
+
+def parquet_parts(
+    path: Path,
+    choose: Callable[[Sequence[str]], Collection[str]],
+    *,
+    explode: str | None = None,
+) -> Iterator[FileRows]:
+    """Read a file a part at a time, at least one; see `read_parquet`."""
     try:
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         if explode is not None and explode in lazy.collect_schema():
@@ -37,16 +47,20 @@ def read_parquet(
         schema = lazy.collect_schema()
         paths = dict(_paths(schema))
         wanted = list(choose(list(paths)))
-        frame = lazy.select(paths[name].alias(name) for name in wanted).collect()
+        chosen = lazy.select(paths[name].alias(name) for name in wanted)
+        rows = 0
+        for frame in chosen.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
+            rows += frame.height
+            yield FileRows(frame=frame)
         counted = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or 'no such file'}") from None
     except pl.exceptions.PolarsError:
         # The text of the polars error is left out because it may quote values.
         raise DataError(f"{path.name} cannot be read as Parquet", hint="is it complete?") from None
-    if wanted and explode is None and frame.height != counted:
-        raise DataError(f"{path.name} has {counted:,} rows, and {frame.height:,} were read")
-    return FileRows(frame=frame)
+    if wanted and explode is None and rows != counted:
+        raise DataError(f"{path.name} has {counted:,} rows, and {rows:,} were read")
+    yield FileRows(frame=chosen.collect_schema().to_frame())
 
 
 def _paths(schema: pl.Schema) -> Iterator[tuple[str, pl.Expr]]:

@@ -57,7 +57,7 @@ def prepare_histories(
         width = vocabulary.get("vector_size", 0) - own_size
         texts = _text_vectors(data.catalogue, settings, width, cache=cache, report=report)
     report("arranging the events by customer")
-    data = replace(data, events=data.events.select(COLUMNS))  # the other columns are given back
+    data = replace(data, rows=data.rows.select(COLUMNS))  # the other columns are given back
     classes, level = vocabulary["classes"], vocabulary["level"]
     histories = prepare(
         data,
