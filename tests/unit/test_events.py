@@ -19,6 +19,7 @@ from hanse_common.manifest_terms import manifest_for
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.charge import Charge, Release
 from hanse_server.deployment.alerts import coordinator_events
+from hanse_server.deployment.crashes import remember
 from hanse_server.deployment.folder import FederationFolder
 from hanse_server.deployment.sign import read_run_settings
 from kits.commands import hanse
@@ -75,6 +76,20 @@ def test_a_run_that_failed_is_told_by_its_code_and_not_in_a_stores_words(federat
     assert "[round-failed]" in event.message and "Ada" not in event.sentence
     (row,) = succeed(server(federation.path, "notify", "--format", "json")).json
     assert (row["event"], row["subject"], row["source"]) == ("run-failed", "spring", "baltic")
+
+
+def test_processes_that_crashed_are_told_for_a_day_and_again_with_each_crash(federation):
+    federation.state.mkdir()
+    remember(federation.state, "the SuperExec ended with status -9", now=1_800_000_000.0)
+    event = told(federation, now=1_800_000_060.0)["process-crashed"]
+    assert event.message == "the SuperExec ended with status -9 on 2027-01-15 at 08:00 UTC"
+    remember(federation.state, "the SuperLink ended with status 1", now=1_800_000_030.0)
+    later = told(federation, now=1_800_000_060.0)["process-crashed"]
+    assert later.message.endswith("2 crashes in a day") and later.key != event.key
+    assert "process-crashed" not in told(federation, now=1_800_000_031.0 + DAY)
+    for number in range(30):
+        remember(federation.state, "again", now=1_800_000_100.0 + number)
+    assert "20 crashes" in told(federation, now=1_800_000_200.0)["process-crashed"].message
 
 
 def test_a_store_that_is_in_no_round_is_told_and_one_that_is_back_is_not(federation):

@@ -24,7 +24,7 @@ from hanse_server.deployment.sign import signed_manifest
 from hanse_server.deployment.up import running
 from hanse_server.stage_log import CONNECT, read_progress, read_stages
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +160,7 @@ def read_status(folder: FederationFolder) -> Status:
     )
 
 
-def _unless_damaged(read: Callable[[], T], otherwise: T, unreadable: list[str]) -> T:
+def _unless_damaged(read: Callable[[], _T], otherwise: _T, unreadable: list[str]) -> _T:
     """Read something; if that fails, add the error's words to a list."""
     try:
         return read()
