@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from hanse_common.commands import command_group
+from hanse_common.commands import command_group, missing_dependency
 from hanse_common.errors import HanseError, Interrupted
 from hanse_common.printing import echo
 from hanse_common.wording import printable
@@ -61,10 +61,20 @@ def guarded(command: typer.Typer) -> None:
     """Run a command; print a `HanseError` on one line of stderr and exit with its status."""
     try:
         command()
+    except ImportError as error:
+        # Outside of a command's own code, as while its arguments are read.
+        missing = missing_dependency("hanse", error)
+        if missing is None:
+            raise
+        _fail(missing)
     except HanseError as error:
-        # An error may quote a file or another party's text, which could hold escape sequences.
-        echo(f"hanse: error: {printable(str(error))} [{error.code}]", err=True)
-        sys.exit(error.exit_status)
+        _fail(error)
     except KeyboardInterrupt:
         echo("hanse: interrupted", err=True)
         sys.exit(Interrupted.exit_status)
+
+
+def _fail(error: HanseError) -> NoReturn:
+    # An error may quote a file or another party's text, which could hold escape sequences.
+    echo(f"hanse: error: {printable(str(error))} [{error.code}]", err=True)
+    sys.exit(error.exit_status)

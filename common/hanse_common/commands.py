@@ -58,10 +58,11 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         # Commands import heavy packages on use, and each part's machine lacks those of the others.
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.split(".")[0].startswith(_OWN):
+        except ImportError as error:
+            missing = missing_dependency(ctx.command_path, error)
+            if missing is None:
                 raise
-            raise _missing(ctx.command_path, error) from error
+            raise missing from error
 
 
 class Group(TyperGroup):
@@ -93,8 +94,11 @@ class Group(TyperGroup):
         try:
             command = typer.main.get_command(entry.load())
         # Listing a group must not fail because one of its commands lacks an optional package.
-        except ModuleNotFoundError as error:
-            command = _not_installed(f"{ctx.command_path} {cmd_name}", cmd_name, error)
+        except ImportError as error:
+            missing = missing_dependency(f"{ctx.command_path} {cmd_name}", error)
+            if missing is None:
+                raise
+            command = _not_installed(cmd_name, missing)
         command.name = cmd_name
         if isinstance(command, TyperCommand | TyperGroup) and self.panels:
             command.rich_help_panel = self._panel(cmd_name)
@@ -222,9 +226,29 @@ def _name_values(command: Command) -> None:
                 parameter.metavar = NUMBER
 
 
-def _not_installed(path: str, name: str, error: ModuleNotFoundError) -> click.Command:
+def missing_dependency(path: str, error: ImportError) -> MissingDependency | None:
+    """Return the error about a package that is not installed here, or None if none is missing.
+
+    Args:
+        path: The command, with its groups.
+        error: What an import raised. Libraries that import their own parts on use, such as
+            transformers, raise an error without a name, whose cause has it.
+
+    Edge cases:
+        A module of our own that is missing is a defect, and no package is named for it.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            own = cause.name.split(".")[0].startswith(_OWN)
+            return None if own else _missing(path, cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _not_installed(name: str, missing: MissingDependency) -> click.Command:
     def refuse() -> None:
-        raise _missing(path, error)
+        raise missing
 
     return Command(name, callback=refuse, help="(not installed on this machine)")
 

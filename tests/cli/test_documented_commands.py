@@ -70,6 +70,7 @@ WATCH = By(
     "tests/e2e/test_deployment.py::test_both_pages_fit_hold_nothing_of_a_customer_and_follow_a_run",
 )
 MAKE = By("tests/unit/test_makefile.py::test_each_target_runs_what_it_is_for")
+INSTALL = By("tests/unit/test_makefile.py::test_a_build_without_cuda_is_one_option")
 IMAGES = By(
     "tests/unit/test_makefile.py::test_images_are_built_by_what_is_there",
     "tests/e2e/test_images.py::test_the_coordinators_image_trains",
@@ -93,6 +94,10 @@ TABLE: dict[str, Run | By] = {
     "make images BASE=localhost/hanse-base:bookworm IMAGE_ARGS='--volume "
     "/etc/pip.conf:/etc/pip.conf:ro --volume /etc/ssl/certs:/etc/ssl/certs:ro'": IMAGES,
     "make test": MAKE,
+    "make check": MAKE,
+    "make test-all": MAKE,
+    "make install": INSTALL,
+    "make install CPU=1": INSTALL,
     "hanse simulate smoke": Run(f"simulate smoke {SMALL} --rounds 3", slow=True),
     "hanse simulate grocery": Run(f"simulate grocery {SMALL} --rounds 3", slow=True),
     "hanse simulate grocery --no-compare": By(

@@ -16,34 +16,45 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from importlib.metadata import packages_distributions
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
 from release.packages import PROJECT, closure, extras
 
-TESTERS = ("pytest", "hypothesis", "packaging", "kits", "release")
+TESTERS = ("packaging", "setuptools")
 
 
-class Absent(MetaPathFinder):
-    """Finds no module of the distributions that an installation lacks."""
+class Absent:
+    """Finds modules and metadata like the import system, but not those an installation lacks."""
 
     def __init__(self, parts: list[str]) -> None:
-        present = {*closure(extras(*parts)), PROJECT["name"], "pip", "setuptools"}
+        self._present = {*closure(extras(*parts)), PROJECT["name"], *TESTERS}
         self._absent = {
             module
             for module, names in packages_distributions().items()
-            if not {canonicalize_name(name) for name in names} & present
+            if not {canonicalize_name(name) for name in names} & self._present
             and not module.startswith(("hanse_", "_"))
-            and module not in TESTERS
             and module not in sys.stdlib_module_names
         }
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Refuse a module as the import system does."""
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """Find a module on the import path."""
         if name.partition(".")[0] in self._absent:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            return None
+        return PathFinder.find_spec(name, path, target)
+
+    def find_distributions(self, context: Any) -> Iterator[Any]:
+        """Find the metadata of packages."""
+        for found in PathFinder.find_distributions(context):
+            if canonicalize_name(found.metadata["Name"]) in self._present:
+                yield found
+
+    def invalidate_caches(self) -> None:
+        """Forget what folders held."""
+        PathFinder.invalidate_caches()
 
 
 def leaves(command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -90,7 +101,8 @@ def run(words: list[str]) -> tuple[int | None, str]:
 
 def main() -> None:
     """Print the outcome of every command."""
-    sys.meta_path.insert(0, Absent(sys.argv[1:]))
+    place = sys.meta_path.index(PathFinder)
+    sys.meta_path[place] = Absent(sys.argv[1:])  # type: ignore[call-overload]
     asked = [json.loads(line) for line in sys.stdin]
     if not asked:
         import typer
