@@ -37,7 +37,8 @@ def test_every_stage_is_measured_and_does_its_work(folder, capsys):
 
 
 def test_rows_compare_with_polars(monkeypatch, capsys):
-    seconds = {"polars": 2.0, "reading": 6.0, "arranging": 2.0, "preparing": 8.0, "batch": 0.1}
+    seconds = {"polars": 2.0, "reading": 6.0, "checking": 3.0, "arranging": 2.0}
+    seconds |= {"preparing": 8.0, "batch": 0.1}
     monkeypatch.setattr(
         preparing,
         "_measure",
@@ -49,8 +50,8 @@ def test_rows_compare_with_polars(monkeypatch, capsys):
     )
     rows = preparing.preparing(customers=10, visits=20, items=1.0)
     assert [row.stage for row in rows] == list(preparing.STAGES)
-    assert [row.cpu_over_polars for row in rows] == [1.0, 3.0, 1.0, 4.0, 0.05]
-    assert rows[3].memory_over_polars == 4.0 and rows[0].events == 20
+    assert [row.cpu_over_polars for row in rows] == [1.0, 3.0, 1.5, 1.0, 4.0, 0.05]
+    assert rows[4].memory_over_polars == 4.0 and rows[0].events == 20
     Console(width=140).print(preparing.render(rows))
     assert "hanse store data prepare" in capsys.readouterr().out
 

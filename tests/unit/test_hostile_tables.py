@@ -641,6 +641,48 @@ CASES: dict[str, Case] = {
         kept=1,
         rejects={"malformed record": 3},
     ),
+    # What a file says once for many rows.
+    "a block's values in its first row": Case(
+        events=f"{H}\nada,1,2024-01-02\n,2,\nbob,1,2024-01-03\n  ,2,NULL\n",
+        keys='fill_down = ["user_id", "timestamp"]',
+        kept=3,
+        rejects={"missing timestamp": 1},
+        check=customers(2),
+    ),
+    "filled down in a column that is not there": Case(
+        events=PLAIN, keys='fill_down = ["card"]', refused="missing-columns", says="'card'"
+    ),
+    "shop and day in the path": Case(
+        name="north/sales-2024-01-02.csv",
+        events="user_id,item_id\nada,1\nbob,2\n",
+        keys="from_path = '(?P<shop_id>[^/]+)/sales-(?P<timestamp>[0-9-]+)'",
+        kept=2,
+        check=lambda store: (
+            column("shop_id", "north", "north")(store)
+            and column("timestamp", datetime(2024, 1, 2), datetime(2024, 1, 2))(store)
+        ),
+    ),
+    "a path of another form": Case(
+        events=PLAIN, keys="from_path = 'till-(?P<shop_id>[0-9]+)'", refused="data", says="form"
+    ),
+    "several categories in a cell": Case(
+        events=PLAIN,
+        items="item_id,text,category\n1,milk,Food > Dairy | Offers\n2,wine,Drinks\n",
+        catalogue_keys='category_separator = " > "\ncategories_separator = "|"',
+        kept=2,
+        check=catalogue("category", "Food/Dairy", "Drinks"),
+    ),
+    "a condition over all rows": Case(
+        events=f"{H},price\nada,1,2024-01-02,9\nbob,2,2024-01-03,1\n",
+        keys='where = "price > AVG(price)"',
+        kept=1,
+        rejects={"left out by where": 1},
+    ),
+    "a total of next to nothing": Case(
+        events=f"{H},amount,quantity\nada,1,2024-01-02,1e300,1e-300\nbob,2,2024-01-03,1,1\n",
+        kept=1,
+        rejects={"unreadable price": 1},
+    ),
     "numbers beyond every type": Case(
         name="sales.jsonl",
         events="".join(

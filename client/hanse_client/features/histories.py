@@ -279,6 +279,8 @@ def unranked(data: Ingested, classes: Sequence[str], level: str) -> int:
     from hanse_client.features.visits import class_index
 
     foreign = data.catalogue.filter(class_index(data.catalogue, classes, level).is_null())
+    if foreign.is_empty():
+        return 0
     return int(data.rows["item_id"].is_in(foreign["item_id"].to_list()).sum())
 
 

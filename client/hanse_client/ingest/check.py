@@ -92,7 +92,9 @@ class StoreTables:
                 self.events.catalogue_rejects,
                 self.events.catalogue_rows_read,
             )
-            counts["diagnosis"] = diagnose(self.events)
+            counts["diagnosis"] = diagnose(
+                self.events, self.config.table(EventsSource), self.config.table(CatalogueSource)
+            )
         if self.reviews is not None:
             # Their number only: a column that is mapped by mistake may hold words of customers.
             ratings = self.reviews.rows["rating"].n_unique()

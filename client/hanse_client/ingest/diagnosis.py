@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from hanse_client.ingest.reasons import tolerances
+from hanse_client.ingest.reasons import GUEST, tolerances
 from hanse_client.ingest.schema import UNCATEGORISED
 from hanse_client.model.item_texts import MAX_UNKNOWN, PACKAGED, checkpoint_folder
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from hanse_client.ingest.pipeline import Ingested
     from hanse_client.ingest.source_settings import Source
+    from hanse_client.ingest.store_config import CatalogueSource, EventsSource
 
 _FEW = 5
 CROWD_SHARE = 0.05
@@ -85,8 +86,13 @@ def shares(source: Source, rejects: Mapping[str, int], rows: int) -> dict[str, d
     }
 
 
-def diagnose(store: Ingested) -> dict[str, Any]:
+def diagnose(store: Ingested, source: EventsSource, goods: CatalogueSource) -> dict[str, Any]:
     """Figures of a store's events and catalogue beyond their counts, and what to look at.
+
+    Args:
+        store: What was read.
+        source: The settings of its events.
+        goods: Those of its catalogue.
 
     Returns:
         Values ready for JSON: `customers`, `times`, `catalogue` and `findings`.
@@ -128,6 +134,7 @@ def diagnose(store: Ingested) -> dict[str, Any]:
         "encodings": list(store.encodings),
     }
     found = [
+        *_of_assumptions(store, source, goods),
         *_of_customers(store, by_customer, largest),
         *_of_times(events, times),
         *_of_catalogue(store, goods),
@@ -137,6 +144,33 @@ def diagnose(store: Ingested) -> dict[str, Any]:
 
 def _median(table: pl.DataFrame, name: str) -> float:
     return float(table.select(pl.col(name).median()).item())
+
+
+def _of_assumptions(
+    store: Ingested, source: EventsSource, goods: CatalogueSource
+) -> Iterator[Finding]:
+    """What the reader took for granted without being told."""
+    guests = store.rejects.get(GUEST, 0)
+    if guests and "guest_ids" not in source.model_fields_set:
+        yield Finding(
+            what=f"{guests:,} rows are taken for those of people without an account, by customer "
+            f"ids such as {', '.join(source.guest_ids[:3])}",
+            do="guest_ids lists these ids: leave out what is a customer's number at your shop, or "
+            "write guest_ids = []",
+        )
+    guessed = (
+        [] if source.encoding else [(rows, "events", k) for k, rows in store.encodings.items()]
+    )
+    if goods.encoding is None:
+        guessed += [(store.catalogue_rows_read, "catalogue", k) for k in store.catalogue_encodings]
+    for rows, table, name in guessed:
+        if not name.startswith("utf"):
+            yield Finding(
+                what=f"{rows:,} rows of the {table} are read as {name}, by the look of their "
+                "letters; no key says so, and encodings of one region differ in a few signs only",
+                do=f'if names look right, encoding = "{name}" keeps it so; otherwise name the '
+                'export\'s own, e.g. "iso8859-15" or "mac-roman"',
+            )
 
 
 def _of_customers(store: Ingested, by_customer: pl.DataFrame, largest: float) -> Iterator[Finding]:

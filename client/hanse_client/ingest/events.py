@@ -53,8 +53,8 @@ class EventRows:
     rejects: Rejects
     """Rejected rows by reason, the most frequent first."""
     rows_read: int
-    encodings: tuple[str, ...]
-    """Of files of text."""
+    encodings: dict[str, int]
+    """Of files of text, each with its number of rows."""
     reused_baskets: int
     """Basket numbers that come again on another day, at another shop or for another customer."""
 
@@ -79,7 +79,7 @@ def read_events(source: EventsSource, known_items: pl.Series, now: datetime | No
     }
     order: dict[str, None] = {MALFORMED: None}
     rejects: Rejects = {}
-    encodings: dict[str, None] = {}
+    encodings: dict[str, int] = {}
     parts: list[pl.DataFrame] = []
     rows = 0
     for part in read_parts(source):
@@ -87,7 +87,8 @@ def read_events(source: EventsSource, known_items: pl.Series, now: datetime | No
         accepted, rejected = reject(part, columns, reasons)
         parts.append(_compact(accepted, codes))
         rows += part.rows_read
-        encodings.update(dict.fromkeys(part.encodings))
+        for name in part.encodings:
+            encodings[name] = encodings.get(name, 0) + part.rows_read
         order.update(dict.fromkeys(reason for reason, _ in reasons))
         for reason, number in rejected.items():
             rejects[reason] = rejects.get(reason, 0) + number
@@ -104,7 +105,7 @@ def read_events(source: EventsSource, known_items: pl.Series, now: datetime | No
         rows=whole.drop(_BASKET),
         rejects={reason: rejects[reason] for reason in ranked},
         rows_read=rows,
-        encodings=tuple(encodings),
+        encodings=encodings,
         reused_baskets=_reused_baskets(whole),
     )
 

@@ -87,8 +87,9 @@ class Ingested:
     catalogue_rejects: Rejects
     """Rejected rows of the catalogue by reason; `repeated item` is not an error."""
     catalogue_rows_read: int
-    encodings: tuple[str, ...] = ()
-    """Of files of text."""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """Of the events' files of text, each with its number of rows."""
+    catalogue_encodings: tuple[str, ...] = ()
     reused_baskets: int = 0
     """Basket numbers that come again on another day, at another shop or for another customer."""
     homes: dict[str, int] = field(default_factory=dict)
@@ -121,7 +122,7 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         DataError: A larger share of rows than that is rejected altogether.
     """
     events, goods = config.table(EventsSource), config.table(CatalogueSource)
-    catalogue, catalogue_rejects, catalogue_rows = read_catalogue(goods, config.max_reject_share)
+    catalogue, catalogue_rejects, raw = _read_goods(goods, config.max_reject_share)
     read = read_events(events, catalogue["item_id"], now)
     if not read.rows_read:
         raise EmptyStore(f"{events.label} has no row", hint=f"a store needs {events.TABLE}")
@@ -138,7 +139,8 @@ def ingest(config: StoreConfig, *, now: datetime | None = None) -> Ingested:
         encodings=read.encodings,
         reused_baskets=read.reused_baskets,
         catalogue_rejects=catalogue_rejects,
-        catalogue_rows_read=catalogue_rows,
+        catalogue_rows_read=raw.rows_read,
+        catalogue_encodings=raw.encodings,
     )
 
 
@@ -219,6 +221,13 @@ def read_catalogue(
         MissingColumns, WrongTypes, ConfigError, MissingDependency: See `read_source`.
         DataError: No item is usable, or too many rows are rejected.
     """
+    items, rejects, raw = _read_goods(source, max_reject_share)
+    return items, rejects, raw.rows_read
+
+
+def _read_goods(
+    source: CatalogueSource, max_reject_share: float
+) -> tuple[pl.DataFrame, dict[str, int], RawRows]:
     raw = read_rows(source)
     text, path = read_text(raw, source, "text"), _category_path(raw, source)
     price, price_reasons = read_number(raw, source, "price")
@@ -257,7 +266,7 @@ def read_catalogue(
             f"{source.label} has no usable item", hint=listed(rejects) or "it has no row"
         )
     refuse_rejects(max_reject_share, source, rejects, raw.rows_read, items.height)
-    return conform_catalogue(items.sort("item_id")), rejects, raw.rows_read
+    return conform_catalogue(items.sort("item_id")), rejects, raw
 
 
 def _category_path(raw: RawRows, source: CatalogueSource) -> pl.Series:
@@ -273,6 +282,8 @@ def _category_path(raw: RawRows, source: CatalogueSource) -> pl.Series:
         category = joined_list(steps, "/")
     else:
         category = read_text(raw, source, name)
+        if source.categories_separator:
+            category = category.str.split(source.categories_separator).list.first()
         separator = source.category_separator
         if separator != "/":
             category = category.str.replace_all("/", "-", literal=True)

@@ -22,8 +22,8 @@ import polars as pl
 
 from hanse_client.ingest.casts import present
 from hanse_client.ingest.column_words import NAMES, plain
-from hanse_client.ingest.formats.json_lines import read_json
-from hanse_client.ingest.formats.parquet import read_parquet
+from hanse_client.ingest.formats.json_lines import json_parts
+from hanse_client.ingest.formats.parquet import parquet_parts
 from hanse_client.ingest.formats.spreadsheets import read_sheet
 from hanse_client.ingest.formats.streams import as_text, as_utf8, encoding_of
 from hanse_client.ingest.source_settings import SUFFIXES, Files
@@ -63,14 +63,16 @@ def read_sample(path: Path) -> Sample:
     """
     kind = Files(path=str(path)).format_of(path.name)
     if kind == "parquet":
-        frame = read_parquet(path, lambda names: names).frame.head(_ROWS_READ)
-        return Sample(path=path, frame=frame, keys={})
+        parts = parquet_parts(path, lambda names: names, at_once=_ROWS_READ)
+        return Sample(path=path, frame=next(parts).frame.head(_ROWS_READ), keys={})
     if kind == "json":
         explode = _list_of_items(path)
-        frame = read_json(path, lambda names: names, explode=explode).frame
+        parts = json_parts(path, lambda names: names, explode=explode, at_once=_ROWS_READ)
+        frame = next(parts).frame.head(_ROWS_READ)
         return Sample(path=path, frame=frame, keys={} if explode is None else {"explode": explode})
     if kind == "sheet":
-        return Sample(path=path, frame=read_sheet(path, lambda names: names).frame, keys={})
+        sheet = read_sheet(path, lambda names: names, most=_ROWS_READ + 1)
+        return Sample(path=path, frame=sheet.frame, keys={})
     if kind is None and path.suffix.lower() not in (".txt", ".dat", ".log", ""):
         raise DataError(f"{path.name} is of an unknown kind", hint=f"known: {', '.join(SUFFIXES)}")
     return _delimited(path, kind)

@@ -97,6 +97,22 @@ class Files(Settings):
     """The sheet of a spreadsheet; the first one if unset."""
     explode: str | None = None
     """A column of lists (Parquet, JSON); each element is a row, e.g. the items of an order."""
+    fill_down: tuple[_Column, ...] = ()
+    """Columns whose empty cells mean the last filled one above, as in a sheet with merged cells."""
+    from_path: str | None = None
+    """A pattern with named groups, which are columns: what the path of each file says about all of
+    its rows, e.g. the shop or the day. It is found anywhere in the path; `/` parts its folders."""
+
+    @field_validator("from_path")
+    @classmethod
+    def _names_columns(cls, pattern: str | None) -> str | None:
+        try:
+            named = pattern is None or re.compile(pattern).groupindex
+        except re.error:
+            named = None
+        if not named:
+            raise ValueError("no pattern with a named group, such as (?P<shop_id>[^/]+)")
+        return pattern
 
     @field_validator("encoding")
     @classmethod

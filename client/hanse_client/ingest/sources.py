@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import polars as pl
 
+from hanse_client.ingest.casts import present
 from hanse_client.ingest.database import read_query
 from hanse_client.ingest.formats.delimited import Dialect, delimited_parts
 from hanse_client.ingest.formats.json_lines import json_parts
@@ -195,18 +196,56 @@ def _holds_data(files: Files, path: Path, base: Path) -> bool:
 def _read_file(
     files: Files, base: Path, path: Path, choose: Callable[[Sequence[str]], Collection[str]]
 ) -> Iterator[FileRows]:
-    """Read a file a part at a time, with the columns that the names of its folders tell."""
-    partitions = _partitions(path, base)
+    """Read a file a part at a time, with the columns that its path tells."""
+    partitions = _partitions(path, base) | _told_by_path(files, path)
+    above: dict[str, pl.Series] = {}
 
     def among(names: Sequence[str]) -> Collection[str]:
         new = [name for name in partitions if name not in names]
+        if absent := [name for name in files.fill_down if name not in names]:
+            raise MissingColumns(
+                f"{path.name} has no column {', '.join(map(repr, absent))}, which is to be filled",
+                hint="fill_down lists columns of the source",
+            )
         return [name for name in choose([*names, *new]) if name in names]
 
     there = [pl.lit(value, pl.String).alias(name) for name, value in partitions.items()]
     for rows in _read_format(files, path, among):
         names = rows.frame.columns
         added = [column for column in there if column.meta.output_name() not in names]
-        yield replace(rows, frame=rows.frame.with_columns(added))
+        filled = _filled_down(files, rows.frame, above)
+        yield replace(rows, frame=filled.with_columns(added))
+
+
+def _filled_down(files: Files, frame: pl.DataFrame, above: dict[str, pl.Series]) -> pl.DataFrame:
+    """Fill empty cells from the last filled one above, which may be in the part before."""
+    for name in files.fill_down:
+        if name not in frame.columns or frame.is_empty():
+            continue
+        cells = frame[name]
+        cells = cells.set(~present(cells), None)
+        last = above.get(name, cells.clear().extend_constant(None, 1))
+        filled = last.append(cells).forward_fill()
+        above[name] = filled.tail(1)
+        frame = frame.with_columns(filled.tail(frame.height))
+    return frame
+
+
+def _told_by_path(files: Files, path: Path) -> dict[str, str | None]:
+    """What the path of a file says about all of its rows.
+
+    Raises:
+        DataError: It does not have the form that the settings say.
+    """
+    if files.from_path is None:
+        return {}
+    found = re.search(files.from_path, path.as_posix())
+    if found is None:
+        raise DataError(
+            f"the path of {path.name} does not have the form of from_path",
+            hint="let path match files of that form only; folders are parted by /",
+        )
+    return found.groupdict()
 
 
 def _partitions(path: Path, base: Path) -> dict[str, str | None]:

@@ -94,6 +94,8 @@ class CatalogueSource(Source):
 
     category_separator: str = Field(default="/", min_length=1, max_length=8)
     """Between the steps of a category path, e.g. ` > `; blanks around it do not count."""
+    categories_separator: str = Field(default="", max_length=8)
+    """Between several categories in one cell, e.g. `|`; the first counts. None if empty."""
 
 
 class StoreConfig(Settings):

@@ -48,6 +48,13 @@ def _reading(folder: Path) -> Callable[[], object]:
     return lambda: ingest(load_store(folder / STORE_FILE))
 
 
+def _checking(folder: Path) -> Callable[[], object]:
+    from hanse_client.ingest.check import StoreTables
+    from hanse_client.ingest.store_config import load_store
+
+    return lambda: StoreTables.read(load_store(folder / STORE_FILE)).summary()
+
+
 def _arranging(folder: Path) -> Callable[[], object]:
     from hanse_client.features.histories import prepare
     from hanse_client.features.visits import COLUMNS
@@ -125,6 +132,7 @@ def _settings(folder: Path) -> RunSettings:
 _STAGES: dict[str, Callable[[Path], Callable[[], object]]] = {
     "polars": _polars,
     "reading": _reading,
+    "checking": _checking,
     "arranging": _arranging,
     "preparing": _preparing,
     "batch": _batch,

@@ -36,6 +36,7 @@ from hanse_simulations.runs.files import write_json
 STAGES: Final = {
     "polars": "polars: read, sort, group",
     "reading": "read and check the rows",
+    "checking": "check them: hanse data check",
     "arranging": "arrange and write them",
     "preparing": "all of it: hanse store data prepare",
     "batch": "read a batch of 256 customers",

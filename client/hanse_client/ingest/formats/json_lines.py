@@ -62,8 +62,9 @@ def json_parts(
     *,
     encoding: str | None = None,
     explode: str | None = None,
+    at_once: int = _ROWS_AT_ONCE,
 ) -> Iterator[FileRows]:
-    """Read a file a part at a time, at least one; see `read_json`."""
+    """Read a file some rows at a time, in at least one part; see `read_json`."""
     encoding = encoding_of(path, encoding)
     malformed = 0
     with as_utf8(path, encoding) as stream:
@@ -80,7 +81,7 @@ def json_parts(
                 malformed += 1
                 continue
             cells += [tuple(_cell(row, name) for name in wanted) for row in _rows(one, explode)]
-            if len(cells) >= _ROWS_AT_ONCE:
+            if len(cells) >= at_once:
                 yield FileRows(frame=_frame(wanted, cells), encoding=encoding)
                 cells = []
     yield FileRows(frame=_frame(wanted, cells), malformed=malformed, encoding=encoding)

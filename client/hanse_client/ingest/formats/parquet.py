@@ -38,8 +38,9 @@ def parquet_parts(
     choose: Callable[[Sequence[str]], Collection[str]],
     *,
     explode: str | None = None,
+    at_once: int = ROWS_AT_ONCE,
 ) -> Iterator[FileRows]:
-    """Read a file a part at a time, at least one; see `read_parquet`."""
+    """Read a file some rows at a time, in at least one part; see `read_parquet`."""
     try:
         lazy = pl.scan_parquet(path, glob=False, hive_partitioning=False)
         if explode is not None and explode in lazy.collect_schema():
@@ -49,7 +50,7 @@ def parquet_parts(
         wanted = list(choose(list(paths)))
         chosen = lazy.select(paths[name].alias(name) for name in wanted)
         rows = 0
-        for frame in chosen.collect_batches(chunk_size=ROWS_AT_ONCE, maintain_order=True):
+        for frame in chosen.collect_batches(chunk_size=at_once, maintain_order=True):
             rows += frame.height
             yield FileRows(frame=frame)
         counted = pl.scan_parquet(path, glob=False).select(pl.len()).collect().item()

@@ -22,6 +22,7 @@ def read_sheet(
     sheet: str | None = None,
     header: bool = True,
     skip_rows: int = 0,
+    most: int | None = None,
 ) -> FileRows:
     """Read columns of a sheet as text; dates become `2024-01-02 10:30:00`.
 
@@ -31,6 +32,7 @@ def read_sheet(
         sheet: Its name; the first one if unset.
         header: Whether the first row names the columns; they are `1`, `2`, ... otherwise.
         skip_rows: Rows before it.
+        most: Read no more rows than this, the header included; all if unset.
 
     Raises:
         DataError: The file is damaged or encrypted, or has no such sheet or no row.
@@ -45,7 +47,9 @@ def read_sheet(
                 hint=f"sheet = one of: {', '.join(book.sheet_names[:20])}",
             )
         # Without a header of its own: names that occur twice would be renamed.
-        loaded = book.load_sheet(sheet or 0, header_row=None, skip_rows=skip_rows, dtypes="string")
+        loaded = book.load_sheet(
+            sheet or 0, header_row=None, skip_rows=skip_rows, n_rows=most, dtypes="string"
+        )
         cells = pl.DataFrame(loaded)
     except (fastexcel.FastExcelError, OSError, zipfile.BadZipFile):
         # The text of the error is left out because it may quote cells.
