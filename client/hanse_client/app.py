@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 
 from hanse_client.deployment.code_bundle import Bundle
+from hanse_client.flower_internals import ErrorCode
 from hanse_client.guard import DESCRIBE, Admitted, admit
 from hanse_client.node import Node, list_nodes
 from hanse_client.rounds.witness import Witness

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from flwr.app import Context
-from flwr.app.user_config import UserConfig
 from flwr.serverapp import Grid, ServerApp
 
 from hanse_common.config import RunSettings
@@ -24,6 +23,7 @@ from hanse_common.manifest import SignedManifest
 from hanse_common.paths import ROUND_LOG_FILE
 from hanse_server.blame import Blame
 from hanse_server.deployment.admit import Gate
+from hanse_server.flower_internals import UserConfig
 from hanse_server.roundlog import RoundLog
 from hanse_server.rounds import run_rounds, strategy_minimum
 from hanse_server.secure_grid import STAGE_SECONDS, SecureGrid
@@ -38,7 +38,7 @@ from hanse_server.store_grid import (
 from hanse_server.strategies import make_strategy
 
 if TYPE_CHECKING:
-    from flwr.superlink.grid import HttpGrid
+    from hanse_server.flower_internals import HttpGrid
 
 from hanse_common.paths import AUTHORITY_FILE, COORDINATOR_KEY_FILE, MANIFEST_FILE, SETTINGS_FILE
 

@@ -27,7 +27,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg
 
 from hanse_common.config import RunSettings
@@ -51,6 +50,7 @@ from hanse_server.checkpoint import (
     significant_settings,
     write_arrays,
 )
+from hanse_server.flower_internals import AppExitException
 from hanse_server.iterate_average import IterateAverage
 from hanse_server.secure_grid import SecureGrid
 from hanse_server.stage_log import ExchangeResult, StageLog

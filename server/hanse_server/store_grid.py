@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, cast
 
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
 from hanse_common.errors import FederationError, HanseError, MalformedMessage
 from hanse_common.instructions import NDArray
 from hanse_common.monitoring.codes import NO_REPLY
 from hanse_common.roundlog.evidence import LOG_SIZE
 from hanse_common.wording import printable
+from hanse_server.flower_internals import Run
 from hanse_server.stage_log import ExchangeResult
 
 if TYPE_CHECKING:
-    from flwr.superlink.grid import HttpGrid
+    from hanse_server.flower_internals import HttpGrid
 
 _log = logging.getLogger(__name__)
 
@@ -374,8 +374,7 @@ def look_again_sooner() -> None:
     replies, because they are polled several times a second. Only the waiting times change.
     """
     # Flower's grid has no setting for it, so the function that it calls is replaced.
-    from flwr.supercore.inflatable.inflatable_utils import pull_objects
-    from flwr.superlink.grid import http_grid
+    from hanse_server.flower_internals import http_grid, pull_objects
 
     http_grid.pull_objects = partial(  # type: ignore[attr-defined]
         pull_objects,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -44,17 +45,22 @@ def loss(model, batch):
     return nn.functional.cross_entropy(model(batch["rows"]), batch["labels"], reduction="none")
 
 
+@cache
+def plan_of(rounds, evaluation):
+    return PrivacyPlan.solve(
+        target_epsilon=20.0,
+        target_delta=1e-4,
+        rounds=rounds,
+        sample_rate=0.9,
+        evaluation_noise_multiplier=evaluation,
+    )
+
+
 class Own:
     """Somebody's app and its federation in one process."""
 
     def __init__(self, folder, monkeypatch, *, metrics=(), evaluation=None, rounds=3) -> None:
-        plan = PrivacyPlan.solve(
-            target_epsilon=20.0,
-            target_delta=1e-4,
-            rounds=rounds,
-            sample_rate=0.9,
-            evaluation_noise_multiplier=evaluation,
-        )
+        plan = plan_of(rounds, evaluation)
         self.folder = make_federation(
             folder / "federation",
             plan,
@@ -107,7 +113,7 @@ def test_flowers_own_start_trains_on_masked_noisy_sums(tmp_path, monkeypatch):
 
 
 def test_an_evaluation_releases_the_metrics_that_the_app_named(tmp_path, monkeypatch):
-    own = Own(tmp_path, monkeypatch, metrics=("accuracy",), evaluation=0.5, rounds=1)
+    own = Own(tmp_path, monkeypatch, metrics=("accuracy",), evaluation=2.0, rounds=1)
 
     @own.app.train()
     def train(message, context):
@@ -121,8 +127,8 @@ def test_an_evaluation_releases_the_metrics_that_the_app_named(tmp_path, monkeyp
 
     metrics = own.run(fraction_evaluate=1.0).evaluate_metrics_clientapp[1]
     assert set(metrics) == {"customers", "accuracy"}
-    assert metrics["customers"] == pytest.approx(160, abs=8)
-    assert metrics["accuracy"] == pytest.approx(160, abs=8)
+    assert metrics["customers"] == pytest.approx(160, abs=30)
+    assert metrics["accuracy"] == pytest.approx(160, abs=30)
 
 
 def test_an_error_of_the_app_ends_the_round_loudly(tmp_path, monkeypatch, caplog):
@@ -165,6 +171,19 @@ def test_an_app_that_breaks_the_promise_sends_noise_or_nothing(
     except Exception as error:
         assert "hello" in str(error)
     assert why in own.said()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_on_a_gpu_is_clipped_and_checked_there(tmp_path, monkeypatch):
+    own = Own(tmp_path, monkeypatch, rounds=1)
+
+    @own.app.train()
+    def train(message, context):
+        clipped_sum(Net().cuda(), loss, data(store_of(context)))
+        return Message(RecordDict(), reply_to=message)
+
+    own.run()
+    assert "error" not in own.said()
 
 
 def test_nothing_is_released_outside_an_order():

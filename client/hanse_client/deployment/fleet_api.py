@@ -20,35 +20,6 @@ from typing import Any, TypeVar
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesRequest,
-)
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.proto.node_pb2 import Node as ProtoNode
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import (
-    make_confirm_message_received_fn_protobuf,
-    make_pull_object_fn_protobuf,
-    make_push_object_fn_protobuf,
-)
-from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, push_objects
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supercore.retry import RetryInvoker, RetryState, exponential
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from hanse_client.deployment.heartbeat import INTERVAL, beating
 from hanse_client.deployment.inbox import bound_answers, first_message, whole_message
@@ -61,6 +32,34 @@ from hanse_client.deployment.tls_check import (
     read_period,
     untrusted,
 )
+from hanse_client.flower_internals import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    FleetHttpClient,
+    GetFabRequest,
+    GetRunRequest,
+    NodeAuthHttpInterceptor,
+    ObjectPushError,
+    ObjectTree,
+    PullMessagesRequest,
+    PushMessagesRequest,
+    RetryInvoker,
+    RetryState,
+    RuntimeVersionHttpInterceptor,
+    SendNodeHeartbeatRequest,
+    exponential,
+    get_all_nested_objects,
+    get_object_tree,
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+    message_to_proto,
+    no_object_id_recompute,
+    public_key_to_bytes,
+    push_objects,
+    remove_content_from_message,
+)
+from hanse_client.flower_internals import Node as ProtoNode
 from hanse_common.addresses import split_address
 from hanse_common.errors import FederationError, NotAdmitted, Unreachable, UntrustedServer
 from hanse_common.versions import (

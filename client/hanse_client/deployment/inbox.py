@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 
 import httpx
 from flwr.app import Message
-from flwr.common.serde import message_from_proto
-from flwr.proto.fleet_pb2 import PullMessagesResponse
-from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    pull_and_inflate_object_from_tree,
-)
-from flwr.supernode.fleet_http_client import FleetHttpClient
 from google.protobuf.message import DecodeError
 
+from hanse_client.flower_internals import (
+    FleetHttpClient,
+    ObjectPullError,
+    ObjectTree,
+    PullMessagesResponse,
+    message_from_proto,
+    pull_and_inflate_object_from_tree,
+)
 from hanse_common.decoding import decoding
 from hanse_common.errors import FederationError
 

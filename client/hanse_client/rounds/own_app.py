@@ -44,6 +44,7 @@ from hanse_common.settings_files import read_json
 from hanse_common.vector import Trained, evaluation_names
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 _log = logging.getLogger(__name__)
@@ -126,7 +127,8 @@ def clipped_sum(
             f"{agreed.get(name)}",
             hint="train what the terms were made from, or have new terms signed",
         )
-    rows = _Rows(batch)
+    # A model on an accelerator gets its rows there; the data stay where they are.
+    rows = _Rows(batch, next(iter(parameters.values())).device if parameters else None)
     load_arrays(model, step.arrays)
     if step.check:
         lots = step.node.generator(0, Randomness.EXACTNESS_CHECK)
@@ -307,8 +309,8 @@ def _change(reply: Message, arrays: Mapping[str, NDArray]) -> Trained:
 class _Rows:
     """A batch of any nesting of tensors, by rows; `hanse_client.tasks.base.Batch`."""
 
-    def __init__(self, content: Any) -> None:
-        self.content = content
+    def __init__(self, content: Any, device: torch.device | None = None) -> None:
+        self.content, self._device = content, device
 
     def __len__(self) -> int:
         first = self.content
@@ -317,19 +319,20 @@ class _Rows:
         return len(first)
 
     def __getitem__(self, indices: Any) -> _Rows:
-        return _Rows(_pick(self.content, indices))
+        return _Rows(_pick(self.content, indices, self._device), self._device)
 
     def rows(self, start: int, stop: int) -> _Rows:
         """The rows of a slice."""
         return self[slice(start, stop)]
 
 
-def _pick(content: Any, indices: Any) -> Any:
+def _pick(content: Any, indices: Any, device: torch.device | None) -> Any:
     if isinstance(content, Mapping):
-        return {name: _pick(part, indices) for name, part in content.items()}
+        return {name: _pick(part, indices, device) for name, part in content.items()}
     if isinstance(content, list | tuple):
-        return type(content)(_pick(part, indices) for part in content)
-    return content[indices]
+        return type(content)(_pick(part, indices, device) for part in content)
+    picked = content[indices]
+    return picked if device is None else picked.to(device)
 
 
 def _current() -> _Step:

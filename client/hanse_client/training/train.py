@@ -250,7 +250,7 @@ def load_arrays(model: nn.Module, arrays: Mapping[str, Any]) -> None:
 def trained_arrays(model: nn.Module) -> Arrays:
     """Copies of the trained parameters by name, sorted by name."""
     named = sorted((n, p) for n, p in model.named_parameters() if p.requires_grad)
-    return {name: p.detach().numpy().astype(np.float32, copy=True) for name, p in named}
+    return {name: p.detach().cpu().numpy().astype(np.float32, copy=True) for name, p in named}
 
 
 def _work(

@@ -17,25 +17,26 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
-from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    UnregisterNodeRequest,
-)
-from flwr.supercore.constant import NodeStatus
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import FlowerError
-from flwr.supercore.fab import Fab
 
 from hanse_common import bundle
 from hanse_common.errors import DeploymentError, SuperLinkDown
 from hanse_common.flower import connecting_to_loopback
 from hanse_common.paths import LOOPBACK_ROOT_FILE
 from hanse_server.deployment.folder import FederationFolder
+from hanse_server.flower_internals import (
+    ControlHttpClient,
+    Fab,
+    FlowerError,
+    ListNodesRequest,
+    ListRunsRequest,
+    NodeStatus,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+    fab_to_proto,
+    user_config_to_proto,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -219,7 +220,7 @@ def _last_seen(status: str, online_until: float, heartbeat_interval: float) -> d
     """The time of a node's last heartbeat, computed from the time until which it counts."""
     # While a node is online, Flower stores the time at which it will count as offline, and cuts
     # it to the present when the node signs off.
-    from flwr.common.constant import HEARTBEAT_PATIENCE
+    from hanse_server.flower_internals import HEARTBEAT_PATIENCE
 
     if status == NodeStatus.REGISTERED or online_until <= 0:
         return None

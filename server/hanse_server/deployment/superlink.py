@@ -216,8 +216,7 @@ def wait_for_database() -> None:
 
 
 def _main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
-    from flwr.supercore.app_utils import start_parent_process_monitor
-    from flwr.superlink.cli import flower_superlink
+    from hanse_server.flower_internals import flower_superlink, start_parent_process_monitor
 
     parent, *flags = arguments
     start_parent_process_monitor(int(parent))

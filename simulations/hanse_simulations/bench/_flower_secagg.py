@@ -7,32 +7,28 @@ import time
 
 import numpy as np
 from flwr.app import ConfigRecord
-from flwr.client.mod.secure_aggregation.secaggplus_mod import (
+from flwr.common import bytes_to_ndarray, ndarrays_to_parameters
+from numpy.typing import NDArray
+
+from hanse_simulations.flower_internals import (
+    Key,
     SecAggPlusState,
     _collect_masked_vectors,
     _setup,
     _share_keys,
     _unmask,
-)
-from flwr.common import bytes_to_ndarray, ndarrays_to_parameters
-from flwr.common.secure_aggregation.crypto.shamir import combine_shares
-from flwr.common.secure_aggregation.crypto.symmetric_encryption import (
+    bytes_to_private_key,
+    bytes_to_public_key,
+    combine_shares,
     encrypt,
     generate_shared_key,
-)
-from flwr.common.secure_aggregation.ndarrays_arithmetic import (
     get_parameters_shape,
     parameters_addition,
     parameters_mod,
     parameters_subtraction,
-)
-from flwr.common.secure_aggregation.secaggplus_constants import Key
-from flwr.common.secure_aggregation.secaggplus_utils import (
     pseudo_rand_gen,
     share_keys_plaintext_concat,
 )
-from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
-from numpy.typing import NDArray
 
 MODULUS = 2**32
 
@@ -149,7 +145,7 @@ def _server_seconds(
 def _all_shares(
     client: SecAggPlusState, stores: int, threshold: int
 ) -> tuple[list[bytes], list[bytes]]:
-    from flwr.common.secure_aggregation.crypto.shamir import create_shares
+    from hanse_simulations.flower_internals import create_shares
 
     seed = client.rd_seed or os.urandom(32)
     return (

@@ -11,6 +11,7 @@ engine's cost remains. Both engines run the same apps and must end with the same
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 from rich.table import Table
 
 from hanse_common.errors import ConfigError, FederationError
+from hanse_common.flower import QUIET
 from hanse_common.paths import RESULT_FILE
 
 ENGINES = ("in-process", "ray")
@@ -87,6 +89,7 @@ def _measure(engine: str, stores: int, rounds: int) -> dict[str, Any]:
         arguments = [engine, str(stores), str(rounds), folder, repr(time.time())]
         done = subprocess.run(
             [sys.executable, "-m", "hanse_simulations.bench._engine_run", *arguments],
+            env={**os.environ, **QUIET},
             capture_output=True,
             text=True,
             check=False,

@@ -9,9 +9,9 @@ from functools import cache
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.common.constant import ErrorCode
 
 from hanse_common.errors import ConfigError, HanseError
+from hanse_simulations.flower_internals import ErrorCode
 
 _log = logging.getLogger(__name__)
 

@@ -21,14 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flwr.app import Context, Message, Metadata, RecordDict
-from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, SUPERLINK_NODE_ID
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from hanse_common.errors import FederationError
 from hanse_server.app import app as server_app
 from hanse_simulations.engines.workers import Outcome, WorkerDied, WorkerPool
+from hanse_simulations.flower_internals import (
+    NUM_PARTITIONS_KEY,
+    PARTITION_ID_KEY,
+    SUPERLINK_NODE_ID,
+    Run,
+    TaskIdentity,
+)
 
 _RUN_ID = 1
 _TASK_ID = 1

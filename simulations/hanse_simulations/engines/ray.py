@@ -58,7 +58,7 @@ def run_on_ray(
                     *(sys.executable, "-m", "hanse_simulations.engines.ray"),
                     *(folder, str(os.getpid()), client_app, str(stores), str(workers or 0)),
                 ],
-                env={**os.environ, **environment, "PYTHONPATH": _import_path()},
+                env={**os.environ, **environment, **QUIET, "PYTHONPATH": _import_path()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -103,12 +103,9 @@ def simulate(
     """
     import ray
     from flwr.simulation import run_simulation
-    from flwr.supercore import telemetry
 
     from hanse_server.app import app as server_app
 
-    # Flower may have been imported, and may have read the variable, before it was set.
-    telemetry.FLWR_TELEMETRY_ENABLED = QUIET["FLWR_TELEMETRY_ENABLED"]
     logging.getLogger("flwr").setLevel(logging.ERROR)
     variables = {
         **environment,

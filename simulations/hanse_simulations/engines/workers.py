@@ -32,11 +32,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from flwr.app import Context, Message, Metadata, RecordDict
-from flwr.app.message import make_message
 
 from hanse_common.errors import ConfigError
 from hanse_common.variables import environment
 from hanse_simulations.engines.client import AnsweringClientApp, load_client_app
+from hanse_simulations.flower_internals import make_message
 
 CLIENT_APP = "hanse_simulations.engines.store_app:app"
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from hanse_client.model.config import ConversionConfig
 
@@ -72,3 +72,8 @@ class ConversionModel(PreTrainedModel):
         """
         self.requires_grad_(True)
         return sorted(name for name, _ in self.named_parameters())
+
+
+# A second import under another name, as by a tool that collects doctests, is no error.
+AutoConfig.register(ConversionConfig.model_type, ConversionConfig, exist_ok=True)
+AutoModel.register(ConversionConfig, ConversionModel, exist_ok=True)
