@@ -208,12 +208,12 @@ def step_noise(manifest: Manifest, settings: RunSettings) -> float | None:
 def rate_share(manifest: Manifest, settings: RunSettings) -> float:
     """Return the share of `training.learning_rate` that steps take in this federation, at most 1.
 
-    It is (reference_noise / step_noise)², by the public terms alone.
+    It is (reference_noise / step_noise)⁴, by the public terms alone.
     """
     reference, noise = settings.training.reference_noise, step_noise(manifest, settings)
     if reference is None or noise is None:
         return 1.0
-    return min(1.0, (reference / noise) ** 2)
+    return min(1.0, (reference / noise) ** 4)
 
 
 def planned_customers(settings: RunSettings) -> float:

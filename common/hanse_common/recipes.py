@@ -46,8 +46,8 @@ def grocery() -> RunSettings:
         training=TrainingSettings(
             sample_rate=1.0,
             learning_rate=2.0,
-            # Of twelve regions at epsilon 4.
-            reference_noise=0.006,
+            # That of twelve regions at epsilon 2.
+            reference_noise=0.011,
             expected_batch_size=175.0,
         ),
         transformer_training=TrainingSettings(

@@ -19,10 +19,10 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(default=0.1, gt=0)
     """At the start; it falls linearly, to `final_learning_rate` times itself in the last round."""
     reference_noise: float | None = Field(default=None, gt=0, exclude_if=is_default(None))
-    """Noise for which `learning_rate` was chosen: standard deviation of one number of a step's
-    mean gradient, in clips. In mode `distributed` a federation with r times as much steps by
-    1/r² of the rate, as the gain of a step grows with the rate and the harm of its noise with
-    the square. Steps are never longer than the rate says; without a reference they follow it."""
+    """Most noise at which steps are as long as `learning_rate` says: standard deviation of one
+    number of a step's mean gradient, in clips. In mode `distributed` a federation with r times as
+    much takes 1/r⁴ of the rate; unset, it follows the rate whatever its noise. So fast, because
+    half a rate is no remedy: a head that is trained by halves is worse than an untrained one."""
     final_learning_rate: float = Field(default=0.1, gt=0, le=1)
     expected_batch_size: float = Field(default=16.0, gt=0)
     """Public constant by which sums of gradients are divided. The true size of a batch depends on

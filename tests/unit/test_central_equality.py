@@ -137,7 +137,7 @@ def test_where_the_noise_shortens_steps_all_private_arms_follow_it(settings):
     assert shared.training.learning_rate == rate
     assert found["centralized_private"].training.learning_rate == pytest.approx(rate * share)
     # The noise of a store alone is the root of the number of stores times the shared noise.
-    assert found["local"].training.learning_rate == pytest.approx(rate * share / 4)
+    assert found["local"].training.learning_rate == pytest.approx(rate * share / 4**2)
 
 
 # The sweep

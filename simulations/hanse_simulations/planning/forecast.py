@@ -322,9 +322,9 @@ def _shorter_steps(solved: RunSettings, people: Population) -> list[str]:
         return []
     share = rate_share(planned_manifest(solved, 1, len(people.customers)), solved)
     return [
-        f"the noise of a step is {share**-0.5:.1f} times that for which training.learning_rate was "
-        f"chosen, so that steps take {share:.2g} of it; the more customers, the longer the steps "
-        "(training.expected_batch_size is about a store's customers)"
+        f"the noise of a step is {share**-0.25:.1f} times that up to which steps take the whole "
+        f"training.learning_rate, so that they take {share:.2g} of it; the more customers, the "
+        "longer the steps (training.expected_batch_size is about a store's customers)"
         for _ in range(share < _SHORT)
     ]
 
