@@ -212,7 +212,7 @@ def wait_for_database() -> None:
     # The module reads its own copy of Flower's constant with every new connection.
     pragmas = dict(sql_mixin.SQLITE_PRAGMAS)  # type: ignore[attr-defined]
     pragmas["busy_timeout"] = _BUSY_MILLISECONDS
-    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore[attr-defined]
+    sql_mixin.SQLITE_PRAGMAS = tuple(pragmas.items())  # type: ignore[attr-defined, assignment]
 
 
 def _main(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
