@@ -23,7 +23,7 @@ fi
 rm -rf "$venv"
 "$python" -m venv "$venv"
 "$venv/bin/pip" install --quiet --progress-bar off --constraint constraints.txt \
-  --editable '.[server,audit,metrics]' pytest pytest-xdist hypothesis packaging pymerkle
+  --editable '.[server,audit,metrics]' pytest pytest-xdist hypothesis packaging pymerkle randomgen
 "$venv/bin/python" --version
 "$venv/bin/pytest" -n 2 -m "not slow" \
   tests/vectors \
