@@ -18,6 +18,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message, RecordDict
 
@@ -26,6 +27,9 @@ from hanse_client.deployment.code_bundle import Bundle
 from hanse_client.node import Node, append_log
 from hanse_common import logs
 from hanse_common.errors import DataError, HanseError, public_reason
+
+if TYPE_CHECKING:  # the former is not on Windows
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 """Windows has no such server process: there every message waits for the imports."""
@@ -55,9 +59,12 @@ class Answering:
 
     def __init__(self, node: Path) -> None:
         self._node = node
-        self._processes = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+        self._processes: ForkServerContext | SpawnContext
         if _FORKS:
+            self._processes = multiprocessing.get_context("forkserver")
             self._processes.set_forkserver_preload(list(_PRELOADED))
+        else:
+            self._processes = multiprocessing.get_context("spawn")
         self._used = time.monotonic()
 
     def warm(self, stop: Event) -> bool:
