@@ -58,11 +58,12 @@ format: $(STAMP) ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# PREPARING='--customers 5000000 --visits 50000000' measures 50 million rows; see docs/data.md.
 bench: $(STAMP) ## Every benchmark, each beside its reference
 	$(BIN)/hanse bench engines
 	$(BIN)/hanse bench secagg
 	$(BIN)/hanse bench clipping
-	$(BIN)/hanse bench preparing
+	$(BIN)/hanse bench preparing $(PREPARING)
 	$(BIN)/hanse bench deployment
 
 # Docker's format keeps the health check. Both programs take `--build-arg` and the like in

@@ -641,6 +641,24 @@ CASES: dict[str, Case] = {
         kept=1,
         rejects={"malformed record": 3},
     ),
+    "UTF-16 without a mark": Case(
+        events=PLAIN.encode("utf-16-be"), kept=2, check=lambda store: "utf-16-be" in store.encodings
+    ),
+    "unseen signs next to ids": Case(
+        events=f"{H}\nada,1,2024-01-02\n\ufeffada,2\u200b,2024-01-03\n\u2060,1,2024-01-04\n",
+        kept=2,
+        rejects={"unreadable user_id": 1},
+        check=customers(1),
+    ),
+    "two exports in one file": Case(
+        events=f"{PLAIN}\ufeff{PLAIN.replace('01-0', '02-0')}",
+        kept=4,
+        rejects={"unreadable timestamp": 1},
+        check=customers(2),
+    ),
+    "a mark that opens in the last line": Case(
+        events=PLAIN + '"c,1,2024-01-04\n', kept=2, rejects={"malformed record": 1}
+    ),
     # What a file says once for many rows.
     "a block's values in its first row": Case(
         events=f"{H}\nada,1,2024-01-02\n,2,\nbob,1,2024-01-03\n  ,2,NULL\n",

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from hanse_client.tasks.base import StoreData, Task
 
 _FORMAT = 3
-"""Raise it when the same sources and settings give other prepared files; 2 leaves out what no
-task reads, 3 orders visits that begin at one time by other numbers. A record without the number,
-as the first version wrote it, is none."""
+"""Raise it when the same sources and settings give other prepared files. 2 leaves out what no task
+reads; 3 orders visits that begin at one time by other numbers. A record without the number, as the
+first version wrote it, is none."""
 _RECORDS = timedelta(days=365)  # a public constant: the first event would be a customer's own
 QUERY_SECONDS = 86_400.0
 """Age at which a query is repeated, in seconds. A database does not report that its rows changed,

@@ -50,6 +50,8 @@ class Doubts:
 
 
 _VECTOR = pl.List(pl.Float32)
+# Byte order marks and joiners of no width, which are no blanks to Unicode.
+_UNSEEN = "\ufeff\u200b\u200c\u200d\u2060"
 # What a spreadsheet makes of long numbers: digits of the id are lost.
 _ROUNDED = r"^[+-]?\d(\.\d+)?[eE]\+?\d+$"
 
@@ -115,6 +117,9 @@ def as_id(column: pl.Series, where: str, doubts: Doubts | None = None) -> pl.Ser
     """
     nested = column.dtype.is_nested()
     ids = pl.Series(column.name, [None] * len(column), pl.String) if nested else as_text(column)
+    # A customer must not be two because a program left an unseen sign next to the id.
+    ids = ids.str.strip_chars(_UNSEEN)
+    ids = ids.set((ids == "").fill_null(False), None)
     ids = ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
     if column.dtype == pl.String:
         ids = ids.set(ids.str.contains(_ROUNDED).fill_null(False), None)

@@ -6,8 +6,8 @@ the summary of a check names it.
 
 >>> sniff_encoding("Käse\n".encode()), sniff_encoding("Käse\n".encode("utf-16"))
 ('utf-8', 'utf-16')
->>> sniff_encoding(b"\xef\xbb\xbfid\n")
-'utf-8-sig'
+>>> sniff_encoding(b"\xef\xbb\xbfid\n"), sniff_encoding("id\n".encode("utf-16-le"))
+('utf-8-sig', 'utf-16-le')
 """
 
 from __future__ import annotations
@@ -118,12 +118,23 @@ def sniff_encoding(start: bytes) -> str:
     for mark, encoding in _MARKS:
         if start.startswith(mark):
             return encoding
+    if (wide := _without_mark(start)) is not None:
+        return wide
     try:
         # The last bytes may be the first half of a character.
         codecs.getincrementaldecoder("utf-8")().decode(start)
     except UnicodeDecodeError:
         return _guessed(start)
     return "utf-8"
+
+
+def _without_mark(start: bytes) -> str | None:
+    """UTF-16 of mostly Latin letters, every other byte of which is zero, without a mark."""
+    half = len(start) // 2
+    zeros = start[::2].count(0), start[1::2].count(0)
+    if not half or max(zeros) < half // 2 or min(zeros) > half // 20:
+        return None
+    return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
 
 def _guessed(start: bytes) -> str:
