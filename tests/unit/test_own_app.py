@@ -93,6 +93,7 @@ def store_of(context) -> int:
     return int(context.node_config["partition-id"])
 
 
+@pytest.mark.slow
 def test_flowers_own_start_trains_on_masked_noisy_sums(tmp_path, monkeypatch):
     own = Own(tmp_path, monkeypatch)
 
@@ -112,6 +113,7 @@ def test_flowers_own_start_trains_on_masked_noisy_sums(tmp_path, monkeypatch):
         assert json.loads((path / "clipping-check.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_evaluation_releases_the_metrics_that_the_app_named(tmp_path, monkeypatch):
     own = Own(tmp_path, monkeypatch, metrics=("accuracy",), evaluation=2.0, rounds=1)
 
@@ -131,6 +133,7 @@ def test_an_evaluation_releases_the_metrics_that_the_app_named(tmp_path, monkeyp
     assert metrics["accuracy"] == pytest.approx(160, abs=30)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_app_ends_the_round_loudly(tmp_path, monkeypatch, caplog):
     own = Own(tmp_path, monkeypatch, rounds=1)
 
@@ -144,6 +147,7 @@ def test_an_error_of_the_app_ends_the_round_loudly(tmp_path, monkeypatch, caplog
     assert "a bug" in own.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("releases", "why"),
     [
@@ -173,6 +177,7 @@ def test_an_app_that_breaks_the_promise_sends_noise_or_nothing(
     assert why in own.said()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_model_on_a_gpu_is_clipped_and_checked_there(tmp_path, monkeypatch):
     own = Own(tmp_path, monkeypatch, rounds=1)

@@ -157,7 +157,8 @@ def clipped_sum(
     clip = step.order.settings.training.loss_clip
     bounded = (torch.cat(losses) / clip).nan_to_num(nan=1.0).clip(0.0, 1.0)
     step.training = Trained(update=update, drawn=len(drawn), losses=float(bounded.sum()), steps=1)
-    step.node.log(round=number, step=1, steps=1, loss=float(torch.cat(losses).mean()))
+    mean = float(torch.cat(losses).mean()) if len(drawn) else 0.0
+    step.node.log(round=number, step=1, steps=1, loss=mean)
     return {name: array.copy() for name, array in update.items()}
 
 
