@@ -165,9 +165,9 @@ def open_node(context: Context) -> Node:
         raise ConfigError(
             "this node does not know its store", hint="start it with --node-config 'node=\"DIR\"'"
         )
-    folder = Path(str(federation))
-    stores = folder / STORES_FOLDER
-    return _node(list_nodes(stores if stores.is_dir() else folder)[int(index)])
+    home = Path(str(federation))
+    stores = home / STORES_FOLDER
+    return _node(list_nodes(stores if stores.is_dir() else home)[int(index)])
 
 
 # In a simulation one process answers for many stores; a store's histories are read once.

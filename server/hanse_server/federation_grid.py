@@ -70,7 +70,8 @@ def federation_grid(
     folder: Path | str, grid: Grid, *, patience: float = CONNECT_SECONDS
 ) -> FederationGrid:
     """Build the grid; see `SecureGrid.from_federation`."""
-    from hanse_server.app import STAGE_SECONDS, read_settings, secure_grid
+    from hanse_server.app import read_settings, secure_grid
+    from hanse_server.secure_grid import STAGE_SECONDS
 
     path = Path(folder)
     settings = read_settings(path)

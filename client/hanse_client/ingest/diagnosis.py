@@ -115,7 +115,7 @@ def diagnose(store: Ingested, source: EventsSource, goods: CatalogueSource) -> d
         between_1_and_5=moment.dt.hour().is_in([1, 2, 3, 4]).mean(),
     ).row(0, named=True)
     unnamed = items.filter(pl.col("text") == pl.col("category").str.split("/").list.last()).height
-    goods = {
+    offered = {
         "uncategorised": items.filter(pl.col("category") == UNCATEGORISED).height / items.height,
         "without_a_text_of_their_own": unnamed / items.height,
         "unknown_tokens": unknown_tokens(items["text"].head(_TEXTS_READ).to_list()),
@@ -130,14 +130,14 @@ def diagnose(store: Ingested, source: EventsSource, goods: CatalogueSource) -> d
         },
         "baskets": {"numbers_used_again": store.reused_baskets},
         "times": times,
-        "catalogue": goods,
+        "catalogue": offered,
         "encodings": list(store.encodings),
     }
     found = [
         *_of_assumptions(store, source, goods),
         *_of_customers(store, by_customer, largest),
         *_of_times(events, times),
-        *_of_catalogue(store, goods),
+        *_of_catalogue(store, offered),
     ]
     return {**figures, "findings": [{"what": one.what, "do": one.do} for one in found]}
 

@@ -298,7 +298,7 @@ def _change(reply: Message, arrays: Mapping[str, NDArray]) -> Trained:
     returned = {name: array.numpy() for name, array in (record or {}).items()}
     _require(set(returned) == set(arrays), "training returned other arrays than it was sent")
     metrics = next((r for r in reply.content.values() if isinstance(r, MetricRecord)), None)
-    count = (metrics or {}).get("num-examples", 0)
+    count = 0 if metrics is None else metrics.get("num-examples", 0)
     return Trained(
         update={name: returned[name] - array for name, array in arrays.items()},
         drawn=int(count) if isinstance(count, int | float) else 0,
