@@ -26,6 +26,9 @@ from rich.table import Table
 
 from hanse_common.errors import ConfigError, PrivacyError
 
+# Imported here too, so that a missing package is named before any process starts.
+from hanse_simulations.bench import _clipping_run
+
 MODELS = ("tied", "untied", "minilm", "minilm-lora")
 _CATALOGUES = ("tied", "untied")
 _CHUNKED = ("bookkeeping-chunked", "plain-chunked")
@@ -124,7 +127,7 @@ def clipping(
 def _measure(model: str, method: str, batch: int) -> dict[str, Any]:
     arguments = [model, method, str(batch), str(_STEPS), str(_SECONDS)]
     done = subprocess.run(
-        [sys.executable, "-m", "hanse_simulations.bench._clipping_run", *arguments],
+        [sys.executable, "-m", _clipping_run.__name__, *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -27,6 +27,9 @@ from hanse_common.errors import ConfigError, FederationError
 from hanse_common.flower import QUIET
 from hanse_common.paths import RESULT_FILE
 
+# Imported here too, so that a missing package is named before any process starts.
+from hanse_simulations.bench import _engine_run
+
 ENGINES = ("in-process", "ray")
 REFERENCE = "ray"
 
@@ -88,7 +91,7 @@ def _measure(engine: str, stores: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="hanse-bench-") as folder:
         arguments = [engine, str(stores), str(rounds), folder, repr(time.time())]
         done = subprocess.run(
-            [sys.executable, "-m", "hanse_simulations.bench._engine_run", *arguments],
+            [sys.executable, "-m", _engine_run.__name__, *arguments],
             env={**os.environ, **QUIET},
             capture_output=True,
             text=True,
