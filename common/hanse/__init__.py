@@ -35,6 +35,12 @@ _OWN: Final = {
 def __getattr__(name: str) -> object:
     if name.startswith("_"):
         raise AttributeError(f"module 'hanse' has no attribute {name!r}")
+    found = _find(name)
+    register_when_imported()
+    return found
+
+
+def _find(name: str) -> object:
     if name in _OWN:
         return getattr(import_module(_OWN[name]), name)
     for package in _PACKAGES:

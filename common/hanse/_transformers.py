@@ -13,7 +13,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_TRANSFORMERS = "transformers"
+_TRANSFORMERS, _CLIENT = "transformers", "hanse_client"
 _MODELS = (
     "hanse_client.tasks.interest.model",
     "hanse_client.tasks.conversion.model",
@@ -32,8 +32,14 @@ def register_when_imported() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def _half_imported() -> list[str]:
+    """Names of modules that are being imported."""
+    specs = {name: getattr(module, "__spec__", None) for name, module in list(sys.modules.items())}
+    return [name for name, spec in specs.items() if getattr(spec, "_initializing", False)]
+
+
 def _register() -> None:
-    if util.find_spec("hanse_client") is not None:
+    if util.find_spec(_CLIENT) is not None:
         for module in _MODELS:
             import_module(module)
 
@@ -62,8 +68,10 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        # Their own import of transformers finds the module that has just been loaded.
-        _register()
+        # A module of the client that imports transformers is half done; the others would not find
+        # what it has yet to define. `hanse` registers them when it has imported it.
+        if not any(name.partition(".")[0] == _CLIENT for name in _half_imported()):
+            _register()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._loader, name)

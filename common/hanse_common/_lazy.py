@@ -23,6 +23,10 @@ def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> Callable
     def find(name: str) -> object:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(places[name]), name)
+        module = import_module(places[name])
+        try:
+            return getattr(module, name)
+        except AttributeError:  # a module of a package that does not import it
+            return import_module(f"{places[name]}.{name}")
 
     return find

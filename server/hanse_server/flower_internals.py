@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StopRunRequest,
         UnregisterNodeRequest,
     )
+    from flwr.supercore import sql_mixin
     from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.supercore.constant import (
         FLEET_HTTP_PUBLIC_KEY_HEADER,
@@ -68,6 +69,7 @@ __all__ = [
     "flower_superlink",
     "http_grid",
     "pull_objects",
+    "sql_mixin",
     "start_parent_process_monitor",
     "user_config_to_proto",
 ]
@@ -93,6 +95,7 @@ _INTERNALS: Final = {
         "StopRunRequest",
         "UnregisterNodeRequest",
     ),
+    "supercore": ("sql_mixin",),
     "supercore.app_utils": ("start_parent_process_monitor",),
     "supercore.constant": (
         "FLEET_HTTP_PUBLIC_KEY_HEADER",

@@ -207,7 +207,7 @@ def wait_for_database() -> None:
     On a busy machine the thread that holds the lock may not run for so long; the call of a run's
     process then fails with "database is locked", and a round with it.
     """
-    from flwr.supercore import sql_mixin
+    from hanse_server.flower_internals import sql_mixin
 
     # The module reads its own copy of Flower's constant with every new connection.
     pragmas = dict(sql_mixin.SQLITE_PRAGMAS)  # type: ignore[attr-defined]
