@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ import pytest
 from hanse_common.flower import environment
 from hanse_common.privacy.ledger import Ledger
 from kits.apps.deployment import end, free_port
+from kits.deployment import wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "own_model"
 MOST_LINES = 10
@@ -79,6 +81,11 @@ def flwr_run(name: str, folder: Path, made: Path, *, rounds: int) -> list[float]
     return [one["accuracy"] for one in json.loads(result.read_text()).values()]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
 def charged(made: Path) -> list[int]:
     ledgers = sorted(made.glob("stores/*/ledger.sqlite"))
     return [sum(entry.spends for entry in Ledger.open(path)) for path in ledgers]
@@ -134,6 +141,7 @@ def test_the_first_example_runs_in_flowers_deployment(tmp_path):
                 *("--node-config", config, "--port", str(free_port())),
             )
         try:
+            wait_for(lambda: listens(port), "a SuperLink that answers")
             accuracy = flwr_run("digits", tmp_path, made, rounds=2)
         except BaseException:
             print((tmp_path / "log").read_text()[-5000:])
