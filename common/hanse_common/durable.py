@@ -145,6 +145,15 @@ def replacing_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(outer, ignore_errors=True)
 
 
+def is_taken(folder: Path) -> bool:
+    """Return whether a new folder would replace something: a file, or a folder that holds any.
+
+    Raises:
+        OSError: The folder cannot be listed.
+    """
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk; given a file, flush its content.
 

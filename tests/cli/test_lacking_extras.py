@@ -36,6 +36,7 @@ def outcomes(*parts: str, commands: list[list[str]] | None = None):
         yield words, status, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [None, "server"])
 def test_every_command_ends_with_a_line_whatever_is_missing(part):
     lacking = set()

@@ -89,7 +89,8 @@ def test_a_catalogue_may_have_other_columns(shop):
 
 def test_a_model_that_stores_may_have_is_never_replaced(shop):
     assert init(shop, "items.csv", "--output", shop / "model").exit_code == 0
-    assert init(shop, "items.csv", "--output", shop / "model").exception.code == "already-there"
+    for taken in ("model", "items.csv"):
+        assert init(shop, "items.csv", "--output", shop / taken).exception.code == "already-there"
 
 
 def test_what_is_missing_is_named(shop):

@@ -226,6 +226,7 @@ def test_a_request_that_cannot_be_granted_does_not_travel(settled, tmp_path):
     target.mkdir()
     (target / "something").touch()
     refused("already-there", *words)
+    refused("already-there", *words[:2], target / "something", *words[3:])
 
 
 def test_an_authority_is_made_once_and_init_takes_one_of_the_two(machines, tmp_path):

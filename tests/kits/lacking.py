@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -110,6 +111,7 @@ def main() -> None:
         from hanse_common.cli import app
 
         folder = tempfile.mkdtemp()
+        os.chdir(folder)  # some commands make what they are asked for
         for path, command in leaves(typer.main.get_command(app)):
             asked += [[*path, "--help"], [*path, *made_up(command, folder)]]
     out = sys.stdout

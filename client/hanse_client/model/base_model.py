@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from hanse_client.features.prepare import deployed_task
 from hanse_client.training.statistics import exchanged_arrays
 from hanse_common.config import RunSettings
-from hanse_common.durable import write_durably
+from hanse_common.durable import is_taken, write_durably
 from hanse_common.errors import AlreadyThere, DeploymentError
 from hanse_common.instructions import model_digest
 from hanse_common.paths import INITIAL_FILE
@@ -57,7 +57,7 @@ def make_base_model(
         DeploymentError: The folder cannot be written.
     """
     # Never overwritten: stores that have the old model would refuse the new one's digest.
-    if folder.exists() and any(folder.iterdir()):
+    if is_taken(folder):
         raise AlreadyThere(
             f"{folder} is not empty",
             hint="stores may already have that model; choose another --output",

@@ -36,7 +36,7 @@ from hanse_client.pretraining.category_examples import (
 )
 from hanse_client.tasks.interest.category_model import CategoryModel, token_losses
 from hanse_client.tasks.scoring import auc
-from hanse_common.durable import write_durably
+from hanse_common.durable import is_taken, write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DataError
 from hanse_common.paths import CARD_FILE, PRETRAINING_FILE, WEIGHTS_FILE
 
@@ -164,7 +164,7 @@ def pretrain_base(
     ):  # fmt: skip
         if value < least:
             raise ConfigError(f"{name}={value} is below {least}", hint=f"use at least {least}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise AlreadyThere(f"{folder} is not empty", hint="choose another --output")
     if shoppers < FEWEST_SHOPPERS:
         raise DataError(

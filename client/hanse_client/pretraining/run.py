@@ -27,7 +27,7 @@ from hanse_client.pretraining.objective import Contents, Objective, Rows, rows_o
 from hanse_client.pretraining.public_data import PublicData
 from hanse_client.tasks.interest.fresh_model import fresh_model
 from hanse_common.config import Level, RunSettings
-from hanse_common.durable import write_durably
+from hanse_common.durable import is_taken, write_durably
 from hanse_common.errors import AlreadyThere, ConfigError, DataError
 from hanse_common.paths import CARD_FILE, PRETRAINING_FILE
 
@@ -92,7 +92,7 @@ def pretrain(
         DataError [too-few-customers]: Fewer than 20 have two visits.
         ConfigError: Encoder, checkpoint or folder cannot be used.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise AlreadyThere(f"{folder} is not empty", hint="choose another --output")
     # The model of visits alone has a transformer that begins elsewhere.
     settings = settings.with_changes({"model.kind": "visits"})

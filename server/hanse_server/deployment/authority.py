@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hanse_common.durable import write_durably
+from hanse_common.durable import is_taken, write_durably
 from hanse_common.errors import AlreadyThere, BadManifest, DeploymentError
 from hanse_common.identity import AuthorityKey, fingerprint
 from hanse_common.instructions import model_digest
@@ -105,7 +105,7 @@ def export(
     """
     opened = [open_request(folder, path) for path in requests]
     run_dir = None if run is None else find(folder, run)
-    if target.exists() and any(target.iterdir()):
+    if is_taken(target):
         raise AlreadyThere(f"{target} is not empty", hint="name a new folder")
     file, copy = folder.file, FederationFolder(target)
     roots = file.enrolment.ca
