@@ -30,7 +30,13 @@ from hanse_client.features.histories import Histories
 from hanse_common.decoding import decoding, json_object
 from hanse_common.durable import write_durably
 from hanse_common.errors import ConfigError, DataError
-from hanse_common.paths import EVALUATIONS_FOLDER, LEDGER_FILE, NODE_FILE, STORE_LOG_FILE
+from hanse_common.paths import (
+    EVALUATIONS_FOLDER,
+    HISTORIES_FILE,
+    LEDGER_FILE,
+    NODE_FILE,
+    STORE_LOG_FILE,
+)
 from hanse_common.privacy.accounting import SampledGaussianSteps
 from hanse_common.privacy.budget import Budget, Grant
 from hanse_common.privacy.charge import Charge
@@ -84,7 +90,7 @@ class NodeSettings(Settings):
     """`node.json`: what a node needs before the first message. Paths are relative to its folder."""
 
     name: str
-    histories: Path = Path("histories.npz")
+    histories: Path = Path(HISTORIES_FILE)
     base_model: Path = Path("base-model")
     """Folder of the initial model, as `save_pretrained` wrote it; messages carry only the trained
     parameters. An app of somebody else has neither file: it reads data and model itself."""

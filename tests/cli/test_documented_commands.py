@@ -271,6 +271,8 @@ TABLE: dict[str, Run | By] = {
         "bench clipping --model tied --batch 2 --repeats 1 --method bookkeeping", slow=True
     ),
     "hanse bench preparing": PREPARING,
+    "hanse bench preparing $(PREPARING)": PREPARING,
+    "hanse bench preparing --customers 1000000 --visits 10000000": PREPARING,
     "hanse bench preparing --visits 1000000": PREPARING,
     "hanse bench deployment": Run("bench deployment --stores 3 --rounds 2", slow=True),
     "hanse bench serve MODEL --store STORE": Run(

@@ -124,7 +124,7 @@ def test_with_a_catalogue_arms_without_privacy_still_train_the_item_table(ring, 
     ]  # fmt: skip
     arms = settings_of_arms(settings, study)
     assert [len(arm.phases) for arm in arms.values()] == [3, 3, 0, 0]
-    assert arms["federated"].training.sample_rate == 0.2
+    assert arms["federated"].training.sample_rate == 0.1
 
 
 def test_a_catalogue_goes_with_sequences_only():

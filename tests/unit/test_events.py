@@ -79,7 +79,7 @@ def test_a_run_that_failed_is_told_by_its_code_and_not_in_a_stores_words(federat
 
 
 def test_processes_that_crashed_are_told_for_a_day_and_again_with_each_crash(federation):
-    federation.state.mkdir()
+    federation.state.mkdir(exist_ok=True)
     remember(federation.state, "the SuperExec ended with status -9", now=1_800_000_000.0)
     event = told(federation, now=1_800_000_060.0)["process-crashed"]
     assert event.message == "the SuperExec ended with status -9 on 2027-01-15 at 08:00 UTC"

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hanse_common.monitoring.expiry import in_words, step
+from hanse_common.paths import RUNTIME_FOLDER, SUPERLINK_LOG_FILE
 from hanse_common.wording import printable
 
 VERSION = 1
@@ -42,7 +43,7 @@ EVENTS: Mapping[str, Kind] = {
     ),
     "process-crashed": Kind(
         title="A process of the coordinator ended and was started again",
-        command="tail -n 100 state/superlink.log",
+        command=f"tail -n 100 {RUNTIME_FOLDER}/{SUPERLINK_LOG_FILE}",
     ),
     "store-lost": Kind(title="A store is missing from rounds", command="hanse server status"),
     "rounds-refused": Kind(title="The store refuses rounds", command="hanse store doctor"),

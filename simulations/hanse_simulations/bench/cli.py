@@ -236,7 +236,8 @@ def bench_small(
         int, typer.Option(min=1, help="Federations of each size, with other customers.")
     ] = 3,
     chart: Annotated[
-        Path | None, typer.Option(help="Write the chart of the report to an SVG file, too.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the chart of the report to an SVG file, too."),
     ] = None,
     format_: FormatOption = Format.TABLE,
 ) -> None:

@@ -132,7 +132,7 @@ def _without_mark(start: bytes) -> str | None:
     """UTF-16 of mostly Latin letters, every other byte of which is zero, without a mark."""
     half = len(start) // 2
     zeros = start[::2].count(0), start[1::2].count(0)
-    if not half or max(zeros) < half // 2 or min(zeros) > half // 20:
+    if max(zeros) <= half // 2 or min(zeros) > half // 20:
         return None
     return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
 
