@@ -46,7 +46,7 @@ def test_a_flower_developer_writes_ten_lines(name):
     assert all(_HANSE.search(line) is None for line in unmarked)
 
 
-def run(*command: str, home: Path, cwd: Path, seconds: float = 540.0) -> str:
+def run(*command: str, home: Path, cwd: Path, seconds: float = 1200.0) -> str:
     path = os.pathsep.join(dict.fromkeys([*sys.path, str(cwd)]))
     done = subprocess.run(
         command,
@@ -142,9 +142,10 @@ def test_the_first_example_runs_in_flowers_deployment(tmp_path):
             )
         try:
             wait_for(lambda: listens(port), "a SuperLink that answers")
-            accuracy = flwr_run("digits", tmp_path, made, rounds=2)
+            # A SuperNode starts a process for every message: a round is some minutes of CPU.
+            accuracy = flwr_run("digits", tmp_path, made, rounds=1)
         except BaseException:
             print((tmp_path / "log").read_text()[-5000:])
             raise
-    assert charged(made) == [2] * 6
-    assert len(accuracy) == 3
+    assert charged(made) == [1] * 6
+    assert len(accuracy) == 2
