@@ -92,7 +92,7 @@ def walk(secure_stores, store_cache, tmp_path_factory) -> Iterator[Walk]:
     shops = shutil.copytree(made.folders[0].parent, root / "shops")
     walk = Walk(
         root,
-        {name: shops / data.name for name, data in zip(NAMES, made.folders, strict=True)},
+        {name: shops / data.name for name, data in zip(NAMES, made.folders, strict=False)},
         {"minimum_cohort": 3, "max_epsilon": 60.0},
     )
     walk.settings, walk.catalogue = settings, shops / "catalogue.parquet"
