@@ -90,9 +90,10 @@ def walk(secure_stores, store_cache, tmp_path_factory) -> Iterator[Walk]:
     root = tmp_path_factory.mktemp("page")
     # A copy, as a customer is deleted from it.
     shops = shutil.copytree(made.folders[0].parent, root / "shops")
+    names = NAMES[: len(made.folders)]
     walk = Walk(
         root,
-        {name: shops / data.name for name, data in zip(NAMES, made.folders, strict=False)},
+        {name: shops / data.name for name, data in zip(names, made.folders, strict=True)},
         {"minimum_cohort": 3, "max_epsilon": 60.0},
     )
     walk.settings, walk.catalogue = settings, shops / "catalogue.parquet"
