@@ -51,12 +51,12 @@ def test_every_command_ends_with_a_line_whatever_is_missing(part):
             assert found[2] in PARTS
             assert not closure(extras(found[2])) <= closure(extras(*filter(None, [part])))
             lacking.add(words[0])
-    assert {"simulate", "data", "model"} <= lacking
+    assert {"data", "model", "bench"} <= lacking
 
 
 @pytest.mark.slow
 def test_a_store_that_is_asked_for_what_analysts_have_names_their_extra():
-    asked = [["simulate", "smoke", "--quiet"], ["bench", "engines"]]
+    asked = [["simulate", "smoke", "--quiet"], ["simulate", "sequences", "--quiet"]]
     for words, status, errors in outcomes("client", commands=asked):
         assert status, (words, errors)
         found = NEEDS.search(errors.strip())
