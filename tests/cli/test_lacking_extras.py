@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 
-from kits.packages import ROOT, closure, extras
+from hanse_common.commands import missing_dependency
+from kits.packages import PROJECT, ROOT, closure, extras
 from release.packages import PARTS
 
 NEEDS = re.compile(
@@ -34,6 +36,19 @@ def outcomes(*parts: str, commands: list[list[str]] | None = None):
     for line in done.stdout.splitlines():
         words, status, errors = json.loads(line)
         yield words, status, errors
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_extra_that_is_named_for_a_package_is_one_for_use(part):
+    for text in PROJECT["optional-dependencies"][part]:
+        name = Requirement(text).name
+        if name == PROJECT["name"]:
+            continue
+        module = name.replace("-", "_")
+        error = missing_dependency("hanse x", ModuleNotFoundError("absent", name=module))
+        named = re.search(r"hanse\[(\w+)\]", str(error))
+        assert named and named[1] in PARTS, name
+        assert name in {Requirement(text).name for text in extras(named[1])}, name
 
 
 @pytest.mark.slow
