@@ -71,7 +71,7 @@ def test_every_command_ends_with_a_line_whatever_is_missing(part):
 
 @pytest.mark.slow
 def test_a_store_that_is_asked_for_what_analysts_have_names_their_extra():
-    asked = [["simulate", "smoke", "--quiet"], ["simulate", "sequences", "--quiet"]]
+    asked = [["simulate", "smoke", "--quiet"], ["bench", "engines"]]
     for words, status, errors in outcomes("client", commands=asked):
         assert status, (words, errors)
         found = NEEDS.search(errors.strip())

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def engines(stores: Sequence[int] = (10, 100), rounds: int = 10) -> list[EngineR
     Raises:
         ConfigError: There are too few rounds or stores.
         FederationError: A run failed, or the engines' models differ.
+        ModuleNotFoundError: Flower's simulation, which brings Ray, is not installed.
     """
+    if find_spec("ray") is None:  # Flower's, and so in no list of ours
+        raise ModuleNotFoundError("No module named 'ray'", name="ray")
     if rounds < 2:
         raise ConfigError(f"rounds={rounds}: the first is measured apart, so take at least 2")
     if min(stores, default=0) < 2:
