@@ -257,10 +257,13 @@ def _missing(path: str, error: ModuleNotFoundError) -> MissingDependency:
     """Return the error that names a package and the extra of `hanse` that installs it."""
     package = (error.name or "").split(".")[0]
     # Lines such as `torch<2.14,>=2.9; extra == "client"`.
-    parts = [part for line in requires("hanse") or () if (part := _EXTRA.match(line))]
-    extras = [part["extra"] for part in parts if part["name"].replace("-", "_") == package]
     # An installer lists `dev`, which holds all others, among those that have a package.
-    extras = [extra for extra in extras if extra != "dev"]
+    parts = (_EXTRA.match(line) for line in requires("hanse") or ())
+    extras = [
+        part["extra"]
+        for part in parts
+        if part and part["name"].replace("-", "_") == package and part["extra"] != "dev"
+    ]
     return MissingDependency(
         f"`{path}` needs the package {error.name!r}, which is not installed here",
         hint=f"pip install 'hanse[{extras[0] if extras else 'simulate'}]', or run it on a machine "

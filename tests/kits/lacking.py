@@ -114,6 +114,7 @@ def main() -> None:
         os.chdir(folder)  # some commands make what they are asked for
         for path, command in leaves(typer.main.get_command(app)):
             asked += [[*path, "--help"], [*path, *made_up(command, folder)]]
+        asked.append(["simulate", "smoke"])  # without a recipe it shows its help
     out = sys.stdout
     for words in asked:
         status, errors = run(words)
